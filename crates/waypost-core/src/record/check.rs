@@ -1,0 +1,97 @@
+//! What a record must keep to be registered. Nothing here is asked of a record that is read.
+
+use super::{Address, Metadata, NameError, Node, NodeId, Service, ServiceName, write};
+
+/// The longest JSON of a record with one node, in bytes.
+const LONGEST: usize = 64 * 1024;
+/// The most entries of one metadata map.
+const MOST_METADATA: usize = 64;
+/// The most endpoints of one service.
+const MOST_ENDPOINTS: usize = 1024;
+
+/// Why a record cannot be registered, and what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {why}")]
+pub struct RecordError {
+    what: String,
+    why: String,
+}
+
+impl RecordError {
+    fn new(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { what: what.into(), why: why.into() }
+    }
+
+    /// What is wrong, such as `service name "a/b"`.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Why, and what to do.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+}
+
+impl From<NameError> for RecordError {
+    fn from(error: NameError) -> Self {
+        Self::new(error.what(), error.why())
+    }
+}
+
+impl Service {
+    /// Whether it may be registered: a good name, at least one node, ids and addresses that others can use, at most 1 024 endpoints, 64
+    /// entries in each metadata, and 64 KiB of JSON for each node's record.
+    ///
+    /// # Errors
+    /// [`RecordError`] names the first thing that is wrong and says what to do. Trying again does not help.
+    pub fn check(&self) -> Result<(), RecordError> {
+        self.name.parse::<ServiceName>()?;
+        if self.nodes.is_empty() {
+            return Err(RecordError::new(self.label(), "has no node: give it one with the address it serves at"));
+        }
+        self.nodes.iter().try_for_each(check_node)?;
+        check_metadata(&self.label(), &self.metadata)?;
+        self.check_endpoints()?;
+        self.check_length()
+    }
+
+    fn label(&self) -> String {
+        format!("service {:?}", self.name)
+    }
+
+    fn check_endpoints(&self) -> Result<(), RecordError> {
+        let count = self.endpoints.len();
+        if count > MOST_ENDPOINTS {
+            let why = format!("has {count} endpoints: register at most {MOST_ENDPOINTS}, or split it into several services");
+            return Err(RecordError::new(self.label(), why));
+        }
+        self.endpoints
+            .iter()
+            .try_for_each(|endpoint| check_metadata(&format!("endpoint {:?}", endpoint.name), &endpoint.metadata))
+    }
+
+    fn check_length(&self) -> Result<(), RecordError> {
+        let longest_node = self.nodes.iter().map(write::node_len).max().unwrap_or_default();
+        let length = write::head_len(self) + longest_node;
+        if length > LONGEST {
+            let why = format!("has a record of {length} bytes: use at most {LONGEST}, with less metadata or fewer endpoints");
+            return Err(RecordError::new(self.label(), why));
+        }
+        Ok(())
+    }
+}
+
+fn check_node(node: &Node) -> Result<(), RecordError> {
+    node.id.parse::<NodeId>()?;
+    node.address.parse::<Address>()?;
+    check_metadata(&format!("node {:?}", node.id), &node.metadata)
+}
+
+fn check_metadata(of: &str, metadata: &Metadata) -> Result<(), RecordError> {
+    let count = metadata.len();
+    if count > MOST_METADATA {
+        return Err(RecordError::new(of, format!("has {count} metadata entries: use at most {MOST_METADATA}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Names and addresses, checked where they enter: when we register, never when we read.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+/// Why a name or an address was refused, and what to give instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} {why}", self.what())]
+pub struct NameError {
+    what: &'static str,
+    given: String,
+    why: &'static str,
+}
+
+impl NameError {
+    /// What was refused, such as `service name "a/b"`; cut where it is long.
+    pub fn what(&self) -> String {
+        format!("{} {:?}", self.what, excerpt(&self.given))
+    }
+
+    /// Why, and what to do.
+    pub fn why(&self) -> &'static str {
+        self.why
+    }
+}
+
+fn excerpt(given: &str) -> String {
+    const LONGEST: usize = 64;
+    match given.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &given[..end]),
+        None => given.to_owned(),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $longest:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The longest allowed, in bytes.
+            pub const LONGEST: usize = $longest;
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(given: &str) -> Result<Self, NameError> {
+                let too_long = concat!("is too long: use at most ", $longest, " characters");
+                let checked = if given.len() > Self::LONGEST { Err(too_long) } else { check(given) };
+                checked.map_err(|why| NameError { what: $what, given: given.to_owned(), why })?;
+                Ok(Self(given.to_owned()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A service's name: `[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}` without `..`, so that it is one level of a registry's tree.
+    ServiceName, "service name", 128
+}
+name! {
+    /// A node's id, by the same rule as a [`ServiceName`] but up to 255 bytes, since it begins with the service's name.
+    NodeId, "node id", 255
+}
+
+fn check(given: &str) -> Result<(), &'static str> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if given.is_empty() {
+        Err("is empty: give it letters, digits, '.', '_' and '-'")
+    } else if !given.bytes().all(allowed) {
+        Err("has a character that is not allowed: use only a-z, A-Z, 0-9, '.', '_' and '-'")
+    } else if !given.as_bytes()[0].is_ascii_alphanumeric() {
+        Err("does not begin with a letter or digit: put one in front")
+    } else if given.contains("..") {
+        Err("has two dots in a row: use one")
+    } else {
+        Ok(())
+    }
+}
+
+/// A `host:port` that can be dialled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// A name or an IP address, without brackets; an IPv6 address may have a zone, as in `fe80::1%eth0`.
+    pub host: String,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl FromStr for Address {
+    type Err = NameError;
+
+    fn from_str(given: &str) -> Result<Self, NameError> {
+        parse(given).map_err(|why| NameError { what: "address", given: given.to_owned(), why })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+fn parse(given: &str) -> Result<Address, &'static str> {
+    if given.contains("://") {
+        return Err("is a URL: give host:port without the scheme");
+    }
+    let (host, port) = match given.strip_prefix('[') {
+        Some(bracketed) => bracketed.rsplit_once(']').and_then(|(host, rest)| Some((host, rest.strip_prefix(':')?))),
+        None => given.rsplit_once(':'),
+    }
+    .ok_or("has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080")?;
+    let check = if given.starts_with('[') { check_ipv6 } else { check_host };
+    check(host)?;
+    Ok(Address { host: host.to_owned(), port: parse_port(port)? })
+}
+
+fn check_ipv6(host: &str) -> Result<(), &'static str> {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "-"));
+    let is_zone = !zone.is_empty() && zone.bytes().all(is_host_byte);
+    if is_zone && address.parse::<Ipv6Addr>().is_ok() {
+        Ok(())
+    } else {
+        Err("has no IPv6 address in its brackets: give [address]:port, such as [::1]:8080 or [fe80::1%eth0]:8080")
+    }
+}
+
+fn check_host(host: &str) -> Result<(), &'static str> {
+    const LONGEST: usize = 253;
+    if host.is_empty() {
+        Err("has no host: give host:port, such as 10.0.0.7:8080")
+    } else if host.contains(':') {
+        Err("has more than one colon: give host:port, and an IPv6 address in brackets, such as [::1]:8080")
+    } else if host.len() > LONGEST {
+        Err("has too long a host: use at most 253 characters")
+    } else if !host.bytes().all(is_host_byte) {
+        Err("has a host that is no name or IP address: give host:port without user, path or spaces")
+    } else {
+        Ok(())
+    }
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+fn parse_port(port: &str) -> Result<u16, &'static str> {
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse() {
+        Ok(0) => Err("has port 0: give the port that the server really listens on"),
+        Ok(port) if digits => Ok(port),
+        _ => Err("has a bad port: give a number from 1 to 65535"),
+    }
+}

@@ -1,0 +1,223 @@
+//! Reads go-micro's JSON in one pass, each value straight into its place, as Go's decoder does.
+//!
+//! What stands there is looked at before it is taken: `null` empties, the wrong type changes nothing. This file knows the shape of a record
+//! and nothing of bytes or characters.
+
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{Deserialize, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{Endpoint, List, Metadata, Node, Service, Value};
+
+pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let service = json.deserialize_map(Whole)?;
+    json.end()?;
+    Ok(service)
+}
+
+/// The record itself, which must be an object.
+struct Whole;
+
+impl<'de> Visitor<'de> for Whole {
+    type Value = Service;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Service, A::Error> {
+        let mut service = Service::default();
+        service.object(map)?;
+        Ok(service)
+    }
+}
+
+/// Something that JSON is read into. Each method says whether it could take that type of JSON; what it could not take changed nothing.
+trait Place: Sized {
+    fn null(&mut self) {}
+
+    fn text(&mut self, _text: &str) -> bool {
+        false
+    }
+
+    fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A) -> Result<bool, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(false)
+    }
+
+    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(false)
+    }
+}
+
+struct Into<'a, T>(&'a mut T);
+
+impl<'de, T: Place> DeserializeSeed<'de> for Into<'_, T> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Place> Visitor<'de> for Into<'_, T> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<bool, E> {
+        self.0.null();
+        Ok(false)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<bool, E> {
+        Ok(self.0.text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<bool, A::Error> {
+        self.0.list(list)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<bool, A::Error> {
+        self.0.object(object)
+    }
+}
+
+impl Place for String {
+    fn text(&mut self, text: &str) -> bool {
+        text.clone_into(self);
+        true
+    }
+}
+
+impl Place for Metadata {
+    fn null(&mut self) {
+        *self = Self::null();
+    }
+
+    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
+        if self.is_null() {
+            *self = Self::empty();
+        }
+        while let Some(key) = object.next_key::<String>()? {
+            let mut value = String::new();
+            object.next_value_seed(Into(&mut value))?;
+            self.insert(key, value);
+        }
+        Ok(true)
+    }
+}
+
+impl<T: Place + Default> Place for List<T> {
+    fn null(&mut self) {
+        *self = Self::null();
+    }
+
+    /// Without those that are of the wrong type.
+    fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A) -> Result<bool, A::Error> {
+        let mut items = Vec::new();
+        let mut item = T::default();
+        while let Some(taken) = list.next_element_seed(Into(&mut item))? {
+            if taken {
+                items.push(std::mem::take(&mut item));
+            }
+        }
+        *self = Self::from(items);
+        Ok(true)
+    }
+}
+
+impl<T: Place + Default> Place for Option<T> {
+    fn null(&mut self) {
+        *self = None;
+    }
+
+    fn object<'de, A: MapAccess<'de>>(&mut self, object: A) -> Result<bool, A::Error> {
+        self.get_or_insert_default().object(object)
+    }
+}
+
+macro_rules! object {
+    ($type:ident { $($key:ident => $field:ident),* }) => {
+        impl Place for $type {
+            fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
+                while let Some(key) = object.next_key()? {
+                    match key {
+                        $(Key::$key => { object.next_value_seed(Into(&mut self.$field))?; })*
+                        _ => { object.next_value::<IgnoredAny>()?; }
+                    }
+                }
+                Ok(true)
+            }
+        }
+    };
+}
+
+object!(Service { Name => name, Version => version, Metadata => metadata, Endpoints => endpoints, Nodes => nodes });
+object!(Node { Metadata => metadata, Id => id, Address => address });
+object!(Endpoint { Request => request, Response => response, Metadata => metadata, Name => name });
+object!(Value { Name => name, Type => kind, Values => values });
+
+macro_rules! keys {
+    ($($key:ident $text:literal),*) => {
+        /// The keys of all objects of a record, in any letter case.
+        #[derive(Clone, Copy)]
+        enum Key { $($key,)* Other }
+
+        impl Key {
+            fn of(text: &str) -> Self {
+                match text {
+                    $($text => Self::$key,)*
+                    $(_ if text.eq_ignore_ascii_case($text) => Self::$key,)*
+                    _ => Self::Other,
+                }
+            }
+        }
+    };
+}
+
+keys!(
+    Name "name", Type "type", Values "values", Metadata "metadata", Request "request", Response "response", Id "id", Address "address",
+    Version "version", Endpoints "endpoints", Nodes "nodes"
+);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl Visitor<'_> for Name {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
+                Ok(Key::of(text))
+            }
+        }
+
+        json.deserialize_identifier(Name)
+    }
+}

@@ -1,0 +1,4 @@
+//! What waypost-core promises, seen from outside.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
