@@ -2,3 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod fixed;
+mod memory;
+mod records;

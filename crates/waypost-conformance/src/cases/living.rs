@@ -1,0 +1,103 @@
+//! How a record begins, stays and ends.
+
+use waypost_core::registry::{Event, Registry};
+
+use super::Verdict;
+use crate::follower::Follower;
+use crate::stage::{Owner, Stage};
+
+/// An owner on one handle, and a follower on another that has seen it.
+async fn seen(stage: &Stage) -> (Owner, Follower) {
+    let (registry, other) = (stage.open().await, stage.open().await);
+    let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
+    let mut follower = stage.follow(&other).await;
+    follower.until_there(&owner.key()).await;
+    (owner, follower)
+}
+
+pub(crate) async fn expiry_is_a_loss(stage: &Stage) -> Verdict {
+    let (owner, mut follower) = seen(stage).await;
+    stage.expire(&owner.key()).await?;
+    follower.until_gone(&owner.key()).await;
+    assert_eq!(follower.heard_of(&owner.key()), [&Event::Deleted(owner.key())]);
+    assert!(owner.registry.list_services().await.expect("a list").is_empty());
+    Ok(())
+}
+
+pub(crate) async fn deregister_is_a_leave(stage: &Stage) -> Verdict {
+    let (owner, mut follower) = seen(stage).await;
+    owner.must_leave().await;
+    follower.until_gone(&owner.key()).await;
+    let heard = follower.heard_of(&owner.key());
+    assert!(matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()), "{heard:?}");
+    assert!(owner.registry.list_services().await.expect("a list").is_empty());
+    Ok(())
+}
+
+pub(crate) async fn an_unchanged_beat_is_no_news(stage: &Stage) -> Verdict {
+    let (owner, mut follower) = seen(stage).await;
+    for _ in 0..5 {
+        owner.must_beat().await;
+    }
+    let marker = Owner::registered(&owner.registry, "greeter", "marker", "10.0.0.9:1").await;
+    follower.until_there(&marker.key()).await;
+    assert!(follower.heard_of(&owner.key()).is_empty(), "{:?}", follower.heard);
+    Ok(())
+}
+
+pub(crate) async fn changed_metadata_is_an_update(stage: &Stage) -> Verdict {
+    let (mut owner, mut follower) = seen(stage).await;
+    owner.set("zone", "b");
+    owner.must_beat().await;
+    let event = follower.step("an update").await;
+    assert!(matches!(&event, Event::Updated(entry) if entry.node.metadata["zone"] == "b"), "{event:?}");
+    owner.service.version = "2".to_owned();
+    owner.must_beat().await;
+    let event = follower.step("another version").await;
+    assert!(matches!(&event, Event::Updated(entry) if entry.head.version == "2"), "{event:?}");
+    Ok(())
+}
+
+pub(crate) async fn a_removed_record_comes_back(stage: &Stage) -> Verdict {
+    let (owner, mut follower) = seen(stage).await;
+    stage.remove_raw(owner.key()).await?;
+    follower.until_gone(&owner.key()).await;
+    owner.must_beat().await;
+    follower.until_there(&owner.key()).await;
+    follower.until_equal(&owner.registry).await;
+    Ok(())
+}
+
+pub(crate) async fn an_expired_record_comes_back(stage: &Stage) -> Verdict {
+    let (owner, mut follower) = seen(stage).await;
+    stage.expire(&owner.key()).await?;
+    follower.until_gone(&owner.key()).await;
+    owner.must_beat().await;
+    follower.until_there(&owner.key()).await;
+    follower.until_equal(&owner.registry).await;
+    assert_eq!(follower.picture.len(), 1);
+    Ok(())
+}
+
+pub(crate) async fn an_undecodable_record_is_repaired(stage: &Stage) -> Verdict {
+    let (owner, mut follower) = seen(stage).await;
+    stage.put_raw(owner.key(), b"not a record").await?;
+    follower.until_gone(&owner.key()).await;
+    owner.must_beat().await;
+    follower.until_there(&owner.key()).await;
+    follower.until_equal(&owner.registry).await;
+    assert_eq!(follower.picture.len(), 1);
+    Ok(())
+}
+
+pub(crate) async fn who_left_may_come_back(stage: &Stage) -> Verdict {
+    let (owner, mut follower) = seen(stage).await;
+    for _ in 0..3 {
+        owner.must_leave().await;
+        follower.until_gone(&owner.key()).await;
+        owner.must_beat().await;
+        follower.until_there(&owner.key()).await;
+        assert!(follower.picture.entries().all(|entry| !entry.node.is_leaving()));
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! What is asked for, and by which names.
+
+use std::time::Duration;
+
+use waypost_core::record::{Endpoint, Metadata, Node, Value, keys};
+use waypost_core::registry::{AnyRegistry, Error, Registry, Result, WatchOptions};
+
+use super::Verdict;
+use crate::stage::{Owner, Stage};
+
+pub(crate) async fn what_is_registered_is_read_back(stage: &Stage) -> Verdict {
+    let (registry, other) = (stage.open().await, stage.open().await);
+    let mut owner = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
+    owner.service.endpoints.push(endpoint());
+    owner.service.nodes.push(Node::with_id("greeter", "2", "[2001:db8::7]:9090"));
+    owner.set("label", "ü \" \\ <&> \u{2028}");
+    owner.must_beat().await;
+    let wanted = owner.options.stamp(&owner.service);
+    for registry in [&registry, &other] {
+        assert_eq!(registry.get_service("greeter").await.expect("it is there"), std::slice::from_ref(&wanted));
+        assert_eq!(stage.follow(registry).await.picture.len(), 2);
+    }
+    owner.must_leave().await;
+    assert!(other.list_services().await.expect("a list").is_empty());
+    Ok(())
+}
+
+fn endpoint() -> Endpoint {
+    let value = |name: &str, kind: &str| Value { name: name.into(), kind: kind.into(), ..Value::default() };
+    let mut request = value("HelloRequest", "HelloRequest");
+    request.values.push(value("name", "string"));
+    Endpoint {
+        request: Some(request),
+        response: None,
+        metadata: Metadata::from([(keys::PATH, "/greeter.Greeter/Hello")]),
+        name: "Greeter.Hello".to_owned(),
+    }
+}
+
+async fn register(registry: &AnyRegistry, service: &str, version: &str, id: &str) {
+    let mut owner = Owner::new(registry, service, id, "10.0.0.1:1");
+    owner.service.version = version.to_owned();
+    owner.must_beat().await;
+}
+
+pub(crate) async fn get_service_groups_by_version(stage: &Stage) -> Verdict {
+    let registry = stage.open().await;
+    let missing = registry.get_service("greeter").await;
+    assert!(matches!(&missing, Err(Error::NotFound { service }) if service == "greeter"), "{missing:?}");
+    for (version, id) in [("2", "c"), ("1", "b"), ("2", "a")] {
+        register(&registry, "greeter", version, id).await;
+    }
+    register(&registry, "greeter2", "1", "a").await;
+    let found = registry.get_service("greeter").await.expect("it is there");
+    let shape: Vec<_> = found.iter().map(|service| (service.version.as_str(), service.nodes.len())).collect();
+    assert_eq!(shape, [("1", 1), ("2", 2)]);
+    assert!(found.iter().all(|service| service.name == "greeter"));
+    Ok(())
+}
+
+pub(crate) async fn the_list_is_sorted(stage: &Stage) -> Verdict {
+    let registry = stage.open().await;
+    assert_eq!(registry.list_services().await.expect("an empty registry is an empty list"), []);
+    for (service, version, id) in [("b", "1", "1"), ("a", "2", "1"), ("a", "1", "2"), ("a-b", "1", "1"), ("a", "2", "3")] {
+        register(&registry, service, version, id).await;
+    }
+    let found = registry.list_services().await.expect("a list");
+    let names: Vec<_> = found.iter().map(|service| (service.name.as_str(), service.version.as_str())).collect();
+    assert_eq!(names, [("a", "1"), ("a", "2"), ("a-b", "1"), ("b", "1")]);
+    Ok(())
+}
+
+fn invalid<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(Error::Invalid { .. }))
+}
+
+pub(crate) async fn names_are_checked(stage: &Stage) -> Verdict {
+    let registry = stage.open().await;
+    for bad in ["", "..", "a/b", "/", "../../a", "a\0b", "-a", ".a", "a..b"] {
+        let mut service = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
+        service.service.name = bad.to_owned();
+        let mut node = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
+        node.service.nodes[0].id = bad.to_owned();
+        for owner in [service, node] {
+            assert!(invalid(&owner.beat().await), "registered {bad:?}");
+            assert!(invalid(&owner.leave().await), "deregistered {bad:?}");
+        }
+        assert!(invalid(&registry.get_service(bad).await), "got {bad:?}");
+        assert!(invalid(&registry.watch(&WatchOptions::service(bad)).await), "watched {bad:?}");
+    }
+    let mut nobody = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
+    nobody.service.nodes = Vec::new().into();
+    assert!(invalid(&nobody.beat().await), "registered a service without nodes");
+    let nowhere = Owner::new(&registry, "greeter", "1", "no port");
+    assert!(invalid(&nowhere.beat().await), "registered a node without an address");
+    assert!(registry.list_services().await.expect("a list").is_empty());
+    Ok(())
+}
+
+pub(crate) async fn a_short_ttl_is_refused(stage: &Stage) -> Verdict {
+    let mut owner = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
+    owner.options.ttl = Duration::from_millis(999);
+    assert!(invalid(&owner.beat().await));
+    owner.options.ttl = Duration::from_secs(1);
+    owner.must_beat().await;
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! A listener that holds every event against the promise.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
+use waypost_core::record::{Entry, Key, Service};
+use waypost_core::registry::{AnyRegistry, Error, Event, Picture, Registry, WatchOptions, Watcher};
+
+use crate::runner::Time;
+
+/// How often the picture is compared with a fresh list while no news comes.
+const COMPARE: Duration = Duration::from_millis(50);
+
+pub(crate) struct Follower {
+    watcher: Watcher,
+    options: WatchOptions,
+    patience: Duration,
+    pub(crate) picture: Picture,
+    /// All events but the first `Reset`.
+    pub(crate) heard: Vec<Event>,
+}
+
+impl Follower {
+    pub(crate) async fn open(registry: &AnyRegistry, options: WatchOptions, time: Time) -> Self {
+        let watcher = registry.watch(&options).await.expect("a watch opens");
+        let (patience, picture, heard) = (time.patience(), Picture::default(), Vec::new());
+        let mut follower = Self { watcher, options, patience, picture, heard };
+        let first = follower.step("the first item").await;
+        assert!(matches!(first, Event::Reset(_)), "the first item is {first:?}");
+        follower.heard.clear();
+        follower
+    }
+
+    /// The next event, checked and folded in.
+    pub(crate) async fn step(&mut self, what: &str) -> Event {
+        match timeout(self.patience, self.watcher.next()).await {
+            Ok(Some(Ok(event))) => self.fold(event),
+            Ok(Some(Err(error))) => panic!("waiting for {what}: {}", error.chain()),
+            Ok(None) => panic!("waiting for {what}: the watcher ended"),
+            Err(_) => panic!("waiting for {what}: nothing came; heard {:?}", self.heard),
+        }
+    }
+
+    /// Asks once and drops the question, whether answered or not.
+    pub(crate) async fn poke(&mut self) {
+        if let Ok(Some(Ok(event))) = timeout(Duration::ZERO, self.watcher.next()).await {
+            self.fold(event);
+        }
+    }
+
+    /// Steps until the picture is as wanted.
+    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&Picture) -> bool) {
+        while !wanted(&self.picture) {
+            self.step(what).await;
+        }
+    }
+
+    pub(crate) async fn until_there(&mut self, key: &Key) {
+        self.until("a node", |picture| picture.get(key).is_some()).await;
+    }
+
+    pub(crate) async fn until_gone(&mut self, key: &Key) {
+        self.until("the end of a node", |picture| picture.get(key).is_none()).await;
+    }
+
+    /// Steps until a `Reset` has come.
+    pub(crate) async fn until_reset(&mut self) {
+        while !matches!(self.step("a reset").await, Event::Reset(_)) {}
+    }
+
+    /// Steps until the picture equals a fresh list.
+    pub(crate) async fn until_equal(&mut self, registry: &AnyRegistry) {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let fresh = self.fresh(registry).await;
+            if self.picture == fresh {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the picture differs from a fresh list:\n{:#?}", self.picture.diff(&fresh));
+            let deadline = Instant::now() + COMPARE;
+            while let Ok(Some(item)) = timeout_at(deadline, self.watcher.next()).await {
+                self.fold(item.expect("no trouble"));
+            }
+        }
+    }
+
+    /// The watcher has ended.
+    pub(crate) async fn ended(&mut self) {
+        loop {
+            match timeout(self.patience, self.watcher.next()).await.expect("it ends") {
+                None => return,
+                Some(event) => drop(self.fold(event.expect("no trouble"))),
+            }
+        }
+    }
+
+    /// What was heard of one node.
+    pub(crate) fn heard_of(&self, key: &Key) -> Vec<&Event> {
+        self.heard.iter().filter(|event| about(event).as_ref() == Some(key)).collect()
+    }
+
+    async fn fresh(&self, registry: &AnyRegistry) -> Picture {
+        let services = match &self.options.service {
+            None => registry.list_services().await,
+            Some(name) => match registry.get_service(name).await {
+                Err(Error::NotFound { .. }) => Ok(Vec::new()),
+                answer => answer,
+            },
+        };
+        Picture::of(services.expect("a list").iter().flat_map(Service::entries))
+    }
+
+    fn fold(&mut self, event: Event) -> Event {
+        self.hold_to_promise(&event);
+        self.heard.push(event.clone());
+        self.picture.apply(event.clone());
+        event
+    }
+
+    fn hold_to_promise(&self, event: &Event) {
+        let known = about(event).and_then(|key| self.picture.get(&key));
+        let covered = |entry: &Entry| self.options.covers(&entry.head.name);
+        match event {
+            Event::Reset(entries) => {
+                assert!(entries.iter().all(covered), "a reset tells of another service: {entries:?}");
+                assert_eq!(Picture::of(entries.clone()).len(), entries.len(), "a reset names a node twice");
+            }
+            Event::Created(entry) => {
+                assert!(known.is_none(), "created twice: {entry:?}");
+                assert!(covered(entry), "not watched: {entry:?}");
+            }
+            Event::Updated(entry) => {
+                assert!(known.is_some(), "updated, never created: {entry:?}");
+                assert_ne!(known, Some(entry), "told twice");
+            }
+            Event::Deleted(key) => assert!(known.is_some(), "deleted, but not there: {key:?}"),
+        }
+    }
+}
+
+fn about(event: &Event) -> Option<Key> {
+    match event {
+        Event::Reset(_) => None,
+        Event::Created(entry) | Event::Updated(entry) => Some(entry.key()),
+        Event::Deleted(key) => Some(key.clone()),
+    }
+}

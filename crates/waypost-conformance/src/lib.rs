@@ -1,0 +1,97 @@
+//! The suite that every Waypost registry must pass, for authors of registries too.
+//!
+//! Implement [`Harness`] for your backend and call [`suite!`] from an integration test; each case becomes a test of its own. What a
+//! backend cannot do it answers with `Unsupported`, and the cases that need it are skipped by name. The last test to end lists how
+//! many were run and which were skipped. It knows the promise, and no backend.
+//!
+//! ```
+//! use waypost_conformance::{Harness, Time, suite};
+//! use waypost_core::memory::MemoryRegistry;
+//! use waypost_core::registry::{AnyRegistry, Result};
+//!
+//! struct Memory(MemoryRegistry);
+//!
+//! impl Harness for Memory {
+//!     async fn open(&self) -> Result<AnyRegistry> {
+//!         Ok(AnyRegistry::new(self.0.open()))
+//!     }
+//! }
+//!
+//! suite!(Time::Paused, || Memory(MemoryRegistry::new()));
+//! # fn main() {}
+//! ```
+
+mod cases;
+mod follower;
+mod harness;
+mod runner;
+mod stage;
+
+pub use harness::{Harness, RawChange};
+pub use runner::{Report, Time, check, run};
+
+/// Calls `$then!` with the name of every case, so that each is written once.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! every_case {
+    ($($then:ident)::+ !($($given:tt)*)) => {
+        $($then)::+! {
+            ($($given)*)
+            watching::first_item_is_a_reset,
+            watching::changes_come_in_order,
+            watching::no_gap_between_list_and_watch,
+            watching::every_change_of_a_batch_is_told,
+            watching::a_delete_needs_no_previous_value,
+            watching::a_garbage_record_hides_nothing,
+            watching::one_service_is_watched_alone,
+            watching::a_cut_gives_a_reset,
+            watching::next_is_cancel_safe,
+            watching::a_watcher_that_lags_loses_nothing,
+            living::expiry_is_a_loss,
+            living::deregister_is_a_leave,
+            living::an_unchanged_beat_is_no_news,
+            living::changed_metadata_is_an_update,
+            living::a_removed_record_comes_back,
+            living::an_expired_record_comes_back,
+            living::an_undecodable_record_is_repaired,
+            living::who_left_may_come_back,
+            owning::two_owners_of_one_id,
+            owning::a_predecessor_is_taken_over,
+            owning::deregister_removes_only_ours,
+            owning::force_removes_whoever_owns_it,
+            owning::a_missing_record_may_be_deregistered,
+            reading::what_is_registered_is_read_back,
+            reading::get_service_groups_by_version,
+            reading::the_list_is_sorted,
+            reading::names_are_checked,
+            reading::a_short_ttl_is_refused,
+            closing::a_watcher_ends_with_its_registry,
+            closing::closing_twice_is_closing_once,
+            closing::calls_after_close_are_closed,
+            closing::close_lets_go_of_what_it_registered,
+            random::the_picture_equals_a_fresh_list,
+        }
+    };
+}
+
+/// Makes one test of each case: `suite!(Time::Real, make)`, where `make` is a `fn() -> impl Harness` giving a fresh, empty registry.
+#[macro_export]
+macro_rules! suite {
+    ($time:expr, $make:expr) => {
+        $crate::every_case!($crate::tests!($time, $make));
+    };
+}
+
+/// The tests of [`suite!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! tests {
+    (($time:expr, $make:expr) $($room:ident::$case:ident,)*) => {
+        $(
+            #[test]
+            fn $case() {
+                $crate::check(module_path!(), stringify!($case), $time, $make);
+            }
+        )*
+    };
+}

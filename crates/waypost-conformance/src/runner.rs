@@ -1,0 +1,126 @@
+//! Runs cases, each on a runtime of its own that must be empty at the end, and keeps the tally.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io::Write;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+
+use crate::cases;
+use crate::harness::Harness;
+use crate::stage::{Skip, Stage};
+
+/// How time passes in a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// As outside.
+    Real,
+    /// It jumps whenever nothing else is to be done: for backends without files, sockets or processes.
+    Paused,
+}
+
+impl Time {
+    /// How long a case waits for what must come.
+    pub(crate) fn patience(self) -> Duration {
+        match self {
+            Self::Real => Duration::from_secs(20),
+            Self::Paused => Duration::from_secs(3_600),
+        }
+    }
+}
+
+type Case = for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = Result<(), Skip>> + 'a>>;
+
+macro_rules! table {
+    (() $($room:ident::$case:ident,)*) => {
+        &[$((stringify!($case), |stage| Box::pin(cases::$room::$case(stage)))),*]
+    };
+}
+
+const CASES: &[(&str, Case)] = crate::every_case!(table!());
+
+/// What became of each case.
+#[derive(Clone, Debug, Default)]
+pub struct Report(BTreeMap<&'static str, Option<String>>);
+
+impl Report {
+    /// The cases that were skipped, and why.
+    pub fn skipped(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().filter_map(|(case, why)| Some((*case, why.as_deref()?)))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let skipped = self.skipped().count();
+        write!(f, "{} cases run, {skipped} skipped", self.0.len() - skipped)?;
+        self.skipped().try_for_each(|(case, why)| write!(f, "\n  skipped {case}: {why}"))
+    }
+}
+
+/// Runs all cases one after the other, for those who want no test of each.
+///
+/// # Panics
+/// At the first case that fails.
+pub fn run<H: Harness>(time: Time, make: impl Fn() -> H) -> Report {
+    let mut report = Report::default();
+    for (name, case) in CASES {
+        report.0.insert(name, play(*case, time, &make));
+    }
+    report
+}
+
+/// Runs one case; [`suite!`](crate::suite) calls it. The last case of `suite` to end prints what was run and what was skipped.
+///
+/// # Panics
+/// When the case fails, or there is none of that name.
+pub fn check<H: Harness>(suite: &'static str, name: &str, time: Time, make: impl Fn() -> H) {
+    let found = CASES.iter().find(|(case, _)| *case == name);
+    let (name, case) = found.unwrap_or_else(|| panic!("there is no case {name}"));
+    let skipped = play(*case, time, &make);
+    if let Some(report) = tally(suite, name, skipped) {
+        // Straight to the stream: the test harness captures what is printed, and a skip must be seen.
+        drop(writeln!(std::io::stderr(), "conformance of {suite}: {report}"));
+    }
+}
+
+/// Notes one result; the whole report once it is complete.
+fn tally(suite: &'static str, case: &'static str, skipped: Option<String>) -> Option<Report> {
+    static TALLY: Mutex<BTreeMap<&str, Report>> = Mutex::new(BTreeMap::new());
+    let mut tally = TALLY.lock().unwrap_or_else(PoisonError::into_inner);
+    let report = tally.entry(suite).or_default();
+    report.0.insert(case, skipped);
+    (report.0.len() == CASES.len()).then(|| report.clone())
+}
+
+/// Plays one case; why it was skipped, if it was.
+fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<String> {
+    let runtime = Builder::new_current_thread().enable_all().start_paused(time == Time::Paused).build();
+    let runtime = runtime.expect("a runtime can be built");
+    runtime.block_on(async {
+        let harness = make();
+        let (may_skip, seed) = (harness.may_skip(), harness.seed());
+        let stage = Stage::new(harness, time, seed);
+        let skipped = case(&stage).await.err().map(|Skip(why)| why);
+        stage.close().await;
+        no_task_is_left().await;
+        assert!(may_skip || skipped.is_none(), "skipped, though this backend can do all: {skipped:?}");
+        skipped
+    })
+}
+
+async fn no_task_is_left() {
+    let metrics = Handle::current().metrics();
+    // A dropped handle aborts its tasks; they are gone when the runtime has turned.
+    for _ in 0..100 {
+        if metrics.num_alive_tasks() == 0 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{} tasks are left after close", metrics.num_alive_tasks());
+}

@@ -1,0 +1,155 @@
+//! A registry inside one process, for tests: all of the promise, and faults on demand.
+//!
+//! Handles made by [`MemoryRegistry::open`] share one set of records, as processes share a real registry. Records run out by tokio's
+//! clock, which a test can pause; nothing is spawned, since calls and watchers look at the clock themselves. This room knows no faults
+//! that a real registry does not have.
+
+mod faults;
+mod stream;
+mod world;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use crate::record::{Entry, Service};
+use crate::registry::{
+    DeregisterOptions, Error, Feed, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
+    check_registration,
+};
+
+pub use faults::Faults;
+use stream::Clocked;
+use world::{HandleId, World};
+
+/// The name of this backend in errors and URLs.
+const NAME: &str = "memory";
+
+/// One handle on a registry inside this process. Dropped without [`close`](Registry::close), its records stay until their ttl is over,
+/// as those of a killed process do.
+pub struct MemoryRegistry {
+    shared: Shared,
+    id: HandleId,
+    feed: Feed,
+    options: Options,
+}
+
+/// The records behind all handles of one registry.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl MemoryRegistry {
+    /// A registry of its own, empty.
+    pub fn new() -> Self {
+        Self::handle(Shared::default())
+    }
+
+    /// A second handle on the same registry, as another process would have: closed by itself, owner of what it registers.
+    pub fn open(&self) -> Self {
+        Self::handle(self.shared.clone())
+    }
+
+    /// What breaks it, for all its handles.
+    pub fn faults(&self) -> Faults {
+        Faults::new(self.shared.clone())
+    }
+
+    fn handle(shared: Shared) -> Self {
+        let feed = Feed::default();
+        let id = shared.lock().join(feed.clone());
+        let mut options = Options::new();
+        options.on_this_host = true;
+        Self { shared, id, feed, options }
+    }
+
+    /// Lets a call pass as the faults allow, acts at one moment, and may lose the answer.
+    async fn call<T>(&self, act: impl FnOnce(&mut World, Instant) -> Result<T>) -> Result<T> {
+        let delay = self.shared.lock().open(self.id)?;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay.min(self.options.timeout)).await;
+        }
+        let timeout = || Error::Timeout { registry: NAME, after: self.options.timeout };
+        if delay > self.options.timeout {
+            return Err(timeout());
+        }
+        let mut world = self.shared.lock();
+        world.open(self.id)?;
+        world.reachable()?;
+        let now = Instant::now();
+        world.expire(now);
+        let answer = act(&mut world, now);
+        if world.loses_answer() { Err(timeout()) } else { answer }
+    }
+}
+
+impl Default for MemoryRegistry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryRegistry").field("handle", &self.id).field("feed", &self.feed).finish()
+    }
+}
+
+impl Drop for MemoryRegistry {
+    fn drop(&mut self) {
+        self.shared.lock().leave(self.id);
+        self.feed.close();
+    }
+}
+
+impl Registry for MemoryRegistry {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
+        check_registration(service, options)?;
+        let stamped = options.stamp(service);
+        self.call(|world, now| world.register(now, self.id, &stamped, options)).await
+    }
+
+    async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
+        check_keys(service)?;
+        self.call(|world, _| world.deregister(self.id, service, options)).await
+    }
+
+    async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
+        check_name(name)?;
+        let services =
+            self.call(|world, _| Ok(Entry::to_services(world.entries().filter(|entry| entry.head.name == name)))).await?;
+        if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
+    }
+
+    async fn list_services(&self) -> Result<Vec<Service>> {
+        self.call(|world, _| Ok(Entry::to_services(world.entries()))).await
+    }
+
+    async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
+        if let Some(name) = &options.service {
+            check_name(name)?;
+        }
+        self.shared.lock().open(self.id)?;
+        Ok(Watcher::new(Clocked::new(self.shared.clone(), self.feed.subscribe(options))))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.lock().close(self.id);
+        self.feed.close();
+        Ok(())
+    }
+}

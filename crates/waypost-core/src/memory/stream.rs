@@ -1,0 +1,47 @@
+//! A watcher that looks at the clock, so that records run out when they should and not when somebody asks.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Shared;
+use crate::registry::{Event, Result, Watcher};
+
+pub(super) struct Clocked {
+    shared: Shared,
+    events: Watcher,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Clocked {
+    pub(super) fn new(shared: Shared, events: Watcher) -> Self {
+        Self { shared, events, alarm: None }
+    }
+
+    /// Removes what has run out, and says when the next record will. A later record wakes us, since it is news.
+    fn tick(&self) -> Option<Instant> {
+        let mut world = self.shared.lock();
+        world.expire(Instant::now());
+        world.next_expiry()
+    }
+}
+
+impl Stream for Clocked {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let next = self.tick();
+            if let Poll::Ready(item) = Pin::new(&mut self.events).poll_next(cx) {
+                return Poll::Ready(item);
+            }
+            self.alarm = next.map(|at| Box::pin(sleep_until(at)));
+            let Some(alarm) = &mut self.alarm else { return Poll::Pending };
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The records and the rules of whose they are. Time is an argument; what happens is told to the feed of every handle.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::NAME;
+use crate::record::{Entry, Key, Service};
+use crate::registry::{BadRecord, Change, DeregisterOptions, Error, Feed, Heads, Instance, Picture, RegisterOptions, Result};
+
+/// Which handle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct HandleId(u64);
+
+#[derive(Default)]
+pub(super) struct World {
+    records: BTreeMap<Key, Record>,
+    /// When each lease ends, soonest first.
+    ends: BTreeSet<(Instant, Key)>,
+    handles: BTreeMap<HandleId, Feed>,
+    last_handle: HandleId,
+    /// Who has written what before: only a first write may take over.
+    written: HashSet<(HandleId, Key, Instance)>,
+    heads: Heads,
+    pub(super) unreachable: bool,
+    pub(super) delay: Duration,
+    pub(super) answers_to_lose: u32,
+    pub(super) writes: u64,
+}
+
+struct Record {
+    /// None if its bytes are no record.
+    entry: Option<Entry>,
+    /// What keeps it alive; none if it was put by hand.
+    lease: Option<Lease>,
+}
+
+#[derive(Clone, Copy)]
+struct Lease {
+    handle: HandleId,
+    until: Instant,
+}
+
+/// What a registering instance may do with what stands under its key.
+enum Verdict {
+    Keep,
+    Write,
+}
+
+impl World {
+    pub(super) fn join(&mut self, feed: Feed) -> HandleId {
+        self.last_handle.0 += 1;
+        match self.unreachable {
+            true => feed.fail(unreachable),
+            false => feed.reset(self.picture()),
+        }
+        self.handles.insert(self.last_handle, feed);
+        self.last_handle
+    }
+
+    /// The handle is gone; its records run out by themselves.
+    pub(super) fn leave(&mut self, handle: HandleId) {
+        self.handles.remove(&handle);
+        self.written.retain(|(owner, ..)| *owner != handle);
+    }
+
+    /// The handle is closed; its leases end now.
+    pub(super) fn close(&mut self, handle: HandleId) {
+        self.leave(handle);
+        let is_ours = |record: &Record| record.lease.is_some_and(|lease| lease.handle == handle);
+        let ours: Vec<_> = self.records.iter().filter(|(_, record)| is_ours(record)).map(|(key, _)| key.clone()).collect();
+        ours.into_iter().for_each(|key| self.lose(key));
+    }
+
+    /// How long the answer takes, if the handle is open.
+    pub(super) fn open(&self, handle: HandleId) -> Result<Duration> {
+        if self.handles.contains_key(&handle) { Ok(self.delay) } else { Err(Error::Closed) }
+    }
+
+    pub(super) fn reachable(&self) -> Result<()> {
+        if self.unreachable { Err(unreachable()) } else { Ok(()) }
+    }
+
+    pub(super) fn loses_answer(&mut self) -> bool {
+        let lost = self.answers_to_lose > 0;
+        self.answers_to_lose = self.answers_to_lose.saturating_sub(1);
+        lost
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.records.values().filter_map(|record| record.entry.as_ref())
+    }
+
+    pub(super) fn skipped(&self) -> usize {
+        self.records.values().filter(|record| record.entry.is_none()).count()
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.ends.first().map(|(until, _)| *until)
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some((_, key)) = self.ends.first().filter(|(until, _)| *until <= now) {
+            self.lose(key.clone());
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        now: Instant,
+        handle: HandleId,
+        stamped: &Service,
+        options: &RegisterOptions,
+    ) -> Result<()> {
+        let entries = self.heads.entries(stamped);
+        let results: Vec<_> = entries.into_iter().map(|entry| self.register_one(now, handle, entry, options)).collect();
+        results.into_iter().collect()
+    }
+
+    fn register_one(&mut self, now: Instant, handle: HandleId, entry: Entry, options: &RegisterOptions) -> Result<()> {
+        let (key, until) = (entry.key(), now + options.ttl);
+        let verdict = self.judge(handle, &entry, &options.instance)?;
+        self.written.insert((handle, key.clone(), options.instance.clone()));
+        match verdict {
+            Verdict::Keep => self.refresh(&key, handle, until),
+            Verdict::Write => self.put(key, Record { entry: Some(entry), lease: Some(Lease { handle, until }) }),
+        }
+        Ok(())
+    }
+
+    fn judge(&self, handle: HandleId, wanted: &Entry, instance: &Instance) -> Result<Verdict> {
+        let key = wanted.key();
+        let Some(record) = self.records.get(&key) else { return Ok(Verdict::Write) };
+        let Some(found) = &record.entry else { return Ok(Verdict::Write) };
+        let ours = found.node.instance() == Some(instance.as_str());
+        let first = !self.written.contains(&(handle, key.clone(), instance.clone()));
+        let predecessor = first && found.node.address == wanted.node.address;
+        match () {
+            () if ours && found == wanted => Ok(Verdict::Keep),
+            () if ours || predecessor || record.lease.is_none() => Ok(Verdict::Write),
+            () => Err(Error::IdTaken { id: key.id, holder: holder(found) }),
+        }
+    }
+
+    /// A beat: it never brings the end nearer, so no watcher has to hear of it.
+    fn refresh(&mut self, key: &Key, handle: HandleId, until: Instant) {
+        let Some(record) = self.remove(key) else { return };
+        let until = record.lease.map_or(until, |lease| lease.until.max(until));
+        self.insert(key.clone(), Record { lease: Some(Lease { handle, until }), ..record });
+    }
+
+    fn insert(&mut self, key: Key, record: Record) {
+        self.remove(&key);
+        self.ends.extend(record.lease.map(|lease| (lease.until, key.clone())));
+        self.records.insert(key, record);
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Record> {
+        let record = self.records.remove(key)?;
+        if let Some(lease) = record.lease {
+            self.ends.remove(&(lease.until, key.clone()));
+        }
+        Some(record)
+    }
+
+    pub(super) fn deregister(&mut self, handle: HandleId, service: &Service, options: &DeregisterOptions) -> Result<()> {
+        let keys = service.nodes.iter().map(|node| Key { service: service.name.clone(), id: node.id.clone() });
+        let results: Vec<_> = keys.map(|key| self.deregister_one(handle, key, options)).collect();
+        results.into_iter().collect()
+    }
+
+    fn deregister_one(&mut self, handle: HandleId, key: Key, options: &DeregisterOptions) -> Result<()> {
+        let was_ours = options.instance.clone().is_some_and(|instance| self.written.remove(&(handle, key.clone(), instance)));
+        let Some(record) = self.records.get(&key) else { return Ok(()) };
+        match &record.entry {
+            Some(found) if !options.may_remove(&found.node.metadata) => {
+                return Err(Error::IdTaken { id: key.id, holder: holder(found) });
+            }
+            None if !was_ours && !options.force => return Ok(()),
+            _ => {}
+        }
+        self.writes += 2;
+        self.remove(&key);
+        self.tell(&[Change::Leave(key)]);
+        Ok(())
+    }
+
+    fn put(&mut self, key: Key, record: Record) {
+        self.writes += 1;
+        let change = record.entry.clone().map_or_else(|| Change::Lose(key.clone()), Change::Put);
+        self.insert(key, record);
+        self.tell(&[change]);
+    }
+
+    /// Puts bytes by hand, without a lease; all at one moment.
+    pub(super) fn put_raw(&mut self, puts: Vec<(Key, Option<Vec<u8>>)>) -> Vec<BadRecord> {
+        let (mut changes, mut bad) = (Vec::new(), Vec::new());
+        for (key, bytes) in puts {
+            let entry = bytes.as_ref().and_then(|bytes| self.heads.decode(&key, bytes).map_err(|error| bad.push(error)).ok());
+            match bytes {
+                Some(_) => self.insert(key.clone(), Record { entry: entry.clone(), lease: None }),
+                None => drop(self.remove(&key)),
+            }
+            changes.push(entry.map_or(Change::Lose(key), Change::Put));
+        }
+        self.tell(&changes);
+        bad
+    }
+
+    /// Ends what keeps one record alive.
+    pub(super) fn lose(&mut self, key: Key) {
+        self.remove(&key);
+        self.tell(&[Change::Lose(key)]);
+    }
+
+    pub(super) fn set_unreachable(&mut self, unreachable_now: bool) {
+        if std::mem::replace(&mut self.unreachable, unreachable_now) == unreachable_now {
+            return;
+        }
+        let picture = self.picture();
+        for feed in self.handles.values() {
+            match unreachable_now {
+                true => feed.fail(unreachable),
+                false => feed.reset(picture.clone()),
+            }
+        }
+    }
+
+    pub(super) fn cut(&self) {
+        self.handles.values().for_each(Feed::cut);
+    }
+
+    fn picture(&self) -> Picture {
+        Picture::of(self.entries().cloned())
+    }
+
+    fn tell(&self, changes: &[Change]) {
+        for feed in self.handles.values() {
+            feed.apply(changes.iter().cloned());
+        }
+    }
+}
+
+fn holder(entry: &Entry) -> String {
+    format!("{} (instance {})", entry.node.address, entry.node.instance().unwrap_or("unknown"))
+}
+
+fn unreachable() -> Error {
+    Error::Unavailable { registry: NAME, what: "made unreachable by a test".to_owned(), source: None }
+}

@@ -1,0 +1,387 @@
+//! One picture told to many watchers: the part of a [`Watcher`]'s promise that every backend would otherwise write again.
+//!
+//! A backend says what it sees ([`Change`]); the feed knows what was told, so it decides what is news, and nothing is told twice. Each
+//! listener has a queue of its own; one that lags behind [`QUEUE`] events gets a `Reset` in their place.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_core::Stream;
+
+use super::{Error, Event, Picture, Result, WatchOptions, Watcher};
+use crate::record::{Entry, Key, keys};
+
+/// Events kept for one listener; memory against resets.
+const QUEUE: usize = 1_024;
+
+/// What a backend saw of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is there and says this.
+    Put(Entry),
+    /// It is gone, and nobody said why: lost.
+    Lose(Key),
+    /// It went of its own accord: told as `Updated(leaving)` and `Deleted`.
+    Leave(Key),
+}
+
+/// One picture told to many watchers. Clones are the same feed.
+///
+/// It starts unknown: watchers wait for the first [`reset`](Feed::reset).
+#[derive(Clone, Default)]
+pub struct Feed(Arc<Mutex<State>>);
+
+/// The newest listener at some moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Newest(u64);
+
+type Trouble = Box<dyn Fn() -> Error + Send>;
+
+#[derive(Default)]
+struct State {
+    picture: Picture,
+    known: bool,
+    trouble: Option<Trouble>,
+    closed: bool,
+    next_id: u64,
+    listeners: BTreeMap<u64, Listener>,
+}
+
+struct Listener {
+    options: WatchOptions,
+    queue: VecDeque<Event>,
+    trouble: Option<Error>,
+    wants_reset: bool,
+    /// For a fresh picture, before its first reset.
+    waits: bool,
+    waker: Option<Waker>,
+}
+
+impl Feed {
+    /// A new listener. It first hears a `Reset`, after an `Err` if there is trouble now.
+    pub fn subscribe(&self, options: &WatchOptions) -> Watcher {
+        self.add(options, false)
+    }
+
+    /// A new listener whose `Reset` waits until the picture has been brought up to date: for a backend that hears of changes a moment
+    /// after they are made. It asks [`newest`](Feed::newest), looks at everything, and says [`refreshed`](Feed::refreshed).
+    pub fn subscribe_to_fresh(&self, options: &WatchOptions) -> Watcher {
+        self.add(options, true)
+    }
+
+    /// The newest listener, to be handed to [`refreshed`](Feed::refreshed).
+    pub fn newest(&self) -> Newest {
+        Newest(self.lock().next_id)
+    }
+
+    /// The picture is as fresh as the moment `newest` was asked for: those who waited since before then hear their `Reset`.
+    pub fn refreshed(&self, newest: Newest) {
+        self.update(|state| state.listeners.range_mut(..newest.0).for_each(|(_, listener)| listener.waits = false));
+    }
+
+    fn add(&self, options: &WatchOptions, waits: bool) -> Watcher {
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        let trouble = state.trouble.as_ref().map(|trouble| trouble());
+        let listener =
+            Listener { options: options.clone(), queue: VecDeque::new(), trouble, wants_reset: true, waits, waker: None };
+        state.listeners.insert(id, listener);
+        Watcher::new(Subscription { feed: self.clone(), id })
+    }
+
+    /// Folds changes in and tells what is news, in order.
+    pub fn apply(&self, changes: impl IntoIterator<Item = Change>) {
+        self.update(|state| changes.into_iter().for_each(|change| state.apply(change)));
+    }
+
+    /// Everything there is, first or after a gap. Ends trouble; every listener hears a `Reset`.
+    pub fn reset(&self, picture: Picture) {
+        self.update(|state| {
+            state.picture = picture;
+            state.known = true;
+            state.trouble = None;
+            state.listeners.values_mut().for_each(Listener::want_reset);
+        });
+    }
+
+    /// Trouble with the registry: every listener, also one still to come, hears one `Err`; nothing is known until the next
+    /// [`reset`](Feed::reset).
+    pub fn fail(&self, trouble: impl Fn() -> Error + Send + 'static) {
+        self.update(|state| {
+            state.known = false;
+            for listener in state.listeners.values_mut() {
+                listener.trouble = Some(trouble());
+                listener.want_reset();
+            }
+            state.trouble = Some(Box::new(trouble));
+        });
+    }
+
+    /// Knows nothing any more, and tells nobody: for a backend that stops looking while nobody listens.
+    pub fn forget(&self) {
+        let mut state = self.lock();
+        state.known = false;
+        state.picture = Picture::default();
+    }
+
+    /// Makes every listener lose what it has not heard yet, and hear a `Reset` instead.
+    pub fn cut(&self) {
+        self.update(|state| {
+            for listener in state.listeners.values_mut() {
+                listener.queue.clear();
+                listener.want_reset();
+            }
+        });
+    }
+
+    /// Ends every watcher, those still to come too.
+    pub fn close(&self) {
+        self.update(|state| state.closed = true);
+    }
+
+    /// How many listen.
+    pub fn listeners(&self) -> usize {
+        self.lock().listeners.len()
+    }
+
+    /// What was told so far of one node.
+    pub fn get(&self, key: &Key) -> Option<Entry> {
+        self.lock().picture.get(key).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let wakers: Vec<_> = state.listeners.values_mut().filter_map(|listener| listener.waker.take()).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Feed").field("nodes", &state.picture.len()).field("listeners", &state.listeners.len()).finish()
+    }
+}
+
+impl State {
+    fn apply(&mut self, change: Change) {
+        if !self.known {
+            return;
+        }
+        match change {
+            Change::Put(entry) => self.put(entry),
+            Change::Lose(key) => self.delete(key),
+            Change::Leave(key) => {
+                if let Some(leaving) = self.picture.get(&key).map(leaving) {
+                    self.put(leaving);
+                }
+                self.delete(key);
+            }
+        }
+    }
+
+    fn put(&mut self, entry: Entry) {
+        match self.picture.get(&entry.key()) {
+            None => self.tell(Event::Created(entry)),
+            Some(old) if *old != entry => self.tell(Event::Updated(entry)),
+            Some(_) => {}
+        }
+    }
+
+    fn delete(&mut self, key: Key) {
+        if self.picture.get(&key).is_some() {
+            self.tell(Event::Deleted(key));
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let service = match &event {
+            Event::Created(entry) | Event::Updated(entry) => entry.head.name.as_str(),
+            Event::Deleted(key) => key.service.as_str(),
+            Event::Reset(_) => return,
+        };
+        for listener in self.listeners.values_mut().filter(|listener| listener.options.covers(service)) {
+            listener.push(&event);
+        }
+        self.picture.apply(event);
+    }
+
+    fn poll(&mut self, id: u64, cx: &Context<'_>) -> Poll<Option<Result<Event>>> {
+        if self.closed {
+            return Poll::Ready(None);
+        }
+        let Some(listener) = self.listeners.get_mut(&id) else { return Poll::Ready(None) };
+        if let Some(event) = listener.queue.pop_front() {
+            return Poll::Ready(Some(Ok(event)));
+        }
+        if let Some(trouble) = listener.trouble.take() {
+            return Poll::Ready(Some(Err(trouble)));
+        }
+        if self.known && listener.wants_reset && !listener.waits {
+            listener.wants_reset = false;
+            let covered = self.picture.entries().filter(|entry| listener.options.covers(&entry.head.name));
+            return Poll::Ready(Some(Ok(Event::Reset(covered.cloned().collect()))));
+        }
+        listener.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Listener {
+    fn want_reset(&mut self) {
+        self.wants_reset = true;
+    }
+
+    fn push(&mut self, event: &Event) {
+        if self.wants_reset {
+            return;
+        }
+        self.queue.push_back(event.clone());
+        if self.queue.len() > QUEUE {
+            self.queue.clear();
+            self.want_reset();
+        }
+    }
+}
+
+fn leaving(entry: &Entry) -> Entry {
+    let mut node = (*entry.node).clone();
+    node.metadata.insert(keys::STATE, keys::LEAVING);
+    Entry { head: Arc::clone(&entry.head), node: Arc::new(node) }
+}
+
+struct Subscription {
+    feed: Feed,
+    id: u64,
+}
+
+impl Stream for Subscription {
+    type Item = Result<Event>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.feed.lock().poll(self.id, cx)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let listener = self.feed.lock().listeners.remove(&self.id);
+        drop(listener);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Node, Service};
+
+    fn entry(id: &str, address: &str) -> Entry {
+        let mut service = Service::new("s");
+        service.nodes.push(Node::with_id("s", id, address));
+        service.entries().remove(0)
+    }
+
+    fn poll(watcher: &mut Watcher) -> Poll<Option<Result<Event>>> {
+        Pin::new(watcher).poll_next(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn next(watcher: &mut Watcher) -> Event {
+        match poll(watcher) {
+            Poll::Ready(Some(Ok(event))) => event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn known() -> (Feed, Watcher) {
+        let feed = Feed::default();
+        feed.reset(Picture::default());
+        let mut watcher = feed.subscribe(&WatchOptions::all());
+        assert_eq!(next(&mut watcher), Event::Reset(Vec::new()));
+        (feed, watcher)
+    }
+
+    #[test]
+    fn news_is_told_once_and_in_order() {
+        let (feed, mut watcher) = known();
+        let (one, two) = (entry("1", "h:1"), entry("1", "h:2"));
+        feed.apply([Change::Put(one.clone()), Change::Put(one.clone()), Change::Put(two.clone())]);
+        feed.apply([Change::Lose(two.key()), Change::Lose(two.key())]);
+        assert_eq!(next(&mut watcher), Event::Created(one));
+        assert_eq!(next(&mut watcher), Event::Updated(two.clone()));
+        assert_eq!(next(&mut watcher), Event::Deleted(two.key()));
+        assert!(poll(&mut watcher).is_pending());
+    }
+
+    #[test]
+    fn a_leave_is_marked_first() {
+        let (feed, mut watcher) = known();
+        let one = entry("1", "h:1");
+        feed.apply([Change::Put(one.clone()), Change::Leave(one.key())]);
+        assert_eq!(next(&mut watcher), Event::Created(one.clone()));
+        let Event::Updated(marked) = next(&mut watcher) else { panic!("not marked") };
+        assert!(marked.node.is_leaving());
+        assert_eq!(next(&mut watcher), Event::Deleted(one.key()));
+    }
+
+    #[test]
+    fn a_listener_that_lags_is_reset_and_loses_nothing() {
+        let (feed, mut watcher) = known();
+        for number in 0..=QUEUE {
+            feed.apply([Change::Put(entry(&number.to_string(), "h:1"))]);
+        }
+        let Event::Reset(entries) = next(&mut watcher) else { panic!("no reset") };
+        assert_eq!(entries.len(), QUEUE + 1);
+        assert!(poll(&mut watcher).is_pending());
+    }
+
+    #[test]
+    fn trouble_is_told_once_also_to_those_who_come_late() {
+        let (feed, mut early) = known();
+        feed.apply([Change::Put(entry("1", "h:1"))]);
+        feed.fail(|| Error::Closed);
+        feed.apply([Change::Put(entry("2", "h:1"))]);
+        let mut late = feed.subscribe(&WatchOptions::all());
+        assert_eq!(next(&mut early), Event::Created(entry("1", "h:1")));
+        for watcher in [&mut early, &mut late] {
+            assert!(matches!(poll(watcher), Poll::Ready(Some(Err(Error::Closed)))));
+            assert!(poll(watcher).is_pending());
+        }
+        feed.reset(Picture::of([entry("3", "h:1")]));
+        for watcher in [&mut early, &mut late] {
+            assert_eq!(next(watcher), Event::Reset(vec![entry("3", "h:1")]));
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_fresh_picture_hears_no_older_one() {
+        let (feed, _) = known();
+        let mut waits = feed.subscribe_to_fresh(&WatchOptions::all());
+        let newest = feed.newest();
+        let mut later = feed.subscribe_to_fresh(&WatchOptions::all());
+        feed.reset(Picture::default());
+        feed.apply([Change::Put(entry("1", "h:1"))]);
+        assert!(poll(&mut waits).is_pending());
+        feed.refreshed(newest);
+        assert_eq!(next(&mut waits), Event::Reset(vec![entry("1", "h:1")]));
+        assert!(poll(&mut waits).is_pending() && poll(&mut later).is_pending());
+    }
+
+    #[test]
+    fn it_ends_when_closed_and_is_forgotten_when_dropped() {
+        let (feed, mut watcher) = known();
+        feed.close();
+        assert!(matches!(poll(&mut watcher), Poll::Ready(None)));
+        drop(watcher);
+        assert_eq!(feed.listeners(), 0);
+    }
+}

@@ -1,0 +1,8 @@
+//! Records: what Go writes, reads and refuses to see, and what we refuse to register.
+
+mod arbitrary;
+mod checks;
+mod golden;
+mod names;
+mod properties;
+mod shapes;
