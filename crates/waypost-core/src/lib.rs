@@ -8,7 +8,9 @@
 //! This crate never knows sockets, HTTP, etcd, tonic, the environment, or the wall clock: time and chance are arguments, and drivers
 //! use tokio's clock, which a test can pause.
 
+pub mod backoff;
 pub mod fixed;
 pub mod memory;
 pub mod record;
+pub mod registrar;
 pub mod registry;

@@ -1,0 +1,61 @@
+//! The hook that says whether a node should be in the registry.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// Asked before each beat whether the node should be found by clients; `Err` says why not.
+///
+/// Called from one task, never twice at once, and dropped when it takes longer than [`Config::timeout`](super::Config::timeout), which
+/// counts as a failure, as does a panic. It must not block its thread. Any `Fn() -> impl Future<Output = Result<(), String>>` is one.
+pub trait RegisterCheck: Send + Sync + 'static {
+    /// Whether the node is fit to be called.
+    ///
+    /// # Errors
+    /// Why it is not, for people to read.
+    fn check(&self) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+impl<F, A> RegisterCheck for F
+where
+    F: Fn() -> A + Send + Sync + 'static,
+    A: Future<Output = Result<(), String>> + Send,
+{
+    fn check(&self) -> impl Future<Output = Result<(), String>> + Send {
+        self()
+    }
+}
+
+/// Any [`RegisterCheck`] behind one cheap, clonable handle; it is a `RegisterCheck` itself.
+#[derive(Clone)]
+pub struct AnyCheck(Arc<dyn DynCheck>);
+
+impl AnyCheck {
+    /// A handle on `check`.
+    pub fn new(check: impl RegisterCheck) -> Self {
+        Self(Arc::new(check))
+    }
+}
+
+impl fmt::Debug for AnyCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnyCheck")
+    }
+}
+
+impl RegisterCheck for AnyCheck {
+    fn check(&self) -> impl Future<Output = Result<(), String>> + Send {
+        self.0.dyn_check()
+    }
+}
+
+trait DynCheck: Send + Sync {
+    fn dyn_check(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+}
+
+impl<C: RegisterCheck> DynCheck for C {
+    fn dyn_check(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(self.check())
+    }
+}

@@ -1,0 +1,240 @@
+//! The whole registrar against a scripted registry, in paused time: a wait costs nothing and is exact.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::scripted::{Asked, Mood, Scripted};
+use crate::record::{Node, Service, keys};
+use crate::registrar::{Builder, Registration, State};
+use crate::registry::{AnyRegistry, Error};
+
+fn service() -> Service {
+    let mut service = Service::new("greeter");
+    service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:7000"));
+    service
+}
+
+fn builder(registry: &Scripted) -> Builder {
+    Registration::builder(AnyRegistry::new(registry.clone()), service())
+}
+
+fn alive() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+async fn reach(registration: &Registration, name: &str) -> State {
+    let mut watch = registration.watch();
+    let state = timeout(Duration::from_secs(60), watch.wait_for(|state| state.name() == name)).await;
+    state.expect("it comes in time").expect("it goes on").clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn beats_come_every_interval_and_the_end_leaves_nothing() {
+    let registry = Scripted::new(Mood::Well);
+    let start = Instant::now();
+    let registration = builder(&registry).start().unwrap();
+    assert_eq!(registration.state(), State::Starting);
+    registration.registered().await.unwrap();
+    sleep(Duration::from_millis(15_500)).await;
+    registration.close().await.unwrap();
+    let beats = [0, 5000, 10_000, 15_000].map(|at| (at, Asked::Register));
+    let asked = registry.asked(start);
+    assert_eq!(asked[..4], beats);
+    assert_eq!(asked[4..], [(15_500, Asked::Deregister)]);
+    assert_eq!(registry.node(), None);
+    assert_eq!(alive(), 0, "no task left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_record_is_back_within_an_interval_with_the_same_instance() {
+    let registry = Scripted::new(Mood::Well);
+    let registration = builder(&registry).start().unwrap();
+    registration.registered().await.unwrap();
+    let instance = registry.node().unwrap().instance().unwrap().to_owned();
+    registry.lose();
+    sleep(Duration::from_millis(5001)).await;
+    assert_eq!(registry.node().expect("repaired").instance(), Some(instance.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_retried_within_bounds_told_and_survived() {
+    let registry = Scripted::new(Mood::Away);
+    let start = Instant::now();
+    let registration = builder(&registry).start().unwrap();
+    let State::Failing { why, registered_before: false, .. } = reach(&registration, "failing").await else { panic!() };
+    assert_eq!(why, "the scripted registry is unavailable: no route: down for the test");
+    sleep(Duration::from_secs(60)).await;
+    let asked = registry.asked(start);
+    assert!(asked.windows(2).all(|pair| pair[1].0 - pair[0].0 <= 2001), "never more than 2 s between attempts: {asked:?}");
+    assert!((30..200).contains(&asked.len()), "full jitter up to 2 s is one attempt a second: {}", asked.len());
+    registry.set(Mood::Well);
+    timeout(Duration::from_secs(3), registration.registered()).await.unwrap().unwrap();
+    registry.set(Mood::Away);
+    assert!(matches!(reach(&registration, "failing").await, State::Failing { registered_before: true, .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_hangs_or_panics_is_a_failure_like_any_other() {
+    for (mood, says) in [(Mood::Hangs, "no answer within 2s"), (Mood::Panics, "it failed inside")] {
+        let registry = Scripted::new(mood);
+        let registration = builder(&registry).start().unwrap();
+        let State::Failing { why, .. } = reach(&registration, "failing").await else { panic!() };
+        assert!(why.contains(says), "{why}");
+        registry.set(Mood::Well);
+        registration.registered().await.unwrap();
+        registration.close().await.unwrap();
+        assert_eq!(alive(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_leaves_first_then_serves_on_for_the_delay() {
+    let registry = Scripted::new(Mood::Well);
+    let start = Instant::now();
+    let registration = builder(&registry).start().unwrap();
+    registration.registered().await.unwrap();
+    let (signal, signalled) = oneshot::channel::<()>();
+    let drain = registration.drain_on(async { drop(signalled.await) });
+    tokio::pin!(drain);
+    assert!(timeout(Duration::from_secs(1), &mut drain).await.is_err(), "not before the signal");
+    drop(signal);
+    assert!(timeout(Duration::from_millis(999), &mut drain).await.is_err(), "not before the delay");
+    assert_eq!(registry.node(), None, "and out from the beginning of it");
+    drain.await;
+    assert_eq!(start.elapsed().as_millis(), 2000);
+    assert_eq!(registration.state(), State::Left);
+    assert!(registration.registered().await.is_err_and(|error| matches!(error, Error::Closed)));
+    registration.close().await.unwrap();
+    assert_eq!(alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_hangs_delays_a_drain_by_the_timeout_and_no_more() {
+    let registry = Scripted::new(Mood::Well);
+    let registration = builder(&registry).start().unwrap();
+    registration.registered().await.unwrap();
+    registry.set(Mood::Hangs);
+    let start = Instant::now();
+    registration.drain_on(async {}).await;
+    assert_eq!(start.elapsed().as_millis(), 3000);
+    assert!(registration.close().await.is_err_and(|error| matches!(error, Error::Timeout { .. })), "it is said");
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_while_a_register_hangs_is_bounded_too() {
+    let registry = Scripted::new(Mood::Hangs);
+    let registration = builder(&registry).start().unwrap();
+    sleep(Duration::from_millis(10)).await;
+    let start = Instant::now();
+    assert!(registration.close().await.is_err());
+    assert_eq!(start.elapsed().as_millis(), 2000);
+    assert_eq!(alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_registration_stops_and_lets_the_record_be() {
+    let registry = Scripted::new(Mood::Well);
+    let start = Instant::now();
+    let registration = builder(&registry).start().unwrap();
+    registration.registered().await.unwrap();
+    let drain = registration.drain_on(async {});
+    drop(registration);
+    drain.await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(registry.asked(start), [(0, Asked::Register)]);
+    assert!(registry.node().is_some());
+    assert_eq!(alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_node_is_out_until_it_is_well_for_two_checks() {
+    let registry = Scripted::new(Mood::Well);
+    let well = Arc::new(AtomicBool::new(true));
+    let asks = Arc::clone(&well);
+    let check = move || {
+        let well = asks.load(Ordering::Relaxed);
+        async move { if well { Ok(()) } else { Err("disk full".to_owned()) } }
+    };
+    let registration = builder(&registry).check(check).start().unwrap();
+    registration.registered().await.unwrap();
+    well.store(false, Ordering::Relaxed);
+    assert!(matches!(reach(&registration, "unhealthy").await, State::Unhealthy { why, .. } if why == "disk full"));
+    sleep(Duration::from_secs(58)).await;
+    assert_eq!(registry.node(), None);
+    well.store(true, Ordering::Relaxed);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(registry.node(), None, "one good check is not enough");
+    sleep(Duration::from_secs(5)).await;
+    assert!(registration.state().is_registered());
+    assert!(registry.node().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_hangs_or_panics_says_no() {
+    let registry = Scripted::new(Mood::Well);
+    let hangs = builder(&registry).check(std::future::pending::<Result<(), String>>).start().unwrap();
+    assert!(matches!(reach(&hangs, "unhealthy").await, State::Unhealthy { why, .. } if why == "no answer within 2s"));
+    let panics = builder(&registry).check(|| async { panic!("told to panic") }).start().unwrap();
+    assert!(matches!(reach(&panics, "unhealthy").await, State::Unhealthy { why, .. } if why == "the check panicked"));
+    assert_eq!(registry.node(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_is_asked_before_each_beat() {
+    let registry = Scripted::new(Mood::Well);
+    let asked = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&asked);
+    let check = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async { Ok(()) }
+    };
+    let registration = builder(&registry).check(check).start().unwrap();
+    sleep(Duration::from_millis(10_500)).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    drop(registration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_changes_at_once_and_survives() {
+    let registry = Scripted::new(Mood::Well);
+    let start = Instant::now();
+    let registration = builder(&registry).start().unwrap();
+    registration.registered().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    registration.set_metadata("zone", "eu-1").unwrap();
+    sleep(Duration::from_millis(1)).await;
+    let node = registry.node().unwrap();
+    assert_eq!(node.metadata["zone"], "eu-1");
+    assert!(node.metadata.contains_key(keys::INSTANCE));
+    registration.set_metadata("zone", "eu-1").unwrap();
+    let much = registration.update(|metadata| (0..65).for_each(|n| metadata.insert(n.to_string(), "")));
+    assert!(much.is_err(), "a record that may not be registered is not written");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(registry.asked(start).len(), 2, "what says the same is not written again");
+    registry.lose();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(registry.node().unwrap().metadata["zone"], "eu-1");
+    assert_eq!(registration.service().nodes[0].metadata["zone"], "eu-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_is_of_one_node_with_settings_that_can_work() {
+    let registry = AnyRegistry::new(Scripted::new(Mood::Well));
+    let none = Registration::builder(registry.clone(), Service::new("greeter")).start();
+    insta::assert_snapshot!(none.unwrap_err(), @"registration: has 0 nodes; register each node by itself");
+    let mut two = service();
+    two.nodes.push(Node::new("greeter", "127.0.0.1:7001"));
+    insta::assert_snapshot!(Registration::builder(registry.clone(), two).start().unwrap_err(),
+        @"registration: has 2 nodes; register each node by itself");
+    let mut nowhere = service();
+    nowhere.nodes[0].address = "0.0.0.0".to_owned();
+    assert!(Registration::builder(registry.clone(), nowhere).start().is_err());
+    let late = Registration::builder(registry, service()).ttl(Duration::from_secs(5)).interval(Duration::from_secs(6)).start();
+    insta::assert_snapshot!(late.unwrap_err(),
+        @"registration ttl: 5s must be more than the interval, 6s, or the record comes and goes");
+    assert_eq!(alive(), 0);
+}
