@@ -8,9 +8,13 @@
 //! This crate never knows sockets, HTTP, etcd, tonic, the environment, or the wall clock: time and chance are arguments, and drivers
 //! use tokio's clock, which a test can pause.
 
+pub mod attempt;
 pub mod backoff;
+pub mod balance;
+pub mod directory;
 pub mod fixed;
 pub mod memory;
+pub mod peer;
 pub mod record;
 pub mod registrar;
 pub mod registry;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod directory;
 mod fixed;
 mod memory;
 mod records;
+mod selector;

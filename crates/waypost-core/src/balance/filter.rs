@@ -1,0 +1,129 @@
+//! Which nodes a channel may use at all: evaluated when the set changes, never per call.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::peer::Exclusion;
+use crate::record::{Entry, keys};
+
+/// One condition on a node.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Filter {
+    /// Node metadata `protocol` is this; a node without one is out.
+    Protocol(String),
+    /// The service's version is this.
+    Version(String),
+    /// Node metadata has this key with this value.
+    Label(String, String),
+    /// The record names this endpoint, `Greeter.Hello`.
+    Endpoint(String),
+    /// Whatever the user says; it must be quick and always say the same of the same entry.
+    Predicate(Arc<dyn Fn(&Entry) -> bool + Send + Sync>),
+}
+
+impl Filter {
+    /// A condition in the user's own words.
+    pub fn predicate(predicate: impl Fn(&Entry) -> bool + Send + Sync + 'static) -> Self {
+        Self::Predicate(Arc::new(predicate))
+    }
+
+    fn check(&self, entry: &Entry) -> Result<(), Exclusion> {
+        let metadata = &entry.node.metadata;
+        let (passes, exclusion) = match self {
+            Self::Protocol(protocol) => (metadata.get(keys::PROTOCOL) == Some(protocol), Exclusion::Protocol),
+            Self::Version(version) => (entry.head.version == *version, Exclusion::Version),
+            Self::Label(key, value) => (metadata.get(key) == Some(value), Exclusion::Label),
+            Self::Endpoint(name) => (entry.head.endpoints.iter().any(|e| e.name == *name), Exclusion::Endpoint),
+            Self::Predicate(predicate) => (predicate(entry), Exclusion::Predicate),
+        };
+        if passes { Ok(()) } else { Err(exclusion) }
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Protocol(protocol) => write!(f, "protocol={protocol}"),
+            Self::Version(version) => write!(f, "version={version}"),
+            Self::Label(key, value) => write!(f, "{key}={value}"),
+            Self::Endpoint(name) => write!(f, "endpoint={name}"),
+            Self::Predicate(_) => f.write_str("predicate"),
+        }
+    }
+}
+
+/// All of these conditions.
+#[derive(Clone, Debug, Default)]
+pub struct Filters(Vec<Filter>);
+
+impl Filters {
+    /// Adds a condition.
+    pub fn push(&mut self, filter: Filter) {
+        self.0.push(filter);
+    }
+
+    /// Adds all of these conditions too.
+    pub fn extend(&mut self, others: &Self) {
+        self.0.extend(others.0.iter().cloned());
+    }
+
+    /// These conditions and one more.
+    #[must_use]
+    pub fn and(mut self, filter: Filter) -> Self {
+        self.push(filter);
+        self
+    }
+
+    /// Whether a node passes.
+    ///
+    /// # Errors
+    /// The reason of the first condition that it does not meet.
+    pub fn check(&self, entry: &Entry) -> Result<(), Exclusion> {
+        self.0.iter().try_for_each(|filter| filter.check(entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Endpoint, Node, Service};
+
+    fn entry() -> Entry {
+        let mut service = Service::new("greeter");
+        service.endpoints.push(Endpoint { name: "Greeter.Hello".into(), ..Endpoint::default() });
+        let mut node = Node::with_id("greeter", "a", "127.0.0.1:1");
+        node.metadata.insert("protocol", "grpc");
+        node.metadata.insert("zone", "eu-1");
+        service.nodes.push(node);
+        service.entries().remove(0)
+    }
+
+    #[test]
+    fn each_filter_has_its_reason() {
+        let table = [
+            (Filter::Protocol("grpc".into()), Ok(())),
+            (Filter::Protocol("mucp".into()), Err(Exclusion::Protocol)),
+            (Filter::Version("latest".into()), Ok(())),
+            (Filter::Version("2".into()), Err(Exclusion::Version)),
+            (Filter::Label("zone".into(), "eu-1".into()), Ok(())),
+            (Filter::Label("zone".into(), "us".into()), Err(Exclusion::Label)),
+            (Filter::Endpoint("Greeter.Hello".into()), Ok(())),
+            (Filter::Endpoint("Greeter.Bye".into()), Err(Exclusion::Endpoint)),
+            (Filter::predicate(|entry| entry.node.id.ends_with('a')), Ok(())),
+            (Filter::predicate(|_| false), Err(Exclusion::Predicate)),
+        ];
+        for (filter, expected) in table {
+            assert_eq!(filter.check(&entry()), expected, "{filter:?}");
+        }
+        let both = Filters::default().and(Filter::Version("latest".into())).and(Filter::Label("zone".into(), "us".into()));
+        assert_eq!(both.check(&entry()), Err(Exclusion::Label));
+    }
+
+    #[test]
+    fn a_node_without_a_protocol_is_out() {
+        let mut service = entry().to_service();
+        service.nodes[0].metadata.remove("protocol");
+        assert_eq!(Filter::Protocol("grpc".into()).check(&service.entries()[0]), Err(Exclusion::Protocol));
+    }
+}

@@ -1,0 +1,121 @@
+//! The selector: nodes for callers that connect on their own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_core::balance::{Config, Filter, RoundRobin, SelectError, Selector};
+use waypost_core::directory::{self, Directory};
+use waypost_core::memory::MemoryRegistry;
+use waypost_core::peer::Outcome;
+use waypost_core::record::{Node, Service};
+use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
+
+async fn town(nodes: usize) -> (MemoryRegistry, AnyRegistry) {
+    let memory = MemoryRegistry::new();
+    for id in 0..nodes {
+        let mut service = Service::new("greeter");
+        let mut node = Node::with_id("greeter", &id.to_string(), format!("127.0.0.1:{}", id + 1));
+        node.metadata.insert("zone", if id == 0 { "near" } else { "far" });
+        service.nodes.push(node);
+        let options = RegisterOptions { ttl: Duration::from_secs(60), instance: Instance::from("me") };
+        memory.register(&service, &options).await.unwrap();
+    }
+    let registry = AnyRegistry::new(memory.open());
+    (memory, registry)
+}
+
+fn selectors(registry: &AnyRegistry, config: impl Fn() -> Config) -> [Selector; 2] {
+    let directory = Directory::new(registry.clone(), directory::Config::default());
+    [Selector::cached(directory, config()), Selector::uncached(registry.clone(), config())]
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_node_comes_once_before_any_comes_again() {
+    let (_memory, registry) = town(5).await;
+    for selector in selectors(&registry, Config::default) {
+        let mut next = selector.select("greeter").await.unwrap();
+        for _ in 0..3 {
+            let ids: HashSet<_> = (0..5).map(|_| next.next().unwrap().id.clone()).collect();
+            assert_eq!(ids.len(), 5);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn round_robin_goes_on_from_call_to_call() {
+    let (_memory, registry) = town(3).await;
+    let strategy = Arc::new(RoundRobin::default());
+    let config = || {
+        let mut config = Config::default();
+        config.strategy = Arc::clone(&strategy) as _;
+        config
+    };
+    let [selector, _] = selectors(&registry, config);
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(selector.select("greeter").await.unwrap().next().unwrap().id.clone());
+    }
+    assert_eq!(ids[..3], ids[3..]);
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_free_a_node_and_reset_frees_all() {
+    let (_memory, registry) = town(2).await;
+    let [selector, _] = selectors(&registry, Config::default);
+    let busy = selector.select("greeter").await.unwrap().next().unwrap();
+    for _ in 0..20 {
+        let other = selector.select("greeter").await.unwrap().next().unwrap();
+        assert_ne!(other.id, busy.id, "fewer calls in flight");
+        selector.mark("greeter", &other, Outcome::Answered);
+    }
+    selector.reset("greeter");
+    let mut seen = HashSet::new();
+    for _ in 0..64 {
+        let node = selector.select("greeter").await.unwrap().next().unwrap();
+        selector.mark("greeter", &node, Outcome::Answered);
+        seen.insert(node.id.clone());
+    }
+    // Two nodes with the same load: 64 draws miss one of them once in 2^63.
+    assert_eq!(seen.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_is_said() {
+    let (memory, registry) = town(2).await;
+    for selector in selectors(&registry, Config::default) {
+        let error = selector.select("nobody").await.unwrap_err();
+        assert!(matches!(error, SelectError::NoNode { known: 0, .. }), "{error}");
+        assert!(matches!(selector.select("a/b").await.unwrap_err(), SelectError::Name(_)));
+    }
+    let far = || {
+        let mut config = Config::default();
+        config.filters.push(Filter::Version("2".into()));
+        config
+    };
+    for selector in selectors(&registry, far) {
+        let error = selector.select("greeter").await.unwrap_err();
+        assert_eq!(error.to_string(), "no node of \"greeter\" passes the filters; the registry knows 2");
+    }
+    memory.faults().set_unreachable(true);
+    for selector in selectors(&registry, Config::default) {
+        assert!(matches!(selector.select("greeter").await.unwrap_err(), SelectError::Registry { .. }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cached_outlives_an_outage_and_sees_changes() {
+    let (memory, registry) = town(1).await;
+    let [cached, uncached] = selectors(&registry, Config::default);
+    cached.select("greeter").await.unwrap();
+    memory.faults().set_unreachable(true);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    cached.select("greeter").await.unwrap();
+    assert!(uncached.select("greeter").await.is_err());
+    memory.faults().set_unreachable(false);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    memory.faults().remove_raw("greeter", "greeter-0");
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert!(matches!(cached.select("greeter").await.unwrap_err(), SelectError::NoNode { .. }));
+}
