@@ -1,0 +1,172 @@
+//! The one task that follows the directory and feeds all watchers of a handle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use waypost_core::record::Key;
+use waypost_core::registry::{Change, Error, Feed, Picture, Result};
+
+use crate::reader::{Reader, Seen};
+use crate::signals::{Hint, Kind, Signals};
+use crate::view::{RESCAN_POLLED, RESCAN_SIGNALLED, View};
+use crate::{NAME, blocking};
+
+const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
+
+/// Before everything is looked at anew, so that a directory which keeps being replaced does not keep us busy.
+const AFTER_A_GAP: Duration = Duration::from_millis(10);
+
+pub(crate) struct Engine {
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) feed: Feed,
+    pub(crate) kind: Kind,
+    pub(crate) stop: watch::Receiver<bool>,
+    /// A watcher has come that wants to hear no older picture than of now.
+    pub(crate) refresh: Arc<Notify>,
+}
+
+/// Why following ended.
+enum End {
+    /// The handle is closed, or nobody listens.
+    Over,
+    /// Something was missed: look at everything anew.
+    Gap,
+}
+
+/// What woke the engine.
+enum Wake {
+    Stop,
+    Hints(Vec<Hint>),
+    Checks,
+    Refresh,
+    Rescan,
+}
+
+impl Engine {
+    /// Follows until the handle is closed, or `is_idle` says that nobody listens.
+    pub(crate) async fn run(mut self, is_idle: impl Fn(&Feed) -> bool + Send) {
+        let mut back_off = SHORTEST_BACK_OFF;
+        loop {
+            let pause = match self.follow(&is_idle, &mut back_off).await {
+                Ok(End::Over) => return,
+                Ok(End::Gap) => AFTER_A_GAP,
+                Err(error) => {
+                    self.report(&error);
+                    back_off = (back_off * 2).min(LONGEST_BACK_OFF);
+                    back_off
+                }
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = self.stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    fn report(&self, error: &Error) {
+        let what = error.chain();
+        tracing::warn!(error = %what, "cannot follow the directory; trying again");
+        self.feed.fail(move || Error::Unavailable { registry: NAME, what: what.clone(), source: None });
+    }
+
+    /// Signals first, then the first look, so that nothing falls between them.
+    async fn follow(&mut self, is_idle: &impl Fn(&Feed) -> bool, back_off: &mut Duration) -> Result<End> {
+        let mut signals = Signals::open(self.kind, self.reader.folder())?;
+        let mut view = View::new(signals.are_polled());
+        let seen = self.scan(&view).await?;
+        let changes = view.scanned(Instant::now(), seen);
+        self.feed.reset(Picture::of(changes.into_iter().filter_map(|change| match change {
+            Change::Put(entry) => Some(entry),
+            Change::Lose(_) | Change::Leave(_) => None,
+        })));
+        *back_off = SHORTEST_BACK_OFF;
+        let period = if signals.are_polled() { RESCAN_POLLED } else { RESCAN_SIGNALLED };
+        let mut rescan_at = Instant::now() + period;
+        while !view.has_gap() {
+            match self.wait(&mut signals, view.next_check(), rescan_at).await? {
+                Wake::Stop => return Ok(End::Over),
+                Wake::Hints(hints) if hints.contains(&Hint::Gap) => return Ok(End::Gap),
+                Wake::Hints(hints) => self.take(&mut view, &mut signals, hints).await?,
+                Wake::Checks => {
+                    let due = view.due(Instant::now()).into_iter().map(|key| (key, false)).collect();
+                    self.look(&mut view, due).await?;
+                }
+                Wake::Refresh => {
+                    let newest = self.feed.newest();
+                    self.rescan(&mut view).await?;
+                    self.feed.refreshed(newest);
+                }
+                Wake::Rescan if is_idle(&self.feed) => return Ok(End::Over),
+                Wake::Rescan => {
+                    self.rescan(&mut view).await?;
+                    rescan_at = Instant::now() + period;
+                }
+            }
+        }
+        Ok(End::Gap)
+    }
+
+    /// Hints come before checks: a mark that has arrived must be heard before a record is held for lost.
+    async fn wait(&mut self, signals: &mut Signals, check: Option<Instant>, rescan_at: Instant) -> Result<Wake> {
+        let check_at = check.unwrap_or(rescan_at);
+        tokio::select! {
+            biased;
+            _ = self.stop.wait_for(|stop| *stop) => Ok(Wake::Stop),
+            hints = signals.next() => Ok(Wake::Hints(hints?)),
+            () = self.refresh.notified() => Ok(Wake::Refresh),
+            () = sleep_until(check_at), if check.is_some() => Ok(Wake::Checks),
+            () = sleep_until(rescan_at) => Ok(Wake::Rescan),
+        }
+    }
+
+    async fn take(&self, view: &mut View, signals: &mut Signals, hints: Vec<Hint>) -> Result<()> {
+        let mut marked = BTreeMap::<Key, bool>::new();
+        let mut locks = Vec::new();
+        let mut folders = false;
+        for hint in hints {
+            match hint {
+                Hint::Record(key) => drop(marked.entry(key).or_default()),
+                Hint::Left(key) => drop(marked.insert(key, true)),
+                Hint::Lock(key) => locks.push(key),
+                Hint::Folders | Hint::Gap => folders = true,
+            }
+        }
+        self.look(view, marked.into_iter().collect()).await?;
+        for key in locks {
+            view.lock_closed(Instant::now(), key);
+        }
+        if folders {
+            signals.follow_folders(self.reader.folder())?;
+            self.rescan(view).await?;
+        }
+        Ok(())
+    }
+
+    async fn look(&self, view: &mut View, keys: Vec<(Key, bool)>) -> Result<()> {
+        let reader = Arc::clone(&self.reader);
+        let keys: Vec<_> = keys.into_iter().map(|(key, marked)| (view.known().get(&key).copied(), key, marked)).collect();
+        let seen: Vec<(Key, Seen, bool)> = blocking(move || {
+            let look = |(known, key, marked): (Option<_>, Key, bool)| (reader.look(&key, known.as_ref()), key, marked);
+            keys.into_iter().map(look).map(|(seen, key, marked)| (key, seen, marked)).collect()
+        })
+        .await?;
+        let now = Instant::now();
+        self.feed.apply(seen.into_iter().flat_map(|(key, seen, marked)| view.looked(now, key, seen, marked)));
+        Ok(())
+    }
+
+    async fn rescan(&self, view: &mut View) -> Result<()> {
+        let seen = self.scan(view).await?;
+        self.feed.apply(view.scanned(Instant::now(), seen));
+        Ok(())
+    }
+
+    async fn scan(&self, view: &View) -> Result<Vec<(Key, Seen)>> {
+        let (reader, known) = (Arc::clone(&self.reader), view.known().clone());
+        blocking(move || reader.scan(None, &known)).await?
+    }
+}

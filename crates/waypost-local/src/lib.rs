@@ -1,0 +1,248 @@
+//! A registry in a directory of one host: no server to install.
+//!
+//! `<dir>/<service>/<id>.json` is the record, written by atomic rename. `<id>.lock` beside it is held open and locked by the owner for as
+//! long as it lives, so that the kernel tells who is alive: no clock, no heartbeat on disk, and a frozen owner stays registered. To leave,
+//! the record is renamed to `<id>.left` and removed; the name is the mark. `ls` and `cat` are the admin tools.
+//!
+//! This crate knows files and locks, and never networks.
+
+mod engine;
+mod folder;
+mod lock;
+mod owner;
+mod reader;
+mod signals;
+#[cfg(test)]
+#[cfg(unix)]
+mod tests;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{fmt, io};
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep};
+use waypost_core::record::{Entry, Service};
+use waypost_core::registry::{
+    DeregisterOptions, Error, Feed, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
+    check_registration,
+};
+
+use engine::Engine;
+use folder::Folder;
+use owner::{Claimed, Owner};
+use reader::Reader;
+use signals::Kind;
+
+/// The name of this backend in errors and URLs.
+const NAME: &str = "local";
+
+/// How long an id that is held is asked for; a reader's probe and a sweep hold a lock for a moment.
+const CLAIM_FOR: Duration = Duration::from_millis(500);
+
+/// Between two such questions.
+const CLAIM_AGAIN: Duration = Duration::from_millis(10);
+
+/// Where the registry is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalOptions {
+    /// The directory; made if it is not there, for its owner alone. By default `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the
+    /// temporary folder, which must be ours and nobody else's to read or write.
+    pub dir: Option<PathBuf>,
+}
+
+/// One handle on the registry in a directory. Dropped without [`close`](Registry::close), its locks are free and its records lost, as
+/// those of a killed process are.
+pub struct LocalRegistry {
+    options: Options,
+    owner: Arc<Owner>,
+    reader: Arc<Reader>,
+    feed: Feed,
+    kind: Kind,
+    slot: Arc<Mutex<Slot>>,
+    stop: watch::Sender<bool>,
+    refresh: Arc<Notify>,
+}
+
+/// The one task that watches the directory for all watchers of a handle; it ends when nobody listens.
+#[derive(Default)]
+struct Slot {
+    tasks: JoinSet<()>,
+    running: bool,
+    closed: bool,
+}
+
+impl LocalRegistry {
+    /// Opens the registry, and makes its directory if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] if the directory is not ours to use, [`Error::Unavailable`] if it cannot be made.
+    pub fn open(options: LocalOptions) -> Result<Self> {
+        Self::open_as(options, Kind::best())
+    }
+
+    fn open_as(options: LocalOptions, kind: Kind) -> Result<Self> {
+        let folder = Folder::open(options.dir)?;
+        let mut options = Options::new();
+        options.on_this_host = true;
+        options.addresses = vec![folder.root().display().to_string()];
+        Ok(Self {
+            options,
+            owner: Arc::new(Owner::new(folder.clone())),
+            reader: Arc::new(Reader::new(folder)),
+            feed: Feed::default(),
+            kind,
+            slot: Arc::default(),
+            stop: watch::Sender::new(false),
+            refresh: Arc::default(),
+        })
+    }
+
+    /// How many files were no record when last looked at: skipped, and hiding no other.
+    pub fn skipped(&self) -> usize {
+        self.reader.skipped()
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self) -> Result<()> {
+        if self.slot().closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Makes one node's record so. An id that is held is asked for again until [`CLAIM_FOR`] is over.
+    async fn claim(&self, entry: &Entry, options: &RegisterOptions) -> Result<()> {
+        let deadline = Instant::now() + CLAIM_FOR;
+        loop {
+            let (owner, entry, instance) = (Arc::clone(&self.owner), entry.clone(), options.instance.clone());
+            match blocking(move || owner.register(&entry, &instance)).await?? {
+                Claimed::Done => return Ok(()),
+                Claimed::Held(taken) if Instant::now() >= deadline => return Err(taken),
+                Claimed::Held(_) => sleep(CLAIM_AGAIN).await,
+            }
+        }
+    }
+
+    async fn scan(&self, service: Option<&str>) -> Result<Vec<Service>> {
+        self.is_open()?;
+        let (reader, service) = (Arc::clone(&self.reader), service.map(str::to_owned));
+        let entries = blocking(move || reader.list(service.as_deref())).await??;
+        Ok(Entry::to_services(&entries))
+    }
+
+    /// Starts the engine. Whether it runs is decided under one lock, by who starts it and where it ends.
+    fn start(&self, slot: &mut Slot) {
+        slot.running = true;
+        while slot.tasks.try_join_next().is_some() {}
+        let (reader, feed, slot_of) = (Arc::clone(&self.reader), self.feed.clone(), Arc::clone(&self.slot));
+        let engine = Engine { reader, feed, kind: self.kind, stop: self.stop.subscribe(), refresh: Arc::clone(&self.refresh) };
+        slot.tasks.spawn(engine.run(move |feed| {
+            let mut slot = slot_of.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.running = feed.listeners() > 0;
+            if !slot.running {
+                feed.forget();
+            }
+            !slot.running
+        }));
+    }
+}
+
+impl fmt::Debug for LocalRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalRegistry").field("dir", &self.options.addresses[0]).field("feed", &self.feed).finish()
+    }
+}
+
+impl Drop for LocalRegistry {
+    fn drop(&mut self) {
+        self.slot().tasks.abort_all();
+        self.feed.close();
+    }
+}
+
+impl Registry for LocalRegistry {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
+        check_registration(service, options)?;
+        let mut result = Ok(());
+        for entry in options.stamp(service).entries() {
+            result = result.and(self.claim(&entry, options).await);
+        }
+        result
+    }
+
+    async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
+        check_keys(service)?;
+        let (owner, reader) = (Arc::clone(&self.owner), Arc::clone(&self.reader));
+        let (entries, options) = (service.entries(), options.clone());
+        blocking(move || {
+            let results: Vec<_> = entries.iter().map(|entry| owner.deregister(&entry.key(), &options, &reader)).collect();
+            results.into_iter().collect()
+        })
+        .await?
+    }
+
+    async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
+        check_name(name)?;
+        let services = self.scan(Some(name)).await?;
+        if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
+    }
+
+    async fn list_services(&self) -> Result<Vec<Service>> {
+        self.scan(None).await
+    }
+
+    async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
+        options.service.as_deref().map_or(Ok(()), check_name)?;
+        let mut slot = self.slot();
+        if slot.closed {
+            return Err(Error::Closed);
+        }
+        if slot.running {
+            let watcher = self.feed.subscribe_to_fresh(options);
+            self.refresh.notify_one();
+            return Ok(watcher);
+        }
+        self.start(&mut slot);
+        Ok(self.feed.subscribe(options))
+    }
+
+    async fn close(&self) -> Result<()> {
+        let mut tasks = {
+            let mut slot = self.slot();
+            slot.closed = true;
+            std::mem::take(&mut slot.tasks)
+        };
+        self.feed.close();
+        self.stop.send_replace(true);
+        while tasks.join_next().await.is_some() {}
+        let owner = Arc::clone(&self.owner);
+        blocking(move || owner.close()).await
+    }
+}
+
+/// Runs work on files where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    spawn_blocking(work).await.map_err(|error| Error::unavailable(NAME, "its work on files was stopped", error))
+}
+
+/// Classifies what the system says of a file.
+fn trouble(what: String, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Error::Denied { registry: NAME, what, source: Some(error.into()) }
+        }
+        _ => Error::unavailable(NAME, what, error),
+    }
+}

@@ -1,0 +1,266 @@
+//! Looks at records and at who lives: reads, probes locks, sweeps what the dead left behind. Blocking, and knows no clock.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{File as Handle, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use waypost_core::record::{Entry, Key};
+use waypost_core::registry::{BadRecord, Heads, LONGEST_RECORD, Result};
+
+use crate::folder::{File, Folder};
+use crate::lock::{self, Lock, probe};
+use crate::trouble;
+
+/// Which file it is and when it was written: equal stamps are the same record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    written: i128,
+    length: u64,
+}
+
+/// What was seen of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// A record, and its owner lives.
+    Live(Stamp, Entry),
+    /// The record that is known already, and its owner lives.
+    Same,
+    /// A record whose lock is free: its owner died.
+    Lost,
+    /// A file that is no record of this key.
+    Garbage,
+    /// No record, but the mark of an owner that is leaving.
+    Left,
+    /// Nothing.
+    Absent,
+}
+
+pub(crate) struct Reader {
+    folder: Folder,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    heads: Heads,
+    garbage: BTreeMap<Key, Option<Stamp>>,
+}
+
+/// A record that changes under our eyes is looked at again this often.
+const LOOKS: usize = 8;
+
+impl Reader {
+    pub(crate) fn new(folder: Folder) -> Self {
+        Self { folder, state: Mutex::default() }
+    }
+
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub(crate) fn skipped(&self) -> usize {
+        self.state().garbage.len()
+    }
+
+    /// The records of the living, of one service or all.
+    pub(crate) fn list(&self, service: Option<&str>) -> Result<Vec<Entry>> {
+        let live = |(_, seen)| match seen {
+            Seen::Live(_, entry) => Some(entry),
+            _ => None,
+        };
+        Ok(self.scan(service, &BTreeMap::new())?.into_iter().filter_map(live).collect())
+    }
+
+    /// Looks at everything there is, of one service or all; sweeps leftovers. What stands under a `known` stamp is not read again.
+    pub(crate) fn scan(&self, service: Option<&str>, known: &BTreeMap<Key, Stamp>) -> Result<Vec<(Key, Seen)>> {
+        let failed = |error| trouble(format!("reading the directory {}", self.folder.root().display()), error);
+        let services = match service {
+            Some(service) => vec![service.to_owned()],
+            None => self.folder.services().map_err(failed)?,
+        };
+        let mut seen = Vec::new();
+        for service in &services {
+            for id in self.folder.ids(service).map_err(failed)? {
+                let key = Key { service: service.clone(), id };
+                let what = self.look(&key, known.get(&key));
+                if matches!(what, Seen::Absent | Seen::Left) {
+                    self.sweep(&key);
+                }
+                seen.push((key, what));
+            }
+        }
+        self.forget_garbage(service, &seen);
+        Ok(seen)
+    }
+
+    /// Forgets what is garbage no more, of the service that was looked at or of all.
+    fn forget_garbage(&self, service: Option<&str>, seen: &[(Key, Seen)]) {
+        let still: HashSet<_> = seen.iter().filter(|(_, what)| *what == Seen::Garbage).map(|(key, _)| key).collect();
+        let looked_at = |key: &Key| service.is_none_or(|service| service == key.service);
+        self.state().garbage.retain(|key, _| !looked_at(key) || still.contains(key));
+    }
+
+    /// Looks at one key.
+    pub(crate) fn look(&self, key: &Key, known: Option<&Stamp>) -> Seen {
+        let seen = (0..LOOKS).find_map(|_| self.look_once(key, known)).unwrap_or(Seen::Absent);
+        if seen != Seen::Garbage {
+            self.state().garbage.remove(key);
+        }
+        seen
+    }
+
+    /// None if the record was changed meanwhile.
+    fn look_once(&self, key: &Key, known: Option<&Stamp>) -> Option<Seen> {
+        let path = self.folder.file(key, File::Record);
+        let opened = match open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(self.without_record(key)),
+            opened => opened.and_then(|record| Ok((stamp(&record.metadata()?), record))),
+        };
+        let (stamp, record) = match opened {
+            Ok((Some(stamp), record)) => (stamp, record),
+            Ok((None, _)) => return Some(self.garbage(key, None, &"it is no file")),
+            Err(error) => return Some(self.garbage(key, None, &error)),
+        };
+        let seen = if known == Some(&stamp) { Seen::Same } else { self.read(key, stamp, record) };
+        if seen == Seen::Garbage || probe(&self.folder.file(key, File::Lock)) == lock::State::Held {
+            return Some(seen);
+        }
+        // The owner may have left, or another may have come, between the two looks.
+        if stamp_at(&path) != Some(stamp) {
+            return None;
+        }
+        self.sweep(key);
+        Some(Seen::Lost)
+    }
+
+    fn without_record(&self, key: &Key) -> Seen {
+        if self.folder.file(key, File::Left).exists() { Seen::Left } else { Seen::Absent }
+    }
+
+    fn read(&self, key: &Key, stamp: Stamp, record: Handle) -> Seen {
+        let mut bytes = Vec::new();
+        if let Err(error) = record.take(LONGEST_RECORD as u64 + 1).read_to_end(&mut bytes) {
+            return self.garbage(key, Some(stamp), &error);
+        }
+        let decoded = self.state().heads.decode(key, &bytes);
+        match decoded {
+            Ok(entry) => Seen::Live(stamp, entry),
+            Err(error) => self.garbage(key, Some(stamp), &error),
+        }
+    }
+
+    /// Counts what is no record, and says so once.
+    fn garbage(&self, key: &Key, stamp: Option<Stamp>, why: &dyn std::fmt::Display) -> Seen {
+        if self.state().garbage.insert(key.clone(), stamp) != Some(stamp) {
+            tracing::warn!(service = ?key.service, id = ?key.id, %why, "a file that is no record is skipped");
+        }
+        Seen::Garbage
+    }
+
+    /// What the record says now, whoever owns it.
+    pub(crate) fn record(&self, key: &Key) -> Option<Result<Entry, BadRecord>> {
+        let bytes = read(&self.folder.file(key, File::Record)).ok()?;
+        Some(self.state().heads.decode(key, &bytes))
+    }
+
+    /// Removes what a dead owner left, if nobody holds the lock, and the file that we lock is still the one in its place.
+    pub(crate) fn sweep(&self, key: &Key) {
+        if let Ok(lock) = open(&self.folder.file(key, File::Lock)) {
+            self.sweep_under(key, lock);
+        }
+    }
+
+    fn sweep_under(&self, key: &Key, lock: Handle) {
+        let Ok(Some(lock)) = Lock::exclusive(lock) else { return };
+        if !lock.is_at(&self.folder.file(key, File::Lock)) {
+            return;
+        }
+        // A file that is no record is nobody's: it stays, and so does its lock.
+        if self.record(key).is_some_and(|record| record.is_err()) {
+            return;
+        }
+        for file in [File::Record, File::Draft, File::Left, File::Lock] {
+            drop(std::fs::remove_file(self.folder.file(key, file)));
+        }
+        self.folder.tidy(&key.service);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A whole file, as far as a record may be long.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(LONGEST_RECORD as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Opens to read, follows no link, and hangs on no pipe.
+pub(crate) fn open(path: &Path) -> io::Result<Handle> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.cast_signed());
+    }
+    options.open(path)
+}
+
+/// Whether the path still is the open file.
+pub(crate) fn is_same(file: &Handle, path: &Path) -> bool {
+    let identity = |metadata: Metadata| stamp(&metadata).map(|stamp| (stamp.device, stamp.inode));
+    let (open, there) = (file.metadata().ok().and_then(identity), std::fs::symlink_metadata(path).ok().and_then(identity));
+    open.is_some() && open == there
+}
+
+fn stamp_at(path: &Path) -> Option<Stamp> {
+    stamp(&std::fs::symlink_metadata(path).ok()?)
+}
+
+#[cfg(unix)]
+fn stamp(metadata: &Metadata) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let written = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    metadata.is_file().then(|| Stamp { device: metadata.dev(), inode: metadata.ino(), written, length: metadata.len() })
+}
+
+#[cfg(not(unix))]
+fn stamp(metadata: &Metadata) -> Option<Stamp> {
+    let written = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos() as i128;
+    metadata.is_file().then(|| Stamp { device: 0, inode: 0, written, length: metadata.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_core::record::{Node, Service};
+
+    use super::*;
+
+    #[test]
+    fn a_sweep_spares_an_owner_who_came_while_it_opened_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = Reader::new(Folder::open(Some(dir.path().to_owned())).unwrap());
+        let mut service = Service::new("greeter");
+        service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:1"));
+        let key = service.entries()[0].key();
+        let (lock, record) = (reader.folder().file(&key, File::Lock), reader.folder().file(&key, File::Record));
+        reader.folder().make_service("greeter").unwrap();
+        std::fs::write(&lock, "").unwrap();
+        let of_the_dead = open(&lock).unwrap();
+        std::fs::remove_file(&lock).unwrap();
+        std::fs::write(&lock, "").unwrap();
+        let _of_the_living = Lock::exclusive(open(&lock).unwrap()).unwrap().unwrap();
+        std::fs::write(&record, service.to_json()).unwrap();
+        reader.sweep_under(&key, of_the_dead);
+        assert!(matches!(reader.look(&key, None), Seen::Live(..)));
+        assert_eq!(probe(&lock), lock::State::Held);
+    }
+}

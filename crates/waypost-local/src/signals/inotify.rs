@@ -1,0 +1,127 @@
+//! Linux's inotify: one watch on the directory, one on each service's.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::inotify::{CreateFlags, Event, ReadFlags, Reader, WatchFlags, add_watch, init};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use waypost_core::record::Key;
+use waypost_core::registry::{Error, Result};
+
+use super::{Hint, Signals};
+use crate::folder::{File, Folder};
+use crate::trouble;
+
+/// The hints of one batch; what is left comes with the next.
+const BATCH: usize = 4_096;
+
+pub(crate) struct Inotify {
+    events: AsyncFd<OwnedFd>,
+    root: i32,
+    services: HashMap<i32, String>,
+}
+
+impl Inotify {
+    pub(crate) fn open(folder: &Folder) -> io::Result<Self> {
+        #[allow(deprecated, reason = "what replaces it is unsafe; an OwnedFd is open for as long as it is registered")]
+        let events = AsyncFd::new(init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?)?;
+        let of_root = WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        let root = add_watch(&events, folder.root(), of_root)?;
+        let mut inotify = Self { events, root, services: HashMap::new() };
+        inotify.follow_folders(folder)?;
+        Ok(inotify)
+    }
+
+    /// Adding a watch to a directory that has one changes nothing, so all are added each time.
+    pub(crate) fn follow_folders(&mut self, folder: &Folder) -> io::Result<()> {
+        let of_service = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
+        for service in folder.services()? {
+            match add_watch(&self.events, folder.service(&service), of_service) {
+                Ok(watch) => drop(self.services.insert(watch, service)),
+                // It went while we looked, and that will be told.
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn next(&mut self) -> io::Result<Vec<Hint>> {
+        loop {
+            let mut ready = self.events.readable().await?;
+            let hints = read(ready.get_inner(), self.root, &mut self.services)?;
+            if hints.len() < BATCH {
+                ready.clear_ready();
+            }
+            drop(ready);
+            if !hints.is_empty() {
+                return Ok(hints);
+            }
+        }
+    }
+}
+
+/// Reads until there is no more, or the batch is full and the buffer empty.
+fn read(events: &OwnedFd, root: i32, services: &mut HashMap<i32, String>) -> io::Result<Vec<Hint>> {
+    let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+    let mut reader = Reader::new(events, &mut buffer);
+    let mut hints = Vec::new();
+    while hints.len() < BATCH || !reader.is_buffer_empty() {
+        match reader.next() {
+            Ok(event) => hints.extend(hint(&event, root, services)),
+            Err(Errno::WOULDBLOCK) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(hints)
+}
+
+fn hint(event: &Event<'_>, root: i32, services: &mut HashMap<i32, String>) -> Option<Hint> {
+    let what = event.events();
+    let gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
+    if what.contains(ReadFlags::QUEUE_OVERFLOW) || event.wd() == root && what.intersects(gone) {
+        return Some(Hint::Gap);
+    }
+    if event.wd() == root {
+        return what.contains(ReadFlags::ISDIR).then_some(Hint::Folders);
+    }
+    if what.contains(ReadFlags::IGNORED) {
+        services.remove(&event.wd());
+        return None;
+    }
+    let service = services.get(&event.wd())?;
+    let (id, file) = File::parse(OsStr::from_bytes(event.file_name()?.to_bytes()))?;
+    let key = Key { service: service.clone(), id: id.to_owned() };
+    match file {
+        File::Record => Some(Hint::Record(key)),
+        File::Left => what.contains(ReadFlags::MOVED_TO).then_some(Hint::Left(key)),
+        File::Lock => Some(Hint::Lock(key)),
+        File::Draft => None,
+    }
+}
+
+pub(super) fn failed(error: io::Error) -> Error {
+    trouble("listening to its directory".to_owned(), error)
+}
+
+/// The host's limit of instances or watches is no reason to see nothing.
+pub(super) fn poll_instead(error: io::Error) -> Result<Signals> {
+    match Errno::from_io_error(&error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::NOSYS) => {
+            tracing::warn!(%error, "the host gives no inotify; looking each second instead (see fs.inotify.max_user_instances)");
+            Ok(Signals::Polled)
+        }
+        _ => Err(failed(error)),
+    }
+}

@@ -1,0 +1,86 @@
+//! What only time shows; the clock is paused, and jumps to the next look.
+
+use std::fs;
+use std::path::Path;
+
+use waypost_core::record::{Key, Node};
+use waypost_core::registry::{Event, Instance};
+
+use super::*;
+
+fn open(dir: &Path, kind: Kind) -> LocalRegistry {
+    LocalRegistry::open_as(LocalOptions { dir: Some(dir.to_owned()) }, kind).unwrap()
+}
+
+fn owned() -> (Service, RegisterOptions, Key) {
+    let mut service = Service::new("greeter");
+    service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:1"));
+    let key = service.entries()[0].key();
+    (service, RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() }, key)
+}
+
+async fn next(watcher: &mut Watcher) -> Event {
+    watcher.next().await.unwrap().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_polled_is_seen_within_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let (reader, owner) = (open(dir.path(), Kind::Polled), open(dir.path(), Kind::Polled));
+    let mut watcher = reader.watch(&WatchOptions::all()).await.unwrap();
+    assert_eq!(next(&mut watcher).await, Event::Reset(Vec::new()));
+    let (service, options, key) = owned();
+    let begun = Instant::now();
+    owner.register(&service, &options).await.unwrap();
+    assert!(matches!(next(&mut watcher).await, Event::Created(entry) if entry.key() == key));
+    assert!(begun.elapsed() <= Duration::from_secs(1) + Duration::from_millis(10), "{:?}", begun.elapsed());
+    owner.deregister(&service, &DeregisterOptions::ours(options.instance.clone())).await.unwrap();
+    assert_eq!(next(&mut watcher).await, Event::Reset(Vec::new()), "a leave that was not heard is no loss");
+    owner.register(&service, &options).await.unwrap();
+    assert!(matches!(next(&mut watcher).await, Event::Created(_)));
+    drop(owner);
+    assert_eq!(next(&mut watcher).await, Event::Deleted(key));
+    reader.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_death_that_nothing_told_of_is_found_within_five_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, options, key) = owned();
+    fs::create_dir(dir.path().join("greeter")).unwrap();
+    let path = |ending: &str| dir.path().join(format!("greeter/greeter-1.{ending}"));
+    fs::write(path("lock"), "").unwrap();
+    // Closing a handle that cannot write is not signalled.
+    let lock = fs::File::open(path("lock")).unwrap();
+    lock.lock().unwrap();
+    fs::write(path("json"), options.stamp(&service).to_json()).unwrap();
+    let registry = open(dir.path(), Kind::best());
+    let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
+    assert!(matches!(next(&mut watcher).await, Event::Reset(entries) if entries.len() == 1));
+    let begun = Instant::now();
+    drop(lock);
+    assert_eq!(next(&mut watcher).await, Event::Deleted(key));
+    assert!(begun.elapsed() <= Duration::from_secs(5) + Duration::from_millis(10), "{:?}", begun.elapsed());
+    assert!(!path("json").exists(), "not swept");
+    registry.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_listens_so_nothing_runs_until_somebody_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path(), Kind::best());
+    for _ in 0..2 {
+        let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
+        assert!(matches!(next(&mut watcher).await, Event::Reset(_)));
+        drop(watcher);
+        let metrics = tokio::runtime::Handle::current().metrics();
+        assert_eq!(metrics.num_alive_tasks(), 1);
+        sleep(Duration::from_secs(11)).await;
+        assert_eq!(metrics.num_alive_tasks(), 0);
+    }
+    let (service, options, _) = owned();
+    registry.register(&service, &options).await.unwrap();
+    let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
+    assert!(matches!(next(&mut watcher).await, Event::Reset(entries) if entries.len() == 1));
+    registry.close().await.unwrap();
+}

@@ -1,0 +1,262 @@
+//! What a reader makes of what it sees: pure, time is an argument.
+//!
+//! A lock that was closed is probed at once and again, since a death is told a moment before the lock is free. A record that vanished
+//! without a mark is looked for a second time, since a mark may still be on its way to us.
+//!
+//! ```text
+//!             Live                      lock closed: probe after 0, 1, 5, 25, 125 ms
+//!  unknown ─────────▶ known ──┬── Lost, Garbage ────────▶ Lose
+//!                             ├── Left, or marked ──────▶ Leave
+//!                             └── Absent, and 5 ms on ──▶ Lose (where marks are heard), else a gap
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use waypost_core::record::Key;
+use waypost_core::registry::Change;
+
+use crate::reader::{Seen, Stamp};
+
+/// Between the probes of a lock that was closed: of 3 000 first probes 226 found it held still, the longest for 24 ms.
+const PROBES: [Duration; 4] =
+    [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(125)];
+
+/// How long the mark of a leave may take to reach us after the record has gone.
+const MARK: Duration = Duration::from_millis(5);
+
+/// Between two looks at everything: where changes are signalled, and where they are not.
+pub(crate) const RESCAN_SIGNALLED: Duration = Duration::from_secs(5);
+pub(crate) const RESCAN_POLLED: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    known: BTreeMap<Key, Stamp>,
+    checks: BTreeMap<Key, Check>,
+    /// Records vanished, and whether they left or were lost cannot be told.
+    gap: bool,
+    /// Whether marks are not heard, since nothing is signalled.
+    deaf: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Check {
+    at: Instant,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Its lock was closed; so many probes were made.
+    Lock(usize),
+    /// It has vanished without a mark.
+    Missing,
+}
+
+impl View {
+    /// A view that knows nothing; `deaf` if nothing is signalled.
+    pub(crate) fn new(deaf: bool) -> Self {
+        Self { deaf, ..Self::default() }
+    }
+
+    /// The stamps of what is known.
+    pub(crate) fn known(&self) -> &BTreeMap<Key, Stamp> {
+        &self.known
+    }
+
+    /// Whether something happened that only a reset can tell.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.gap
+    }
+
+    /// The lock of `key` was closed or replaced.
+    pub(crate) fn lock_closed(&mut self, now: Instant, key: Key) {
+        if self.known.contains_key(&key) {
+            self.checks.entry(key).or_insert(Check { at: now, why: Why::Lock(0) });
+        }
+    }
+
+    /// When to look again at what is in doubt.
+    pub(crate) fn next_check(&self) -> Option<Instant> {
+        self.checks.values().map(|check| check.at).min()
+    }
+
+    /// What is to be looked at now; each answer goes to [`looked`](View::looked).
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Key> {
+        let due: Vec<_> = self.checks.iter().filter(|(_, check)| check.at <= now).map(|(key, _)| key.clone()).collect();
+        for key in &due {
+            self.schedule_next_probe(now, key);
+        }
+        due
+    }
+
+    fn schedule_next_probe(&mut self, now: Instant, key: &Key) {
+        let Some(Check { why: Why::Lock(made), .. }) = self.checks.get(key).copied() else { return };
+        match PROBES.get(made) {
+            Some(wait) => drop(self.checks.insert(key.clone(), Check { at: now + *wait, why: Why::Lock(made + 1) })),
+            None => drop(self.checks.remove(key)),
+        }
+    }
+
+    /// Everything was looked at.
+    pub(crate) fn scanned(&mut self, now: Instant, seen: Vec<(Key, Seen)>) -> Vec<Change> {
+        let there: std::collections::BTreeSet<_> = seen.iter().map(|(key, _)| key).collect();
+        let missing: Vec<_> = self.known.keys().filter(|key| !there.contains(key)).cloned().collect();
+        let missing = missing.into_iter().map(|key| (key, Seen::Absent));
+        missing.chain(seen).flat_map(|(key, seen)| self.looked(now, key, seen, false)).collect()
+    }
+
+    /// One key was looked at, after a mark of a leave was heard or not.
+    pub(crate) fn looked(&mut self, now: Instant, key: Key, seen: Seen, marked: bool) -> Vec<Change> {
+        match seen {
+            // The mark is of an earlier life, told already.
+            Seen::Same => {
+                self.is_there(&key);
+                Vec::new()
+            }
+            Seen::Live(stamp, entry) => {
+                let left = if marked { self.ended(&key, Change::Leave) } else { None };
+                self.is_there(&key);
+                self.known.insert(key, stamp);
+                left.into_iter().chain([Change::Put(entry)]).collect()
+            }
+            Seen::Left => self.ended(&key, Change::Leave).into_iter().collect(),
+            Seen::Lost | Seen::Garbage | Seen::Absent if marked => self.ended(&key, Change::Leave).into_iter().collect(),
+            Seen::Lost | Seen::Garbage => self.ended(&key, Change::Lose).into_iter().collect(),
+            Seen::Absent => self.vanished(now, key).into_iter().collect(),
+        }
+    }
+
+    fn is_there(&mut self, key: &Key) {
+        if self.checks.get(key).is_some_and(|check| check.why == Why::Missing) {
+            self.checks.remove(key);
+        }
+    }
+
+    fn ended(&mut self, key: &Key, how: fn(Key) -> Change) -> Option<Change> {
+        self.checks.remove(key);
+        self.known.remove(key)?;
+        Some(how(key.clone()))
+    }
+
+    fn vanished(&mut self, now: Instant, key: Key) -> Option<Change> {
+        match self.checks.get(&key) {
+            _ if !self.known.contains_key(&key) => None,
+            Some(check) if check.why == Why::Missing && check.at > now => None,
+            Some(check) if check.why == Why::Missing && self.deaf => {
+                self.gap = true;
+                None
+            }
+            Some(check) if check.why == Why::Missing => self.ended(&key, Change::Lose),
+            _ => {
+                self.checks.insert(key, Check { at: now + MARK, why: Why::Missing });
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_core::record::{Entry, Node, Service};
+
+    use super::*;
+    use crate::reader::Stamp;
+
+    fn entry() -> Entry {
+        let mut service = Service::new("s");
+        service.nodes.push(Node::with_id("s", "1", "h:1"));
+        service.entries().remove(0)
+    }
+
+    fn key() -> Key {
+        entry().key()
+    }
+
+    fn live() -> Seen {
+        Seen::Live(Stamp::default(), entry())
+    }
+
+    /// A view that knows one record.
+    fn knows(deaf: bool, now: Instant) -> View {
+        let mut view = View::new(deaf);
+        assert_eq!(view.looked(now, key(), live(), false), [Change::Put(entry())]);
+        view
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_a_leave_if_marked_and_else_a_loss() {
+        let now = Instant::now();
+        let ends = [
+            (Seen::Lost, false, Change::Lose(key())),
+            (Seen::Garbage, false, Change::Lose(key())),
+            (Seen::Left, false, Change::Leave(key())),
+            (Seen::Lost, true, Change::Leave(key())),
+            (Seen::Absent, true, Change::Leave(key())),
+        ];
+        for (seen, marked, change) in ends {
+            let mut view = knows(false, now);
+            assert_eq!(view.looked(now, key(), seen.clone(), marked), [change], "{seen:?}");
+            assert_eq!(view.looked(now, key(), seen, marked), [], "told twice");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vanished_record_waits_for_its_mark() {
+        let now = Instant::now();
+        let (mut marked, mut unmarked) = (knows(false, now), knows(false, now));
+        for view in [&mut marked, &mut unmarked] {
+            assert_eq!(view.scanned(now, Vec::new()), []);
+            assert_eq!(view.next_check(), Some(now + MARK));
+        }
+        assert_eq!(marked.looked(now, key(), Seen::Absent, true), [Change::Leave(key())]);
+        let later = now + MARK;
+        assert_eq!(unmarked.due(later), [key()]);
+        assert_eq!(unmarked.looked(later, key(), Seen::Absent, false), [Change::Lose(key())]);
+        assert_eq!((marked.next_check(), unmarked.next_check()), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vanished_record_that_is_back_was_never_gone() {
+        let now = Instant::now();
+        let mut view = knows(false, now);
+        assert_eq!(view.scanned(now, Vec::new()), []);
+        assert_eq!(view.scanned(now, vec![(key(), Seen::Same)]), []);
+        assert_eq!(view.next_check(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mark_of_an_earlier_life_says_nothing_of_this_one() {
+        let now = Instant::now();
+        let mut view = knows(false, now);
+        assert_eq!(view.looked(now, key(), Seen::Same, true), []);
+        assert_eq!(view.looked(now, key(), live(), true), [Change::Leave(key()), Change::Put(entry())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_lock_is_probed_at_once_and_four_times_more() {
+        let begun = Instant::now();
+        let mut view = knows(false, begun);
+        view.lock_closed(begun, Key { service: "s".into(), id: "stranger".into() });
+        assert_eq!(view.next_check(), None);
+        view.lock_closed(begun, key());
+        let mut probes = Vec::new();
+        while let Some(at) = view.next_check() {
+            probes.push(at - begun);
+            assert_eq!(view.due(at), [key()]);
+            assert_eq!(view.looked(at, key(), Seen::Same, false), []);
+        }
+        assert_eq!(probes, [0, 1, 6, 31, 156].map(Duration::from_millis));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deaf_do_not_guess_how_it_ended() {
+        let now = Instant::now();
+        let mut view = knows(true, now);
+        assert_eq!(view.scanned(now, Vec::new()), []);
+        assert_eq!(view.looked(now + MARK, key(), Seen::Absent, false), []);
+        assert!(view.has_gap());
+        assert_eq!(knows(true, now).looked(now, key(), Seen::Lost, false), [Change::Lose(key())]);
+    }
+}

@@ -1,0 +1,120 @@
+//! Owners in processes of their own: this test binary, started again to run one hidden test.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use waypost_core::registry::{DeregisterOptions, Error, RegisterOptions, Registry};
+use waypost_local::LocalRegistry;
+
+const DIR: &str = "WAYPOST_TEST_DIR";
+
+/// A process that does what its lines of input say, killed on drop.
+pub(crate) struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    pub(crate) fn start(dir: &Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "child::obeys", "--ignored", "--nocapture", "--test-threads=1"]).env(DIR, dir);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, input, output: BufReader::new(output).lines() }
+    }
+
+    /// Tells it one thing, and waits for the answer.
+    pub(crate) async fn ask(&mut self, what: &str) -> String {
+        self.tell(what).await;
+        self.answer().await
+    }
+
+    pub(crate) async fn tell(&mut self, what: &str) {
+        self.input.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+    }
+
+    pub(crate) async fn answer(&mut self) -> String {
+        loop {
+            let line = self.output.next_line().await.unwrap().expect("the child lives");
+            if let Some((_, answer)) = line.split_once("= ") {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// SIGKILL, and gone.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+/// What a child does: `register ID`, `leave`, `descriptors`.
+#[test]
+#[ignore = "run by other tests, in a process of its own"]
+fn obeys() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let dir = Path::new(&dir);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut held = None;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let answer = match line.split_once(' ') {
+            Some(("register", id)) => runtime.block_on(register(dir, id, &mut held)),
+            _ if line == "leave" => runtime.block_on(leave(held.take())),
+            _ => runtime.block_on(descriptors(dir)),
+        };
+        println!("= {answer}");
+        std::io::stdout().flush().unwrap();
+    }
+}
+
+type Held = Option<(LocalRegistry, String, RegisterOptions)>;
+
+async fn register(dir: &Path, id: &str, held: &mut Held) -> String {
+    let (registry, options) = (super::open(&dir.join("registry")), super::owner());
+    match registry.register(&super::service(id, &address()), &options).await {
+        Ok(()) => {
+            *held = Some((registry, id.to_owned(), options));
+            "held".to_owned()
+        }
+        Err(Error::IdTaken { .. }) => "taken".to_owned(),
+        Err(error) => error.chain(),
+    }
+}
+
+async fn leave(held: Held) -> String {
+    let Some((registry, id, options)) = held else { return "nothing held".to_owned() };
+    registry.deregister(&super::service(&id, &address()), &DeregisterOptions::ours(options.instance)).await.unwrap();
+    registry.close().await.unwrap();
+    "left".to_owned()
+}
+
+/// Each process has its own, so that none is taken for another's heir.
+fn address() -> String {
+    format!("127.0.0.1:{}", std::process::id() % 60_000 + 1)
+}
+
+/// Opens, registers, watches and closes; how many descriptors are left over.
+async fn descriptors(dir: &Path) -> String {
+    use waypost_core::registry::WatchOptions;
+    let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    drop(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let before = count();
+    let (registry, options) = (super::open(&dir.join("registry")), super::owner());
+    registry.register(&super::service("fd", "127.0.0.1:1"), &options).await.unwrap();
+    let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
+    watcher.next().await.unwrap().unwrap();
+    assert!(count() > before, "counts nothing");
+    registry.close().await.unwrap();
+    (count() - before).to_string()
+}
