@@ -1,0 +1,110 @@
+//! How a connection is made, and which addresses may be dialled at all.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use waypost_core::record::Address;
+
+/// A stream of bytes in both directions.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// Any [`Io`].
+pub type BoxIo = Box<dyn Io>;
+
+/// A connection being made.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<BoxIo>> + Send + 'a>>;
+
+/// Makes connections: the seam for TLS, simulated networks and one's own sockets. Called from many tasks at once, under a deadline.
+pub trait Connect: Debug + Send + Sync + 'static {
+    /// Connects to `address`, which `policy` allows; a name is checked again once it is resolved.
+    fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a>;
+}
+
+/// Which addresses may be dialled. Never the unspecified, multicast or link-local ones (the metadata services of clouds are).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressPolicy {
+    /// Whether loopback may: only where the registry is on this host too, since a record from elsewhere does not mean our loopback.
+    pub loopback: bool,
+}
+
+impl AddressPolicy {
+    /// Whether this address may be dialled.
+    pub fn allows(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !ip.is_unspecified() && !ip.is_multicast() && !link_local && (self.loopback || !ip.is_loopback())
+    }
+
+    /// Whether this host may be dialled, as far as can be told before a name is resolved.
+    pub(crate) fn allows_host(&self, host: &str) -> bool {
+        host.parse::<IpAddr>().map_or(true, |ip| self.allows(ip))
+    }
+}
+
+/// Plain TCP: no delay, and what is not acknowledged for 20 s ends the connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnect;
+
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
+impl Connect for TcpConnect {
+    fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a> {
+        Box::pin(async move {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address that may be dialled");
+            for target in tokio::net::lookup_host((address.host.as_str(), address.port)).await? {
+                if !policy.allows(target.ip()) {
+                    continue;
+                }
+                match TcpStream::connect(target).await {
+                    Ok(stream) => return prepare(stream),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })
+    }
+}
+
+fn prepare(stream: TcpStream) -> io::Result<BoxIo> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(Box::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_dialled() {
+        let table = [
+            ("10.0.0.1", true, true),
+            ("127.0.0.1", true, false),
+            ("::1", true, false),
+            ("::ffff:127.0.0.1", true, false),
+            ("0.0.0.0", false, false),
+            ("::", false, false),
+            ("169.254.169.254", false, false),
+            ("fe80::1", false, false),
+            ("224.0.0.251", false, false),
+            ("255.255.255.255", false, false),
+        ];
+        for (ip, near, far) in table {
+            let ip = ip.parse().unwrap();
+            let verdict = (AddressPolicy { loopback: true }.allows(ip), AddressPolicy { loopback: false }.allows(ip));
+            assert_eq!(verdict, (near, far), "{ip}");
+        }
+    }
+}

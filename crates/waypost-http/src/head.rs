@@ -1,0 +1,90 @@
+//! The head of a request, kept so that it can be sent again.
+
+use std::mem;
+
+use http::header::HeaderName;
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
+
+/// Method, path and headers of one call.
+pub(crate) struct Head {
+    method: Method,
+    path: PathAndQuery,
+    headers: Headers,
+    room: Extensions,
+}
+
+/// A map can be sent only once, and most calls are: what is kept for another time is a list, which costs a third of a second map.
+enum Headers {
+    Unsent(HeaderMap),
+    Sent(Vec<(HeaderName, HeaderValue)>),
+}
+
+impl Head {
+    pub(crate) fn of(mut parts: request::Parts) -> Self {
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        parts.extensions.clear();
+        Self { method: parts.method, path, headers: Headers::Unsent(parts.headers), room: parts.extensions }
+    }
+
+    /// The path without its query.
+    pub(crate) fn path(&self) -> &str {
+        self.path.path()
+    }
+
+    /// A request to `authority`, its headers fitted by `prepare`.
+    pub(crate) fn request(&mut self, authority: &Authority, prepare: impl FnOnce(&mut HeaderMap)) -> Request<()> {
+        let mut parts = Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(authority.clone());
+        parts.path_and_query = Some(self.path.clone());
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        *request.headers_mut() = self.headers.take();
+        prepare(request.headers_mut());
+        request
+    }
+
+    /// The request's extensions, emptied: their memory serves the response.
+    pub(crate) fn take_room(&mut self) -> Extensions {
+        mem::take(&mut self.room)
+    }
+}
+
+impl Headers {
+    fn take(&mut self) -> HeaderMap {
+        match self {
+            Self::Unsent(headers) => {
+                let kept = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+                let headers = mem::take(headers);
+                *self = Self::Sent(kept);
+                headers
+            }
+            Self::Sent(kept) => kept.iter().cloned().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attempt_gets_the_same_headers_and_what_was_fitted_to_another_is_gone() {
+        let request = Request::post("/a.B/C?d=e").header("twice", "1").header("twice", "2").header("once", "3").body(()).unwrap();
+        let original = request.headers().clone();
+        let mut head = Head::of(request.into_parts().0);
+        assert_eq!(head.path(), "/a.B/C");
+        for attempt in 0..3 {
+            let request = head.request(&Authority::from_static("h:1"), |headers| {
+                assert_eq!(*headers, original, "attempt {attempt}");
+                headers.insert("once", attempt.into());
+            });
+            assert_eq!(request.uri(), "http://h:1/a.B/C?d=e");
+            assert_eq!((request.method(), request.version()), (&Method::POST, Version::HTTP_2));
+            assert_eq!(request.headers()["once"], attempt.to_string());
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Hands and feet: connections over HTTP/2, and the sender that runs the attempts of a call.
+//!
+//! A [`Client`] has one directory and, for each service in use, one task that owns its peers: it connects nodes, notices what happens to
+//! their connections and tells the balancers who is ready. A [`Sender`] makes calls: pick, send, judge, maybe again. What an answer means
+//! is the [`Protocol`]'s to say; this crate never knows gRPC, and never which registry is behind the directory.
+
+mod call;
+mod client;
+mod connect;
+mod connection;
+mod error;
+mod head;
+mod link;
+mod meter;
+mod peers;
+mod protocol;
+mod request;
+mod response;
+mod sender;
+
+pub use client::{Client, Config};
+pub use connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
+pub use error::{BodyError, CallError, FailureKind, Report};
+pub use protocol::{BoxError, Protocol, Verdict};
+pub use response::{Picked, ResponseBody};
+pub use sender::{ChannelConfig, ChannelView, NotReady, Sender};

@@ -1,0 +1,84 @@
+//! Services of many nodes: how many are connected, and how fast.
+
+use std::time::Duration;
+
+use waypost_core::balance::Decision;
+use waypost_core::peer::Exclusion;
+use waypost_http::{ChannelConfig, Sender};
+
+use crate::net::{World, call};
+
+fn count(sender: &Sender, decision: Decision) -> usize {
+    sender.view().nodes.iter().filter(|node| node.decision == decision).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_most_max_peers_are_connected_sixteen_at_a_time() {
+    let world = World::new();
+    let mut hosts = Vec::new();
+    for i in 0..130 {
+        hosts.push(world.host(&format!("n{i}")).await);
+    }
+    let sender = world.sender();
+    sender.ready(Duration::from_secs(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(count(&sender, Decision::Picked), 100);
+    assert_eq!(count(&sender, Decision::Excluded(Exclusion::OutsideSubset)), 30);
+    let open = || hosts.iter().filter(|host| host.open.load(std::sync::atomic::Ordering::Relaxed) > 0).count();
+    assert_eq!((open(), world.net.most_dials_at_once()), (100, 16));
+    // One of the share leaves: another takes its place, and nobody else moves.
+    let gone = sender.view().nodes.into_iter().find(|node| node.decision == Decision::Picked).unwrap();
+    let dialled = |hosts: &[crate::net::Host]| -> usize {
+        hosts.iter().map(|host| host.dialled.load(std::sync::atomic::Ordering::Relaxed)).sum()
+    };
+    let before = dialled(&hosts);
+    world.leave(gone.id.trim_start_matches("echo-")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((count(&sender, Decision::Picked), dialled(&hosts) - before), (100, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_prepared_subset_has_a_share_of_its_own() {
+    let world = World::new();
+    for i in 0..10 {
+        world.host(&format!("n{i}")).await;
+    }
+    let mut config = ChannelConfig::default();
+    config.balance.max_peers = 2;
+    let odd = |entry: &waypost_core::record::Entry| entry.node.id.ends_with(['1', '3', '5', '7', '9']);
+    let odd = waypost_core::balance::Filters::default().and(waypost_core::balance::Filter::predicate(odd));
+    config.subsets.insert("odd".into(), odd);
+    let whole = world.sender_with(config);
+    let odd = whole.subset("odd").unwrap();
+    for sender in [&whole, &odd] {
+        sender.ready(Duration::from_secs(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(count(sender, Decision::Picked), 2);
+    }
+    for _ in 0..20 {
+        let (node, ..) = call(&odd, "/act", "hi").await.unwrap();
+        assert!(node.ends_with(['1', '3', '5', '7', '9']), "{node}");
+    }
+    assert!(whole.subset("even").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_without_channels_is_let_go_after_ten_minutes_and_found_again() {
+    let world = World::new();
+    let host = world.host("a").await;
+    let open = || host.open.load(std::sync::atomic::Ordering::Relaxed);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let sender = world.sender();
+    call(&sender, "/act", "hi").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    assert_eq!(open(), 1, "a channel that says nothing keeps its connections");
+    drop(sender);
+    tokio::time::sleep(Duration::from_secs(590)).await;
+    assert_eq!(open(), 1);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(open(), 0);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(tasks(), before, "the watch goes ten minutes later");
+    call(&world.sender(), "/act", "hi").await.unwrap();
+}

@@ -1,0 +1,454 @@
+//! A network in memory, under the `Connect` seam: real HTTP/2 servers, and hosts that freeze, die, drain or never speak.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use waypost_core::attempt::Pushback;
+use waypost_core::memory::MemoryRegistry;
+use waypost_core::record::{Address, Endpoint, Node, Service, keys};
+use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
+use waypost_http::{
+    AddressPolicy, BodyError, BoxError, BoxIo, CallError, ChannelConfig, Client, Config, Connect, Connecting, Picked, Protocol,
+    ResponseBody, Sender, Verdict,
+};
+
+/// The world of one test: a registry, hosts, and a client.
+pub(crate) struct World {
+    pub(crate) memory: MemoryRegistry,
+    pub(crate) net: Net,
+    pub(crate) client: Client,
+    instance: Instance,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let memory = MemoryRegistry::new();
+        let net = Net::default();
+        let client = Client::with_connect(AnyRegistry::new(memory.open()), config, net.clone());
+        Self { memory, net, client, instance: Instance::random() }
+    }
+
+    /// A host that serves, and is registered.
+    pub(crate) async fn host(&self, name: &str) -> Host {
+        let host = self.net.host(&address_of(name));
+        self.register(name).await;
+        host
+    }
+
+    pub(crate) async fn register(&self, name: &str) {
+        let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: self.instance.clone() };
+        self.memory.register(&service(name), &options).await.unwrap();
+    }
+
+    pub(crate) async fn leave(&self, name: &str) {
+        let options = waypost_core::registry::DeregisterOptions::force();
+        self.memory.deregister(&service(name), &options).await.unwrap();
+    }
+
+    pub(crate) fn sender(&self) -> Sender {
+        self.sender_with(ChannelConfig::default())
+    }
+
+    pub(crate) fn sender_with(&self, config: ChannelConfig) -> Sender {
+        self.client.sender("echo".parse().unwrap(), config, Arc::new(Plain))
+    }
+}
+
+fn address_of(name: &str) -> String {
+    format!("{name}.test:80")
+}
+
+/// A service with one method that may be sent twice, `/look`, and one that may not, `/act`; `/flow` streams.
+pub(crate) fn service(node: &str) -> Service {
+    let mut service = Service::new("echo");
+    for (name, path, extra) in
+        [("E.Look", "/look", Some(keys::IDEMPOTENT)), ("E.Act", "/act", None), ("E.Flow", "/flow", Some(keys::STREAM))]
+    {
+        let mut endpoint = Endpoint { name: name.to_owned(), ..Endpoint::default() };
+        endpoint.metadata.insert(keys::PATH, path);
+        if let Some(key) = extra {
+            endpoint.metadata.insert(key, "true");
+        }
+        service.endpoints.push(endpoint);
+    }
+    service.nodes.push(Node::with_id("echo", node, address_of(node)));
+    service
+}
+
+/// Makes a call and says who answered, after how many attempts, with what.
+pub(crate) async fn call(sender: &Sender, path: &str, body: &str) -> Result<(String, u32, String), CallError> {
+    let response = begin(sender, path, body, None).await?;
+    let picked = response.extensions().get::<Picked>().unwrap().clone();
+    let text = response
+        .into_body()
+        .collect()
+        .await
+        .map_or_else(|error| error.to_string(), |all| String::from_utf8(all.to_bytes().to_vec()).unwrap());
+    Ok((picked.node.id.trim_start_matches("echo-").to_owned(), picked.attempts, text))
+}
+
+pub(crate) async fn begin(
+    sender: &Sender,
+    path: &str,
+    body: &str,
+    timeout: Option<Duration>,
+) -> Result<Response<ResponseBody>, CallError> {
+    let mut request = Request::post(path);
+    if let Some(timeout) = timeout {
+        request = request.header("timeout-ms", timeout.as_millis().to_string());
+    }
+    sender.call(request.body(Full::new(Bytes::from(body.to_owned()))).unwrap()).await
+}
+
+/// Plain HTTP: 503 says unavailable.
+#[derive(Debug)]
+pub(crate) struct Plain;
+
+impl Protocol for Plain {
+    fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
+        headers.get("timeout-ms").map(|ms| Duration::from_millis(ms.to_str().unwrap().parse().unwrap()))
+    }
+
+    fn prepare(&self, headers: &mut HeaderMap, earlier_attempts: u32, _: Option<Duration>) {
+        headers.insert("attempt", earlier_attempts.into());
+    }
+
+    fn classify_head(&self, status: StatusCode, _: &HeaderMap) -> Verdict {
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => Verdict::Unavailable(Pushback::None),
+            _ => Verdict::Fine,
+        }
+    }
+
+    fn classify_trailers(&self, trailers: &HeaderMap) -> Verdict {
+        if trailers.contains_key("unavailable") { Verdict::Unavailable(Pushback::None) } else { Verdict::Fine }
+    }
+
+    fn body_error(&self, error: BodyError) -> BoxError {
+        Box::new(error)
+    }
+}
+
+/// All hosts, by address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Net(Arc<Mutex<HashMap<String, Host>>>, Arc<Dials>);
+
+/// How many dials there are now, and were at most; each takes 10 ms.
+#[derive(Debug, Default)]
+pub(crate) struct Dials {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Net {
+    pub(crate) fn most_dials_at_once(&self) -> usize {
+        self.1.most.load(Relaxed)
+    }
+
+    fn host(&self, address: &str) -> Host {
+        let host = Host::default();
+        self.0.lock().unwrap().insert(address.to_owned(), host.clone());
+        host
+    }
+}
+
+impl Connect for Net {
+    fn connect<'a>(&'a self, address: &'a Address, _: &'a AddressPolicy) -> Connecting<'a> {
+        Box::pin(async move {
+            let dials = self.1.now.fetch_add(1, Relaxed) + 1;
+            self.1.most.fetch_max(dials, Relaxed);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.1.now.fetch_sub(1, Relaxed);
+            let host = self.0.lock().unwrap().get(&address.to_string()).cloned();
+            host.and_then(|host| host.accept()).ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "refused"))
+        })
+    }
+}
+
+/// One host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Host(Arc<HostState>);
+
+#[derive(Debug, Default)]
+pub(crate) struct HostState {
+    down: watch::Sender<bool>,
+    frozen: watch::Sender<bool>,
+    mute: watch::Sender<bool>,
+    refusing: watch::Sender<usize>,
+    drain: Notify,
+    calm: Notify,
+    limit: Mutex<Option<u32>>,
+    connections: Mutex<JoinSet<()>>,
+    pub(crate) dialled: AtomicUsize,
+    pub(crate) open: AtomicUsize,
+    pub(crate) requests: AtomicUsize,
+    pub(crate) resets: AtomicUsize,
+    pub(crate) pings: AtomicUsize,
+    pub(crate) answers: Notify,
+}
+
+impl std::ops::Deref for Host {
+    type Target = HostState;
+
+    fn deref(&self) -> &HostState {
+        &self.0
+    }
+}
+
+impl Host {
+    /// Its process stops and goes on, as by SIGSTOP and SIGCONT: connections are still accepted.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.send_replace(frozen);
+    }
+
+    /// It dies: connections break off, none is accepted.
+    pub(crate) fn kill(&self) {
+        self.down.send_replace(true);
+        self.connections.lock().unwrap().abort_all();
+    }
+
+    /// It accepts and never speaks.
+    pub(crate) fn mute(&self) {
+        self.mute.send_replace(true);
+    }
+
+    /// It resets the next `n` requests as not looked at.
+    pub(crate) fn refuse(&self, n: usize) {
+        self.refusing.send_replace(n);
+    }
+
+    pub(crate) fn limit_streams(&self, limit: u32) {
+        *self.limit.lock().unwrap() = Some(limit);
+    }
+
+    /// Every connection says GOAWAY and finishes what it has.
+    pub(crate) fn drain(&self) {
+        self.drain.notify_waiters();
+    }
+
+    /// Every connection is closed for too many pings.
+    pub(crate) fn ask_for_calm(&self) {
+        self.calm.notify_waiters();
+    }
+
+    fn accept(&self) -> Option<BoxIo> {
+        self.dialled.fetch_add(1, Relaxed);
+        if *self.down.borrow() {
+            return None;
+        }
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        if *self.mute.borrow() {
+            self.connections.lock().unwrap().spawn(async move {
+                let _kept = theirs;
+                std::future::pending::<()>().await;
+            });
+        } else {
+            let io = Freezing { io: theirs, frozen: self.frozen.subscribe(), thaw: None, host: self.clone(), seen: Vec::new() };
+            self.connections.lock().unwrap().spawn(self.clone().serve(io));
+        }
+        Some(Box::new(ours))
+    }
+
+    async fn serve(self, io: Freezing) {
+        let _open = Counted::new(self.clone());
+        let mut builder = server::Builder::new();
+        if let Some(limit) = *self.limit.lock().unwrap() {
+            builder.max_concurrent_streams(limit);
+        }
+        let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
+        let mut handlers = JoinSet::new();
+        let mut drain = std::pin::pin!(self.drain.notified());
+        let mut calm = std::pin::pin!(self.calm.notified());
+        let mut draining = false;
+        let mut calmed = false;
+        loop {
+            tokio::select! {
+                request = connection.accept() => match request {
+                    Some(Ok((request, respond))) => { handlers.spawn(self.clone().answer(request, respond)); }
+                    _ => break,
+                },
+                () = &mut calm, if !calmed => {
+                    calmed = true;
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
+                () = &mut drain, if !draining => {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
+            }
+        }
+        while handlers.join_next().await.is_some() {}
+    }
+
+    /// Does what the request's body says.
+    async fn answer(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        self.requests.fetch_add(1, Relaxed);
+        let refused = self.refusing.send_if_modified(|left| {
+            let refuse = *left > 0;
+            *left = left.saturating_sub(1);
+            refuse
+        });
+        if refused {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return;
+        }
+        let attempt = request.headers().get("attempt").cloned().unwrap();
+        let streams = request.uri().path() == "/flow";
+        let mut body = request.into_body();
+        if streams {
+            let response = Response::builder().header("attempt", attempt).body(()).unwrap();
+            let Ok(mut stream) = respond.send_response(response, false) else { return };
+            while let Some(Ok(piece)) = body.data().await {
+                let _ = body.flow_control().release_capacity(piece.len());
+                if stream.send_data(piece, false).is_err() {
+                    return;
+                }
+            }
+            let _ = stream.send_data(Bytes::new(), true);
+            return;
+        }
+        let mut order = Vec::new();
+        while let Some(Ok(piece)) = body.data().await {
+            let _ = body.flow_control().release_capacity(piece.len());
+            order.extend_from_slice(&piece);
+        }
+        let order = String::from_utf8(order).unwrap();
+        if let Some(ms) = order.strip_prefix("sleep ") {
+            let nap = tokio::time::sleep(Duration::from_millis(ms.parse().unwrap()));
+            tokio::select! {
+                () = nap => {}
+                _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
+                    self.resets.fetch_add(1, Relaxed);
+                    return;
+                }
+            }
+        }
+        if order == "wait" {
+            self.answers.notified().await;
+        }
+        if order == "reset" {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            return;
+        }
+        let status = if order == "unavailable" { 503 } else { 200 };
+        let response = Response::builder().status(status).header("attempt", attempt).body(()).unwrap();
+        let Ok(mut stream) = respond.send_response(response, false) else { return };
+        if order == "late unavailable" {
+            let trailers = HeaderMap::from_iter([("unavailable".parse().unwrap(), "1".parse().unwrap())]);
+            let _ = stream.send_trailers(trailers);
+            return;
+        }
+        if order == "half" {
+            let _ = stream.send_data(Bytes::from_static(b"half"), false);
+            std::future::pending::<()>().await;
+        }
+        let length = order.len();
+        stream.reserve_capacity(length);
+        let _ = stream.send_data(Bytes::from(order), true);
+    }
+}
+
+struct Counted(Host);
+
+impl Counted {
+    fn new(host: Host) -> Self {
+        host.open.fetch_add(1, Relaxed);
+        Self(host)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The server's side of a connection: it neither reads nor writes while its process is frozen, and counts the PINGs it reads.
+struct Freezing {
+    io: DuplexStream,
+    frozen: watch::Receiver<bool>,
+    thaw: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    host: Host,
+    seen: Vec<u8>,
+}
+
+impl Freezing {
+    fn poll_thawed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !*self.frozen.borrow() && self.thaw.is_none() {
+            return Poll::Ready(());
+        }
+        let mut frozen = self.frozen.clone();
+        let thaw = self.thaw.get_or_insert_with(|| {
+            Box::pin(async move {
+                let _ = frozen.wait_for(|frozen| !frozen).await;
+            })
+        });
+        let thawed = thaw.as_mut().poll(cx);
+        if thawed.is_ready() {
+            self.thaw = None;
+        }
+        thawed
+    }
+
+    fn count_pings(&mut self, bytes: &[u8]) {
+        self.seen.extend_from_slice(bytes);
+        let preface = 24;
+        let mut at = preface;
+        // Whole frames only; the connections of these tests are short enough to be looked through again.
+        let mut pings = 0;
+        while self.seen.len() >= at + 9 {
+            let length = usize::from(self.seen[at]) << 16 | usize::from(self.seen[at + 1]) << 8 | usize::from(self.seen[at + 2]);
+            if self.seen[at + 3] == 6 && self.seen[at + 4] & 1 == 0 {
+                pings += 1;
+            }
+            if self.seen.len() < at + 9 + length {
+                break;
+            }
+            at += 9 + length;
+        }
+        self.host.pings.fetch_max(pings, Relaxed);
+    }
+}
+
+impl AsyncRead for Freezing {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_thawed(cx));
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = buf.filled()[before..].to_vec();
+        self.count_pings(&read);
+        result
+    }
+}
+
+impl AsyncWrite for Freezing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.poll_thawed(cx));
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
