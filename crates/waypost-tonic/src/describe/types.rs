@@ -1,0 +1,115 @@
+//! The messages and enums of a descriptor set, by name, and the trees that go-micro makes of them.
+
+use std::collections::HashMap;
+
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
+use waypost_core::record::{List, Value};
+
+use super::{DescribeError, bare, go};
+
+/// Messages are opened on the levels 0 and 1; on level 2 only their names are told.
+const CLOSED_LEVEL: u8 = 2;
+
+/// All types of a set by their full names, `.package.Outer.Inner`.
+pub(super) struct Types<'a>(HashMap<String, Named<'a>>);
+
+struct Named<'a> {
+    go_name: String,
+    /// None for an enum.
+    message: Option<&'a DescriptorProto>,
+}
+
+impl<'a> Types<'a> {
+    pub(super) fn of(files: &'a [FileDescriptorProto]) -> Self {
+        let mut types = Self(HashMap::new());
+        for file in files {
+            let package = if file.package().is_empty() { String::new() } else { format!(".{}", file.package()) };
+            types.add_enums(&package, "", file.enum_type.iter().map(prost_types::EnumDescriptorProto::name));
+            types.add_messages(&package, "", &file.message_type);
+        }
+        types
+    }
+
+    fn add_messages(&mut self, package: &str, outer: &str, messages: &'a [DescriptorProto]) {
+        for message in messages {
+            let name = format!("{outer}{}", message.name());
+            self.add(package, &name, Some(message));
+            let inner = format!("{name}.");
+            self.add_enums(package, &inner, message.enum_type.iter().map(prost_types::EnumDescriptorProto::name));
+            self.add_messages(package, &inner, &message.nested_type);
+        }
+    }
+
+    fn add_enums<'b>(&mut self, package: &str, outer: &str, names: impl Iterator<Item = &'b str>) {
+        for name in names {
+            self.add(package, &format!("{outer}{name}"), None);
+        }
+    }
+
+    fn add(&mut self, package: &str, name: &str, message: Option<&'a DescriptorProto>) {
+        self.0.insert(format!("{package}.{name}"), Named { go_name: go::name(name), message });
+    }
+
+    fn get(&self, name: &str, user: &str) -> Result<&Named<'a>, DescribeError> {
+        let plain = |name: &str| name.trim_start_matches(['.', '/']).to_owned();
+        self.0.get(name).ok_or_else(|| DescribeError::Missing { name: plain(name), user: plain(user) })
+    }
+
+    /// The tree of a whole request or response.
+    pub(super) fn message(&self, name: &str, user: &str) -> Result<Value, DescribeError> {
+        let named = self.get(name, user)?;
+        Ok(Value { values: self.fields(named, name, 0)?, ..bare(&named.go_name) })
+    }
+
+    /// What stands inside a type on `level`; null where there is nothing, as in Go.
+    fn fields(&self, named: &Named<'_>, name: &str, level: u8) -> Result<List<Value>, DescribeError> {
+        let Some(message) = named.message.filter(|_| level < CLOSED_LEVEL) else {
+            return Ok(List::null());
+        };
+        let mut values = List::null();
+        for (at, field) in message.field.iter().enumerate() {
+            match oneof(field) {
+                Some(of) if message.field[..at].iter().any(|earlier| oneof(earlier) == Some(of)) => {}
+                Some(of) => values.push(bare(&oneof_type(named, message, of))),
+                None => values.push(self.field(field, name, level + 1)?),
+            }
+        }
+        Ok(values)
+    }
+
+    fn field(&self, field: &FieldDescriptorProto, user: &str, level: u8) -> Result<Value, DescribeError> {
+        let name = field.name().to_owned();
+        let repeated = field.label() == Label::Repeated;
+        let Some(scalar) = go::scalar(field.r#type()) else {
+            let named = self.get(field.type_name(), user)?;
+            return Ok(match repeated {
+                true => Value { name, kind: list_of(named), values: List::null() },
+                false => Value { name, kind: named.go_name.clone(), values: self.fields(named, field.type_name(), level)? },
+            });
+        };
+        let kind = match (repeated, field.r#type()) {
+            (true, Type::Bytes) => "[]".to_owned(),
+            (true, _) => format!("[]{scalar}"),
+            (false, _) => scalar.to_owned(),
+        };
+        Ok(Value { name, kind, values: List::null() })
+    }
+}
+
+/// Of a repeated field; a map is one too, and has no name in Go.
+fn list_of(named: &Named<'_>) -> String {
+    let options = named.message.and_then(|message| message.options.as_ref());
+    if options.is_some_and(prost_types::MessageOptions::map_entry) { String::new() } else { format!("[]{}", named.go_name) }
+}
+
+/// Which oneof the field is part of; `optional` in proto3 is one in the descriptor only.
+fn oneof(field: &FieldDescriptorProto) -> Option<i32> {
+    field.oneof_index.filter(|_| !field.proto3_optional())
+}
+
+/// Go holds all of a oneof in one field, of an interface type that go-micro takes for the name too.
+fn oneof_type(named: &Named<'_>, message: &DescriptorProto, of: i32) -> String {
+    let oneof = usize::try_from(of).ok().and_then(|at| message.oneof_decl.get(at));
+    format!("is{}_{}", named.go_name, go::name(oneof.map_or("", prost_types::OneofDescriptorProto::name)))
+}

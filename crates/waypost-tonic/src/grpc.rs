@@ -1,0 +1,205 @@
+//! What gRPC means: deadlines, retries and status codes in HTTP headers and trailers (the gRPC over HTTP/2 protocol, gRFC A6).
+
+use std::time::Duration;
+
+use http::header::{HeaderName, USER_AGENT};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use waypost_core::attempt::Pushback;
+use waypost_http::{BodyError, BoxError, Protocol, Verdict};
+
+use crate::status;
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("waypost/", env!("CARGO_PKG_VERSION")));
+
+/// What the default deadline comes to.
+const USUAL_TIMEOUT: HeaderValue = HeaderValue::from_static("30S");
+const SECOND: u128 = 1_000_000;
+const MILLISECOND: u128 = 1_000;
+
+const RESOURCE_EXHAUSTED: &[u8] = b"8";
+const INTERNAL: &[u8] = b"13";
+const UNAVAILABLE: &[u8] = b"14";
+
+/// gRPC.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grpc;
+
+impl Protocol for Grpc {
+    fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
+        parse_timeout(headers.get(TIMEOUT)?.to_str().ok()?)
+    }
+
+    fn prepare(&self, headers: &mut HeaderMap, earlier_attempts: u32, remaining: Option<Duration>) {
+        if let Some(remaining) = remaining {
+            headers.insert(TIMEOUT, format_timeout(remaining));
+        }
+        if earlier_attempts > 0 {
+            headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(earlier_attempts));
+        }
+        headers.entry(USER_AGENT).or_insert(AGENT);
+    }
+
+    fn classify_head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+        match status {
+            StatusCode::OK => self.classify_trailers(headers),
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => Verdict::Unavailable(pushback(headers)),
+            _ => Verdict::Failed,
+        }
+    }
+
+    fn classify_trailers(&self, trailers: &HeaderMap) -> Verdict {
+        match trailers.get(STATUS).map(HeaderValue::as_bytes) {
+            Some(UNAVAILABLE) => Verdict::Unavailable(pushback(trailers)),
+            Some(INTERNAL | RESOURCE_EXHAUSTED) => Verdict::Failed,
+            _ => Verdict::Fine,
+        }
+    }
+
+    fn body_error(&self, error: BodyError) -> BoxError {
+        Box::new(status::of_body(error))
+    }
+}
+
+/// A server says when to try again; what cannot be read, or is negative, means never (gRFC A6).
+fn pushback(headers: &HeaderMap) -> Pushback {
+    let Some(value) = headers.get(PUSHBACK) else { return Pushback::None };
+    match value.to_str().ok().and_then(|ms| ms.parse::<u32>().ok()) {
+        Some(ms) => Pushback::After(Duration::from_millis(ms.into())),
+        None => Pushback::Never,
+    }
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// Three digits' worth, rounded up, so less than 1 % too long: the caller's own timer is the exact one and comes first. Each other value
+/// would cost both sides an entry in the table of header compression, and the client a search through all of them for every call.
+fn format_timeout(timeout: Duration) -> HeaderValue {
+    let (mut n, mut unit) = (timeout.as_micros(), 1);
+    while n >= 1000 {
+        n = n.div_ceil(10);
+        unit *= 10;
+    }
+    let us = n * unit;
+    let (n, unit) = match us {
+        SECOND.. if us.is_multiple_of(SECOND) => (us / SECOND, 'S'),
+        MILLISECOND.. if us.is_multiple_of(MILLISECOND) => (us / MILLISECOND, 'm'),
+        _ => (us, 'u'),
+    };
+    match (n.min(99_999_999), unit) {
+        (30, 'S') => USUAL_TIMEOUT,
+        (n, unit) => HeaderValue::try_from(format!("{n}{unit}")).unwrap_or(USUAL_TIMEOUT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn timeouts_read_in_every_unit() {
+        let table = [
+            ("2H", Some(Duration::from_secs(7200))),
+            ("3M", Some(Duration::from_secs(180))),
+            ("4S", Some(Duration::from_secs(4))),
+            ("200m", Some(Duration::from_millis(200))),
+            ("99999999u", Some(Duration::from_micros(99_999_999))),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("123456789m", None),
+            ("m", None),
+            ("-1S", None),
+            ("5x", None),
+            ("", None),
+            ("5é", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_timeout(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn timeouts_are_written_in_three_digits_and_never_shorter() {
+        for (timeout, text) in [
+            (Duration::ZERO, "0u"),
+            (Duration::from_nanos(7_654_321), "7660u"),
+            (Duration::from_millis(200), "200m"),
+            (Duration::from_micros(199_871), "200m"),
+            (Duration::from_micros(29_999_987), "30S"),
+            (Duration::from_micros(29_900_001), "30S"),
+            (Duration::from_micros(1_234_567), "1240m"),
+            (Duration::from_secs(200_000), "200000S"),
+            (Duration::MAX, "99999999S"),
+        ] {
+            assert_eq!(format_timeout(timeout), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_timeout_as_it_is_written_is_at_most_a_hundredth_longer(micros in 0u64..10_000_000_000_000) {
+            let timeout = Duration::from_micros(micros);
+            let written = parse_timeout(format_timeout(timeout).to_str().unwrap()).unwrap();
+            proptest::prop_assert!(timeout <= written && written <= timeout + timeout / 100, "{written:?}");
+        }
+    }
+
+    #[test]
+    fn what_answers_say_of_the_node() {
+        let table = [
+            (200, vec![("grpc-status", "0")], Verdict::Fine),
+            (200, vec![("grpc-status", "5")], Verdict::Fine),
+            (200, vec![], Verdict::Fine),
+            (200, vec![("grpc-status", "13")], Verdict::Failed),
+            (200, vec![("grpc-status", "14")], Verdict::Unavailable(Pushback::None)),
+            (
+                200,
+                vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "70")],
+                Verdict::Unavailable(Pushback::After(Duration::from_millis(70))),
+            ),
+            (200, vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")], Verdict::Unavailable(Pushback::Never)),
+            (503, vec![], Verdict::Unavailable(Pushback::None)),
+            (404, vec![], Verdict::Failed),
+        ];
+        for (status, pairs, expected) in table {
+            let verdict = Grpc.classify_head(StatusCode::from_u16(status).unwrap(), &headers(&pairs));
+            assert_eq!(verdict, expected, "{status} {pairs:?}");
+        }
+    }
+
+    #[test]
+    fn each_attempt_carries_what_remains_and_what_came_before() {
+        let mut map = headers(&[("grpc-timeout", "1S")]);
+        Grpc.prepare(&mut map, 2, Some(Duration::from_millis(300)));
+        assert_eq!(map["grpc-timeout"], "300m");
+        assert_eq!(map["grpc-previous-rpc-attempts"], "2");
+        assert!(map["user-agent"].to_str().unwrap().starts_with("waypost/"));
+        let mut map = headers(&[("user-agent", "mine")]);
+        Grpc.prepare(&mut map, 0, None);
+        assert_eq!((map["user-agent"].to_str().unwrap(), map.len()), ("mine", 1));
+    }
+}

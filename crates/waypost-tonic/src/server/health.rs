@@ -1,0 +1,62 @@
+//! `grpc.health.v1`: serving, not serving while draining, and how the registration stands.
+
+use tokio::sync::watch;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use waypost_core::registrar::State;
+
+/// The name under which the health service tells whether the server is registered: SERVING while its record stands.
+///
+/// A registry that is down makes no server sick, so this is a name of its own.
+pub const REGISTRATION: &str = "waypost.registration";
+
+/// The health of a server, its services, and its registration.
+#[derive(Clone, Debug)]
+pub(super) struct Health {
+    reporter: HealthReporter,
+    services: Vec<&'static str>,
+}
+
+impl Health {
+    pub(super) fn new(reporter: HealthReporter, services: Vec<&'static str>) -> Self {
+        Self { reporter, services }
+    }
+
+    /// The server as a whole, and each service.
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once("").chain(self.services.iter().copied())
+    }
+
+    pub(super) async fn serving(&self) {
+        for name in self.names() {
+            self.reporter.set_service_status(name, ServingStatus::Serving).await;
+        }
+        self.reporter.set_service_status(REGISTRATION, ServingStatus::NotServing).await;
+    }
+
+    pub(super) async fn draining(&self) {
+        for name in self.names() {
+            self.reporter.set_service_status(name, ServingStatus::NotServing).await;
+        }
+    }
+
+    /// Ends the streams of those who watch, which else would hold the drain up.
+    pub(super) async fn end(&self) {
+        let mut reporter = self.reporter.clone();
+        for name in self.names().chain([REGISTRATION]) {
+            reporter.clear_service_status(name).await;
+        }
+    }
+
+    /// Tells how the registration stands, until it has left.
+    pub(super) async fn follow(&self, mut registration: watch::Receiver<State>) {
+        loop {
+            let state = registration.borrow_and_update().clone();
+            let status = if state.is_registered() { ServingStatus::Serving } else { ServingStatus::NotServing };
+            self.reporter.set_service_status(REGISTRATION, status).await;
+            if state.is_left() || registration.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a caller gets when all is well, and which node gave it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use waypost_core::balance::{Filter, Filters};
+use waypost_greeter::greeter::HelloRequest;
+use waypost_greeter::greeter::greeter_client::GreeterClient;
+use waypost_greeter::parrot::Word;
+use waypost_greeter::parrot::parrot_client::ParrotClient;
+use waypost_http::Picked;
+use waypost_tonic::Client;
+
+use crate::support::Town;
+
+fn hello(name: &str) -> HelloRequest {
+    HelloRequest { name: name.to_owned() }
+}
+
+#[tokio::test]
+async fn calls_are_answered_by_every_node_and_say_by_which() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let (_b, _) = town.server("b").await;
+    let client = Client::new(town.registry());
+    let channel = client.channel("greeter").unwrap();
+    channel.ready(Duration::from_secs(5)).await.unwrap();
+    let mut greeter = GreeterClient::new(channel);
+    let mut counts = BTreeMap::new();
+    for _ in 0..100 {
+        let response = greeter.hello(hello("x")).await.unwrap();
+        let picked = response.extensions().get::<Picked>().unwrap().clone();
+        let message = response.into_inner().message;
+        assert_eq!((picked.node.id.clone(), picked.attempts), (format!("greeter-{message}"), 1));
+        *counts.entry(message).or_insert(0) += 1;
+    }
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["a", "b"]);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn interceptors_and_layers_work_unchanged() {
+    let town = Town::new();
+    let (_a, service) = town.server("a").await;
+    let client = Client::new(town.registry());
+    let channel = client.channel("greeter").unwrap();
+    let seen = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = std::sync::Arc::clone(&seen);
+    let mut intercepted = GreeterClient::with_interceptor(channel.clone(), move |request: tonic::Request<()>| {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(request)
+    });
+    assert_eq!(intercepted.hello(hello("x")).await.unwrap().into_inner().message, "a");
+    let layered = tower::ServiceBuilder::new()
+        .layer(tower::limit::ConcurrencyLimitLayer::new(4))
+        .layer(tower::timeout::TimeoutLayer::new(Duration::from_secs(9)))
+        .service(channel);
+    assert_eq!(GreeterClient::new(layered).hello(hello("x")).await.unwrap().into_inner().message, "a");
+    assert_eq!(
+        (seen.load(std::sync::atomic::Ordering::Relaxed), service.calls.load(std::sync::atomic::Ordering::Relaxed)),
+        (1, 2)
+    );
+    client.close().await;
+}
+
+#[tokio::test]
+async fn what_the_record_says_of_a_method_decides_whether_it_is_sent_twice() {
+    let town = Town::new();
+    let (_a, a) = town.server("a").await;
+    let client = Client::new(town.registry());
+    let channel = client.channel("greeter").unwrap();
+    let calls = || a.calls.load(std::sync::atomic::Ordering::Relaxed);
+    let code = |n: i32| Word { text: format!("code {n}"), number: 0 };
+    let mut parrot = ParrotClient::new(channel.clone());
+    assert_eq!(parrot.say(code(14)).await.unwrap_err().message(), "a says 14");
+    assert_eq!(calls(), 1, "Say may not be sent twice");
+    assert_eq!(parrot.look(code(14)).await.unwrap_err().message(), "a says 14");
+    assert_eq!(calls(), 4, "Look is marked IDEMPOTENT: three attempts");
+    assert_eq!(parrot.look(code(5)).await.unwrap_err().code(), tonic::Code::NotFound);
+    assert_eq!(calls(), 5, "NOT_FOUND is an answer");
+    let mine = client.channel_builder("greeter").idempotent("/parrot.Parrot/Say").build().unwrap();
+    ParrotClient::new(mine).say(code(14)).await.unwrap_err();
+    assert_eq!(calls(), 8, "the client's policy says so");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn subsets_are_prepared_by_name_and_never_fall_back() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let (b, _) = town.server("b").await;
+    b.update(|metadata| metadata.insert("track", "canary")).unwrap();
+    let client = Client::new(town.registry());
+    let channel = client
+        .channel_builder("greeter")
+        .subset("canary", Filters::default().and(Filter::Label("track".into(), "canary".into())))
+        .subset("nobody", Filters::default().and(Filter::Version("0".into())))
+        .ready_wait(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let canary = channel.subset("canary").unwrap();
+    canary.ready(Duration::from_secs(5)).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(GreeterClient::new(canary.clone()).hello(hello("x")).await.unwrap().into_inner().message, "b");
+    }
+    let nobody = GreeterClient::new(channel.subset("nobody").unwrap()).hello(hello("x")).await.unwrap_err();
+    assert_eq!(nobody.code(), tonic::Code::Unavailable);
+    assert_eq!(
+        channel.subset("missing").unwrap_err().message(),
+        "greeter: no subset \"missing\"; prepare it with ChannelBuilder::subset"
+    );
+    client.close().await;
+}

@@ -1,0 +1,5 @@
+//! A channel under real stubs, against real servers on loopback.
+
+mod calls;
+mod errors;
+mod streams;

@@ -1,0 +1,103 @@
+//! Streams of every kind, and that in-flight is counted until they end.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tonic::Code;
+use waypost_greeter::parrot::Word;
+use waypost_greeter::parrot::parrot_client::ParrotClient;
+use waypost_tonic::{Channel, Client};
+
+use crate::support::{Received, Town};
+
+fn word(text: &str) -> Word {
+    Word { text: text.to_owned(), number: 0 }
+}
+
+fn in_flight(channel: &Channel) -> u32 {
+    channel.snapshot().nodes.iter().map(|node| node.in_flight).sum()
+}
+
+async fn until_idle(channel: &Channel) {
+    while in_flight(channel) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_stream_counts_as_in_flight_until_it_ends() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let client = Client::new(town.registry());
+    let channel = client.channel("greeter").unwrap();
+    let mut words = ParrotClient::new(channel.clone()).count(Word { text: "hi".into(), number: 3 }).await.unwrap().into_inner();
+    assert_eq!(words.message().await.unwrap().unwrap().number, 0);
+    assert_eq!(in_flight(&channel), 1);
+    assert_eq!(words.message().await.unwrap().unwrap().number, 1);
+    assert_eq!(words.message().await.unwrap().unwrap().number, 2);
+    assert_eq!(words.message().await.unwrap(), None);
+    assert_eq!(in_flight(&channel), 0);
+    let dropped = ParrotClient::new(channel.clone()).count(Word { text: "hi".into(), number: 1_000_000 }).await.unwrap();
+    assert_eq!(in_flight(&channel), 1);
+    drop(dropped);
+    assert_eq!(in_flight(&channel), 0);
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_client_stream_gathers_and_a_conversation_goes_back_and_forth() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let client = Client::new(town.registry());
+    let channel = client.channel("greeter").unwrap();
+    let mut parrot = ParrotClient::new(channel.clone());
+    let (sender, receiver) = mpsc::channel(1);
+    let gathering = tokio::spawn({
+        let mut parrot = parrot.clone();
+        async move { parrot.gather(Received(receiver)).await.unwrap().into_inner() }
+    });
+    for text in ["one", "two", "three"] {
+        sender.send(word(text)).await.unwrap();
+    }
+    drop(sender);
+    assert_eq!(gathering.await.unwrap(), Word { text: "onetwothree".into(), number: 3 });
+
+    let (sender, receiver) = mpsc::channel(1);
+    // The response's headers come before the first word is said.
+    let mut answers = parrot.talk(Received(receiver)).await.unwrap().into_inner();
+    for text in ["a", "b", "c"] {
+        sender.send(word(text)).await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().text, text);
+    }
+    drop(sender);
+    assert_eq!(answers.message().await.unwrap(), None);
+    until_idle(&channel).await;
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_large_message_and_a_deadline_in_the_middle_of_a_stream() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let client = Client::new(town.registry());
+    let channel = client.channel("greeter").unwrap();
+    let mut parrot = ParrotClient::new(channel.clone()).max_decoding_message_size(8 << 20);
+    let large = "x".repeat(3 << 20);
+    assert_eq!(parrot.say(word(&large)).await.unwrap().into_inner().text.len(), large.len());
+
+    let mut request = tonic::Request::new(Word { text: "sleep 50".into(), number: 100 });
+    request.set_timeout(Duration::from_millis(300));
+    let mut words = parrot.count(request).await.unwrap().into_inner();
+    let mut received = 0;
+    let error = loop {
+        match words.message().await {
+            Ok(Some(_)) => received += 1,
+            Ok(None) => panic!("it ended too soon"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+    assert!((1..=7).contains(&received), "{received}");
+    until_idle(&channel).await;
+    client.close().await;
+}

@@ -1,0 +1,6 @@
+//! The server over real sockets: in this process, and as a child that gets real signals.
+
+mod echo;
+mod lifecycle;
+#[cfg(unix)]
+mod signals;

@@ -1,0 +1,143 @@
+//! Real greeters and parrots on loopback, in one memory registry.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use waypost_core::memory::MemoryRegistry;
+use waypost_core::registry::AnyRegistry;
+use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
+use waypost_greeter::greeter::{self, HelloRequest, HelloResponse};
+use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
+use waypost_greeter::parrot::{self, Word};
+use waypost_tonic::{Running, Server};
+
+/// Answers with its name; a name of `sleep MS` sleeps first, `code N` fails with that status.
+#[derive(Clone, Default)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) calls: Arc<AtomicU64>,
+}
+
+impl Service {
+    async fn obey(&self, order: &str) -> Result<(), Status> {
+        self.calls.fetch_add(1, Relaxed);
+        if let Some(ms) = order.strip_prefix("sleep ") {
+            tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+        }
+        if let Some(code) = order.strip_prefix("code ") {
+            return Err(Status::new(code.parse::<i32>().unwrap().into(), format!("{} says {code}", self.name)));
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Greeter for Service {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        self.obey(&request.get_ref().name).await?;
+        Ok(Response::new(HelloResponse { message: self.name.clone() }))
+    }
+}
+
+type Words = Pin<Box<dyn Stream<Item = Result<Word, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Parrot for Service {
+    type CountStream = Words;
+    type TalkStream = Words;
+
+    async fn say(&self, request: Request<Word>) -> Result<Response<Word>, Status> {
+        self.obey(&request.get_ref().text).await?;
+        Ok(Response::new(request.into_inner()))
+    }
+
+    async fn look(&self, request: Request<Word>) -> Result<Response<Word>, Status> {
+        self.say(request).await
+    }
+
+    async fn count(&self, request: Request<Word>) -> Result<Response<Words>, Status> {
+        let Word { text, number } = request.into_inner();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let order = self.clone();
+        tokio::spawn(async move {
+            for number in 0..number {
+                if sender.send(Ok(Word { text: text.clone(), number })).await.is_err() {
+                    return;
+                }
+                let _ = order.obey(&text).await;
+            }
+        });
+        Ok(Response::new(Box::pin(Received(receiver))))
+    }
+
+    async fn gather(&self, request: Request<Streaming<Word>>) -> Result<Response<Word>, Status> {
+        let mut words = request.into_inner();
+        let mut all = Word::default();
+        while let Some(word) = words.message().await? {
+            self.obey(&word.text).await?;
+            all.text.push_str(&word.text);
+            all.number += 1;
+        }
+        Ok(Response::new(all))
+    }
+
+    async fn talk(&self, request: Request<Streaming<Word>>) -> Result<Response<Words>, Status> {
+        let mut words = request.into_inner();
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Ok(Some(word)) = words.message().await {
+                if sender.send(Ok(word)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(Received(receiver))))
+    }
+}
+
+pub(crate) struct Received<T>(pub(crate) tokio::sync::mpsc::Receiver<T>);
+
+impl<T> Stream for Received<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<T>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// A registry and servers in it.
+pub(crate) struct Town {
+    pub(crate) memory: MemoryRegistry,
+}
+
+impl Town {
+    pub(crate) fn new() -> Self {
+        Self { memory: MemoryRegistry::new() }
+    }
+
+    pub(crate) fn registry(&self) -> AnyRegistry {
+        AnyRegistry::new(self.memory.open())
+    }
+
+    /// A registered server of both services under the name `greeter`.
+    pub(crate) async fn server(&self, name: &str) -> (Running, Service) {
+        let service = Service { name: name.to_owned(), ..Service::default() };
+        let running = Server::builder("greeter")
+            .id(name)
+            .registry(self.registry())
+            .bind("127.0.0.1:0")
+            .descriptor(greeter::FILE_DESCRIPTOR_SET)
+            .descriptor(parrot::FILE_DESCRIPTOR_SET)
+            .add_service(GreeterServer::new(service.clone()))
+            .add_service(ParrotServer::new(service.clone()))
+            .start()
+            .await
+            .unwrap();
+        running.registered().await.unwrap();
+        (running, service)
+    }
+}
