@@ -1,0 +1,83 @@
+//! The two sides, behind one generated stub: who calls, and how.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tonic::client::GrpcService;
+use tonic::codegen::{Body, Bytes, StdError};
+use tonic::transport::channel::Change;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use waypost::registry::RegisterOptions;
+use waypost::{AnyRegistry, MemoryRegistry, Registry};
+use waypost_greeter::greeter::greeter_client::GreeterClient;
+use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest};
+
+use crate::parts::Result;
+
+/// The service's name in every registry here.
+pub(crate) const SERVICE: &str = "greeter";
+
+/// Waypost's side.
+pub(crate) type Ours = GreeterClient<waypost::Channel>;
+/// tonic's own balancer.
+pub(crate) type Theirs = GreeterClient<Channel>;
+
+/// Makes one unary call after another.
+pub(crate) trait Caller: Clone + Send + 'static {
+    fn hello(&mut self, timeout: Option<Duration>) -> impl Future<Output = std::result::Result<(), Status>> + Send;
+}
+
+impl<T> Caller for GreeterClient<T>
+where
+    T: GrpcService<tonic::body::Body, Future: Send, Error: Into<StdError>> + Clone + Send + Sync + 'static,
+    T::ResponseBody: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+{
+    async fn hello(&mut self, timeout: Option<Duration>) -> std::result::Result<(), Status> {
+        let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        // The path that any generated stub takes.
+        GreeterClient::hello(self, request).await.map(drop)
+    }
+}
+
+/// Waypost over a registry that says of each node what a Waypost server says.
+pub(crate) async fn ours(addresses: &[String]) -> Result<(waypost::Client, Ours)> {
+    let registry = MemoryRegistry::new();
+    for (i, address) in addresses.iter().enumerate() {
+        let mut service = waypost::record::Service::new(SERVICE);
+        service.endpoints = waypost::describe::endpoints(FILE_DESCRIPTOR_SET)?.into();
+        let mut node = waypost::record::Node::with_id(SERVICE, &i.to_string(), address);
+        node.metadata.insert("protocol", "grpc");
+        service.nodes.push(node);
+        let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: waypost::registry::Instance::random() };
+        registry.register(&service, &options).await?;
+    }
+    ours_from(AnyRegistry::new(registry))
+}
+
+/// Waypost over any registry.
+pub(crate) fn ours_from(registry: AnyRegistry) -> Result<(waypost::Client, Ours)> {
+    let client = waypost::Client::new(registry);
+    let channel = client.channel(SERVICE)?;
+    Ok((client, GreeterClient::new(channel)))
+}
+
+/// tonic over a fixed list, as `Channel::balance_list`.
+pub(crate) fn balance_list(addresses: &[String]) -> Result<Theirs> {
+    let endpoints = addresses.iter().map(|address| endpoint(address)).collect::<Result<Vec<_>>>()?;
+    Ok(GreeterClient::new(Channel::balance_list(endpoints.into_iter())))
+}
+
+/// tonic over a changing list, as `Channel::balance_channel`.
+pub(crate) fn balance_channel() -> (tokio::sync::mpsc::Sender<Change<String, Endpoint>>, Theirs) {
+    let (channel, changes) = Channel::balance_channel(64);
+    (changes, GreeterClient::new(channel))
+}
+
+/// One node as tonic takes it.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?)
+}

@@ -1,0 +1,62 @@
+//! Nobody to call, and 200 ms to say so.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+use crate::caller::{Caller, balance_channel, ours};
+use crate::parts::{Figures, Result, runtime};
+
+const DEADLINE: Duration = Duration::from_millis(200);
+const WITHIN: Duration = Duration::from_millis(250);
+const CAP: Duration = Duration::from_secs(2);
+
+pub(crate) fn run() -> Result<Figures> {
+    runtime()?.block_on(async {
+        let (client, mine) = ours(&[]).await?;
+        let waypost = one_call(mine).await;
+        client.close().await;
+        // Kept, so that the set is empty and not closed.
+        let (_changes, theirs) = balance_channel();
+        Ok(figures(&waypost, &one_call(theirs).await))
+    })
+}
+
+/// How a call with a deadline ended, and after how long.
+struct Ended {
+    after: Duration,
+    how: String,
+}
+
+async fn one_call(mut caller: impl Caller) -> Ended {
+    let start = Instant::now();
+    let how = match timeout(CAP, caller.hello(Some(DEADLINE))).await {
+        Ok(Ok(())) => "answered".to_owned(),
+        Ok(Err(status)) => format!("{:?}", status.code()),
+        Err(_) => "still waiting".to_owned(),
+    };
+    Ended { after: start.elapsed(), how }
+}
+
+fn figures(waypost: &Ended, tonic: &Ended) -> Figures {
+    let ms = |ended: &Ended| ended.after.as_secs_f64() * 1e3;
+    let table = format!(
+        "no endpoint, a deadline of {} ms (given up after {} ms)\n  \
+         waypost          {:>6.0} ms  {}\n  balance_channel  {:>6.0} ms  {}",
+        DEADLINE.as_millis(),
+        CAP.as_millis(),
+        ms(waypost),
+        waypost.how,
+        ms(tonic),
+        tonic.how,
+    );
+    let side = |ended: &Ended| json!({ "after_ms": ms(ended).round(), "ended": ended.how });
+    let json = json!({
+        "deadline_ms": DEADLINE.as_millis() as u64, "cap_ms": CAP.as_millis() as u64,
+        "waypost": side(waypost), "balance_channel": side(tonic),
+    });
+    let failure =
+        (waypost.after > WITHIN).then(|| format!("waypost answered after {:.0} ms, not within {WITHIN:?}", ms(waypost)));
+    Figures { table, json, failure }
+}

@@ -1,0 +1,78 @@
+//! From a URL to a registry.
+
+use waypost_core::fixed::FixedRegistry;
+use waypost_core::memory::MemoryRegistry;
+use waypost_core::record::Address;
+use waypost_core::registry::{AnyRegistry, Error, Result};
+
+/// The schemes this build knows, as its errors list them.
+const SCHEMES: &[&str] = &[
+    "memory://",
+    "static://host:port[,host:port…][?protocol=grpc]",
+    #[cfg(feature = "local")]
+    "local://[dir]",
+];
+
+/// A registry from its URL.
+///
+/// * `memory://`: one process, empty; clone the handle to share it.
+/// * `static://host:port[,host:port…][?protocol=grpc]`: these nodes, whatever service is asked for.
+/// * `local://[dir]`: the processes of one host, in a directory; without one, `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the
+///   temporary folder.
+///
+/// # Errors
+/// [`Error::Invalid`], naming the part of the URL that is wrong and the schemes this build knows; [`Error::Unavailable`] or
+/// [`Error::Denied`] if the place it names cannot be used.
+pub async fn connect(url: &str) -> Result<AnyRegistry> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(wrong(url, "it has no scheme"));
+    };
+    match scheme {
+        "memory" if rest.is_empty() => Ok(AnyRegistry::new(MemoryRegistry::new())),
+        "memory" => Err(wrong(url, format_args!("nothing may follow memory://, not even {rest:?}"))),
+        "static" => fixed(url, rest).map(AnyRegistry::new),
+        #[cfg(feature = "local")]
+        "local" => local(url, rest),
+        #[cfg(not(feature = "local"))]
+        "local" => Err(wrong(url, "this build lacks the feature local")),
+        _ => Err(wrong(url, format_args!("the scheme {scheme:?} is not in this build"))),
+    }
+}
+
+fn fixed(url: &str, rest: &str) -> Result<FixedRegistry> {
+    let (hosts, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut protocol = "grpc";
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("protocol", value)) if !value.is_empty() => protocol = value,
+            _ => return Err(wrong(url, format_args!("{pair:?} is no option of static://; the only one is protocol=NAME"))),
+        }
+    }
+    let address = |host: &str| host.parse::<Address>().map_err(|error| wrong(url, error));
+    Ok(FixedRegistry::new(hosts.split(',').map(address).collect::<Result<Vec<_>>>()?, protocol))
+}
+
+#[cfg(feature = "local")]
+fn local(url: &str, rest: &str) -> Result<AnyRegistry> {
+    if let Some((_, query)) = rest.split_once('?') {
+        return Err(wrong(url, format_args!("{query:?} is no option of local://, which has none")));
+    }
+    let dir = (!rest.is_empty()).then(|| rest.into());
+    let options = waypost_local::LocalOptions { dir };
+    Ok(AnyRegistry::new(waypost_local::LocalRegistry::open(options)?))
+}
+
+fn wrong(url: &str, why: impl std::fmt::Display) -> Error {
+    let known = SCHEMES.join(", ");
+    Error::invalid(format!("registry URL {:?}", redacted(url)), format!("{why}; this build knows {known}"))
+}
+
+/// The URL without what may be a password.
+fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority = rest.find(['/', '?']).map_or(rest, |end| &rest[..end]);
+    match authority.rsplit_once('@') {
+        Some((secret, _)) => format!("{scheme}://…@{}", &rest[secret.len() + 1..]),
+        None => url.to_owned(),
+    }
+}

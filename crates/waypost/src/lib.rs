@@ -1,0 +1,52 @@
+//! Service registration, discovery and client-side load balancing: a server puts its address and its public methods into a registry and
+//! keeps the entry alive; a client follows the registry, keeps a local picture, and chooses a node for each call itself.
+//!
+//! A server registers once it listens, and leaves before it stops:
+//!
+//! ```no_run
+//! # #[cfg(feature = "tonic")]
+//! # async fn serve(greeter: waypost_greeter::greeter::greeter_server::GreeterServer<impl waypost_greeter::greeter::greeter_server::Greeter>) -> Result<(), Box<dyn std::error::Error>> {
+//! let registry = waypost::connect("local://").await?;
+//! waypost::Server::builder("greeter")
+//!     .registry(registry)
+//!     .descriptor(waypost_greeter::greeter::FILE_DESCRIPTOR_SET)
+//!     .add_service(greeter)
+//!     .serve()
+//!     .await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A client builds unchanged tonic stubs on a balanced channel:
+//!
+//! ```no_run
+//! # #[cfg(feature = "tonic")]
+//! # async fn call() -> Result<(), Box<dyn std::error::Error>> {
+//! use waypost_greeter::greeter::{HelloRequest, greeter_client::GreeterClient};
+//!
+//! let client = waypost::Client::new(waypost::connect("local://").await?);
+//! let mut greeter = GreeterClient::new(client.channel("greeter")?);
+//! let answer = greeter.hello(HelloRequest { name: "Ann".into() }).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server; default). `memory://` and `static://` are
+//! always there.
+
+mod connect;
+
+pub use connect::connect;
+pub use waypost_core::attempt;
+pub use waypost_core::balance;
+pub use waypost_core::directory;
+pub use waypost_core::fixed::FixedRegistry;
+pub use waypost_core::memory::MemoryRegistry;
+pub use waypost_core::peer;
+pub use waypost_core::record;
+pub use waypost_core::registrar::{self, Registration};
+pub use waypost_core::registry::{self, AnyRegistry, Registry};
+#[cfg(feature = "tonic")]
+pub use waypost_http::{AddressPolicy, CallError, ChannelView, Connect, Picked, TcpConnect};
+#[cfg(feature = "local")]
+pub use waypost_local::{LocalOptions, LocalRegistry};
+#[cfg(feature = "tonic")]
+pub use waypost_tonic::{Channel, ChannelBuilder, Client, ClientBuilder, Running, Server, describe, server};

@@ -1,0 +1,77 @@
+//! The examples, run as a reader would run them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use waypost::record::Service;
+use waypost::{AnyRegistry, Registry, connect};
+use waypost_testkit::{Child, Program};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Built beside this test by the same `cargo test`.
+fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.join("examples").join(name)
+}
+
+fn start(name: &str, arg: &str) -> Child {
+    Child::start(name, &Program::new(example(name)).arg(arg)).unwrap()
+}
+
+async fn registered(registry: &AnyRegistry, name: &str) -> Service {
+    let mut watcher = registry.watch(&waypost::registry::WatchOptions::service(name)).await.unwrap();
+    let found = async {
+        loop {
+            watcher.next().await.unwrap().unwrap();
+            if let Ok(mut services) = registry.get_service(name).await {
+                return services.remove(0);
+            }
+        }
+    };
+    tokio::time::timeout(LONG, found).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_greeters_find_each_other_and_own_registry_finds_them_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("local://{}", dir.path().display());
+    let registry = connect(&url).await.unwrap();
+    let mut server = start("greeter_server", &url);
+    let service = registered(&registry, "greeter").await;
+    let node = &service.nodes[0];
+
+    let mut client = start("greeter_client", &url);
+    assert!(client.wait(LONG).await.unwrap().success());
+    let answers = ["Ann", "Bob", "Eve"].map(|name| format!("Hello {name} (from {})", node.id));
+    assert_eq!(client.stdout(), answers);
+
+    let hosts = dir.path().join("hosts.txt");
+    std::fs::write(&hosts, format!("greeter one {}\nnonsense\n", node.address)).unwrap();
+    let mut own = start("own_registry", &hosts.display().to_string());
+    assert!(own.wait(LONG).await.unwrap().success());
+    assert_eq!(own.stdout(), ["Hello Ann"]);
+
+    server.sigterm().unwrap();
+    assert!(server.wait(LONG).await.unwrap().success());
+    assert_eq!(server.stdout(), ["serving", "left"]);
+    assert!(registry.list_services().await.unwrap().is_empty());
+    registry.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_axum_service_registers_and_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("local://{}", dir.path().display());
+    let registry = connect(&url).await.unwrap();
+    let mut server = start("axum_drain", &url);
+    let service = registered(&registry, "users").await;
+    assert_eq!(service.nodes[0].metadata["protocol"], "http");
+    server.sigterm().unwrap();
+    assert!(server.wait(LONG).await.unwrap().success());
+    assert_eq!(server.stdout().last().unwrap(), "left");
+    assert!(registry.list_services().await.unwrap().is_empty());
+    registry.close().await.unwrap();
+}

@@ -1,0 +1,8 @@
+//! One binary for all integration tests of the façade.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod connect;
+#[cfg(all(feature = "local", feature = "tonic"))]
+mod examples;
+#[cfg(all(feature = "local", feature = "tonic", target_os = "linux"))]
+mod leftovers;
