@@ -1,0 +1,42 @@
+//! `waypost deregister NAME ID`: removes what somebody left behind.
+
+use waypost::Registry;
+use waypost::record::{List, Node, Service};
+use waypost::registry::DeregisterOptions;
+
+use crate::cli::Deregister;
+use crate::escape;
+use crate::failure::Failure;
+use crate::output;
+use crate::place::Place;
+
+pub(crate) async fn run(place: &Place, args: &Deregister) -> Result<(), Failure> {
+    let services = place.get(&args.name).await?;
+    let record = find(&services, &args.name, &args.id).ok_or_else(|| not_found(place, args))?;
+    let removed = place.registry().deregister(&record, &DeregisterOptions::force()).await;
+    removed.map_err(|error| place.failure(error))?;
+    let id = record.nodes.first().map(|node| escape::text(&node.id)).unwrap_or_default();
+    output::note(&format!("removed {id}; if its owner lives, it will be back at its next beat: to end it, stop its process"));
+    Ok(())
+}
+
+/// The record of that one node: by its whole id, or by the part after the service's name.
+fn find(services: &[Service], name: &str, id: &str) -> Option<Service> {
+    let whole = format!("{name}-{id}");
+    let by = |wanted: &str| {
+        let of =
+            |service: &Service| service.nodes.iter().find(|node| node.id == wanted).cloned().map(|node| alone(service, node));
+        services.iter().find_map(of)
+    };
+    by(id).or_else(|| by(&whole))
+}
+
+fn alone(service: &Service, node: Node) -> Service {
+    Service { nodes: List::from(vec![node]), ..service.clone() }
+}
+
+fn not_found(place: &Place, args: &Deregister) -> Failure {
+    let (name, id, url) = (escape::text(&args.name), escape::text(&args.id), place.url());
+    Failure::no(format!("service {name:?} has no node {id:?} in {url}"))
+        .next(format!("see which it has: waypost --registry {url} get {name}"))
+}

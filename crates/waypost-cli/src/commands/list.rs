@@ -1,0 +1,86 @@
+//! `waypost list`: all services.
+
+use serde::Serialize;
+use waypost::record::{Service, keys};
+
+use crate::cli::List;
+use crate::failure::Failure;
+use crate::output::{self, Document, Format, SCHEMA, Style, Table};
+use crate::place::Place;
+
+/// One version of one service.
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    version: &'a str,
+    nodes: usize,
+    endpoints: usize,
+    protocols: Vec<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    fn of(service: &'a Service) -> Self {
+        let mut protocols: Vec<_> =
+            service.nodes.iter().filter_map(|node| node.metadata.get(keys::PROTOCOL)).map(String::as_str).collect();
+        protocols.sort_unstable();
+        protocols.dedup();
+        let (nodes, endpoints) = (service.nodes.len(), service.endpoints.len());
+        Self { name: &service.name, version: &service.version, nodes, endpoints, protocols }
+    }
+}
+
+pub(crate) async fn run(place: &Place, args: &List) -> Result<(), Failure> {
+    let services = place.list().await?;
+    if services.is_empty() {
+        output::note(&format!("no service is registered in {}; to see some: waypost demo", place.url()));
+    }
+    let lines: Vec<_> = services.iter().map(Line::of).collect();
+    for text in show(&lines, args.show.format(), Style::of_stdout()) {
+        output::line(&text)?;
+    }
+    Ok(())
+}
+
+fn show(lines: &[Line<'_>], format: Format, style: Style) -> Vec<String> {
+    match format {
+        Format::Table => table(lines, style),
+        Format::Wide => wide(lines, style),
+        Format::Json => vec![output::pretty(&Document::new(lines))],
+        Format::Jsonl => lines.iter().map(jsonl).collect(),
+        Format::Name => names(lines),
+    }
+}
+
+fn table(lines: &[Line<'_>], style: Style) -> Vec<String> {
+    let mut table = Table::new(&["NAME", "VERSION", ">NODES", ">ENDPOINTS"]);
+    for line in lines {
+        table.row([line.name.into(), line.version.into(), line.nodes.to_string(), line.endpoints.to_string()]);
+    }
+    table.lines(style)
+}
+
+fn wide(lines: &[Line<'_>], style: Style) -> Vec<String> {
+    let mut table = Table::new(&["NAME", "VERSION", ">NODES", ">ENDPOINTS", "PROTOCOLS"]);
+    for line in lines {
+        let (nodes, endpoints) = (line.nodes.to_string(), line.endpoints.to_string());
+        table.row([line.name.into(), line.version.into(), nodes, endpoints, line.protocols.join(",")]);
+    }
+    table.lines(style)
+}
+
+fn jsonl(line: &Line<'_>) -> String {
+    #[derive(Serialize)]
+    struct Tagged<'a> {
+        schema: &'static str,
+        #[serde(flatten)]
+        line: &'a Line<'a>,
+    }
+    output::compact(&Tagged { schema: SCHEMA, line })
+}
+
+/// A service with several versions is one name.
+fn names(lines: &[Line<'_>]) -> Vec<String> {
+    let mut names: Vec<_> = lines.iter().map(|line| crate::escape::text(line.name)).collect();
+    names.dedup();
+    names
+}

@@ -1,0 +1,81 @@
+//! `waypost register`: for servers that cannot register themselves.
+
+use serde::Serialize;
+use tokio::sync::watch;
+use waypost::Registration;
+use waypost::record::{Metadata, Node, Service, keys};
+use waypost::registrar::State;
+
+use crate::cli::Register;
+use crate::escape;
+use crate::failure::Failure;
+use crate::output::{self, Format, SCHEMA};
+use crate::place::Place;
+use crate::signals::Signals;
+
+pub(crate) async fn run(place: Place, args: Register) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let format = args.show.format();
+    let service = service(&args);
+    let node = service.nodes.first().cloned().unwrap_or_default();
+    if !node.metadata.contains_key(keys::PROTOCOL) {
+        output::note("note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc");
+    }
+    let registration = Registration::builder(place.registry(), service).ttl(args.ttl).interval(args.interval).start()?;
+    let said = tokio::select! {
+        said = tell(registration.watch(), &place, &args.name, &node, format) => said,
+        () = signals.next() => Ok(()),
+    };
+    let left = registration.close().await.map_err(|error| place.failure(error));
+    place.close().await?;
+    said.and(left)?;
+    say(format, "left", &args.name, &node)
+}
+
+fn service(args: &Register) -> Service {
+    let mut node = match &args.id {
+        Some(id) => Node::with_id(&args.name, id, &args.address),
+        None => Node::new(&args.name, &args.address),
+    };
+    node.metadata = args.metadata.iter().cloned().collect::<Metadata>();
+    let mut service = Service { version: args.version.clone(), ..Service::new(&args.name) };
+    service.nodes.push(node);
+    service
+}
+
+/// Tells how it stands until it has left: when it is registered, on stdout; what is in the way, on stderr.
+async fn tell(mut states: watch::Receiver<State>, place: &Place, name: &str, node: &Node, format: Format) -> Result<(), Failure> {
+    loop {
+        let state = states.borrow_and_update().clone();
+        match state {
+            State::Registered { .. } => say(format, "registered", name, node)?,
+            State::Failing { why, .. } => {
+                output::note(&format!("not registered in {}, trying on: {}", place.url(), escape::text(&why)));
+            }
+            _ => {}
+        }
+        if states.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    schema: &'static str,
+    event: &'a str,
+    service: &'a str,
+    id: &'a str,
+    address: &'a str,
+}
+
+fn say(format: Format, event: &str, service: &str, node: &Node) -> Result<(), Failure> {
+    let Node { id, address, .. } = node;
+    let text = match format {
+        Format::Table | Format::Wide => format!("{event} {id} at {address}"),
+        Format::Json | Format::Jsonl => output::compact(&Said { schema: SCHEMA, event, service, id, address }),
+        Format::Name if event == "left" => return Ok(()),
+        Format::Name => id.clone(),
+    };
+    Ok(output::line(&text)?)
+}

@@ -1,0 +1,52 @@
+//! `waypost wait NAME --ready N`: for scripts that start servers.
+
+use waypost::record::Entry;
+use waypost::registry::{Picture, Watcher};
+
+use super::get;
+use crate::cli::Wait;
+use crate::escape;
+use crate::failure::Failure;
+use crate::output;
+use crate::place::Place;
+
+pub(crate) async fn run(place: &Place, args: &Wait) -> Result<(), Failure> {
+    let mut watcher = place.watch(Some(&args.name)).await?;
+    let mut seen = None;
+    let enough = follow(place, &mut watcher, &mut seen, args.ready.get());
+    if let Ok(result) = tokio::time::timeout(args.timeout, enough).await {
+        result?;
+        let picture = seen.unwrap_or_default();
+        return get::print(&Entry::to_services(present(&picture)), args.show.format());
+    }
+    Err(too_late(place, args, seen.as_ref()))
+}
+
+/// Until the registry has `enough` nodes.
+async fn follow(place: &Place, watcher: &mut Watcher, seen: &mut Option<Picture>, enough: usize) -> Result<(), Failure> {
+    while let Some(item) = watcher.next().await {
+        match item {
+            Ok(event) => seen.get_or_insert_default().apply(event),
+            Err(error) => output::note(&format!("{}; waiting on", place.failure(error))),
+        }
+        if seen.as_ref().is_some_and(|picture| present(picture).count() >= enough) {
+            return Ok(());
+        }
+    }
+    Err(Failure::registry("the registry was closed"))
+}
+
+fn present(picture: &Picture) -> impl Iterator<Item = &Entry> {
+    picture.entries().filter(|entry| !entry.node.is_leaving())
+}
+
+fn too_late(place: &Place, args: &Wait, seen: Option<&Picture>) -> Failure {
+    let (name, url) = (escape::text(&args.name), place.url());
+    let Some(picture) = seen else {
+        return Failure::registry(format!("{url} did not answer within {:?}", args.timeout))
+            .next("is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY");
+    };
+    let count = present(picture).count();
+    Failure::no(format!("{name}: {count} of {} nodes registered in {url} after {:?}", args.ready, args.timeout))
+        .next(format!("see who comes and goes: waypost --registry {url} watch {name}"))
+}

@@ -1,0 +1,164 @@
+//! `waypost watch [NAME]`: what changes, as it changes.
+
+use serde::Serialize;
+use waypost::record::Entry;
+use waypost::registry::{Event, Picture};
+
+use super::get::NodeLine;
+use crate::cli::Watch;
+use crate::escape;
+use crate::failure::Failure;
+use crate::output::{self, Format, SCHEMA, Style};
+use crate::place::Place;
+
+pub(crate) async fn run(place: &Place, args: &Watch) -> Result<(), Failure> {
+    let mut watcher = place.watch(args.name.as_deref()).await?;
+    let start = tokio::time::Instant::now();
+    let mut story = Story::default();
+    let printer = Printer { format: args.show.format(), style: Style::of_stdout() };
+    printer.heading()?;
+    while let Some(item) = watcher.next().await {
+        match item {
+            Ok(event) => printer.print(&story.tell(event), start.elapsed().as_secs_f64())?,
+            Err(error) => output::note(&format!("{}; watching on", place.failure(error))),
+        }
+    }
+    Err(Failure::registry("the registry was closed").next("watch again: waypost watch"))
+}
+
+/// What a watcher's events mean, with what was known before.
+#[derive(Default)]
+struct Story {
+    picture: Picture,
+    begun: bool,
+}
+
+/// One change of one node; none where everything was told anew.
+struct News {
+    what: &'static str,
+    entry: Option<Entry>,
+    nodes: usize,
+}
+
+impl Story {
+    fn tell(&mut self, event: Event) -> Vec<News> {
+        match event {
+            Event::Reset(entries) if !std::mem::replace(&mut self.begun, true) => self.begin(entries),
+            Event::Reset(entries) => {
+                let changes = self.picture.diff(&Picture::of(entries));
+                changes.into_iter().filter_map(|change| self.change(change)).collect()
+            }
+            change => self.change(change).into_iter().collect(),
+        }
+    }
+
+    fn begin(&mut self, entries: Vec<Entry>) -> Vec<News> {
+        self.picture = Picture::of(entries);
+        let nodes = self.picture.len();
+        let present = self.picture.entries().map(|entry| News { what: "present", entry: Some(entry.clone()), nodes });
+        std::iter::once(News { what: "reset", entry: None, nodes }).chain(present).collect()
+    }
+
+    /// A node that said it was leaving has left; one that said nothing is lost.
+    fn change(&mut self, event: Event) -> Option<News> {
+        let (what, entry) = match &event {
+            Event::Created(entry) => ("created", entry.clone()),
+            Event::Updated(entry) if entry.node.is_leaving() => ("leaving", entry.clone()),
+            Event::Updated(entry) => ("updated", entry.clone()),
+            Event::Deleted(key) => {
+                let entry = self.picture.get(key)?.clone();
+                (if entry.node.is_leaving() { "left" } else { "lost" }, entry)
+            }
+            Event::Reset(_) => return None,
+        };
+        self.picture.apply(event);
+        Some(News { what, entry: Some(entry), nodes: self.picture.len() })
+    }
+}
+
+#[derive(Serialize)]
+struct Reset {
+    schema: &'static str,
+    event: &'static str,
+    nodes: usize,
+}
+
+struct Printer {
+    format: Format,
+    style: Style,
+}
+
+impl Printer {
+    /// The columns; rows come one by one, so their widths are fixed.
+    fn heading(&self) -> Result<(), Failure> {
+        let heading = match self.format {
+            Format::Table => row("EVENT", "NODE", "ADDRESS", "VERSION"),
+            Format::Wide => format!("{:>9}  {}", "SECONDS", row("EVENT", "NODE", "ADDRESS", "VERSION")),
+            _ => return Ok(()),
+        };
+        Ok(output::line(&self.style.strong(&heading))?)
+    }
+
+    fn print(&self, news: &[News], seconds: f64) -> Result<(), Failure> {
+        for news in news {
+            if let Some(text) = self.text(news, seconds) {
+                output::line(&text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self, news: &News, seconds: f64) -> Option<String> {
+        let json = matches!(self.format, Format::Json | Format::Jsonl);
+        let Some(entry) = &news.entry else {
+            return json.then(|| output::compact(&Reset { schema: SCHEMA, event: news.what, nodes: news.nodes }));
+        };
+        let node = &entry.node;
+        let plain = || row(news.what, &node.id, &node.address, &entry.head.version);
+        Some(match self.format {
+            Format::Table => plain(),
+            Format::Wide => format!("{seconds:>9.3}  {}", plain()),
+            Format::Name => escape::text(&node.id),
+            Format::Json | Format::Jsonl => output::compact(&NodeLine::of(&entry.to_service(), node).event(news.what)),
+        })
+    }
+}
+
+/// Wide enough for `<service>-<uuid>` of a short name, and for IPv4.
+fn row(event: &str, node: &str, address: &str, version: &str) -> String {
+    let [node, address, version] = [node, address, version].map(escape::text);
+    format!("{event:<8}  {node:<44}  {address:<21}  {version}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost::record::{Node, Service, keys};
+
+    use super::*;
+
+    fn entry(id: &str, leaving: bool) -> Entry {
+        let mut service = Service::new("greeter");
+        let mut node = Node::with_id("greeter", id, "127.0.0.1:1");
+        if leaving {
+            node.metadata.insert(keys::STATE, keys::LEAVING);
+        }
+        service.nodes.push(node);
+        service.entries().remove(0)
+    }
+
+    fn told(story: &mut Story, event: Event) -> Vec<String> {
+        let word = |news: &News| news.entry.as_ref().map_or("all".to_owned(), |entry| entry.node.id.replace("greeter-", ""));
+        story.tell(event).iter().map(|news| format!("{} {}", news.what, word(news))).collect()
+    }
+
+    #[test]
+    fn a_leave_is_told_from_a_loss_and_a_gap_tells_only_what_changed() {
+        let mut story = Story::default();
+        let first = Event::Reset(vec![entry("a", false), entry("b", false)]);
+        assert_eq!(told(&mut story, first), ["reset all", "present a", "present b"]);
+        assert_eq!(told(&mut story, Event::Updated(entry("a", true))), ["leaving a"]);
+        assert_eq!(told(&mut story, Event::Deleted(entry("a", true).key())), ["left a"]);
+        assert_eq!(told(&mut story, Event::Reset(vec![entry("c", false)])), ["lost b", "created c"]);
+        assert_eq!(told(&mut story, Event::Deleted(entry("z", false).key())), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,173 @@
+//! `waypost demo client`: calls the greeters, whoever runs them, and tells of every call.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use waypost::{Channel, Client};
+
+use super::SERVICE;
+use super::call::{Call, METHOD};
+use super::load::Load;
+use super::tally::Tally;
+use crate::duration;
+use crate::failure::Failure;
+use crate::output::{self, SCHEMA};
+use crate::place::Place;
+use crate::signals::Signals;
+
+/// Lines that may wait for whoever reads them; then the calls' tasks wait, after they have been measured.
+const LINES: usize = 65_536;
+
+/// How long to wait for a first server.
+const READY: Duration = Duration::from_secs(30);
+
+#[derive(Args, Debug)]
+pub(super) struct ClientArgs {
+    /// Calls a second, whatever the answers
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rate: u32,
+    /// For how long
+    #[arg(long = "for", value_parser = duration::parse, default_value = "30s", value_name = "TIME")]
+    time: Duration,
+    /// Send no call twice, though its method allows it
+    #[arg(long)]
+    not_idempotent: bool,
+}
+
+pub(super) async fn run(place: &Place, args: &ClientArgs) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let client = Client::new(place.registry());
+    let channel = channel(&client, args.not_idempotent)?;
+    let called = tokio::select! {
+        ready = ready(&channel) => match ready {
+            Ok(()) => call(place, channel, args, &mut signals).await,
+            Err(failure) => Err(failure),
+        },
+        () = signals.next() => Err(Failure::interrupted()),
+    };
+    client.close().await;
+    called
+}
+
+fn channel(client: &Client, not_idempotent: bool) -> Result<Channel, Failure> {
+    let builder = client.channel_builder(SERVICE);
+    let builder = if not_idempotent { builder.not_idempotent(METHOD) } else { builder };
+    builder.build().map_err(|error| Failure::usage(error.to_string()))
+}
+
+async fn ready(channel: &Channel) -> Result<(), Failure> {
+    let ready = channel.ready(READY).await;
+    ready.map_err(|error| Failure::no(crate::escape::text(&error.to_string())).next("start one: waypost demo server"))
+}
+
+/// Calls until the time is over or a signal comes; the summary is the last line either way.
+async fn call(place: &Place, channel: Channel, args: &ClientArgs, signals: &mut Signals) -> Result<(), Failure> {
+    let (calls, ended) = mpsc::channel(LINES);
+    let scribe = Scribe::new(place.name());
+    let mut scribes = JoinSet::new();
+    scribes.spawn_blocking(move || scribe.write(ended));
+    let load = Load::start(channel, args.rate, calls);
+    let interrupted = tokio::select! {
+        () = sleep(args.time) => false,
+        () = signals.next() => true,
+    };
+    load.finish().await;
+    let written = scribes.join_next().await;
+    written.and_then(Result::ok).unwrap_or_else(|| Err(Failure::no("the calls could not be told")))?;
+    if interrupted { Err(Failure::interrupted()) } else { Ok(()) }
+}
+
+/// Writes a line for each call, in a thread of its own: a slow reader slows no call.
+struct Scribe {
+    registry: &'static str,
+    origin: Instant,
+    /// What people's clocks said then.
+    origin_us: u64,
+}
+
+#[derive(Serialize)]
+struct CallLine<'a> {
+    schema: &'static str,
+    event: &'static str,
+    /// Microseconds since 1970, to be compared with other programs' clocks.
+    start_us: u64,
+    duration_us: u64,
+    node: Option<&'a str>,
+    result: String,
+    moved: bool,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    schema: &'static str,
+    event: &'static str,
+    registry: &'static str,
+    calls: u64,
+    failed: u64,
+    moved: u64,
+    p50_us: u64,
+    p99_us: u64,
+    longest_gap_ms: u64,
+}
+
+impl Scribe {
+    fn new(registry: &'static str) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "people compare these times with those of their own programs")]
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { registry, origin: Instant::now(), origin_us: micros(wall) }
+    }
+
+    fn write(self, mut calls: mpsc::Receiver<Call>) -> Result<(), Failure> {
+        let mut tally = Tally::default();
+        tally.begin("calls", self.origin);
+        while let Some(call) = calls.blocking_recv() {
+            tally.count(&call);
+            output::line(&output::compact(&self.line(&call)))?;
+        }
+        output::line(&output::compact(&self.summary(&tally)))?;
+        match tally.total.failed {
+            0 => Ok(()),
+            failed => Err(Failure::no(format!("{failed} of {} calls failed", tally.total.calls))),
+        }
+    }
+
+    fn line<'a>(&self, call: &'a Call) -> CallLine<'a> {
+        CallLine {
+            schema: SCHEMA,
+            event: "call",
+            start_us: self.origin_us + micros(call.due.saturating_duration_since(self.origin)),
+            duration_us: micros(call.latency()),
+            node: call.node.as_deref(),
+            result: call.fault.as_ref().map_or("ok".to_owned(), |(code, _)| format!("{code:?}")),
+            moved: call.is_moved(),
+            attempts: call.attempts,
+            error: call.fault.as_ref().map(|(_, text)| text.as_str()),
+        }
+    }
+
+    fn summary(&self, tally: &Tally) -> Summary {
+        let total = &tally.total;
+        Summary {
+            schema: SCHEMA,
+            event: "summary",
+            registry: self.registry,
+            calls: total.calls,
+            failed: total.failed,
+            moved: total.moved,
+            p50_us: total.p50_us(),
+            p99_us: total.p99_us(),
+            longest_gap_ms: total.longest_gap_ms(),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,166 @@
+//! The demo's servers: children that cannot outlive it.
+//!
+//! Each holds the other end of a pipe as its stdin, and leaves when that closes, however this process ends.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+
+/// How long a server may take to register.
+const START: Duration = Duration::from_secs(15);
+/// How long one may take to leave and to drain.
+const STOP: Duration = Duration::from_secs(35);
+/// How long one may take to end when its stdin has closed, before it is killed.
+const END: Duration = Duration::from_secs(4);
+
+/// The servers, by slot; a slot that is filled again gets a new name.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    program: PathBuf,
+    registry: String,
+    /// Tells this demo's servers from another's in the same registry.
+    mark: String,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    starts: u32,
+    name: String,
+    child: Option<Child>,
+    /// Held apart, since waiting for a child closes what it holds.
+    stdin: Option<ChildStdin>,
+}
+
+/// What a server says when it is registered.
+#[derive(Deserialize)]
+struct Registered {
+    id: String,
+}
+
+impl Fleet {
+    /// No servers yet, in the registry at `registry`; one that is `shared` may hold other greeters.
+    pub(super) fn new(registry: &str, shared: bool) -> Result<Self, Failure> {
+        let program = std::env::current_exe()?;
+        let mark = if shared { format!("-{}", std::process::id()) } else { String::new() };
+        Ok(Self { program, registry: registry.to_owned(), mark, slots: Vec::new() })
+    }
+
+    /// What the server in `slot` is called in the registry.
+    pub(super) fn name(&self, slot: usize) -> &str {
+        &self.slots[slot].name
+    }
+
+    /// Starts one server in each of so many slots.
+    pub(super) async fn start_all(&mut self, slots: usize) -> Result<(), Failure> {
+        self.slots.resize_with(slots, || Slot { starts: 0, name: String::new(), child: None, stdin: None });
+        for slot in 0..slots {
+            self.spawn(slot)?;
+        }
+        for slot in 0..slots {
+            self.registered(slot).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a new server in `slot` and waits until it is registered; returns its name.
+    pub(super) async fn start(&mut self, slot: usize) -> Result<String, Failure> {
+        self.spawn(slot)?;
+        self.registered(slot).await?;
+        Ok(self.slots[slot].name.clone())
+    }
+
+    /// Asks the server in `slot` to end, and waits until it has.
+    pub(super) async fn terminate(&mut self, slot: usize) -> Result<(), Failure> {
+        let Slot { name, child, stdin, .. } = &mut self.slots[slot];
+        let Some(child) = child else { return Ok(()) };
+        ask_to_end(child, stdin)?;
+        let ended = timeout(STOP, child.wait()).await.map_err(|_| Failure::no(format!("{name} did not end within {STOP:?}")))?;
+        well(name, ended?)
+    }
+
+    /// Kills the server in `slot`.
+    pub(super) async fn kill(&mut self, slot: usize) -> Result<(), Failure> {
+        if let Some(child) = &mut self.slots[slot].child {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends all servers, and returns when no process is left.
+    pub(super) async fn end(&mut self) -> Result<(), Failure> {
+        for slot in &mut self.slots {
+            slot.stdin = None;
+        }
+        let mut result = Ok(());
+        for Slot { name, child, .. } in &mut self.slots {
+            let Some(mut child) = child.take() else { continue };
+            if timeout(END, child.wait()).await.is_err() {
+                child.kill().await?;
+                result = Err(Failure::no(format!("{name} did not end by itself within {END:?}, and was killed")));
+            }
+        }
+        result
+    }
+
+    fn spawn(&mut self, slot: usize) -> Result<(), Failure> {
+        let slot_name = char::from(b'a' + u8::try_from(slot).unwrap_or(25));
+        let filled = &mut self.slots[slot];
+        filled.starts += 1;
+        let id = format!("{slot_name}{}{}", filled.starts, self.mark);
+        let mut command = Command::new(&self.program);
+        command.args(["--registry", &self.registry, "demo", "server", "--until-stdin-closes", "--id", &id]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        filled.name = format!("{}-{id}", super::SERVICE);
+        let mut child = command.spawn()?;
+        filled.stdin = child.stdin.take();
+        filled.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the server in `slot` says that it is registered. What it says later fits the pipe.
+    async fn registered(&mut self, slot: usize) -> Result<(), Failure> {
+        let Slot { name, child, .. } = &mut self.slots[slot];
+        let stdout = child.as_mut().and_then(|child| child.stdout.as_mut());
+        let late = |_| Failure::no(format!("{name} was not registered within {START:?}"));
+        let line = timeout(START, first_line(stdout)).await.map_err(late)?;
+        let said = line.and_then(|line| serde_json::from_str::<Registered>(&line).ok());
+        *name = said.ok_or_else(|| Failure::no(format!("{name} ended before it was registered")))?.id;
+        Ok(())
+    }
+}
+
+async fn first_line(stdout: Option<&mut ChildStdout>) -> Option<String> {
+    let mut lines: Lines<_> = BufReader::new(stdout?).lines();
+    lines.next_line().await.ok()?
+}
+
+fn well(name: &str, status: ExitStatus) -> Result<(), Failure> {
+    if status.success() { Ok(()) } else { Err(Failure::no(format!("{name} did not end well: {status}"))) }
+}
+
+/// SIGTERM, as a supervisor does it.
+#[cfg(unix)]
+fn ask_to_end(child: &Child, _: &mut Option<ChildStdin>) -> Result<(), Failure> {
+    use rustix::process::{Pid, Signal, kill_process};
+    // A child that has ended has no id any more, until it is waited for its id is its own.
+    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    match pid {
+        Some(pid) => Ok(kill_process(pid, Signal::TERM).map_err(std::io::Error::from)?),
+        None => Ok(()),
+    }
+}
+
+/// Where there is no SIGTERM, its stdin closes.
+#[cfg(not(unix))]
+fn ask_to_end(_: &Child, stdin: &mut Option<ChildStdin>) -> Result<(), Failure> {
+    drop(stdin.take());
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! What the demo says at its end.
+
+use serde::Serialize;
+
+use super::tally::{Figures, Tally};
+use crate::failure::Failure;
+use crate::output::{self, SCHEMA, Style, Table};
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    pub(super) registry: &'static str,
+    pub(super) servers: u16,
+    pub(super) rate: u32,
+}
+
+/// The whole run, as other programs read it. It only grows.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    schema: &'static str,
+    registry: &'static str,
+    servers: u16,
+    calls: u64,
+    failed: u64,
+    moved: u64,
+    p50_us: u64,
+    p99_us: u64,
+    phases: Vec<PhaseReport>,
+    #[serde(skip)]
+    shown: Shown,
+}
+
+#[derive(Debug, Serialize)]
+struct PhaseReport {
+    name: &'static str,
+    calls: u64,
+    failed: u64,
+    longest_gap_ms: u64,
+}
+
+/// What only people read.
+#[derive(Debug)]
+struct Shown {
+    rate: u32,
+    tally: Tally,
+}
+
+impl Report {
+    pub(super) fn new(setting: Setting, tally: Tally) -> Self {
+        let total = &tally.total;
+        let phase = |phase: &super::tally::Phase| {
+            let Figures { calls, failed, .. } = phase.figures;
+            PhaseReport { name: phase.name, calls, failed, longest_gap_ms: phase.figures.longest_gap_ms() }
+        };
+        Self {
+            schema: SCHEMA,
+            registry: setting.registry,
+            servers: setting.servers,
+            calls: total.calls,
+            failed: total.failed,
+            moved: total.moved,
+            p50_us: total.p50_us(),
+            p99_us: total.p99_us(),
+            phases: tally.phases.iter().map(phase).collect(),
+            shown: Shown { rate: setting.rate, tally },
+        }
+    }
+
+    /// On stdout: a table, or one JSON object on one line.
+    pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
+        if json {
+            return Ok(output::line(&output::compact(self))?);
+        }
+        for line in self.lines(Style::of_stdout()) {
+            output::line(&line)?;
+        }
+        Ok(())
+    }
+
+    /// No if a call failed, or none was made.
+    pub(super) fn verdict(&self) -> Result<(), Failure> {
+        if self.failed == 0 && self.calls > 0 {
+            return Ok(());
+        }
+        let why = self.shown.tally.first_fault.as_deref().map(crate::escape::text).unwrap_or_default();
+        let next = "see more: RUST_LOG=waypost=debug waypost demo";
+        Err(Failure::no(format!("{} of {} calls failed: {why}", self.failed, self.calls)).next(next))
+    }
+
+    fn lines(&self, style: Style) -> Vec<String> {
+        let mut table = Table::new(&["PHASE", ">CALLS", ">FAILED", ">MOVED", ">P50", ">P99", ">LONGEST GAP"]);
+        for phase in &self.shown.tally.phases {
+            table.row(row(phase.name, &phase.figures));
+        }
+        table.row(row("all", &self.shown.tally.total));
+        let mut lines = table.lines(style);
+        lines.push(String::new());
+        lines.push(self.sentence(style));
+        lines
+    }
+
+    fn sentence(&self, style: Style) -> String {
+        let Self { calls, failed, .. } = self;
+        let done = format!("Every server restarted in turn, one killed and replaced, {} calls a second", self.shown.rate);
+        match failed {
+            0 => format!("{done}: {}", style.good(&format!("{calls} calls, none failed."))),
+            _ => format!("{done}: {}", style.bad(&format!("{failed} of {calls} calls failed."))),
+        }
+    }
+}
+
+fn row(name: &str, figures: &Figures) -> [String; 7] {
+    let Figures { calls, failed, moved, .. } = figures;
+    let [p50, p99] = [figures.p50_us(), figures.p99_us()].map(milliseconds);
+    let gap = format!("{} ms", figures.longest_gap_ms());
+    [name.to_owned(), calls.to_string(), failed.to_string(), moved.to_string(), p50, p99, gap]
+}
+
+/// Microseconds as people read them.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+pub(super) fn milliseconds(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::demo::call::Call;
+
+    fn report(fault: Option<&(tonic::Code, String)>) -> Report {
+        let start = Instant::now();
+        let mut tally = Tally::default();
+        for (name, at) in [("steady", 0), ("rolling-restart", 100), ("kill", 200)] {
+            let at = start + Duration::from_millis(at);
+            tally.begin(name, at);
+            let (node, fault) = (Some("greeter-a1".to_owned()), fault.cloned().filter(|_| name == "kill"));
+            tally.count(&Call { due: at, ended: at + Duration::from_millis(3), node, attempts: 2, fault });
+        }
+        Report::new(Setting { registry: "local", servers: 5, rate: 200 }, tally)
+    }
+
+    #[test]
+    fn the_object_is_as_promised() {
+        insta::assert_snapshot!(output::compact(&report(None)), @r#"{"schema":"waypost/1","registry":"local","servers":5,"calls":3,"failed":0,"moved":3,"p50_us":3007,"p99_us":3007,"phases":[{"name":"steady","calls":1,"failed":0,"longest_gap_ms":100},{"name":"rolling-restart","calls":1,"failed":0,"longest_gap_ms":100},{"name":"kill","calls":1,"failed":0,"longest_gap_ms":0}]}"#);
+    }
+
+    #[test]
+    fn people_get_a_table_and_a_sentence() {
+        insta::assert_snapshot!(report(None).lines(Style::PLAIN).join("\n"), @r"
+        PHASE            CALLS  FAILED  MOVED     P50     P99  LONGEST GAP
+        steady               1       0      1  3.0 ms  3.0 ms       100 ms
+        rolling-restart      1       0      1  3.0 ms  3.0 ms       100 ms
+        kill                 1       0      1  3.0 ms  3.0 ms         0 ms
+        all                  3       0      3  3.0 ms  3.0 ms       100 ms
+
+        Every server restarted in turn, one killed and replaced, 200 calls a second: 3 calls, none failed.
+        ");
+    }
+
+    #[test]
+    fn one_failed_call_is_a_no_with_its_reason() {
+        assert_eq!(report(None).verdict(), Ok(()));
+        let report = report(Some(&(tonic::Code::Unavailable, "greeter: no answer".to_owned())));
+        insta::assert_snapshot!(report.verdict().unwrap_err(), @r"
+        1 of 3 calls failed: Unavailable: greeter: no answer
+          see more: RUST_LOG=waypost=debug waypost demo
+        ");
+    }
+}

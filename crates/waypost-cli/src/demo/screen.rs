@@ -1,0 +1,68 @@
+//! The picture on a terminal: the phases' figures, and every node.
+
+use std::time::Duration;
+
+use waypost::balance::NodeView;
+
+use super::report::milliseconds;
+use super::tally::Tally;
+use crate::output::{self, Style, Table};
+
+/// As many nodes as fit a small terminal beside the rest.
+const MOST_NODES: usize = 12;
+
+/// Lines on stderr that are drawn over.
+#[derive(Debug, Default)]
+pub(super) struct Screen {
+    lines: usize,
+}
+
+impl Screen {
+    /// Draws `frame` over the last one. Long lines are cut at the edge, so that each is one line.
+    pub(super) fn draw(&mut self, frame: &[String]) {
+        let up = self.up();
+        self.lines = frame.len();
+        output::note(&format!("{up}\u{1b}[?7l{}\u{1b}[?7h", frame.join("\n")));
+    }
+
+    /// Takes the picture away.
+    pub(super) fn clear(&mut self) {
+        let up = self.up();
+        if self.lines > 0 {
+            self.lines = 0;
+            output::note(&format!("{up}\u{1b}[A"));
+        }
+    }
+
+    /// To the first line, and all below it away.
+    fn up(&self) -> String {
+        if self.lines == 0 { String::new() } else { format!("\u{1b}[{}A\u{1b}[J", self.lines) }
+    }
+}
+
+/// The picture.
+pub(super) fn frame(tally: &Tally, nodes: &[NodeView], act: &str, elapsed: Duration, style: Style) -> Vec<String> {
+    let phase = tally.phases.last().map_or("starting", |phase| phase.name);
+    let head = format!("{}  {:.1} s  {}", style.strong(phase), elapsed.as_secs_f64(), style.faint(act));
+    let mut lines = vec![String::new(), head, figures(tally, style), String::new()];
+    lines.extend(table(tally, nodes).lines(style));
+    lines
+}
+
+fn figures(tally: &Tally, style: Style) -> String {
+    let total = &tally.total;
+    let failed = format!("{} failed", total.failed);
+    let failed = if total.failed == 0 { style.good(&failed) } else { style.bad(&failed) };
+    let [p50, p99] = [total.p50_us(), total.p99_us()].map(milliseconds);
+    format!("{} calls  {failed}  {} moved  p50 {p50}  p99 {p99}", total.calls, total.moved)
+}
+
+fn table(tally: &Tally, nodes: &[NodeView]) -> Table {
+    let mut table = Table::new(&["NODE", "ADDRESS", "CONNECTION", "DECISION", ">CALLS"]);
+    for node in nodes.iter().take(MOST_NODES) {
+        let calls = tally.nodes.get(&node.id).copied().unwrap_or(0).to_string();
+        let connection = format!("{:?}", node.connection).to_lowercase();
+        table.row([node.id.clone(), node.address.clone(), connection, node.decision.to_string(), calls]);
+    }
+    table
+}

@@ -1,0 +1,82 @@
+//! What is done to the servers, and when.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use waypost::Channel;
+
+use super::fleet::Fleet;
+use super::load::Load;
+use super::stage::News;
+use crate::failure::Failure;
+
+/// How long the first connection may take.
+const READY: Duration = Duration::from_secs(10);
+
+pub(super) struct Script {
+    pub(super) servers: u16,
+    pub(super) rate: u32,
+    /// How long the steady phase lasts. After the kill, a third of it passes before another server starts, and half of it after.
+    pub(super) phase: Duration,
+    pub(super) channel: Channel,
+    pub(super) news: mpsc::Sender<News>,
+}
+
+impl Script {
+    /// Starts the servers, then the load; restarts every server in turn; kills one, starts another; ends the load.
+    pub(super) async fn play(self, fleet: &mut Fleet) -> Result<(), Failure> {
+        let slots = usize::from(self.servers);
+        self.act(format!("starting {slots} servers")).await;
+        fleet.start_all(slots).await?;
+        self.channel.ready(READY).await.map_err(|error| Failure::no(error.to_string()))?;
+        self.phase("steady").await;
+        let load = Load::start(self.channel.clone(), self.rate, self.news.clone());
+        sleep(self.phase).await;
+        self.restart_each(fleet, slots).await?;
+        self.kill_one(fleet).await?;
+        self.tell(|| News::End(Instant::now())).await;
+        load.finish().await;
+        Ok(())
+    }
+
+    async fn restart_each(&self, fleet: &mut Fleet, slots: usize) -> Result<(), Failure> {
+        self.phase("rolling-restart").await;
+        for slot in 0..slots {
+            let old = fleet.name(slot).to_owned();
+            self.act(format!("{old}: SIGTERM")).await;
+            fleet.terminate(slot).await?;
+            let new = fleet.start(slot).await?;
+            self.act(format!("{new} in place of {old}")).await;
+        }
+        Ok(())
+    }
+
+    async fn kill_one(&self, fleet: &mut Fleet) -> Result<(), Failure> {
+        self.phase("kill").await;
+        let old = fleet.name(0).to_owned();
+        self.act(format!("{old}: SIGKILL")).await;
+        fleet.kill(0).await?;
+        sleep(self.phase / 3).await;
+        let new = fleet.start(0).await?;
+        self.act(format!("{new} in place of {old}")).await;
+        sleep(self.phase / 2).await;
+        Ok(())
+    }
+
+    async fn phase(&self, name: &'static str) {
+        self.tell(|| News::Phase(name, Instant::now())).await;
+    }
+
+    async fn act(&self, act: String) {
+        self.tell(|| News::Act(act)).await;
+    }
+
+    /// The news is made when there is room for it, so that its time is right.
+    async fn tell(&self, news: impl FnOnce() -> News) {
+        // Nobody listens any more only if the demo is over.
+        if let Ok(room) = self.news.reserve().await {
+            room.send(news());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `waypost demo server`: one greeter.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, async_trait};
+use waypost::registrar::State;
+use waypost::{Running, Server};
+use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
+use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
+
+use super::SERVICE;
+use crate::escape;
+use crate::failure::Failure;
+use crate::output::{self, SCHEMA};
+use crate::place::Place;
+use crate::signals::Signals;
+
+/// How long it may take to leave when its stdin has closed; nobody waits for it any more.
+const LEAVE: Duration = Duration::from_secs(2);
+
+#[derive(Args, Debug)]
+pub(super) struct ServerArgs {
+    /// The node is called greeter-ID; a random id unless given
+    #[arg(long)]
+    id: Option<String>,
+    /// Leave and end at once when stdin closes: with the process that started this one
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+struct Hello;
+
+#[async_trait]
+impl Greeter for Hello {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        Ok(Response::new(HelloResponse { message: format!("Hello {}", request.into_inner().name) }))
+    }
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    schema: &'static str,
+    event: &'static str,
+    service: &'static str,
+    id: &'a str,
+    address: &'a str,
+}
+
+pub(super) async fn run(place: Place, args: &ServerArgs) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut server = Server::builder(SERVICE).registry(place.registry()).descriptor(FILE_DESCRIPTOR_SET);
+    if let Some(id) = &args.id {
+        server = server.id(id);
+    }
+    let started = server.add_service(GreeterServer::new(Hello)).start().await;
+    let mut running = started.map_err(|error| failed(&error))?;
+    serve(&place, &mut running, &mut signals, args.until_stdin_closes).await?;
+    let (id, address) = (running.node_id().to_owned(), running.advertised().to_owned());
+    place.close().await?;
+    say("left", &id, &address)
+}
+
+/// Serves to the end: a signal begins it, a second one cuts it short.
+async fn serve(place: &Place, running: &mut Running, signals: &mut Signals, until_stdin_closes: bool) -> Result<(), Failure> {
+    let mut orphaned = std::pin::pin!(stdin_closed(until_stdin_closes));
+    let mut states = running.registration();
+    states.mark_changed();
+    loop {
+        tokio::select! {
+            result = running.wait() => return result.map_err(|error| failed(&error)),
+            Ok(()) = states.changed() => tell(place, running, &states.borrow_and_update().clone())?,
+            () = signals.next() => running.stop(),
+            () = &mut orphaned => {
+                leave(running).await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Out of the registry, and no more: what is in flight then ends with the process.
+async fn leave(running: &Running) {
+    running.stop();
+    let _ = timeout(LEAVE, running.registration().wait_for(State::is_left)).await;
+}
+
+async fn stdin_closed(wanted: bool) {
+    if !wanted {
+        return std::future::pending().await;
+    }
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
+}
+
+/// When it is registered, a line on stdout; what is in the way, on stderr.
+fn tell(place: &Place, running: &Running, state: &State) -> Result<(), Failure> {
+    match state {
+        State::Registered { .. } => say("registered", running.node_id(), running.advertised()),
+        State::Failing { why, .. } => {
+            output::note(&format!("not registered in {}, trying on: {}", place.url(), escape::text(why)));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn say(event: &'static str, id: &str, address: &str) -> Result<(), Failure> {
+    Ok(output::line(&output::compact(&Said { schema: SCHEMA, event, service: SERVICE, id, address }))?)
+}
+
+fn failed(error: &waypost::server::Error) -> Failure {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    Failure::usage(escape::text(&text))
+}

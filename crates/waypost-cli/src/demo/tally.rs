@@ -1,0 +1,186 @@
+//! What the calls add up to, phase by phase. It never knows a clock: each call brings its times.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::Call;
+use super::histogram::Histogram;
+
+/// Counts of some calls.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Figures {
+    pub(super) calls: u64,
+    pub(super) failed: u64,
+    pub(super) moved: u64,
+    latencies: Histogram,
+    longest_gap: Duration,
+}
+
+impl Figures {
+    fn count(&mut self, call: &Call) {
+        self.calls += 1;
+        self.failed += u64::from(!call.is_answered());
+        self.moved += u64::from(call.is_moved());
+        if call.is_answered() {
+            self.latencies.record(call.latency());
+        }
+    }
+
+    /// The median latency of the calls that were answered.
+    pub(super) fn p50_us(&self) -> u64 {
+        self.latencies.quantile_us(0.5)
+    }
+
+    /// What 99 of 100 answers were not slower than.
+    pub(super) fn p99_us(&self) -> u64 {
+        self.latencies.quantile_us(0.99)
+    }
+
+    /// The longest time between successive answers.
+    pub(super) fn longest_gap_ms(&self) -> u64 {
+        u64::try_from(self.longest_gap.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+    }
+}
+
+/// One phase: a call belongs to the one in which it was due, a gap to the one that most of it lay in.
+#[derive(Clone, Debug)]
+pub(super) struct Phase {
+    pub(super) name: &'static str,
+    since: Instant,
+    pub(super) figures: Figures,
+}
+
+/// All calls so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) phases: Vec<Phase>,
+    pub(super) total: Figures,
+    /// Answers, by node.
+    pub(super) nodes: BTreeMap<String, u64>,
+    /// Why the first call that failed did so.
+    pub(super) first_fault: Option<String>,
+    last_answer: Option<Instant>,
+}
+
+impl Tally {
+    /// A phase begins; with the first, the waiting for answers.
+    pub(super) fn begin(&mut self, name: &'static str, at: Instant) {
+        self.last_answer.get_or_insert(at);
+        self.phases.push(Phase { name, since: at, figures: Figures::default() });
+    }
+
+    /// Counts a call. Before the first phase none counts.
+    pub(super) fn count(&mut self, call: &Call) {
+        let Some(phase) = self.phase_at(call.due) else { return };
+        phase.figures.count(call);
+        self.total.count(call);
+        match &call.fault {
+            None => self.answered(call),
+            Some((code, text)) => drop(self.first_fault.get_or_insert_with(|| format!("{code:?}: {text}"))),
+        }
+    }
+
+    /// No more calls begin: if the answers had stopped before, that was a gap too.
+    pub(super) fn end(&mut self, at: Instant) {
+        self.close_gap(at);
+    }
+
+    fn answered(&mut self, call: &Call) {
+        if let Some(node) = &call.node {
+            *self.nodes.entry(node.clone()).or_default() += 1;
+        }
+        self.close_gap(call.ended);
+    }
+
+    fn close_gap(&mut self, at: Instant) {
+        let Some(last) = self.last_answer else { return };
+        let gap = at.saturating_duration_since(last);
+        self.last_answer = Some(at.max(last));
+        self.total.longest_gap = self.total.longest_gap.max(gap);
+        if let Some(phase) = self.phase_most_in(last, at) {
+            phase.figures.longest_gap = phase.figures.longest_gap.max(gap);
+        }
+    }
+
+    /// The phase that most of this time lies in.
+    fn phase_most_in(&mut self, from: Instant, to: Instant) -> Option<&mut Phase> {
+        let ends = self.phases.iter().skip(1).map(|next| next.since).chain([to.max(from)]);
+        let shares =
+            self.phases.iter().zip(ends).map(|(phase, end)| end.min(to).saturating_duration_since(phase.since.max(from)));
+        let (index, _) = shares.enumerate().max_by_key(|(_, share)| *share)?;
+        self.phases.get_mut(index)
+    }
+
+    fn phase_at(&mut self, at: Instant) -> Option<&mut Phase> {
+        let index = self.phases.iter().rposition(|phase| phase.since <= at)?;
+        self.phases.get_mut(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(start: Instant, due: u64, took: u64) -> Call {
+        let due = start + Duration::from_millis(due);
+        Call { due, ended: due + Duration::from_millis(took), node: Some("a".into()), attempts: 1, fault: None }
+    }
+
+    fn failed(call: Call) -> Call {
+        Call { fault: Some((tonic::Code::Unavailable, "gone".into())), ..call }
+    }
+
+    fn told(tally: &Tally) -> Vec<(&str, u64, u64, u64)> {
+        let line = |p: &Phase| (p.name, p.figures.calls, p.figures.failed, p.figures.longest_gap_ms());
+        tally.phases.iter().map(line).collect()
+    }
+
+    #[tokio::test]
+    async fn a_call_belongs_to_the_phase_in_which_it_was_due_and_a_gap_to_that_which_most_of_it_lay_in() {
+        let start = Instant::now();
+        let mut tally = Tally::default();
+        tally.begin("steady", start);
+        tally.count(&call(start, 10, 2));
+        tally.begin("kill", start + Duration::from_millis(20));
+        tally.count(&call(start, 19, 121));
+        tally.count(&failed(call(start, 120, 900)));
+        tally.count(&call(start, 130, 60));
+        assert_eq!(told(&tally), [("steady", 2, 0, 12), ("kill", 2, 1, 128)]);
+        assert_eq!((tally.total.calls, tally.total.longest_gap_ms(), tally.nodes["a"]), (4, 128, 3));
+        assert_eq!(tally.first_fault.as_deref(), Some("Unavailable: gone"));
+    }
+
+    #[tokio::test]
+    async fn a_gap_that_ends_just_after_its_phase_is_still_that_phases() {
+        let start = Instant::now();
+        let mut tally = Tally::default();
+        tally.begin("rolling-restart", start);
+        tally.count(&call(start, 0, 5));
+        tally.begin("kill", start + Duration::from_millis(1000));
+        tally.count(&call(start, 10, 1095));
+        assert_eq!(told(&tally), [("rolling-restart", 2, 0, 1100), ("kill", 0, 0, 0)]);
+    }
+
+    #[tokio::test]
+    async fn answers_that_stop_are_a_gap_up_to_the_end() {
+        let start = Instant::now();
+        let mut tally = Tally::default();
+        tally.begin("steady", start);
+        tally.count(&call(start, 0, 5));
+        tally.end(start + Duration::from_millis(705));
+        assert_eq!(told(&tally), [("steady", 1, 0, 700)]);
+    }
+
+    #[tokio::test]
+    async fn latency_counts_from_when_the_call_was_due_and_moved_only_if_answered() {
+        let start = Instant::now();
+        let mut tally = Tally::default();
+        tally.begin("steady", start);
+        tally.count(&Call { attempts: 2, ..call(start, 0, 7) });
+        tally.count(&failed(Call { attempts: 2, ..call(start, 0, 9000) }));
+        assert_eq!((tally.total.moved, tally.total.failed), (1, 1));
+        assert_eq!(tally.total.p99_us() / 100, 70);
+    }
+}

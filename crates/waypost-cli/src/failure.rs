@@ -1,0 +1,136 @@
+//! How a command ends other than well: an exit code, what happened, and what to do next.
+
+use std::process::ExitCode;
+use std::{fmt, io};
+
+use waypost::registry;
+
+use crate::output::{self, Style};
+
+/// Why a command did not end well.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    kind: Kind,
+    what: String,
+    next: Option<String>,
+}
+
+/// What the exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nobody reads stdout any more: as good as well.
+    Unread,
+    No,
+    Usage,
+    Registry,
+    Interrupted,
+}
+
+impl Failure {
+    /// The answer is no: not found, not in time, calls failed.
+    pub(crate) fn no(what: impl Into<String>) -> Self {
+        Self::new(Kind::No, what)
+    }
+
+    /// The command was used in a wrong way.
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, what)
+    }
+
+    /// The registry cannot be reached, or refuses.
+    pub(crate) fn registry(what: impl Into<String>) -> Self {
+        Self::new(Kind::Registry, what)
+    }
+
+    /// Somebody stopped it.
+    pub(crate) fn interrupted() -> Self {
+        Self::new(Kind::Interrupted, "interrupted")
+    }
+
+    /// With what to do next.
+    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into(), next: None }
+    }
+
+    fn code(&self) -> u8 {
+        match self.kind {
+            Kind::Unread => 0,
+            Kind::No => 1,
+            Kind::Usage => 2,
+            Kind::Registry => 3,
+            Kind::Interrupted => 130,
+        }
+    }
+
+    /// Says it on stderr, unless whoever stopped it knows.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !matches!(self.kind, Kind::Unread | Kind::Interrupted) {
+            output::note(&format!("{} {self}", Style::of_stderr().bad("error:")));
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match &self.next {
+            Some(next) => write!(f, "\n  {next}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Classified once, here: what the user can do decides the code.
+impl From<registry::Error> for Failure {
+    fn from(error: registry::Error) -> Self {
+        use registry::Error;
+        let kind = match error {
+            Error::NotFound { .. } | Error::IdTaken { .. } => Kind::No,
+            Error::Invalid { .. } | Error::Unsupported { .. } => Kind::Usage,
+            _ => Kind::Registry,
+        };
+        Self::new(kind, crate::escape::text(&error.chain()))
+    }
+}
+
+/// Trouble with stdout, or with the machine.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::Unread } else { Kind::No };
+        Self::new(kind, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_says_what_can_be_done() {
+        let not_found = registry::Error::NotFound { service: "a".into() };
+        let down = registry::Error::unavailable("local", "read", io::Error::other("gone"));
+        let table = [
+            (Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)), 0),
+            (Failure::from(not_found), 1),
+            (Failure::from(registry::Error::invalid("a", "b")), 2),
+            (Failure::from(down), 3),
+            (Failure::interrupted(), 130),
+        ];
+        for (failure, code) in table {
+            assert_eq!(failure.code(), code, "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_comes_on_a_line_of_its_own_and_nothing_reaches_the_terminal_raw() {
+        let taken = registry::Error::IdTaken { id: "a".into(), holder: "\u{1b}[2Jb".into() };
+        assert_eq!(Failure::from(taken).to_string(), "id \"a\" is held by another instance, \\u{1b}[2Jb");
+        assert_eq!(Failure::no("it is not").next("do it").to_string(), "it is not\n  do it");
+    }
+}

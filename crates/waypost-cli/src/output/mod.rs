@@ -1,0 +1,55 @@
+//! What goes to stdout and stderr, and how.
+
+mod json;
+mod style;
+mod table;
+
+use std::io::{self, Write};
+
+use clap::{Args, ValueEnum};
+
+pub(crate) use json::{Document, SCHEMA, compact, pretty};
+pub(crate) use style::Style;
+pub(crate) use table::Table;
+
+/// How data is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    Table,
+    /// More columns
+    Wide,
+    /// One JSON document
+    Json,
+    /// One JSON object a line
+    Jsonl,
+    /// Names only, one a line
+    Name,
+}
+
+/// The flags of every command that shows data.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Show {
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    output: Format,
+    /// The same as -o json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+}
+
+impl Show {
+    pub(crate) fn format(self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+/// One line of data.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+/// A note for whoever watches. Where stderr is gone, nobody does.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,105 @@
+//! A fresh directory with a registry in it, and the command line on it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use waypost_testkit::{Child, Program};
+
+/// Long enough for anything here on a busy machine; nothing waits for it when all is well.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The command line, in a test's environment.
+pub(crate) fn waypost() -> Program {
+    Program::new(env!("CARGO_BIN_EXE_waypost")).env("WAYPOST_REGISTRY", "").env("RUST_LOG", "").env("NO_COLOR", "")
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command to its end.
+pub(crate) async fn run(program: &Program) -> Ended {
+    end(&mut Child::start("waypost", program).unwrap()).await
+}
+
+/// Waits for a command's end.
+pub(crate) async fn end(child: &mut Child) -> Ended {
+    let code = child.wait(DEADLINE).await.unwrap().code();
+    Ended { code, stdout: child.stdout().join("\n"), stderr: child.stderr().join("\n") }
+}
+
+/// A registry of its own.
+pub(crate) struct Host {
+    folder: TempDir,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("registry")
+    }
+
+    fn url(&self) -> String {
+        format!("local://{}", self.path().display())
+    }
+
+    /// The command line on this registry.
+    pub(crate) fn waypost(&self, args: &[&str]) -> Program {
+        waypost().args(["--registry", &self.url()]).args(args)
+    }
+
+    pub(crate) async fn run(&self, args: &[&str]) -> Ended {
+        let ended = run(&self.waypost(args)).await;
+        Ended { code: ended.code, stdout: self.settled(&ended.stdout), stderr: self.settled(&ended.stderr) }
+    }
+
+    pub(crate) fn start(&self, args: &[&str]) -> Child {
+        Child::start(args.join(" "), &self.waypost(args)).unwrap()
+    }
+
+    /// A node that is registered when this returns.
+    pub(crate) async fn node(&self, id: &str, more: &[&str]) -> Child {
+        let address = format!("127.0.0.1:{}", 9000 + u16::from(id.as_bytes()[0]));
+        let args = ["register", "--name", "greeter", "--id", id, "--address", &address];
+        let mut child = self.start(&[&args, more].concat());
+        assert_eq!(child.line(DEADLINE).await.unwrap(), format!("registered greeter-{id} at {address}"));
+        child
+    }
+
+    /// A greeter that is registered when this returns, and its node's id.
+    pub(crate) async fn greeter(&self, id: &str) -> Child {
+        let mut child = self.start(&["demo", "server", "--id", id]);
+        let said: serde_json::Value = serde_json::from_str(&child.line(DEADLINE).await.unwrap()).unwrap();
+        assert_eq!((&said["event"], &said["id"]), (&"registered".into(), &format!("greeter-{id}").into()));
+        child
+    }
+
+    /// Text without what differs from run to run: this registry's place, and instances.
+    pub(crate) fn settled(&self, text: &str) -> String {
+        let text = text.replace(&self.path().display().to_string(), "/here");
+        let is_hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        let words = text.split_inclusive(|c| !is_hex(c)).map(|word| {
+            let hex = word.trim_end_matches(|c| !is_hex(c));
+            if hex.len() == 32 { word.replace(hex, "INSTANCE") } else { word.to_owned() }
+        });
+        words.collect()
+    }
+}
+
+/// Waits until `there`, letting others run.
+pub(crate) async fn eventually(mut there: impl FnMut() -> bool) {
+    let wait = async {
+        while !there() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("it happens in time");
+}
