@@ -1,0 +1,260 @@
+//! The rooms of `waypost-core`: each may use only `crate::<room before it>`. The order is ARCHITECTURE.md's list.
+
+use std::path::Path;
+
+use super::Finding;
+use super::architecture;
+use super::source::{Token, tokens};
+use crate::workspace::{Result, Workspace};
+
+/// Where the rooms are.
+pub(super) const SOURCES: &str = "crates/waypost-core/src";
+
+pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
+    let rooms = architecture::rooms(&workspace.read(architecture::DOCUMENT)?);
+    let mut findings = Vec::new();
+    for file in files(&workspace.root().join(SOURCES), "")? {
+        let source = workspace.read(&format!("{SOURCES}/{file}"))?;
+        findings.extend(check(&rooms, &file, &source));
+    }
+    Ok(findings)
+}
+
+/// The Rust files below `folder`, as `registry/mod.rs`.
+fn files(folder: &Path, prefix: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            found.extend(files(&entry.path(), &format!("{name}/"))?);
+        } else if name.ends_with(".rs") {
+            found.push(name);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What the file `file` (from `src`) may not use. The crate root may use every room.
+fn check(rooms: &[String], file: &str, source: &str) -> Vec<Finding> {
+    let module = module(file);
+    let Some(room) = module.first().cloned() else { return Vec::new() };
+    let place = |line| format!("{SOURCES}/{file}:{line}");
+    let Some(position) = rooms.iter().position(|name| *name == room) else {
+        let what = format!("the room {room} is not in {}", architecture::DOCUMENT);
+        return vec![Finding::new(place(1), what, "give it its place in the list of rooms there")];
+    };
+    let before = &rooms[..position];
+    let remedy = if before.is_empty() {
+        "it is the first room and uses none".to_owned()
+    } else {
+        format!("it may use: {}", before.join(", "))
+    };
+    let wrong = uses(&tokens(source), module).into_iter().filter(|used| used.room != room && !before.contains(&used.room));
+    wrong
+        .map(|used| Finding::new(place(used.line), format!("the room {room} {}", complaint(rooms, &used.room)), remedy.clone()))
+        .collect()
+}
+
+fn complaint(rooms: &[String], used: &str) -> String {
+    match used {
+        WHOLE => "takes in the whole crate; name the room".to_owned(),
+        used if rooms.iter().any(|name| name == used) => format!("uses the later room {used}"),
+        used => format!("uses crate::{used}, which is no room; name the room it comes from"),
+    }
+}
+
+/// The module a file is: `registry/mod.rs` is `[registry]`, `lib.rs` the root.
+fn module(file: &str) -> Vec<String> {
+    let path = file.trim_end_matches(".rs");
+    path.split('/').filter(|part| !matches!(*part, "mod" | "lib")).map(str::to_owned).collect()
+}
+
+/// The crate root as a whole: `use crate::*`, `use crate as x`.
+const WHOLE: &str = "*";
+
+/// One use of something by its path from the crate's root.
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    room: String,
+    line: usize,
+}
+
+/// Every room that these tokens of `module` name by `crate::` or `super::`.
+fn uses(tokens: &[Token], module: Vec<String>) -> Vec<Use> {
+    let mut reader = Reader { tokens, at: 0, module, inline: Vec::new(), depth: 0, found: Vec::new() };
+    while reader.at < tokens.len() {
+        reader.step();
+    }
+    reader.found
+}
+
+struct Reader<'a> {
+    tokens: &'a [Token],
+    at: usize,
+    module: Vec<String>,
+    /// The brace depth at which each inline module opened.
+    inline: Vec<usize>,
+    depth: usize,
+    found: Vec<Use>,
+}
+
+impl Reader<'_> {
+    fn text(&self, ahead: usize) -> &str {
+        self.tokens.get(self.at + ahead).map_or("", |token| &token.text)
+    }
+
+    fn step(&mut self) {
+        match (self.text(0), self.text(1), self.text(2)) {
+            ("mod", name, "{") => {
+                self.module.push(name.to_owned());
+                self.inline.push(self.depth);
+                self.depth += 1;
+                self.at += 3;
+            }
+            ("{", ..) => {
+                self.depth += 1;
+                self.at += 1;
+            }
+            ("}", ..) => self.close(),
+            ("crate" | "super" | "self", "::", _) => self.path(None),
+            ("crate", "as", _) => self.take(WHOLE),
+            _ => self.at += 1,
+        }
+    }
+
+    fn close(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+        if self.inline.last() == Some(&self.depth) {
+            self.inline.pop();
+            self.module.pop();
+        }
+        self.at += 1;
+    }
+
+    /// Follows one path, or one branch of a `use` tree below `base`, up to the room it names.
+    fn path(&mut self, base: Option<Vec<String>>) {
+        let mut base = base.unwrap_or_else(|| self.module.clone());
+        loop {
+            match self.text(0) {
+                "crate" => base.clear(),
+                "super" => drop(base.pop()),
+                "self" => {}
+                _ => break,
+            }
+            if self.text(1) != "::" {
+                break;
+            }
+            self.at += 2;
+        }
+        if self.text(0) == "{" { self.group(&base) } else { self.name(base.first().cloned()) }
+    }
+
+    /// The path ends here: in `room`, or at the root, where the next word names the room.
+    fn name(&mut self, room: Option<String>) {
+        let next = match self.text(0) {
+            "self" | "super" | "crate" => WHOLE,
+            next => next,
+        };
+        let room = room.unwrap_or_else(|| next.to_owned());
+        self.take(&room);
+    }
+
+    fn take(&mut self, room: &str) {
+        let line = self.tokens.get(self.at).map_or(0, |token| token.line);
+        self.found.push(Use { room: room.to_owned(), line });
+        self.at += 1;
+    }
+
+    /// The branches of `{a, b::{c, d}}`, each from `base`.
+    fn group(&mut self, base: &[String]) {
+        self.at += 1;
+        let mut first = true;
+        let mut depth = 1;
+        while depth > 0 && self.at < self.tokens.len() {
+            match self.text(0) {
+                "{" => (depth, self.at) = (depth + 1, self.at + 1),
+                "}" => (depth, self.at) = (depth - 1, self.at + 1),
+                "," => (first, self.at) = (first || depth == 1, self.at + 1),
+                _ if first => {
+                    first = false;
+                    self.path(Some(base.to_vec()));
+                }
+                _ => self.at += 1,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(file: &str, source: &str) -> Vec<String> {
+        let rooms = ["record", "registry", "directory", "peer"].map(str::to_owned);
+        check(&rooms, file, source).into_iter().map(|finding| finding.what).collect()
+    }
+
+    const NONE: [&str; 0] = [];
+
+    #[test]
+    fn an_upward_import_is_reported_with_its_line() {
+        let rooms = ["record", "registry"].map(str::to_owned);
+        let found = check(&rooms, "record/json.rs", "use std::fmt;\nuse crate::registry::Event;\n");
+        assert_eq!(found[0].place, "crates/waypost-core/src/record/json.rs:2");
+        assert_eq!(found[0].what, "the room record uses the later room registry");
+    }
+
+    #[test]
+    fn earlier_rooms_and_the_own_one_pass() {
+        assert_eq!(
+            found("directory.rs", "use crate::record::Entry; use crate::registry::{Error, Event}; use crate::directory::X;"),
+            NONE
+        );
+        assert_eq!(found("lib.rs", "pub use crate::peer::Peer;"), NONE);
+    }
+
+    #[test]
+    fn every_way_to_write_it_is_seen() {
+        let upward = ["the room registry uses the later room peer"];
+        assert_eq!(found("registry/mod.rs", "use crate::{record::{Entry, Key}, peer::Peer};"), upward);
+        assert_eq!(found("registry/mod.rs", "use super::peer::Peer;"), upward);
+        assert_eq!(found("registry/event.rs", "fn f(x: super::super::peer::Peer) {}"), upward);
+        assert_eq!(found("registry/event.rs", "use super::{Error, super::peer};"), upward);
+        assert_eq!(found("registry/event.rs", "type X = self::super::super::peer::X;"), upward);
+        assert_eq!(found("registry/event.rs", "macro_rules! m { () => { $crate::peer::X } }"), upward);
+        assert_eq!(found("registry/event.rs", "mod tests { use super::super::super::peer::X; }"), upward);
+        assert_eq!(found("registry/event.rs", "fn f() { crate :: peer\n::X }"), upward);
+    }
+
+    #[test]
+    fn the_whole_crate_and_unknown_names_are_reported() {
+        let whole = ["the room registry takes in the whole crate; name the room"];
+        assert_eq!(found("registry.rs", "use crate::*;"), whole);
+        assert_eq!(found("registry.rs", "use crate as all;"), whole);
+        assert_eq!(found("registry.rs", "use crate::{self as all};"), whole);
+        assert_eq!(found("registry.rs", "use super::*;"), whole);
+        assert_eq!(
+            found("registry.rs", "use crate::Error;"),
+            ["the room registry uses crate::Error, which is no room; name the room it comes from"]
+        );
+        assert_eq!(found("helper.rs", ""), ["the room helper is not in ARCHITECTURE.md"]);
+    }
+
+    #[test]
+    fn comments_strings_and_visibility_are_no_use() {
+        let source = "//! See [`crate::peer`].\n/* crate::peer */ pub(crate) const X: &str = \"crate::peer\"; pub(in crate::record) fn f() {}";
+        assert_eq!(found("record/mod.rs", source), NONE);
+    }
+
+    #[test]
+    fn inline_modules_and_their_ends_are_followed() {
+        let source = "mod tests { use super::*; fn f() { if true { } } } use super::record::Key; mod more { mod deep { use super::super::X; } }";
+        assert_eq!(found("registry.rs", source), NONE);
+        assert_eq!(
+            found("registry.rs", "mod a { fn f() {} } use super::peer::X;"),
+            ["the room registry uses the later room peer"]
+        );
+    }
+}

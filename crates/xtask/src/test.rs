@@ -1,0 +1,134 @@
+//! `cargo xtask test`: one `cargo test` over the workspace, which builds the examples too, and its figures summed.
+
+use std::io::{BufRead, BufReader};
+use std::process::{ExitStatus, Stdio};
+
+use crate::workspace::{Result, Workspace};
+
+/// Runs everything; true if nothing failed. The last line of stdout is `N passed, N failed`.
+pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
+    let start = now();
+    let (status, mut tally) = tests(workspace)?;
+    tally.end(status.success());
+    println!("\nwall time {:.1} s", start.elapsed().as_secs_f64());
+    println!("{}", tally.line());
+    Ok(tally.failed == 0)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a tool for people: it measures how long they waited")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+/// Runs the tests and shows what they print as it comes.
+fn tests(workspace: &Workspace) -> Result<(ExitStatus, Tally)> {
+    let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut tally = Tally::default();
+    let lines = BufReader::new(child.stdout.take().ok_or("cargo test has no stdout")?);
+    for line in lines.split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        tally.read(&line);
+    }
+    Ok((child.wait()?, tally))
+}
+
+/// What the test programs reported, summed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// A program has begun and not reported yet.
+    running: bool,
+}
+
+impl Tally {
+    /// Takes in one line of `cargo test`.
+    fn read(&mut self, line: &str) {
+        if is_start(line) {
+            self.lost();
+            self.running = true;
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.running = false;
+            self.passed += figure(result, "passed");
+            self.failed += figure(result, "failed");
+            self.skipped += figure(result, "ignored");
+        }
+    }
+
+    /// The output is over: nothing may be unreported, and a failure cargo knows of must be among the figures.
+    fn end(&mut self, success: bool) {
+        self.lost();
+        let none = self.passed + self.failed == 0;
+        if self.failed == 0 && (none || !success) {
+            println!("{}", if success { "no test ran" } else { "cargo test failed, see above" });
+            self.failed += 1;
+        }
+    }
+
+    /// A test program that died counts as one failure, whatever it had passed.
+    fn lost(&mut self) {
+        if std::mem::take(&mut self.running) {
+            println!("a test program ended without a result");
+            self.failed += 1;
+        }
+    }
+
+    fn line(&self) -> String {
+        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+        format!("{} passed, {} failed{skipped}", self.passed, self.failed)
+    }
+}
+
+/// Whether it is `running 12 tests`.
+fn is_start(line: &str) -> bool {
+    let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
+    count.is_some_and(|(count, rest)| count.parse::<u64>().is_ok() && matches!(rest, "" | "s"))
+}
+
+/// The number before `word` in `ok. 12 passed; 0 failed; 1 ignored; …`.
+fn figure(result: &str, word: &str) -> u64 {
+    let parts = result.split([';', '.']);
+    parts.filter_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok()).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(output: &str, success: bool) -> String {
+        let mut tally = Tally::default();
+        output.lines().for_each(|line| tally.read(line));
+        tally.end(success);
+        tally.line()
+    }
+
+    const TWO: &str = "running 3 tests\ntest a ... ok\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\n\
+                       running 1 test\ntest result: FAILED. 0 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s\n";
+
+    #[test]
+    fn figures_are_summed() {
+        assert_eq!(tally(TWO, false), "3 passed, 2 failed, 1 skipped");
+        assert_eq!(
+            tally("running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", true),
+            "2 passed, 0 failed"
+        );
+    }
+
+    #[test]
+    fn a_program_that_died_is_a_failure() {
+        assert_eq!(tally("running 3 tests\ntest a ... ok\n", false), "0 passed, 1 failed");
+        assert_eq!(tally(&format!("running 9 tests\n{TWO}"), false), "3 passed, 3 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_build_that_fails_and_a_run_without_tests_are_failures() {
+        assert_eq!(tally("", false), "0 passed, 1 failed");
+        assert_eq!(
+            tally("running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", true),
+            "0 passed, 1 failed"
+        );
+    }
+}
