@@ -1,12 +1,14 @@
-//! What Waypost's own tests break things with: a [`Fleet`] of real processes, a [`Proxy`] that delays, cuts and swallows, and the
-//! [`paths`] of our binaries.
+//! What Waypost's own tests break things with: a [`Fleet`] of real processes, a real [`etcd`], a [`Proxy`] that delays, cuts and
+//! swallows, hosts of our own ([`netns`]), and the [`paths`] of our binaries.
 //!
 //! All of it is owned: what a test starts is gone when its value is dropped. Every wait has a deadline, and its failure shows what the
-//! process said. It stands on loopback and on processes it started itself, and never reaches for anything else.
+//! process said. It stands on loopback, on namespaces and processes it made itself, and never reaches for anything else.
 
 mod child;
+pub mod etcd;
 mod failure;
 mod fleet;
+pub mod netns;
 mod output;
 pub mod paths;
 mod program;

@@ -50,6 +50,15 @@ impl Program {
         self
     }
 
+    /// The same program, started by another that takes it as its last arguments and becomes it.
+    #[must_use]
+    pub(crate) fn under<'a>(mut self, path: &str, args: impl IntoIterator<Item = &'a str>) -> Self {
+        let own = std::mem::replace(&mut self.path, path.into());
+        let args = args.into_iter().map(OsString::from).chain([own]).chain(self.args);
+        self.args = args.collect();
+        self
+    }
+
     pub(crate) fn command(&self) -> Command {
         let mut command = interruptible(&self.path);
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));

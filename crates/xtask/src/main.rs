@@ -2,6 +2,7 @@
 //! none of its crates, so that it builds in seconds and cannot break with them.
 
 mod build_cost;
+mod etcd;
 mod lint;
 mod test;
 mod workspace;
@@ -15,7 +16,9 @@ usage: cargo xtask <command>
 
   lint                 formatting, clippy, docs, layering, room order, documents, no path of a machine
   test                 every test of the workspace, examples included; ends with `N passed, N failed`
+  test-etcd            every test that needs a real etcd, on every one that `etcd` finds; ends in the same way
   ci                   lint, then test
+  etcd [--json]        every etcd to test with, installed (Debian's, as root) or built (by Go) first if need be
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)
   build-cost [--json]  packages and CPU seconds of a user of Waypost beside a user of bare tonic (cold builds, minutes)
 ";
@@ -37,7 +40,10 @@ fn run(args: &[&str]) -> Result<ExitCode> {
     let good = match args {
         ["lint"] => lint::run(&Workspace::find()?),
         ["test"] => test::run(&Workspace::find()?)?,
+        ["test-etcd"] => test::run_on_etcd(&Workspace::find()?)?,
         ["ci"] => ci(&Workspace::find()?)?,
+        ["etcd"] => etcd::run(&Workspace::find()?, etcd::Format::Text)?,
+        ["etcd", "--json"] => etcd::run(&Workspace::find()?, etcd::Format::Json)?,
         ["compare", rest @ ..] => compare(&Workspace::find()?, rest)?,
         ["build-cost"] => build_cost::run(&Workspace::find()?, build_cost::Format::Text)?,
         ["build-cost", "--json"] => build_cost::run(&Workspace::find()?, build_cost::Format::Json)?,
@@ -65,7 +71,7 @@ mod tests {
 
     #[test]
     fn no_command_and_an_unknown_one_are_wrong_usage() {
-        for args in [&[][..], &["tset"], &["lint", "now"], &["build-cost", "--jsn"]] {
+        for args in [&[][..], &["tset"], &["lint", "now"], &["build-cost", "--jsn"], &["etcd", "--jsn"]] {
             assert_eq!(run(args).expect("no command was run"), ExitCode::from(2), "{args:?}");
         }
     }

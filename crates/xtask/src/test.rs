@@ -1,14 +1,31 @@
-//! `cargo xtask test`: one `cargo test` over the workspace, which builds the examples too, and its figures summed.
+//! `cargo xtask test`: one `cargo test` over the workspace, which builds the examples too, and its figures summed. `cargo xtask test-etcd`:
+//! the same of what needs a real etcd, on every one that `cargo xtask etcd` finds.
 
 use std::io::{BufRead, BufReader};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
+use crate::etcd;
 use crate::workspace::{Result, Workspace};
 
 /// Runs everything; true if nothing failed. The last line of stdout is `N passed, N failed`.
 pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
+    summed(workspace.cargo(&["test", "--workspace", "--no-fail-fast"]))
+}
+
+/// Runs what needs a real etcd, as [`run`] does.
+pub(crate) fn run_on_etcd(workspace: &Workspace) -> Result<bool> {
+    let etcds = etcd::ensure(workspace)?;
+    let packages = ["test", "--no-fail-fast", "-p", "waypost-etcd", "-p", "waypost-testkit", "--features"];
+    let mut command = workspace.cargo(&packages);
+    command.arg("waypost-etcd/real-etcd,waypost-testkit/real-etcd").env(etcd::VARIABLE, etcd::variable(&etcds)?);
+    let versions: Vec<&str> = etcds.iter().map(|etcd| etcd.version.as_str()).collect();
+    println!("etcd {}", versions.join(", "));
+    summed(command)
+}
+
+fn summed(command: Command) -> Result<bool> {
     let start = now();
-    let (status, mut tally) = tests(workspace)?;
+    let (status, mut tally) = tests(command)?;
     tally.end(status.success());
     println!("\nwall time {:.1} s", start.elapsed().as_secs_f64());
     println!("{}", tally.line());
@@ -21,8 +38,7 @@ fn now() -> std::time::Instant {
 }
 
 /// Runs the tests and shows what they print as it comes.
-fn tests(workspace: &Workspace) -> Result<(ExitStatus, Tally)> {
-    let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
+fn tests(mut command: Command) -> Result<(ExitStatus, Tally)> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut tally = Tally::default();
     let lines = BufReader::new(child.stdout.take().ok_or("cargo test has no stdout")?);

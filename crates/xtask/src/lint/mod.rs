@@ -49,6 +49,7 @@ const CARGO: &[(&str, &[&str])] = &[
     ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     ("no feature", &["clippy", "-p", "waypost", "--no-default-features", "--", "-D", "warnings"]),
     ("feature local", &["clippy", "-p", "waypost", "--no-default-features", "--features", "local", "--", "-D", "warnings"]),
+    ("feature etcd", &["clippy", "-p", "waypost", "--no-default-features", "--features", "etcd", "--", "-D", "warnings"]),
     ("feature tonic", &["clippy", "-p", "waypost", "--no-default-features", "--features", "tonic", "--", "-D", "warnings"]),
     ("doc", &["doc", "--no-deps", "--workspace"]),
 ];

@@ -1,0 +1,99 @@
+//! Certificates made on the spot: a certificate authority of one test.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, Error, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use tempfile::TempDir;
+
+use crate::Failure;
+
+/// A certificate authority whose files are gone when it is dropped. Two of them do not trust each other.
+pub struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as PEM files in the folder of the [`Authority`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// Its private key, in PKCS#8.
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Errors
+    /// There is no room for its files.
+    pub fn new() -> Result<Self, Failure> {
+        made("authority", || {
+            let folder = TempDir::new()?;
+            let (params, key) = (authority_params()?, KeyPair::generate()?);
+            std::fs::write(folder.path().join("ca.pem"), params.self_signed(&key)?.pem())?;
+            Ok(Self { folder, issuer: Issuer::new(params, key) })
+        })
+    }
+
+    /// Its own certificate, for those who are to trust it.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate for a server at these names and IP addresses.
+    ///
+    /// # Errors
+    /// A name that is none, or no room for the files.
+    pub fn server(&self, names: &[&str]) -> Result<Identity, Failure> {
+        self.identity("server", names)
+    }
+
+    /// A certificate for a client of that common name, which is the user where etcd asks for certificates.
+    ///
+    /// # Errors
+    /// No room for the files.
+    pub fn client(&self, common_name: &str) -> Result<Identity, Failure> {
+        self.identity(common_name, &[])
+    }
+
+    fn identity(&self, common_name: &str, names: &[&str]) -> Result<Identity, Failure> {
+        made(common_name, || {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = CertificateParams::new(names)?;
+            params.distinguished_name.push(DnType::CommonName, common_name);
+            let key = KeyPair::generate()?;
+            let certificate = params.signed_by(&key, &self.issuer)?;
+            let folder = fresh(self.folder.path(), common_name)?;
+            let identity = Identity { certificate: folder.join("cert.pem"), key: folder.join("key.pem") };
+            std::fs::write(&identity.certificate, certificate.pem())?;
+            std::fs::write(&identity.key, key.serialize_pem())?;
+            Ok(identity)
+        })
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("folder", &self.folder.path()).finish_non_exhaustive()
+    }
+}
+
+fn authority_params() -> Result<CertificateParams, Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params.distinguished_name.push(DnType::CommonName, "Waypost test authority");
+    Ok(params)
+}
+
+/// A folder for one identity: several of one name may be there.
+fn fresh(folder: &Path, name: &str) -> io::Result<PathBuf> {
+    Ok(tempfile::Builder::new().prefix(name).tempdir_in(folder)?.keep())
+}
+
+fn made<T>(what: &str, make: impl FnOnce() -> Result<T, Box<dyn std::error::Error>>) -> Result<T, Failure> {
+    make().map_err(|error| Failure::new(format!("no certificate for {what}: {error}")))
+}

@@ -1,0 +1,93 @@
+//! The folder of one cluster: in memory where there is room, removed with its owner, or by the next one if its owner was killed.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::options::{Options, Storage};
+
+const PREFIX: &str = "waypost-etcd-";
+/// Locked for as long as the owner lives.
+const LOCK: &str = "lock";
+/// A memory file system, and how much of it a member may need: etcd sets aside two logs of 61 MiB, and tests fill some quota.
+const MEMORY: &str = "/dev/shm";
+const ROOM_BYTES: u64 = 512 << 20;
+
+#[derive(Debug)]
+pub(super) struct Folder {
+    folder: TempDir,
+    in_memory: bool,
+    _lock: File,
+}
+
+impl Folder {
+    /// A fresh one, in memory if the options say so and there is room.
+    pub(super) fn new(options: &Options) -> io::Result<Self> {
+        sweep(Path::new(MEMORY));
+        let in_memory =
+            options.storage == Storage::Memory && room_bytes(Path::new(MEMORY)) >= ROOM_BYTES * options.members as u64;
+        if in_memory { Self::within(Path::new(MEMORY), true) } else { Self::within(&std::env::temp_dir(), false) }
+    }
+
+    fn within(base: &Path, in_memory: bool) -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
+        let unlocked = folder.path().join("unlocked");
+        let lock = File::create_new(&unlocked)?;
+        lock.lock()?;
+        // Under its name it is locked from the first moment on.
+        fs::rename(unlocked, folder.path().join(LOCK))?;
+        Ok(Self { folder, in_memory, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn in_memory(&self) -> bool {
+        self.in_memory
+    }
+}
+
+/// Removes the folders of clusters whose owner was killed: memory is too dear to leave them to the next start of the machine.
+fn sweep(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if is_ours && is_abandoned(&entry.path()) {
+            // Another may be sweeping too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_abandoned(folder: &Path) -> bool {
+    File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+}
+
+fn room_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(0, |room| room.f_bavail * room.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_owner_left_is_swept_and_nothing_else() {
+        let base = tempfile::tempdir().unwrap();
+        let alive = Folder::within(base.path(), false).unwrap();
+        let [dead, other, young] = ["waypost-etcd-dead", "other", "waypost-etcd-young"].map(|name| base.path().join(name));
+        for folder in [&dead, &other, &young] {
+            fs::create_dir(folder).unwrap();
+        }
+        fs::write(dead.join(LOCK), "").unwrap();
+        fs::write(other.join(LOCK), "").unwrap();
+        sweep(base.path());
+        assert_eq!([dead, other, young].map(|folder| folder.exists()), [false, true, true]);
+        assert!(alive.path().exists());
+        let path = alive.path().to_owned();
+        drop(alive);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,318 @@
+//! A real etcd for tests: one member or three, on ports of loopback chosen by the system, that can be frozen, killed, wiped, filled,
+//! locked with passwords and certificates, and asked. It knows nothing of Waypost.
+//!
+//! [`Binary::all`] tells which etcds there are; [`Etcd::start`] starts a cluster. Put a [`Proxy`](crate::Proxy) before a member to cut it
+//! off. Dropped, its processes are killed and its files removed; those of a test that was killed are removed by the next.
+
+mod access;
+mod authority;
+mod binary;
+mod control;
+mod folder;
+mod member;
+mod metrics;
+mod options;
+mod port;
+mod store;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+
+use crate::Failure;
+use control::Control;
+use folder::Folder;
+use options::{Storage, Token, Transport};
+
+pub use access::ROOT;
+pub use authority::{Authority, Identity};
+pub use binary::{Binary, Version};
+pub use member::Member;
+pub use metrics::Metrics;
+pub use options::Options;
+
+/// Between two looks at who leads, and for how long to look: etcd elects in one or two seconds.
+const LOOK: Duration = Duration::from_millis(50);
+const ELECTION: Duration = Duration::from_secs(30);
+
+/// What a restarted cluster finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// All it had.
+    Kept,
+    /// Nothing: the same ids and addresses, revision 1.
+    Lost,
+}
+
+/// What a member says of itself and its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The cluster's id.
+    pub cluster: u64,
+    /// The member's id.
+    pub member: u64,
+    /// The id of the member that it takes for the leader; 0 if none.
+    pub leader: u64,
+    /// The store's revision.
+    pub revision: i64,
+    /// The size of the store's file.
+    pub size_bytes: u64,
+}
+
+/// A cluster of our own.
+#[derive(Debug)]
+pub struct Etcd {
+    // Before the folder: it is removed when nobody writes into it any more.
+    members: Vec<Member>,
+    control: Control,
+    authority: Option<Authority>,
+    binary: Binary,
+    folder: Folder,
+}
+
+impl Etcd {
+    /// Starts a cluster and returns when each member answers, under the id that it logged: no other etcd was met by mistake. To be called
+    /// in a tokio runtime with I/O, whose clock is not paused.
+    ///
+    /// # Errors
+    /// A member does not start or serve; the text shows its log.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, nothing is left.
+    pub async fn start(binary: &Binary, options: &Options) -> Result<Self, Failure> {
+        let failed = |why: &dyn std::fmt::Display| Failure::new(format!("etcd {} cannot be set up: {why}", binary.version()));
+        let folder = Folder::new(options).map_err(|error| failed(&error))?;
+        let names = (1..=options.members).map(|number| format!("m{number}"));
+        let members = names.map(|name| Member::new(binary, name, folder.path())).collect::<Result<Vec<_>, _>>();
+        let authority = if options.transport == Transport::Plain { None } else { Some(Authority::new()?) };
+        let control = Control { etcdctl: binary.etcdctl().to_owned(), tls: Vec::new(), login: None };
+        let mut etcd =
+            Self { members: members.map_err(|error| failed(&error))?, control, authority, binary: binary.clone(), folder };
+        etcd.configure(options)?;
+        etcd.start_all().await?;
+        Ok(etcd)
+    }
+
+    /// The program it runs.
+    pub fn binary(&self) -> &Binary {
+        &self.binary
+    }
+
+    /// The number of members, up or not.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// One member, counted from 0.
+    ///
+    /// # Panics
+    /// There are fewer.
+    #[track_caller]
+    pub fn member(&mut self, index: usize) -> &mut Member {
+        &mut self.members[index]
+    }
+
+    /// Where clients reach the members, up or not, in their order.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(Member::address).collect()
+    }
+
+    /// Who signed the members' certificates, and can sign those of clients; none without TLS.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// Freezes all members (SIGSTOP).
+    ///
+    /// # Errors
+    /// One is down.
+    pub fn pause(&mut self) -> Result<(), Failure> {
+        self.members.iter_mut().try_for_each(Member::pause)
+    }
+
+    /// Wakes all members.
+    ///
+    /// # Errors
+    /// One is down.
+    pub fn resume(&mut self) -> Result<(), Failure> {
+        self.members.iter_mut().try_for_each(Member::resume)
+    }
+
+    /// Kills all members (SIGKILL) that are not down; returns when they are gone.
+    ///
+    /// # Errors
+    /// One cannot be waited for.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, some have been killed; call it again.
+    pub async fn kill(&mut self) -> Result<(), Failure> {
+        for member in &mut self.members {
+            if member.pid().is_some() {
+                member.kill().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills what runs and starts all members again; returns when each answers. With [`Data::Lost`] authentication is off again.
+    ///
+    /// # Errors
+    /// A member does not start or serve; the text shows its log.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, some members are down; call it again.
+    pub async fn restart(&mut self, data: Data) -> Result<(), Failure> {
+        self.kill().await?;
+        if data == Data::Lost {
+            let forgotten = self.members.iter().try_for_each(Member::forget);
+            forgotten.map_err(|error| Failure::new(format!("the data of etcd cannot be removed: {error}")))?;
+            self.control.login = None;
+        }
+        self.start_all().await
+    }
+
+    /// Fails the test if a member has ended by itself.
+    ///
+    /// # Panics
+    /// One has; the message shows what it said.
+    #[track_caller]
+    pub fn assert_alive(&mut self) {
+        for member in &mut self.members {
+            member.assert_alive();
+        }
+    }
+
+    /// What the member of that index says of itself.
+    ///
+    /// # Errors
+    /// It does not answer.
+    ///
+    /// # Cancel safety
+    /// It only looks.
+    pub async fn status(&self, index: usize) -> Result<Status, Failure> {
+        let address = self.members[index].address().to_string();
+        let args = ["endpoint", "status", "--write-out=json"];
+        let json = self.control.run(&address, self.control.login.as_deref(), &args, b"").await?;
+        let shown = || Failure::new(format!("etcdctl shows no status: {}", String::from_utf8_lossy(&json)));
+        serde_json::from_slice(&json).ok().and_then(|json| status(&json)).ok_or_else(shown)
+    }
+
+    /// The index of the leader, once there is one among the members that are up.
+    ///
+    /// # Errors
+    /// There was none for 30 s, or a member that is up does not answer.
+    ///
+    /// # Cancel safety
+    /// It only looks.
+    pub async fn leader(&self) -> Result<usize, Failure> {
+        let look = async {
+            loop {
+                if let Some(leader) = self.seen_leader().await? {
+                    return Ok(leader);
+                }
+                sleep(LOOK).await;
+            }
+        };
+        timeout(ELECTION, look).await.unwrap_or_else(|_| Err(Failure::new("etcd elected no leader")))
+    }
+
+    /// The member that all that are up take for the leader; a woken one may take itself for it for a while.
+    async fn seen_leader(&self) -> Result<Option<usize>, Failure> {
+        let (mut agreed, mut leader) = (None, None);
+        for index in (0..self.members.len()).filter(|index| self.members[*index].is_up()) {
+            let status = self.status(index).await?;
+            if *agreed.get_or_insert(status.leader) != status.leader {
+                return Ok(None);
+            }
+            leader = leader.or((status.leader == status.member).then_some(index));
+        }
+        Ok(leader)
+    }
+
+    async fn start_all(&mut self) -> Result<(), Failure> {
+        self.members.iter_mut().try_for_each(Member::start)?;
+        for index in 0..self.members.len() {
+            self.members[index].serving().await?;
+        }
+        for index in 0..self.members.len() {
+            self.assert_ours(index).await?;
+        }
+        Ok(())
+    }
+
+    /// The member answers with the cluster id that our child logged.
+    async fn assert_ours(&mut self, index: usize) -> Result<(), Failure> {
+        let (status, member) = (self.status(index).await?, &mut self.members[index]);
+        member.assert_alive();
+        let (joined, answered) = (member.joined(), status.cluster);
+        if joined == Some(answered) {
+            return Ok(());
+        }
+        let address = member.address();
+        Err(Failure::new(format!("another etcd answers at {address}: cluster {answered:x}, ours is {joined:x?}")))
+    }
+
+    fn configure(&mut self, options: &Options) -> Result<(), Failure> {
+        let mut flags = self.cluster_flags();
+        if options.storage == Storage::Memory && !self.folder.in_memory() && self.binary.can_skip_fsync() {
+            flags.push("--unsafe-no-fsync".to_owned());
+        }
+        if let Some(authority) = &self.authority {
+            flags.extend(server_flags(authority, options.transport)?);
+            self.control.tls = client_flags(authority, options.transport)?;
+        }
+        if let Token::Signed(life) = options.token {
+            flags.push(self.token_flag(life)?);
+        }
+        flags.extend(options.flags.iter().cloned());
+        self.members.iter_mut().for_each(|member| member.configure(options.scheme(), &flags));
+        Ok(())
+    }
+
+    fn cluster_flags(&self) -> Vec<String> {
+        let peers: Vec<String> = self.members.iter().map(Member::peer).collect();
+        let token = format!("waypost-{}-{}", std::process::id(), self.members[0].address().port());
+        // To stdout, whose lines are read; its default is stderr.
+        let log = ["--logger=zap", "--log-outputs=stdout"].map(str::to_owned);
+        let cluster = [format!("--initial-cluster={}", peers.join(",")), format!("--initial-cluster-token={token}")];
+        log.into_iter().chain(cluster).collect()
+    }
+
+    /// The members share a secret, with which they sign.
+    fn token_flag(&self, life: Duration) -> Result<String, Failure> {
+        let key = self.folder.path().join("token.key");
+        let written = std::fs::write(&key, "a secret that only these members share, for one test");
+        written.map_err(|error| Failure::new(format!("no key for tokens: {error}")))?;
+        Ok(format!("--auth-token=jwt,sign-method=HS256,priv-key={},ttl={}s", key.display(), life.as_secs()))
+    }
+}
+
+fn server_flags(authority: &Authority, transport: Transport) -> Result<Vec<String>, Failure> {
+    let identity = authority.server(&["127.0.0.1", "localhost"])?;
+    let own = [format!("--cert-file={}", identity.certificate.display()), format!("--key-file={}", identity.key.display())];
+    let asks = [format!("--trusted-ca-file={}", authority.certificate().display()), "--client-cert-auth".to_owned()];
+    let asks = if transport == Transport::MutualTls { asks.to_vec() } else { Vec::new() };
+    Ok(own.into_iter().chain(asks).collect())
+}
+
+fn client_flags(authority: &Authority, transport: Transport) -> Result<Vec<String>, Failure> {
+    let mut flags = vec![format!("--cacert={}", authority.certificate().display())];
+    if transport == Transport::MutualTls {
+        let identity = authority.client("etcdctl")?;
+        flags.extend([format!("--cert={}", identity.certificate.display()), format!("--key={}", identity.key.display())]);
+    }
+    Ok(flags)
+}
+
+fn status(json: &Value) -> Option<Status> {
+    let (status, header) = (&json[0]["Status"], &json[0]["Status"]["header"]);
+    Some(Status {
+        cluster: header["cluster_id"].as_u64()?,
+        member: header["member_id"].as_u64()?,
+        leader: status["leader"].as_u64().unwrap_or_default(),
+        revision: header["revision"].as_i64()?,
+        size_bytes: status["dbSize"].as_u64()?,
+    })
+}

@@ -1,0 +1,259 @@
+//! `cargo xtask etcd`: finds every etcd to test with, and gets those it can: Debian's by apt, a newer one built by Go from its published
+//! module (`tools/etcd`). It starts none.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::workspace::{Result, Workspace, output};
+
+/// Where the testkit reads the list that [`variable`] makes.
+pub(crate) const VARIABLE: &str = "WAYPOST_ETCDS";
+
+const SOURCE: &str = "tools/etcd";
+const PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
+const NONE: &str = "there is no etcd to test with. One of these helps:
+  install one with its etcdctl (Debian: apt-get install etcd-server etcd-client)
+  install Go, so that `cargo xtask etcd` builds one
+  set WAYPOST_ETCD to the path of one";
+
+/// How the list is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// One etcd and its etcdctl.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Etcd {
+    pub(crate) version: String,
+    etcd: PathBuf,
+    etcdctl: PathBuf,
+}
+
+/// Shows what there is.
+pub(crate) fn run(workspace: &Workspace, format: Format) -> Result<bool> {
+    println!("{}", shown(&ensure(workspace)?, format));
+    Ok(true)
+}
+
+/// Every etcd, got first if need be: `$WAYPOST_ETCD` alone if it is set, else that on the `PATH` (Debian's, installed by root if there is
+/// none) and the one that Go builds. What could not be had is told on stderr.
+///
+/// # Errors
+/// There is none; the text says what to do.
+pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<Etcd>> {
+    if let Some(path) = std::env::var_os("WAYPOST_ETCD") {
+        let found = probe(Path::new(&path)).map_err(|why| format!("WAYPOST_ETCD is {}: {why}", path.display()))?;
+        return Ok(vec![found]);
+    }
+    let tried = [("etcd on the PATH", system()), ("etcd by Go", built(workspace))];
+    let mut found: Vec<Etcd> = Vec::new();
+    for (what, one) in tried {
+        match one {
+            Ok(one) if found.iter().any(|other| other.version == one.version) => {}
+            Ok(one) => found.push(one),
+            Err(why) => eprintln!("no {what}: {why}"),
+        }
+    }
+    if found.is_empty() { Err(NONE.into()) } else { Ok(found) }
+}
+
+/// The value of [`VARIABLE`].
+///
+/// # Errors
+/// A path has a colon in it.
+pub(crate) fn variable(etcds: &[Etcd]) -> Result<std::ffi::OsString> {
+    Ok(std::env::join_paths(etcds.iter().map(|etcd| &etcd.etcd))?)
+}
+
+fn shown(etcds: &[Etcd], format: Format) -> String {
+    if format == Format::Json {
+        let list: Vec<Value> = etcds.iter().map(figures).collect();
+        return json!({ "schema": "waypost/1", "etcds": list }).to_string();
+    }
+    let line = |etcd: &Etcd| format!("{:<10} {}  {}", etcd.version, etcd.etcd.display(), etcd.etcdctl.display());
+    etcds.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn figures(etcd: &Etcd) -> Value {
+    json!({ "version": etcd.version, "etcd": etcd.etcd, "etcdctl": etcd.etcdctl })
+}
+
+/// The etcd at `path`, its version asked, and the etcdctl beside it or on the `PATH`.
+fn probe(path: &Path) -> Result<Etcd> {
+    let said = Command::new(path).arg("--version").stdin(Stdio::null()).output()?.stdout;
+    let version = version(&String::from_utf8_lossy(&said)).ok_or("it tells no version of etcd")?;
+    let beside = Some(path.with_file_name("etcdctl")).filter(|path| path.is_file());
+    let etcdctl = beside.or_else(|| on_path("etcdctl")).ok_or("there is no etcdctl, neither beside it nor on the PATH")?;
+    Ok(Etcd { version, etcd: path.to_owned(), etcdctl })
+}
+
+fn version(said: &str) -> Option<String> {
+    said.lines().next()?.strip_prefix("etcd Version: ").map(str::to_owned)
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// The etcd on the `PATH`; Debian's is installed if there is none.
+fn system() -> Result<Etcd> {
+    if on_path("etcd").is_none() || on_path("etcdctl").is_none() {
+        install()?;
+    }
+    probe(&on_path("etcd").ok_or("it is not there, though it was installed")?)
+}
+
+/// Installs Debian's, without letting the package start a server of its own.
+fn install() -> Result<()> {
+    on_path("apt-get").ok_or("this system has no apt-get")?;
+    if output(Command::new("id").arg("-u"))? != b"0\n" {
+        return Err(format!("only root may install it: apt-get install {}", PACKAGES.join(" ")).into());
+    }
+    let _policy = Policy::forbid_starts()?;
+    eprintln!("installing {}", PACKAGES.join(" "));
+    let install = ["install", "--yes", "--quiet", "--no-install-recommends", PACKAGES[0], PACKAGES[1]];
+    // The lists of packages may be missing or too old to find them.
+    apt(&install).or_else(|_| apt(&["update", "--quiet"]).and_then(|()| apt(&install)))
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    succeed(&mut command)
+}
+
+/// Runs a command whose words all go to stderr.
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.stdout(std::io::stderr()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}").into()) }
+}
+
+/// Debian asks this program whether a package may start its service; 101 is no.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const FORBIDDEN: i32 = 101;
+
+/// While it lives, no package starts a service.
+struct Policy {
+    ours: bool,
+}
+
+impl Policy {
+    fn forbid_starts() -> Result<Self> {
+        match File::options().write(true).create_new(true).open(POLICY) {
+            Ok(file) => {
+                let policy = Self { ours: true };
+                file.set_permissions(fs::Permissions::from_mode(0o755))?;
+                drop(file);
+                fs::write(POLICY, format!("#!/bin/sh\nexit {FORBIDDEN}\n"))?;
+                Ok(policy)
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::of_the_machine(),
+            Err(error) => Err(format!("{POLICY}: {error}").into()),
+        }
+    }
+
+    /// The machine has a policy already: ours to ask, not to change.
+    fn of_the_machine() -> Result<Self> {
+        let answer = Command::new(POLICY).args(["etcd", "start"]).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+        if answer.code() == Some(FORBIDDEN) {
+            return Ok(Self { ours: false });
+        }
+        Err(format!("{POLICY} would let the package start an etcd of its own; apt-get install {} yourself", PACKAGES.join(" "))
+            .into())
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
+
+/// The etcd that Go builds, once for each version, into `waypost/etcd/<version>` of the user's cache.
+fn built(workspace: &Workspace) -> Result<Etcd> {
+    let version = required(&workspace.read(&format!("{SOURCE}/go.mod"))?).ok_or("tools/etcd/go.mod requires no etcd")?;
+    let folder = cache()?.join(&version);
+    if !folder.join("etcd").is_file() {
+        build(&workspace.root().join(SOURCE), &folder)?;
+    }
+    let found = probe(&folder.join("etcd"))?;
+    if found.version == version { Ok(found) } else { Err(format!("{} is {}", folder.display(), found.version).into()) }
+}
+
+/// Builds beside `folder` and moves it there when it is whole, since another may build at the same time.
+fn build(source: &Path, folder: &Path) -> Result<()> {
+    let go = on_path("go").ok_or("Go is not installed")?;
+    eprintln!("building etcd into {} (about two minutes)", folder.display());
+    let unfinished = folder.with_extension(format!("{}.unfinished", std::process::id()));
+    fs::create_dir_all(&unfinished)?;
+    let mut command = Command::new(go);
+    command
+        .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-o"])
+        .arg(unfinished.join(""))
+        .args([".", "./etcdctl"]);
+    let built = succeed(command.current_dir(source).stdin(Stdio::null()));
+    let moved = built.and_then(|()| Ok(fs::rename(&unfinished, folder)?));
+    let _ = fs::remove_dir_all(&unfinished);
+    if folder.join("etcd").is_file() { Ok(()) } else { moved }
+}
+
+fn cache() -> Result<PathBuf> {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    Ok(cache.ok_or("neither XDG_CACHE_HOME nor HOME says where to build it")?.join("waypost/etcd"))
+}
+
+/// The version of etcd's server that a `go.mod` requires, without its `v`.
+fn required(module: &str) -> Option<String> {
+    let line = module.lines().find_map(|line| line.trim().strip_prefix("go.etcd.io/etcd/server/v3 v"))?;
+    line.split_whitespace().next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn etcd(version: &str, folder: &str) -> Etcd {
+        let at = |name| Path::new(folder).join(name);
+        Etcd { version: version.to_owned(), etcd: at("etcd"), etcdctl: at("etcdctl") }
+    }
+
+    #[test]
+    fn the_version_is_that_of_go_mod_and_of_the_first_line() {
+        let module =
+            "module x\n\nrequire (\n\tgo.etcd.io/etcd/etcdctl/v3 v3.6.1\n\tgo.etcd.io/etcd/server/v3 v3.6.16 // why\n)\n";
+        assert_eq!(required(module).as_deref(), Some("3.6.16"));
+        assert_eq!(version("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(), Some("3.4.23"));
+        assert_eq!((required("module x\n"), version("etcdctl version: 3.4.23\n")), (None, None));
+    }
+
+    #[test]
+    fn the_list_is_shown_both_ways_and_passed_on() {
+        let etcds = [etcd("3.4.23", "/usr/bin"), etcd("3.6.16", "/cache/3.6.16")];
+        assert_eq!(variable(&etcds).expect("no colon"), "/usr/bin/etcd:/cache/3.6.16/etcd");
+        assert!(shown(&etcds, Format::Text).starts_with("3.4.23     /usr/bin/etcd  /usr/bin/etcdctl\n3.6.16 "));
+        let json: Value = serde_json::from_str(&shown(&etcds, Format::Json)).expect("JSON");
+        assert_eq!(
+            json["etcds"][1],
+            json!({"version": "3.6.16", "etcd": "/cache/3.6.16/etcd", "etcdctl": "/cache/3.6.16/etcdctl"})
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_no_etcd_is_refused() {
+        let why = probe(Path::new("/bin/echo")).expect_err("echo is no etcd").to_string();
+        assert_eq!(why, "it tells no version of etcd");
+    }
+}
