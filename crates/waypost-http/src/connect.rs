@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use waypost_core::record::Address;
@@ -26,6 +27,11 @@ pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<BoxIo>> + Send 
 pub trait Connect: Debug + Send + Sync + 'static {
     /// Connects to `address`, which `policy` allows; a name is checked again once it is resolved.
     fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a>;
+
+    /// What requests name as their scheme: `http` unless the connection is encrypted.
+    fn scheme(&self) -> Scheme {
+        Scheme::HTTP
+    }
 }
 
 /// Which addresses may be dialled. Never the unspecified, multicast or link-local ones (the metadata services of clouds are).
@@ -60,27 +66,30 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 impl Connect for TcpConnect {
     fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a> {
-        Box::pin(async move {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address that may be dialled");
-            for target in tokio::net::lookup_host((address.host.as_str(), address.port)).await? {
-                if !policy.allows(target.ip()) {
-                    continue;
-                }
-                match TcpStream::connect(target).await {
-                    Ok(stream) => return prepare(stream),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        })
+        Box::pin(async move { Ok(Box::new(dial(address, policy).await?) as BoxIo) })
     }
 }
 
-fn prepare(stream: TcpStream) -> io::Result<BoxIo> {
+/// Connects to the first address of the host that may be dialled and answers.
+pub(crate) async fn dial(address: &Address, policy: &AddressPolicy) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address that may be dialled");
+    for target in tokio::net::lookup_host((address.host.as_str(), address.port)).await? {
+        if !policy.allows(target.ip()) {
+            continue;
+        }
+        match TcpStream::connect(target).await {
+            Ok(stream) => return prepare(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    Ok(Box::new(stream))
+    Ok(stream)
 }
 
 #[cfg(test)]

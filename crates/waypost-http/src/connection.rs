@@ -161,21 +161,7 @@ impl Driver {
     /// # Errors
     /// What went wrong, in words.
     pub(crate) async fn handshake(io: BoxIo, patience: u32) -> Result<(Self, Arc<Connection>), String> {
-        let (io, arrivals) = Metered::new(io);
-        let (send, mut h2) = client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(io)
-            .await
-            .map_err(|error| error.to_string())?;
-        poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Err("closed before its SETTINGS".to_owned())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
-            Poll::Pending if arrivals.count().settings > 0 => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-        })
-        .await?;
+        let Greeted { send, mut h2, arrivals } = greet(io).await?;
         let connection = Arc::new(Connection {
             send: send.clone(),
             streams: AtomicUsize::new(0),
@@ -302,6 +288,36 @@ impl Driver {
         }
         timer.poll(cx).map(|()| Turn::Look)
     }
+}
+
+/// A connection whose two sides have said hello.
+pub(crate) struct Greeted {
+    pub(crate) send: SendRequest<Bytes>,
+    pub(crate) h2: client::Connection<Metered, Bytes>,
+    pub(crate) arrivals: Arc<Arrivals>,
+}
+
+/// Says hello, and waits for the server's SETTINGS: a frozen process accepts too.
+///
+/// # Errors
+/// What went wrong, in words.
+pub(crate) async fn greet(io: BoxIo) -> Result<Greeted, String> {
+    let (io, arrivals) = Metered::new(io);
+    let (send, mut h2) = client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(io)
+        .await
+        .map_err(|error| error.to_string())?;
+    poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err("closed before its SETTINGS".to_owned())),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
+        Poll::Pending if arrivals.count().settings > 0 => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await?;
+    Ok(Greeted { send, h2, arrivals })
 }
 
 fn goodbye(error: &h2::Error) -> News {

@@ -17,6 +17,9 @@ mod protocol;
 mod request;
 mod response;
 mod sender;
+pub mod single;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use client::{Client, Config};
 pub use connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
@@ -24,3 +27,5 @@ pub use error::{BodyError, CallError, FailureKind, Report};
 pub use protocol::{BoxError, Protocol, Verdict};
 pub use response::{Picked, ResponseBody};
 pub use sender::{ChannelConfig, ChannelView, NotReady, Sender};
+#[cfg(feature = "tls")]
+pub use tls::{TlsConfig, TlsConnect};

@@ -60,6 +60,11 @@ where
         Self { body: Some(body), kept: Pieces::default(), trailers: None, size: 0, limit, forgotten: false, failed: false }
     }
 
+    /// Keeps nothing of what is still to come: it is sent once.
+    pub(crate) fn send_once(&mut self) {
+        self.limit = 0;
+    }
+
     /// Whether the whole body is here.
     pub(crate) fn is_complete(&self) -> bool {
         self.body.is_none() && !self.forgotten

@@ -11,6 +11,8 @@ const SCHEMES: &[&str] = &[
     "static://host:port[,host:port…][?protocol=grpc]",
     #[cfg(feature = "local")]
     "local://[dir]",
+    #[cfg(feature = "etcd")]
+    "etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]",
 ];
 
 /// A registry from its URL.
@@ -19,6 +21,9 @@ const SCHEMES: &[&str] = &[
 /// * `static://host:port[,host:port…][?protocol=grpc]`: these nodes, whatever service is asked for.
 /// * `local://[dir]`: the processes of one host, in a directory; without one, `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the
 ///   temporary folder.
+/// * `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`, `etcds://` encrypted: the members of an etcd cluster. Options:
+///   `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`, `server_name=NAME`, `timeout=2s`, `password_file=FILE`. Without a user in the URL,
+///   `ETCD_USERNAME` and `ETCD_PASSWORD` of the environment count. Nothing is connected before it is used.
 ///
 /// # Errors
 /// [`Error::Invalid`], naming the part of the URL that is wrong and the schemes this build knows; [`Error::Unavailable`] or
@@ -35,6 +40,13 @@ pub async fn connect(url: &str) -> Result<AnyRegistry> {
         "local" => local(url, rest),
         #[cfg(not(feature = "local"))]
         "local" => Err(wrong(url, "this build lacks the feature local")),
+        #[cfg(feature = "etcd")]
+        "etcd" | "etcds" => {
+            let options = waypost_etcd::EtcdOptions::parse(url)?.or_user_of_environment();
+            waypost_etcd::EtcdRegistry::new(options).map(AnyRegistry::new)
+        }
+        #[cfg(not(feature = "etcd"))]
+        "etcd" | "etcds" => Err(wrong(url, "this build lacks the feature etcd")),
         _ => Err(wrong(url, format_args!("the scheme {scheme:?} is not in this build"))),
     }
 }
@@ -70,9 +82,9 @@ fn wrong(url: &str, why: impl std::fmt::Display) -> Error {
 /// The URL without what may be a password.
 fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority = rest.find(['/', '?']).map_or(rest, |end| &rest[..end]);
-    match authority.rsplit_once('@') {
-        Some((secret, _)) => format!("{scheme}://…@{}", &rest[secret.len() + 1..]),
+    // A password may hold a slash that should have been written %2F.
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{scheme}://…@{rest}"),
         None => url.to_owned(),
     }
 }

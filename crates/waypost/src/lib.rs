@@ -29,8 +29,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server; default). `memory://` and `static://` are
-//! always there.
+//! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server; default), `etcd` (the registry on etcd v3).
+//! `memory://` and `static://` are always there.
 
 mod connect;
 
@@ -44,6 +44,8 @@ pub use waypost_core::peer;
 pub use waypost_core::record;
 pub use waypost_core::registrar::{self, Registration};
 pub use waypost_core::registry::{self, AnyRegistry, Registry};
+#[cfg(feature = "etcd")]
+pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 #[cfg(feature = "tonic")]
 pub use waypost_http::{AddressPolicy, CallError, ChannelView, Connect, Picked, TcpConnect};
 #[cfg(feature = "local")]

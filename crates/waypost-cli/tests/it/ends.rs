@@ -39,7 +39,7 @@ async fn wrong_urls_are_wrong_usage() {
     "#);
     insta::assert_snapshot!(failed(&["--registry", "etcd://127.0.0.1:1", "list"]).await, @r#"
     2
-    error: registry URL "etcd://127.0.0.1:1": the scheme "etcd" is not in this build; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]
+    error: registry URL "etcd://127.0.0.1:1": this build lacks the feature etcd; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]
     "#);
     insta::assert_snapshot!(failed(&["--registry", "memory://", "list"]).await, @r"
     2

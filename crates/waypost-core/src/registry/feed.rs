@@ -44,6 +44,8 @@ type Trouble = Box<dyn Fn() -> Error + Send>;
 struct State {
     picture: Picture,
     known: bool,
+    /// The picture is not known to be true, and was told all the same.
+    unverified: bool,
     trouble: Option<Trouble>,
     closed: bool,
     next_id: u64,
@@ -87,8 +89,11 @@ impl Feed {
         let id = state.next_id;
         state.next_id += 1;
         let trouble = state.trouble.as_ref().map(|trouble| trouble());
-        let listener =
+        let mut listener =
             Listener { options: options.clone(), queue: VecDeque::new(), trouble, wants_reset: true, waits, waker: None };
+        if state.unverified {
+            listener.hear_unverified(&state.picture);
+        }
         state.listeners.insert(id, listener);
         Watcher::new(Subscription { feed: self.clone(), id })
     }
@@ -101,8 +106,7 @@ impl Feed {
     /// Everything there is, first or after a gap. Ends trouble; every listener hears a `Reset`.
     pub fn reset(&self, picture: Picture) {
         self.update(|state| {
-            state.picture = picture;
-            state.known = true;
+            (state.picture, state.known, state.unverified) = (picture, true, false);
             state.trouble = None;
             state.listeners.values_mut().for_each(Listener::want_reset);
         });
@@ -121,10 +125,23 @@ impl Feed {
         });
     }
 
+    /// A picture that cannot be verified, and why: every listener, also one still to come, hears a `Reset` of it and then one `Err`. It is
+    /// better than none; as far as changes go, nothing is known until the next [`reset`](Feed::reset).
+    pub fn reset_unverified(&self, picture: Picture, trouble: impl Fn() -> Error + Send + 'static) {
+        self.update(|state| {
+            (state.picture, state.known, state.unverified) = (picture, false, true);
+            for listener in state.listeners.values_mut() {
+                listener.hear_unverified(&state.picture);
+                listener.trouble = Some(trouble());
+            }
+            state.trouble = Some(Box::new(trouble));
+        });
+    }
+
     /// Knows nothing any more, and tells nobody: for a backend that stops looking while nobody listens.
     pub fn forget(&self) {
         let mut state = self.lock();
-        state.known = false;
+        (state.known, state.unverified) = (false, false);
         state.picture = Picture::default();
     }
 
@@ -146,6 +163,12 @@ impl Feed {
     /// How many listen.
     pub fn listeners(&self) -> usize {
         self.lock().listeners.len()
+    }
+
+    /// All that was told so far; none while nothing is known.
+    pub fn picture(&self) -> Option<Picture> {
+        let state = self.lock();
+        state.known.then(|| state.picture.clone())
     }
 
     /// What was told so far of one node.
@@ -229,8 +252,7 @@ impl State {
         }
         if self.known && listener.wants_reset && !listener.waits {
             listener.wants_reset = false;
-            let covered = self.picture.entries().filter(|entry| listener.options.covers(&entry.head.name));
-            return Poll::Ready(Some(Ok(Event::Reset(covered.cloned().collect()))));
+            return Poll::Ready(Some(Ok(listener.everything(&self.picture))));
         }
         listener.waker = Some(cx.waker().clone());
         Poll::Pending
@@ -240,6 +262,15 @@ impl State {
 impl Listener {
     fn want_reset(&mut self) {
         self.wants_reset = true;
+    }
+
+    fn everything(&self, picture: &Picture) -> Event {
+        Event::Reset(picture.entries().filter(|entry| self.options.covers(&entry.head.name)).cloned().collect())
+    }
+
+    fn hear_unverified(&mut self, picture: &Picture) {
+        self.queue = VecDeque::from([self.everything(picture)]);
+        self.want_reset();
     }
 
     fn push(&mut self, event: &Event) {
@@ -359,6 +390,26 @@ mod tests {
         feed.reset(Picture::of([entry("3", "h:1")]));
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("3", "h:1")]));
+        }
+    }
+
+    #[test]
+    fn an_unverified_picture_is_told_with_its_trouble_and_replaced_by_the_next() {
+        let feed = Feed::default();
+        let mut early = feed.subscribe(&WatchOptions::all());
+        feed.reset_unverified(Picture::of([entry("1", "h:1")]), || Error::Closed);
+        let mut late = feed.subscribe_to_fresh(&WatchOptions::all());
+        for watcher in [&mut early, &mut late] {
+            assert_eq!(next(watcher), Event::Reset(vec![entry("1", "h:1")]));
+            assert!(matches!(poll(watcher), Poll::Ready(Some(Err(Error::Closed)))));
+            assert!(poll(watcher).is_pending());
+        }
+        assert_eq!(feed.picture(), None);
+        let newest = feed.newest();
+        feed.reset(Picture::of([entry("2", "h:1")]));
+        feed.refreshed(newest);
+        for watcher in [&mut early, &mut late] {
+            assert_eq!(next(watcher), Event::Reset(vec![entry("2", "h:1")]));
         }
     }
 

@@ -23,12 +23,22 @@ async fn good_urls_connect() {
     }
 }
 
-#[cfg(feature = "local")]
+#[cfg(feature = "etcd")]
+#[tokio::test]
+async fn an_etcd_is_not_connected_before_it_is_used() {
+    let registry = connect("etcd://ann:secret@127.0.0.1:1,127.0.0.1:2/prefix?timeout=500ms").await.unwrap();
+    assert_eq!((registry.name(), registry.options().prefix.as_str()), ("etcd", "/prefix"));
+    assert_eq!(registry.options().addresses, ["127.0.0.1:1", "127.0.0.1:2"]);
+    assert!(!format!("{registry:?}").contains("secret"));
+    registry.close().await.unwrap();
+}
+
+#[cfg(all(feature = "local", not(feature = "etcd")))]
 #[tokio::test]
 async fn wrong_urls_are_told_which_part_is_wrong_and_what_would_be_right() {
     insta::assert_snapshot!(error("greeter").await, @r#"registry URL "greeter": it has no scheme; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]"#);
     insta::assert_snapshot!(error("zookeeper://a:1").await, @r#"registry URL "zookeeper://a:1": the scheme "zookeeper" is not in this build; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]"#);
-    insta::assert_snapshot!(error("etcd://user:secret@a:2379/prefix").await, @r#"registry URL "etcd://…@a:2379/prefix": the scheme "etcd" is not in this build; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]"#);
+    insta::assert_snapshot!(error("etcd://user:secret@a:2379/prefix").await, @r#"registry URL "etcd://…@a:2379/prefix": this build lacks the feature etcd; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]"#);
     insta::assert_snapshot!(error("memory://x").await, @r#"registry URL "memory://x": nothing may follow memory://, not even "x"; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]"#);
     insta::assert_snapshot!(error("static://").await, @r#"registry URL "static://": address "" has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]"#);
     insta::assert_snapshot!(error("static://a:1,b").await, @r#"registry URL "static://a:1,b": address "b" has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]"#);

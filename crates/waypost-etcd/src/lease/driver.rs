@@ -1,0 +1,129 @@
+//! The one task that keeps leases alive. It awaits, and decides nothing: what to do comes from [`Machine`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::step::{ANSWER, Action, Event, Fate, Machine, Why};
+use crate::members::{Duplex, Members};
+use crate::trouble::Trouble;
+use crate::wire::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+
+/// How many beats may wait for the connection; a stream that takes no more is broken.
+const ROOM: usize = 1_024;
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Want(i64, oneshot::Sender<bool>),
+    Granted(i64),
+    Forget(i64),
+}
+
+pub(crate) struct Driver {
+    members: Arc<Members>,
+    commands: mpsc::Receiver<Command>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+    stream: Option<Duplex<LeaseKeepAliveRequest>>,
+    waiting: BTreeMap<i64, Vec<oneshot::Sender<bool>>>,
+}
+
+impl Driver {
+    pub(super) fn new(members: Arc<Members>, commands: mpsc::Receiver<Command>, trouble: Arc<Mutex<Option<Trouble>>>) -> Self {
+        Self { members, commands, trouble, stream: None, waiting: BTreeMap::new() }
+    }
+
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut machine = Machine::new(fastrand::Rng::new());
+        loop {
+            let deadline = machine.deadline();
+            let event = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                answer = next(&mut self.stream) => self.heard(answer),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.take(command),
+                    None => return,
+                },
+                () = sleep_until(deadline.unwrap_or_else(now)), if deadline.is_some() => Event::Tick,
+            };
+            for action in machine.step(now(), event) {
+                self.act(action);
+            }
+        }
+    }
+
+    fn heard(&mut self, answer: Result<LeaseKeepAliveResponse, Trouble>) -> Event {
+        match answer {
+            Ok(LeaseKeepAliveResponse { id, ttl }) => {
+                self.note(None);
+                Event::Answer(id, ttl)
+            }
+            Err(trouble) => {
+                self.give_up(&trouble);
+                Event::Broke
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) -> Event {
+        match command {
+            Command::Want(id, answer) => {
+                self.waiting.entry(id).or_default().push(answer);
+                Event::Want(id)
+            }
+            Command::Granted(id) => Event::Granted(id),
+            Command::Forget(id) => {
+                self.tell(id, Fate::Lost);
+                Event::Forget(id)
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Open => self.stream = Some(Duplex::new(&self.members, ROOM, now() + ANSWER)),
+            Action::Drop(Why::Idle) => self.stream = None,
+            Action::Drop(Why::Silent) => self.give_up(&Trouble::Silent(ANSWER)),
+            Action::Ask(id) => {
+                if let Some(stream) = &self.stream {
+                    // One that does not fit is overdue in a second, and the stream with it.
+                    let _ = stream.try_ask(LeaseKeepAliveRequest { id });
+                }
+            }
+            Action::Tell(id, fate) => self.tell(id, fate),
+        }
+    }
+
+    /// Those who gave up waiting do not hear it.
+    fn tell(&mut self, id: i64, fate: Fate) {
+        for waiting in self.waiting.remove(&id).into_iter().flatten() {
+            let _ = waiting.send(fate == Fate::Kept);
+        }
+    }
+
+    fn give_up(&mut self, why: &Trouble) {
+        tracing::debug!(%why, "the stream of lease beats is over");
+        self.note(Some(why.clone()));
+        if let Some(stream) = self.stream.take() {
+            stream.give_up(why);
+        }
+    }
+
+    fn note(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// The next answer; none comes while there is no stream.
+async fn next(stream: &mut Option<Duplex<LeaseKeepAliveRequest>>) -> Result<LeaseKeepAliveResponse, Trouble> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,256 @@
+//! How leases are kept alive: pure, time and chance are arguments.
+//!
+//! ```text
+//!  want ─▶ renewed less than 500 ms ago? ──yes──▶ answered at once; asked again when the 500 ms are over
+//!             no
+//!             ▼          no answer in 1 s, or the stream broke
+//!           asked ──────────────────────────────────────────────▶ the next member's stream, and asked again there
+//!             │
+//!             ▼ ttl > 0: kept        ttl ≤ 0: lost
+//!          answered
+//! ```
+//!
+//! Many registrations share a lease and want it kept at their own times: half a second of freshness makes a few beats of many.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use waypost_core::backoff::full_jitter;
+
+/// How long an answer counts for those who ask next.
+pub(super) const FRESH: Duration = Duration::from_millis(500);
+
+/// How long a member may take to answer a beat.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
+
+const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Tick,
+    /// Somebody wants it kept.
+    Want(i64),
+    /// It was granted just now.
+    Granted(i64),
+    /// Nobody wants it any more.
+    Forget(i64),
+    /// etcd answered for a lease: how many seconds it lives.
+    Answer(i64, i64),
+    /// The stream is over.
+    Broke,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Open a stream, on whichever member is current.
+    Open,
+    /// Drop the stream.
+    Drop(Why),
+    /// Ask on the stream.
+    Ask(i64),
+    /// Tell those who want it.
+    Tell(i64, Fate),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It did not answer.
+    Silent,
+    /// Nobody needs it.
+    Idle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Kept,
+    Lost,
+}
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    leases: BTreeMap<i64, Lease>,
+    open: bool,
+    retry_at: Option<Instant>,
+    failures: u32,
+    rng: fastrand::Rng,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Lease {
+    /// It is to be asked for, from then on.
+    due: Option<Instant>,
+    /// It was asked for on the stream there is.
+    asked: Option<Instant>,
+    /// When the question was asked that was answered last.
+    renewed: Option<Instant>,
+    /// Who wants it waits for the answer.
+    awaited: bool,
+}
+
+impl Machine {
+    pub(super) fn new(rng: fastrand::Rng) -> Self {
+        Self { leases: BTreeMap::new(), open: false, retry_at: None, failures: 0, rng }
+    }
+
+    pub(super) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::Want(id) => self.want(now, id, &mut actions),
+            Event::Granted(id) => self.leases.entry(id).or_default().renewed = Some(now),
+            Event::Forget(id) => drop(self.leases.remove(&id)),
+            Event::Answer(id, ttl) => self.answer(id, ttl, &mut actions),
+            Event::Broke => self.broke(now),
+        }
+        if self.open && self.overdue().is_some_and(|at| at <= now) {
+            actions.push(Action::Drop(Why::Silent));
+            self.broke(now);
+        }
+        if self.open && self.leases.is_empty() {
+            actions.push(Action::Drop(Why::Idle));
+            self.open = false;
+        }
+        self.ask(now, &mut actions);
+        actions
+    }
+
+    fn want(&mut self, now: Instant, id: i64, actions: &mut Vec<Action>) {
+        let lease = self.leases.entry(id).or_default();
+        let fresh_until = lease.renewed.map(|at| at + FRESH).filter(|until| now < *until);
+        if let Some(until) = fresh_until {
+            actions.push(Action::Tell(id, Fate::Kept));
+            lease.due.get_or_insert(until);
+        } else {
+            lease.awaited = true;
+            lease.due.get_or_insert(now);
+        }
+    }
+
+    fn answer(&mut self, id: i64, ttl: i64, actions: &mut Vec<Action>) {
+        self.failures = 0;
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let fate = if ttl > 0 { Fate::Kept } else { Fate::Lost };
+        if std::mem::take(&mut lease.awaited) || fate == Fate::Lost {
+            actions.push(Action::Tell(id, fate));
+        }
+        lease.renewed = lease.asked.take().or(lease.renewed);
+        lease.due = None;
+        if fate == Fate::Lost {
+            self.leases.remove(&id);
+        }
+    }
+
+    /// The first failure is followed at once: another member is there already.
+    fn broke(&mut self, now: Instant) {
+        self.open = false;
+        let pause = match self.failures {
+            0 => Duration::ZERO,
+            failures => full_jitter(&mut self.rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, failures),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now + pause);
+        self.leases.values_mut().for_each(|lease| lease.asked = None);
+    }
+
+    fn ask(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !self.open && self.leases.values().any(|lease| lease.due.is_some_and(|due| due <= now)) {
+            if self.retry_at.is_some_and(|at| now < at) {
+                return;
+            }
+            self.open = true;
+            actions.push(Action::Open);
+        }
+        if !self.open {
+            return;
+        }
+        for (id, lease) in &mut self.leases {
+            if lease.asked.is_none() && lease.due.is_some_and(|due| due <= now) {
+                lease.asked = Some(now);
+                actions.push(Action::Ask(*id));
+            }
+        }
+    }
+
+    fn overdue(&self) -> Option<Instant> {
+        self.leases.values().filter_map(|lease| lease.asked).min().map(|asked| asked + ANSWER)
+    }
+
+    /// When to step again, if nothing happens before.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let due = self.leases.values().filter(|lease| lease.asked.is_none()).filter_map(|lease| lease.due).min();
+        match self.open {
+            true => self.overdue().into_iter().chain(due).min(),
+            false => due.map(|due| self.retry_at.map_or(due, |retry| retry.max(due))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> (Machine, impl Fn(u64) -> Instant) {
+        let begun = Instant::now();
+        (Machine::new(fastrand::Rng::with_seed(1)), move |ms| begun + Duration::from_millis(ms))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beat_is_asked_and_answered() {
+        let (mut machine, at) = machine();
+        assert_eq!(machine.step(at(0), Event::Want(7)), [Action::Open, Action::Ask(7)]);
+        assert_eq!(machine.step(at(1), Event::Want(7)), []);
+        assert_eq!(machine.step(at(5), Event::Answer(7, 15)), [Action::Tell(7, Fate::Kept)]);
+        assert_eq!(machine.deadline(), None);
+        assert_eq!(machine.step(at(5_000), Event::Want(7)), [Action::Ask(7)]);
+        assert_eq!(machine.step(at(5_001), Event::Answer(7, 0)), [Action::Tell(7, Fate::Lost), Action::Drop(Why::Idle)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_answer_serves_all_and_is_made_good_later() {
+        let (mut machine, at) = machine();
+        machine.step(at(0), Event::Granted(7));
+        for ms in [10, 20, 400] {
+            assert_eq!(machine.step(at(ms), Event::Want(7)), [Action::Tell(7, Fate::Kept)]);
+        }
+        assert_eq!(machine.deadline(), Some(at(500)));
+        assert_eq!(machine.step(at(500), Event::Tick), [Action::Open, Action::Ask(7)]);
+        assert_eq!(machine.step(at(501), Event::Answer(7, 15)), []);
+        assert_eq!(machine.step(at(502), Event::Want(7)), [Action::Tell(7, Fate::Kept)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_member_is_left_within_a_second_and_the_question_asked_again() {
+        let (mut machine, at) = machine();
+        machine.step(at(0), Event::Want(7));
+        assert_eq!(machine.deadline(), Some(at(1_000)));
+        let again = [Action::Drop(Why::Silent), Action::Open, Action::Ask(7)];
+        assert_eq!(machine.step(at(1_000), Event::Tick), again);
+        assert_eq!(machine.step(at(2_000), Event::Tick), [Action::Drop(Why::Silent)], "the second failure rests");
+        let retry = machine.deadline().unwrap();
+        assert!(retry <= at(2_100), "no longer than 100 ms");
+        assert_eq!(machine.step(retry, Event::Tick), [Action::Open, Action::Ask(7)]);
+        assert_eq!(machine.step(retry, Event::Answer(7, 5)), [Action::Tell(7, Fate::Kept)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_stream_is_opened_again_only_when_there_is_something_to_ask() {
+        let (mut machine, at) = machine();
+        machine.step(at(0), Event::Want(7));
+        machine.step(at(1), Event::Answer(7, 15));
+        assert_eq!(machine.step(at(10), Event::Broke), []);
+        assert_eq!(machine.deadline(), None);
+        assert_eq!(machine.step(at(900), Event::Want(7)), [Action::Open, Action::Ask(7)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_forgotten_is_not_asked_for() {
+        let (mut machine, at) = machine();
+        machine.step(at(0), Event::Want(7));
+        machine.step(at(0), Event::Want(8));
+        assert_eq!(machine.step(at(1), Event::Forget(7)), []);
+        assert_eq!(machine.step(at(2), Event::Answer(7, 15)), []);
+        assert_eq!(machine.step(at(3), Event::Forget(8)), [Action::Drop(Why::Idle)]);
+    }
+}

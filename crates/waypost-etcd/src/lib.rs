@@ -1,0 +1,260 @@
+//! The registry on etcd v3: the production engine.
+//!
+//! Keys and values are go-micro's, so that its services and ours see each other. A record lives as long as its lease; leases are kept by
+//! one stream of beats, and one stream of watches tells all that is followed and all that is ours. Both find another member when theirs is
+//! gone, silent or wrong, and whatever may have been missed is read anew and told as a difference.
+//!
+//! The rooms: `wire` (messages and calls), `members` (which one, and who we are), `lease`, `list`, `watch`, `owner` (whose key it is) over
+//! its `ledger`. `trouble` says once what an answer means. This crate never knows balancing, or who calls.
+
+mod lease;
+mod ledger;
+mod list;
+mod members;
+mod options;
+mod owner;
+mod records;
+mod secret;
+mod space;
+mod trouble;
+mod watch;
+mod wire;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch::Sender;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use waypost_core::record::{Entry, Service};
+use waypost_core::registry::{
+    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
+    check_registration,
+};
+use waypost_http::{Connect, TcpConnect};
+
+pub use options::{DEFAULT_PREFIX, EtcdOptions, Tls};
+pub use secret::Secret;
+
+use lease::{Leases, Slots};
+use ledger::Ledger;
+use list::{Reading, list};
+use members::{Credentials, Members};
+use owner::Owner;
+use records::Records;
+use space::Space;
+use watch::Hub;
+
+/// The name of this backend in errors and URLs.
+const NAME: &str = "etcd";
+
+/// One handle on a registry in etcd. Dropped without [`close`](Registry::close), its records stay until their leases run out, as those of
+/// a killed process do.
+pub struct EtcdRegistry {
+    options: Options,
+    members: Arc<Members>,
+    records: Arc<Records>,
+    hub: Arc<Hub>,
+    owner: Owner,
+    tasks: Mutex<Tasks>,
+    stop: Sender<bool>,
+}
+
+/// The two tasks of a handle. They run from its first registration or watch on.
+struct Tasks {
+    idle: Option<(lease::Driver, watch::Driver)>,
+    running: JoinSet<()>,
+    closed: bool,
+}
+
+impl EtcdRegistry {
+    /// A handle on the registry there. Certificates are read; nothing is connected until it is used.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the options cannot work, or a certificate cannot be read.
+    pub fn new(options: EtcdOptions) -> Result<Self> {
+        let connect = connector(&options)?;
+        Self::with_connect(options, connect)
+    }
+
+    /// A handle that makes its connections in its own way; the options' `tls` is only told.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the options cannot work.
+    pub fn with_connect(options: EtcdOptions, connect: Arc<dyn Connect>) -> Result<Self> {
+        options.check()?;
+        let EtcdOptions { members: addresses, prefix, timeout, user, password, tls } = options;
+        let mut shown = Options::new();
+        shown.on_this_host = addresses.iter().all(|address| is_loopback(&address.host));
+        shown.addresses = addresses.iter().map(ToString::to_string).collect();
+        (shown.timeout, shown.tls, shown.prefix) = (timeout, tls.is_some(), prefix.clone());
+        let credentials = user.zip(password).map(|(user, password)| Credentials { user, password });
+        let members = Arc::new(Members::new(addresses, connect, credentials));
+        let (records, ledger) = (Arc::new(Records::new(Space::new(&prefix))), Arc::<Ledger>::default());
+        let heard_by = Arc::clone(&ledger);
+        let listener = Box::new(move |news| heard_by.hear(news));
+        let (hub, follows) = Hub::new(Arc::clone(&members), Arc::clone(&records), timeout, listener);
+        let (leases, keeps) = Leases::new(Arc::clone(&members));
+        let hub = Arc::new(hub);
+        let owner = Owner {
+            members: Arc::clone(&members),
+            records: Arc::clone(&records),
+            ledger,
+            leases,
+            slots: Slots::default(),
+            hub: Arc::clone(&hub),
+        };
+        let tasks = Tasks { idle: Some((keeps, follows)), running: JoinSet::new(), closed: false };
+        Ok(Self { options: shown, members, records, hub, owner, tasks: Mutex::new(tasks), stop: Sender::new(false) })
+    }
+
+    /// How many keys were seen that hold no record: skipped, and hiding no other.
+    pub fn skipped(&self) -> usize {
+        self.records.skipped()
+    }
+
+    /// How many changes were found by reading everything anew that the watch had not told.
+    pub fn missed(&self) -> usize {
+        self.hub.missed()
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self) -> Result<()> {
+        if self.tasks().closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    fn start(&self) -> Result<()> {
+        let mut tasks = self.tasks();
+        if tasks.closed {
+            return Err(Error::Closed);
+        }
+        if let Some((keeps, follows)) = tasks.idle.take() {
+            tasks.running.spawn(keeps.run(self.stop.subscribe()));
+            tasks.running.spawn(follows.run(self.stop.subscribe()));
+        }
+        Ok(())
+    }
+
+    async fn read(&self, service: Option<&str>) -> Result<Vec<Service>> {
+        self.is_open()?;
+        let range = self.records.space().range(service);
+        let listed = list(&self.members, &range, Reading::Agreed, self.options.timeout).await;
+        let listed = listed.map_err(|trouble| trouble.error("listing services"))?;
+        let entries: Vec<_> = self.records.entries(&listed.kvs).collect();
+        Ok(Entry::to_services(&entries))
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.options.timeout
+    }
+}
+
+impl fmt::Debug for EtcdRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdRegistry").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Drop for EtcdRegistry {
+    fn drop(&mut self) {
+        self.tasks().running.abort_all();
+        self.hub.close();
+    }
+}
+
+impl Registry for EtcdRegistry {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
+        check_registration(service, options)?;
+        self.start()?;
+        let until = self.deadline();
+        let mut result = Ok(());
+        for entry in options.stamp(service).entries() {
+            result = result.and(self.owner.register(&entry, options, until).await);
+        }
+        result
+    }
+
+    async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
+        check_keys(service)?;
+        self.start()?;
+        let until = self.deadline();
+        let mut result = Ok(());
+        for entry in service.entries() {
+            result = result.and(self.owner.deregister(&entry.key(), options, until).await);
+        }
+        result
+    }
+
+    async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
+        check_name(name)?;
+        let services = self.read(Some(name)).await?;
+        if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
+    }
+
+    async fn list_services(&self) -> Result<Vec<Service>> {
+        self.read(None).await
+    }
+
+    async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
+        options.service.as_deref().map_or(Ok(()), check_name)?;
+        self.start()?;
+        self.hub.follow(options).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let mut running = {
+            let mut tasks = self.tasks();
+            tasks.closed = true;
+            tasks.idle = None;
+            std::mem::take(&mut tasks.running)
+        };
+        self.hub.close();
+        self.stop.send_replace(true);
+        while running.join_next().await.is_some() {}
+        let revoked = self.owner.close(self.deadline()).await;
+        self.members.close().await;
+        revoked
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(feature = "tls")]
+fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
+    use waypost_http::{TlsConfig, TlsConnect};
+    let Some(tls) = &options.tls else { return Ok(Arc::new(TcpConnect)) };
+    let read = |what: &str, file: &std::path::PathBuf| {
+        let why =
+            |error| Error::invalid(format!("etcd {what} {:?}", file.display().to_string()), format!("cannot be read: {error}"));
+        std::fs::read(file).map_err(why)
+    };
+    let mut config = TlsConfig::default();
+    config.ca = tls.ca.as_ref().map(|file| read("ca", file)).transpose()?;
+    config.server_name.clone_from(&tls.server_name);
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        config.identity = Some((read("cert", cert)?, read("key", key)?));
+    }
+    let connect = TlsConnect::new(&config).map_err(|error| Error::invalid("etcd TLS", error.to_string()))?;
+    Ok(Arc::new(connect))
+}
+
+#[cfg(not(feature = "tls"))]
+fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
+    match options.tls {
+        None => Ok(Arc::new(TcpConnect)),
+        Some(_) => Err(Error::invalid("etcd TLS", "this build lacks the feature tls of waypost-etcd")),
+    }
+}

@@ -1,0 +1,65 @@
+//! Who we are: a user and a password, turned into a token once for all requests of a handle. A login costs etcd 65 ms of CPU.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::OnceCell;
+use waypost_http::single::Single;
+
+use crate::secret::Secret;
+use crate::trouble::Trouble;
+use crate::wire::{self, AuthenticateRequest};
+
+/// A user of etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) user: String,
+    pub(crate) password: Secret,
+}
+
+/// None inside where etcd has no users.
+type Token = Arc<OnceCell<Option<Secret>>>;
+
+#[derive(Debug)]
+pub(super) struct Auth {
+    credentials: Credentials,
+    token: Mutex<Token>,
+}
+
+impl Auth {
+    pub(super) fn new(credentials: Credentials) -> Self {
+        Self { credentials, token: Mutex::default() }
+    }
+
+    /// The token; the first who needs it logs in, the others wait for it.
+    pub(super) async fn token(&self, single: &Single) -> Result<Option<Secret>, Trouble> {
+        let token = Arc::clone(&self.lock());
+        token.get_or_try_init(|| self.log_in(single)).await.cloned()
+    }
+
+    async fn log_in(&self, single: &Single) -> Result<Option<Secret>, Trouble> {
+        let Credentials { user, password } = &self.credentials;
+        let question = AuthenticateRequest { name: user.clone(), password: password.expose().to_owned() };
+        match wire::ask(single, question, None).await {
+            Ok(answer) => Ok(Some(Secret::new(answer.token))),
+            Err(status) => match Trouble::of(&status) {
+                Trouble::AuthIsOff(_) => {
+                    tracing::warn!(user, "etcd has no users: it is open to everybody");
+                    Ok(None)
+                }
+                trouble => Err(trouble),
+            },
+        }
+    }
+
+    /// The token was not accepted. A newer one stays.
+    pub(super) fn forget(&self, refused: Option<&Secret>) {
+        let mut token = self.lock();
+        if token.get().is_some_and(|known| known.as_ref() == refused) {
+            *token = Token::default();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Token> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

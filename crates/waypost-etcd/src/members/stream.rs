@@ -1,0 +1,126 @@
+//! One stream of questions and answers, on whichever member can be reached.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Link, Members};
+use crate::secret::Secret;
+use crate::trouble::Trouble;
+use crate::wire::{self, Call, Requests, Responses};
+
+/// A stream that is being opened, or open. It opens while it is polled, and is gone when dropped.
+pub(crate) struct Duplex<Q: Call> {
+    members: Arc<Members>,
+    way: Arc<Way>,
+    questions: mpsc::Sender<Q>,
+    state: State<Q::Answer>,
+}
+
+type Opening<A> = Pin<Box<dyn Future<Output = Result<Responses<A>, Trouble>> + Send>>;
+
+enum State<A> {
+    Opening(Opening<A>),
+    Open(Box<Responses<A>>),
+    Over,
+}
+
+/// What the stream runs on, as far as it is decided.
+#[derive(Default)]
+struct Way {
+    link: OnceLock<Link>,
+    token: OnceLock<Option<Secret>>,
+}
+
+impl Way {
+    fn token(&self) -> Option<&Secret> {
+        self.token.get()?.as_ref()
+    }
+}
+
+impl<Q: Call> Duplex<Q> {
+    /// A stream with room for `room` questions that etcd has not taken yet. It finds a member until then.
+    pub(crate) fn new(members: &Arc<Members>, room: usize, until: Instant) -> Self {
+        let (questions, receiver) = mpsc::channel(room);
+        let way = Arc::<Way>::default();
+        let opening = Box::pin(open(Arc::clone(members), Arc::clone(&way), Requests::new(receiver), until));
+        Self { members: Arc::clone(members), way, questions, state: State::Opening(opening) }
+    }
+
+    /// Asks, if there is room; else gives the question back.
+    pub(crate) fn try_ask(&self, question: Q) -> Result<(), Q> {
+        self.questions.try_send(question).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(question) | mpsc::error::TrySendError::Closed(question) => question,
+        })
+    }
+
+    /// The next answer; pending for ever once it has failed.
+    ///
+    /// # Errors
+    /// Why the stream is over.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(crate) async fn next(&mut self) -> Result<Q::Answer, Trouble> {
+        let answer = self.try_next().await;
+        if answer.is_err() {
+            self.state = State::Over;
+        }
+        answer
+    }
+
+    async fn try_next(&mut self) -> Result<Q::Answer, Trouble> {
+        if let State::Opening(opening) = &mut self.state {
+            self.state = State::Open(Box::new(opening.await?));
+        }
+        let State::Open(answers) = &mut self.state else { return std::future::pending().await };
+        match answers.next().await {
+            Ok(Some(answer)) => {
+                self.members.answered(self.way.link.get());
+                Ok(answer)
+            }
+            Ok(None) => Err(Trouble::Link("etcd ended the stream".to_owned())),
+            Err(status) => Err(self.members.classify(&status, self.way.token())),
+        }
+    }
+
+    /// Ends it; if its member is to blame, another is asked next.
+    pub(crate) fn give_up(self, why: &Trouble) {
+        if let Trouble::Token(_) = why {
+            self.members.forget(self.way.token());
+        }
+        if let Some(link) = self.way.link.get().filter(|_| why.is_of_the_member()) {
+            self.members.avoid(link, why);
+        }
+    }
+}
+
+async fn open<Q: Call>(
+    members: Arc<Members>,
+    way: Arc<Way>,
+    questions: Requests<Q>,
+    until: Instant,
+) -> Result<Responses<Q::Answer>, Trouble> {
+    let link = members.link(true, until).await?;
+    let link = way.link.get_or_init(|| link);
+    let token = members.token(link).await?;
+    let token = way.token.get_or_init(|| token).as_ref();
+    let answers = wire::open(&link.single, questions, token).await;
+    answers.map_err(|status| members.classify(&status, token))
+}
+
+impl Members {
+    fn answered(&self, link: Option<&Link>) {
+        if let Some(link) = link {
+            self.members[link.member].slot().does();
+        }
+    }
+
+    fn forget(&self, token: Option<&Secret>) {
+        if let Some(auth) = &self.auth {
+            auth.forget(token);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Where etcd is and who we are: an `etcd://` URL, taken apart and checked once.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use waypost_core::record::Address;
+use waypost_core::registry::{Error, Result};
+
+use crate::secret::Secret;
+
+/// Where go-micro keeps its records.
+pub const DEFAULT_PREFIX: &str = "/micro/registry";
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Where etcd is, and how to talk to it. Start from [`EtcdOptions::new`] or [`EtcdOptions::parse`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EtcdOptions {
+    /// The members of the cluster. One that does not answer is left for the next.
+    pub members: Vec<Address>,
+    /// What all keys begin with, without a slash at its end. Default `/micro/registry`, as go-micro has it.
+    pub prefix: String,
+    /// How long one request may take; at least 100 ms, default 2 s.
+    pub timeout: Duration,
+    /// The user to log in as, where etcd has users and no certificate says who we are.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// Encrypt, if there is any.
+    pub tls: Option<Tls>,
+}
+
+/// How to encrypt. The files are read once, when the registry is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tls {
+    /// PEM: who signs the members' certificates; the system's authorities if none.
+    pub ca: Option<PathBuf>,
+    /// PEM: our certificate and what leads to its authority; etcd takes its common name for the user.
+    pub cert: Option<PathBuf>,
+    /// PEM: our private key.
+    pub key: Option<PathBuf>,
+    /// The name that the members' certificates bear, if it is not the host in the URL.
+    pub server_name: Option<String>,
+}
+
+impl EtcdOptions {
+    /// These members, and defaults for the rest.
+    pub fn new(members: Vec<Address>) -> Self {
+        Self { members, prefix: DEFAULT_PREFIX.to_owned(), timeout: DEFAULT_TIMEOUT, user: None, password: None, tls: None }
+    }
+
+    /// Reads `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`; `etcds://` encrypts.
+    ///
+    /// The options are `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`, `server_name=NAME`, `timeout=2s` (or `500ms`) and
+    /// `password_file=FILE`. What has a meaning in URLs is written `%40` (`@`), `%2F` (`/`), `%3A` (`:`), `%25` (`%`). A host without a
+    /// port has 2379.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], naming the part that is wrong, and never the password.
+    pub fn parse(url: &str) -> Result<Self> {
+        Parts::of(url).and_then(Parts::options).map_err(|why| Error::invalid(format!("registry URL {:?}", redacted(url)), why))
+    }
+
+    /// Reads `ETCD_USERNAME` and `ETCD_PASSWORD`, where nothing else says who we are.
+    #[must_use]
+    pub fn or_user_of_environment(mut self) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "a password has no place on a command line")]
+        let read = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        if self.user.is_none() {
+            self.user = read("ETCD_USERNAME");
+        }
+        if self.user.is_some() && self.password.is_none() {
+            self.password = read("ETCD_PASSWORD").map(Secret::new);
+        }
+        self
+    }
+
+    /// Whether it can work.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], naming the part that is wrong.
+    pub(crate) fn check(&self) -> Result<()> {
+        let wrong = |what: &str, why: String| Err(Error::invalid(format!("etcd {what}"), why));
+        let (cert, key) = self.tls.as_ref().map_or((false, false), |tls| (tls.cert.is_some(), tls.key.is_some()));
+        match &self.user {
+            _ if self.members.is_empty() => wrong("members", "are missing: name at least one, as host:port".to_owned()),
+            _ if self.timeout < SHORTEST_TIMEOUT => {
+                wrong("timeout", format!("{:?} is too short: give at least 100 ms", self.timeout))
+            }
+            _ if !is_prefix(&self.prefix) => {
+                let why = "is no path: let it begin with a slash, end without one, and hold none twice";
+                wrong("prefix", format!("{:?} {why}", self.prefix))
+            }
+            Some(user) if self.password.is_none() => {
+                let why = "give it in the URL, by password_file=, or as ETCD_PASSWORD";
+                wrong("password", format!("is missing for user {user:?}: {why}"))
+            }
+            _ if cert != key => wrong("certificate", "it and its key go together: give cert= and key=".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_prefix(prefix: &str) -> bool {
+    prefix.len() > 1 && prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//")
+}
+
+/// A URL, cut where its marks are.
+struct Parts<'a> {
+    encrypted: bool,
+    user: Option<&'a str>,
+    members: &'a str,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(url: &'a str) -> Result<Self, String> {
+        let (encrypted, rest) = match url.split_once("://") {
+            Some(("etcd", rest)) => (false, rest),
+            Some(("etcds", rest)) => (true, rest),
+            _ => return Err("does not begin with etcd:// or etcds://".to_owned()),
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let (user, members) = authority.rsplit_once('@').map_or((None, authority), |(user, members)| (Some(user), members));
+        Ok(Self { encrypted, user, members, path, query })
+    }
+
+    fn options(self) -> Result<EtcdOptions, String> {
+        if self.members.is_empty() {
+            return Err("names no member: give host:port of at least one".to_owned());
+        }
+        if self.path.contains('@') {
+            return Err("has an @ in its path: write a slash in a password as %2F".to_owned());
+        }
+        let members: Result<Vec<_>, _> = self.members.split(',').map(member).collect();
+        let mut options = EtcdOptions::new(members?);
+        let path = self.path.trim_end_matches('/');
+        if !path.is_empty() {
+            options.prefix = decoded(path)?;
+        }
+        if self.encrypted {
+            options.tls = Some(Tls::default());
+        }
+        if let Some(user) = self.user {
+            let (user, password) = user.split_once(':').map_or((user, None), |(user, password)| (user, Some(password)));
+            options.user = Some(decoded(user)?);
+            options.password = password.map(decoded).transpose()?.map(Secret::new);
+        }
+        for pair in self.query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            set(&mut options, name, decoded(value)?, self.encrypted)?;
+        }
+        Ok(options)
+    }
+}
+
+fn member(text: &str) -> Result<Address, String> {
+    const PORT: &str = ":2379";
+    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !port.contains(']'));
+    let text = if has_port || text.is_empty() { text.to_owned() } else { format!("{text}{PORT}") };
+    text.parse::<Address>().map_err(|error| error.to_string())
+}
+
+fn set(options: &mut EtcdOptions, name: &str, value: String, encrypted: bool) -> Result<(), String> {
+    if value.is_empty() {
+        return Err(format!("option {name:?} has no value"));
+    }
+    let file = || Some(PathBuf::from(&value));
+    match name {
+        "timeout" => options.timeout = duration(&value)?,
+        "password_file" => options.password = Some(password_in(&value)?),
+        "tls" => match value.as_str() {
+            "true" => drop(options.tls.get_or_insert_default()),
+            "false" if !encrypted => options.tls = None,
+            "false" => return Err("etcds:// with tls=false says both: drop one".to_owned()),
+            _ => return Err(format!("tls={value:?} is neither true nor false")),
+        },
+        "ca" => options.tls.get_or_insert_default().ca = file(),
+        "cert" => options.tls.get_or_insert_default().cert = file(),
+        "key" => options.tls.get_or_insert_default().key = file(),
+        "server_name" => options.tls.get_or_insert_default().server_name = Some(value),
+        _ => {
+            return Err(format!(
+                "{name:?} is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let number = |digits: &str| digits.parse::<u32>().ok().map(u64::from);
+    let millis = text.strip_suffix("ms").and_then(number).map(Duration::from_millis);
+    let seconds = || text.strip_suffix('s').and_then(number).map(Duration::from_secs);
+    millis.or_else(seconds).ok_or_else(|| format!("timeout={text:?} is no time: write 2s or 500ms"))
+}
+
+fn password_in(file: &str) -> Result<Secret, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("password_file {file:?} cannot be read: {error}"))?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
+/// With `%41` as `A`.
+fn decoded(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let byte = match (first, after) {
+            (b'%', [high, low, ..]) => {
+                let digits = [*high, *low];
+                rest = &after[2..];
+                let digits = std::str::from_utf8(&digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+                digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            }
+            (b'%', _) => None,
+            _ => {
+                rest = after;
+                Some(*first)
+            }
+        };
+        bytes.push(byte.ok_or("has a % that two hexadecimal digits do not follow: write %25 for the sign itself")?);
+    }
+    String::from_utf8(bytes).map_err(|_| "has %-escapes that are no text".to_owned())
+}
+
+/// The URL without what may be a password: all between the scheme and the last `@` before the path.
+fn redacted(url: &str) -> impl fmt::Debug + '_ {
+    struct Redacted<'a>(&'a str);
+
+    impl fmt::Debug for Redacted<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str("\"…\"") };
+            match rest.rsplit_once('@') {
+                Some((_, rest)) => write!(f, "{:?}", format!("{scheme}://…@{rest}")),
+                None => write!(f, "{:?}", self.0),
+            }
+        }
+    }
+
+    Redacted(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> EtcdOptions {
+        let options = EtcdOptions::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        options.check().unwrap();
+        options
+    }
+
+    fn refused(url: &str) -> String {
+        let parsed = EtcdOptions::parse(url).and_then(|options| options.check());
+        parsed.map_or_else(|error| error.to_string(), |()| panic!("{url} was taken"))
+    }
+
+    #[test]
+    fn defaults_are_go_micros() {
+        let options = parsed("etcd://127.0.0.1:2379");
+        assert_eq!(options, EtcdOptions::new(vec!["127.0.0.1:2379".parse().unwrap()]));
+        assert_eq!((options.prefix.as_str(), options.timeout), ("/micro/registry", Duration::from_secs(2)));
+        assert_eq!(parsed("etcd://a/").prefix, "/micro/registry");
+    }
+
+    #[test]
+    fn every_part_is_read() {
+        let options =
+            parsed("etcd://ann:p%40ss%2Fw%3Ard@a:1,[::1]:2,c/my/prefix?timeout=500ms&ca=/ca&cert=/c&key=/k&server_name=etcd");
+        let members: Vec<_> = options.members.iter().map(ToString::to_string).collect();
+        assert_eq!(members, ["a:1", "[::1]:2", "c:2379"]);
+        assert_eq!((options.prefix.as_str(), options.timeout), ("/my/prefix", Duration::from_millis(500)));
+        assert_eq!((options.user.as_deref(), options.password), (Some("ann"), Some(Secret::new("p@ss/w:rd"))));
+        let tls = options.tls.unwrap();
+        assert_eq!((tls.ca, tls.cert, tls.key), (Some("/ca".into()), Some("/c".into()), Some("/k".into())));
+        assert_eq!(tls.server_name.as_deref(), Some("etcd"));
+        assert!(
+            parsed("etcds://a").tls.is_some() && parsed("etcd://a?tls=true").tls.is_some() && parsed("etcd://a").tls.is_none()
+        );
+    }
+
+    #[test]
+    fn a_password_may_stand_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret\n").unwrap();
+        let options = parsed(&format!("etcd://ann@a?password_file={}", file.path().display()));
+        assert_eq!(options.password, Some(Secret::new("secret")));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_the_password_never_shown() {
+        insta::assert_snapshot!(refused("etcd://"),
+            @r#"registry URL "etcd://": names no member: give host:port of at least one"#);
+        insta::assert_snapshot!(refused("http://a"),
+            @r#"registry URL "http://a": does not begin with etcd:// or etcds://"#);
+        insta::assert_snapshot!(refused("etcd://a:0"),
+            @r#"registry URL "etcd://a:0": address "a:0" has port 0: give the port that the server really listens on"#);
+        insta::assert_snapshot!(refused("etcd://a?tls=maybe"),
+            @r#"registry URL "etcd://a?tls=maybe": tls="maybe" is neither true nor false"#);
+        insta::assert_snapshot!(refused("etcds://a?tls=false"),
+            @r#"registry URL "etcds://a?tls=false": etcds:// with tls=false says both: drop one"#);
+        insta::assert_snapshot!(refused("etcd://a?colour=red"),
+            @r#"registry URL "etcd://a?colour=red": "colour" is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file"#);
+        insta::assert_snapshot!(refused("etcd://a?timeout=2"),
+            @r#"registry URL "etcd://a?timeout=2": timeout="2" is no time: write 2s or 500ms"#);
+        insta::assert_snapshot!(refused("etcd://a?timeout=1ms"),
+            @r#"etcd timeout: 1ms is too short: give at least 100 ms"#);
+        insta::assert_snapshot!(refused("etcd://a?cert=/c"),
+            @r#"etcd certificate: it and its key go together: give cert= and key="#);
+        insta::assert_snapshot!(refused("etcd://a//b"),
+            @r#"etcd prefix: "//b" is no path: let it begin with a slash, end without one, and hold none twice"#);
+        insta::assert_snapshot!(refused("etcd://ann@a"),
+            @r#"etcd password: is missing for user "ann": give it in the URL, by password_file=, or as ETCD_PASSWORD"#);
+        insta::assert_snapshot!(refused("etcd://ann:hunter2%@a"),
+            @r#"registry URL "etcd://…@a": has a % that two hexadecimal digits do not follow: write %25 for the sign itself"#);
+        insta::assert_snapshot!(refused("etcd://ann:hunter2@a?tls=hm"),
+            @r#"registry URL "etcd://…@a?tls=hm": tls="hm" is neither true nor false"#);
+        insta::assert_snapshot!(refused("etcd://ann:hun/ter2@a:1"),
+            @r#"registry URL "etcd://…@a:1": has an @ in its path: write a slash in a password as %2F"#);
+        insta::assert_snapshot!(refused("ann:hunter2@a:1"),
+            @r#"registry URL "…": does not begin with etcd:// or etcds://"#);
+        let options = parsed("etcd://ann:hunter2@a");
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,216 @@
+//! The one task that follows. It awaits, and decides nothing: what to do comes from [`Machine`].
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use waypost_core::record::Key;
+use waypost_core::registry::Feed;
+
+use super::step::{Action, Event, Machine, Scope};
+use super::track::Listed;
+use super::{Feeds, Listener, OwnNews, lock};
+use crate::list::{Reading, list};
+use crate::members::{Duplex, Members};
+use crate::records::Records;
+use crate::trouble::Trouble;
+use crate::wire::{WatchRequest, WatchResponse};
+
+/// How many questions may wait for the connection; a process does not watch more records than this of its own.
+const ROOM: usize = 1 << 16;
+
+/// How many lists are asked for at once.
+const LISTS: usize = 16;
+
+/// Between two looks for feeds to which nobody listens.
+const SWEEP: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Follow(Scope, Feed),
+    Own(Key, i64),
+    Disown(Key),
+    Barrier(oneshot::Sender<()>),
+}
+
+pub(crate) struct Driver {
+    members: Arc<Members>,
+    records: Arc<Records>,
+    timeout: Duration,
+    owner: Listener,
+    commands: mpsc::Receiver<Command>,
+    feeds: Arc<Mutex<Feeds>>,
+    stream: Option<Duplex<WatchRequest>>,
+    /// Whether this stream has told anything.
+    heard_any: bool,
+    lists: JoinSet<Event>,
+    at_once: Arc<Semaphore>,
+    /// Who waits for the next question's answer, and who for that of the question that is out.
+    waiting: Vec<oneshot::Sender<()>>,
+    asking: Vec<oneshot::Sender<()>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        members: Arc<Members>,
+        records: Arc<Records>,
+        timeout: Duration,
+        owner: Listener,
+        commands: mpsc::Receiver<Command>,
+        feeds: Arc<Mutex<Feeds>>,
+    ) -> Self {
+        Self {
+            members,
+            records,
+            timeout,
+            owner,
+            commands,
+            feeds,
+            stream: None,
+            heard_any: false,
+            lists: JoinSet::new(),
+            at_once: Arc::new(Semaphore::new(LISTS)),
+            waiting: Vec::new(),
+            asking: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut machine = Machine::new(Arc::clone(&self.records), fastrand::Rng::new());
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = machine.deadline();
+            let event = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                answer = next(&mut self.stream) => self.heard(answer),
+                Some(Ok(listed)) = self.lists.join_next() => listed,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.take(command),
+                    None => break,
+                },
+                () = sleep_until(deadline.unwrap_or_else(now)), if deadline.is_some() => Event::Tick,
+                _ = sweep.tick() => match self.unheard(&machine) {
+                    Some(scope) => Event::Unfollow(scope),
+                    None => continue,
+                },
+            };
+            for action in machine.step(now(), event) {
+                self.act(action);
+            }
+        }
+        self.lists.shutdown().await;
+    }
+
+    fn heard(&mut self, answer: Result<WatchResponse, Trouble>) -> Event {
+        match answer {
+            Ok(response) => {
+                if !std::mem::replace(&mut self.heard_any, true) {
+                    tracing::debug!("the watch on etcd is open");
+                }
+                Event::Heard(response)
+            }
+            Err(trouble) => {
+                self.give_up(&trouble);
+                Event::Broke(trouble)
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) -> Event {
+        match command {
+            Command::Follow(scope, feed) => Event::Follow(scope, feed),
+            Command::Own(key, revision) => Event::Own(key, revision),
+            Command::Disown(key) => Event::Disown(key),
+            Command::Barrier(passed) => {
+                self.waiting.push(passed);
+                Event::Barrier
+            }
+        }
+    }
+
+    /// A feed to which nobody listens is taken out, so that who comes next begins anew.
+    fn unheard(&self, machine: &Machine) -> Option<Scope> {
+        let mut feeds = lock(&self.feeds);
+        let (scope, _) = machine.followed().find(|(_, feed)| feed.listeners() == 0)?;
+        feeds.by_scope.remove(scope);
+        Some(scope.clone())
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Open => self.stream = Some(Duplex::new(&self.members, ROOM, now() + self.timeout)),
+            Action::Drop(None) => self.stream = None,
+            Action::Drop(Some(trouble)) => self.give_up(&trouble),
+            Action::Ask(question) => {
+                if let Some(stream) = &self.stream {
+                    // A stream that takes no more is silent soon.
+                    let _ = stream.try_ask(question);
+                }
+            }
+            Action::List(scope) => self.list(scope, None),
+            Action::ListOfOne(scope, why) => self.list(scope, Some(why)),
+            Action::Own(key, own) => (self.owner)(OwnNews::Of(key, own)),
+            Action::OwnsUnwatched => (self.owner)(OwnNews::NoneWatched),
+            Action::BarrierBegun => self.asking.append(&mut self.waiting),
+            // Those who gave up waiting do not hear it.
+            Action::BarrierPassed => {
+                for passed in self.asking.drain(..) {
+                    let _ = passed.send(());
+                }
+            }
+            Action::BarrierFailed => {
+                self.asking.clear();
+                self.waiting.clear();
+            }
+            Action::Missed(scope, changes) => {
+                let service = scope.as_deref().unwrap_or("all");
+                tracing::warn!(service, changes, "a list found changes that the watch had not told");
+                lock(&self.feeds).missed += changes;
+            }
+        }
+    }
+
+    fn give_up(&mut self, why: &Trouble) {
+        let Some(stream) = self.stream.take() else { return };
+        match std::mem::take(&mut self.heard_any) {
+            true => tracing::info!(%why, "the watch on etcd is broken; opening another"),
+            false => tracing::debug!(%why, "the watch on etcd cannot be opened"),
+        }
+        stream.give_up(why);
+    }
+
+    /// Lists what the cluster has agreed on; or, as it cannot, what one member has.
+    fn list(&mut self, scope: Scope, unverified: Option<Trouble>) {
+        let (members, records, timeout) = (Arc::clone(&self.members), Arc::clone(&self.records), self.timeout);
+        let at_once = Arc::clone(&self.at_once);
+        self.lists.spawn(async move {
+            let _turn = at_once.acquire().await;
+            let range = records.space().range(scope.as_deref());
+            let reading = if unverified.is_some() { Reading::OneMembers } else { Reading::Agreed };
+            let listed = list(&members, &range, reading, timeout).await;
+            let listed = listed.map(|found| Listed { revision: found.revision, entries: records.entries(&found.kvs).collect() });
+            match (listed, unverified) {
+                (listed, None) => Event::Listed(scope, listed),
+                (Ok(listed), Some(why)) => Event::ListedByOne(scope, listed, why),
+                // Neither could be had, which is known already.
+                (Err(_), Some(_)) => Event::Tick,
+            }
+        });
+    }
+}
+
+/// The next answer; none comes while there is no stream.
+async fn next(stream: &mut Option<Duplex<WatchRequest>>) -> Result<WatchResponse, Trouble> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}

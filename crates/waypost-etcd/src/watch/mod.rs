@@ -1,0 +1,118 @@
+//! What is followed: one stream of watches for all services of a process, and for the records that are its own. This room never knows who
+//! registers, or why.
+
+mod driver;
+mod step;
+mod track;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use waypost_core::record::Key;
+use waypost_core::registry::{Error, Feed, Result, WatchOptions, Watcher};
+
+use driver::Command;
+pub(crate) use driver::Driver;
+pub(crate) use step::{Own, Scope};
+
+use crate::members::Members;
+use crate::records::Records;
+
+/// How many requests may wait for the task that follows.
+const ROOM: usize = 1_024;
+
+/// How long a barrier may take; then the record itself is read.
+const BARRIER: Duration = Duration::from_millis(500);
+
+/// What hears of the records of this process.
+pub(crate) type Listener = Box<dyn Fn(OwnNews) + Send + Sync>;
+
+/// What the watch says of records of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OwnNews {
+    /// Of one.
+    Of(Key, Own),
+    /// None is watched now.
+    NoneWatched,
+}
+
+/// The way to the task that follows, its [`Driver`].
+#[derive(Debug)]
+pub(crate) struct Hub {
+    commands: mpsc::Sender<Command>,
+    feeds: Arc<Mutex<Feeds>>,
+}
+
+/// The feeds in use. Whether one is, is decided under its lock, by who listens and by who stops following.
+#[derive(Debug, Default)]
+struct Feeds {
+    by_scope: HashMap<Scope, Feed>,
+    closed: bool,
+    /// How many changes lists have found that the watch had not told.
+    missed: usize,
+}
+
+impl Hub {
+    /// The hub, and the task that must run for anything to be heard. `timeout` is that of one request.
+    pub(crate) fn new(members: Arc<Members>, records: Arc<Records>, timeout: Duration, owner: Listener) -> (Self, Driver) {
+        let (commands, receiver) = mpsc::channel(ROOM);
+        let feeds = Arc::<Mutex<Feeds>>::default();
+        let driver = Driver::new(members, records, timeout, owner, receiver, Arc::clone(&feeds));
+        (Self { commands, feeds }, driver)
+    }
+
+    pub(crate) async fn follow(&self, options: &WatchOptions) -> Result<Watcher> {
+        let (feed, watcher) = self.subscribe(options)?;
+        let scope = options.service.clone();
+        self.commands.send(Command::Follow(scope, feed)).await.map_err(|_| Error::Closed)?;
+        Ok(watcher)
+    }
+
+    fn subscribe(&self, options: &WatchOptions) -> Result<(Feed, Watcher)> {
+        let mut feeds = lock(&self.feeds);
+        if feeds.closed {
+            return Err(Error::Closed);
+        }
+        let feed = feeds.by_scope.entry(options.service.clone()).or_default();
+        Ok((feed.clone(), feed.subscribe_to_fresh(options)))
+    }
+
+    /// Watches a record of ours, as written at `revision`.
+    pub(crate) async fn own(&self, key: &Key, revision: i64) {
+        // A task that has ended watches nothing, and says so to nobody.
+        let _ = self.commands.send(Command::Own(key.clone(), revision)).await;
+    }
+
+    pub(crate) async fn disown(&self, key: &Key) {
+        let _ = self.commands.send(Command::Disown(key.clone())).await;
+    }
+
+    /// Waits until all that had happened to our records when this was called is known. False if that cannot be said.
+    pub(crate) async fn barrier(&self) -> bool {
+        let (passed, waits) = oneshot::channel();
+        let asked = async {
+            self.commands.send(Command::Barrier(passed)).await.ok()?;
+            waits.await.ok()
+        };
+        matches!(timeout(BARRIER, asked).await, Ok(Some(())))
+    }
+
+    /// How many changes lists have found that the watch had not told.
+    pub(crate) fn missed(&self) -> usize {
+        lock(&self.feeds).missed
+    }
+
+    /// Ends every watcher.
+    pub(crate) fn close(&self) {
+        let mut feeds = lock(&self.feeds);
+        feeds.closed = true;
+        feeds.by_scope.drain().for_each(|(_, feed)| feed.close());
+    }
+}
+
+fn lock(feeds: &Mutex<Feeds>) -> MutexGuard<'_, Feeds> {
+    feeds.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,42 @@
+//! The two directions of a stream.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+/// What goes out, in order.
+pub(crate) struct Requests<Q>(mpsc::Receiver<Q>);
+
+impl<Q> Requests<Q> {
+    pub(crate) fn new(receiver: mpsc::Receiver<Q>) -> Self {
+        Self(receiver)
+    }
+}
+
+impl<Q> Stream for Requests<Q> {
+    type Item = Q;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Q>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// What comes in.
+pub(crate) struct Responses<A>(Streaming<A>);
+
+impl<A> Responses<A> {
+    pub(crate) fn new(streaming: Streaming<A>) -> Self {
+        Self(streaming)
+    }
+
+    /// The next answer; none when the server ended the stream.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(crate) async fn next(&mut self) -> Result<Option<A>, Status> {
+        self.0.message().await
+    }
+}

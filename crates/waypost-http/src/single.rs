@@ -1,0 +1,392 @@
+//! One connection to one address, for those who talk to a server and not to a service: a registry's own way out.
+//!
+//! [`Single`] sends requests, [`Driver`] is the one task that must run meanwhile. Nothing is tried again and nothing is balanced here: the
+//! owner knows what its requests mean, and where else they could go.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use h2::client::SendRequest;
+use h2::{Ping, PingPong, RecvStream};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri, Version};
+use http_body::{Body, Frame};
+use tokio::sync::Notify;
+use tokio::task::coop::has_budget_remaining;
+use tokio::time::{Instant, Sleep, sleep_until};
+use waypost_core::record::Address;
+
+use crate::connect::{AddressPolicy, Connect};
+use crate::connection::{Greeted, greet};
+use crate::meter::{Arrivals, Count, Metered};
+use crate::protocol::BoxError;
+use crate::request::{Pump, Replay};
+
+/// What of a request's body is handed over without a task of its own, in bytes.
+const WHOLE: usize = 64 * 1024;
+
+/// When a connection with open streams is asked whether it still lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeepAlive {
+    /// A PING goes out when nothing was read for so long. Default 6 s; servers of gRPC cut connections that ping faster than every 5 s.
+    pub after: Duration,
+    /// Without anything read for so long after it, the connection is dead. Default 3 s.
+    pub within: Duration,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self { after: Duration::from_secs(6), within: Duration::from_secs(3) }
+    }
+}
+
+/// A connection to one server. Clones share it; when the last is gone and no stream is open, it closes.
+#[derive(Clone)]
+pub struct Single {
+    send: SendRequest<Bytes>,
+    scheme: Scheme,
+    authority: Authority,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    streams: AtomicUsize,
+    closed: AtomicBool,
+    asked: Notify,
+}
+
+impl fmt::Debug for Single {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Single").field("authority", &self.authority).field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+impl Single {
+    /// Connects and waits for the server's SETTINGS. Nothing moves on the connection until its [`Driver`] runs.
+    ///
+    /// # Errors
+    /// It could not be dialled, is no HTTP/2 server, or the policy forbids its address.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, nothing is left. It has no deadline of its own.
+    pub async fn connect(
+        connect: &dyn Connect,
+        address: &Address,
+        policy: &AddressPolicy,
+        keep_alive: KeepAlive,
+    ) -> io::Result<(Self, Driver)> {
+        let authority: Authority = address.to_string().parse().map_err(io::Error::other)?;
+        let io = connect.connect(address, policy).await?;
+        let Greeted { send, mut h2, arrivals } = greet(io).await.map_err(io::Error::other)?;
+        let shared = Arc::<Shared>::default();
+        let pulse = Pulse::new(keep_alive, now());
+        let driver =
+            Driver { ping: h2.ping_pong(), h2, seen: arrivals.count(), arrivals, pulse, shared: Ending(Arc::clone(&shared)) };
+        Ok((Self { send, scheme: connect.scheme(), authority, shared }, driver))
+    }
+
+    /// Whether it had not ended when last driven.
+    pub fn is_open(&self) -> bool {
+        !self.shared.closed.load(Relaxed)
+    }
+
+    /// Sends one request; the answer's body is read from [`SingleBody`].
+    ///
+    /// # Errors
+    /// The connection is lost or closing, or the server reset the stream; whether the request arrived is not known.
+    ///
+    /// # Cancel safety
+    /// Dropped, the stream is reset.
+    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<SingleBody>, h2::Error>
+    where
+        B: Body + Unpin + Send + 'static,
+        B::Data: Buf + Send,
+    {
+        let (parts, body) = request.into_parts();
+        let mut head = Request::new(());
+        *head.method_mut() = parts.method;
+        *head.version_mut() = Version::HTTP_2;
+        *head.uri_mut() = self.target(parts.uri);
+        *head.headers_mut() = parts.headers;
+        let open = Open::new(Arc::clone(&self.shared));
+        let mut send = self.send.clone().ready().await?;
+        let (response, mut stream) = send.send_request(head, false)?;
+        drop(send);
+        let mut body = Replay::new(body, WHOLE);
+        poll_fn(|cx| {
+            body.fill(cx);
+            Poll::Ready(())
+        })
+        .await;
+        let pump: Option<Box<dyn std::any::Any + Send>> = if body.is_complete() {
+            body.send_whole(&mut stream)?;
+            None
+        } else {
+            body.send_once();
+            Some(Box::new(Pump::start(body, stream)))
+        };
+        let response = response.await?;
+        Ok(response.map(|recv| SingleBody { recv, done: false, _pump: pump, _open: open }))
+    }
+
+    fn target(&self, uri: Uri) -> Uri {
+        let mut parts = uri.into_parts();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+}
+
+/// A stream that is open, until dropped.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.streams.fetch_add(1, Relaxed);
+        shared.asked.notify_one();
+        Self(shared)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The body of an answer. Dropped early, it resets the stream; the request's body is fed for as long as this lives.
+pub struct SingleBody {
+    recv: RecvStream,
+    done: bool,
+    _pump: Option<Box<dyn std::any::Any + Send>>,
+    _open: Open,
+}
+
+impl fmt::Debug for SingleBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SingleBody").field("done", &self.done).finish_non_exhaustive()
+    }
+}
+
+impl SingleBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if let Some(data) = ready!(self.recv.poll_data(cx)) {
+            return Poll::Ready(Some(data.map(|data| {
+                // Refused only if more is given back than was taken.
+                let _ = self.recv.flow_control().release_capacity(data.len());
+                Frame::data(data)
+            })));
+        }
+        Poll::Ready(ready!(self.recv.poll_trailers(cx)).transpose().map(|trailers| trailers.map(Frame::trailers)))
+    }
+}
+
+impl Body for SingleBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.poll_next(cx));
+        let is_data = matches!(&next, Some(Ok(frame)) if frame.is_data());
+        self.done = !is_data;
+        Poll::Ready(next.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done || self.recv.is_end_stream()
+    }
+}
+
+/// Drives a connection. Whoever connected runs it in a task of its own; dropped, the connection is gone.
+pub struct Driver {
+    h2: h2::client::Connection<Metered, Bytes>,
+    ping: Option<PingPong>,
+    arrivals: Arc<Arrivals>,
+    seen: Count,
+    pulse: Pulse,
+    shared: Ending,
+}
+
+/// Tells the handles that it is over, however it ends.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Relaxed);
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("pulse", &self.pulse).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// Drives until the connection ends.
+    ///
+    /// # Errors
+    /// Why it ended, if its handles did not want it to.
+    pub async fn run(mut self) -> Result<(), BoxError> {
+        let shared = Arc::clone(&self.shared.0);
+        let mut timer = std::pin::pin!(sleep_until(now()));
+        loop {
+            tokio::select! {
+                biased;
+                ended = poll_fn(|cx| self.poll(cx, timer.as_mut())) => return ended,
+                () = shared.asked.notified() => {}
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Result<(), BoxError>> {
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut self.h2).poll(cx) {
+                return Poll::Ready(ended.map_err(Into::into));
+            }
+            if !has_budget_remaining() {
+                // Not read dry: no judgement yet.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if let Poll::Ready(ended) = self.judge(cx) {
+                return Poll::Ready(ended);
+            }
+            let Some(at) = self.pulse.next() else { return Poll::Pending };
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn judge(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let count = self.arrivals.count();
+        let seen = std::mem::replace(&mut self.seen, count);
+        if count.pongs > seen.pongs
+            && let Some(ping) = &mut self.ping
+        {
+            // Takes the pong, so that another PING may be sent; what it says is known already.
+            let _ = ping.poll_pong(cx);
+        }
+        let streams = self.shared.0.streams.load(Relaxed);
+        match self.pulse.step(now(), count.bytes > seen.bytes, streams > 0) {
+            Beat::Fine => Poll::Pending,
+            Beat::Ping => {
+                if let Some(ping) = &mut self.ping {
+                    // One PING at a time is the pulse's own rule, so h2 never refuses this one.
+                    let _ = ping.send_ping(Ping::opaque());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Beat::Dead => Poll::Ready(Err(format!("no answer to a PING within {:?}", self.pulse.keep_alive.within).into())),
+        }
+    }
+}
+
+/// The clockwork: pure, time is an argument.
+#[derive(Clone, Copy, Debug)]
+struct Pulse {
+    keep_alive: KeepAlive,
+    read: Instant,
+    pinged: Option<Instant>,
+    busy: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beat {
+    Fine,
+    Ping,
+    Dead,
+}
+
+impl Pulse {
+    fn new(keep_alive: KeepAlive, now: Instant) -> Self {
+        Self { keep_alive, read: now, pinged: None, busy: false }
+    }
+
+    /// Takes what was read since the last time, and whether streams are open: an idle connection is not asked.
+    fn step(&mut self, now: Instant, read: bool, busy: bool) -> Beat {
+        if read {
+            self.pinged = None;
+        }
+        if read || (busy && !self.busy) {
+            self.read = now;
+        }
+        self.busy = busy;
+        match self.pinged {
+            Some(pinged) if now >= pinged + self.keep_alive.within => Beat::Dead,
+            None if busy && now >= self.read + self.keep_alive.after => {
+                self.pinged = Some(now);
+                Beat::Ping
+            }
+            _ => Beat::Fine,
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        match self.pinged {
+            Some(pinged) => Some(pinged + self.keep_alive.within),
+            None => self.busy.then(|| self.read + self.keep_alive.after),
+        }
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pulse() -> (Pulse, impl Fn(u64) -> Instant) {
+        let begun = now();
+        (Pulse::new(KeepAlive::default(), begun), move |seconds| begun + Duration::from_secs(seconds))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_connection_is_asked_and_given_up() {
+        let (mut pulse, at) = pulse();
+        assert_eq!(pulse.step(at(0), false, true), Beat::Fine);
+        assert_eq!(pulse.next(), Some(at(6)));
+        assert_eq!(pulse.step(at(6), false, true), Beat::Ping);
+        assert_eq!(pulse.next(), Some(at(9)));
+        assert_eq!(pulse.step(at(8), false, true), Beat::Fine);
+        assert_eq!(pulse.step(at(9), false, true), Beat::Dead);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_is_read_is_life() {
+        let (mut pulse, at) = pulse();
+        assert_eq!(pulse.step(at(0), false, true), Beat::Fine);
+        assert_eq!(pulse.step(at(6), false, true), Beat::Ping);
+        assert_eq!(pulse.step(at(8), true, true), Beat::Fine);
+        assert_eq!(pulse.next(), Some(at(14)));
+        assert_eq!(pulse.step(at(14), false, true), Beat::Ping);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_not_asked_until_it_is_used_again() {
+        let (mut pulse, at) = pulse();
+        assert_eq!(pulse.step(at(100), false, false), Beat::Fine);
+        assert_eq!(pulse.next(), None);
+        assert_eq!(pulse.step(at(200), false, true), Beat::Fine);
+        assert_eq!(pulse.next(), Some(at(206)));
+    }
+}
