@@ -22,11 +22,13 @@
 //! ```
 
 mod cases;
+mod chance;
 mod follower;
 mod harness;
 mod runner;
 mod stage;
 
+pub use chance::{Story, seeds};
 pub use harness::{Harness, RawChange};
 pub use runner::{Report, Time, check, run};
 

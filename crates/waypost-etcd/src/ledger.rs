@@ -37,7 +37,17 @@ struct Claim {
     seen: i64,
     watched: bool,
     doubtful: bool,
+    /// When it was last known to stand.
+    kept_at: Instant,
+    /// Somebody has begun to look at it, and has not ended.
+    looking: bool,
     verify_at: Instant,
+}
+
+impl Claim {
+    fn is_untouched(&self) -> bool {
+        self.seen <= self.revision && !self.doubtful && !self.looking
+    }
 }
 
 /// A record that stands, as far as is known, on this lease.
@@ -45,6 +55,7 @@ struct Claim {
 pub(crate) struct Standing {
     pub(crate) held: Held,
     pub(crate) lease: i64,
+    pub(crate) kept_at: Instant,
 }
 
 /// A record that was just written or read.
@@ -63,21 +74,30 @@ impl Ledger {
         let state = self.lock();
         let claim = state.claims.get(key).filter(|claim| claim.instance == *instance && claim.record == record)?;
         let on_its_lease = claim.held.id() == Some(claim.lease) && claim.held.seconds() == seconds;
-        let untouched = claim.seen <= claim.revision && claim.watched && !claim.doubtful;
-        (on_its_lease && untouched && now < claim.verify_at).then(|| Standing { held: claim.held.clone(), lease: claim.lease })
+        let untouched = claim.is_untouched() && claim.watched;
+        let standing = || Standing { held: claim.held.clone(), lease: claim.lease, kept_at: claim.kept_at };
+        (on_its_lease && untouched && now < claim.verify_at).then(standing)
+    }
+
+    /// It stands, and its lease was kept alive.
+    pub(crate) fn kept(&self, now: Instant, key: &Key) {
+        if let Some(claim) = self.lock().claims.get_mut(key) {
+            claim.kept_at = now;
+        }
     }
 
     /// The revision of a record of this instance that is untouched, and is to say something else.
     pub(crate) fn outdated(&self, key: &Key, instance: &Instance, record: &str) -> Option<i64> {
         let state = self.lock();
         let claim = state.claims.get(key).filter(|claim| claim.instance == *instance && claim.record != record)?;
-        (claim.seen <= claim.revision && !claim.doubtful).then_some(claim.revision)
+        claim.is_untouched().then_some(claim.revision)
     }
 
-    /// What follows looks at the record itself: doubts raised before it count no more.
+    /// What follows looks at the record itself, and then [settles](Self::settle) it, or lets go of it. Doubts raised and changes told
+    /// before count no more then: they may be of another history, whose revisions were higher. Until then nothing is known of it.
     pub(crate) fn look(&self, key: &Key) {
         if let Some(claim) = self.lock().claims.get_mut(key) {
-            claim.doubtful = false;
+            (claim.doubtful, claim.seen, claim.looking) = (false, 0, true);
         }
     }
 
@@ -87,7 +107,8 @@ impl Ledger {
         let mut state = self.lock();
         let before = state.claims.remove(key);
         let (seen, watched, doubtful) = before.map_or((0, false, false), |claim| (claim.seen, claim.watched, claim.doubtful));
-        let claim = Claim { instance, record, held, lease, revision, seen, watched, doubtful, verify_at };
+        let (kept_at, looking) = (now, false);
+        let claim = Claim { instance, record, held, lease, revision, seen, watched, doubtful, kept_at, looking, verify_at };
         state.claims.insert(key.clone(), claim);
     }
 
@@ -137,5 +158,35 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Slots;
+
+    /// After a wipe, what the watch told of the old history is higher than anything in the new one: it must not count for ever.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_told_before_a_look_counts_no_more() {
+        let (ledger, slots, now) = (Ledger::default(), Slots::default(), Instant::now());
+        let key = Key { service: "s".into(), id: "s-1".into() };
+        let (instance, held) = (Instance::from("ours"), slots.hold(now, &key, 15).0);
+        let lease = held.lease.grant_now();
+        let settle = |revision| {
+            let settled = Settled { instance: instance.clone(), record: "{}".into(), held: held.clone(), lease, revision };
+            ledger.settle(now, &key, settled);
+            ledger.hear(OwnNews::Of(key.clone(), Own::Watched));
+            ledger.hear(OwnNews::Of(key.clone(), Own::Changed(revision)));
+        };
+        let stands = || ledger.standing(now, &key, &instance, "{}", 15).is_some();
+        settle(1_000);
+        assert!(stands());
+        ledger.look(&key);
+        assert!(!stands(), "the look may fail, and what was told before it is forgotten");
+        settle(4);
+        assert!(stands(), "each beat would read it");
+        ledger.hear(OwnNews::Of(key.clone(), Own::Changed(9)));
+        assert!(!stands());
     }
 }

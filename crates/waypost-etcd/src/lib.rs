@@ -23,9 +23,10 @@ mod wire;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Semaphore;
 use tokio::sync::watch::Sender;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use waypost_core::record::{Entry, Service};
 use waypost_core::registry::{
     DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
@@ -39,8 +40,8 @@ pub use secret::Secret;
 use lease::{Leases, Slots};
 use ledger::Ledger;
 use list::{Reading, list};
-use members::{Credentials, Members};
-use owner::Owner;
+use members::{Credentials, Members, Password};
+use owner::{Owner, Places};
 use records::Records;
 use space::Space;
 use watch::Hub;
@@ -57,8 +58,13 @@ pub struct EtcdRegistry {
     hub: Arc<Hub>,
     owner: Owner,
     tasks: Mutex<Tasks>,
+    /// Held by each who writes: what is written after the leases were revoked would stay.
+    writing: Semaphore,
     stop: Sender<bool>,
 }
+
+/// How many may register or deregister at one moment; `close` waits for all of them.
+const AT_ONCE: u32 = 1 << 16;
 
 /// The two tasks of a handle. They run from its first registration or watch on.
 struct Tasks {
@@ -83,11 +89,12 @@ impl EtcdRegistry {
     /// [`Error::Invalid`] if the options cannot work.
     pub fn with_connect(options: EtcdOptions, connect: Arc<dyn Connect>) -> Result<Self> {
         options.check()?;
-        let EtcdOptions { members: addresses, prefix, timeout, user, password, tls } = options;
+        let EtcdOptions { members: addresses, prefix, timeout, user, password, password_file, tls } = options;
         let mut shown = Options::new();
         shown.on_this_host = addresses.iter().all(|address| is_loopback(&address.host));
         shown.addresses = addresses.iter().map(ToString::to_string).collect();
         (shown.timeout, shown.tls, shown.prefix) = (timeout, tls.is_some(), prefix.clone());
+        let password = password.map(Password::Known).or(password_file.map(Password::InFile));
         let credentials = user.zip(password).map(|(user, password)| Credentials { user, password });
         let members = Arc::new(Members::new(addresses, connect, credentials));
         let (records, ledger) = (Arc::new(Records::new(Space::new(&prefix))), Arc::<Ledger>::default());
@@ -103,9 +110,19 @@ impl EtcdRegistry {
             leases,
             slots: Slots::default(),
             hub: Arc::clone(&hub),
+            places: Places::default(),
         };
         let tasks = Tasks { idle: Some((keeps, follows)), running: JoinSet::new(), closed: false };
-        Ok(Self { options: shown, members, records, hub, owner, tasks: Mutex::new(tasks), stop: Sender::new(false) })
+        Ok(Self {
+            options: shown,
+            members,
+            records,
+            hub,
+            owner,
+            tasks: Mutex::new(tasks),
+            writing: Semaphore::new(AT_ONCE as usize),
+            stop: Sender::new(false),
+        })
     }
 
     /// How many keys were seen that hold no record: skipped, and hiding no other.
@@ -140,11 +157,9 @@ impl EtcdRegistry {
 
     async fn read(&self, service: Option<&str>) -> Result<Vec<Service>> {
         self.is_open()?;
-        let range = self.records.space().range(service);
-        let listed = list(&self.members, &range, Reading::Agreed, self.options.timeout).await;
+        let listed = list(&self.members, &self.records, service, Reading::Agreed, self.options.timeout).await;
         let listed = listed.map_err(|trouble| trouble.error("listing services"))?;
-        let entries: Vec<_> = self.records.entries(&listed.kvs).collect();
-        Ok(Entry::to_services(&entries))
+        Ok(Entry::into_services(listed.entries))
     }
 
     fn deadline(&self) -> Instant {
@@ -177,6 +192,7 @@ impl Registry for EtcdRegistry {
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
         check_registration(service, options)?;
         self.start()?;
+        let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
         let until = self.deadline();
         let mut result = Ok(());
         for entry in options.stamp(service).entries() {
@@ -188,6 +204,7 @@ impl Registry for EtcdRegistry {
     async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         check_keys(service)?;
         self.start()?;
+        let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
         let until = self.deadline();
         let mut result = Ok(());
         for entry in service.entries() {
@@ -220,6 +237,10 @@ impl Registry for EtcdRegistry {
             std::mem::take(&mut tasks.running)
         };
         self.hub.close();
+        // Who writes now has no more time than this; who comes later is told that it is closed.
+        let until = self.deadline();
+        let _all = timeout_at(until, self.writing.acquire_many(AT_ONCE)).await;
+        self.writing.close();
         self.stop.send_replace(true);
         while running.join_next().await.is_some() {}
         let revoked = self.owner.close(self.deadline()).await;

@@ -1,10 +1,13 @@
-//! Lists: all records of a range at one revision, in pages of about so many bytes.
+//! Lists: all records of a range at one revision, in pages of about so many bytes. Each page is read as it comes, so that no more than one
+//! is held as etcd sent it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+use waypost_core::record::Entry;
 
 use crate::members::Members;
+use crate::records::Records;
 use crate::space::Range;
 use crate::trouble::Trouble;
 use crate::wire::{KeyValue, RangeRequest};
@@ -20,10 +23,10 @@ const FIRST_PAGES: [i64; 3] = [2_000, LONGEST_PAGE, ALL];
 const ALL: i64 = 0;
 
 /// What there was at one revision.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) revision: i64,
-    pub(crate) kvs: Vec<KeyValue>,
+    pub(crate) entries: Vec<Entry>,
 }
 
 /// Whether a member may answer from what it has, without asking the others.
@@ -35,14 +38,21 @@ pub(crate) enum Reading {
     OneMembers,
 }
 
-/// Lists a range; each page may take the timeout.
+/// Lists a service, or all; each page may take the timeout.
 ///
 /// # Errors
 /// The cluster does not answer, or refuses.
-pub(crate) async fn list(members: &Members, range: &Range, reading: Reading, timeout: Duration) -> Result<Listing, Trouble> {
+pub(crate) async fn list(
+    members: &Members,
+    records: &Records,
+    service: Option<&str>,
+    reading: Reading,
+    timeout: Duration,
+) -> Result<Listing, Trouble> {
+    let range = records.space().range(service);
     let mut listed = Err(Trouble::Compacted("the list was compacted while it was read".to_owned()));
     for first in FIRST_PAGES {
-        listed = list_from(members, range, reading, timeout, first).await;
+        listed = list_from(members, records, &range, reading, timeout, first).await;
         if !matches!(listed, Err(Trouble::Compacted(_))) {
             break;
         }
@@ -52,13 +62,14 @@ pub(crate) async fn list(members: &Members, range: &Range, reading: Reading, tim
 
 async fn list_from(
     members: &Members,
+    records: &Records,
     range: &Range,
     reading: Reading,
     timeout: Duration,
     first: i64,
 ) -> Result<Listing, Trouble> {
     let mut listing = Listing::default();
-    let mut limit = first;
+    let (mut limit, mut longest) = (first, LONGEST_PAGE);
     let mut from = range.key.clone();
     loop {
         let question = RangeRequest {
@@ -70,7 +81,13 @@ async fn list_from(
         };
         let answer = match members.ask(question, Instant::now() + timeout).await {
             Err(Trouble::TooLong(_)) if limit != 1 => {
-                limit = if limit == ALL { LONGEST_PAGE } else { (limit / 8).max(1) };
+                limit = shorter(limit).max(1);
+                continue;
+            }
+            // The way there may be too slow for a page of that length.
+            Err(Trouble::Silent(_)) if limit == ALL || limit > SHORTEST_PAGE => {
+                longest = shorter(limit).max(SHORTEST_PAGE);
+                limit = longest;
                 continue;
             }
             answer => answer?,
@@ -78,14 +95,18 @@ async fn list_from(
         if listing.revision == 0 {
             listing.revision = answer.header.map_or(0, |header| header.revision);
         }
-        limit = next_limit(limit, &answer.kvs);
+        limit = next_limit(limit, &answer.kvs).min(longest);
         let last = answer.kvs.last().map(|kv| kv.key.clone());
-        listing.kvs.extend(answer.kvs);
+        listing.entries.extend(records.entries(&answer.kvs));
         match last {
             Some(key) if answer.more => from = after(key),
             _ => return Ok(listing),
         }
     }
+}
+
+fn shorter(limit: i64) -> i64 {
+    if limit == ALL { LONGEST_PAGE } else { limit / 8 }
 }
 
 /// The first key after this one.

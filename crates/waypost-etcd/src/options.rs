@@ -1,11 +1,10 @@
 //! Where etcd is and who we are: an `etcd://` URL, taken apart and checked once.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use waypost_core::record::Address;
-use waypost_core::registry::{Error, Result};
+use waypost_core::registry::{Error, Result, redacted_url};
 
 use crate::secret::Secret;
 
@@ -29,6 +28,9 @@ pub struct EtcdOptions {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
+    /// Where the user's password stands, if not in `password`: read at each login, so that it may be changed while the process runs. White
+    /// space at its end does not count.
+    pub password_file: Option<PathBuf>,
     /// Encrypt, if there is any.
     pub tls: Option<Tls>,
 }
@@ -50,7 +52,15 @@ pub struct Tls {
 impl EtcdOptions {
     /// These members, and defaults for the rest.
     pub fn new(members: Vec<Address>) -> Self {
-        Self { members, prefix: DEFAULT_PREFIX.to_owned(), timeout: DEFAULT_TIMEOUT, user: None, password: None, tls: None }
+        Self {
+            members,
+            prefix: DEFAULT_PREFIX.to_owned(),
+            timeout: DEFAULT_TIMEOUT,
+            user: None,
+            password: None,
+            password_file: None,
+            tls: None,
+        }
     }
 
     /// Reads `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`; `etcds://` encrypts.
@@ -62,7 +72,9 @@ impl EtcdOptions {
     /// # Errors
     /// [`Error::Invalid`], naming the part that is wrong, and never the password.
     pub fn parse(url: &str) -> Result<Self> {
-        Parts::of(url).and_then(Parts::options).map_err(|why| Error::invalid(format!("registry URL {:?}", redacted(url)), why))
+        Parts::of(url)
+            .and_then(Parts::options)
+            .map_err(|why| Error::invalid(format!("registry URL {:?}", redacted_url(url)), why))
     }
 
     /// Reads `ETCD_USERNAME` and `ETCD_PASSWORD`, where nothing else says who we are.
@@ -73,7 +85,7 @@ impl EtcdOptions {
         if self.user.is_none() {
             self.user = read("ETCD_USERNAME");
         }
-        if self.user.is_some() && self.password.is_none() {
+        if self.user.is_some() && self.password.is_none() && self.password_file.is_none() {
             self.password = read("ETCD_PASSWORD").map(Secret::new);
         }
         self
@@ -95,7 +107,7 @@ impl EtcdOptions {
                 let why = "is no path: let it begin with a slash, end without one, and hold none twice";
                 wrong("prefix", format!("{:?} {why}", self.prefix))
             }
-            Some(user) if self.password.is_none() => {
+            Some(user) if self.password.is_none() && self.password_file.is_none() => {
                 let why = "give it in the URL, by password_file=, or as ETCD_PASSWORD";
                 wrong("password", format!("is missing for user {user:?}: {why}"))
             }
@@ -174,7 +186,10 @@ fn set(options: &mut EtcdOptions, name: &str, value: String, encrypted: bool) ->
     let file = || Some(PathBuf::from(&value));
     match name {
         "timeout" => options.timeout = duration(&value)?,
-        "password_file" => options.password = Some(password_in(&value)?),
+        "password_file" => {
+            password_in(value.as_ref())?;
+            options.password_file = file();
+        }
         "tls" => match value.as_str() {
             "true" => drop(options.tls.get_or_insert_default()),
             "false" if !encrypted => options.tls = None,
@@ -201,9 +216,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     millis.or_else(seconds).ok_or_else(|| format!("timeout={text:?} is no time: write 2s or 500ms"))
 }
 
-fn password_in(file: &str) -> Result<Secret, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("password_file {file:?} cannot be read: {error}"))?;
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+/// The password in a file.
+///
+/// # Errors
+/// It cannot be read; the text names the file.
+pub(crate) fn password_in(file: &std::path::Path) -> Result<Secret, String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("password_file {:?} cannot be read: {error}", file.display().to_string()))?;
+    Ok(Secret::new(text.trim_end()))
 }
 
 /// With `%41` as `A`.
@@ -227,23 +247,6 @@ fn decoded(text: &str) -> Result<String, String> {
         bytes.push(byte.ok_or("has a % that two hexadecimal digits do not follow: write %25 for the sign itself")?);
     }
     String::from_utf8(bytes).map_err(|_| "has %-escapes that are no text".to_owned())
-}
-
-/// The URL without what may be a password: all between the scheme and the last `@` before the path.
-fn redacted(url: &str) -> impl fmt::Debug + '_ {
-    struct Redacted<'a>(&'a str);
-
-    impl fmt::Debug for Redacted<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str("\"…\"") };
-            match rest.rsplit_once('@') {
-                Some((_, rest)) => write!(f, "{:?}", format!("{scheme}://…@{rest}")),
-                None => write!(f, "{:?}", self.0),
-            }
-        }
-    }
-
-    Redacted(url)
 }
 
 #[cfg(test)]
@@ -290,7 +293,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "secret\n").unwrap();
         let options = parsed(&format!("etcd://ann@a?password_file={}", file.path().display()));
-        assert_eq!(options.password, Some(Secret::new("secret")));
+        assert_eq!((&options.password, options.password_file.as_deref()), (&None, Some(file.path())));
+        assert_eq!(password_in(file.path()), Ok(Secret::new("secret")));
     }
 
     #[test]
@@ -324,7 +328,9 @@ mod tests {
         insta::assert_snapshot!(refused("etcd://ann:hun/ter2@a:1"),
             @r#"registry URL "etcd://…@a:1": has an @ in its path: write a slash in a password as %2F"#);
         insta::assert_snapshot!(refused("ann:hunter2@a:1"),
-            @r#"registry URL "…": does not begin with etcd:// or etcds://"#);
+            @r#"registry URL "…@a:1": does not begin with etcd:// or etcds://"#);
+        insta::assert_snapshot!(refused("etcd://a?password=hunter2"),
+            @r#"registry URL "etcd://a?password=…": "password" is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file"#);
         let options = parsed("etcd://ann:hunter2@a");
         assert!(!format!("{options:?}").contains("hunter2"));
     }

@@ -4,13 +4,15 @@
 //! record that nothing has touched keeps its lease alive and asks the watch how far it has got; it reads and writes nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use waypost_core::record::{Entry, Key, keys};
 use waypost_core::registry::{DeregisterOptions, Error, Instance, RegisterOptions, Result};
 
 use crate::NAME;
-use crate::lease::{Held, Leases, Slots};
+use crate::lease::{Fate, Held, Leases, Slots};
 use crate::ledger::{Ledger, Settled, Standing};
 use crate::members::Members;
 use crate::records::{Found, Records};
@@ -21,6 +23,16 @@ use crate::wire::{DeleteRangeRequest, KeyValue, Op, PutRequest, RangeRequest, Tx
 /// How often a write is tried that others come before.
 const TRIES: usize = 16;
 
+/// How many records are looked at and written at once; the others wait, so that under load some are done in time and not all begun.
+const AT_ONCE: usize = 64;
+
+/// Over how much time, at most, the records that are gone are written anew after etcd was away; and no more than a fifth of the ttl, since
+/// that is less than an interval.
+const SPREAD: Duration = Duration::from_secs(3);
+const SPREAD_OF_TTL: u32 = 5;
+/// What a write may take once its turn has come.
+const WRITE: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) members: Arc<Members>,
@@ -29,6 +41,28 @@ pub(crate) struct Owner {
     pub(crate) leases: Leases,
     pub(crate) slots: Slots,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) places: Places,
+}
+
+/// Room for so many records to be looked at and written.
+#[derive(Debug)]
+pub(crate) struct Places(Semaphore);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Semaphore::new(AT_ONCE))
+    }
+}
+
+impl Places {
+    /// Waits for a place; who came first gets it first.
+    async fn take(&self, until: Instant) -> Result<SemaphorePermit<'_>> {
+        let begun = Instant::now();
+        match timeout_at(until, self.0.acquire()).await {
+            Ok(place) => place.map_err(|_| Error::Closed),
+            Err(_) => Err(Error::Timeout { registry: NAME, after: begun.elapsed() }),
+        }
+    }
 }
 
 /// One registration of one node.
@@ -47,6 +81,8 @@ enum Verdict {
     /// It says what it should.
     Keep,
     Write,
+    /// It is not what we left there, and nobody's who lives.
+    Repair(&'static str),
     /// It is another's, who lives.
     Taken(Error),
 }
@@ -62,12 +98,23 @@ impl Owner {
             seconds: whole_seconds(options.ttl),
             until,
         };
-        if let Some(standing) = self.standing(&claim)
-            && self.beat(&claim, &standing).await?
-        {
-            return Ok(());
+        match self.standing(&claim) {
+            Some(standing) if self.beat(&claim, &standing).await? => Ok(()),
+            Some(_) => self.make_so(&claim).await,
+            None => {
+                self.keep_what_stands(&claim).await;
+                self.make_so(&claim).await
+            }
         }
-        self.make_so(&claim).await
+    }
+
+    /// What we wrote before must not run out because etcd does not take what it is to say now, or cannot be read.
+    async fn keep_what_stands(&self, claim: &Claim<'_>) {
+        if self.ledger.holder(&claim.key).as_ref() == Some(claim.instance)
+            && let Some(lease) = self.ledger.lease(&claim.key)
+        {
+            self.leases.keep_on(lease).await;
+        }
     }
 
     fn standing(&self, claim: &Claim<'_>) -> Option<Standing> {
@@ -76,14 +123,26 @@ impl Owner {
 
     /// Keeps the lease alive. False if the record must be looked at.
     async fn beat(&self, claim: &Claim<'_>, standing: &Standing) -> Result<bool> {
-        let (kept, heard) = tokio::join!(self.leases.keep(standing.lease, claim.until), self.hub.barrier());
-        match kept {
-            Ok(()) => Ok(heard && self.standing(claim).is_some()),
-            Err(Trouble::NoLease(_)) => {
+        let (kept, heard) =
+            tokio::join!(self.leases.keep(standing.lease, Some(standing.kept_at), claim.until), self.hub.barrier());
+        match kept.map_err(|trouble| trouble.error("keeping the lease alive"))? {
+            Fate::Kept => {
+                let stands = heard && self.standing(claim).is_some();
+                if stands {
+                    self.ledger.kept(Instant::now(), &claim.key);
+                }
+                Ok(stands)
+            }
+            Fate::Outlived => {
+                tracing::debug!(node = claim.key.id, "etcd has another leader; moving to a lease of its own");
+                self.replace(&standing.held, standing.lease).await;
+                Ok(false)
+            }
+            Fate::Lost => {
+                tracing::info!(node = claim.key.id, "its lease is gone; registering it anew");
                 self.slots.lost(&standing.held);
                 Ok(false)
             }
-            Err(trouble) => Err(trouble.error("keeping the lease alive")),
         }
     }
 
@@ -91,17 +150,31 @@ impl Owner {
         // Only what the record says has changed: written at once over what we know to be there.
         let mut known = self.ledger.outdated(&claim.key, claim.instance, &claim.record);
         self.ledger.look(&claim.key);
+        let mut repaired = None;
+        let mut place = self.places.take(claim.until).await?;
         for _ in 0..TRIES {
             let (verdict, revision, lease) = match known.take() {
                 Some(revision) => (Verdict::Write, revision, 0),
                 None => match self.look(&claim.key, claim.until).await? {
-                    None => (Verdict::Write, 0, 0),
+                    None => {
+                        if let Some(turn) = self.turn(claim)? {
+                            drop(place);
+                            sleep_until(turn).await;
+                            place = self.places.take(claim.until).await?;
+                        }
+                        (Verdict::Repair("it was gone"), 0, 0)
+                    }
                     Some(kv) => (self.judge(claim, &kv), kv.mod_revision, kv.lease),
                 },
             };
             if let Verdict::Taken(error) = verdict {
                 self.let_go(&claim.key, Some(claim.instance), claim.until).await;
                 return Err(error);
+            }
+            if let Verdict::Repair(why) = verdict
+                && self.ledger.has_written(&claim.key, claim.instance)
+            {
+                repaired = Some(why);
             }
             self.ledger.writes(&claim.key, claim.instance);
             let (held, id) = self.lease(claim).await?;
@@ -110,10 +183,16 @@ impl Owner {
                 _ => self.put(claim, revision, id, &held).await?,
             };
             let Some(revision) = stands else { continue };
-            match self.leases.keep(id, claim.until).await {
-                Ok(()) => return self.settle(claim, held, id, revision).await,
-                Err(Trouble::NoLease(_)) => self.slots.lost(&held),
-                Err(trouble) => return Err(trouble.error("keeping the lease alive")),
+            let kept = self.leases.keep(id, None, claim.until).await;
+            match kept.map_err(|trouble| trouble.error("keeping the lease alive"))? {
+                Fate::Kept => {
+                    if let Some(why) = repaired {
+                        tracing::warn!(node = claim.key.id, why, "its record was not as it was left; it is written again");
+                    }
+                    return self.settle(claim, held, id, revision).await;
+                }
+                Fate::Outlived => self.replace(&held, id).await,
+                Fate::Lost => self.slots.lost(&held),
             }
         }
         Err(changing(&claim.key))
@@ -128,24 +207,42 @@ impl Owner {
 
     /// The rule of whose key it is.
     fn judge(&self, claim: &Claim<'_>, kv: &KeyValue) -> Verdict {
-        let Found::Record(found) = self.records.read(kv) else { return Verdict::Write };
+        let Found::Record(found) = self.records.read(kv) else { return Verdict::Repair("what stood there was no record") };
         let ours = found.node.instance() == Some(claim.instance.as_str());
         let first = !self.ledger.has_written(&claim.key, claim.instance);
         let predecessor = first && found.node.address == claim.entry.node.address;
         match () {
             () if ours && kv.value == claim.record.as_bytes() => Verdict::Keep,
-            () if ours || predecessor || kv.lease == 0 => Verdict::Write,
+            () if ours || predecessor => Verdict::Write,
+            () if kv.lease == 0 => Verdict::Repair("another's stood there, without a lease"),
             () => Verdict::Taken(taken(&claim.key, &found)),
         }
     }
 
     /// The lease for this record, granted if need be.
     async fn lease(&self, claim: &Claim<'_>) -> Result<(Held, i64)> {
-        let (held, orphan) = self.slots.hold(&claim.key, claim.seconds);
+        let (held, orphan) = self.slots.hold(Instant::now(), &claim.key, claim.seconds);
         self.revoke(orphan, claim.until).await;
-        let granted = held.lease.get_or_try_init(|| self.leases.grant(claim.seconds, claim.until)).await;
-        let id = *granted.map_err(|trouble| trouble.error("asking for a lease"))?;
+        let granted = held.lease.get(|id| self.leases.grant(id, claim.seconds, claim.until)).await;
+        let id = granted.map_err(|trouble| trouble.error("asking for a lease"))?;
         Ok((held, id))
+    }
+
+    /// When a record that is gone may be written: at once, but not all records of a fleet at the moment at which etcd returns.
+    fn turn(&self, claim: &Claim<'_>) -> Result<Option<Instant>> {
+        let spread = SPREAD.min(Duration::from_secs(claim.seconds.unsigned_abs()) / SPREAD_OF_TTL);
+        let turn = self.members.turn(&claim.key, spread).filter(|turn| Instant::now() < *turn);
+        if turn.is_none_or(|turn| turn + WRITE <= claim.until) {
+            return Ok(turn);
+        }
+        let what = format!("etcd was away, and it is not yet the turn of {:?} to be written", claim.key.id);
+        Err(Error::Unavailable { registry: NAME, what, source: None })
+    }
+
+    /// The lease runs out; its records move to another, each at its next beat.
+    async fn replace(&self, held: &Held, lease: i64) {
+        self.slots.replace(Instant::now(), held);
+        self.leases.forget(lease).await;
     }
 
     /// Writes the record, if nobody has changed it since. None if somebody has, or the lease is gone.
@@ -156,6 +253,7 @@ impl Owner {
             Ok(done) => Ok(done.header.filter(|_| done.succeeded).map(|header| header.revision)),
             Err(Trouble::NoLease(_)) => {
                 self.slots.lost(held);
+                self.leases.forget(lease).await;
                 Ok(None)
             }
             Err(trouble) => Err(trouble.error(format!("writing the record of {:?}", claim.key.id))),
@@ -176,7 +274,10 @@ impl Owner {
         if let Some(instance) = &options.instance {
             self.ledger.unwrites(key, instance);
         }
-        let removed = self.remove(key, options, lease, until).await;
+        let removed = match self.places.take(until).await {
+            Ok(_place) => self.remove(key, options, lease, until).await,
+            Err(error) => Err(error),
+        };
         if matches!(removed, Ok(()) | Err(Error::IdTaken { .. })) {
             self.let_go(key, options.instance.as_ref(), until).await;
         }
@@ -240,14 +341,15 @@ impl Owner {
         if self.ledger.drop_claim(key) {
             self.hub.disown(key).await;
         }
-        self.revoke(self.slots.release(key), until).await;
+        self.revoke(self.slots.release(Instant::now(), key), until).await;
     }
 
-    /// Ends a lease that holds nothing; one that cannot be ended runs out.
+    /// Ends a lease that holds nothing; one that cannot be ended is tried once more at the end, and runs out by itself.
     async fn revoke(&self, lease: Option<i64>, until: Instant) {
         let Some(lease) = lease else { return };
-        if let Err(trouble) = self.leases.revoke(lease, until).await {
-            tracing::debug!(%trouble, "a lease was not revoked; it runs out by itself");
+        match self.leases.revoke(lease, until).await {
+            Ok(()) => self.slots.ended(lease),
+            Err(trouble) => tracing::debug!(%trouble, "a lease was not revoked; it runs out by itself"),
         }
     }
 
@@ -263,7 +365,7 @@ impl Owner {
 }
 
 /// etcd counts in seconds.
-fn whole_seconds(ttl: std::time::Duration) -> i64 {
+fn whole_seconds(ttl: Duration) -> i64 {
     let rounded_up = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
     i64::try_from(rounded_up).unwrap_or(i64::MAX)
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tonic::{Code, Status};
-use waypost_core::registry::Error;
+use waypost_core::registry::{Error, in_millis};
 
 use crate::NAME;
 
@@ -20,7 +20,7 @@ pub(crate) enum Trouble {
     #[error("{0}")]
     Busy(String),
     /// No answer in time.
-    #[error("no answer within {0:?}")]
+    #[error("no answer within {:?}", in_millis(*.0))]
     Silent(Duration),
     /// It does not know who we are any more: log in again.
     #[error("{0}")]
@@ -96,6 +96,11 @@ impl Trouble {
     /// Whether another member may do better.
     pub(crate) fn is_of_the_member(&self) -> bool {
         matches!(self, Self::Link(_) | Self::Busy(_) | Self::Silent(_))
+    }
+
+    /// Whether etcd has understood and refused: whoever waits is better told than kept waiting.
+    pub(crate) fn is_a_no(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::Wrong(_) | Self::Full(_))
     }
 
     /// The error that callers of the registry get.

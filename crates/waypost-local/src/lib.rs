@@ -131,7 +131,7 @@ impl LocalRegistry {
         self.is_open()?;
         let (reader, service) = (Arc::clone(&self.reader), service.map(str::to_owned));
         let entries = blocking(move || reader.list(service.as_deref())).await??;
-        Ok(Entry::to_services(&entries))
+        Ok(Entry::into_services(entries))
     }
 
     /// Starts the engine. Whether it runs is decided under one lock, by who starts it and where it ends.

@@ -5,11 +5,13 @@
 
 mod balancer;
 mod filter;
+mod named;
 mod selector;
 mod strategy;
 mod subset;
 
 pub use balancer::{Balancer, Candidate, Config, Decision, NodeView, Pick, Pickable};
 pub use filter::{Filter, Filters};
+pub use named::{StrategyName, UnknownStrategy};
 pub use selector::{Next, SelectError, Selector};
 pub use strategy::{LeastRequest, PickContext, Picker, Random, RoundRobin, Strategy};

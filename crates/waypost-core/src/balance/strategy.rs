@@ -30,6 +30,16 @@ pub trait Strategy: Debug + Send + Sync + 'static {
     fn build(&self, ready: &[Arc<Peer>]) -> Box<dyn Picker>;
 }
 
+impl<S: Strategy + ?Sized> Strategy for Arc<S> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn build(&self, ready: &[Arc<Peer>]) -> Box<dyn Picker> {
+        (**self).build(ready)
+    }
+}
+
 /// Picks, per attempt, from many tasks at once: no lock, no clock, no I/O.
 pub trait Picker: Send + Sync {
     /// The index of one of `ready`, the very slice the picker was built for; one out of range counts modulo its length.

@@ -3,7 +3,7 @@
 //! A record is read in one pass by [`read`](super::read). Only where that fails, or where Go left its mark for bytes that are no text, is it
 //! put in order first and read again.
 
-use super::{Metadata, Service, read, write};
+use super::{List, Metadata, Node, Service, read, write};
 
 /// Bytes that are no record. Skip it, count it, and go on with the others.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,13 @@ impl Service {
     pub fn to_json(&self) -> String {
         write::service(self)
     }
+}
+
+/// The nodes of a record whose bytes are known up to them, `rest` being those that follow. None if anything comes after the nodes, or a
+/// second look is needed: then the record is read whole.
+pub(crate) fn nodes_at_end(rest: &[u8]) -> Option<List<Node>> {
+    let list = rest.strip_suffix(b"}")?;
+    if list.contains(&b'\\') { None } else { read::nodes(list).ok()? }
 }
 
 /// How Go writes a byte that is no text; a U+FFFD that is text it leaves as it is.

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 pub use check::RecordError;
 pub use json::DecodeError;
+pub(crate) use json::nodes_at_end;
 pub use list::{List, Metadata};
 pub use names::{Address, NameError, NodeId, ServiceName};
 
@@ -243,6 +244,26 @@ impl Entry {
         let mut services: Vec<_> = services.into_values().collect();
         for service in &mut services {
             service.nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        }
+        services
+    }
+
+    /// The same of entries that nobody else needs: a node that is not shared is not copied.
+    pub fn into_services(mut entries: Vec<Self>) -> Vec<Service> {
+        entries.sort_by(|a, b| (&a.head.name, &a.head.version, &a.node.id).cmp(&(&b.head.name, &b.head.version, &b.node.id)));
+        let mut services = Vec::<Service>::new();
+        for Self { head, node } in entries {
+            let node = Arc::unwrap_or_clone(node);
+            match services.last_mut() {
+                Some(last) if last.name == head.name && last.version == head.version => last.nodes.push(node),
+                _ => services.push(Service {
+                    name: head.name.clone(),
+                    version: head.version.clone(),
+                    metadata: head.metadata.clone(),
+                    endpoints: head.endpoints.clone(),
+                    nodes: List::from(vec![node]),
+                }),
+            }
         }
         services
     }

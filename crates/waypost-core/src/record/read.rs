@@ -17,6 +17,15 @@ pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
     Ok(service)
 }
 
+/// A list of nodes, and nothing else; none if it is something else.
+pub(super) fn nodes(bytes: &[u8]) -> serde_json::Result<Option<List<Node>>> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let mut nodes = List::null();
+    let is_list = json.deserialize_any(Into(&mut nodes))?;
+    json.end()?;
+    Ok(is_list.then_some(nodes))
+}
+
 /// The record itself, which must be an object.
 struct Whole;
 

@@ -15,9 +15,12 @@ pub struct Config {
     /// How long the record stays if nobody refreshes it: 15 s, at least 1 s, and more than [`interval`](Config::interval). A crashed
     /// server is taken for lost after it.
     pub ttl: Duration,
-    /// How often the record is written again, which repairs any loss: 5 s. Below half the ttl, so that one lost beat costs nothing.
+    /// How often the record is written again, which repairs any loss: 5 s. Below half the ttl, so that one lost beat costs nothing. All
+    /// registrations on one registry handle beat together, at a time drawn by chance, so that a fleet does not: the first beat comes
+    /// sooner.
     pub interval: Duration,
-    /// How long one request to the registry, or one check, may take: 2 s. Leaving as a whole takes no longer than this either.
+    /// How long one request to the registry, or one check, may take: 2 s, or the registry's own timeout if that is longer. Leaving as a
+    /// whole takes no longer than this either.
     pub timeout: Duration,
     /// The longest wait before the first retry: 50 ms. It doubles with each failure; the wait is drawn from all below it.
     pub back_off_min: Duration,
@@ -64,7 +67,11 @@ impl Config {
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    /// As [`validate`](Config::validate), without the warning: for those who check before the registration does.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], naming the setting and what it must be.
+    pub fn check(&self) -> Result<()> {
         let refuse = |what: &str, why: String| Err(Error::invalid(format!("registration {what}"), why));
         if self.ttl < SHORTEST_TTL {
             return refuse("ttl", format!("{:?} is too short; give it at least {SHORTEST_TTL:?}", self.ttl));

@@ -40,7 +40,9 @@ impl Driver {
     /// # Errors
     /// Why the record could not be taken out; it expires by itself.
     pub(super) async fn run(mut self) -> Result<()> {
-        let mut machine = Machine::new(self.config.clone(), self.check.is_some(), Instant::now());
+        let (now, interval) = (Instant::now(), self.config.interval);
+        let pulse = self.registry.pulse(|| now + interval.mul_f64(fastrand::f64()));
+        let mut machine = Machine::new(self.config.clone(), self.check.is_some(), pulse, now);
         let mut desk = Desk::default();
         let mut event = Event::Tick;
         let mut trouble = None;
@@ -72,11 +74,14 @@ impl Driver {
         }
     }
 
-    /// Keeps what went wrong with a deregister for the owner, and tells the machine.
+    /// Keeps what went wrong last for the owner, who may leave without an answer, and tells the machine.
     fn judge(&self, answer: Result<Answer, (Work, JoinError)>, trouble: &mut Option<Error>) -> Event {
         match answer {
             Ok(Answer::Checked(result)) => Event::Checked(result),
-            Ok(Answer::Registered(result)) => Event::Registered(result.map_err(|error| Trouble::from(&error))),
+            Ok(Answer::Registered(result)) => {
+                *trouble = None;
+                Event::Registered(result.map_err(|error| Trouble::from(&*trouble.insert(error))))
+            }
             Ok(Answer::Deregistered(result)) => {
                 Event::Deregistered(result.map_err(|error| Trouble::from(&*trouble.insert(error))))
             }

@@ -26,7 +26,7 @@ pub use config::Config;
 pub use state::State;
 
 use crate::record::{Metadata, Service};
-use crate::registry::{AnyRegistry, Error, Instance, Result};
+use crate::registry::{AnyRegistry, Error, Instance, Registry as _, Result};
 use driver::Driver;
 
 /// One node kept in a registry for as long as this handle lives.
@@ -82,9 +82,11 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Invalid`] if a setting or the record is wrong; a registration is of exactly one node.
-    pub fn start(self) -> Result<Registration> {
+    pub fn start(mut self) -> Result<Registration> {
         self.config.validate()?;
         validate(&self.service)?;
+        // A registry that was given more time than that is to have it.
+        self.config.timeout = self.config.timeout.max(self.registry.options().timeout);
         let drain_delay = self.config.drain_delay;
         let (record, records) = watch::channel(self.service);
         let (leave, leaves) = watch::channel(false);

@@ -5,7 +5,7 @@
 //! ```text
 //!            ┌──────────── due ───────────────┐
 //!            ▼                                │
-//!   start ─▶ check ──yes─▶ register ──ok──▶ rest one interval
+//!   start ─▶ check ──yes─▶ register ──ok──▶ rest until the next beat
 //!            │  ▲             └──failed──▶ rest a back-off, then register
 //!           no  └─ every interval ─┐
 //!            ▼                     │
@@ -13,13 +13,16 @@
 //!
 //!   told to leave, anywhere: let a register in flight land ─▶ deregister ─▶ left; no longer than the timeout
 //! ```
+//!
+//! Beats are an interval apart and counted from the pulse, a moment that all registrations of a handle share: those of one process come
+//! together, and those of a fleet do not, however it was started and whatever befell its registry.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Config, State};
-use crate::registry::Error;
+use crate::registry::{Error, in_millis};
 
 /// What the machine is told.
 #[derive(Clone, Debug)]
@@ -107,6 +110,8 @@ struct Busy {
 pub(super) struct Machine {
     config: Config,
     checks: bool,
+    /// A moment from which intervals are counted, both ways.
+    pulse: Instant,
     state: State,
     busy: Option<Busy>,
     /// When the registry is to be asked next.
@@ -132,11 +137,12 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// A machine that wants to begin now; `checks` says whether there is a check to ask.
-    pub(super) fn new(config: Config, checks: bool, now: Instant) -> Self {
+    /// A machine that wants to begin now; `checks` says whether there is a check to ask, and `pulse` when beats come.
+    pub(super) fn new(config: Config, checks: bool, pulse: Instant, now: Instant) -> Self {
         Self {
             config,
             checks,
+            pulse,
             state: State::Starting,
             busy: None,
             due: now,
@@ -187,7 +193,7 @@ impl Machine {
     fn or_late(&self, now: Instant, event: Event, actions: &mut Vec<Action>) -> Event {
         let Some(busy) = self.busy.filter(|busy| matches!(event, Event::Tick) && busy.until <= now) else { return event };
         actions.push(Action::Abandon);
-        let why = format!("no answer within {:?}", now - busy.since);
+        let why = format!("no answer within {:?}", in_millis(now - busy.since));
         match busy.work {
             Work::Check => Event::Checked(Err(why)),
             Work::Register => Event::Registered(Err(Trouble { kind: Kind::Loss, why })),
@@ -200,7 +206,7 @@ impl Machine {
             Event::Tick => {}
             Event::Checked(answer) => {
                 if let Some(busy) = self.end(Work::Check) {
-                    self.check_due = (busy.since + self.config.interval).max(now);
+                    self.check_due = self.next_beat(busy.since).max(now);
                     self.checked(now, answer);
                 }
             }
@@ -269,10 +275,21 @@ impl Machine {
     fn stands(&mut self, now: Instant, since: Instant) {
         self.failures = 0;
         self.registered_before = true;
-        self.due = if self.changed { self.soonest(now) } else { since + self.config.interval };
+        self.due = if self.changed { self.soonest(now) } else { self.next_beat(since) };
         if !self.state.is_registered() {
             self.state = State::Registered { since: now };
         }
+    }
+
+    /// The first beat after `since`: within an interval, and at most one away.
+    fn next_beat(&self, since: Instant) -> Instant {
+        let interval = self.config.interval.as_nanos();
+        let gap = match self.pulse.checked_duration_since(since) {
+            Some(before) => (before.as_nanos() + interval - 1) % interval + 1,
+            None => interval - (since - self.pulse).as_nanos() % interval,
+        };
+        // No more than the interval.
+        since + Duration::from_nanos(u64::try_from(gap).unwrap_or(u64::MAX))
     }
 
     fn fails(&mut self, now: Instant, chance: f64, Trouble { kind, why }: Trouble) {
@@ -363,7 +380,9 @@ impl Machine {
     }
 
     fn start(&mut self, now: Instant, work: Work) {
-        let until = now + self.config.timeout;
+        // A registry has a timeout of its own, and its error says more than that nothing came: it has the last word.
+        let last_word = if work == Work::Check { Duration::ZERO } else { self.config.timeout / 4 };
+        let until = now + self.config.timeout + last_word;
         let until = self.leave_by.map_or(until, |by| by.min(until));
         self.busy = Some(Busy { work, since: now, until });
         if work == Work::Register {

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use tokio::time::Instant;
 
 use super::{DeregisterOptions, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher};
 use crate::record::Service;
@@ -12,52 +14,67 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// Any [`Registry`] behind one cheap, clonable handle; it is a `Registry` itself.
 #[derive(Clone)]
-pub struct AnyRegistry(Arc<dyn DynRegistry>);
+pub struct AnyRegistry(Arc<Shared<dyn DynRegistry>>);
+
+struct Shared<R: ?Sized> {
+    pulse: OnceLock<Instant>,
+    registry: R,
+}
 
 impl AnyRegistry {
     /// A handle on `registry`.
     pub fn new(registry: impl Registry) -> Self {
-        Self(Arc::new(registry))
+        Self(Arc::new(Shared { pulse: OnceLock::new(), registry }))
+    }
+
+    /// A moment at which all that is registered through this handle beats, and from which it counts its intervals: together within a
+    /// process, which saves the registry work, and at a time of its own beside other processes. The first who asks chooses it.
+    pub(crate) fn pulse(&self, choose: impl FnOnce() -> Instant) -> Instant {
+        *self.0.pulse.get_or_init(choose)
+    }
+
+    fn registry(&self) -> &dyn DynRegistry {
+        &self.0.registry
     }
 }
 
 impl fmt::Debug for AnyRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.registry().fmt(f)
     }
 }
 
 impl Registry for AnyRegistry {
     fn name(&self) -> &'static str {
-        self.0.dyn_name()
+        self.registry().dyn_name()
     }
 
     fn options(&self) -> &Options {
-        self.0.dyn_options()
+        self.registry().dyn_options()
     }
 
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
-        self.0.dyn_register(service, options).await
+        self.registry().dyn_register(service, options).await
     }
 
     async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
-        self.0.dyn_deregister(service, options).await
+        self.registry().dyn_deregister(service, options).await
     }
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
-        self.0.dyn_get_service(name).await
+        self.registry().dyn_get_service(name).await
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
-        self.0.dyn_list_services().await
+        self.registry().dyn_list_services().await
     }
 
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
-        self.0.dyn_watch(options).await
+        self.registry().dyn_watch(options).await
     }
 
     async fn close(&self) -> Result<()> {
-        self.0.dyn_close().await
+        self.registry().dyn_close().await
     }
 }
 

@@ -7,6 +7,11 @@ use crate::record::{NameError, RecordError};
 /// A result with a registry's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A time as texts show it: in whole milliseconds.
+pub fn in_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Trouble with a registry. It says nothing about nodes: whoever listens keeps what they have.
@@ -66,7 +71,7 @@ pub enum Error {
         source: Option<Source>,
     },
     /// No answer in time. Try again with back-off.
-    #[error("the {registry} registry did not answer within {after:?}")]
+    #[error("the {registry} registry did not answer within {:?}", in_millis(*after))]
     Timeout {
         /// The backend's name.
         registry: &'static str,

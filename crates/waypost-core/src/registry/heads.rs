@@ -1,15 +1,23 @@
 //! Records read: checked against the key they stand under, and their heads shared.
+//!
+//! The nodes of a service say the same up to their nodes, byte for byte: what begins as a record that was read before is read from there on.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::{Arc, Weak};
 
-use crate::record::{DecodeError, Entry, Head, Key, Service};
+use crate::record::{DecodeError, Entry, Head, Key, Service, nodes_at_end};
 
 /// The longest record that is read, in bytes: 64 KiB, and 1 KiB more for the instance and the mark that are added to what was checked.
 pub const LONGEST_RECORD: usize = 65 * 1024;
 
-/// More heads than this of one version are not looked through; a hostile writer could make each look-up long.
+/// More heads than this of one service are not looked through; a hostile writer could make each look-up long.
 const COMPARED: usize = 16;
+
+/// What stands between a head and its nodes, where they come last, as Go writes them.
+const NODES: &[u8] = b",\"nodes\":";
+/// Something inside a head may be called so too.
+const PLACES: usize = 4;
 
 /// Why the bytes under a key are no record of that key. It is skipped, counted, and hides no other.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +40,25 @@ pub enum BadRecord {
 /// The heads in use, so that records that say the same share one.
 #[derive(Debug, Default)]
 pub struct Heads {
-    known: HashMap<(String, String), Vec<Weak<Head>>>,
+    known: HashMap<String, Vec<Known>>,
     prune_at: usize,
+}
+
+/// A head in use.
+#[derive(Debug)]
+struct Known {
+    head: Weak<Head>,
+    beginning: Beginning,
+}
+
+/// How the records begin that have this head, up to the value of their nodes.
+#[derive(Debug)]
+enum Beginning {
+    /// It was read once: not worth finding out.
+    Once,
+    Bytes(Box<[u8]>),
+    /// Their nodes do not come last.
+    Odd,
 }
 
 impl Heads {
@@ -45,10 +70,16 @@ impl Heads {
         if bytes.len() > LONGEST_RECORD {
             return Err(BadRecord::TooLong(bytes.len()));
         }
-        let service = Service::from_json(bytes)?;
-        let node = service.nodes.iter().find(|node| node.id == key.id).filter(|_| service.name == key.service);
-        let Some(node) = node.cloned() else { return Err(BadRecord::Misplaced { service: service.name }) };
-        Ok(Entry { head: self.share(service.head()), node: Arc::new(node) })
+        if let Some(entry) = self.decode_alike(key, bytes) {
+            return Ok(entry);
+        }
+        let mut service = Service::from_json(bytes)?;
+        let is_ours = service.name == key.service;
+        let node = service.nodes.iter_mut().find(|node| is_ours && node.id == key.id).map(mem::take);
+        let Some(node) = node else { return Err(BadRecord::Misplaced { service: service.name }) };
+        let head = self.share(Head::new(service.name, service.version, service.metadata, service.endpoints));
+        self.learn(&head, bytes);
+        Ok(Entry { head, node: Arc::new(node) })
     }
 
     /// The nodes of `service`, one entry each, sharing a head with all that say the same.
@@ -57,25 +88,62 @@ impl Heads {
         service.nodes.iter().map(|node| Entry { head: Arc::clone(&head), node: Arc::new(node.clone()) }).collect()
     }
 
+    /// What begins as another record does has its head; only the rest is read.
+    fn decode_alike(&self, key: &Key, bytes: &[u8]) -> Option<Entry> {
+        let (head, rest) = self.newest(&key.service).find_map(|known| {
+            let Beginning::Bytes(beginning) = &known.beginning else { return None };
+            Some((known.head.upgrade()?, bytes.strip_prefix(&**beginning)?))
+        })?;
+        let node = nodes_at_end(rest)?.iter_mut().find(|node| node.id == key.id).map(mem::take)?;
+        Some(Entry { head, node: Arc::new(node) })
+    }
+
+    fn newest(&self, service: &str) -> impl Iterator<Item = &Known> {
+        self.known.get(service).into_iter().flat_map(|known| known.iter().rev().take(COMPARED))
+    }
+
     fn share(&mut self, head: Head) -> Arc<Head> {
         self.prune();
-        let known = self.known.entry((head.name.clone(), head.version.clone())).or_default();
-        known.retain(|head| head.strong_count() > 0);
-        if let Some(same) = known.iter().rev().take(COMPARED).filter_map(Weak::upgrade).find(|known| **known == head) {
+        if let Some(same) = self.newest(&head.name).filter_map(|known| known.head.upgrade()).find(|known| **known == head) {
             return same;
         }
+        let known = self.known.entry(head.name.clone()).or_default();
+        known.retain(|known| known.head.strong_count() > 0);
         let head = Arc::new(head);
-        known.push(Arc::downgrade(&head));
+        known.push(Known { head: Arc::downgrade(&head), beginning: Beginning::Once });
         head
+    }
+
+    /// A second record with this head: there may be more that begin as it does.
+    fn learn(&mut self, head: &Arc<Head>, bytes: &[u8]) {
+        if Arc::strong_count(head) == 1 {
+            return;
+        }
+        let known = self.known.get_mut(&head.name).into_iter().flatten();
+        let is_this = |known: &&mut Known| known.head.as_ptr() == Arc::as_ptr(head);
+        if let Some(known) = known.rev().take(COMPARED).find(is_this).filter(|known| matches!(known.beginning, Beginning::Once)) {
+            known.beginning = beginning(head, bytes).map_or(Beginning::Odd, Beginning::Bytes);
+        }
     }
 
     fn prune(&mut self) {
         if self.known.len() < self.prune_at.max(64) {
             return;
         }
-        self.known.retain(|_, heads| heads.iter().any(|head| head.strong_count() > 0));
+        self.known.retain(|_, heads| heads.iter().any(|known| known.head.strong_count() > 0));
         self.prune_at = self.known.len() * 2;
     }
+}
+
+/// The record up to the value of its nodes, if all of the head stands before: closed there, it must be a record that says the same.
+fn beginning(head: &Head, bytes: &[u8]) -> Option<Box<[u8]>> {
+    let is_whole = |at: &usize| {
+        let closed = [&bytes[..*at], b"}"].concat();
+        Service::from_json(&closed).is_ok_and(|service| service.head() == *head)
+    };
+    let places = bytes.windows(NODES.len()).enumerate().filter(|(_, window)| *window == NODES).map(|(at, _)| at);
+    let at = places.take(PLACES).find(is_whole)?;
+    Some(bytes[..at + NODES.len()].into())
 }
 
 #[cfg(test)]
@@ -116,5 +184,50 @@ mod tests {
         assert!(matches!(heads.decode(&key("a", "a-3"), bytes.as_bytes()), Err(BadRecord::Misplaced { .. })));
         assert!(matches!(heads.decode(&key("a", "a-1"), b"{"), Err(BadRecord::Undecodable(_))));
         assert!(matches!(heads.decode(&key("a", "a-1"), &vec![b' '; LONGEST_RECORD + 1]), Err(BadRecord::TooLong(_))));
+    }
+
+    /// What is read from a known beginning on is what is read whole, in the first records of a service and in later ones.
+    #[test]
+    fn records_that_begin_alike_are_read_alike() {
+        let begin = r#"{"name":"a","version":"1","metadata":{"x":",\"nodes\":"},"endpoints":[{"name":"E","nodes":[]}]"#;
+        let node = |id: &str| format!(r#"{{"metadata":{{"k":"v"}},"id":"{id}","address":"h:1"}}"#);
+        let plain = |id: &str| format!(r#"{begin},"nodes":[{}]}}"#, node(id));
+        let odd = [
+            format!(r#"{begin},"nodes":[{},{}]}}"#, node("z"), node("a-3")),
+            format!(r#"{begin},"nodes":[{}],"version":"2"}}"#, node("a-3")),
+            format!(r#"{begin},"nodes":[{}],"nodes":[]}}"#, node("a-3")),
+            format!(r#"{begin},"nodes":[{}]}} "#, node("a-3")),
+            format!(r#"{begin},"nodes":[{}]}}}}"#, node("a-3")),
+            format!(r#"{begin},"nodes":null}}"#),
+            format!(r#"{begin},"nodes":[{{"id":"a-3","address":"\ufffd"}}]}}"#),
+            format!(r#"{begin},"nodes":[{}]"#, node("a-3")),
+            plain("other"),
+        ];
+        let key = |id: &str| Key { service: "a".into(), id: id.into() };
+        let shown = |entry: Result<Entry, BadRecord>| entry.map_err(|error| error.to_string());
+        let mut heads = Heads::default();
+        let first: Vec<_> = ["a-1", "a-2", "a-3"].map(|id| heads.decode(&key(id), plain(id).as_bytes()).unwrap()).into();
+        assert!(matches!(heads.known["a"][0].beginning, Beginning::Bytes(_)));
+        assert!(first.iter().all(|entry| Arc::ptr_eq(&entry.head, &first[0].head)));
+        assert_eq!(
+            *first[2].node,
+            Heads::default().decode(&key("a-3"), plain("a-3").as_bytes()).map(|e| (*e.node).clone()).unwrap()
+        );
+        for bytes in odd {
+            let (ours, whole) =
+                (heads.decode(&key("a-3"), bytes.as_bytes()), Heads::default().decode(&key("a-3"), bytes.as_bytes()));
+            assert_eq!(shown(ours), shown(whole), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_do_not_come_last_are_looked_for_once() {
+        let record = |id: &str| format!(r#"{{"nodes":[{{"id":"{id}"}}],"name":"a","version":"1"}}"#);
+        let mut heads = Heads::default();
+        let read: Vec<_> = ["1", "2", "3"]
+            .map(|id| heads.decode(&Key { service: "a".into(), id: id.into() }, record(id).as_bytes()).unwrap())
+            .into();
+        assert!(matches!(heads.known["a"][0].beginning, Beginning::Odd));
+        assert!(Arc::ptr_eq(&read[0].head, &read[2].head));
     }
 }

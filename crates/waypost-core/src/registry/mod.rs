@@ -10,6 +10,7 @@ mod event;
 mod feed;
 mod heads;
 mod options;
+mod redacted;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -18,11 +19,12 @@ use crate::record::Service;
 
 pub use check::{check_keys, check_name, check_registration};
 pub use erased::AnyRegistry;
-pub use error::{Error, Result};
+pub use error::{Error, Result, in_millis};
 pub use event::{Event, Picture, Watcher};
 pub use feed::{Change, Feed, Newest};
 pub use heads::{BadRecord, Heads, LONGEST_RECORD};
 pub use options::{DeregisterOptions, Instance, Options, RegisterOptions, WatchOptions};
+pub use redacted::redacted_url;
 
 /// Where servers put their records and clients find them: go-micro's interface, with the `close` it lacks.
 ///

@@ -5,5 +5,6 @@
 mod directory;
 mod fixed;
 mod memory;
+mod property;
 mod records;
 mod selector;

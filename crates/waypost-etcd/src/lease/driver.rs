@@ -14,10 +14,13 @@ use crate::wire::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 /// How many beats may wait for the connection; a stream that takes no more is broken.
 const ROOM: usize = 1_024;
 
+/// What became of a lease; or why nobody can tell, and why waiting does not help.
+pub(super) type Answer = Result<Fate, Trouble>;
+
 #[derive(Debug)]
 pub(super) enum Command {
-    Want(i64, oneshot::Sender<bool>),
-    Granted(i64),
+    Want(i64, Option<Instant>, oneshot::Sender<Answer>),
+    Granted(i64, u64),
     Forget(i64),
 }
 
@@ -26,7 +29,7 @@ pub(crate) struct Driver {
     commands: mpsc::Receiver<Command>,
     trouble: Arc<Mutex<Option<Trouble>>>,
     stream: Option<Duplex<LeaseKeepAliveRequest>>,
-    waiting: BTreeMap<i64, Vec<oneshot::Sender<bool>>>,
+    waiting: BTreeMap<i64, Vec<oneshot::Sender<Answer>>>,
 }
 
 impl Driver {
@@ -56,9 +59,9 @@ impl Driver {
 
     fn heard(&mut self, answer: Result<LeaseKeepAliveResponse, Trouble>) -> Event {
         match answer {
-            Ok(LeaseKeepAliveResponse { id, ttl }) => {
+            Ok(LeaseKeepAliveResponse { header, id, ttl }) => {
                 self.note(None);
-                Event::Answer(id, ttl)
+                Event::Answer(id, ttl, header.map_or(0, |header| header.raft_term))
             }
             Err(trouble) => {
                 self.give_up(&trouble);
@@ -69,11 +72,14 @@ impl Driver {
 
     fn take(&mut self, command: Command) -> Event {
         match command {
-            Command::Want(id, answer) => {
-                self.waiting.entry(id).or_default().push(answer);
-                Event::Want(id)
+            Command::Want(id, last, answer) => {
+                let waiting = self.waiting.entry(id).or_default();
+                // While no answer comes, those who gave up would pile up.
+                waiting.retain(|answer| !answer.is_closed());
+                waiting.push(answer);
+                Event::Want(id, last)
             }
-            Command::Granted(id) => Event::Granted(id),
+            Command::Granted(id, term) => Event::Granted(id, term),
             Command::Forget(id) => {
                 self.tell(id, Fate::Lost);
                 Event::Forget(id)
@@ -99,7 +105,7 @@ impl Driver {
     /// Those who gave up waiting do not hear it.
     fn tell(&mut self, id: i64, fate: Fate) {
         for waiting in self.waiting.remove(&id).into_iter().flatten() {
-            let _ = waiting.send(fate == Fate::Kept);
+            let _ = waiting.send(Ok(fate));
         }
     }
 
@@ -108,6 +114,11 @@ impl Driver {
         self.note(Some(why.clone()));
         if let Some(stream) = self.stream.take() {
             stream.give_up(why);
+        }
+        if why.is_a_no() {
+            for waiting in std::mem::take(&mut self.waiting).into_values().flatten() {
+                let _ = waiting.send(Err(why.clone()));
+            }
         }
     }
 

@@ -1,21 +1,72 @@
 //! Which record is on which lease.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use waypost_core::record::Key;
 
-/// A place for one lease, filled by the first who needs it.
-pub(crate) type Lease = Arc<OnceCell<i64>>;
+/// One lease, granted to the first who needs it. Its id is drawn before: a grant whose answer nobody waited for is known by it when it is
+/// asked for again, and revoked by it when it is not.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    id: i64,
+    asked: AtomicBool,
+    granted: OnceCell<()>,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self { id: fastrand::i64(1..), asked: AtomicBool::new(false), granted: OnceCell::new() }
+    }
+}
+
+impl Lease {
+    /// Its id; whoever comes first asks for it, and the others wait.
+    pub(crate) async fn get<E, F>(&self, grant: impl FnOnce(i64) -> F) -> Result<i64, E>
+    where
+        F: Future<Output = Result<(), E>>,
+    {
+        let ask = || {
+            self.asked.store(true, Relaxed);
+            grant(self.id)
+        };
+        self.granted.get_or_try_init(ask).await.map(|()| self.id)
+    }
+
+    /// As if etcd had granted it.
+    #[cfg(test)]
+    pub(crate) fn grant_now(&self) -> i64 {
+        self.asked.store(true, Relaxed);
+        let _ = self.granted.set(());
+        self.id
+    }
+
+    /// Its id, if etcd may know it.
+    fn may_live(&self) -> Option<i64> {
+        self.asked.load(Relaxed).then_some(self.id)
+    }
+}
 
 /// The leases of a process: for each ttl in seconds the first, the second, …; none holds two nodes of one service.
 #[derive(Debug, Default)]
-pub(crate) struct Slots(Mutex<BTreeMap<(i64, usize), Slot>>);
+pub(crate) struct Slots(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    slots: Places,
+    /// Leases that are not used any more and were not seen to end, and when they have run out.
+    unused: Vec<(Instant, i64)>,
+}
+
+type Places = BTreeMap<(i64, usize), Slot>;
 
 #[derive(Debug, Default)]
 struct Slot {
-    lease: Lease,
+    lease: Arc<Lease>,
     keys: BTreeSet<Key>,
 }
 
@@ -23,7 +74,7 @@ struct Slot {
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     slot: (i64, usize),
-    pub(crate) lease: Lease,
+    pub(crate) lease: Arc<Lease>,
 }
 
 impl Held {
@@ -34,23 +85,25 @@ impl Held {
 
     /// The lease, if it was granted.
     pub(crate) fn id(&self) -> Option<i64> {
-        self.lease.get().copied()
+        self.lease.granted.initialized().then_some(self.lease.id)
     }
 }
 
 impl Slots {
     /// The place of a record: the one it has, or the first lease of this ttl that holds no other node of its service. A record that
     /// changes its ttl changes its lease; the lease it leaves empty comes second, to be revoked.
-    pub(crate) fn hold(&self, key: &Key, seconds: i64) -> (Held, Option<i64>) {
-        let mut slots = self.lock();
+    pub(crate) fn hold(&self, now: Instant, key: &Key, seconds: i64) -> (Held, Option<i64>) {
+        let mut state = self.lock();
         let mut orphan = None;
-        if let Some(place) = place_of(&slots, key) {
+        if let Some(place) = place_of(&state.slots, key) {
             if place.0 == seconds {
-                return (Held { slot: place, lease: Arc::clone(&slots[&place].lease) }, None);
+                return (Held { slot: place, lease: Arc::clone(&state.slots[&place].lease) }, None);
             }
-            orphan = take_out(&mut slots, place, key);
+            orphan = state.take_out(now, place, key);
         }
-        let holds_service = |slot: &Slot| slot.keys.iter().any(|held| held.service == key.service);
+        let slots = &mut state.slots;
+        let first = Key { service: key.service.clone(), id: String::new() };
+        let holds_service = |slot: &Slot| slot.keys.range(&first..).next().is_some_and(|held| held.service == key.service);
         let free = (0..).find(|number| slots.get(&(seconds, *number)).is_none_or(|slot| !holds_service(slot)));
         let place = (seconds, free.unwrap_or_default());
         let slot = slots.entry(place).or_default();
@@ -59,41 +112,67 @@ impl Slots {
     }
 
     /// A record is gone; the lease that held nothing else, to be revoked.
-    pub(crate) fn release(&self, key: &Key) -> Option<i64> {
-        let mut slots = self.lock();
-        let place = place_of(&slots, key)?;
-        take_out(&mut slots, place, key)
+    pub(crate) fn release(&self, now: Instant, key: &Key) -> Option<i64> {
+        let mut state = self.lock();
+        let place = place_of(&state.slots, key)?;
+        state.take_out(now, place, key)
+    }
+
+    /// It was revoked.
+    pub(crate) fn ended(&self, id: i64) {
+        self.lock().unused.retain(|(_, unused)| *unused != id);
     }
 
     /// The lease is gone: the next who needs it gets another.
     pub(crate) fn lost(&self, held: &Held) {
-        let mut slots = self.lock();
-        if let Some(slot) = slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease)) {
-            slot.lease = Lease::default();
+        if let Some(slot) = self.lock().slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease)) {
+            slot.lease = Arc::default();
         }
     }
 
-    /// All leases that were granted; none is known afterwards.
-    pub(crate) fn drain(&self) -> Vec<i64> {
-        std::mem::take(&mut *self.lock()).into_values().filter_map(|slot| slot.lease.get().copied()).collect()
+    /// The lease is not to be used any more: its records move to another, each at its next beat, and it runs out.
+    pub(crate) fn replace(&self, now: Instant, held: &Held) {
+        let mut state = self.lock();
+        if let Some(slot) = state.slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease)) {
+            slot.lease = Arc::default();
+            state.leave(now, held.seconds(), held.id());
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(i64, usize), Slot>> {
+    /// All leases that may live; none is known afterwards.
+    pub(crate) fn drain(&self) -> Vec<i64> {
+        let State { slots, unused } = std::mem::take(&mut *self.lock());
+        let asked = slots.into_values().filter_map(|slot| slot.lease.may_live());
+        asked.chain(unused.into_iter().map(|(_, id)| id)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn place_of(slots: &BTreeMap<(i64, usize), Slot>, key: &Key) -> Option<(i64, usize)> {
+fn place_of(slots: &Places, key: &Key) -> Option<(i64, usize)> {
     slots.iter().find(|(_, slot)| slot.keys.contains(key)).map(|(place, _)| *place)
 }
 
-fn take_out(slots: &mut BTreeMap<(i64, usize), Slot>, place: (i64, usize), key: &Key) -> Option<i64> {
-    let slot = slots.get_mut(&place)?;
-    slot.keys.remove(key);
-    if !slot.keys.is_empty() {
-        return None;
+impl State {
+    fn take_out(&mut self, now: Instant, place: (i64, usize), key: &Key) -> Option<i64> {
+        let slot = self.slots.get_mut(&place)?;
+        slot.keys.remove(key);
+        if !slot.keys.is_empty() {
+            return None;
+        }
+        let id = self.slots.remove(&place)?.lease.may_live();
+        self.leave(now, place.0, id);
+        id
     }
-    slots.remove(&place)?.lease.get().copied()
+
+    /// A lease is not used any more. Whoever revokes it may be dropped before it is done.
+    fn leave(&mut self, now: Instant, seconds: i64, id: Option<i64>) {
+        let ttl = Duration::from_secs(seconds.unsigned_abs());
+        self.unused.retain(|(until, _)| now < *until);
+        self.unused.extend(id.map(|id| (now + ttl * 2, id)));
+    }
 }
 
 #[cfg(test)]
@@ -107,47 +186,99 @@ mod tests {
     #[test]
     fn services_share_a_lease_and_nodes_of_one_service_do_not() {
         let slots = Slots::default();
-        let place = |service, id, seconds| slots.hold(&key(service, id), seconds).0.slot;
+        let place = |service, id, seconds| slots.hold(Instant::now(), &key(service, id), seconds).0.slot;
         assert_eq!(place("a", "1", 15), (15, 0));
         assert_eq!(place("b", "1", 15), (15, 0));
         assert_eq!(place("a", "2", 15), (15, 1));
         assert_eq!(place("a", "2", 15), (15, 1), "it stays where it is");
         assert_eq!(place("a", "3", 30), (30, 0));
-        assert_eq!(slots.release(&key("a", "1")), None);
+        assert_eq!(slots.release(Instant::now(), &key("a", "1")), None);
         assert_eq!(place("a", "4", 15), (15, 0), "a place that is free is used");
+    }
+
+    /// As etcd grants it.
+    async fn granted(held: &Held) -> i64 {
+        held.lease.get(async |_| Ok::<_, ()>(())).await.unwrap()
     }
 
     #[tokio::test]
     async fn a_lease_goes_with_its_last_record() {
         let slots = Slots::default();
-        let (held, _) = slots.hold(&key("a", "1"), 15);
-        slots.hold(&key("b", "1"), 15);
-        held.lease.get_or_init(async || 7).await;
-        assert_eq!(slots.release(&key("a", "1")), None);
-        assert_eq!(slots.release(&key("b", "1")), Some(7));
-        assert_eq!(slots.release(&key("b", "1")), None);
-        assert_eq!(slots.hold(&key("b", "1"), 15).0.id(), None);
+        let (held, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        slots.hold(Instant::now(), &key("b", "1"), 15);
+        let id = granted(&held).await;
+        assert_eq!(slots.release(Instant::now(), &key("a", "1")), None);
+        assert_eq!(slots.release(Instant::now(), &key("b", "1")), Some(id));
+        assert_eq!(slots.release(Instant::now(), &key("b", "1")), None);
+        assert_eq!(slots.hold(Instant::now(), &key("b", "1"), 15).0.id(), None);
+    }
+
+    #[tokio::test]
+    async fn a_grant_whose_answer_was_lost_is_asked_for_by_the_same_id_or_revoked() {
+        let slots = Slots::default();
+        let (held, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        assert_eq!(slots.drain(), [0; 0], "nobody has asked for it");
+        let (held, lost) = (slots.hold(Instant::now(), &key("a", "1"), 15).0, held);
+        let first = Mutex::new(0);
+        let answer = held.lease.get(async |id| {
+            *first.lock().unwrap() = id;
+            Err("lost")
+        });
+        assert_eq!((answer.await, held.id()), (Err("lost"), None));
+        assert_eq!(granted(&held).await, *first.lock().unwrap());
+        assert_ne!(lost.lease.id, held.lease.id, "each place has its own");
+        let (other, _) = slots.hold(Instant::now(), &key("a", "2"), 15);
+        let _ = other.lease.get(async |_| Err::<(), _>("lost")).await;
+        assert_eq!(slots.release(Instant::now(), &key("a", "2")), Some(other.lease.id));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_was_to_be_revoked_is_known_until_it_was() {
+        let slots = Slots::default();
+        let (held, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        let id = granted(&held).await;
+        assert_eq!(slots.release(Instant::now(), &key("a", "1")), Some(id));
+        assert_eq!(slots.drain(), [id], "who was to revoke it was dropped");
+        let (held, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        let id = granted(&held).await;
+        slots.release(Instant::now(), &key("a", "1"));
+        slots.ended(id);
+        assert_eq!(slots.drain(), [0; 0]);
     }
 
     #[tokio::test]
     async fn another_ttl_is_another_lease() {
         let slots = Slots::default();
-        let (held, _) = slots.hold(&key("a", "1"), 15);
-        held.lease.get_or_init(async || 7).await;
-        let (held, orphan) = slots.hold(&key("a", "1"), 30);
-        assert_eq!((held.seconds(), held.id(), orphan), (30, None, Some(7)));
+        let (held, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        let id = granted(&held).await;
+        let (held, orphan) = slots.hold(Instant::now(), &key("a", "1"), 30);
+        assert_eq!((held.seconds(), held.id(), orphan), (30, None, Some(id)));
     }
 
     #[tokio::test]
     async fn a_lost_lease_is_not_lost_twice() {
         let slots = Slots::default();
-        let (old, _) = slots.hold(&key("a", "1"), 15);
-        old.lease.get_or_init(async || 7).await;
+        let (old, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        granted(&old).await;
         slots.lost(&old);
-        let (new, _) = slots.hold(&key("a", "1"), 15);
-        new.lease.get_or_init(async || 8).await;
+        let (new, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        let id = granted(&new).await;
         slots.lost(&old);
-        assert_eq!(slots.hold(&key("a", "1"), 15).0.id(), Some(8));
-        assert_eq!(slots.drain(), [8]);
+        assert_eq!(slots.hold(Instant::now(), &key("a", "1"), 15).0.id(), Some(id));
+        assert_eq!(slots.drain(), [id]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_lease_is_known_until_it_has_run_out() {
+        let slots = Slots::default();
+        let now = Instant::now();
+        let (first, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        granted(&first).await;
+        slots.replace(now, &first);
+        let (second, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
+        assert_eq!(second.id(), None);
+        let id = granted(&second).await;
+        slots.replace(now + Duration::from_secs(31), &second);
+        assert_eq!(slots.drain(), [id]);
     }
 }

@@ -1,7 +1,7 @@
 //! How leases are kept alive: pure, time and chance are arguments.
 //!
 //! ```text
-//!  want ─▶ renewed less than 500 ms ago? ──yes──▶ answered at once; asked again when the 500 ms are over
+//!  want ─▶ renewed since the last time? ──yes──▶ answered at once; asked again as long after that as one waits between two wants
 //!             no
 //!             ▼          no answer in 1 s, or the stream broke
 //!           asked ──────────────────────────────────────────────▶ the next member's stream, and asked again there
@@ -10,7 +10,12 @@
 //!          answered
 //! ```
 //!
-//! Many registrations share a lease and want it kept at their own times: half a second of freshness makes a few beats of many.
+//! Many registrations share a lease and each wants it kept at every interval: one question serves them all, since whoever comes after it
+//! was asked is content with it. It is never longer until the next than anybody waits between two beats of its own; what was renewed less
+//! than 500 ms ago serves everybody, those too who come for the first time.
+//!
+//! A lease is not used beyond the reign of the leader that granted it. A leader that froze and was replaced wakes with leases that ran out
+//! on its own clock, and may have them revoked before it hears of its successor: it must not know those that count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use waypost_core::backoff::full_jitter;
 
-/// How long an answer counts for those who ask next.
+/// How long an answer counts for everybody.
 pub(super) const FRESH: Duration = Duration::from_millis(500);
 
 /// How long a member may take to answer a beat.
@@ -30,14 +35,14 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Tick,
-    /// Somebody wants it kept.
-    Want(i64),
-    /// It was granted just now.
-    Granted(i64),
+    /// Somebody wants it kept, who had it kept before at that time.
+    Want(i64, Option<Instant>),
+    /// It was granted just now, in this term.
+    Granted(i64, u64),
     /// Nobody wants it any more.
     Forget(i64),
-    /// etcd answered for a lease: how many seconds it lives.
-    Answer(i64, i64),
+    /// etcd answered for a lease: how many seconds it lives, and the term.
+    Answer(i64, i64, u64),
     /// The stream is over.
     Broke,
 }
@@ -63,8 +68,10 @@ pub(super) enum Why {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     Kept,
+    /// It lives, and the leader that granted it reigns no more: to be replaced.
+    Outlived,
     Lost,
 }
 
@@ -87,6 +94,15 @@ struct Lease {
     renewed: Option<Instant>,
     /// Who wants it waits for the answer.
     awaited: bool,
+    /// The term in which it was granted.
+    term: u64,
+    outlived: bool,
+}
+
+impl Lease {
+    fn fate(&self) -> Fate {
+        if self.outlived { Fate::Outlived } else { Fate::Kept }
+    }
 }
 
 impl Machine {
@@ -98,10 +114,12 @@ impl Machine {
         let mut actions = Vec::new();
         match event {
             Event::Tick => {}
-            Event::Want(id) => self.want(now, id, &mut actions),
-            Event::Granted(id) => self.leases.entry(id).or_default().renewed = Some(now),
+            Event::Want(id, last) => self.want(now, id, last, &mut actions),
+            Event::Granted(id, term) => {
+                self.leases.insert(id, Lease { renewed: Some(now), term, ..Lease::default() });
+            }
             Event::Forget(id) => drop(self.leases.remove(&id)),
-            Event::Answer(id, ttl) => self.answer(id, ttl, &mut actions),
+            Event::Answer(id, ttl, term) => self.answer(id, ttl, term, &mut actions),
             Event::Broke => self.broke(now),
         }
         if self.open && self.overdue().is_some_and(|at| at <= now) {
@@ -116,22 +134,25 @@ impl Machine {
         actions
     }
 
-    fn want(&mut self, now: Instant, id: i64, actions: &mut Vec<Action>) {
+    fn want(&mut self, now: Instant, id: i64, last: Option<Instant>, actions: &mut Vec<Action>) {
         let lease = self.leases.entry(id).or_default();
-        let fresh_until = lease.renewed.map(|at| at + FRESH).filter(|until| now < *until);
-        if let Some(until) = fresh_until {
-            actions.push(Action::Tell(id, Fate::Kept));
-            lease.due.get_or_insert(until);
+        let between = last.map_or(FRESH, |last| FRESH.max(now.saturating_duration_since(last)));
+        let serves = |at: &Instant| now < *at + FRESH || last.is_some_and(|last| last < *at);
+        let due = if let Some(at) = lease.renewed.filter(serves) {
+            actions.push(Action::Tell(id, lease.fate()));
+            at + between
         } else {
             lease.awaited = true;
-            lease.due.get_or_insert(now);
-        }
+            now
+        };
+        lease.due = Some(lease.due.map_or(due, |earlier| earlier.min(due)));
     }
 
-    fn answer(&mut self, id: i64, ttl: i64, actions: &mut Vec<Action>) {
+    fn answer(&mut self, id: i64, ttl: i64, term: u64, actions: &mut Vec<Action>) {
         self.failures = 0;
         let Some(lease) = self.leases.get_mut(&id) else { return };
-        let fate = if ttl > 0 { Fate::Kept } else { Fate::Lost };
+        lease.outlived |= term > lease.term;
+        let fate = if ttl > 0 { lease.fate() } else { Fate::Lost };
         if std::mem::take(&mut lease.awaited) || fate == Fate::Lost {
             actions.push(Action::Tell(id, fate));
         }
@@ -191,39 +212,72 @@ impl Machine {
 mod tests {
     use super::*;
 
+    /// A machine that knows two leases, granted long ago in the second term.
     fn machine() -> (Machine, impl Fn(u64) -> Instant) {
         let begun = Instant::now();
-        (Machine::new(fastrand::Rng::with_seed(1)), move |ms| begun + Duration::from_millis(ms))
+        let mut machine = Machine::new(fastrand::Rng::with_seed(1));
+        for id in [7, 8] {
+            machine.step(begun, Event::Granted(id, 2));
+        }
+        (machine, move |ms| begun + Duration::from_secs(60) + Duration::from_millis(ms))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_beat_is_asked_and_answered() {
         let (mut machine, at) = machine();
-        assert_eq!(machine.step(at(0), Event::Want(7)), [Action::Open, Action::Ask(7)]);
-        assert_eq!(machine.step(at(1), Event::Want(7)), []);
-        assert_eq!(machine.step(at(5), Event::Answer(7, 15)), [Action::Tell(7, Fate::Kept)]);
+        assert_eq!(machine.step(at(0), Event::Want(7, None)), [Action::Open, Action::Ask(7)]);
+        assert_eq!(machine.step(at(1), Event::Want(7, None)), []);
+        assert_eq!(machine.step(at(5), Event::Answer(7, 15, 2)), [Action::Tell(7, Fate::Kept)]);
         assert_eq!(machine.deadline(), None);
-        assert_eq!(machine.step(at(5_000), Event::Want(7)), [Action::Ask(7)]);
-        assert_eq!(machine.step(at(5_001), Event::Answer(7, 0)), [Action::Tell(7, Fate::Lost), Action::Drop(Why::Idle)]);
+        assert_eq!(machine.step(at(5_000), Event::Want(7, None)), [Action::Ask(7)]);
+        assert_eq!(machine.step(at(5_001), Event::Answer(7, 0, 2)), [Action::Tell(7, Fate::Lost)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_does_not_outlive_its_leader() {
+        let (mut machine, at) = machine();
+        machine.step(at(0), Event::Want(7, None));
+        assert_eq!(machine.step(at(1), Event::Answer(7, 15, 3)), [Action::Tell(7, Fate::Outlived)]);
+        assert_eq!(machine.step(at(2), Event::Want(7, None)), [Action::Tell(7, Fate::Outlived)]);
+        machine.step(at(3), Event::Want(8, None));
+        assert_eq!(machine.step(at(4), Event::Answer(8, 15, 2)), [Action::Tell(8, Fate::Kept)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_fresh_answer_serves_all_and_is_made_good_later() {
         let (mut machine, at) = machine();
-        machine.step(at(0), Event::Granted(7));
+        machine.step(at(0), Event::Granted(7, 2));
         for ms in [10, 20, 400] {
-            assert_eq!(machine.step(at(ms), Event::Want(7)), [Action::Tell(7, Fate::Kept)]);
+            assert_eq!(machine.step(at(ms), Event::Want(7, None)), [Action::Tell(7, Fate::Kept)]);
         }
         assert_eq!(machine.deadline(), Some(at(500)));
         assert_eq!(machine.step(at(500), Event::Tick), [Action::Open, Action::Ask(7)]);
-        assert_eq!(machine.step(at(501), Event::Answer(7, 15)), []);
-        assert_eq!(machine.step(at(502), Event::Want(7)), [Action::Tell(7, Fate::Kept)]);
+        assert_eq!(machine.step(at(501), Event::Answer(7, 15, 2)), []);
+        assert_eq!(machine.step(at(502), Event::Want(7, None)), [Action::Tell(7, Fate::Kept)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_question_serves_all_who_had_asked_before_it_and_is_followed_in_their_own_time() {
+        let (mut machine, at) = machine();
+        let kept = [Action::Tell(7, Fate::Kept)];
+        machine.step(at(0), Event::Want(7, None));
+        machine.step(at(2), Event::Answer(7, 15, 2));
+        for (last, now) in [(-4_900_i64, 100_u64), (-1_000, 4_000)] {
+            let last = at(5_000) - Duration::from_millis((5_000 - last).unsigned_abs());
+            assert_eq!(machine.step(at(now), Event::Want(7, Some(last))), kept);
+        }
+        assert_eq!(machine.deadline(), Some(at(5_000)), "as long after it as they wait between two");
+        assert_eq!(machine.step(at(4_990), Event::Want(7, Some(at(2)))), [Action::Ask(7)], "who had it kept by it wants it anew");
+        assert_eq!(machine.step(at(4_995), Event::Want(7, Some(at(100)))), []);
+        assert_eq!(machine.step(at(4_999), Event::Answer(7, 15, 2)), kept);
+        assert_eq!(machine.step(at(9_000), Event::Want(7, Some(at(4_000)))), kept);
+        assert_eq!(machine.step(at(9_990), Event::Tick), [Action::Ask(7)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_member_is_left_within_a_second_and_the_question_asked_again() {
         let (mut machine, at) = machine();
-        machine.step(at(0), Event::Want(7));
+        machine.step(at(0), Event::Want(7, None));
         assert_eq!(machine.deadline(), Some(at(1_000)));
         let again = [Action::Drop(Why::Silent), Action::Open, Action::Ask(7)];
         assert_eq!(machine.step(at(1_000), Event::Tick), again);
@@ -231,26 +285,26 @@ mod tests {
         let retry = machine.deadline().unwrap();
         assert!(retry <= at(2_100), "no longer than 100 ms");
         assert_eq!(machine.step(retry, Event::Tick), [Action::Open, Action::Ask(7)]);
-        assert_eq!(machine.step(retry, Event::Answer(7, 5)), [Action::Tell(7, Fate::Kept)]);
+        assert_eq!(machine.step(retry, Event::Answer(7, 5, 2)), [Action::Tell(7, Fate::Kept)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_broken_stream_is_opened_again_only_when_there_is_something_to_ask() {
         let (mut machine, at) = machine();
-        machine.step(at(0), Event::Want(7));
-        machine.step(at(1), Event::Answer(7, 15));
+        machine.step(at(0), Event::Want(7, None));
+        machine.step(at(1), Event::Answer(7, 15, 2));
         assert_eq!(machine.step(at(10), Event::Broke), []);
         assert_eq!(machine.deadline(), None);
-        assert_eq!(machine.step(at(900), Event::Want(7)), [Action::Open, Action::Ask(7)]);
+        assert_eq!(machine.step(at(900), Event::Want(7, None)), [Action::Open, Action::Ask(7)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_forgotten_is_not_asked_for() {
         let (mut machine, at) = machine();
-        machine.step(at(0), Event::Want(7));
-        machine.step(at(0), Event::Want(8));
+        machine.step(at(0), Event::Want(7, None));
+        machine.step(at(0), Event::Want(8, None));
         assert_eq!(machine.step(at(1), Event::Forget(7)), []);
-        assert_eq!(machine.step(at(2), Event::Answer(7, 15)), []);
+        assert_eq!(machine.step(at(2), Event::Answer(7, 15, 2)), []);
         assert_eq!(machine.step(at(3), Event::Forget(8)), [Action::Drop(Why::Idle)]);
     }
 }

@@ -1,10 +1,12 @@
 //! Who we are: a user and a password, turned into a token once for all requests of a handle. A login costs etcd 65 ms of CPU.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OnceCell;
 use waypost_http::single::Single;
 
+use crate::options::password_in;
 use crate::secret::Secret;
 use crate::trouble::Trouble;
 use crate::wire::{self, AuthenticateRequest};
@@ -13,7 +15,24 @@ use crate::wire::{self, AuthenticateRequest};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
-    pub(crate) password: Secret,
+    pub(crate) password: Password,
+}
+
+/// The password of a user, or where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Password {
+    Known(Secret),
+    /// Read at each login: it may have been changed.
+    InFile(PathBuf),
+}
+
+impl Password {
+    fn read(&self) -> Result<Secret, Trouble> {
+        match self {
+            Self::Known(password) => Ok(password.clone()),
+            Self::InFile(file) => password_in(file).map_err(Trouble::Denied),
+        }
+    }
 }
 
 /// None inside where etcd has no users.
@@ -38,7 +57,7 @@ impl Auth {
 
     async fn log_in(&self, single: &Single) -> Result<Option<Secret>, Trouble> {
         let Credentials { user, password } = &self.credentials;
-        let question = AuthenticateRequest { name: user.clone(), password: password.expose().to_owned() };
+        let question = AuthenticateRequest { name: user.clone(), password: password.read()?.expose().to_owned() };
         match wire::ask(single, question, None).await {
             Ok(answer) => Ok(Some(Secret::new(answer.token))),
             Err(status) => match Trouble::of(&status) {

@@ -7,7 +7,9 @@
 mod auth;
 mod slot;
 mod stream;
+mod turn;
 
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,10 +20,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use waypost_core::backoff::full_jitter;
 use waypost_core::record::Address;
+use waypost_core::registry::in_millis;
 use waypost_http::single::{KeepAlive, Single};
 use waypost_http::{AddressPolicy, Connect};
 
-pub(crate) use auth::Credentials;
+pub(crate) use auth::{Credentials, Password};
 pub(crate) use stream::Duplex;
 
 use crate::secret::Secret;
@@ -29,6 +32,7 @@ use crate::trouble::Trouble;
 use crate::wire::{self, Call};
 use auth::Auth;
 use slot::{Line, Slot};
+use turn::Presence;
 
 /// How long dialling one member may take, its hello included.
 const DIAL: Duration = Duration::from_millis(900);
@@ -49,6 +53,7 @@ pub(crate) struct Members {
     current: AtomicUsize,
     connect: Arc<dyn Connect>,
     auth: Option<Auth>,
+    presence: Presence,
     closed: AtomicBool,
     drivers: Mutex<JoinSet<()>>,
 }
@@ -72,7 +77,8 @@ impl Members {
         let current = AtomicUsize::new(fastrand::usize(..addresses.len().max(1)));
         let members = addresses.into_iter().map(|address| Member { address, slot: Mutex::default() }).collect();
         let auth = credentials.map(Auth::new);
-        Self { members, current, connect, auth, closed: AtomicBool::new(false), drivers: Mutex::default() }
+        let (presence, closed) = (Presence::default(), AtomicBool::new(false));
+        Self { members, current, connect, auth, presence, closed, drivers: Mutex::default() }
     }
 
     /// Asks the current member, and others if it does not do.
@@ -110,11 +116,26 @@ impl Members {
             let answer = wire::ask(&link.single, question.clone(), token.as_ref()).await;
             answer.map_err(|status| self.classify(&status, token.as_ref()))
         };
+        let mut asking = Asking { members: self, link, asked, over: false };
         let answer = timeout_at(limit, answering).await.unwrap_or_else(|_| Err(Trouble::Silent(asked.elapsed())));
+        asking.over = true;
         if answer.is_ok() {
-            self.members[link.member].slot().does();
+            self.does(link, question.needs_leader());
         }
         answer
+    }
+
+    /// A member has answered.
+    fn does(&self, link: &Link, with_leader: bool) {
+        self.members[link.member].slot().does();
+        if with_leader {
+            self.presence.answers(now());
+        }
+    }
+
+    /// When a record that is gone may be written anew, where the cluster was away: spread over at most so much time since its return.
+    pub(crate) fn turn(&self, record: &impl Hash, longest: Duration) -> Option<Instant> {
+        self.presence.turn(record, longest)
     }
 
     /// Who we are, where etcd was told to ask.
@@ -156,6 +177,9 @@ impl Members {
             }
             if self.closed.load(Relaxed) {
                 return Err(Trouble::Closed);
+            }
+            if self.members.iter().all(|member| member.slot().rests(now())) {
+                self.presence.goes(now());
             }
             let rested = self.members.iter().filter_map(|member| member.slot().rests_until()).min();
             if now() >= until {
@@ -208,8 +232,7 @@ impl Members {
         match timeout_at(until.min(now() + DIAL), connecting).await {
             Ok(Ok((single, driver))) => {
                 attempt.why = None;
-                self.drive(member.address.clone(), driver);
-                Ok(single)
+                self.drive(member.address.clone(), driver).map(|()| single)
             }
             Ok(Err(error)) => {
                 attempt.why = Some(Some(with_hint(error.to_string(), self.connect.scheme() == Scheme::HTTPS)));
@@ -219,8 +242,12 @@ impl Members {
         }
     }
 
-    fn drive(&self, address: Address, driver: waypost_http::single::Driver) {
+    /// Runs a connection, unless all were closed while it was dialled.
+    fn drive(&self, address: Address, driver: waypost_http::single::Driver) -> Result<(), ()> {
         let mut drivers = self.drivers();
+        if self.closed.load(Relaxed) {
+            return Err(());
+        }
         while drivers.try_join_next().is_some() {}
         drivers.spawn(async move {
             match driver.run().await {
@@ -228,6 +255,7 @@ impl Members {
                 Err(error) => tracing::info!(member = %address, %error, "connection to etcd lost"),
             }
         });
+        Ok(())
     }
 
     /// Makes another member current, for all. A connection that did not answer is not used for anything new; a member that cannot serve
@@ -241,7 +269,7 @@ impl Members {
             _ => member.slot().hang_up(&link.line),
         };
         if moved && first {
-            tracing::info!(member = %member.address, %why, "an etcd member does not do");
+            tracing::info!(member = %member.address, %why, "an etcd member does not serve");
         }
     }
 
@@ -281,6 +309,24 @@ impl Member {
     }
 }
 
+/// One question that was asked. Given up by a caller who had waited long enough, its connection did not answer: the next who asks needs
+/// another, and may have no more patience.
+struct Asking<'a> {
+    members: &'a Members,
+    link: &'a Link,
+    asked: Instant,
+    over: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let waited = self.asked.elapsed();
+        if !self.over && waited >= ANSWER / 2 {
+            self.members.avoid(self.link, &Trouble::Silent(waited));
+        }
+    }
+}
+
 /// One dialling. Given up by a caller who had waited long enough, it failed too.
 struct Attempt<'a> {
     member: &'a Member,
@@ -296,7 +342,7 @@ impl Drop for Attempt<'_> {
             None => {}
             Some(None) if waited < DIAL / 2 => {}
             Some(why) => {
-                let why = why.unwrap_or_else(|| format!("no hello within {waited:?}"));
+                let why = why.unwrap_or_else(|| format!("no hello within {:?}", in_millis(waited)));
                 if self.member.fails(why.clone()) {
                     tracing::info!(member = %self.member.address, why, "an etcd member cannot be reached");
                 }
@@ -305,20 +351,20 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// Says what to do where TLS says only what it got.
+/// Says what to do where the other side says only that it hung up, or TLS only what it got.
 fn with_hint(why: String, encrypted: bool) -> String {
+    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
     let hint = match encrypted {
-        true if ["CertificateRequired", "BadCertificate", "HandshakeFailure", "broken pipe", "reset", "closed"]
-            .iter()
-            .any(|said| why.contains(said)) =>
-        {
+        true if says(&["CertificateRequired", "BadCertificate", "HandshakeFailure"]) => {
             "does it want a certificate? show yours with cert= and key="
         }
-        true if why.contains("invalid peer certificate") => "is it signed by ca=, and for this host or server_name=?",
-        true if why.contains("InvalidContentType") => "does it encrypt at all? etcd:// is without",
-        false if why.contains("closed") || why.contains("protocol error") || why.contains("frame") => {
-            "does it want TLS? etcds:// is with"
+        true if says(&["invalid peer certificate"]) => "is it signed by ca=, and for this host or server_name=?",
+        true if says(&["InvalidContentType", "handshake eof"]) => "does it encrypt at all? etcd:// is without",
+        // Which of the two came first is chance.
+        true if says(&["broken pipe", "reset", "closed"]) => {
+            "does it want a certificate? show yours with cert= and key=; or does it not encrypt? etcd:// is without"
         }
+        false if says(&["closed", "reset", "protocol error", "frame"]) => "does it want TLS? etcds:// is with",
         _ => return why,
     };
     format!("{why} ({hint})")

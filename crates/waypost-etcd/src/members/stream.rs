@@ -114,7 +114,7 @@ async fn open<Q: Call>(
 impl Members {
     fn answered(&self, link: Option<&Link>) {
         if let Some(link) = link {
-            self.members[link.member].slot().does();
+            self.does(link, true);
         }
     }
 

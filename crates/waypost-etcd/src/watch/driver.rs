@@ -10,7 +10,7 @@ use waypost_core::record::Key;
 use waypost_core::registry::Feed;
 
 use super::step::{Action, Event, Machine, Scope};
-use super::track::Listed;
+use super::track::{Listed, Missed};
 use super::{Feeds, Listener, OwnNews, lock};
 use crate::list::{Reading, list};
 use crate::members::{Duplex, Members};
@@ -93,10 +93,7 @@ impl Driver {
                     None => break,
                 },
                 () = sleep_until(deadline.unwrap_or_else(now)), if deadline.is_some() => Event::Tick,
-                _ = sweep.tick() => match self.unheard(&machine) {
-                    Some(scope) => Event::Unfollow(scope),
-                    None => continue,
-                },
+                _ = sweep.tick() => Event::Unfollow(self.unheard(&machine)),
             };
             for action in machine.step(now(), event) {
                 self.act(action);
@@ -132,12 +129,11 @@ impl Driver {
         }
     }
 
-    /// A feed to which nobody listens is taken out, so that who comes next begins anew.
-    fn unheard(&self, machine: &Machine) -> Option<Scope> {
+    /// Feeds to which nobody listens are taken out, so that who comes next begins anew.
+    fn unheard(&self, machine: &Machine) -> Vec<Scope> {
         let mut feeds = lock(&self.feeds);
-        let (scope, _) = machine.followed().find(|(_, feed)| feed.listeners() == 0)?;
-        feeds.by_scope.remove(scope);
-        Some(scope.clone())
+        let unheard = machine.followed().filter(|(_, feed)| feed.listeners() == 0).map(|(scope, _)| scope.clone());
+        unheard.inspect(|scope| drop(feeds.by_scope.remove(scope))).collect()
     }
 
     fn act(&mut self, action: Action) {
@@ -166,10 +162,11 @@ impl Driver {
                 self.asking.clear();
                 self.waiting.clear();
             }
-            Action::Missed(scope, changes) => {
+            Action::Missed(scope, missed) => {
+                let Missed { created, changed, gone, first } = &missed;
                 let service = scope.as_deref().unwrap_or("all");
-                tracing::warn!(service, changes, "a list found changes that the watch had not told");
-                lock(&self.feeds).missed += changes;
+                tracing::warn!(service, created, changed, gone, ?first, "a list found what the watch had not told");
+                lock(&self.feeds).missed += missed.count();
             }
         }
     }
@@ -189,10 +186,9 @@ impl Driver {
         let at_once = Arc::clone(&self.at_once);
         self.lists.spawn(async move {
             let _turn = at_once.acquire().await;
-            let range = records.space().range(scope.as_deref());
             let reading = if unverified.is_some() { Reading::OneMembers } else { Reading::Agreed };
-            let listed = list(&members, &range, reading, timeout).await;
-            let listed = listed.map(|found| Listed { revision: found.revision, entries: records.entries(&found.kvs).collect() });
+            let listed = list(&members, &records, scope.as_deref(), reading, timeout).await;
+            let listed = listed.map(|found| Listed { revision: found.revision, entries: found.entries });
             match (listed, unverified) {
                 (listed, None) => Event::Listed(scope, listed),
                 (Ok(listed), Some(why)) => Event::ListedByOne(scope, listed, why),

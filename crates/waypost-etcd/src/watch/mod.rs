@@ -2,7 +2,13 @@
 //! registers, or why.
 
 mod driver;
+mod line;
+mod own;
+#[cfg(test)]
+mod property;
 mod step;
+#[cfg(test)]
+mod tests;
 mod track;
 
 use std::collections::HashMap;
@@ -16,7 +22,8 @@ use waypost_core::registry::{Error, Feed, Result, WatchOptions, Watcher};
 
 use driver::Command;
 pub(crate) use driver::Driver;
-pub(crate) use step::{Own, Scope};
+pub(crate) use own::Own;
+pub(crate) use step::Scope;
 
 use crate::members::Members;
 use crate::records::Records;
@@ -24,8 +31,8 @@ use crate::records::Records;
 /// How many requests may wait for the task that follows.
 const ROOM: usize = 1_024;
 
-/// How long a barrier may take; then the record itself is read.
-const BARRIER: Duration = Duration::from_millis(500);
+/// How long a barrier may take; then the record itself is read. Long enough for a busy machine, since many records wait for one barrier.
+const BARRIER: Duration = Duration::from_secs(1);
 
 /// What hears of the records of this process.
 pub(crate) type Listener = Box<dyn Fn(OwnNews) + Send + Sync>;

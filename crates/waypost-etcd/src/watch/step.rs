@@ -20,7 +20,9 @@ use waypost_core::backoff::full_jitter;
 use waypost_core::record::Key;
 use waypost_core::registry::{Change, Feed};
 
-use super::track::{Listed, Track};
+use super::line::{Line, Sign};
+use super::own::{Own, Owns};
+use super::track::{Listed, Missed, Track};
 use crate::records::{Found, Records};
 use crate::trouble::Trouble;
 use crate::wire::{
@@ -30,20 +32,10 @@ use crate::wire::{
 /// What is followed: one service, or all.
 pub(crate) type Scope = Option<String>;
 
-/// Between two questions whether the stream lives.
-const PROGRESS: Duration = Duration::from_secs(1);
-/// A question that was not answered for so long may be asked again.
-const PROGRESS_AGAIN: Duration = Duration::from_millis(300);
-/// Between two questions that somebody waits for.
-const BARRIER: Duration = Duration::from_millis(50);
-/// A stream on which nothing was heard for so long is dead.
-const SILENCE: Duration = Duration::from_secs(3);
 /// How long a list may wait for the watch to get as far.
 const CATCH_UP: Duration = Duration::from_millis(500);
 /// How long a new watch may take to tell what it has missed; before etcd 3.4.25 answers about progress do not wait for it.
 const SETTLE: Duration = Duration::from_millis(200);
-/// How long the stream may be down before listeners are told.
-const QUIET: Duration = Duration::from_secs(1);
 /// Between two lists that look for what no rule foresaw; ± 20 %.
 const RELIST: Duration = Duration::from_secs(300);
 /// Within how long a list follows a break of the stream.
@@ -57,8 +49,8 @@ pub(super) enum Event {
     Tick,
     /// Somebody listens to this feed, and must hear no older picture than of now.
     Follow(Scope, Feed),
-    /// Nobody does any more.
-    Unfollow(Scope),
+    /// Nobody listens to these any more.
+    Unfollow(Vec<Scope>),
     /// A record of ours stands since this revision.
     Own(Key, i64),
     Disown(Key),
@@ -91,35 +83,23 @@ pub(super) enum Action {
     /// Nobody knows what was heard.
     BarrierFailed,
     /// A list found what the watch had missed.
-    Missed(Scope, usize),
-}
-
-/// What a watch says of a record of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Own {
-    /// Whatever happens to it is heard from now on.
-    Watched,
-    /// It was written or deleted at this revision, by us or another.
-    Changed(i64),
-    /// What happened to it is not known, and it is not watched.
-    Lost,
-    /// What happened to it is not known; it is watched.
-    Doubtful,
+    Missed(Scope, Missed),
 }
 
 #[derive(Debug)]
 pub(super) struct Machine {
     records: Arc<Records>,
     tracks: BTreeMap<Scope, Track>,
-    owns: BTreeMap<Key, Owned>,
+    owns: Owns,
     /// The watches of the stream there is.
     watches: BTreeMap<i64, Target>,
     last_watch: i64,
-    stream: Option<Stream>,
-    down: Option<Down>,
-    retry_at: Option<Instant>,
-    failures: u32,
+    line: Line,
+    /// A stream broke, and none has told anything since.
+    broken: bool,
     cluster: Option<Header>,
+    /// What etcd was last known to have forgotten: no watch can begin before.
+    compacted: i64,
     rng: fastrand::Rng,
 }
 
@@ -129,44 +109,18 @@ enum Target {
     Own(Key),
 }
 
-#[derive(Debug)]
-struct Owned {
-    revision: i64,
-    watch: Option<i64>,
-}
-
-/// The stream there is.
-#[derive(Debug)]
-struct Stream {
-    heard: Instant,
-    up: bool,
-    /// The revision it has got to.
-    reached: i64,
-    asked: Instant,
-    unanswered: bool,
-    barrier: bool,
-}
-
-/// There is no stream that tells anything.
-#[derive(Debug)]
-struct Down {
-    since: Instant,
-    why: Trouble,
-}
-
 impl Machine {
     pub(super) fn new(records: Arc<Records>, rng: fastrand::Rng) -> Self {
         Self {
             records,
             tracks: BTreeMap::new(),
-            owns: BTreeMap::new(),
+            owns: Owns::default(),
             watches: BTreeMap::new(),
             last_watch: 0,
-            stream: None,
-            down: None,
-            retry_at: None,
-            failures: 0,
+            line: Line::default(),
+            broken: false,
             cluster: None,
+            compacted: 0,
             rng,
         }
     }
@@ -176,7 +130,7 @@ impl Machine {
         match event {
             Event::Tick => {}
             Event::Follow(scope, feed) => self.follow(now, scope, feed, &mut actions),
-            Event::Unfollow(scope) => self.unfollow(&scope, &mut actions),
+            Event::Unfollow(scopes) => scopes.iter().for_each(|scope| self.unfollow(scope, &mut actions)),
             Event::Own(key, revision) => self.own(&key, revision, &mut actions),
             Event::Disown(key) => self.disown(&key, &mut actions),
             Event::Barrier => self.barrier(&mut actions),
@@ -191,13 +145,15 @@ impl Machine {
         }
         self.tend_stream(now, &mut actions);
         self.tend_tracks(now, &mut actions);
+        self.tend_owns(now, &mut actions);
         self.ask_progress(now, &mut actions);
         actions
     }
 
-    /// What is followed, with its feed.
+    /// What is followed and may be let go, with its feed. Not while a list is under way: who follows next would take its answer for
+    /// that to their own question.
     pub(super) fn followed(&self) -> impl Iterator<Item = (&Scope, &Feed)> {
-        self.tracks.iter().map(|(scope, track)| (scope, &track.feed))
+        self.tracks.iter().filter(|(_, track)| !track.is_asking()).map(|(scope, track)| (scope, &track.feed))
     }
 
     fn follow(&mut self, now: Instant, scope: Scope, feed: Feed, actions: &mut Vec<Action>) {
@@ -216,23 +172,23 @@ impl Machine {
     }
 
     fn own(&mut self, key: &Key, revision: i64, actions: &mut Vec<Action>) {
-        let own = self.owns.entry(key.clone()).or_insert(Owned { revision, watch: None });
-        own.revision = own.revision.max(revision);
-        if self.stream.is_some() && own.watch.is_none() {
+        if self.owns.stands(key, revision, self.line.is_up()) {
+            actions.push(Action::Own(key.clone(), Own::Watched));
+        }
+        if self.line.is_open() {
             self.watch_own(key, actions);
         }
     }
 
     fn disown(&mut self, key: &Key, actions: &mut Vec<Action>) {
-        if let Some(watch) = self.owns.remove(key).and_then(|own| own.watch) {
+        if let Some(watch) = self.owns.remove(key) {
             self.cancel(watch, actions);
         }
     }
 
     fn barrier(&mut self, actions: &mut Vec<Action>) {
-        match &mut self.stream {
-            Some(stream) if stream.up => stream.barrier = true,
-            _ => actions.push(Action::BarrierFailed),
+        if !self.line.want_barrier() {
+            actions.push(Action::BarrierFailed);
         }
     }
 
@@ -260,10 +216,9 @@ impl Machine {
     }
 
     fn watch_own(&mut self, key: &Key, actions: &mut Vec<Action>) {
-        let Some(revision) = self.owns.get(key).map(|own| own.revision) else { return };
-        let watch = self.create(Target::Own(key.clone()), revision, actions);
-        if let Some(own) = self.owns.get_mut(key) {
-            own.watch = Some(watch);
+        if let Some(from) = self.owns.unwatched(key).map(|revision| revision.max(self.compacted)) {
+            let watch = self.create(Target::Own(key.clone()), from, actions);
+            self.owns.watched(key, watch, from);
         }
     }
 
@@ -271,7 +226,7 @@ impl Machine {
         let Some(track) = self.tracks.get(scope).filter(|track| track.revision > 0 && track.watch.is_none()) else { return };
         let watch = self.create(Target::Track(scope.clone()), track.revision, actions);
         if let Some(track) = self.tracks.get_mut(scope) {
-            (track.watch, track.created) = (Some(watch), None);
+            (track.watch, track.created, track.settled) = (Some(watch), None, false);
         }
     }
 
@@ -280,10 +235,7 @@ impl Machine {
         match listed {
             Ok(listed) => {
                 track.answered(now, listed);
-                // etcd answers: the stream will too.
-                if let Some(down) = &mut self.down {
-                    (down.since, self.retry_at) = (now, self.retry_at.map(|at| at.min(now)));
-                }
+                self.line.etcd_answers(now);
             }
             Err(trouble) => {
                 track.unanswered();
@@ -302,16 +254,21 @@ impl Machine {
     }
 
     fn heard(&mut self, now: Instant, response: WatchResponse, actions: &mut Vec<Action>) {
-        let Some(stream) = &mut self.stream else { return };
-        stream.heard = now;
-        if !std::mem::replace(&mut stream.up, true) {
-            (self.failures, self.down, self.retry_at) = (0, None, None);
-            self.tracks.values_mut().filter(|track| track.told).for_each(|track| track.relist_at = now);
+        if !self.line.is_open() {
+            return;
         }
-        if let Some(header) = response.header.filter(|header| header.revision > 0) {
-            self.look_at(now, header, response.events.is_empty(), actions);
+        if self.line.heard(now) {
+            self.goes_on(now);
         }
         let watch = response.watch_id;
+        if let Some(header) = response.header.filter(|header| header.revision > 0) {
+            let sign = match &response {
+                response if response.canceled || !response.events.is_empty() => None,
+                response if response.created => Some(Sign::Created),
+                _ => (watch == -1).then_some(Sign::Progress),
+            };
+            self.look_at(now, header, sign, actions);
+        }
         if response.canceled {
             self.cancelled(now, &response, actions);
         } else if response.created {
@@ -323,14 +280,26 @@ impl Machine {
         }
     }
 
+    /// The first word on a stream: what was told to be in trouble is listed at once, and after a break everything soon. A list that was
+    /// made before it says nothing of the etcd that is there now.
+    fn goes_on(&mut self, now: Instant) {
+        let broken = std::mem::take(&mut self.broken);
+        for track in self.tracks.values_mut() {
+            if track.told {
+                track.relist_at = now;
+            } else if broken {
+                track.relist_at = track.relist_at.min(now + RELIST_AFTER_BREAK.mul_f64(self.rng.f64()));
+            }
+        }
+    }
+
     /// Holds the head of an answer against what was seen before: another cluster, an older term or a revision that went back are
-    /// reasons to look at everything anew. A member that lags behind shows the same, and then nothing is found. Events may be overtaken
-    /// by an answer about progress (before etcd 3.4.25), so only answers `of_now` are compared.
-    fn look_at(&mut self, now: Instant, header: Header, of_now: bool, actions: &mut Vec<Action>) {
-        let Some(stream) = &mut self.stream else { return };
+    /// reasons to look at everything anew. A member that lags behind shows the same, and then nothing is found. What is sent in different
+    /// orders is not compared: one overtakes the other.
+    fn look_at(&mut self, now: Instant, header: Header, sign: Option<Sign>, actions: &mut Vec<Action>) {
         let another = |seen: Header| header.cluster_id != seen.cluster_id || header.raft_term < seen.raft_term;
-        let odd = self.cluster.is_some_and(another) || (of_now && header.revision < stream.reached);
-        stream.reached = if odd { header.revision } else { stream.reached.max(header.revision) };
+        let went_back = sign.is_some_and(|sign| self.line.reaches(sign, header.revision));
+        let odd = self.cluster.is_some_and(another) || went_back;
         self.cluster = Some(header);
         if odd {
             tracing::warn!(revision = header.revision, "etcd's history is another, or went back; reading everything anew");
@@ -353,10 +322,15 @@ impl Machine {
                     }
                 }
             }
-            Some(Target::Own(key)) if self.owns.get(key).is_some_and(|own| revision < own.revision) => {
-                actions.push(Action::Own(key.clone(), Own::Doubtful));
+            // It would wait for what may never come, and etcd tells no progress meanwhile.
+            Some(Target::Own(key)) if !self.owns.created(now, key, revision, SETTLE) => {
+                let target = Some(Target::Own(key.clone()));
+                self.compacted = 0;
+                self.cancel(watch, actions);
+                self.end_watch(now, target, None, actions);
             }
-            Some(Target::Own(_)) | None => {}
+            Some(Target::Own(_)) => {}
+            None => {}
         }
     }
 
@@ -367,6 +341,7 @@ impl Machine {
         }
         if response.compact_revision > 0 {
             tracing::info!(at = response.compact_revision, "etcd has compacted what was to be watched; reading it anew");
+            self.compacted = response.compact_revision;
             return self.end_watch(now, target, None, actions);
         }
         match Trouble::of_cancel(&response.cancel_reason) {
@@ -390,15 +365,15 @@ impl Machine {
             }
             Some(Target::Track(scope)) => {
                 let Some(track) = self.tracks.get_mut(&scope) else { return };
+                let lasted = track.lasted(now);
                 track.broke();
-                (track.gap, track.relist_at) = (true, now);
                 if let Some(trouble) = trouble.filter(|_| !track.told) {
                     track.fail(trouble);
                 }
-                if trouble.is_some() {
-                    track.relist_at = now + full_jitter(&mut self.rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, track.failures);
-                    track.failures = track.failures.saturating_add(1);
-                }
+                let at_once = trouble.is_none() && (lasted || track.failures == 0);
+                let rest = full_jitter(&mut self.rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, track.failures);
+                (track.gap, track.relist_at) = (true, if at_once { now } else { now + rest });
+                track.failures = if lasted { 0 } else { track.failures.saturating_add(1) };
             }
             None => {}
         }
@@ -422,10 +397,8 @@ impl Machine {
         match self.watches.get(&watch) {
             Some(Target::Own(key)) => {
                 let Some(last) = events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max() else { return };
-                if let Some(own) = self.owns.get_mut(key) {
-                    own.revision = own.revision.max(last);
-                }
-                // The watch began at a revision that wrote the key: having told that, it has caught up.
+                self.owns.changed(key, last);
+                // What was to be told from where it began is told, in order: it has caught up.
                 actions.extend([Action::Own(key.clone(), Own::Watched), Action::Own(key.clone(), Own::Changed(last))]);
             }
             Some(Target::Track(scope)) => {
@@ -453,69 +426,60 @@ impl Machine {
     }
 
     fn progressed(&mut self, actions: &mut Vec<Action>) {
-        if let Some(stream) = &mut self.stream
-            && std::mem::take(&mut stream.unanswered)
-        {
+        if self.line.answered() {
             actions.push(Action::BarrierPassed);
         }
     }
 
     fn broke(&mut self, now: Instant, trouble: Trouble, actions: &mut Vec<Action>) {
-        if self.stream.take().is_none() {
+        if !self.line.broke(now, trouble, &mut self.rng) {
             return;
         }
         self.watches.clear();
+        self.owns.broke();
+        self.broken = true;
         for track in self.tracks.values_mut() {
             track.broke();
             track.relist_at = track.relist_at.min(now + RELIST_AFTER_BREAK.mul_f64(self.rng.f64()));
         }
-        self.owns.values_mut().for_each(|own| own.watch = None);
         actions.extend([Action::OwnsUnwatched, Action::BarrierFailed]);
-        let pause = match self.failures {
-            0 => Duration::ZERO,
-            failures => full_jitter(&mut self.rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, failures),
-        };
-        self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + pause);
-        match &mut self.down {
-            Some(down) => down.why = trouble,
-            None => self.down = Some(Down { since: now, why: trouble }),
-        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.owns.is_empty() || self.tracks.values().any(|track| track.revision > 0)
     }
 
     fn tend_stream(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let silence = self.stream.as_ref().map(|stream| now - stream.heard).filter(|silence| *silence >= SILENCE);
-        if let Some(silence) = silence {
+        if let Some(silence) = self.line.silence(now) {
             actions.push(Action::Drop(Some(Trouble::Silent(silence))));
             self.broke(now, Trouble::Silent(silence), actions);
         }
-        let wanted = !self.owns.is_empty() || self.tracks.values().any(|track| track.revision > 0);
-        if self.stream.is_some() && !wanted {
-            self.stream = None;
+        let wanted = self.is_wanted();
+        if self.line.is_open() && !wanted {
+            self.line.drop_it();
             self.watches.clear();
+            self.owns.broke();
             actions.extend([Action::Drop(None), Action::BarrierFailed]);
         }
-        if self.stream.is_none() && wanted && self.retry_at.is_none_or(|at| at <= now) {
+        if wanted && self.line.may_open(now) {
             self.open(now, actions);
         }
-        self.tell_of_trouble(now);
+        if let Some(why) = self.line.trouble(now) {
+            self.tracks.values_mut().filter(|track| !track.told).for_each(|track| track.fail(why));
+        }
     }
 
     fn open(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.stream = Some(Stream { heard: now, up: false, reached: 0, asked: now, unanswered: false, barrier: false });
+        self.line.open(now);
         actions.push(Action::Open);
         let (scopes, keys): (Vec<_>, Vec<_>) = (self.tracks.keys().cloned().collect(), self.owns.keys().cloned().collect());
         scopes.iter().for_each(|scope| self.watch_track(scope, actions));
         keys.iter().for_each(|key| self.watch_own(key, actions));
     }
 
-    fn tell_of_trouble(&mut self, now: Instant) {
-        let Some(down) = self.down.as_ref().filter(|down| now >= down.since + QUIET) else { return };
-        self.tracks.values_mut().filter(|track| !track.told).for_each(|track| track.fail(&down.why));
-    }
-
     fn tend_tracks(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let scopes: Vec<_> = self.tracks.keys().cloned().collect();
+        let is_due = |track: &Track| track.unmerged().is_some() || (track.relist_at <= now && !track.is_asking());
+        let scopes: Vec<_> = self.tracks.iter().filter(|(_, track)| is_due(track)).map(|(scope, _)| scope.clone()).collect();
         for scope in scopes {
             if self.is_mergeable(now, &scope) {
                 self.merge(now, &scope, actions);
@@ -529,20 +493,26 @@ impl Machine {
         }
     }
 
+    fn tend_owns(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while let Some(key) = self.owns.proven(now) {
+            actions.push(Action::Own(key, Own::Watched));
+        }
+    }
+
     fn next_relist(&mut self, now: Instant) -> Instant {
         now + RELIST.mul_f64(0.8 + 0.4 * self.rng.f64())
     }
 
     /// A list is held until the watch has got as far, so that what is still on its way is not taken for missed.
     fn is_mergeable(&mut self, now: Instant, scope: &Scope) -> bool {
-        let Some(track) = self.tracks.get(scope) else { return false };
+        let Some(track) = self.tracks.get_mut(scope) else { return false };
         let Some((since, revision)) = track.unmerged() else { return false };
-        let Some(stream) = self.stream.as_mut().filter(|_| track.revision > 0 && !track.told && now < since + CATCH_UP) else {
+        let is_watched = self.line.is_open() && track.watch.is_some() && revision >= track.revision;
+        if !is_watched || track.told || now >= since + CATCH_UP {
             return true;
-        };
-        let is_behind = track.created.is_none_or(|at| now < at + SETTLE);
-        stream.barrier |= !is_behind && stream.reached < revision;
-        !is_behind && stream.reached >= revision
+        }
+        track.settled |= track.created.is_some_and(|at| now >= at + SETTLE);
+        track.settled && self.line.has_reached(revision)
     }
 
     fn merge(&mut self, now: Instant, scope: &Scope, actions: &mut Vec<Action>) {
@@ -551,8 +521,11 @@ impl Machine {
             track.relist_at = now;
             return;
         };
-        if merged.missed > 0 {
-            actions.push(Action::Missed(scope.clone(), merged.missed));
+        if track.lasted(now) {
+            track.failures = 0;
+        }
+        if let Some(missed) = merged.missed {
+            actions.push(Action::Missed(scope.clone(), missed));
         }
         if merged.again && track.ask(false) {
             actions.push(Action::List(scope.clone()));
@@ -562,46 +535,30 @@ impl Machine {
         {
             self.cancel(watch, actions);
         }
-        if self.stream.is_some() {
+        if self.line.is_open() {
             self.watch_track(scope, actions);
         }
         self.tend_stream(now, actions);
     }
 
     fn ask_progress(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let Some(stream) = self.stream.as_mut().filter(|stream| stream.up) else { return };
-        if now < ask_at(stream) {
-            return;
+        if self.line.ask(now) {
+            actions.push(Action::Ask(WatchAsk::Progress(WatchProgressRequest {}).into()));
+            actions.push(Action::BarrierBegun);
         }
-        (stream.asked, stream.unanswered, stream.barrier) = (now, true, false);
-        actions.push(Action::Ask(WatchAsk::Progress(WatchProgressRequest {}).into()));
-        actions.push(Action::BarrierBegun);
     }
 
     /// When to step again, if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let stream = self.stream.iter().flat_map(|stream| {
-            let ask = stream.up.then(|| ask_at(stream));
-            [Some(stream.heard + SILENCE), ask].into_iter().flatten()
-        });
         let tracks = self.tracks.values().filter_map(|track| match track.unmerged() {
-            Some((since, _)) => Some((since + CATCH_UP).min(track.created.map_or(since + CATCH_UP, |at| at + SETTLE).max(since))),
+            Some((since, _)) => {
+                let settles = track.created.filter(|_| !track.settled).map(|at| at + SETTLE);
+                settles.into_iter().chain([since + CATCH_UP]).min()
+            }
             None if track.is_asking() => None,
             None => Some(track.relist_at),
         });
-        let wanted = !self.owns.is_empty() || self.tracks.values().any(|track| track.revision > 0);
-        let retry = self.retry_at.filter(|_| self.stream.is_none() && wanted);
         let untold = self.tracks.values().any(|track| !track.told);
-        let tell = self.down.as_ref().filter(|_| untold).map(|down| down.since + QUIET);
-        stream.chain(tracks).chain(retry).chain(tell).min()
-    }
-}
-
-/// When the stream is to be asked how far it has got.
-fn ask_at(stream: &Stream) -> Instant {
-    match (stream.barrier, stream.unanswered) {
-        (true, false) => stream.asked + BARRIER,
-        (true, true) => stream.asked + PROGRESS_AGAIN,
-        (false, _) => stream.asked + PROGRESS,
+        self.line.deadline(self.is_wanted(), untold).into_iter().chain(tracks).chain(self.owns.deadline()).min()
     }
 }

@@ -4,12 +4,16 @@
 //! what is newer than the list is put on top of it: the sum is what there is, whichever came first.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{Change, Feed, Newest, Picture};
+use waypost_core::registry::{Change, Event, Feed, Newest, Picture};
 
 use crate::trouble::Trouble;
+
+/// How long a watch must be there to be a success; before, the next one is made after a rest.
+const LASTING: Duration = Duration::from_secs(1);
 
 /// What there was at one revision.
 #[derive(Debug, Default)]
@@ -27,6 +31,8 @@ pub(super) struct Track {
     pub(super) watch: Option<i64>,
     /// Since when etcd has said that the watch is there.
     pub(super) created: Option<Instant>,
+    /// And has had the time to tell what it had missed.
+    pub(super) settled: bool,
     /// Something was missed, that is known: the next list is told as a reset, whatever it says.
     pub(super) gap: bool,
     /// Its listeners were told of trouble.
@@ -54,14 +60,52 @@ struct Question {
 }
 
 /// What a list has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Merged {
     /// The history is another: the watch must begin anew.
     pub(super) rewritten: bool,
-    /// How many changes the watch had missed, without anybody knowing.
-    pub(super) missed: usize,
+    /// What the watch had missed, without anybody knowing.
+    pub(super) missed: Option<Missed>,
     /// Another list is wanted at once.
     pub(super) again: bool,
+}
+
+/// What a list found that the watch had not told: how much of each kind, and the first by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Missed {
+    pub(super) created: usize,
+    pub(super) changed: usize,
+    pub(super) gone: usize,
+    pub(super) first: Vec<String>,
+}
+
+/// How many of those that were missed are named, and how much of each name.
+const NAMED: usize = 5;
+const LONGEST_NAME: usize = 80;
+
+impl Missed {
+    fn of(changes: &[Event]) -> Option<Self> {
+        let mut missed = Self::default();
+        for change in changes {
+            let (count, what, key) = match change {
+                Event::Created(entry) => (&mut missed.created, "created", entry.key()),
+                Event::Updated(entry) => (&mut missed.changed, "changed", entry.key()),
+                Event::Deleted(key) => (&mut missed.gone, "gone", key.clone()),
+                Event::Reset(_) => continue,
+            };
+            *count += 1;
+            if missed.first.len() < NAMED {
+                let name: String = format!("{}/{}", key.service, key.id).chars().take(LONGEST_NAME).collect();
+                missed.first.push(format!("{what} {name}"));
+            }
+        }
+        (!changes.is_empty()).then_some(missed)
+    }
+
+    /// How many changes.
+    pub(super) fn count(&self) -> usize {
+        self.created + self.changed + self.gone
+    }
 }
 
 impl Track {
@@ -71,6 +115,7 @@ impl Track {
             revision: 0,
             watch: None,
             created: None,
+            settled: false,
             gap: false,
             told: false,
             unverified: false,
@@ -114,11 +159,17 @@ impl Track {
         Some((*since, listed.revision))
     }
 
-    /// The stream broke off.
+    /// Its watch has been there for a while.
+    pub(super) fn lasted(&self, now: Instant) -> bool {
+        self.created.is_some_and(|at| now >= at + LASTING)
+    }
+
+    /// Its watch is no more.
     pub(super) fn broke(&mut self) {
-        (self.watch, self.created) = (None, None);
+        let was_watched = self.watch.take().is_some();
+        (self.created, self.settled) = (None, false);
         if let Some(question) = &mut self.question {
-            question.void = true;
+            question.void |= was_watched;
         }
     }
 
@@ -164,21 +215,21 @@ impl Track {
         let missed = self.tell(next);
         self.feed.refreshed(newest);
         self.revision = if rewritten { listed.revision } else { self.revision.max(listed.revision) };
-        (self.gap, self.told, self.failures) = (false, false, 0);
+        (self.gap, self.told) = (false, false);
         Some(Merged { rewritten, missed, again })
     }
 
-    /// Tells the listeners, if it is news. How many changes nobody knew to be missed.
-    fn tell(&self, next: Picture) -> usize {
+    /// Tells the listeners, if it is news. What nobody knew to be missed, where there is a watch that could have told it.
+    fn tell(&self, next: Picture) -> Option<Missed> {
         let Some(known) = self.feed.picture() else {
             self.feed.reset(next);
-            return 0;
+            return None;
         };
-        let changes = known.diff(&next).len();
-        if changes > 0 || self.gap {
+        let changes = known.diff(&next);
+        if !changes.is_empty() || self.gap {
             self.feed.reset(next);
         }
-        if self.gap { 0 } else { changes }
+        Missed::of(&changes).filter(|_| !self.gap && self.watch.is_some())
     }
 }
 
@@ -220,7 +271,9 @@ mod tests {
         (Track::new(feed, Instant::now()), watcher)
     }
 
+    /// A list of a track that is watched.
     fn list(track: &mut Track, revision: i64, entries: Vec<Entry>) -> Merged {
+        track.watch.get_or_insert(1);
         track.ask(false);
         track.answered(Instant::now(), Listed { revision, entries });
         track.merge().unwrap()
@@ -243,7 +296,7 @@ mod tests {
         list(&mut track, 5, vec![entry("1", "h:1")]);
         assert_eq!(heard(&mut watcher), [Event::Reset(vec![entry("1", "h:1")])]);
         let merged = list(&mut track, 9, vec![entry("1", "h:1")]);
-        assert_eq!(merged, Merged { rewritten: false, missed: 0, again: false });
+        assert_eq!(merged, Merged { rewritten: false, missed: None, again: false });
         assert_eq!((heard(&mut watcher), track.revision), (vec![], 9));
     }
 
@@ -252,7 +305,7 @@ mod tests {
         let (mut track, mut watcher) = track();
         list(&mut track, 5, vec![entry("1", "h:1"), entry("2", "h:1")]);
         heard(&mut watcher);
-        assert_eq!(list(&mut track, 9, vec![entry("2", "h:2"), entry("3", "h:1")]).missed, 3);
+        assert_eq!(list(&mut track, 9, vec![entry("2", "h:2"), entry("3", "h:1")]).missed.unwrap().count(), 3);
         assert_eq!(heard(&mut watcher), [Event::Reset(vec![entry("2", "h:2"), entry("3", "h:1")])]);
     }
 
@@ -263,7 +316,7 @@ mod tests {
         track.ask(false);
         track.hear(vec![put(7, "2"), put(9, "3"), lose(10, "1")]);
         track.answered(Instant::now(), Listed { revision: 8, entries: vec![entry("1", "h:1"), entry("2", "h:7")] });
-        assert_eq!(track.merge().unwrap().missed, 0);
+        assert_eq!(track.merge().unwrap().missed, None);
         assert_eq!(track.revision, 10);
         heard(&mut watcher);
         assert_eq!(track.feed.picture().unwrap(), Picture::of([entry("2", "h:7"), entry("3", "h:9")]));
@@ -298,7 +351,7 @@ mod tests {
         list(&mut track, 5, vec![entry("1", "h:1")]);
         heard(&mut watcher);
         track.gap = true;
-        assert_eq!(list(&mut track, 9, vec![entry("1", "h:1")]).missed, 0);
+        assert_eq!(list(&mut track, 9, vec![entry("1", "h:1")]).missed, None);
         assert_eq!(heard(&mut watcher), [Event::Reset(vec![entry("1", "h:1")])]);
     }
 

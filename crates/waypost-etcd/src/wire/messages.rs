@@ -145,6 +145,8 @@ pub(crate) struct LeaseGrantRequest {
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct LeaseGrantResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<Header>,
     #[prost(int64, tag = "2")]
     pub(crate) id: i64,
 }
@@ -166,6 +168,8 @@ pub(crate) struct LeaseKeepAliveRequest {
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct LeaseKeepAliveResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<Header>,
     #[prost(int64, tag = "2")]
     pub(crate) id: i64,
     /// In seconds; 0 or less: there is no such lease.

@@ -40,7 +40,7 @@ impl Server {
 
 impl Harness for Server {
     async fn open(&self) -> Result<AnyRegistry> {
-        Ok(AnyRegistry::new(super::open(&format!("etcd://{}", self.running().await.1.address()))))
+        Ok(AnyRegistry::new(super::open(&super::rig::url(&[self.running().await.1.address()]))))
     }
 
     async fn batch(&self, changes: Vec<RawChange>) -> Result<()> {

@@ -1,23 +1,31 @@
-//! The hand that changes keys: etcd's own JSON gateway, one short HTTP request each.
+//! The hand that reads and changes keys: etcd's own JSON gateway, one short HTTP request each. It knows neither users nor TLS.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-/// Asks a member's JSON gateway.
-async fn ask(address: SocketAddr, path: &str, question: Value) -> Value {
-    let question = question.to_string();
-    let head = format!("POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", question.len());
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all((head + &question).as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {question}: {answer}"));
-    let body: Value = serde_json::from_str(body).unwrap();
-    assert!(body.get("error").is_none(), "{path} {question}: {body}");
-    body
+/// How long a member may take; etcd itself gives up after 7 s.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What stands under one key.
+#[derive(Debug)]
+pub(crate) struct Stands {
+    pub(crate) value: Vec<u8>,
+    /// 0 if it has none.
+    pub(crate) lease: i64,
+}
+
+/// One change that etcd remembers.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) key: Vec<u8>,
+    pub(crate) deleted: bool,
+    /// What stood there before.
+    pub(crate) before: Option<Vec<u8>>,
 }
 
 /// One transaction; `None` deletes. The revision it made.
@@ -27,14 +35,55 @@ pub(crate) async fn write(address: SocketAddr, changes: &[(Vec<u8>, Option<Vec<u
         None => json!({ "request_delete_range": { "key": base64(key) } }),
     };
     let operations: Vec<Value> = changes.iter().map(operation).collect();
-    revision(&ask(address, "/v3/kv/txn", json!({ "success": operations })).await)
+    revision_of(&ask(address, "/v3/kv/txn", json!({ "success": operations })).await)
+}
+
+/// Writes one key, on this lease.
+pub(crate) async fn put(address: SocketAddr, key: &[u8], value: &[u8], lease: i64) {
+    let question = json!({ "key": base64(key), "value": base64(value), "lease": lease.to_string() });
+    ask(address, "/v3/kv/put", question).await;
+}
+
+/// What stands under all keys that begin so; a path ends with a slash.
+///
+/// # Errors
+/// The member cannot say, now or ever.
+pub(crate) async fn read(address: SocketAddr, prefix: &str) -> Result<Vec<Stands>, String> {
+    let end = format!("{}0", prefix.strip_suffix('/').expect("a path"));
+    let question = json!({ "key": base64(prefix.as_bytes()), "range_end": base64(end.as_bytes()) });
+    Ok(stands(&try_ask(address, "/v3/kv/range", question).await?))
+}
+
+/// The keys of an answer, as the gateway and etcdctl write it.
+pub(crate) fn stands(answer: &Value) -> Vec<Stands> {
+    let stands = |kv: &Value| Stands { value: bytes(&kv["value"]), lease: number(&kv["lease"]) };
+    answer["kvs"].as_array().into_iter().flatten().map(stands).collect()
 }
 
 /// The lease of a key; none if there is no such key, 0 if it has none.
 pub(crate) async fn lease_of(address: SocketAddr, key: &[u8]) -> Option<i64> {
     let found = ask(address, "/v3/kv/range", json!({ "key": base64(key) })).await;
-    let lease = &found["kvs"].get(0)?["lease"];
-    Some(lease.as_str().map_or(0, |lease| lease.parse().unwrap()))
+    stands(&found).first().map(|stands| stands.lease)
+}
+
+/// The revision at which a key was written last; 0 if there is no such key.
+pub(crate) async fn written_at(address: SocketAddr, key: &[u8]) -> i64 {
+    number(&ask(address, "/v3/kv/range", json!({ "key": base64(key) })).await["kvs"][0]["mod_revision"])
+}
+
+/// A lease that nobody keeps.
+pub(crate) async fn grant(address: SocketAddr, seconds: u64) -> i64 {
+    number(&ask(address, "/v3/lease/grant", json!({ "TTL": seconds.to_string() })).await["ID"])
+}
+
+/// How many keys begin so; a member that does not serve yet is asked until it does.
+pub(crate) async fn count(address: SocketAddr, prefix: &str) -> usize {
+    loop {
+        match read(address, prefix).await {
+            Ok(stands) => return stands.len(),
+            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
 }
 
 /// Revokes a lease, and deletes what is on it.
@@ -42,17 +91,99 @@ pub(crate) async fn revoke(address: SocketAddr, lease: i64) {
     ask(address, "/v3/lease/revoke", json!({ "ID": lease.to_string() })).await;
 }
 
+/// Revokes a lease that may be gone already.
+pub(crate) async fn revoke_if_there(address: SocketAddr, lease: i64) {
+    let _ = try_ask(address, "/v3/lease/revoke", json!({ "ID": lease.to_string() })).await;
+}
+
 /// Forgets all history before `revision`.
 pub(crate) async fn compact(address: SocketAddr, revision: i64) {
     ask(address, "/v3/kv/compaction", json!({ "revision": revision.to_string() })).await;
 }
 
-fn revision(answer: &Value) -> i64 {
-    answer["header"]["revision"].as_str().unwrap().parse().unwrap()
+/// Where history has got to.
+///
+/// # Errors
+/// The member cannot say, now or ever.
+pub(crate) async fn revision(address: SocketAddr) -> Result<i64, String> {
+    Ok(revision_of(&try_ask(address, "/v3/kv/range", json!({ "key": base64(b"/") })).await?))
 }
 
+/// Everything that has happened to keys that are paths after `revision`, told by a watch of its own; none if that history is gone.
+pub(crate) async fn history(address: SocketAddr, revision: i64) -> Option<Vec<Change>> {
+    const MARK: &[u8] = b"/mark-in-history";
+    let mark = write(address, &[(MARK.to_vec(), Some(Vec::new()))]).await;
+    let first = revision + 1;
+    if mark < first {
+        return None;
+    }
+    let watch = json!({ "key": base64(b"/"), "range_end": base64(b"0"), "start_revision": first.to_string(), "prev_kv": true });
+    let telling = async {
+        let mut lines = send(address, "/v3/watch", &json!({ "create_request": watch }).to_string()).await?.lines();
+        let mut changes = Vec::new();
+        while let Some(line) = lines.next_line().await? {
+            let Ok(told) = serde_json::from_str::<Value>(&line) else { continue };
+            if told["result"]["canceled"] == true {
+                return Ok(None);
+            }
+            for event in told["result"]["events"].as_array().into_iter().flatten() {
+                if number(&event["kv"]["mod_revision"]) == mark {
+                    return Ok(Some(changes));
+                }
+                changes.push(change(event));
+            }
+        }
+        Err(std::io::Error::other("the watch has ended"))
+    };
+    timeout(ANSWER, telling).await.expect("etcd tells its history").unwrap()
+}
+
+fn change(event: &Value) -> Change {
+    let before = event.get("prev_kv").map(|kv| bytes(&kv["value"]));
+    Change { key: bytes(&event["kv"]["key"]), deleted: event["type"] == "DELETE", before }
+}
+
+async fn ask(address: SocketAddr, path: &str, question: Value) -> Value {
+    try_ask(address, path, question).await.unwrap()
+}
+
+/// Asks a member's JSON gateway.
+async fn try_ask(address: SocketAddr, path: &str, question: Value) -> Result<Value, String> {
+    let question = question.to_string();
+    let asking = async {
+        let mut answer = String::new();
+        send(address, path, &question).await?.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let failed = |why: &str| format!("{path} {question}: {why}");
+    let answer = timeout(ANSWER, asking).await.map_err(|_| failed("no answer"))?.map_err(|error| failed(&error.to_string()))?;
+    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.starts_with("HTTP/1.0 200")).map(|(_, body)| body);
+    serde_json::from_str(body.ok_or_else(|| failed(&answer))?).map_err(|_| failed(&answer))
+}
+
+async fn send(address: SocketAddr, path: &str, question: &str) -> std::io::Result<BufReader<TcpStream>> {
+    let head = format!("POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", question.len());
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all((head + question).as_bytes()).await?;
+    Ok(BufReader::new(stream))
+}
+
+fn revision_of(answer: &Value) -> i64 {
+    number(&answer["header"]["revision"])
+}
+
+/// The gateway writes numbers as text, etcdctl as numbers; both leave out a zero.
+fn number(value: &Value) -> i64 {
+    value.as_str().map_or(value.as_i64(), |digits| digits.parse().ok()).unwrap_or_default()
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    unbase64(value.as_str().unwrap_or_default())
+}
+
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for three in bytes.chunks(3) {
         let word = three.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
@@ -64,9 +195,20 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
+fn unbase64(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let value = |digit: &u8| DIGITS.iter().position(|known| known == digit).and_then(|value| u32::try_from(value).ok());
+    let digits: Vec<u32> = text.as_bytes().iter().map_while(value).collect();
+    for four in digits.chunks(4) {
+        let word = four.iter().fold(0, |word, digit| word << 6 | digit) << (6 * (4 - four.len()));
+        bytes.extend_from_slice(&word.to_be_bytes()[1..four.len()]);
+    }
+    bytes
+}
+
 #[test]
 fn base64_is_base64() {
     for (bytes, text) in [(&b""[..], ""), (b"a", "YQ=="), (b"ab", "YWI="), (b"abc", "YWJj"), (b"\xff\xfe\xfd\xfc", "//79/A==")] {
-        assert_eq!(base64(bytes), text);
+        assert_eq!((base64(bytes).as_str(), unbase64(text).as_slice()), (text, bytes));
     }
 }

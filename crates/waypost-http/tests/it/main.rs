@@ -8,4 +8,5 @@ mod moves;
 mod net;
 
 mod pings;
+mod single;
 mod waits;

@@ -33,7 +33,11 @@ impl Bench {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning; it is only counted from")]
     fn with(config: Config, checks: bool) -> Self {
         let start = Instant::from_std(std::time::Instant::now());
-        Self { machine: Machine::new(config, checks, start), start, now: start }
+        Self::beating(config, checks, start, start)
+    }
+
+    fn beating(config: Config, checks: bool, pulse: Instant, start: Instant) -> Self {
+        Self { machine: Machine::new(config, checks, pulse, start), start, now: start }
     }
 
     /// What the machine makes of `event`, `after` the last one.
@@ -65,12 +69,33 @@ fn start(work: Work) -> Vec<Action> {
 }
 
 #[test]
-fn a_beat_comes_every_interval_counted_from_the_last_ones_begin() {
+fn a_beat_comes_every_interval_however_long_the_last_took() {
     let mut bench = Bench::new(false);
     bench.registered();
     assert_eq!(bench.tick(), (4990, start(Work::Register)));
     assert_eq!(bench.step(ms(100), Event::Registered(Ok(()))), []);
     assert_eq!(bench.tick(), (4900, start(Work::Register)));
+}
+
+#[test]
+fn beats_keep_to_the_pulse_whenever_the_first_came() {
+    let begin = Bench::new(false).start + ms(60_000);
+    // Of each pulse, before the beginning and after it: when the first two beats come.
+    for (pulse, beats) in [(begin - ms(12_000), [3000, 8000]), (begin, [5000, 10_000]), (begin + ms(13_000), [3000, 8000])] {
+        let mut bench = Bench::beating(Config::default(), false, pulse, begin);
+        bench.registered();
+        for beat in beats {
+            assert_eq!(bench.tick().1, start(Work::Register));
+            assert_eq!(bench.now, begin + ms(beat));
+            bench.step(ms(100), Event::Registered(Ok(())));
+        }
+        bench.tick();
+        bench.step(ms(0), Event::Registered(Err(trouble(Kind::Loss))));
+        bench.tick();
+        bench.step(ms(0), Event::Registered(Ok(())));
+        assert_eq!(bench.tick().1, start(Work::Register));
+        assert_eq!(bench.now, begin + ms(beats[1] + 10_000), "after an outage too");
+    }
 }
 
 #[test]
@@ -110,8 +135,8 @@ fn the_first_retry_after_a_loss_is_spread_and_a_refusal_is_not() {
 fn a_register_out_of_time_is_given_up_and_its_late_answer_ignored() {
     let mut bench = Bench::new(false);
     bench.step(ms(0), Event::Tick);
-    let failing = State::Failing { since: bench.at(2000), why: "no answer within 2s".to_owned(), registered_before: false };
-    assert_eq!(bench.tick(), (2000, vec![Action::Say(failing), Action::Abandon]));
+    let failing = State::Failing { since: bench.at(2500), why: "no answer within 2.5s".to_owned(), registered_before: false };
+    assert_eq!(bench.tick(), (2500, vec![Action::Say(failing), Action::Abandon]), "its own timeout has the last word");
     assert_eq!(bench.step(ms(1), Event::Registered(Ok(()))), []);
     assert_eq!(bench.tick(), (24, start(Work::Register)));
 }
@@ -125,7 +150,7 @@ fn a_change_is_written_at_once_and_a_flood_of_them_no_faster_than_the_shortest_b
     assert_eq!(bench.step(ms(5), Event::Registered(Ok(()))), []);
     assert_eq!(bench.tick(), (40, start(Work::Register)));
     bench.step(ms(0), Event::Registered(Ok(())));
-    assert_eq!(bench.tick(), (5000, start(Work::Register)), "what was written is not written again");
+    assert_eq!(bench.tick(), (3940, start(Work::Register)), "what was written is not written again");
 }
 
 #[test]

@@ -1,0 +1,87 @@
+//! Random cases: where each begins, and what it did. A case that fails says how to see it again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The seeds of `count` random cases: new ones each time.
+///
+/// With `WAYPOST_CASES=n` they are so many; with `WAYPOST_SEED=n` it is that one case.
+///
+/// # Panics
+/// When one of the two is set and no number.
+pub fn seeds(count: usize) -> Vec<u64> {
+    if let Some(seed) = number("WAYPOST_SEED") {
+        return vec![seed];
+    }
+    let count = number("WAYPOST_CASES").map_or(count, |cases| usize::try_from(cases).unwrap_or(usize::MAX));
+    (0..count).map(|_| fastrand::u64(..)).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "how many, and which, is said from outside")]
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")))
+}
+
+/// What one random case did so far. Dropped by a panic, it is printed, with the seed that leads there again; clones are the same story.
+#[derive(Clone, Debug)]
+pub struct Story(Arc<Told>);
+
+#[derive(Debug)]
+struct Told {
+    test: &'static str,
+    seed: u64,
+    steps: Mutex<Vec<String>>,
+}
+
+impl Story {
+    /// The story of the case that begins at `seed`. `test` is what `cargo test` is to be asked for: `-p a-crate the_test`.
+    pub fn new(test: &'static str, seed: u64) -> Self {
+        Self(Arc::new(Told { test, seed, steps: Mutex::default() }))
+    }
+
+    /// Where it began.
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// Notes a step.
+    pub fn tell(&self, step: impl Into<String>) {
+        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step.into());
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.chapter());
+        }
+    }
+}
+
+impl Told {
+    fn chapter(&self) -> String {
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        format!(
+            "what was done:\n  {}\nsee it again: WAYPOST_SEED={} cargo test {} -- --nocapture",
+            steps.join("\n  "),
+            self.seed,
+            self.test
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_says_how_to_see_it_again() {
+        let story = Story::new("-p a-crate the_test", 7);
+        story.clone().tell("0.1 s: cut");
+        assert_eq!(
+            story.0.chapter(),
+            "what was done:\n  0.1 s: cut\nsee it again: WAYPOST_SEED=7 cargo test -p a-crate the_test -- --nocapture"
+        );
+        assert_eq!(seeds(3).len(), if number("WAYPOST_SEED").is_some() { 1 } else { 3 });
+    }
+}

@@ -1,0 +1,97 @@
+//! The strategies that come with Waypost, by name: for flags and configuration. It never knows where a name was written.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::{LeastRequest, Random, RoundRobin, Strategy};
+
+/// One of the strategies that come with Waypost. Read from text, it takes `random`, `round-robin` and `least-request`, go-micro's
+/// `roundrobin`, and the names that views show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StrategyName {
+    /// [`Random`].
+    Random,
+    /// [`RoundRobin`].
+    RoundRobin,
+    /// [`LeastRequest`], the default of a channel.
+    LeastRequest,
+}
+
+/// There is no strategy of this name; the text says which there are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("strategy {given:?} {}", self.why())]
+pub struct UnknownStrategy {
+    given: String,
+}
+
+impl UnknownStrategy {
+    /// Why it was refused, and what to give.
+    pub fn why(&self) -> String {
+        let [most @ .., last] = StrategyName::ALL.map(StrategyName::as_str);
+        format!("is not known: give {} or {last}", most.join(", "))
+    }
+}
+
+impl StrategyName {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Random, Self::RoundRobin, Self::LeastRequest];
+
+    /// Its name as people write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "round-robin",
+            Self::LeastRequest => "least-request",
+        }
+    }
+
+    /// The strategy, each time a new one: no two channels share a turn.
+    pub fn strategy(self) -> Arc<dyn Strategy> {
+        match self {
+            Self::Random => Arc::new(Random),
+            Self::RoundRobin => Arc::new(RoundRobin::default()),
+            Self::LeastRequest => Arc::new(LeastRequest),
+        }
+    }
+}
+
+impl FromStr for StrategyName {
+    type Err = UnknownStrategy;
+
+    fn from_str(given: &str) -> Result<Self, UnknownStrategy> {
+        match given {
+            "random" => Ok(Self::Random),
+            "round-robin" | "round_robin" | "roundrobin" => Ok(Self::RoundRobin),
+            "least-request" | "least_request" => Ok(Self::LeastRequest),
+            _ => Err(UnknownStrategy { given: given.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for StrategyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_strategy_is_found_by_the_name_it_has_anywhere() {
+        for name in StrategyName::ALL {
+            assert_eq!(name.to_string().parse(), Ok(name));
+            assert_eq!(name.strategy().name().parse(), Ok(name));
+        }
+        assert_eq!("roundrobin".parse(), Ok(StrategyName::RoundRobin));
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_those_there_are() {
+        let error = "Fastest".parse::<StrategyName>().unwrap_err();
+        insta::assert_snapshot!(error, @r#"strategy "Fastest" is not known: give random, round-robin or least-request"#);
+    }
+}

@@ -1,0 +1,65 @@
+//! All that was ever written, and what may be asked of it.
+
+use std::collections::BTreeMap;
+
+use waypost_core::record::Key;
+
+use crate::watch::Scope;
+
+/// All that was ever written, in order.
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    pub(super) history: usize,
+    /// Lists were stale, or events lost: what is told on the way need not be in order.
+    pub(super) lies: bool,
+    /// Revisions of two histories are not told apart until everybody has listed the new one.
+    pub(super) unsettled: bool,
+    pub(super) log: Vec<Written>,
+}
+
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) history: usize,
+    pub(super) revision: i64,
+    pub(super) key: Key,
+    pub(super) what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Record { serial: u64, leaving: bool },
+    Nothing,
+}
+
+impl Truth {
+    /// The records of others that stood in a scope at a revision of this history.
+    pub(super) fn stood_at(&self, scope: &Scope, revision: i64) -> BTreeMap<Key, u64> {
+        let covers = |key: &Key| scope.as_deref().is_none_or(|service| service == key.service);
+        let mut stood = BTreeMap::new();
+        for written in self.log.iter().filter(|written| written.history == self.history && written.revision <= revision) {
+            match written.what {
+                What::Record { serial, .. } if covers(&written.key) => drop(stood.insert(written.key.clone(), serial)),
+                _ => drop(stood.remove(&written.key)),
+            }
+        }
+        stood
+    }
+
+    /// Whether a record was away at any time since.
+    pub(super) fn gone_since(&self, key: &Key, revision: i64) -> bool {
+        let is_gone = |written: &Written| written.key == *key && written.what == What::Nothing;
+        self.log.iter().any(|written| written.history == self.history && written.revision > revision && is_gone(written))
+    }
+
+    /// Whether a node that was in this state said later that it is leaving, before it was away. What was said in an earlier history is
+    /// lost with it.
+    pub(super) fn left_after(&self, key: &Key, serial: Option<u64>) -> bool {
+        let of_now = |written: &&Written| written.history == self.history && written.key == *key;
+        let mut states = self.log.iter().filter(of_now);
+        let is_it = |written: &Written| matches!(written.what, What::Record { serial: known, .. } if Some(known) == serial);
+        states.any(is_it)
+            && states
+                .take_while(|written| written.what != What::Nothing)
+                .any(|written| matches!(written.what, What::Record { leaving: true, .. }))
+    }
+}

@@ -1,0 +1,66 @@
+//! Callers that give up, and callers that come while their handle is closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use waypost_core::record::{Node, Service};
+use waypost_core::registry::{Instance, RegisterOptions, Registry};
+use waypost_testkit::Proxy;
+use waypost_testkit::etcd::{Etcd, Options};
+
+use super::rig::{each, url};
+
+fn record(service: &str) -> Service {
+    let mut record = Service::new(service);
+    record.nodes.push(Node::with_id(service, "1", "10.0.0.1:1"));
+    record
+}
+
+/// A registration gives up after two seconds, as the handle does: whichever is first, a connection that says nothing is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_is_left_though_its_callers_give_up_first() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
+        let registry = super::open(&url(&[proxy.address()]));
+        registry.list_services().await.unwrap();
+        proxy.half_open();
+        let options = RegisterOptions { ttl: Duration::from_secs(60), instance: Instance::random() };
+        let mut tries = 0;
+        while timeout(Duration::from_millis(1_500), registry.register(&record("s"), &options)).await.is_err() {
+            tries += 1;
+            assert!(tries < 6, "it asks on the silent connection for ever");
+        }
+        registry.close().await.unwrap();
+        assert_eq!(etcd.leases().await.unwrap(), [""; 0]);
+    })
+    .await;
+}
+
+/// What is written while a handle is closed is either refused or gone with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_registers_while_the_handle_is_closed_leaves_nothing() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        for round in 0..20 {
+            let registry = Arc::new(super::open(&url(&etcd.addresses())));
+            registry.list_services().await.unwrap();
+            let mut registering = JoinSet::new();
+            for number in 0..10 {
+                let (registry, service) = (Arc::clone(&registry), format!("s{number}"));
+                registering.spawn(async move {
+                    let options = RegisterOptions { ttl: Duration::from_secs(600), instance: Instance::random() };
+                    registry.register(&record(&service), &options).await
+                });
+            }
+            sleep(Duration::from_micros(500 * round)).await;
+            registry.close().await.unwrap();
+            assert_eq!(etcd.leases().await.unwrap(), [""; 0], "leases are left, round {round}");
+            registering.join_all().await;
+            assert_eq!(etcd.leases().await.unwrap(), [""; 0], "leases were granted after the end, round {round}");
+        }
+    })
+    .await;
+}

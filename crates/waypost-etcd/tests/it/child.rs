@@ -1,0 +1,103 @@
+//! Nodes in processes of their own: this test binary, started again to run one hidden test.
+
+use std::time::Duration;
+
+use waypost_core::record::Node;
+use waypost_core::registry::{AnyRegistry, Registry};
+use waypost_testkit::{Child, Program};
+
+use super::rig::{PATIENCE, Rig};
+use super::server::{address, registration, service};
+
+const URL: &str = "WAYPOST_TEST_URL";
+const NODE: &str = "WAYPOST_TEST_NODE";
+
+/// One process with one node; killed on drop.
+pub(crate) struct Process {
+    child: Child,
+    node: Node,
+}
+
+impl Process {
+    /// Starts a process whose node has this id, and an address that no other's has.
+    pub(crate) fn start(url: &str, id: &str, address: &str) -> Self {
+        let args = ["--exact", "child::serves", "--ignored", "--nocapture", "--test-threads=1"];
+        let program = Program::new(std::env::current_exe().unwrap()).args(args);
+        let program = program.env(URL, url).env(NODE, format!("{id} {address}")).env("WAYPOST_TEST_LOG", "1");
+        Self { child: Child::start(format!("node {id}"), &program).unwrap(), node: Node::with_id("greeter", id, address) }
+    }
+
+    /// A process whose node the rig knows from now on; registered and seen.
+    pub(crate) async fn join(rig: &mut Rig, url: &str, id: &str) -> Self {
+        let mut process = Self::start(url, id, &address(id));
+        process.until_it_says("Registered").await;
+        rig.others.push(process.node());
+        rig.begin().await;
+        process
+    }
+
+    /// The node as it is to stand in the registry.
+    pub(crate) fn node(&self) -> Node {
+        self.node.clone()
+    }
+
+    /// Waits until its registration says so, later than what was waited for last.
+    pub(crate) async fn until_it_says(&mut self, text: &str) {
+        let said = self.child.line_where(PATIENCE, |line| line.contains("= ") && line.contains(text)).await;
+        said.unwrap_or_else(|failure| panic!("{text}: {failure}"));
+    }
+
+    /// SIGSTOP; returns when it stands still.
+    pub(crate) fn stop(&mut self) {
+        self.child.sigstop().unwrap();
+    }
+
+    /// SIGCONT.
+    pub(crate) fn wake(&mut self) {
+        self.child.sigcont().unwrap();
+    }
+
+    /// SIGTERM: it takes its record out; returns when it is gone.
+    pub(crate) async fn leave(mut self) {
+        self.child.sigterm().unwrap();
+        self.gone().await;
+    }
+
+    /// SIGKILL, and gone.
+    pub(crate) async fn kill(mut self) {
+        self.child.sigkill().unwrap();
+        self.gone().await;
+    }
+
+    async fn gone(&mut self) {
+        self.child.wait(Duration::from_secs(20)).await.unwrap();
+        let said = [self.child.stdout(), self.child.stderr()].concat();
+        assert!(said.iter().any(|line| line.contains("waypost_etcd")), "its log is heard");
+        super::hear(&said.join("\n"));
+    }
+}
+
+/// What such a process does: registers, says each state, and leaves when asked to.
+#[test]
+#[ignore = "run by other tests, in a process of its own"]
+fn serves() {
+    let Some((url, node)) = std::env::var_os(URL).zip(std::env::var_os(NODE)) else { return };
+    let (url, node) = (url.into_string().unwrap(), node.into_string().unwrap());
+    let (id, address) = node.split_once(' ').unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut asked = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        let registry = AnyRegistry::new(super::open(&url));
+        let registration = registration(&registry, service(id, address));
+        let mut states = registration.watch();
+        loop {
+            println!("= {:?} of {registry:?}", states.borrow_and_update().clone());
+            tokio::select! {
+                _ = states.changed() => {}
+                _ = asked.recv() => break,
+            }
+        }
+        registration.close().await.unwrap();
+        registry.close().await.unwrap();
+    });
+}

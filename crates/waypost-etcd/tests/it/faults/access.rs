@@ -1,0 +1,133 @@
+//! Who may do what changes while nodes are registered: tokens, passwords, permissions.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use waypost_core::registry::{Error, Registry};
+use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
+
+use crate::SECRET;
+use crate::access::{PREFIX, tls_url};
+use crate::rig::{Figures, INTERVAL, Rig, Server, TTL, each, url};
+
+async fn with_users(binary: &Binary, options: &Options) -> Rig {
+    let mut etcd = Etcd::start(binary, options).await.unwrap();
+    etcd.enable_auth("waypost", Some(SECRET), PREFIX).await.unwrap();
+    let at = if etcd.authority().is_some() { tls_url(&etcd, "") } else { url(&etcd.addresses()) };
+    Rig::on(etcd, &at, &at, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_that_run_out_after_4_s() {
+    each(async |binary| {
+        let options = Options::one().signed_tokens(Duration::from_secs(4));
+        let mut rig = with_users(&binary, &options).await;
+        let mut figures = Figures::well();
+        rig.look_on(&mut figures, Instant::now(), Duration::from_secs(9)).await;
+        rig.report("tokens run out after 4 s, at rest for 9 s", &figures).await;
+        // Tokens of everything there is have run out twice; writes go on, and others come.
+        let begun = Instant::now();
+        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers.push(Server::begin(&url(&rig.etcd.addresses()), "2"));
+        rig.well_again("tokens have run out, then a write", begun).await;
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+async fn tokens_lost(binary: Binary, options: Options, name: &str) {
+    let mut rig = with_users(&binary, &options).await;
+    rig.etcd.restart(Data::Kept).await.unwrap();
+    let begun = Instant::now();
+    rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+    rig.well_again(name, begun).await;
+    rig.never_suspected_one();
+    rig.close().await;
+}
+
+/// Simple tokens do not outlive the process that gave them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_with_users() {
+    each(async |binary| tokens_lost(binary, Options::one(), "restarted, all tokens lost").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_with_users_over_tls() {
+    each(async |binary| tokens_lost(binary, Options::one().tls(), "restarted, all tokens lost, over TLS").await).await;
+}
+
+/// Who has the old password stays registered for as long as nothing has to be asked anew, and says why they cannot write; who has the new
+/// one comes in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_rotated() {
+    const NEW: &str = "tell-nobody-7f3a-either";
+    each(async |binary| {
+        let mut rig = with_users(&binary, &Options::one()).await;
+        let at = url(&rig.etcd.addresses());
+        // As those who have been there for a while.
+        sleep(INTERVAL * 2).await;
+        rig.etcd.set_password("waypost", NEW).await.unwrap();
+        let refused = crate::open(&at).list_services().await.unwrap_err();
+        crate::hear_error(&refused);
+        assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers[0].until_it_says("refused").await;
+        let renewed = Server::start(&at.replace(SECRET, NEW), "2").await;
+        rig.until_seen("who has the new password", |snapshot| snapshot.confirmed.len() == 3).await;
+        sleep(TTL + INTERVAL).await;
+        rig.never_lost_one();
+        renewed.close().await;
+        rig.etcd.set_password("waypost", SECRET).await.unwrap();
+        rig.servers.push(Server::begin(&at, "2"));
+        rig.well_again("password rotated, and given back", Instant::now()).await;
+        rig.close().await;
+    })
+    .await;
+}
+
+/// A password in a file may be changed while everything runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_rotated_in_its_file() {
+    const NEW: &str = "tell-nobody-7f3a-either";
+    each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        etcd.enable_auth("waypost", Some(SECRET), PREFIX).await.unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{SECRET}\n")).unwrap();
+        let at = format!("etcd://waypost@{}?password_file={}", etcd.addresses()[0], file.path().display());
+        let mut rig = Rig::on(etcd, &at, &at, 2).await;
+        rig.etcd.set_password("waypost", NEW).await.unwrap();
+        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers[0].until_it_says("refused").await;
+        std::fs::write(file.path(), format!("{NEW}\n")).unwrap();
+        rig.well_again("password rotated in its file", Instant::now()).await;
+        rig.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permission_revoked_and_given_back() {
+    each(async |binary| {
+        let mut rig = with_users(&binary, &Options::one()).await;
+        rig.etcd.forbid("waypost", PREFIX).await.unwrap();
+        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers[0].until_it_says("refused").await;
+        // 3.6 asks at each beat too; before, who may not write stays registered.
+        let asks_at_beats = binary.version().minor > 4;
+        if asks_at_beats {
+            rig.servers[1].until_it_says("refused: keeping the lease alive: permission denied").await;
+        }
+        sleep(TTL + INTERVAL).await;
+        if asks_at_beats {
+            rig.never_lost_one();
+        } else {
+            rig.never_suspected_one();
+        }
+        rig.etcd.allow("waypost", PREFIX).await.unwrap();
+        rig.well_again("permission revoked, and given back", Instant::now()).await;
+        rig.close().await;
+    })
+    .await;
+}

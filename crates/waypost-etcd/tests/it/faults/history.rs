@@ -1,0 +1,197 @@
+//! History that is compacted, and lists and histories larger than a message usually may be.
+
+use std::net::SocketAddr;
+
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep, timeout};
+use waypost_core::record::{Key, Node, Service};
+use waypost_core::registry::{AnyRegistry, Picture, Registry, WatchOptions, Watcher};
+use waypost_testkit::Proxy;
+use waypost_testkit::etcd::{Etcd, Options};
+
+use crate::rig::{PATIENCE, Rig, Server, each, url};
+use crate::{hand, path};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compacted_under_a_watch() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        let begun = Instant::now();
+        for round in 0..10 {
+            hand::write(rig.up(), &[(b"/elsewhere".to_vec(), Some(b"x".to_vec()))]).await;
+            hand::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
+            rig.servers[0].registration.set_metadata("round", round.to_string()).unwrap();
+        }
+        rig.well_again("compacted under a watch, ten times", begun).await;
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// Compaction, as fast as it can be had, until it is dropped.
+fn compacting(address: SocketAddr) -> JoinSet<()> {
+    let mut compacting = JoinSet::new();
+    compacting.spawn(async move {
+        loop {
+            let revision = hand::write(address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+            hand::compact(address, revision).await;
+        }
+    });
+    compacting
+}
+
+/// Records of another service, by hand, of about so many bytes each.
+async fn many(address: SocketAddr, service: &str, records: usize, bytes: usize) {
+    let record = |number: &usize| {
+        let mut node = Node::with_id(service, &number.to_string(), "10.0.0.1:1");
+        node.metadata.insert("filling", "x".repeat(bytes));
+        let mut record = Service::new(service);
+        record.nodes.push(node);
+        let key = Key { service: service.to_owned(), id: format!("{service}-{number}") };
+        (path(&key), Some(record.to_json().into_bytes()))
+    };
+    // Less than etcd takes in one request.
+    let at_once = (1_000_000 / (bytes + 400)).clamp(1, 100);
+    for numbers in (0..records).collect::<Vec<_>>().chunks(at_once) {
+        hand::write(address, &numbers.iter().map(record).collect::<Vec<_>>()).await;
+    }
+}
+
+/// Compaction races lists of many pages; the client's too, whose connection is cut again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compacted_during_lists() {
+    each(async |binary| {
+        const RECORDS: usize = 5_000;
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let address = etcd.addresses()[0];
+        many(address, "many", RECORDS, 0).await;
+        let proxy = Proxy::start(address).await.unwrap();
+        let mut rig = Rig::on(etcd, &url(&[address]), &url(&[proxy.address()]), 3).await;
+        let compacting = compacting(address);
+        let begun = Instant::now();
+        let registry = crate::open(&url(&[address]));
+        for round in 0..20 {
+            if round % 5 == 0 {
+                proxy.cut();
+                rig.servers[0].registration.set_metadata("round", round.to_string()).unwrap();
+            }
+            assert_eq!(registry.get_service("many").await.unwrap()[0].nodes.len(), RECORDS);
+        }
+        registry.close().await.unwrap();
+        rig.well_again("compacted during 20 lists of 5 000 nodes", begun).await;
+        drop(compacting);
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// The client is away while things happen and their history is compacted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compacted_while_cut_off() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let (near, proxy) = (url(&etcd.addresses()), Proxy::start(etcd.addresses()[0]).await.unwrap());
+        let mut rig = Rig::on(etcd, &near, &url(&[proxy.address()]), 3).await;
+        proxy.freeze(true);
+        rig.servers[0].registration.set_metadata("zone", "b").unwrap();
+        rig.servers.push(Server::start(&near, "3").await);
+        hand::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
+        rig.until_seen("trouble", |snapshot| snapshot.trouble.is_some()).await;
+        proxy.cut();
+        proxy.freeze(false);
+        rig.well_again("compacted while the client was cut off", Instant::now()).await;
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// More than gRPC's usual 4 MiB.
+const BIG: usize = 400;
+const BIG_BYTES: usize = 20_000;
+
+async fn big(address: SocketAddr) {
+    many(address, "big", BIG, BIG_BYTES).await;
+}
+
+/// 8 MB do not come in the 2 s that one page may take, since no more than 1 MiB comes in 300 ms: shorter pages are asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_list_on_a_slow_way() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        big(etcd.addresses()[0]).await;
+        let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
+        let registry = crate::open(&url(&[proxy.address()]));
+        proxy.delay(Duration::from_millis(300));
+        assert_eq!(registry.get_service("big").await.unwrap()[0].nodes.len(), BIG);
+        proxy.delay(Duration::ZERO);
+        registry.close().await.unwrap();
+    })
+    .await;
+}
+
+/// Follows until all big records are seen.
+async fn until_big(watcher: &mut Watcher, picture: &mut Picture) {
+    let following = async {
+        while picture.len() < BIG {
+            match watcher.next().await.unwrap() {
+                Ok(event) => picture.apply(event),
+                Err(error) => crate::hear_error(&error),
+            }
+        }
+    };
+    timeout(PATIENCE, following).await.expect("all are seen");
+}
+
+/// Etcd restarts while there is a list of 8 MiB: everything is listed anew, and the rest goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_beyond_4_mib() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        big(rig.up()).await;
+        rig.etcd.restart(waypost_testkit::etcd::Data::Kept).await.unwrap();
+        let begun = Instant::now();
+        let registry = AnyRegistry::new(crate::open(&url(&rig.etcd.addresses())));
+        let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
+        until_big(&mut watcher, &mut Picture::default()).await;
+        let listed = registry.get_service("big").await.unwrap();
+        assert_eq!(listed[0].nodes.len(), BIG);
+        rig.well_again("a list of 8 MiB", begun).await;
+        registry.close().await.unwrap();
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// A watch that was away has 8 MiB to catch up with, among them a change of ours: cut off, so that it begins anew, or held back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catch_up_beyond_4_mib() {
+    each(async |binary| {
+        for cut in [true, false] {
+            let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+            let (near, proxy) = (url(&etcd.addresses()), Proxy::start(etcd.addresses()[0]).await.unwrap());
+            let mut rig = Rig::on(etcd, &near, &url(&[proxy.address()]), 3).await;
+            let (mut watcher, mut picture) = (rig.client.watch(&WatchOptions::all()).await.unwrap(), Picture::default());
+            picture.apply(watcher.next().await.unwrap().unwrap());
+            proxy.freeze(true);
+            // What is on its way already.
+            sleep(Duration::from_millis(100)).await;
+            big(rig.up()).await;
+            rig.servers[0].registration.set_metadata("zone", "e").unwrap();
+            if cut {
+                proxy.cut();
+            }
+            let begun = Instant::now();
+            proxy.freeze(false);
+            until_big(&mut watcher, &mut picture).await;
+            let fault = if cut { "8 MiB to catch up with after a cut" } else { "8 MiB to catch up with after a pause" };
+            rig.well_again(fault, begun).await;
+            rig.never_suspected_one();
+            rig.close().await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,175 @@
+//! Somebody's hand on our keys and leases, and whose key it is afterwards.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use waypost_core::record::Service;
+use waypost_core::registrar::State;
+use waypost_core::registry::{Instance, RegisterOptions, Registry};
+use waypost_testkit::etcd::Options;
+
+use crate::rig::{Figures, INTERVAL, Rig, TTL, each, key, service, url};
+use crate::{hand, path};
+
+/// Where another is, and how an error names it.
+const ELSEWHERE: &str = "10.9.9.9:9";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_by_etcdctl() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        let begun = Instant::now();
+        rig.etcd.ctl(&["del", "--prefix", "/micro/registry/greeter/"]).await.unwrap();
+        let figures = rig.well_again("own key deleted by etcdctl", begun).await;
+        assert!(figures.registered() < INTERVAL * 2, "it took more than an interval");
+        rig.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overwritten_by_garbage() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        for garbage in [&b"{"[..], b"\xff\xfe", b"{\"name\":\"other\"}"] {
+            let lease = hand::grant(rig.up(), 600).await;
+            for (lease, fault) in [(0, "overwritten by garbage"), (lease, "overwritten by garbage on a lease")] {
+                let begun = Instant::now();
+                hand::put(rig.up(), &path(&key("0")), garbage, lease).await;
+                rig.well_again(fault, begun).await;
+            }
+            hand::revoke(rig.up(), lease).await;
+        }
+        assert_eq!(rig.standing().await, 3, "it is on a lease of its own");
+        rig.close().await;
+    })
+    .await;
+}
+
+/// What stands there is ours, as we wrote it, but on no lease or on another's: it is put back on our own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_record_on_another_lease() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        let (address, key) = (rig.up(), path(&key("0")));
+        let ours = rig.etcd.get("/micro/registry/greeter/greeter-0").await.unwrap().unwrap();
+        let lease = hand::lease_of(address, &key).await.unwrap();
+        let foreign = hand::grant(address, 600).await;
+        for (other, fault) in [(0, "own record, its lease taken away"), (foreign, "own record on another's lease")] {
+            let begun = Instant::now();
+            hand::put(address, &key, &ours, other).await;
+            while hand::lease_of(address, &key).await != Some(lease) {
+                assert!(begun.elapsed() < Duration::from_secs(20), "it is not on its own lease");
+                sleep(Duration::from_millis(20)).await;
+            }
+            rig.well_again(fault, begun).await;
+        }
+        hand::revoke(address, foreign).await;
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// The record of another instance of the node, at that address.
+fn anothers(address: &str) -> Vec<u8> {
+    let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
+    options.stamp(&service("0", address)).to_json().into_bytes()
+}
+
+/// A record without a lease is nobody's who lives, whatever it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overwritten_by_anothers_record_without_a_lease() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 2).await;
+        for record in [anothers(ELSEWHERE), service("0", ELSEWHERE).to_json().into_bytes()] {
+            let begun = Instant::now();
+            hand::put(rig.up(), &path(&key("0")), &record, 0).await;
+            rig.well_again("overwritten by another's record without a lease", begun).await;
+        }
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// A record on a lease is somebody's who lives, for as long as the lease does; also at our own address, for it is not our first write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overwritten_by_the_record_of_one_who_dies() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 2).await;
+        for address in [ELSEWHERE, "127.0.0.1:10"] {
+            let record = anothers(address);
+            let instance = Service::from_json(&record).unwrap().nodes[0].instance().unwrap().to_owned();
+            let lease = hand::grant(rig.up(), 2).await;
+            let begun = Instant::now();
+            hand::put(rig.up(), &path(&key("0")), &record, lease).await;
+            rig.servers[0].until_it_says(&instance).await;
+            rig.well_again("overwritten by the record of one who dies in 2 s", begun).await;
+        }
+        rig.close().await;
+    })
+    .await;
+}
+
+/// Nobody fights over an id: who holds it keeps it, and we are back when they are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overwritten_by_the_record_of_one_who_lives() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 2).await;
+        let (address, key) = (rig.up(), path(&key("0")));
+        // A live process, whose lease bears our key too.
+        let other = crate::open(&url(&[address]));
+        let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
+        let mut theirs = Service::new("other");
+        theirs.nodes.push(waypost_core::record::Node::with_id("other", "1", ELSEWHERE));
+        other.register(&theirs, &options).await.unwrap();
+        let lease = hand::lease_of(address, b"/micro/registry/other/other-1").await.unwrap();
+        hand::put(address, &key, &anothers(ELSEWHERE), lease).await;
+        let written = hand::written_at(address, &key).await;
+        rig.servers[0].until_it_says(ELSEWHERE).await;
+        for _ in 0..TTL.as_secs() + 2 {
+            sleep(Duration::from_secs(1)).await;
+            other.register(&theirs, &options).await.unwrap();
+            assert!(matches!(rig.servers[0].registration.state(), State::Failing { .. }));
+        }
+        assert_eq!(hand::written_at(address, &key).await, written, "we fought over an id");
+        let begun = Instant::now();
+        other.close().await.unwrap();
+        rig.well_again("overwritten by the record of one who lives, then leaves", begun).await;
+        rig.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_revoked() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        let begun = Instant::now();
+        for lease in rig.etcd.leases().await.unwrap() {
+            rig.etcd.revoke(&lease).await.unwrap();
+        }
+        rig.well_again("leases revoked", begun).await;
+        rig.close().await;
+    })
+    .await;
+}
+
+/// What is changed stays changed, through beats and through the loss of everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_changed_while_registered() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        let begun = Instant::now();
+        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        let mut figures = Figures::default();
+        rig.look_on(&mut figures, begun, TTL * 3).await;
+        rig.report("metadata changed, looked at for 3 × ttl", &figures).await;
+        let zoned = |entry: &waypost_core::record::Entry| entry.node.metadata.get("zone").is_some_and(|zone| zone == "a");
+        assert!(rig.snapshot().confirmed.iter().any(zoned), "{:?}", rig.snapshot());
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}

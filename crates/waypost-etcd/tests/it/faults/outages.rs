@@ -1,0 +1,103 @@
+//! The only member is down, frozen, empty, full or out of reach.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use waypost_testkit::Proxy;
+use waypost_testkit::etcd::{Data, Etcd, Options};
+
+use crate::rig::{Figures, INTERVAL, Rig, Server, TTL, each, url};
+use crate::{hand, path};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_restarted_with_its_data() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        rig.etcd.kill().await.unwrap();
+        rig.until_seen("trouble", |snapshot| snapshot.trouble.is_some()).await;
+        rig.etcd.restart(Data::Kept).await.unwrap();
+        rig.well_again("killed and restarted with its data", Instant::now()).await;
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// The old watch is accepted, and waits in silence for a revision that is far away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_empty() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        for _ in 0..100 {
+            hand::write(rig.up(), &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+        }
+        rig.begin().await;
+        let before = rig.etcd.revision().await.unwrap();
+        rig.etcd.restart(Data::Lost).await.unwrap();
+        rig.well_again("restarted empty", Instant::now()).await;
+        assert!(rig.etcd.revision().await.unwrap() < before, "its history is another");
+        rig.close().await;
+    })
+    .await;
+}
+
+/// It wakes, and takes all leases for run out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_for_longer_than_the_ttl() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one(), 3).await;
+        rig.etcd.pause().unwrap();
+        sleep(TTL + Duration::from_secs(2)).await;
+        rig.etcd.resume().unwrap();
+        let mut figures = Figures::default();
+        rig.look_on(&mut figures, Instant::now(), INTERVAL * 2).await;
+        rig.report("stopped for 7 s at a ttl of 5 s", &figures).await;
+        rig.close().await;
+    })
+    .await;
+}
+
+/// Connections on which nothing arrives any more, while they stand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_are_left() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
+        let at = url(&[proxy.address()]);
+        let mut rig = Rig::on(etcd, &at, &at, 3).await;
+        let begun = Instant::now();
+        // Those there are go silent for good; new ones are served.
+        proxy.half_open();
+        rig.servers[0].registration.set_metadata("zone", "c").unwrap();
+        rig.well_again("connections half open", begun).await;
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn out_of_space() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::one().quota_bytes(4 << 20), 3).await;
+        let at = url(&rig.etcd.addresses());
+        rig.etcd.fill().await.unwrap();
+        rig.servers.push(Server::begin(&at, "3"));
+        rig.servers[3].until_it_says("space exceeded").await;
+        rig.servers[0].registration.set_metadata("zone", "d").unwrap();
+        rig.servers[0].until_it_says("space exceeded").await;
+        sleep(TTL + INTERVAL).await;
+        rig.never_suspected_one();
+        rig.etcd.make_room().await.unwrap();
+        rig.well_again("out of space, then room", Instant::now()).await;
+        rig.never_suspected_one();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// The path of a record is go-micro's.
+#[test]
+fn keys_are_text() {
+    assert_eq!(path(&crate::server::key("1")), b"/micro/registry/greeter/greeter-1");
+}

@@ -1,0 +1,84 @@
+//! Two of three members are gone: nothing can be written, and nothing may be lost for it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use waypost_core::registry::{Event, Registry, WatchOptions};
+use waypost_testkit::etcd::{Binary, Options};
+
+use crate::rig::{Figures, INTERVAL, Rig, TTL, each};
+
+/// Frozen, they wake and take leases for run out; a change made meanwhile is written when they are back.
+async fn lost(binary: Binary, lasting: Duration, name: &str) {
+    let mut rig = Rig::start(&binary, &Options::three(), 3).await;
+    for member in [0, 1] {
+        rig.etcd.member(member).pause().unwrap();
+    }
+    let begun = Instant::now();
+    rig.until_seen("trouble", |snapshot| snapshot.trouble.is_some()).await;
+    rig.servers[0].registration.set_metadata("zone", "f").unwrap();
+    sleep(lasting.saturating_sub(begun.elapsed())).await;
+    rig.never_suspected_one();
+    for member in [0, 1] {
+        rig.etcd.member(member).resume().unwrap();
+    }
+    let (back, mut figures) = (Instant::now(), Figures::default());
+    rig.look_on(&mut figures, back, INTERVAL * 3).await;
+    rig.report(name, &figures).await;
+    rig.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_for_longer_than_the_ttl() {
+    each(|binary| lost(binary, TTL * 2, "quorum lost for 10 s")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: cargo xtask etcd-faults"]
+async fn lost_for_30_s() {
+    each(|binary| lost(binary, Duration::from_secs(30), "quorum lost for 30 s")).await;
+}
+
+/// A process that starts while two of three are down still finds the servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_picture_without_it() {
+    each(async |binary| {
+        let mut rig = Rig::start(&binary, &Options::three(), 3).await;
+        let leader = rig.etcd.leader().await.unwrap();
+        let others: Vec<_> = (0..3).filter(|member| *member != leader).collect();
+        for member in &others {
+            rig.etcd.member(*member).kill().await.unwrap();
+        }
+        // Without a password: nobody can log in without a quorum.
+        let addresses: Vec<_> = rig.etcd.addresses().iter().map(ToString::to_string).collect();
+        let registry = crate::open(&format!("etcd://{}", addresses.join(",")));
+        let mut watcher = registry.watch(&WatchOptions::service("greeter")).await.unwrap();
+        let begun = Instant::now();
+        let mut unwell = false;
+        let found = loop {
+            match watcher.next().await.unwrap() {
+                Ok(Event::Reset(entries)) => break entries.len(),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => {
+                    crate::hear_error(&error);
+                    unwell = true;
+                }
+            }
+        };
+        println!("etcd {}: quorum lost: a first picture after {:?}", binary.version(), begun.elapsed());
+        assert_eq!(found, 3);
+        unwell |= watcher.next().await.unwrap().is_err();
+        assert!(unwell, "nobody was told that the picture is not verified");
+        for member in &others {
+            rig.etcd.member(*member).start().unwrap();
+        }
+        for member in others {
+            rig.etcd.member(member).serving().await.unwrap();
+        }
+        let begun = Instant::now();
+        registry.close().await.unwrap();
+        rig.well_again("two of three killed and restarted", begun).await;
+        rig.close().await;
+    })
+    .await;
+}

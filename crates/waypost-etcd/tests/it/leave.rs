@@ -1,0 +1,154 @@
+//! After the end of registrations, followers and handles nothing of them is left: asked of etcd, of the kernel, and of the runtime.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use waypost_core::directory::{Config, Directory};
+use waypost_core::record::{Node, Service};
+use waypost_core::registrar::Registration;
+use waypost_core::registry::{AnyRegistry, Registry, WatchOptions};
+use waypost_testkit::etcd::{Etcd, Options};
+
+use super::rig::{INTERVAL, TTL, each, url};
+
+const REGISTRIES: usize = 3;
+const SERVICES: usize = 8;
+/// How long etcd may take to see that a connection is closed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What etcd holds for its clients, and how many they are.
+#[derive(Debug, PartialEq)]
+struct Held {
+    leases: usize,
+    keys: usize,
+    watches: f64,
+    watch_streams: f64,
+    keep_alive_streams: f64,
+    connections: usize,
+}
+
+impl Held {
+    async fn by(etcd: &mut Etcd) -> Self {
+        let metrics = etcd.member(0).metrics().await.unwrap();
+        let open = |service: &str, method: &str| {
+            let count = |name| metrics.get(name, &[service, method]).unwrap();
+            count("grpc_server_started_total") - count("grpc_server_handled_total")
+        };
+        Self {
+            leases: etcd.leases().await.unwrap().len(),
+            keys: etcd.keys("/").await.unwrap().len(),
+            watches: metrics.get("etcd_debugging_mvcc_watcher_total", &[]).unwrap(),
+            watch_streams: open("\"etcdserverpb.Watch\"", "\"Watch\""),
+            keep_alive_streams: open("\"etcdserverpb.Lease\"", "\"LeaseKeepAlive\""),
+            connections: connections(etcd.addresses()[0]),
+        }
+    }
+}
+
+/// How many connections to a port of this host are established, as the kernel tells it.
+fn connections(to: SocketAddr) -> usize {
+    const ESTABLISHED: &str = "01";
+    let port = format!(":{:04X}", to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.len() > 3 && row[1].ends_with(&port) && row[3] == ESTABLISHED).count()
+}
+
+/// A node of that number, of each service.
+fn record(service: usize, node: usize) -> Service {
+    let name = format!("service-{service}");
+    let mut record = Service::new(&name);
+    record.nodes.push(Node::with_id(&name, &node.to_string(), format!("127.0.0.1:{}", 1000 + node)));
+    record
+}
+
+/// Lives on a runtime of its own, whose tasks can be counted; stops in between to be looked at. How many tasks are left.
+fn live(at: &str, stop: impl FnOnce()) -> usize {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (mut registries, mut registrations) = (Vec::new(), Vec::new());
+        for node in 0..REGISTRIES {
+            let registry = AnyRegistry::new(super::open(at));
+            for service in 0..SERVICES {
+                let builder = Registration::builder(registry.clone(), record(service, node));
+                registrations.push(builder.ttl(TTL).interval(INTERVAL).start().unwrap());
+            }
+            registries.push(registry);
+        }
+        for registration in &registrations {
+            registration.registered().await.unwrap();
+        }
+        let registry = AnyRegistry::new(super::open(at));
+        let directory = Directory::new(registry.clone(), Config::default());
+        let mut following = Vec::new();
+        for service in 0..SERVICES {
+            following.push(directory.follow(&format!("service-{service}").parse().unwrap()).unwrap());
+        }
+        for following in &mut following {
+            assert!(following.loaded().await);
+        }
+        let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
+        watcher.next().await.unwrap().unwrap();
+        // Watches of all that is followed, and of what is ours: made once each has told its first event.
+        sleep(INTERVAL).await;
+        stop();
+        // Half of them leave; the others are let go with their registry.
+        let rest = registrations.split_off(registrations.len() / 2);
+        for registration in registrations {
+            registration.close().await.unwrap();
+        }
+        drop(rest);
+        drop(following);
+        directory.close().await;
+        for registry in registries.into_iter().chain([registry]) {
+            registry.close().await.unwrap();
+        }
+        assert!(watcher.next().await.is_none(), "a watcher ends with its registry");
+    });
+    // What was dropped and not closed is aborted, and gone a moment later.
+    let alive = || runtime.metrics().num_alive_tasks();
+    runtime.block_on(async {
+        let begun = Instant::now();
+        while alive() > 0 && begun.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    alive()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_in_etcd_or_here() {
+    each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let before = Held::by(&mut etcd).await;
+        let at = url(&etcd.addresses());
+        let (there, lives) = tokio::sync::oneshot::channel();
+        let (go, goes) = std::sync::mpsc::channel();
+        let life = thread::spawn(move || {
+            live(&at, || {
+                there.send(()).unwrap();
+                goes.recv().unwrap();
+            })
+        });
+        lives.await.unwrap();
+        let during = Held::by(&mut etcd).await;
+        let (nodes, clients) = (REGISTRIES * SERVICES, REGISTRIES as f64 + 1.0);
+        assert_eq!((during.leases, during.keys), (before.leases + REGISTRIES, before.keys + nodes));
+        assert_eq!(during.watches, before.watches + (nodes + SERVICES) as f64 + 1.0);
+        assert_eq!(during.watch_streams, before.watch_streams + clients);
+        assert_eq!(during.keep_alive_streams, before.keep_alive_streams + REGISTRIES as f64);
+        assert_eq!(during.connections, before.connections + REGISTRIES + 1);
+        go.send(()).unwrap();
+        let tasks = tokio::task::spawn_blocking(move || life.join()).await.unwrap().unwrap();
+        let begun = Instant::now();
+        let mut after = Held::by(&mut etcd).await;
+        while after != before && begun.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(20)).await;
+            after = Held::by(&mut etcd).await;
+        }
+        assert_eq!((tasks, after), (0, before), "on etcd {}", binary.version());
+    })
+    .await;
+}

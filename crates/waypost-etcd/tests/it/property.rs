@@ -1,0 +1,435 @@
+//! After any mixture of short faults and registrations, the confirmed nodes are what a fresh list says: on real etcds, from seeds.
+//!
+//! Several cases share an etcd, each under a prefix of its own: what is done to the etcd happens to all of them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::runtime::Builder;
+use tokio::sync::{RwLock, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::subscriber::NoSubscriber;
+use waypost_conformance::{Story, seeds};
+use waypost_core::directory::{Config, Directory, Following, Snapshot};
+use waypost_core::record::{Entry, Key, Service};
+use waypost_core::registrar::Registration;
+use waypost_core::registry::{AnyRegistry, Error, Registry};
+use waypost_testkit::Proxy;
+use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
+
+use super::rig::{INTERVAL, TTL, each, service, url};
+use super::{TELL, hand};
+
+/// How many cases share an etcd, and how many etcds of one version run at once.
+const TOGETHER: usize = 10;
+const ETCDS: usize = 2;
+
+/// How long things go wrong.
+const TROUBLE: Duration = Duration::from_secs(8);
+/// Within how long all is well again, on a busy machine; then what was killed has run out too.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a lost node is kept, less what a busy machine takes to look.
+const GRACE: Duration = Duration::from_secs(14);
+const SHORTEST_FAULT: Duration = Duration::from_millis(100);
+const LONGEST_FAULT: Duration = Duration::from_millis(2_800);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
+    each(async |binary| {
+        let begun = Instant::now();
+        let seeds = seeds(40);
+        let groups: Vec<_> = seeds.chunks(TOGETHER).map(|cases| (cases[0], cases.len())).collect();
+        for groups in groups.chunks(ETCDS) {
+            let mut running = JoinSet::new();
+            for (seed, cases) in groups {
+                // One seed alone is that of a whole group.
+                let cases = if seeds.len() == 1 { TOGETHER } else { *cases };
+                let (binary, seed) = (binary.clone(), *seed);
+                running.spawn_blocking(move || apart(group(binary, seed, cases)));
+            }
+            join(&mut running).await;
+        }
+        println!("etcd {}: {} cases in {:.1} s", binary.version(), seeds.len(), begun.elapsed().as_secs_f64());
+    })
+    .await;
+}
+
+/// On a thread of its own, and unheard: that many clients would be busy with nothing but telling each frame they send.
+fn apart(group: impl Future<Output = ()>) {
+    let _unheard = TELL.get().is_none().then(|| tracing::subscriber::set_default(NoSubscriber::new()));
+    Builder::new_current_thread().enable_all().build().unwrap().block_on(group);
+}
+
+async fn join(running: &mut JoinSet<()>) {
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    }
+}
+
+/// What the cases of one etcd share. Who writes by hand reads the lock; who stops etcd writes it.
+#[derive(Clone)]
+struct Shared {
+    story: Story,
+    begun: Instant,
+    etcd: Arc<RwLock<Etcd>>,
+    address: SocketAddr,
+    calm: watch::Receiver<bool>,
+}
+
+impl Shared {
+    fn tell(&self, who: &str, what: impl std::fmt::Display) {
+        self.story.tell(format!("{:7.3} s {who}: {what}", self.begun.elapsed().as_secs_f64()));
+    }
+}
+
+async fn group(binary: Binary, seed: u64, cases: usize) {
+    let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+    let address = etcd.addresses()[0];
+    let (calm, is_calm) = watch::channel(false);
+    let story = Story::new("-p waypost-etcd --test it whatever_etcd_does", seed);
+    story.tell(format!("etcd {}, {cases} cases", binary.version()));
+    let etcd = Arc::new(RwLock::new(etcd));
+    let shared = Shared { story, begun: Instant::now(), etcd: Arc::clone(&etcd), address, calm: is_calm };
+    let mut running = JoinSet::new();
+    for case in 0..cases {
+        running.spawn(Case::play(shared.clone(), case));
+    }
+    let faults = async {
+        let mut rng = Rng::with_seed(seed);
+        while shared.begun.elapsed() < TROUBLE {
+            sleep(Duration::from_millis(rng.u64(300..2_500))).await;
+            happen_to_etcd(&shared, &mut rng).await;
+        }
+        shared.tell("etcd", "no more faults");
+        calm.send_replace(true);
+    };
+    tokio::join!(faults, join(&mut running));
+    until_no_lease_is_left(&etcd).await;
+}
+
+async fn happen_to_etcd(shared: &Shared, rng: &mut Rng) {
+    let mut etcd = shared.etcd.write().await;
+    let length = SHORTEST_FAULT + (LONGEST_FAULT - SHORTEST_FAULT).mul_f64(rng.f64());
+    match rng.u32(..6) {
+        0 => {
+            shared.tell("etcd", "killed and restarted");
+            etcd.kill().await.unwrap();
+            sleep(length / 4).await;
+            etcd.restart(Data::Kept).await.unwrap();
+        }
+        1 => {
+            shared.tell("etcd", "restarted empty");
+            etcd.restart(Data::Lost).await.unwrap();
+        }
+        // Another history, that is further than the old one before anybody sees it.
+        2 => {
+            let before = etcd.revision().await.unwrap();
+            etcd.restart(Data::Lost).await.unwrap();
+            let stray = |number: i64| (format!("/elsewhere/{number}").into_bytes(), Some(Vec::new()));
+            let mut revision = 0;
+            while revision < before + 20 {
+                revision = hand::write(shared.address, &[stray(revision)]).await;
+            }
+            shared.tell("etcd", format!("restarted empty, and from {before} to {revision} at once"));
+        }
+        3 => {
+            shared.tell("etcd", format!("frozen for {length:?}"));
+            etcd.pause().unwrap();
+            sleep(length).await;
+            etcd.resume().unwrap();
+        }
+        _ => {
+            let revision = hand::write(shared.address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+            shared.tell("etcd", format!("compacted at {revision}"));
+            hand::compact(shared.address, revision).await;
+        }
+    }
+}
+
+/// What was killed runs out; what was closed is gone.
+async fn until_no_lease_is_left(etcd: &RwLock<Etcd>) {
+    let begun = Instant::now();
+    let etcd = etcd.read().await;
+    while !etcd.leases().await.unwrap().is_empty() {
+        assert!(begun.elapsed() < TTL * 4, "leases are left");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+struct Server {
+    registry: AnyRegistry,
+    registration: Registration,
+    id: String,
+    address: String,
+}
+
+/// One client and some servers, under a prefix of their own and through a proxy of their own.
+struct Case {
+    shared: Shared,
+    who: String,
+    prefix: String,
+    rng: Rng,
+    proxy: Proxy,
+    servers: Vec<Server>,
+    client: AnyRegistry,
+    reader: AnyRegistry,
+    directory: Directory,
+    following: Following,
+    last: Snapshot,
+    /// Where each node was when it was last confirmed, and when that was.
+    seen: BTreeMap<String, (String, Instant)>,
+    started: u32,
+}
+
+impl Case {
+    async fn play(shared: Shared, number: usize) {
+        let mut case = Self::begin(shared, number).await;
+        (0..3).for_each(|_| case.start());
+        while !*case.shared.calm.borrow() {
+            let rest = Duration::from_millis(case.rng.u64(0..500));
+            case.wait(rest).await;
+            case.happen().await;
+        }
+        case.is_well_again().await;
+        case.close().await;
+    }
+
+    async fn begin(shared: Shared, number: usize) -> Self {
+        let rng = Rng::with_seed(shared.story.seed().wrapping_add(1 + number as u64));
+        let proxy = Proxy::start(shared.address).await.unwrap();
+        let prefix = format!("/case-{number}");
+        let client = AnyRegistry::new(super::open(&format!("{}{prefix}", url(&[proxy.address()]))));
+        let reader = AnyRegistry::new(super::open(&format!("{}{prefix}", url(&[shared.address]))));
+        let directory = Directory::new(client.clone(), Config::default());
+        let following = directory.follow(&"greeter".parse().unwrap()).unwrap();
+        let last = following.snapshot();
+        let (servers, seen, who) = (Vec::new(), BTreeMap::new(), format!("case {number}"));
+        Self { shared, who, prefix, rng, proxy, servers, client, reader, directory, following, last, seen, started: 0 }
+    }
+
+    fn tell(&self, what: impl std::fmt::Display) {
+        self.shared.tell(&self.who, what);
+    }
+
+    async fn happen(&mut self) {
+        match self.rng.u32(..100) {
+            0..18 => self.start(),
+            18..28 => self.leave().await,
+            28..34 => self.die(),
+            34..52 => self.change_metadata(),
+            52..72 => self.write_by_hand().await,
+            72..82 => self.revoke_one().await,
+            82..88 => {
+                self.tell("connections are reset");
+                self.proxy.cut();
+            }
+            88..91 => {
+                self.tell("connections go silent");
+                self.proxy.half_open();
+            }
+            _ => self.cut_off().await,
+        }
+    }
+
+    fn start(&mut self) {
+        if self.servers.len() >= 5 {
+            return;
+        }
+        self.started += 1;
+        let id = format!("{}", self.started);
+        let address = format!("127.0.0.1:{}", 1_000 + self.started);
+        self.tell(format!("{id} starts"));
+        let registry = AnyRegistry::new(super::open(&format!("{}{}", url(&[self.proxy.address()]), self.prefix)));
+        let builder = Registration::builder(registry.clone(), service(&id, &address));
+        let registration = builder.ttl(TTL).interval(INTERVAL).start().unwrap();
+        self.servers.push(Server { registry, registration, id: format!("greeter-{id}"), address });
+    }
+
+    fn take_one(&mut self) -> Option<Server> {
+        if self.servers.len() < 2 {
+            return None;
+        }
+        Some(self.servers.swap_remove(self.rng.usize(..self.servers.len())))
+    }
+
+    async fn leave(&mut self) {
+        let Some(server) = self.take_one() else { return };
+        self.tell(format!("{} leaves", server.id));
+        // While etcd is away it cannot; its record runs out.
+        let _ = self.until(server.registration.close()).await;
+        let _ = self.until(server.registry.close()).await;
+    }
+
+    fn die(&mut self) {
+        if let Some(server) = self.take_one() {
+            self.tell(format!("{} dies", server.id));
+        }
+    }
+
+    fn change_metadata(&mut self) {
+        if let Some(server) = self.rng.choice(&self.servers) {
+            let step = self.rng.u32(..).to_string();
+            self.tell(format!("{} says {step}", server.id));
+            server.registration.set_metadata("step", step).unwrap();
+        }
+    }
+
+    fn any_key(&mut self) -> (Key, Vec<u8>) {
+        let key = Key { service: "greeter".into(), id: format!("greeter-{}", self.rng.u32(1..=self.started.max(1) + 1)) };
+        let path = format!("{}/{}/{}", self.prefix, key.service, key.id).into_bytes();
+        (key, path)
+    }
+
+    /// One transaction: another's record, garbage, a record of another place, nothing.
+    async fn write_by_hand(&mut self) {
+        let mut changes = BTreeMap::new();
+        for _ in 0..self.rng.usize(1..4) {
+            let (key, path) = self.any_key();
+            let value = match self.rng.u32(..4) {
+                0 => Some(service(key.id.trim_start_matches("greeter-"), "127.0.0.1:9").to_json().into_bytes()),
+                1 => Some(b"{\xff".to_vec()),
+                2 => Some(service("elsewhere", "127.0.0.1:9").to_json().into_bytes()),
+                _ => None,
+            };
+            changes.insert(path, value);
+        }
+        let changes: Vec<_> = changes.into_iter().collect();
+        let (etcd, address) = (Arc::clone(&self.shared.etcd), self.shared.address);
+        let shown: Vec<_> =
+            changes.iter().map(|(path, value)| (String::from_utf8_lossy(path), value.as_ref().map(Vec::len))).collect();
+        self.tell(format!("by hand: {shown:?}"));
+        self.until(async {
+            let _up = etcd.read().await;
+            hand::write(address, &changes).await;
+        })
+        .await;
+    }
+
+    async fn revoke_one(&mut self) {
+        let (key, path) = self.any_key();
+        let (etcd, address) = (Arc::clone(&self.shared.etcd), self.shared.address);
+        self.tell(format!("the lease of {} is revoked", key.id));
+        self.until(async {
+            let _up = etcd.read().await;
+            match hand::lease_of(address, &path).await {
+                None | Some(0) => {}
+                Some(lease) => hand::revoke_if_there(address, lease).await,
+            }
+        })
+        .await;
+    }
+
+    /// Nothing gets through for a while: held back, or lost on the way.
+    async fn cut_off(&mut self) {
+        let length = SHORTEST_FAULT + (LONGEST_FAULT - SHORTEST_FAULT).mul_f64(self.rng.f64());
+        let kind = self.rng.u32(..3);
+        self.tell(format!("cut off for {length:?}, kind {kind}"));
+        match kind {
+            0 => self.proxy.freeze(true),
+            1 => self.proxy.swallow(true),
+            _ => self.proxy.swallow_answers(true),
+        }
+        self.wait(length).await;
+        self.proxy.freeze(false);
+        self.proxy.swallow(false);
+        if kind > 0 && self.rng.bool() {
+            self.proxy.cut();
+        }
+    }
+
+    async fn wait(&mut self, duration: Duration) {
+        self.until(sleep(duration)).await;
+    }
+
+    /// Waits for something, and looks at the picture whenever it changes.
+    async fn until<T>(&mut self, something: impl Future<Output = T>) -> T {
+        let mut something = pin!(something);
+        loop {
+            let done = tokio::select! {
+                _ = self.following.changed() => None,
+                done = &mut something => Some(done),
+            };
+            self.look();
+            if let Some(done) = done {
+                return done;
+            }
+        }
+    }
+
+    /// Within its grace, no node that lives leaves the picture.
+    fn look(&mut self) {
+        let (next, now) = (self.following.snapshot(), Instant::now());
+        for entry in self.last.confirmed.iter().chain(next.confirmed.iter()) {
+            self.seen.insert(entry.node.id.clone(), (entry.node.address.clone(), now));
+        }
+        self.last = next;
+        let confirmed: Vec<_> = self.last.confirmed.iter().map(|entry| &entry.node.id).collect();
+        let suspects: Vec<_> = self.last.suspects.iter().map(|suspect| &suspect.entry.node.id).collect();
+        assert!(!confirmed.iter().any(|id| suspects.contains(id)), "confirmed and suspect at once: {:?}", self.last);
+        for server in self.servers.iter().filter(|server| !confirmed.contains(&&server.id) && !suspects.contains(&&server.id)) {
+            let seen = self.seen.get(&server.id).filter(|(address, _)| *address == server.address);
+            let for_too_long = seen.is_none_or(|(_, at)| now >= *at + GRACE);
+            assert!(for_too_long, "{}: {} lives, and is out of the picture: {:?}", self.who, server.id, self.last);
+        }
+    }
+
+    /// Waits until every server is in, with what it says now, and what is confirmed is what a fresh list says, byte for byte.
+    async fn is_well_again(&mut self) {
+        let begun = Instant::now();
+        loop {
+            let fresh = self.fresh().await;
+            let all_in = fresh.as_ref().is_some_and(|fresh| self.servers.iter().all(|server| server.is_in(fresh)));
+            let confirmed: Vec<_> = self.last.confirmed.to_vec();
+            if all_in && self.last.trouble.is_none() && fresh.as_ref().map(|fresh| records(fresh)) == Some(records(&confirmed)) {
+                self.tell(format!("well again after {:?}", begun.elapsed()));
+                return;
+            }
+            let differs = format!("confirmed {:?}, fresh {:?}", records(&confirmed), fresh.map(|fresh| records(&fresh)));
+            assert!(begun.elapsed() < PATIENCE, "{}: all in: {all_in}; {differs}; {:?}", self.who, self.last.trouble);
+            self.wait(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn fresh(&mut self) -> Option<Vec<Entry>> {
+        let reader = self.reader.clone();
+        match self.until(reader.get_service("greeter")).await {
+            Ok(services) => Some(services.iter().flat_map(Service::entries).collect()),
+            Err(Error::NotFound { .. }) => Some(Vec::new()),
+            Err(_) => None,
+        }
+    }
+
+    async fn close(self) {
+        for server in self.servers {
+            // On a busy machine it may not be answered in time; then its record runs out.
+            let _ = server.registration.close().await;
+            let _ = server.registry.close().await;
+        }
+        timeout(PATIENCE, self.directory.close()).await.unwrap();
+        for registry in [self.client, self.reader] {
+            registry.close().await.unwrap();
+        }
+    }
+}
+
+impl Server {
+    fn is_in(&self, fresh: &[Entry]) -> bool {
+        let says = self.registration.service().nodes[0].metadata.get("step").cloned();
+        fresh.iter().any(|entry| {
+            let node = &entry.node;
+            node.id == self.id && node.address == self.address && node.metadata.get("step").cloned() == says
+        })
+    }
+}
+
+/// The bytes of records, in order.
+fn records(entries: &[Entry]) -> Vec<String> {
+    let mut records: Vec<_> = entries.iter().map(|entry| entry.to_service().to_json()).collect();
+    records.sort();
+    records
+}

@@ -1,0 +1,85 @@
+//! What a fault has cost: one line for people, and one for `cargo xtask etcd-faults` in the file that it names.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::json;
+use waypost_testkit::etcd::Version;
+
+/// Names the file to which each fault adds a line of JSON.
+const FILE: &str = "WAYPOST_FAULTS_REPORT";
+
+/// The figures of one fault on one etcd.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    pub(crate) fault: &'a str,
+    pub(crate) etcd: Version,
+    /// Until every node was registered again.
+    pub(crate) registered: Duration,
+    /// Until the client's picture was right again.
+    pub(crate) right: Duration,
+    /// The nodes there were.
+    pub(crate) nodes: usize,
+    /// The fewest that the client could have called, suspects included.
+    pub(crate) fewest: usize,
+    /// The fewest that were confirmed.
+    pub(crate) confirmed: usize,
+    /// The nodes that vanished from etcd without having left, where its history tells.
+    pub(crate) vanished: Option<usize>,
+}
+
+impl Report<'_> {
+    /// Prints it, and writes it down where it is wanted.
+    pub(crate) fn tell(&self) {
+        let vanished = self.vanished.map_or("unknown".to_owned(), |vanished| vanished.to_string());
+        println!(
+            "etcd {}: {}: registered after {:.2} s, picture right after {:.2} s; fewest seen {} of {}, {} confirmed; vanished {vanished}",
+            self.etcd,
+            self.fault,
+            self.registered.as_secs_f64(),
+            self.right.as_secs_f64(),
+            self.fewest,
+            self.nodes,
+            self.confirmed,
+        );
+        if let Some(file) = std::env::var_os(FILE) {
+            // One write each: many tests write at once.
+            let line = format!("{}\n", self.line());
+            let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        }
+    }
+
+    fn line(&self) -> serde_json::Value {
+        json!({
+            "fault": self.fault,
+            "etcd": self.etcd.to_string(),
+            "registered_ms": millis(self.registered),
+            "right_ms": millis(self.right),
+            "nodes": self.nodes,
+            "fewest": self.fewest,
+            "confirmed": self.confirmed,
+            "vanished": self.vanished,
+        })
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap()
+}
+
+#[test]
+fn the_line_is_json() {
+    let report = Report {
+        fault: "keys deleted",
+        etcd: Version { major: 3, minor: 4, patch: 23 },
+        registered: Duration::from_millis(980),
+        right: Duration::from_secs(1),
+        nodes: 3,
+        fewest: 3,
+        confirmed: 0,
+        vanished: None,
+    };
+    let line = r#"{"confirmed":0,"etcd":"3.4.23","fault":"keys deleted","fewest":3,"nodes":3,"registered_ms":980,"right_ms":1000,"vanished":null}"#;
+    assert_eq!(report.line().to_string(), line);
+}

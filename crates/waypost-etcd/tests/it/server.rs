@@ -1,0 +1,88 @@
+//! One node: a handle and a registration of its own, as a process has them.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use waypost_core::record::{Key, Node, Service};
+use waypost_core::registrar::{Registration, State};
+use waypost_core::registry::{AnyRegistry, Registry};
+
+use super::rig::PATIENCE;
+
+pub(crate) const TTL: Duration = Duration::from_secs(5);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) fn service(id: &str, address: &str) -> Service {
+    let mut service = Service::new("greeter");
+    service.nodes.push(Node::with_id("greeter", id, address));
+    service
+}
+
+pub(crate) fn key(id: &str) -> Key {
+    Key { service: "greeter".to_owned(), id: format!("greeter-{id}") }
+}
+
+/// Where the node of that id is said to be.
+pub(crate) fn address(id: &str) -> String {
+    format!("127.0.0.1:{}", 10 + id.parse().unwrap_or(90))
+}
+
+/// The registration of a node, not waited for.
+pub(crate) fn registration(registry: &AnyRegistry, record: Service) -> Registration {
+    Registration::builder(registry.clone(), record).ttl(TTL).interval(INTERVAL).start().unwrap()
+}
+
+/// One node, as a process of its own would be.
+pub(crate) struct Server {
+    pub(crate) registry: AnyRegistry,
+    pub(crate) registration: Registration,
+    _hearing: JoinSet<()>,
+}
+
+impl Server {
+    pub(crate) async fn start(url: &str, id: &str) -> Self {
+        let server = Self::begin(url, id);
+        timeout(PATIENCE, server.registration.registered()).await.unwrap().unwrap();
+        server
+    }
+
+    /// Started, but not waited for.
+    pub(crate) fn begin(url: &str, id: &str) -> Self {
+        Self::at(url, id, &address(id))
+    }
+
+    /// Started at another address, and not waited for.
+    pub(crate) fn at(url: &str, id: &str, address: &str) -> Self {
+        let registry = AnyRegistry::new(super::open(url));
+        let registration = registration(&registry, service(id, address));
+        let (mut states, mut hearing) = (registration.watch(), JoinSet::new());
+        hearing.spawn(async move {
+            while states.changed().await.is_ok() {
+                super::hear(&format!("{:?}", states.borrow_and_update()));
+            }
+        });
+        Self { registry, registration, _hearing: hearing }
+    }
+
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&State) -> bool) {
+        let mut states = self.registration.watch();
+        let reached = timeout(PATIENCE, states.wait_for(|state| wanted(state))).await;
+        assert!(reached.is_ok(), "{what}: {:?}", self.registration.state());
+    }
+
+    /// Waits until it says that the registry does not take it, and in the reason this.
+    pub(crate) async fn until_it_says(&self, text: &str) {
+        self.until(text, |state| matches!(state, State::Failing { why, .. } if why.contains(text))).await;
+    }
+
+    /// The node as it is to stand in the registry.
+    pub(crate) fn node(&self) -> Node {
+        self.registration.service().nodes[0].clone()
+    }
+
+    pub(crate) async fn close(self) {
+        self.registration.close().await.unwrap();
+        self.registry.close().await.unwrap();
+    }
+}

@@ -1,0 +1,48 @@
+//! After a wipe everything is as if there had been none: revisions begin anew, and no beat minds.
+
+use tokio::time::{sleep, timeout};
+use waypost_testkit::etcd::{Data, Etcd, Options};
+
+use super::hand;
+use super::rig::{INTERVAL, PATIENCE, Server, each, url};
+
+const NODES: usize = 3;
+
+/// What etcd has been asked for: ranges, and watches.
+async fn asked(etcd: &mut Etcd) -> [Option<f64>; 2] {
+    let metrics = etcd.member(0).metrics().await.unwrap();
+    let started = |method: &str| metrics.get("grpc_server_started_total", &[&format!("grpc_method=\"{method}\"")]);
+    [started("Range"), started("Watch")]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_begins_anew_has_rest_again() {
+    each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let (at, address) = (url(&etcd.addresses()), etcd.addresses()[0]);
+        let mut servers = Vec::new();
+        for id in 0..NODES {
+            servers.push(Server::start(&at, &id.to_string()).await);
+        }
+        // The new history begins far below where the old one had got to.
+        for number in 0..100 {
+            etcd.put("/elsewhere", format!("{number}").as_bytes()).await.unwrap();
+        }
+        etcd.restart(Data::Lost).await.unwrap();
+        let back = async {
+            while hand::count(address, "/micro/registry/greeter/").await < NODES {
+                sleep(INTERVAL / 10).await;
+            }
+        };
+        timeout(PATIENCE, back).await.expect("they come back");
+        // Each record is looked at once more, when its watch has begun anew.
+        sleep(INTERVAL * 3).await;
+        let before = asked(&mut etcd).await;
+        sleep(INTERVAL * 5).await;
+        assert_eq!(asked(&mut etcd).await, before, "ranges and watches: beats read, or a watch broke");
+        for server in servers {
+            server.close().await;
+        }
+    })
+    .await;
+}
