@@ -3,11 +3,12 @@
 
 mod build_cost;
 mod etcd;
+mod etcd_faults;
 mod lint;
 mod test;
 mod workspace;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use workspace::{Result, Workspace};
 
@@ -15,10 +16,13 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   lint                 formatting, clippy, docs, layering, room order, documents, no path of a machine
-  test                 every test of the workspace, examples included; ends with `N passed, N failed`
-  test-etcd            every test that needs a real etcd, on every one that `etcd` finds; ends in the same way
+  test                 every test of the workspace, examples included, on every etcd that `etcd` finds; ends with `N passed, N failed`
   ci                   lint, then test
   etcd [--json]        every etcd to test with, installed (Debian's, as root) or built (by Go) first if need be
+  etcd-figures [--json] [--only rest|list|follow|herd|leave]
+                       what a fleet costs each of those etcds, and how fast it hears (release build, about five minutes an etcd)
+  etcd-faults [--rounds N] [--json]
+                       every fault on every etcd, the long ones too (minutes): what each costs; ends with `N passed, N failed`
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)
   build-cost [--json]  packages and CPU seconds of a user of Waypost beside a user of bare tonic (cold builds, minutes)
 ";
@@ -40,19 +44,25 @@ fn run(args: &[&str]) -> Result<ExitCode> {
     let good = match args {
         ["lint"] => lint::run(&Workspace::find()?),
         ["test"] => test::run(&Workspace::find()?)?,
-        ["test-etcd"] => test::run_on_etcd(&Workspace::find()?)?,
         ["ci"] => ci(&Workspace::find()?)?,
         ["etcd"] => etcd::run(&Workspace::find()?, etcd::Format::Text)?,
         ["etcd", "--json"] => etcd::run(&Workspace::find()?, etcd::Format::Json)?,
+        ["etcd-figures", rest @ ..] => etcd_figures(&Workspace::find()?, rest)?,
+        ["etcd-faults", rest @ ..] => match etcd_faults::Options::of(rest) {
+            Some(options) => etcd_faults::run(&Workspace::find()?, options)?,
+            None => return Ok(wrong_usage()),
+        },
         ["compare", rest @ ..] => compare(&Workspace::find()?, rest)?,
         ["build-cost"] => build_cost::run(&Workspace::find()?, build_cost::Format::Text)?,
         ["build-cost", "--json"] => build_cost::run(&Workspace::find()?, build_cost::Format::Json)?,
-        _ => {
-            eprint!("{USAGE}");
-            return Ok(ExitCode::from(2));
-        }
+        _ => return Ok(wrong_usage()),
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn wrong_usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn ci(workspace: &Workspace) -> Result<bool> {
@@ -60,9 +70,21 @@ fn ci(workspace: &Workspace) -> Result<bool> {
     Ok(test::run(workspace)? && linted)
 }
 
+fn etcd_figures(workspace: &Workspace, args: &[&str]) -> Result<bool> {
+    let etcds = etcd::ensure(workspace)?;
+    let mut command = measured(workspace, "etcd-figures", args);
+    Ok(command.env(etcd::VARIABLE, etcd::variable(&etcds)?).status()?.success())
+}
+
 fn compare(workspace: &Workspace, args: &[&str]) -> Result<bool> {
-    let program = ["run", "--release", "-p", "waypost-testkit", "--bin", "compare", "--"];
-    Ok(workspace.cargo(&program).args(args).status()?.success())
+    Ok(measured(workspace, "compare", args).status()?.success())
+}
+
+/// A program of the testkit that measures, built for release.
+fn measured(workspace: &Workspace, name: &str, args: &[&str]) -> Command {
+    let mut command = workspace.cargo(&["run", "--release", "-p", "waypost-testkit", "--bin", name, "--"]);
+    command.args(args);
+    command
 }
 
 #[cfg(test)]
@@ -71,7 +93,16 @@ mod tests {
 
     #[test]
     fn no_command_and_an_unknown_one_are_wrong_usage() {
-        for args in [&[][..], &["tset"], &["lint", "now"], &["build-cost", "--jsn"], &["etcd", "--jsn"]] {
+        let wrong: [&[&str]; 7] = [
+            &[],
+            &["tset"],
+            &["lint", "now"],
+            &["build-cost", "--jsn"],
+            &["etcd", "--jsn"],
+            &["etcd-faults", "--rounds", "0"],
+            &["etcd-faults", "--rounds"],
+        ];
+        for args in wrong {
             assert_eq!(run(args).expect("no command was run"), ExitCode::from(2), "{args:?}");
         }
     }

@@ -1,60 +1,52 @@
-//! `cargo xtask test`: one `cargo test` over the workspace, which builds the examples too, and its figures summed. `cargo xtask test-etcd`:
-//! the same of what needs a real etcd, on every one that `cargo xtask etcd` finds.
+//! `cargo xtask test`: one `cargo test` over the workspace, which builds the examples too, and its figures summed. What needs an etcd runs on
+//! every one that `cargo xtask etcd` finds.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitStatus, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 
 use crate::etcd;
 use crate::workspace::{Result, Workspace};
 
-/// Runs everything; true if nothing failed. The last line of stdout is `N passed, N failed`.
+/// Runs everything; true if nothing failed. The last lines of stdout name the etcds it ran on, and are `N passed, N failed`.
+///
+/// # Errors
+/// There is no etcd to test with; the text says what to do.
 pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
-    summed(workspace.cargo(&["test", "--workspace", "--no-fail-fast"]))
-}
-
-/// Runs what needs a real etcd, as [`run`] does.
-pub(crate) fn run_on_etcd(workspace: &Workspace) -> Result<bool> {
-    let etcds = etcd::ensure(workspace)?;
-    let packages = ["test", "--no-fail-fast", "-p", "waypost-etcd", "-p", "waypost-testkit", "--features"];
-    let mut command = workspace.cargo(&packages);
-    command.arg("waypost-etcd/real-etcd,waypost-testkit/real-etcd").env(etcd::VARIABLE, etcd::variable(&etcds)?);
-    let versions: Vec<&str> = etcds.iter().map(|etcd| etcd.version.as_str()).collect();
-    println!("etcd {}", versions.join(", "));
-    summed(command)
-}
-
-fn summed(command: Command) -> Result<bool> {
     let start = now();
-    let (status, mut tally) = tests(command)?;
-    tally.end(status.success());
-    println!("\nwall time {:.1} s", start.elapsed().as_secs_f64());
+    let etcds = etcd::ensure(workspace)?;
+    let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
+    command.env(etcd::VARIABLE, etcd::variable(&etcds)?);
+    let tally = tests(command, &mut std::io::stdout())?;
+    let versions: Vec<&str> = etcds.iter().map(|etcd| etcd.version.as_str()).collect();
+    println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), versions.join(" and "));
     println!("{}", tally.line());
     Ok(tally.failed == 0)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a tool for people: it measures how long they waited")]
-fn now() -> std::time::Instant {
+pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// Runs the tests and shows what they print as it comes.
-fn tests(mut command: Command) -> Result<(ExitStatus, Tally)> {
+/// Runs a `cargo test`, shows what it prints as it comes, and sums its figures.
+pub(crate) fn tests(mut command: Command, shown: &mut dyn Write) -> Result<Tally> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut tally = Tally::default();
     let lines = BufReader::new(child.stdout.take().ok_or("cargo test has no stdout")?);
     for line in lines.split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
-        println!("{line}");
+        writeln!(shown, "{line}")?;
         tally.read(&line);
     }
-    Ok((child.wait()?, tally))
+    tally.end(child.wait()?.success());
+    Ok(tally)
 }
 
 /// What the test programs reported, summed.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
     skipped: u64,
     /// A program has begun and not reported yet.
     running: bool,
@@ -79,7 +71,7 @@ impl Tally {
         self.lost();
         let none = self.passed + self.failed == 0;
         if self.failed == 0 && (none || !success) {
-            println!("{}", if success { "no test ran" } else { "cargo test failed, see above" });
+            eprintln!("{}", if success { "no test ran" } else { "cargo test failed, see above" });
             self.failed += 1;
         }
     }
@@ -87,12 +79,19 @@ impl Tally {
     /// A test program that died counts as one failure, whatever it had passed.
     fn lost(&mut self) {
         if std::mem::take(&mut self.running) {
-            println!("a test program ended without a result");
+            eprintln!("a test program ended without a result");
             self.failed += 1;
         }
     }
 
-    fn line(&self) -> String {
+    /// What two runs reported.
+    pub(crate) fn and(self, other: &Self) -> Self {
+        let (passed, failed, skipped) = (self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped);
+        Self { passed, failed, skipped, running: false }
+    }
+
+    /// `N passed, N failed`, and how many were skipped if any were.
+    pub(crate) fn line(&self) -> String {
         let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
         format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }

@@ -1,9 +1,7 @@
 //! The testkit under test: real processes, real sockets.
 
-#[cfg(feature = "real-etcd")]
 mod etcd;
 mod fleet;
-#[cfg(feature = "real-etcd")]
 mod netns;
 mod paths;
 mod proxy;

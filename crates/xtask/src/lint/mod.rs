@@ -50,6 +50,7 @@ const CARGO: &[(&str, &[&str])] = &[
     ("no feature", &["clippy", "-p", "waypost", "--no-default-features", "--", "-D", "warnings"]),
     ("feature local", &["clippy", "-p", "waypost", "--no-default-features", "--features", "local", "--", "-D", "warnings"]),
     ("feature etcd", &["clippy", "-p", "waypost", "--no-default-features", "--features", "etcd", "--", "-D", "warnings"]),
+    ("feature args", &["clippy", "-p", "waypost", "--no-default-features", "--features", "args", "--", "-D", "warnings"]),
     ("feature tonic", &["clippy", "-p", "waypost", "--no-default-features", "--features", "tonic", "--", "-D", "warnings"]),
     ("doc", &["doc", "--no-deps", "--workspace"]),
 ];

@@ -5,11 +5,10 @@ use std::process::Command;
 use serde_json::{Map, Value};
 
 /// The machine, the commit and the command, for the report.
-pub(crate) fn described(args: &[String]) -> Map<String, Value> {
-    let command = std::iter::once("cargo xtask compare").chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+pub(crate) fn described(command: &str, args: &[String]) -> Map<String, Value> {
+    let command = std::iter::once(command).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
     let schema = "waypost/1".to_owned();
-    let pairs =
-        [("schema", schema), ("command", command), ("machine", machine()), ("commit", commit()), ("tonic", "0.14".to_owned())];
+    let pairs = [("schema", schema), ("command", command), ("machine", machine()), ("commit", commit())];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect()
 }
 

@@ -1,0 +1,165 @@
+//! Registrations, watchers and clients, all closed: what is left, in etcd and here?
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use waypost::directory::{Config, Directory};
+use waypost::registry::WatchOptions;
+use waypost::{Registration, Registry};
+use waypost_testkit::etcd::{Binary, Etcd, Options};
+
+use crate::fleet::{INTERVAL, TTL, connect, record, service, url};
+use crate::parts::{Figures, Result, one_thread, rounded, two_threads};
+use crate::usage;
+
+const REGISTRIES: usize = 4;
+const SERVICES: usize = 25;
+/// How long etcd may take to notice that its clients are gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(binary: &Binary) -> Result<Figures> {
+    let runtime = two_threads()?;
+    let mut etcd = runtime.block_on(Etcd::start(binary, &Options::one()))?;
+    let before = runtime.block_on(Left::in_etcd(&mut etcd))?;
+    let (url, address) = (url(&etcd), etcd.addresses()[0]);
+    // A runtime of its own, so that its tasks can be counted.
+    let life = std::thread::spawn(move || live(&url, address)).join();
+    let (tasks, alive) = life.map_err(|_| "the life panicked")??;
+    let (after, took) = runtime.block_on(until_nothing(&mut etcd, &before))?;
+    let _context = runtime.enter();
+    drop(etcd);
+    Ok(figures(&after.beyond(&before), tasks, &alive, took))
+}
+
+/// What there is in etcd, asked of etcd.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Left {
+    leases: f64,
+    keys: f64,
+    watches: f64,
+    watch_streams: f64,
+    keep_alive_streams: f64,
+    connections: f64,
+}
+
+impl Left {
+    async fn in_etcd(etcd: &mut Etcd) -> Result<Self> {
+        let (leases, keys) = (etcd.leases().await?.len() as f64, etcd.keys("/").await?.len() as f64);
+        let metrics = etcd.member(0).metrics().await?;
+        let open = |service: &str, method: &str| {
+            let labels = [service, method];
+            let count = |name: &str| metrics.get(name, &labels).unwrap_or_default();
+            count("grpc_server_started_total") - count("grpc_server_handled_total")
+        };
+        Ok(Self {
+            leases,
+            keys,
+            watches: metrics.get("etcd_debugging_mvcc_watcher_total", &[]).ok_or("etcd does not count watches")?,
+            watch_streams: open("\"etcdserverpb.Watch\"", "\"Watch\""),
+            keep_alive_streams: open("\"etcdserverpb.Lease\"", "\"LeaseKeepAlive\""),
+            connections: usage::connections(etcd.addresses()[0])? as f64,
+        })
+    }
+
+    fn rows(&self) -> [(&'static str, f64); 6] {
+        [
+            ("leases", self.leases),
+            ("keys", self.keys),
+            ("watches", self.watches),
+            ("watch_streams", self.watch_streams),
+            ("keep_alive_streams", self.keep_alive_streams),
+            ("connections", self.connections),
+        ]
+    }
+
+    fn beyond(&self, before: &Self) -> Self {
+        Self {
+            leases: self.leases - before.leases,
+            keys: self.keys - before.keys,
+            watches: self.watches - before.watches,
+            watch_streams: self.watch_streams - before.watch_streams,
+            keep_alive_streams: self.keep_alive_streams - before.keep_alive_streams,
+            connections: self.connections - before.connections,
+        }
+    }
+}
+
+/// Lives and closes; how many tasks are left then, and what stood in etcd while it lived.
+fn live(url: &str, address: SocketAddr) -> Result<(usize, Value)> {
+    let runtime = one_thread()?;
+    let alive = runtime.block_on(a_life(url, address))?;
+    // Whatever was aborted at the end is gone at the next turn.
+    runtime.block_on(tokio::task::yield_now());
+    Ok((runtime.metrics().num_alive_tasks(), alive))
+}
+
+async fn a_life(url: &str, address: SocketAddr) -> Result<Value> {
+    let (mut registries, mut registrations) = (Vec::new(), Vec::new());
+    for number in 0..REGISTRIES {
+        let registry = connect(url)?;
+        for service in 0..SERVICES {
+            let builder = Registration::builder(registry.clone(), record(service, number)?);
+            registrations.push(builder.ttl(TTL).interval(INTERVAL).start()?);
+        }
+        registries.push(registry);
+    }
+    for registration in &registrations {
+        registration.registered().await?;
+    }
+    let registry = connect(url)?;
+    let directory = Directory::new(registry.clone(), Config::default());
+    for number in 0..SERVICES {
+        directory.follow(&service(number).parse()?)?.loaded().await;
+    }
+    let client = waypost::Client::new(registry.clone());
+    let channel = client.channel(&service(0))?;
+    let mut watcher = registry.watch(&WatchOptions::all()).await?;
+    let _ = watcher.next().await;
+    let listed = registry.list_services().await?.len();
+    sleep(INTERVAL).await;
+    let alive = json!({ "registrations": registrations.len(), "registries": registries.len() + 1, "services": listed,
+        "connections": usage::connections(address)? });
+    for registration in registrations {
+        registration.close().await?;
+    }
+    drop(channel);
+    client.close().await;
+    directory.close().await;
+    drop(watcher);
+    for registry in registries.into_iter().chain([registry]) {
+        registry.close().await?;
+    }
+    Ok(alive)
+}
+
+/// Waits until etcd has noticed; what is left then, and how long it took.
+async fn until_nothing(etcd: &mut Etcd, before: &Left) -> Result<(Left, Duration)> {
+    let begun = Instant::now();
+    loop {
+        let after = Left::in_etcd(etcd).await?;
+        if after == *before || begun.elapsed() > PATIENCE {
+            return Ok((after, begun.elapsed()));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn figures(left: &Left, tasks: usize, alive: &Value, took: Duration) -> Figures {
+    let mut table = format!(
+        "{} registrations on {REGISTRIES} registries, a directory, a client and a watcher, all closed; left in etcd {:.2} s later",
+        REGISTRIES * SERVICES,
+        took.as_secs_f64()
+    );
+    let mut json = json!({ "lived": alive, "asked_after_s": rounded(took.as_secs_f64()), "tasks": tasks });
+    let mut failures = Vec::new();
+    for (name, count) in left.rows().into_iter().chain([("tasks", tasks as f64)]) {
+        // Writing to a string does not fail.
+        let _ = write!(table, "\n  {count:>5}  {}", name.replace('_', " "));
+        json[name] = count.into();
+        failures.extend((count != 0.0).then(|| format!("{count} {name} were left when all was closed")));
+    }
+    Figures { table, json, failures }
+}

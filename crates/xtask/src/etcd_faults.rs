@@ -1,0 +1,221 @@
+//! `cargo xtask etcd-faults`: every fault that the tests of `waypost-etcd` know, the long ones too, on every etcd, and what each has cost.
+//! The tests write their figures into a file; it only reads and sums them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::etcd::{self, Etcd};
+use crate::test::{self, Tally};
+use crate::workspace::{Result, Workspace};
+
+/// Names the file into which each test writes its figures, one JSON object a line.
+const REPORT: &str = "WAYPOST_FAULTS_REPORT";
+
+/// The tests that are faults, those included that only run here.
+const TESTS: [&str; 8] = ["test", "-p", "waypost-etcd", "--test", "it", "--", "--include-ignored", "faults::"];
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// How often everything is run.
+    rounds: NonZeroU32,
+    json: bool,
+}
+
+impl Options {
+    /// Reads the command line; none if it is wrong.
+    pub(crate) fn of(args: &[&str]) -> Option<Self> {
+        let mut options = Self { rounds: NonZeroU32::MIN, json: false };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match *arg {
+                "--json" => options.json = true,
+                "--rounds" => options.rounds = args.next()?.parse().ok()?,
+                _ => return None,
+            }
+        }
+        Some(options)
+    }
+}
+
+/// Runs them; true if none failed. Stdout has the table and `N passed, N failed`, or one JSON object; with it the rest is on stderr.
+///
+/// # Errors
+/// There is no etcd to test with; the text says what to do.
+pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
+    let start = test::now();
+    let etcds = etcd::ensure(workspace)?;
+    let report = Report::new()?;
+    let mut tally = Tally::default();
+    for _ in 0..options.rounds.get() {
+        let mut command = workspace.cargo(&TESTS);
+        command.env(etcd::VARIABLE, etcd::variable(&etcds)?).env(REPORT, report.path());
+        let shown: &mut dyn std::io::Write = if options.json { &mut std::io::stderr() } else { &mut std::io::stdout() };
+        tally = tally.and(&test::tests(command, shown)?);
+    }
+    let costs = costs(&std::fs::read_to_string(report.path())?)?;
+    if options.json {
+        println!("{}", figures(&costs, &etcds, &tally));
+        eprintln!("{}", tally.line());
+    } else {
+        println!("{}", table(&costs));
+        println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), versions(&etcds).join(" and "));
+        println!("{}", tally.line());
+    }
+    Ok(tally.failed == 0)
+}
+
+fn versions(etcds: &[Etcd]) -> Vec<&str> {
+    etcds.iter().map(|etcd| etcd.version.as_str()).collect()
+}
+
+/// The file of figures, removed in the end.
+struct Report(PathBuf);
+
+impl Report {
+    fn new() -> Result<Self> {
+        let report = Self(std::env::temp_dir().join(format!("waypost-faults-{}.jsonl", std::process::id())));
+        // Tests add to what is there.
+        std::fs::write(report.path(), "")?;
+        Ok(report)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What one fault has cost on one etcd, over all its repeats.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Cost {
+    registered_ms: Vec<u64>,
+    right_ms: Vec<u64>,
+    /// The nodes there were, and the fewest that the client could have called.
+    nodes: u64,
+    fewest: Option<u64>,
+    /// The nodes that vanished from etcd without having left; none where its history does not tell.
+    vanished: Option<u64>,
+}
+
+/// By fault and version.
+type Costs = BTreeMap<(String, String), Cost>;
+
+fn costs(report: &str) -> Result<Costs> {
+    let mut costs = Costs::new();
+    for line in report.lines() {
+        let figures: Value = serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
+        let text = |name: &str| figures[name].as_str().map(str::to_owned).ok_or_else(|| format!("no {name} in {line}"));
+        let number = |name: &str| figures[name].as_u64().ok_or_else(|| format!("no {name} in {line}"));
+        let cost = costs.entry((text("fault")?, text("etcd")?)).or_default();
+        cost.registered_ms.push(number("registered_ms")?);
+        cost.right_ms.push(number("right_ms")?);
+        cost.nodes = cost.nodes.max(number("nodes")?);
+        cost.fewest = Some(cost.fewest.unwrap_or(u64::MAX).min(number("fewest")?));
+        if let Some(vanished) = figures["vanished"].as_u64() {
+            cost.vanished = Some(cost.vanished.unwrap_or_default() + vanished);
+        }
+    }
+    for cost in costs.values_mut() {
+        cost.registered_ms.sort_unstable();
+        cost.right_ms.sort_unstable();
+    }
+    Ok(costs)
+}
+
+/// The middle of sorted figures, the greater of two.
+fn median(sorted: &[u64]) -> u64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+fn max(sorted: &[u64]) -> u64 {
+    sorted.last().copied().unwrap_or_default()
+}
+
+fn table(costs: &Costs) -> String {
+    let width = costs.keys().map(|(fault, _)| fault.chars().count()).max().unwrap_or_default();
+    let seconds = |sorted: &[u64]| format!("{:>6} {:>6}", shown(median(sorted)), shown(max(sorted)));
+    let mut lines = vec![
+        String::new(),
+        format!("{:<width$}  {:<8} {:>2}  registered, s   picture, s     fewest    vanished", "fault", "etcd", "n"),
+        format!("{:<width$}  {:<8} {:>2}  median    max  median    max    seen      from etcd", "", "", ""),
+    ];
+    for ((fault, version), cost) in costs {
+        let (registered, right) = (seconds(&cost.registered_ms), seconds(&cost.right_ms));
+        let seen = format!("{} of {}", cost.fewest.unwrap_or_default(), cost.nodes);
+        let vanished = cost.vanished.map_or("-".to_owned(), |vanished| vanished.to_string());
+        let repeats = cost.registered_ms.len();
+        lines.push(format!("{fault:<width$}  {version:<8} {repeats:>2}  {registered}  {right}    {seen:<8}  {vanished}"));
+    }
+    lines.join("\n")
+}
+
+fn shown(millis: u64) -> String {
+    format!("{}.{:02}", millis / 1_000, millis % 1_000 / 10)
+}
+
+fn figures(costs: &Costs, etcds: &[Etcd], tally: &Tally) -> Value {
+    let fault = |((fault, version), cost): (&(String, String), &Cost)| {
+        json!({
+            "fault": fault,
+            "etcd": version,
+            "repeats": cost.registered_ms.len(),
+            "registered_ms": { "median": median(&cost.registered_ms), "max": max(&cost.registered_ms) },
+            "right_ms": { "median": median(&cost.right_ms), "max": max(&cost.right_ms) },
+            "nodes": cost.nodes,
+            "fewest": cost.fewest,
+            "vanished": cost.vanished,
+        })
+    };
+    let faults: Vec<Value> = costs.iter().map(fault).collect();
+    json!({ "schema": "waypost/1", "etcds": versions(etcds), "faults": faults, "passed": tally.passed, "failed": tally.failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = r#"{"fault":"wiped","etcd":"3.4.23","registered_ms":900,"right_ms":950,"nodes":3,"fewest":3,"confirmed":0,"vanished":null}
+{"fault":"frozen","etcd":"3.6.16","registered_ms":10,"right_ms":3000,"nodes":3,"fewest":3,"confirmed":3,"vanished":0}
+{"fault":"frozen","etcd":"3.6.16","registered_ms":4000,"right_ms":20,"nodes":3,"fewest":2,"confirmed":2,"vanished":1}
+{"fault":"frozen","etcd":"3.6.16","registered_ms":40,"right_ms":30,"nodes":3,"fewest":3,"confirmed":3,"vanished":0}
+"#;
+
+    #[test]
+    fn figures_are_summed_by_fault_and_version() {
+        let costs = costs(LINES).expect("lines of JSON");
+        let shown = "
+fault   etcd      n  registered, s   picture, s     fewest    vanished
+                     median    max  median    max    seen      from etcd
+frozen  3.6.16    3    0.04   4.00    0.03   3.00    2 of 3    1
+wiped   3.4.23    1    0.90   0.90    0.95   0.95    3 of 3    -";
+        assert_eq!(table(&costs), shown);
+        let figures = figures(&costs, &[], &Tally::default());
+        assert_eq!(figures["faults"][0]["registered_ms"], json!({ "median": 40, "max": 4000 }));
+        assert_eq!((&figures["faults"][1]["vanished"], &figures["schema"]), (&Value::Null, &json!("waypost/1")));
+    }
+
+    #[test]
+    fn a_line_that_is_no_figures_is_told() {
+        assert!(costs("{}\n").expect_err("it says nothing").to_string().contains("no fault in {}"));
+        assert!(costs("x\n").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_read_in_any_order() {
+        let options = |args: &[&str]| Options::of(args).map(|options| (options.rounds.get(), options.json));
+        assert_eq!(options(&[]), Some((1, false)));
+        assert_eq!(options(&["--json", "--rounds", "3"]), Some((3, true)));
+        for wrong in [&["--rounds"][..], &["--rounds", "0"], &["--rounds", "x"], &["--jsn"]] {
+            assert_eq!(options(wrong), None, "{wrong:?}");
+        }
+    }
+}
