@@ -1,5 +1,6 @@
 //! The client's front door: from a registry to channels.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::grpc::Grpc;
 #[derive(Clone, Debug)]
 pub struct Client {
     http: waypost_http::Client,
+    changes: Changes,
 }
 
 /// Builds a [`Client`].
@@ -25,6 +27,7 @@ pub struct Client {
 pub struct ClientBuilder {
     registry: AnyRegistry,
     config: Config,
+    changes: Changes,
 }
 
 /// Builds a [`Channel`].
@@ -35,7 +38,12 @@ pub struct ChannelBuilder {
     config: ChannelConfig,
     policy: Policy,
     descriptors: Vec<u8>,
+    changes: Changes,
 }
+
+/// What a client has to say about each of its channels.
+#[derive(Clone, Default)]
+struct Changes(Vec<Arc<dyn Fn(ChannelBuilder) -> ChannelBuilder + Send + Sync>>);
 
 /// Why a channel could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +65,7 @@ impl Client {
 
     /// A client with settings of its own.
     pub fn builder(registry: AnyRegistry) -> ClientBuilder {
-        ClientBuilder { registry, config: Config::default() }
+        ClientBuilder { registry, config: Config::default(), changes: Changes::default() }
     }
 
     /// A channel to `service` with every default.
@@ -78,6 +86,7 @@ impl Client {
             config,
             policy: Policy::default(),
             descriptors: Vec::new(),
+            changes: self.changes.clone(),
         }
     }
 
@@ -115,7 +124,15 @@ impl ClientBuilder {
         self
     }
 
-    /// All settings at once.
+    /// Changes every channel when it is built, after all that was said of that channel itself: what is set here has the last word. Called
+    /// again, it adds.
+    #[must_use]
+    pub fn channels(mut self, change: impl Fn(ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static) -> Self {
+        self.changes.0.push(Arc::new(change));
+        self
+    }
+
+    /// All settings at once, but those of [`channels`](ClientBuilder::channels).
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -129,7 +146,7 @@ impl ClientBuilder {
 
     /// The client, over connections made in another way.
     pub fn build_with(self, connect: impl Connect) -> Client {
-        Client { http: waypost_http::Client::with_connect(self.registry, self.config, connect) }
+        Client { http: waypost_http::Client::with_connect(self.registry, self.config, connect), changes: self.changes }
     }
 }
 
@@ -160,7 +177,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// How a node is chosen. Default two choices, least request.
+    /// How a node is chosen. Default two choices, least request. By name: `strategy(name.strategy())` of a
+    /// [`StrategyName`](waypost_core::balance::StrategyName).
     #[must_use]
     pub fn strategy(mut self, strategy: impl Strategy) -> Self {
         self.config.balance.strategy = Arc::new(strategy);
@@ -221,6 +239,11 @@ impl ChannelBuilder {
     /// # Errors
     /// [`BuildError`] if the name or the descriptor set is wrong.
     pub fn build(mut self) -> Result<Channel, BuildError> {
+        let changes = std::mem::take(&mut self.changes);
+        changes.0.iter().fold(self, |channel, change| change(channel)).finish()
+    }
+
+    fn finish(mut self) -> Result<Channel, BuildError> {
         let service = self.service.parse()?;
         for endpoint in describe::endpoints(&self.descriptors)? {
             let is = |key| endpoint.metadata.get(key).is_some_and(|value| value == "true");
@@ -231,5 +254,11 @@ impl ChannelBuilder {
         }
         self.config.policy = Arc::new(self.policy);
         Ok(Channel::new(self.http.sender(service, self.config, Arc::new(Grpc))))
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Changes({})", self.0.len())
     }
 }

@@ -15,6 +15,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "local://".to_owned());
     let registry = waypost::connect(&url).await?;
 
+    // From here on a signal is not lost, and does not end the process by itself.
+    let asked_to_stop = asked_to_stop()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let mut node = Node::new("users", listener.local_addr()?.to_string());
     node.metadata.insert(keys::PROTOCOL, "http");
@@ -27,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("listening on {}", listener.local_addr()?);
 
     let app = Router::new().route("/", get(|| async { "hello\n" }));
-    let drained = registration.drain_on(asked_to_stop());
+    let drained = registration.drain_on(asked_to_stop);
     axum::serve(listener, app).with_graceful_shutdown(drained).await?;
 
     registration.close().await?;
@@ -36,19 +38,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Resolves at SIGTERM or Ctrl-C.
-async fn asked_to_stop() {
+fn asked_to_stop() -> std::io::Result<impl Future<Output = ()> + Send> {
     #[cfg(unix)]
-    let terminated = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(_) => std::future::pending().await,
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    Ok(async move {
+        #[cfg(unix)]
+        let terminated = terminate.recv();
+        #[cfg(not(unix))]
+        let terminated = std::future::pending::<()>();
+        tokio::select! {
+            _ = terminated => {}
+            _ = tokio::signal::ctrl_c() => {}
         }
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        () = terminated => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    })
 }

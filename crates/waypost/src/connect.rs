@@ -3,7 +3,7 @@
 use waypost_core::fixed::FixedRegistry;
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::Address;
-use waypost_core::registry::{AnyRegistry, Error, Result};
+use waypost_core::registry::{AnyRegistry, Error, Result, redacted_url};
 
 /// The schemes this build knows, as its errors list them.
 const SCHEMES: &[&str] = &[
@@ -34,7 +34,7 @@ pub async fn connect(url: &str) -> Result<AnyRegistry> {
     };
     match scheme {
         "memory" if rest.is_empty() => Ok(AnyRegistry::new(MemoryRegistry::new())),
-        "memory" => Err(wrong(url, format_args!("nothing may follow memory://, not even {rest:?}"))),
+        "memory" => Err(wrong(url, "nothing may follow memory://")),
         "static" => fixed(url, rest).map(AnyRegistry::new),
         #[cfg(feature = "local")]
         "local" => local(url, rest),
@@ -60,6 +60,9 @@ fn fixed(url: &str, rest: &str) -> Result<FixedRegistry> {
             _ => return Err(wrong(url, format_args!("{pair:?} is no option of static://; the only one is protocol=NAME"))),
         }
     }
+    if hosts.contains('@') {
+        return Err(wrong(url, "static:// knows no users: give host:port and no more"));
+    }
     let address = |host: &str| host.parse::<Address>().map_err(|error| wrong(url, error));
     Ok(FixedRegistry::new(hosts.split(',').map(address).collect::<Result<Vec<_>>>()?, protocol))
 }
@@ -76,15 +79,5 @@ fn local(url: &str, rest: &str) -> Result<AnyRegistry> {
 
 fn wrong(url: &str, why: impl std::fmt::Display) -> Error {
     let known = SCHEMES.join(", ");
-    Error::invalid(format!("registry URL {:?}", redacted(url)), format!("{why}; this build knows {known}"))
-}
-
-/// The URL without what may be a password.
-fn redacted(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    // A password may hold a slash that should have been written %2F.
-    match rest.rsplit_once('@') {
-        Some((_, rest)) => format!("{scheme}://…@{rest}"),
-        None => url.to_owned(),
-    }
+    Error::invalid(format!("registry URL {:?}", redacted_url(url)), format!("{why}; this build knows {known}"))
 }

@@ -29,9 +29,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server; default), `etcd` (the registry on etcd v3).
-//! `memory://` and `static://` are always there.
+//! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server; default), `etcd` (the registry on etcd v3),
+//! `args` (flags to flatten into a `clap` parser of one's own). `memory://` and `static://` are always there.
 
+#[cfg(feature = "args")]
+pub mod args;
 mod connect;
 
 pub use connect::connect;

@@ -91,6 +91,12 @@ impl Builder {
         }
     }
 
+    /// The service's name in the registry, instead of the one it was built with.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// Where it registers.
     pub fn registry(mut self, registry: AnyRegistry) -> Self {
         self.registry = Some(registry);
@@ -160,6 +166,23 @@ impl Builder {
     pub fn register(mut self, config: Config) -> Self {
         self.register = config;
         self
+    }
+
+    /// How long the record stays if nobody refreshes it: 15 s. See [`Config::ttl`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.register.ttl = ttl;
+        self
+    }
+
+    /// How often the record is written again: 5 s. See [`Config::interval`].
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.register.interval = interval;
+        self
+    }
+
+    /// How the registration will be kept, as it stands now.
+    pub fn register_config(&self) -> &Config {
+        &self.register
     }
 
     /// Asks `check` before each beat, and keeps the server out of the registry, though serving, while it says no.
@@ -270,7 +293,7 @@ impl Builder {
         let listener = TcpListener::bind(&self.bind).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let node = self.node(&registry, address)?;
-        let (advertised, node_id) = (node.address.clone(), node.id.clone());
+        let (name, advertised, node_id) = (self.name.clone(), node.address.clone(), node.id.clone());
         let service = self.service(endpoints, node);
         let mut after_start = std::mem::replace(&mut self.after_start, Hooks::new("after_start"));
         let (orders, order) = watch::channel(Order::Serve);
@@ -278,7 +301,7 @@ impl Builder {
         let (registration, state) = (Arc::downgrade(&run.registration), run.registration.watch());
         let mut task = JoinSet::new();
         task.spawn(run.run());
-        let mut running = Running { address, advertised, node_id, orders, registration, state, task };
+        let mut running = Running { name, address, advertised, node_id, orders, registration, state, task };
         if let Err(error) = after_start.run().await {
             running.stop();
             running.wait().await?;
@@ -366,7 +389,12 @@ impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("name", &self.name)
+            .field("version", &self.version)
+            .field("id", &self.id)
             .field("bind", &self.bind)
+            .field("advertise", &self.advertise)
+            .field("metadata", &self.metadata)
+            .field("register", &self.register)
             .field("services", &self.services)
             .finish_non_exhaustive()
     }

@@ -18,6 +18,7 @@ use super::run::Order;
 /// It owns the server's tasks. [`stop`](Running::stop) and [`wait`](Running::wait) end it in order; dropped instead, it is cut: its
 /// connections end at once and its record is left to expire.
 pub struct Running {
+    pub(super) name: String,
     pub(super) address: SocketAddr,
     pub(super) advertised: String,
     pub(super) node_id: String,
@@ -28,6 +29,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// The service's name in the registry.
+    pub fn service(&self) -> &str {
+        &self.name
+    }
+
     /// The address it listens on, with the port it got.
     pub fn address(&self) -> SocketAddr {
         self.address

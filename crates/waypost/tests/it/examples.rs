@@ -61,6 +61,26 @@ async fn the_greeters_find_each_other_and_own_registry_finds_them_too() {
     registry.close().await.unwrap();
 }
 
+#[cfg(feature = "args")]
+#[tokio::test]
+async fn the_greeter_with_flags_obeys_the_flag_the_environment_and_the_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("local://{}", dir.path().display());
+    let registry = connect(&url).await.unwrap();
+    let program = Program::new(example("args_server")).env("WAYPOST_REGISTRY", &url).env("MICRO_REGISTRY", "consul");
+    let program = program.env("MICRO_REGISTER_TTL", "60").env("MICRO_SERVER_NAME", "by-micro");
+    let args = ["--server-name", "by-flag", "--server-metadata", "zone=eu-1,rack=7", "--greeting", "Ahoy"];
+    let mut server = Child::start("args_server", &program.args(args)).unwrap();
+    let service = registered(&registry, "by-flag").await;
+    assert_eq!(service.version, "1", "as the code says");
+    let metadata = &service.nodes[0].metadata;
+    assert_eq!((&*metadata["zone"], &*metadata["rack"]), ("eu-1", "7"));
+    server.sigterm().unwrap();
+    assert!(server.wait(LONG).await.unwrap().success());
+    assert_eq!(server.stdout(), ["left"]);
+    registry.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn the_axum_service_registers_and_leaves() {
     let dir = tempfile::tempdir().unwrap();

@@ -39,6 +39,21 @@ async fn calls_are_answered_by_every_node_and_say_by_which() {
 }
 
 #[tokio::test]
+async fn the_client_has_the_last_word_on_its_channels() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let (_b, _) = town.server("b").await;
+    let client =
+        Client::builder(town.registry()).channels(|channel| channel.label("id", "none")).channels(|c| c.version("latest"));
+    let strict = client.channels(|channel| channel.ready_wait(Duration::from_millis(1))).build();
+    let channel = strict.channel_builder("greeter").ready_wait(Duration::from_secs(3600)).build().unwrap();
+    let error = GreeterClient::new(channel).hello(hello("x")).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Unavailable, "not the deadline: {error}");
+    assert!(error.message().contains("2 label"), "{error}");
+    strict.close().await;
+}
+
+#[tokio::test]
 async fn interceptors_and_layers_work_unchanged() {
     let town = Town::new();
     let (_a, service) = town.server("a").await;

@@ -60,6 +60,22 @@ async fn left(running: &Running) {
 }
 
 #[tokio::test]
+async fn the_name_and_the_times_may_be_set_after_the_rest() {
+    let registry = MemoryRegistry::new();
+    let (builder, _) = builder(&registry);
+    let builder = builder.name("cockatoo").ttl(Duration::from_secs(60)).interval(Duration::from_secs(20));
+    let mut expected = config(Duration::from_millis(200));
+    (expected.ttl, expected.interval) = (Duration::from_secs(60), Duration::from_secs(20));
+    assert_eq!(*builder.register_config(), expected);
+    let running = builder.id("one").start().await.unwrap();
+    running.registered().await.unwrap();
+    assert_eq!((running.service(), running.node_id()), ("cockatoo", "cockatoo-one"));
+    assert_eq!(registry.get_service("cockatoo").await.unwrap()[0].nodes[0].id, "cockatoo-one");
+    running.stop();
+    stopped(running).await;
+}
+
+#[tokio::test]
 async fn what_is_registered_says_all_there_is_to_know() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);

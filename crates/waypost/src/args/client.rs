@@ -1,0 +1,123 @@
+//! How a service calls others, by flag and environment.
+
+use std::time::Duration;
+
+use super::environment::Environment;
+use super::setting::{Setting, Variable, set};
+use super::{HEADING, duration, value};
+use crate::balance::StrategyName;
+use crate::registry::Result;
+use crate::{ChannelBuilder, ClientBuilder};
+
+const STRATEGY: Setting<StrategyName> = Setting {
+    flag: "client-strategy",
+    typed: "--client-strategy",
+    variables: &[Variable::new("WAYPOST_CLIENT_STRATEGY", value::strategy)],
+};
+const RETRIES: Setting<u32> = Setting {
+    flag: "client-retries",
+    typed: "--client-retries",
+    variables: &[Variable::new("WAYPOST_CLIENT_RETRIES", value::retries), Variable::new("MICRO_CLIENT_RETRIES", value::retries)],
+};
+const REQUEST_TIMEOUT: Setting<Duration> = Setting {
+    flag: "client-request-timeout",
+    typed: "--client-request-timeout",
+    variables: &[
+        Variable::new("WAYPOST_CLIENT_REQUEST_TIMEOUT", duration::parse),
+        Variable::new("MICRO_CLIENT_REQUEST_TIMEOUT", duration::parse),
+    ],
+};
+const CONNECT_TIMEOUT: Setting<Duration> = Setting {
+    flag: "client-connect-timeout",
+    typed: "--client-connect-timeout",
+    variables: &[Variable::new("WAYPOST_CLIENT_CONNECT_TIMEOUT", duration::parse)],
+};
+const READY_WAIT: Setting<Duration> = Setting {
+    flag: "client-ready-wait",
+    typed: "--client-ready-wait",
+    variables: &[Variable::new("WAYPOST_CLIENT_READY_WAIT", duration::parse)],
+};
+
+/// How a service calls others: strategy, retries, and how long it waits.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(about = None, long_about = None)]
+#[group(skip)]
+pub struct ClientArgs {
+    #[arg(id = STRATEGY.flag, long = STRATEGY.flag, value_name = "NAME", value_parser = value::strategy, help_heading = HEADING)]
+    #[arg(help = STRATEGY.help("How a node is chosen: random, round-robin or least-request"))]
+    strategy: Option<StrategyName>,
+    #[arg(id = RETRIES.flag, long = RETRIES.flag, value_name = "N", value_parser = value::retries, help_heading = HEADING)]
+    #[arg(allow_negative_numbers = true, help = RETRIES.help("How often a call is tried again, if it may be"))]
+    retries: Option<u32>,
+    #[arg(id = REQUEST_TIMEOUT.flag, long = REQUEST_TIMEOUT.flag, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(help_heading = HEADING, help = REQUEST_TIMEOUT.help("The deadline of unary calls that set none"))]
+    request_timeout: Option<Duration>,
+    #[arg(id = CONNECT_TIMEOUT.flag, long = CONNECT_TIMEOUT.flag, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(help_heading = HEADING, help = CONNECT_TIMEOUT.help("How long connecting to a node may take"))]
+    connect_timeout: Option<Duration>,
+    #[arg(id = READY_WAIT.flag, long = READY_WAIT.flag, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(help_heading = HEADING, help = READY_WAIT.help("How long a call waits for a ready node"))]
+    ready_wait: Option<Duration>,
+}
+
+/// What was given for each channel.
+#[derive(Clone, Copy, Debug)]
+struct OfChannels {
+    strategy: Option<StrategyName>,
+    attempts: Option<u32>,
+    deadline: Option<Duration>,
+    ready_wait: Option<Duration>,
+}
+
+impl ClientArgs {
+    /// The client with what was given set, for itself and for every channel it builds, and the rest as it was.
+    ///
+    /// What was given wins over what the code says of a channel, whenever it says so.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what is wrong with it, and what to write.
+    pub fn apply(&self, client: ClientBuilder) -> Result<ClientBuilder> {
+        self.apply_in(client, &Environment::of_process())
+    }
+
+    pub(super) fn apply_in(&self, client: ClientBuilder, environment: &Environment) -> Result<ClientBuilder> {
+        let connect_timeout = CONNECT_TIMEOUT.given(self.connect_timeout.as_ref(), environment)?;
+        let channels = self.of_channels(environment)?;
+        let client = set(client, connect_timeout, ClientBuilder::connect_timeout);
+        Ok(client.channels(move |channel| channels.apply(channel)))
+    }
+
+    fn of_channels(&self, environment: &Environment) -> Result<OfChannels> {
+        let retries = RETRIES.given(self.retries.as_ref(), environment)?;
+        Ok(OfChannels {
+            strategy: STRATEGY.given(self.strategy.as_ref(), environment)?.map(|given| given.value),
+            attempts: retries.map(|given| given.value.saturating_add(1)),
+            deadline: REQUEST_TIMEOUT.given(self.request_timeout.as_ref(), environment)?.map(|given| given.value),
+            ready_wait: READY_WAIT.given(self.ready_wait.as_ref(), environment)?.map(|given| given.value),
+        })
+    }
+}
+
+impl OfChannels {
+    fn apply(self, mut channel: ChannelBuilder) -> ChannelBuilder {
+        if let Some(name) = self.strategy {
+            channel = channel.strategy(name.strategy());
+        }
+        if let Some(attempts) = self.attempts {
+            channel = channel.max_attempts(attempts);
+        }
+        if let Some(deadline) = self.deadline {
+            channel = channel.unary_deadline(deadline);
+        }
+        if let Some(wait) = self.ready_wait {
+            channel = channel.ready_wait(wait);
+        }
+        channel
+    }
+}
+
+/// Every variable read here.
+pub(super) fn variables() -> Vec<&'static str> {
+    let times = [REQUEST_TIMEOUT, CONNECT_TIMEOUT, READY_WAIT];
+    STRATEGY.names().chain(RETRIES.names()).chain(times.iter().flat_map(Setting::names)).collect()
+}

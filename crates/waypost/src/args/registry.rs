@@ -1,0 +1,121 @@
+//! `--registry`: which registry, as a URL, or as go-micro says it.
+
+use super::HEADING;
+use super::environment::Environment;
+use super::setting::{Given, Setting, Variable, blame};
+use super::url::RegistryUrl;
+use crate::AnyRegistry;
+use crate::registry::{Error, Result, redacted_url};
+
+const URL: Setting<RegistryUrl> = Setting {
+    flag: "registry",
+    typed: "--registry",
+    variables: &[Variable::new("WAYPOST_REGISTRY", url).noted(", MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS")],
+};
+
+const MICRO_REGISTRY: &str = "MICRO_REGISTRY";
+const MICRO_REGISTRY_ADDRESS: &str = "MICRO_REGISTRY_ADDRESS";
+
+/// Where go-micro looks for etcd when nobody says where it is.
+const DEFAULT_ETCD: &str = "127.0.0.1:2379";
+
+/// Which registry: `--registry URL`, `WAYPOST_REGISTRY`, or go-micro's `MICRO_REGISTRY` (`etcd` or `memory`) with
+/// `MICRO_REGISTRY_ADDRESS` (`host:port,…`; `127.0.0.1:2379` without it).
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(about = None, long_about = None)]
+#[group(skip)]
+pub struct RegistryArgs {
+    #[arg(id = URL.flag, long = URL.flag, value_name = "URL", help_heading = HEADING)]
+    #[arg(help = URL.help("The registry: etcd://host:2379, local://, static://host:port"))]
+    registry: Option<RegistryUrl>,
+}
+
+impl RegistryArgs {
+    /// Opens the registry that was given; without any, `local://`, that of this host. See [`connect`](crate::connect).
+    ///
+    /// # Errors
+    /// As [`connect`](crate::connect); what was given wrongly is told with the flag or the variable.
+    pub async fn connect(&self) -> Result<AnyRegistry> {
+        self.connect_or("local://").await
+    }
+
+    /// Opens the registry that was given; without any, the code's own, at `url`.
+    ///
+    /// # Errors
+    /// As for [`connect`](RegistryArgs::connect).
+    pub async fn connect_or(&self, url: &str) -> Result<AnyRegistry> {
+        self.connect_in(url, &Environment::of_process()).await
+    }
+
+    pub(super) async fn connect_in(&self, url: &str, environment: &Environment) -> Result<AnyRegistry> {
+        match self.given(environment)? {
+            Some(Given { value, by }) => crate::connect(value.expose()).await.map_err(|error| blame(by, error)),
+            None => crate::connect(url).await,
+        }
+    }
+
+    /// The URL that was given, by flag or environment.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if go-micro's variables name a registry that Waypost does not have.
+    pub fn url(&self) -> Result<Option<RegistryUrl>> {
+        Ok(self.given(&Environment::of_process())?.map(|given| given.value))
+    }
+
+    /// The URL that the flag gave, whatever the environment says.
+    pub fn flag(&self) -> Option<&RegistryUrl> {
+        self.registry.as_ref()
+    }
+
+    pub(super) fn given(&self, environment: &Environment) -> Result<Option<Given<RegistryUrl>>> {
+        match URL.given(self.registry.as_ref(), environment)? {
+            Some(given) => Ok(Some(given)),
+            None => of_go_micro(environment),
+        }
+    }
+}
+
+/// Every variable read here.
+pub(super) fn variables() -> Vec<&'static str> {
+    URL.names().chain([MICRO_REGISTRY, MICRO_REGISTRY_ADDRESS]).collect()
+}
+
+fn url(text: &str) -> Result<RegistryUrl, String> {
+    Ok(text.to_owned().into())
+}
+
+/// What go-micro's two variables say together.
+fn of_go_micro(environment: &Environment) -> Result<Option<Given<RegistryUrl>>> {
+    let addresses = environment.get(MICRO_REGISTRY_ADDRESS)?;
+    let (url, by) = match (environment.get(MICRO_REGISTRY)?.as_deref(), addresses) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => {
+            let why =
+                "says where a registry is, and nothing says which: set MICRO_REGISTRY=etcd too, or WAYPOST_REGISTRY to a URL";
+            return Err(Error::invalid(MICRO_REGISTRY_ADDRESS, why));
+        }
+        (Some("memory"), _) => ("memory://".to_owned(), MICRO_REGISTRY),
+        (Some("etcd"), None) => (format!("etcd://{DEFAULT_ETCD}"), MICRO_REGISTRY),
+        (Some("etcd"), Some(addresses)) => (etcd(&addresses)?, MICRO_REGISTRY_ADDRESS),
+        (Some(other), _) => return Err(unknown(other)),
+    };
+    Ok(Some(Given { value: url.into(), by }))
+}
+
+/// The URL of these members: go-micro's list may hold empty ones.
+fn etcd(addresses: &str) -> Result<String> {
+    // The text is not repeated: somebody may have put a password into it.
+    if addresses.contains(['/', '@', '?', '#', '%']) {
+        let why = "is no list of host:port: write host:2379,host:2379, the user into ETCD_USERNAME and ETCD_PASSWORD, \
+                   and anything else into WAYPOST_REGISTRY=etcd://…";
+        return Err(Error::invalid(MICRO_REGISTRY_ADDRESS, why));
+    }
+    let members: Vec<_> = addresses.split(',').map(str::trim).filter(|member| !member.is_empty()).collect();
+    Ok(format!("etcd://{}", if members.is_empty() { DEFAULT_ETCD.to_owned() } else { members.join(",") }))
+}
+
+fn unknown(name: &str) -> Error {
+    let why = "is no registry that Waypost has: of go-micro's it knows etcd and memory; \
+               for another give its URL as --registry or WAYPOST_REGISTRY, such as etcd://host:2379";
+    Error::invalid(format!("{MICRO_REGISTRY} {:?}", redacted_url(name)), why)
+}

@@ -1,0 +1,141 @@
+//! How a service serves and registers, by flag and environment.
+
+use std::time::Duration;
+
+use super::environment::Environment;
+use super::setting::{Setting, Variable, blame, set};
+use super::value::{self, Pair};
+use super::{HEADING, duration};
+use crate::registry::Result;
+use crate::server::Builder;
+
+const NAME: Setting<String> = Setting {
+    flag: "server-name",
+    typed: "--server-name",
+    variables: &[Variable::new("WAYPOST_SERVER_NAME", value::service), Variable::new("MICRO_SERVER_NAME", value::service)],
+};
+const VERSION: Setting<String> = Setting {
+    flag: "server-version",
+    typed: "--server-version",
+    variables: &[Variable::new("WAYPOST_SERVER_VERSION", value::version), Variable::new("MICRO_SERVER_VERSION", value::version)],
+};
+const ID: Setting<String> = Setting {
+    flag: "server-id",
+    typed: "--server-id",
+    variables: &[Variable::new("WAYPOST_SERVER_ID", value::id), Variable::new("MICRO_SERVER_ID", value::id)],
+};
+const ADDRESS: Setting<String> = Setting {
+    flag: "server-address",
+    typed: "--server-address",
+    variables: &[Variable::new("WAYPOST_SERVER_ADDRESS", value::bind), Variable::new("MICRO_SERVER_ADDRESS", value::bind)],
+};
+const ADVERTISE: Setting<String> = Setting {
+    flag: "server-advertise",
+    typed: "--server-advertise",
+    variables: &[
+        Variable::new("WAYPOST_SERVER_ADVERTISE", value::advertise),
+        Variable::new("MICRO_SERVER_ADVERTISE", value::advertise),
+    ],
+};
+const METADATA: Setting<Vec<Pair>> = Setting {
+    flag: "server-metadata",
+    typed: "--server-metadata",
+    variables: &[Variable::new("WAYPOST_SERVER_METADATA", value::pairs), Variable::new("MICRO_SERVER_METADATA", value::go_pairs)],
+};
+const TTL: Setting<Duration> = Setting {
+    flag: "register-ttl",
+    typed: "--register-ttl",
+    variables: &[
+        Variable::new("WAYPOST_REGISTER_TTL", duration::parse),
+        Variable::new("MICRO_REGISTER_TTL", value::go_seconds).noted(" (s)"),
+    ],
+};
+const INTERVAL: Setting<Duration> = Setting {
+    flag: "register-interval",
+    typed: "--register-interval",
+    variables: &[
+        Variable::new("WAYPOST_REGISTER_INTERVAL", duration::parse),
+        Variable::new("MICRO_REGISTER_INTERVAL", value::go_seconds).noted(" (s)"),
+    ],
+};
+
+/// How a service serves and registers: name, version, id, addresses, metadata, and the registration's times.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(about = None, long_about = None)]
+#[group(skip)]
+pub struct ServerArgs {
+    #[arg(id = NAME.flag, long = NAME.flag, value_name = "NAME", value_parser = value::service, help_heading = HEADING)]
+    #[arg(help = NAME.help("What the service is called in the registry"))]
+    name: Option<String>,
+    #[arg(id = VERSION.flag, long = VERSION.flag, value_name = "VERSION", value_parser = value::version, help_heading = HEADING)]
+    #[arg(help = VERSION.help("Its version"))]
+    version: Option<String>,
+    #[arg(id = ID.flag, long = ID.flag, value_name = "ID", value_parser = value::id, help_heading = HEADING)]
+    #[arg(help = ID.help("The node is called NAME-ID; a random id unless given"))]
+    id: Option<String>,
+    #[arg(id = ADDRESS.flag, long = ADDRESS.flag, value_name = "HOST:PORT", value_parser = value::bind, help_heading = HEADING)]
+    #[arg(help = ADDRESS.help("What it listens on; port 0 is any, :8080 is on all interfaces"))]
+    address: Option<String>,
+    #[arg(id = ADVERTISE.flag, long = ADVERTISE.flag, value_name = "HOST[:PORT]", value_parser = value::advertise)]
+    #[arg(help_heading = HEADING, help = ADVERTISE.help("Where clients reach it, if not there"))]
+    advertise: Option<String>,
+    #[arg(id = METADATA.flag, long = METADATA.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
+    #[arg(help_heading = HEADING, help = METADATA.help("Metadata of its node; several with commas, or again"))]
+    metadata: Vec<Pair>,
+    #[arg(id = TTL.flag, long = TTL.flag, value_name = "TIME", value_parser = duration::parse, help_heading = HEADING)]
+    #[arg(help = TTL.help("How long the record stays if the process dies, such as 15s"))]
+    ttl: Option<Duration>,
+    #[arg(id = INTERVAL.flag, long = INTERVAL.flag, value_name = "TIME", value_parser = duration::parse, help_heading = HEADING)]
+    #[arg(help = INTERVAL.help("How often it is written again"))]
+    interval: Option<Duration>,
+}
+
+impl ServerArgs {
+    /// The server with what was given set, and the rest as it was. Metadata is set key by key: those of the code stay, unless given too.
+    ///
+    /// Call it after the code's own settings, or those win.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what is wrong with it, and what to write.
+    pub fn apply(&self, server: Builder) -> Result<Builder> {
+        self.apply_in(server, &Environment::of_process())
+    }
+
+    pub(super) fn apply_in(&self, server: Builder, environment: &Environment) -> Result<Builder> {
+        let server = set(server, NAME.given(self.name.as_ref(), environment)?, Builder::name);
+        let server = set(server, VERSION.given(self.version.as_ref(), environment)?, Builder::version);
+        let server = set(server, ID.given(self.id.as_ref(), environment)?, Builder::id);
+        let server = set(server, ADDRESS.given(self.address.as_ref(), environment)?, Builder::bind);
+        let server = set(server, ADVERTISE.given(self.advertise.as_ref(), environment)?, Builder::advertise);
+        let server = self.apply_metadata(server, environment)?;
+        self.apply_times(server, environment)
+    }
+
+    /// Key by key: a flag's entry does not undo what a platform's variable says of another key.
+    fn apply_metadata(&self, server: Builder, environment: &Environment) -> Result<Builder> {
+        let flag = (!self.metadata.is_empty()).then_some(&self.metadata);
+        let all = METADATA.all_given(flag, environment).collect::<Result<Vec<_>>>()?;
+        let weakest_first = all.into_iter().rev().flat_map(|given| given.value);
+        Ok(weakest_first.fold(server, |server, (key, value)| server.metadata(key, value)))
+    }
+
+    /// Checked here, where it is known who gave them.
+    fn apply_times(&self, server: Builder, environment: &Environment) -> Result<Builder> {
+        let ttl = TTL.given(self.ttl.as_ref(), environment)?;
+        let interval = INTERVAL.given(self.interval.as_ref(), environment)?;
+        let by: Vec<_> = [&ttl, &interval].into_iter().flatten().map(|given| given.by).collect();
+        let server = set(set(server, ttl, Builder::ttl), interval, Builder::interval);
+        match server.register_config().check() {
+            Err(error) if !by.is_empty() => Err(blame(&by.join(" and "), error)),
+            _ => Ok(server),
+        }
+    }
+}
+
+/// Every variable read here.
+pub(super) fn variables() -> Vec<&'static str> {
+    let texts = [NAME, VERSION, ID, ADDRESS, ADVERTISE];
+    let times = [TTL, INTERVAL];
+    let texts = texts.iter().flat_map(Setting::names).chain(METADATA.names());
+    texts.chain(times.iter().flat_map(Setting::names)).collect()
+}

@@ -1,0 +1,25 @@
+//! The flags as a service has them, with an environment that is an argument.
+
+mod errors;
+mod help;
+mod precedence;
+
+use clap::Parser;
+
+use super::ServiceArgs;
+
+/// A service with a flag of its own
+#[derive(Debug, Parser)]
+#[command(name = "greeterd", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    waypost: ServiceArgs,
+    /// How many at once
+    #[arg(long, default_value = "8")]
+    workers: u8,
+}
+
+/// What these flags give.
+fn parsed(flags: &[&str]) -> ServiceArgs {
+    Cli::try_parse_from([&["greeterd"], flags].concat()).unwrap_or_else(|error| panic!("{flags:?}: {error}")).waypost
+}

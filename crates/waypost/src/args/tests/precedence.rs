@@ -1,0 +1,257 @@
+//! default < code < `MICRO_…` < `WAYPOST_…` < flag, each setting by itself, in every mixture of those that are there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::environment::Environment;
+use super::parsed;
+use crate::balance::{Picker, Strategy};
+use crate::peer::Peer;
+use crate::record::Address;
+use crate::server::Builder;
+use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, FixedRegistry, Server};
+
+/// The variable or the flag, and its text. None where go-micro has no such setting.
+type Words = (&'static str, &'static str);
+
+/// One setting, and how it shows in `Debug`: by default, and as given by the code, by go-micro's variable, by ours, and by the flag.
+struct Row<C> {
+    code: C,
+    micro: Option<Words>,
+    waypost: Words,
+    flag: Words,
+    shown: [&'static str; 5],
+}
+
+impl<C> Row<C> {
+    /// Calls `show` with every mixture; what it returns must show the strongest that is there, and none of the others.
+    fn check(&self, show: impl Fn(Option<&C>, &[&str], &Environment) -> String) {
+        for mixture in 0_u8..16 {
+            let there = |level: u8| mixture & (1 << level) != 0;
+            if there(1) && self.micro.is_none() {
+                continue;
+            }
+            let flags = [self.flag.0, self.flag.1];
+            let variables: Vec<_> = [(1, self.micro), (2, Some(self.waypost))]
+                .into_iter()
+                .filter_map(|(level, words)| words.filter(|_| there(level)))
+                .collect();
+            let flags = if there(3) { flags.as_slice() } else { &[] };
+            let text = show(there(0).then_some(&self.code), flags, &Environment::of(&variables));
+            let strongest = (0..4).rev().find(|level| there(*level)).map_or(0, |level| usize::from(level) + 1);
+            for (level, shown) in self.shown.iter().enumerate().filter(|(level, _)| *level != 2 || self.micro.is_some()) {
+                let what = format!("{}: {mixture:04b}: {shown} in {text}", self.flag.0);
+                assert_eq!(text.contains(shown), level == strongest, "{what}");
+            }
+        }
+    }
+}
+
+type ServerRow = Row<fn(Builder) -> Builder>;
+
+#[test]
+fn of_a_server() {
+    let rows: [ServerRow; 8] = [
+        Row {
+            code: |server| server.name("by-code"),
+            micro: Some(("MICRO_SERVER_NAME", "by-micro")),
+            waypost: ("WAYPOST_SERVER_NAME", "by-waypost"),
+            flag: ("--server-name", "by-flag"),
+            shown: [
+                r#"name: "greeter""#,
+                r#"name: "by-code""#,
+                r#"name: "by-micro""#,
+                r#"name: "by-waypost""#,
+                r#"name: "by-flag""#,
+            ],
+        },
+        Row {
+            code: |server| server.version("1"),
+            micro: Some(("MICRO_SERVER_VERSION", "2")),
+            waypost: ("WAYPOST_SERVER_VERSION", "3"),
+            flag: ("--server-version", "4"),
+            shown: [r#"version: "latest""#, r#"version: "1""#, r#"version: "2""#, r#"version: "3""#, r#"version: "4""#],
+        },
+        Row {
+            code: |server| server.id("one"),
+            micro: Some(("MICRO_SERVER_ID", "two")),
+            waypost: ("WAYPOST_SERVER_ID", "three"),
+            flag: ("--server-id", "four"),
+            shown: ["id: None", r#"id: Some("one")"#, r#"id: Some("two")"#, r#"id: Some("three")"#, r#"id: Some("four")"#],
+        },
+        Row {
+            code: |server| server.bind("127.0.0.1:1"),
+            micro: Some(("MICRO_SERVER_ADDRESS", ":2")),
+            waypost: ("WAYPOST_SERVER_ADDRESS", "127.0.0.1:3"),
+            flag: ("--server-address", "127.0.0.1:4"),
+            shown: [
+                r#"bind: "127.0.0.1:0""#,
+                r#"bind: "127.0.0.1:1""#,
+                r#"bind: "0.0.0.0:2""#,
+                r#"bind: "127.0.0.1:3""#,
+                r#"bind: "127.0.0.1:4""#,
+            ],
+        },
+        Row {
+            code: |server| server.advertise("a:1"),
+            micro: Some(("MICRO_SERVER_ADVERTISE", "b:2")),
+            waypost: ("WAYPOST_SERVER_ADVERTISE", "c"),
+            flag: ("--server-advertise", "d:4"),
+            shown: ["advertise: None", r#"Some("a:1")"#, r#"Some("b:2")"#, r#"Some("c")"#, r#"Some("d:4")"#],
+        },
+        Row {
+            code: |server| server.ttl(Duration::from_secs(21)),
+            micro: Some(("MICRO_REGISTER_TTL", "22")),
+            waypost: ("WAYPOST_REGISTER_TTL", "23s"),
+            flag: ("--register-ttl", "24s"),
+            shown: ["ttl: 15s", "ttl: 21s", "ttl: 22s", "ttl: 23s", "ttl: 24s"],
+        },
+        Row {
+            code: |server| server.interval(Duration::from_secs(1)),
+            micro: Some(("MICRO_REGISTER_INTERVAL", "2")),
+            waypost: ("WAYPOST_REGISTER_INTERVAL", "3s"),
+            flag: ("--register-interval", "4s"),
+            shown: ["interval: 5s", "interval: 1s", "interval: 2s", "interval: 3s", "interval: 4s"],
+        },
+        Row {
+            // The last of one key is the one that is registered.
+            code: |server| server.metadata("zone", "code"),
+            micro: Some(("MICRO_SERVER_METADATA", "zone=micro")),
+            waypost: ("WAYPOST_SERVER_METADATA", "zone=waypost"),
+            flag: ("--server-metadata", "zone=flag"),
+            shown: [
+                "metadata: []",
+                r#"("zone", "code")]"#,
+                r#"("zone", "micro")]"#,
+                r#"("zone", "waypost")]"#,
+                r#"("zone", "flag")]"#,
+            ],
+        },
+    ];
+    for row in rows {
+        row.check(|code, flags, environment| {
+            let server = Server::builder("greeter");
+            let server = if let Some(code) = code { code(server) } else { server };
+            format!("{:?}", parsed(flags).server.apply_in(server, environment).unwrap())
+        });
+    }
+}
+
+#[test]
+fn metadata_is_given_key_by_key() {
+    let args = parsed(&["--server-metadata", "a=flag,b=flag", "--server-metadata", "c=flag"]).server;
+    let environment =
+        Environment::of(&[("WAYPOST_SERVER_METADATA", "b=waypost, d=waypost"), ("MICRO_SERVER_METADATA", "d=micro,e")]);
+    let code = Server::builder("greeter").metadata("e", "code").metadata("f", "code");
+    let text = format!("{:?}", args.apply_in(code, &environment).unwrap());
+    let order = ["e code", "f code", "d micro", "e ", "b waypost", "d waypost", "a flag", "b flag", "c flag"];
+    let order: Vec<_> = order.iter().filter_map(|pair| pair.split_once(' ')).collect();
+    assert!(text.contains(&format!("metadata: {order:?}")), "{text}");
+}
+
+#[derive(Debug)]
+struct Mine;
+
+impl Strategy for Mine {
+    fn name(&self) -> &'static str {
+        "mine"
+    }
+
+    fn build(&self, ready: &[Arc<Peer>]) -> Box<dyn Picker> {
+        crate::balance::Random.build(ready)
+    }
+}
+
+/// The code's own word, on the client or on the channel.
+type ClientRow = Row<(fn(ClientBuilder) -> ClientBuilder, fn(ChannelBuilder) -> ChannelBuilder)>;
+
+#[test]
+fn of_a_client_and_its_channels() {
+    let rows: [ClientRow; 5] = [
+        Row {
+            code: (|client| client, |channel| channel.strategy(Mine)),
+            micro: None,
+            waypost: ("WAYPOST_CLIENT_STRATEGY", "roundrobin"),
+            flag: ("--client-strategy", "random"),
+            shown: ["strategy: LeastRequest", "strategy: Mine", "", "strategy: RoundRobin", "strategy: Random"],
+        },
+        Row {
+            code: (|client| client, |channel| channel.max_attempts(1)),
+            micro: Some(("MICRO_CLIENT_RETRIES", "1")),
+            waypost: ("WAYPOST_CLIENT_RETRIES", "4"),
+            flag: ("--client-retries", "5"),
+            shown: ["max_attempts: 3", "max_attempts: 1", "max_attempts: 2", "max_attempts: 5", "max_attempts: 6"],
+        },
+        Row {
+            code: (|client| client, |channel| channel.unary_deadline(Duration::from_secs(1))),
+            micro: Some(("MICRO_CLIENT_REQUEST_TIMEOUT", "1.5s")),
+            waypost: ("WAYPOST_CLIENT_REQUEST_TIMEOUT", "3s"),
+            flag: ("--client-request-timeout", "1m"),
+            shown: [
+                "unary_deadline: 30s",
+                "unary_deadline: 1s",
+                "unary_deadline: 1.5s",
+                "unary_deadline: 3s",
+                "unary_deadline: 60s",
+            ],
+        },
+        Row {
+            code: (|client| client.connect_timeout(Duration::from_secs(1)), |channel| channel),
+            micro: None,
+            waypost: ("WAYPOST_CLIENT_CONNECT_TIMEOUT", "3s"),
+            flag: ("--client-connect-timeout", "500ms"),
+            shown: ["connect_timeout: 2s", "connect_timeout: 1s", "", "connect_timeout: 3s", "connect_timeout: 500ms"],
+        },
+        Row {
+            code: (|client| client, |channel| channel.ready_wait(Duration::from_secs(1))),
+            micro: None,
+            waypost: ("WAYPOST_CLIENT_READY_WAIT", "4s"),
+            flag: ("--client-ready-wait", "5s"),
+            shown: ["ready_wait: 3s", "ready_wait: 1s", "", "ready_wait: 4s", "ready_wait: 5s"],
+        },
+    ];
+    for row in rows {
+        row.check(|code, flags, environment| {
+            let registry = FixedRegistry::new(Vec::<Address>::new(), "grpc");
+            let client = Client::builder(AnyRegistry::new(registry));
+            let client = if let Some((code, _)) = code { code(client) } else { client };
+            let client = parsed(flags).client.apply_in(client, environment).unwrap().build();
+            let channel = client.channel_builder("greeter");
+            let channel = if let Some((_, code)) = code { code(channel) } else { channel };
+            format!("{:?}", channel.build().unwrap())
+        });
+    }
+}
+
+#[test]
+fn of_the_registry() {
+    let row = Row {
+        code: "local:///code",
+        micro: Some(("MICRO_REGISTRY", "etcd")),
+        waypost: ("WAYPOST_REGISTRY", "static://b:2"),
+        flag: ("--registry", "local:///flag"),
+        shown: ["local:// ", "local:///code ", "etcd://127.0.0.1:2379 ", "static://b:2 ", "local:///flag "],
+    };
+    row.check(|code, flags, environment| {
+        let given = parsed(flags).registry.given(environment).unwrap();
+        let url = given.as_ref().map_or(code.copied().unwrap_or("local://"), |given| given.value.expose());
+        format!("{url} ")
+    });
+}
+
+#[test]
+fn go_micros_words_for_a_registry_make_a_url() {
+    let url = |name, addresses| {
+        let environment = Environment::of(&[("MICRO_REGISTRY", name), ("MICRO_REGISTRY_ADDRESS", addresses)]);
+        parsed(&[]).registry.given(&environment).unwrap().map(|given| given.value.expose().to_owned())
+    };
+    for (name, addresses, expected) in [
+        ("etcd", "a:1, b,,[::1]:3", "etcd://a:1,b,[::1]:3"),
+        ("etcd", "", "etcd://127.0.0.1:2379"),
+        ("etcd", ",", "etcd://127.0.0.1:2379"),
+        ("memory", "a:1", "memory://"),
+    ] {
+        assert_eq!(url(name, addresses).as_deref(), Some(expected));
+    }
+    assert_eq!(url("", ""), None);
+}

@@ -1,0 +1,126 @@
+//! What may be given for a flag or a variable, checked where it enters; each error says what to write instead.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::balance::{StrategyName, UnknownStrategy};
+use crate::record::{Address, NameError, NodeId, ServiceName};
+
+/// A metadata entry.
+pub(super) type Pair = (String, String);
+
+pub(super) fn service(text: &str) -> Result<String, String> {
+    named(text.parse::<ServiceName>(), text)
+}
+
+pub(super) fn id(text: &str) -> Result<String, String> {
+    named(text.parse::<NodeId>(), text)
+}
+
+pub(super) fn version(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("is empty: give a version, such as 1.2.0".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// What can be listened on. As Go has it, `:8080` is every interface.
+pub(super) fn bind(text: &str) -> Result<String, String> {
+    let text = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    with_port(&text)?;
+    Ok(text)
+}
+
+/// What clients can be told; the port may be missing.
+pub(super) fn advertise(text: &str) -> Result<String, String> {
+    let has_port = text.contains(':') && text.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
+    match has_port {
+        true => with_port(text)?,
+        false if text.parse::<IpAddr>().is_ok() || text.starts_with('[') => {}
+        false => with_port(&format!("{text}:0"))?,
+    }
+    Ok(text.to_owned())
+}
+
+/// One entry.
+pub(super) fn pair(text: &str) -> Result<Pair, String> {
+    match text.trim().split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("is no pair: give key=value, and no comma in a value".to_owned()),
+    }
+}
+
+/// Entries, with commas between.
+pub(super) fn pairs(text: &str) -> Result<Vec<Pair>, String> {
+    text.split(',').map(|part| pair(part).map_err(|why| format!("has {part:?}, which {why}"))).collect()
+}
+
+/// Entries as go-micro reads them: a key without a value has an empty one.
+pub(super) fn go_pairs(text: &str) -> Result<Vec<Pair>, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| if part.contains('=') { pair(part) } else { Ok((part.to_owned(), String::new())) }).collect()
+}
+
+pub(super) fn retries(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "is no count: give 0 or more, such as 2".to_owned())
+}
+
+pub(super) fn strategy(text: &str) -> Result<StrategyName, String> {
+    text.parse().map_err(|unknown: UnknownStrategy| unknown.why())
+}
+
+/// Seconds, a whole number, as go-micro counts a registration's times.
+pub(super) fn go_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(0) => Err("is no time: a registration needs one; give more than zero, such as 15".to_owned()),
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => Err("is no whole number of seconds: give one, such as 15; a unit goes with the WAYPOST_ variable".to_owned()),
+    }
+}
+
+fn named<T>(checked: Result<T, NameError>, text: &str) -> Result<String, String> {
+    checked.map(|_| text.to_owned()).map_err(|error| error.why().to_owned())
+}
+
+/// Whether it is a host and a port, which may be 0: any.
+fn with_port(text: &str) -> Result<(), String> {
+    let any = text.strip_suffix(":0").map(|host| format!("{host}:1"));
+    let checked = any.as_deref().unwrap_or(text).parse::<Address>();
+    checked.map(drop).map_err(|error| error.why().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_listened_on() {
+        for (text, bound) in
+            [(":8080", "0.0.0.0:8080"), (":0", "0.0.0.0:0"), ("[::]:0", "[::]:0"), ("localhost:80", "localhost:80")]
+        {
+            assert_eq!(bind(text), Ok(bound.to_owned()));
+        }
+        for text in ["", "8080", "localhost", "::1", "::", "a:b", "a:70000", "http://a:1", ":"] {
+            assert!(bind(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_told() {
+        for text in ["a", "a:0", "a:1", "10.0.0.7", "10.0.0.7:80", "::1", "[::1]", "[::1]:80", "2001:db8::7"] {
+            assert_eq!(advertise(text), Ok(text.to_owned()));
+        }
+        for text in ["", ":80", "a:b", "http://a", "a b", "a:1:2"] {
+            assert!(advertise(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_pairs() {
+        let owned = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(pairs("a=1, b=x=y"), Ok(owned(&[("a", "1"), ("b", "x=y")])));
+        assert_eq!(pairs("a=").unwrap(), owned(&[("a", "")]));
+        assert_eq!(go_pairs("a=1,,canary, b=x=y"), Ok(owned(&[("a", "1"), ("canary", ""), ("b", "x=y")])));
+        assert!(go_pairs("=1").is_err());
+        assert_eq!(pairs("a=1,2").unwrap_err(), r#"has "2", which is no pair: give key=value, and no comma in a value"#);
+    }
+}
