@@ -3,33 +3,35 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
+use clap_complete::Shell;
+use waypost::args::RegistryArgs;
 
 use crate::demo::DemoArgs;
 use crate::duration;
+use crate::failure::Failure;
 use crate::output::Show;
-
-/// Not a doc comment: its brackets are no links.
-const REGISTRY_HELP: &str = "The registry: local://[dir] or static://host:port[,…]; else WAYPOST_REGISTRY, else local://";
 
 /// Service registration, discovery and client-side load balancing
 #[derive(Debug, Parser)]
 #[command(name = "waypost", version, max_term_width = 100)]
+#[command(after_help = "Without --registry and its variables it is local://, the processes of this host.")]
+#[command(mut_arg("registry", everywhere))]
 pub(crate) struct Cli {
-    /// The registry; without it what `WAYPOST_REGISTRY` says, else `local://`.
-    #[arg(long, global = true, value_name = "URL", help = REGISTRY_HELP)]
-    pub(crate) registry: Option<String>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-impl Cli {
-    /// Where the registry is: as the flag says, or the environment, or in this host's own place.
-    pub(crate) fn place(&self) -> String {
-        let environment = || std::env::var_os("WAYPOST_REGISTRY").filter(|url| !url.is_empty());
-        let url = self.registry.clone().or_else(|| environment().map(|url| url.to_string_lossy().into_owned()));
-        url.unwrap_or_else(|| "local://".to_owned())
-    }
+/// The flag that every command has.
+fn everywhere(registry: Arg) -> Arg {
+    registry.global(true).help_heading(None)
+}
+
+/// Where the registry is: as the flag says, or the environment, or in this host's own place.
+pub(crate) fn place(registry: &RegistryArgs) -> Result<String, Failure> {
+    Ok(registry.url()?.map_or_else(|| "local://".to_owned(), |url| url.expose().to_owned()))
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +50,8 @@ pub(crate) enum Command {
     Wait(Wait),
     /// Restarts and kills servers under load, and counts the calls that failed
     Demo(DemoArgs),
+    /// Prints what lets a shell complete commands and flags
+    Completions(Completions),
 }
 
 #[derive(Args, Debug)]
@@ -121,6 +125,20 @@ pub(crate) struct Wait {
     pub(crate) show: Show,
 }
 
+/// Not a doc comment: its lines are to stay as they are.
+const INSTALL: &str = "\
+To install them:
+  bash  waypost completions bash > ~/.local/share/bash-completion/completions/waypost
+  zsh   waypost completions zsh > ~/.zfunc/_waypost, with `fpath+=~/.zfunc; autoload -Uz compinit && compinit` in ~/.zshrc
+  fish  waypost completions fish > ~/.config/fish/completions/waypost.fish";
+
+#[derive(Args, Debug)]
+#[command(after_help = INSTALL)]
+pub(crate) struct Completions {
+    /// For which shell
+    pub(crate) shell: Shell,
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -137,5 +155,90 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    fn help(path: &[&str]) -> String {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let command = path.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());
+        command.render_help().to_string()
+    }
+
+    #[test]
+    fn every_command_can_be_told_where_the_registry_is() {
+        insta::assert_snapshot!(help(&["list"]), @r"
+        Lists all services
+
+        Usage: waypost list [OPTIONS]
+
+        Options:
+          -o, --output <FORMAT>  How to show it [default: table] [possible values: table, wide, json, jsonl,
+                                 name]
+              --registry <URL>   The registry: etcd://host:2379, local://, static://host:port
+                                 [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
+              --json             The same as -o json
+          -h, --help             Print help (see more with '--help')
+        ");
+    }
+
+    #[test]
+    fn the_demos_halves_have_the_flags_of_any_service() {
+        insta::assert_snapshot!(help(&["demo", "server"]), @r"
+        One greeter, until SIGTERM or Ctrl-C; one JSON line when registered, one when it has left
+
+        Usage: waypost demo server [OPTIONS]
+
+        Options:
+              --registry <URL>  The registry: etcd://host:2379, local://, static://host:port
+                                [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
+          -h, --help            Print help
+
+        Waypost:
+              --server-name <NAME>              What the service is called in the registry
+                                                [env: WAYPOST_SERVER_NAME, MICRO_SERVER_NAME]
+              --server-version <VERSION>        Its version
+                                                [env: WAYPOST_SERVER_VERSION, MICRO_SERVER_VERSION]
+              --server-id <ID>                  The node is called NAME-ID; a random id unless given
+                                                [env: WAYPOST_SERVER_ID, MICRO_SERVER_ID] [alias: --id]
+              --server-address <HOST:PORT>      What it listens on; port 0 is any, :8080 is on all
+                                                interfaces
+                                                [env: WAYPOST_SERVER_ADDRESS, MICRO_SERVER_ADDRESS]
+              --server-advertise <HOST[:PORT]>  Where clients reach it, if not there
+                                                [env: WAYPOST_SERVER_ADVERTISE, MICRO_SERVER_ADVERTISE]
+              --server-metadata <KEY=VALUE>     Metadata of its node; several with commas, or again
+                                                [env: WAYPOST_SERVER_METADATA, MICRO_SERVER_METADATA]
+              --register-ttl <TIME>             How long the record stays if the process dies, such as 15s
+                                                [env: WAYPOST_REGISTER_TTL, MICRO_REGISTER_TTL (s)]
+              --register-interval <TIME>        How often it is written again
+                                                [env: WAYPOST_REGISTER_INTERVAL, MICRO_REGISTER_INTERVAL
+                                                (s)]
+        ");
+        insta::assert_snapshot!(help(&["demo", "client"]), @r"
+        Calls the greeters at a steady rate; one JSON line a call, then a summary
+
+        Usage: waypost demo client [OPTIONS]
+
+        Options:
+              --registry <URL>  The registry: etcd://host:2379, local://, static://host:port
+                                [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
+              --service <NAME>  Whom to call, if it is not called greeter
+              --rate <RATE>     Calls a second, whatever the answers [default: 200]
+              --for <TIME>      For how long [default: 30s]
+              --not-idempotent  Send no call twice, though its method allows it
+          -h, --help            Print help
+
+        Waypost:
+              --client-strategy <NAME>         How a node is chosen: random, round-robin or least-request
+                                               [env: WAYPOST_CLIENT_STRATEGY]
+              --client-retries <N>             How often a call is tried again, if it may be
+                                               [env: WAYPOST_CLIENT_RETRIES, MICRO_CLIENT_RETRIES]
+              --client-request-timeout <TIME>  The deadline of unary calls that set none
+                                               [env: WAYPOST_CLIENT_REQUEST_TIMEOUT,
+                                               MICRO_CLIENT_REQUEST_TIMEOUT]
+              --client-connect-timeout <TIME>  How long connecting to a node may take
+                                               [env: WAYPOST_CLIENT_CONNECT_TIMEOUT]
+              --client-ready-wait <TIME>       How long a call waits for a ready node
+                                               [env: WAYPOST_CLIENT_READY_WAIT]
+        ");
     }
 }

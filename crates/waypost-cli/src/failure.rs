@@ -53,6 +53,12 @@ impl Failure {
         self
     }
 
+    /// The same for a command that goes on all the same: `how` it does.
+    pub(crate) fn going_on(mut self, how: &str) -> Self {
+        self.what = format!("{}; {how}", self.what);
+        self
+    }
+
     fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into(), next: None }
     }

@@ -6,7 +6,6 @@
 mod cli;
 mod commands;
 mod demo;
-mod duration;
 mod escape;
 mod failure;
 mod logging;
@@ -17,6 +16,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::Parser;
+use waypost::args::duration;
 
 use failure::Failure;
 

@@ -6,10 +6,12 @@ use waypost::{AnyRegistry, Registry};
 
 use crate::escape;
 use crate::failure::Failure;
+use crate::output;
 
 /// An open registry.
 pub(crate) struct Place {
     registry: AnyRegistry,
+    shown: String,
 }
 
 impl Place {
@@ -19,8 +21,9 @@ impl Place {
             let what = "memory:// lives inside one process: a command would see nothing there";
             return Err(Failure::usage(what).next("give a registry that processes share: --registry local://"));
         }
-        let registry = waypost::connect(url).await.map_err(|error| explained(error, "it"))?;
-        Ok(Self { registry })
+        let registry = waypost::connect(url).await.map_err(|error| explained(error, "it", ""))?;
+        let shown = shown(url, &registry);
+        Ok(Self { registry, shown })
     }
 
     /// Opens one in which `what` is to be registered: a fixed list is none.
@@ -43,20 +46,41 @@ impl Place {
     }
 
     /// Where it is, as a URL without secrets.
-    pub(crate) fn url(&self) -> String {
-        format!("{}://{}", self.name(), escape::text(&self.registry.options().addresses.join(",")))
+    pub(crate) fn url(&self) -> &str {
+        &self.shown
+    }
+
+    /// How to run another command on it, as it can be pasted into a shell.
+    pub(crate) fn command(&self, command: &str) -> String {
+        let url = match self.shown.contains(['?', '&', ' ', '$', ';', '*', '(', ')', '<', '>', '|']) {
+            true => format!("'{}'", self.shown),
+            false => self.shown.clone(),
+        };
+        format!("waypost --registry {url} {command}")
     }
 
     /// All services.
     pub(crate) async fn list(&self) -> Result<Vec<Service>, Failure> {
-        self.registry.list_services().await.map_err(|error| self.failure(error))
+        self.awaited(self.registry.list_services()).await.map_err(|error| self.failure(error))
     }
 
     /// One service, one record per version.
     pub(crate) async fn get(&self, name: &str) -> Result<Vec<Service>, Failure> {
-        match self.registry.get_service(name).await {
+        match self.awaited(self.registry.get_service(name)).await {
             Ok(services) if services.iter().any(|service| !service.nodes.is_empty()) => Ok(services),
             Ok(_) | Err(registry::Error::NotFound { .. }) => Err(self.not_found(name)),
+            Err(error) => Err(self.failure(error)),
+        }
+    }
+
+    async fn awaited<T>(&self, answer: impl Future<Output = T>) -> T {
+        output::awaited(&format!("reading {}", self.url()), answer).await
+    }
+
+    /// Whether it answers at all, asked for one service.
+    pub(crate) async fn answers(&self, name: &str) -> Result<(), Failure> {
+        match self.registry.get_service(name).await {
+            Ok(_) | Err(registry::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failure(error)),
         }
     }
@@ -69,12 +93,12 @@ impl Place {
 
     /// Trouble with this registry, with what to do.
     pub(crate) fn failure(&self, error: registry::Error) -> Failure {
-        explained(error, &self.url())
+        explained(error, self.url(), &escape::text(&self.registry.options().prefix))
     }
 
     fn not_found(&self, name: &str) -> Failure {
         Failure::no(format!("service {:?} is not registered in {}", escape::text(name), self.url()))
-            .next(format!("see what is: waypost --registry {} list", self.url()))
+            .next(format!("see what is: {}", self.command("list")))
     }
 
     /// Closes it: what was registered through it is gone when this returns.
@@ -83,13 +107,56 @@ impl Place {
     }
 }
 
+/// The URL that was opened, as somebody would type it again. Who logs in, and with which password, is for the environment or a file to tell.
+fn shown(url: &str, registry: &AnyRegistry) -> String {
+    let (name, addresses) = (registry.name(), registry.options().addresses.join(","));
+    let shown = match url.split_once("://") {
+        // Its path and options say more than its members; a user ends at the last @ before them.
+        Some((scheme @ ("etcd" | "etcds"), rest)) => {
+            let (place, options) = rest.find('?').map_or((rest, ""), |at| rest.split_at(at));
+            let (_, place) = place.rsplit_once('@').unwrap_or(("", place));
+            format!("{scheme}://{place}{options}")
+        }
+        _ => format!("{name}://{addresses}"),
+    };
+    escape::text(&shown)
+}
+
 /// Trouble with a registry, with what to do about it.
-fn explained(error: registry::Error, url: &str) -> Failure {
-    let next =
-        error.is_transient().then(|| format!("is {url} the right one, and up? choose with --registry URL or WAYPOST_REGISTRY"));
+fn explained(error: registry::Error, url: &str, prefix: &str) -> Failure {
+    let next = match &error {
+        registry::Error::Denied { .. } if prefix.is_empty() => Some(format!("may you read and write {url}?")),
+        registry::Error::Denied { .. } => Some(format!(
+            "check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), \
+             and that its role may read and write {prefix}/"
+        )),
+        error if error.is_transient() => {
+            Some(format!("is {url} the right one, and up? choose with --registry URL or WAYPOST_REGISTRY"))
+        }
+        _ => None,
+    };
     let failure = Failure::from(error);
     match next {
         Some(next) => failure.next(next),
         None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn shown(url: &str) -> String {
+        Place::open(url).await.unwrap().url().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_url_is_shown_without_its_user_and_can_be_typed_again() {
+        assert_eq!(shown("etcd://ann:hunter2@a:1,b:2/my/prefix?timeout=500ms").await, "etcd://a:1,b:2/my/prefix?timeout=500ms");
+        assert_eq!(shown("etcds://ann:p%40ss%2Fw@a").await, "etcds://a");
+        assert_eq!(shown("etcd://ann:p@ss@a?tls=false").await, "etcd://a?tls=false");
+        assert_eq!(shown("static://a:1?protocol=http").await, "static://a:1");
+        let place = Place::open("etcd://ann:hunter2@a?tls=false&timeout=1s").await.unwrap();
+        assert_eq!(place.command("list"), "waypost --registry 'etcd://a?tls=false&timeout=1s' list");
     }
 }

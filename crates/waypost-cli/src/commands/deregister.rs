@@ -38,5 +38,5 @@ fn alone(service: &Service, node: Node) -> Service {
 fn not_found(place: &Place, args: &Deregister) -> Failure {
     let (name, id, url) = (escape::text(&args.name), escape::text(&args.id), place.url());
     Failure::no(format!("service {name:?} has no node {id:?} in {url}"))
-        .next(format!("see which it has: waypost --registry {url} get {name}"))
+        .next(format!("see which it has: {}", place.command(&format!("get {name}"))))
 }

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod completions;
 mod deregister;
 mod get;
 mod list;
@@ -9,7 +10,7 @@ mod watch;
 
 use std::future::Future;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, place};
 use crate::demo;
 use crate::failure::Failure;
 use crate::place::Place;
@@ -17,15 +18,18 @@ use crate::signals::Signals;
 
 /// Does what was typed.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
-    let url = cli.place();
-    match cli.command {
-        Command::List(args) => interruptible(list::run(&Place::open(&url).await?, &args)).await,
-        Command::Get(args) => interruptible(get::run(&Place::open(&url).await?, &args)).await,
-        Command::Watch(args) => interruptible(watch::run(&Place::open(&url).await?, &args)).await,
-        Command::Wait(args) => interruptible(wait::run(&Place::open(&url).await?, &args)).await,
-        Command::Deregister(args) => interruptible(deregister::run(&Place::open(&url).await?, &args)).await,
-        Command::Register(args) => register::run(Place::open_for("a node", &url).await?, args).await,
-        Command::Demo(args) => demo::run(args, cli.registry, &url).await,
+    let Cli { registry, command } = cli;
+    // Asked for where it is needed: not every command looks at the environment.
+    let url = || place(&registry);
+    match command {
+        Command::List(args) => interruptible(list::run(&Place::open(&url()?).await?, &args)).await,
+        Command::Get(args) => interruptible(get::run(&Place::open(&url()?).await?, &args)).await,
+        Command::Watch(args) => interruptible(watch::run(&Place::open(&url()?).await?, &args)).await,
+        Command::Wait(args) => interruptible(wait::run(&Place::open(&url()?).await?, &args)).await,
+        Command::Deregister(args) => interruptible(deregister::run(&Place::open(&url()?).await?, &args)).await,
+        Command::Register(args) => register::run(Place::open_for("a node", &url()?).await?, args).await,
+        Command::Completions(args) => completions::run(&args),
+        Command::Demo(args) => demo::run(args, &registry).await,
     }
 }
 

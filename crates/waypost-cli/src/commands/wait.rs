@@ -1,7 +1,7 @@
 //! `waypost wait NAME --ready N`: for scripts that start servers.
 
 use waypost::record::Entry;
-use waypost::registry::{Picture, Watcher};
+use waypost::registry::{self, Picture, Watcher};
 
 use super::get;
 use crate::cli::Wait;
@@ -12,24 +12,38 @@ use crate::place::Place;
 
 pub(crate) async fn run(place: &Place, args: &Wait) -> Result<(), Failure> {
     let mut watcher = place.watch(Some(&args.name)).await?;
-    let mut seen = None;
-    let enough = follow(place, &mut watcher, &mut seen, args.ready.get());
+    let mut seen = Seen::default();
+    let enough = follow(&mut watcher, &mut seen, args.ready.get());
     if let Ok(result) = tokio::time::timeout(args.timeout, enough).await {
         result?;
-        let picture = seen.unwrap_or_default();
+        let picture = seen.picture.unwrap_or_default();
         return get::print(&Entry::to_services(present(&picture)), args.show.format());
     }
-    Err(too_late(place, args, seen.as_ref()))
+    Err(too_late(place, args, seen))
+}
+
+/// What the registry said so far.
+#[derive(Default)]
+struct Seen {
+    picture: Option<Picture>,
+    /// Why there is no newer picture.
+    trouble: Option<registry::Error>,
 }
 
 /// Until the registry has `enough` nodes.
-async fn follow(place: &Place, watcher: &mut Watcher, seen: &mut Option<Picture>, enough: usize) -> Result<(), Failure> {
+async fn follow(watcher: &mut Watcher, seen: &mut Seen, enough: usize) -> Result<(), Failure> {
     while let Some(item) = watcher.next().await {
         match item {
-            Ok(event) => seen.get_or_insert_default().apply(event),
-            Err(error) => output::note(&format!("{}; waiting on", place.failure(error))),
+            Ok(event) => {
+                seen.picture.get_or_insert_default().apply(event);
+                seen.trouble = None;
+            }
+            Err(error) => {
+                output::note(&format!("{}; waiting on", escape::text(&error.chain())));
+                seen.trouble = Some(error);
+            }
         }
-        if seen.as_ref().is_some_and(|picture| present(picture).count() >= enough) {
+        if seen.picture.as_ref().is_some_and(|picture| present(picture).count() >= enough) {
             return Ok(());
         }
     }
@@ -40,13 +54,16 @@ fn present(picture: &Picture) -> impl Iterator<Item = &Entry> {
     picture.entries().filter(|entry| !entry.node.is_leaving())
 }
 
-fn too_late(place: &Place, args: &Wait, seen: Option<&Picture>) -> Failure {
+fn too_late(place: &Place, args: &Wait, seen: Seen) -> Failure {
     let (name, url) = (escape::text(&args.name), place.url());
-    let Some(picture) = seen else {
+    if let (None, Some(error)) = (&seen.picture, seen.trouble) {
+        return place.failure(error);
+    }
+    let Some(picture) = seen.picture else {
         return Failure::registry(format!("{url} did not answer within {:?}", args.timeout))
             .next("is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY");
     };
-    let count = present(picture).count();
+    let count = present(&picture).count();
     Failure::no(format!("{name}: {count} of {} nodes registered in {url} after {:?}", args.ready, args.timeout))
-        .next(format!("see who comes and goes: waypost --registry {url} watch {name}"))
+        .next(format!("see who comes and goes: {}", place.command(&format!("watch {name}"))))
 }

@@ -20,7 +20,7 @@ pub(crate) async fn run(place: &Place, args: &Watch) -> Result<(), Failure> {
     while let Some(item) = watcher.next().await {
         match item {
             Ok(event) => printer.print(&story.tell(event), start.elapsed().as_secs_f64())?,
-            Err(error) => output::note(&format!("{}; watching on", place.failure(error))),
+            Err(error) => output::note(&place.failure(error).going_on("watching on").to_string()),
         }
     }
     Err(Failure::registry("the registry was closed").next("watch again: waypost watch"))

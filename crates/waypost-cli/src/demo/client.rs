@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use waypost::{Channel, Client};
+use waypost::{Channel, Client, args};
 
 use super::SERVICE;
 use super::call::{Call, METHOD};
@@ -27,6 +27,11 @@ const READY: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
 pub(super) struct ClientArgs {
+    #[command(flatten)]
+    waypost: args::ClientArgs,
+    /// Whom to call, if it is not called greeter
+    #[arg(long, default_value = SERVICE, hide_default_value = true, value_name = "NAME")]
+    service: String,
     /// Calls a second, whatever the answers
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
@@ -40,8 +45,8 @@ pub(super) struct ClientArgs {
 
 pub(super) async fn run(place: &Place, args: &ClientArgs) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let client = Client::new(place.registry());
-    let channel = channel(&client, args.not_idempotent)?;
+    let client = args.waypost.apply(Client::builder(place.registry()))?.build();
+    let channel = channel(&client, args)?;
     let called = tokio::select! {
         ready = ready(&channel) => match ready {
             Ok(()) => call(place, channel, args, &mut signals).await,
@@ -53,9 +58,9 @@ pub(super) async fn run(place: &Place, args: &ClientArgs) -> Result<(), Failure>
     called
 }
 
-fn channel(client: &Client, not_idempotent: bool) -> Result<Channel, Failure> {
-    let builder = client.channel_builder(SERVICE);
-    let builder = if not_idempotent { builder.not_idempotent(METHOD) } else { builder };
+fn channel(client: &Client, args: &ClientArgs) -> Result<Channel, Failure> {
+    let builder = client.channel_builder(&args.service);
+    let builder = if args.not_idempotent { builder.not_idempotent(METHOD) } else { builder };
     builder.build().map_err(|error| Failure::usage(error.to_string()))
 }
 

@@ -21,16 +21,15 @@ const STOP: Duration = Duration::from_secs(35);
 const END: Duration = Duration::from_secs(4);
 
 /// The servers, by slot; a slot that is filled again gets a new name.
-#[derive(Debug)]
 pub(super) struct Fleet {
     program: PathBuf,
+    /// Its URL, which may hold a password: children get it by their environment, since everybody sees their arguments.
     registry: String,
     /// Tells this demo's servers from another's in the same registry.
     mark: String,
     slots: Vec<Slot>,
 }
 
-#[derive(Debug)]
 struct Slot {
     starts: u32,
     name: String,
@@ -116,7 +115,10 @@ impl Fleet {
         filled.starts += 1;
         let id = format!("{slot_name}{}{}", filled.starts, self.mark);
         let mut command = Command::new(&self.program);
-        command.args(["--registry", &self.registry, "demo", "server", "--until-stdin-closes", "--id", &id]);
+        for name in waypost::args::variables() {
+            command.env_remove(name);
+        }
+        command.args(["demo", "server", "--until-stdin-closes", "--id", &id]).env("WAYPOST_REGISTRY", &self.registry);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         filled.name = format!("{}-{id}", super::SERVICE);
         let mut child = command.spawn()?;
@@ -129,7 +131,10 @@ impl Fleet {
     async fn registered(&mut self, slot: usize) -> Result<(), Failure> {
         let Slot { name, child, .. } = &mut self.slots[slot];
         let stdout = child.as_mut().and_then(|child| child.stdout.as_mut());
-        let late = |_| Failure::no(format!("{name} was not registered within {START:?}"));
+        let late = |_| {
+            let next = "its own words stand above; see more: RUST_LOG=waypost=debug waypost demo";
+            Failure::registry(format!("{name} was not registered within {START:?}")).next(next)
+        };
         let line = timeout(START, first_line(stdout)).await.map_err(late)?;
         let said = line.and_then(|line| serde_json::from_str::<Registered>(&line).ok());
         *name = said.ok_or_else(|| Failure::no(format!("{name} ended before it was registered")))?.id;

@@ -5,7 +5,9 @@
 
 mod call;
 mod client;
+mod etcd;
 mod fleet;
+mod ground;
 mod histogram;
 mod load;
 mod report;
@@ -18,16 +20,18 @@ mod tally;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use tempfile::TempDir;
 use waypost::Client;
+use waypost::args::RegistryArgs;
 
+use crate::cli::place;
 use crate::duration;
 use crate::failure::Failure;
 use crate::output;
 use crate::place::Place;
 use crate::signals::Signals;
 use fleet::Fleet;
-use report::Setting;
+use ground::Ground;
+use report::{Report, Setting};
 use script::Script;
 use stage::Stage;
 
@@ -37,7 +41,8 @@ const SERVICE: &str = "greeter";
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
-    after_help = "Without --registry it runs in a fresh directory, whatever WAYPOST_REGISTRY says, and removes it at the end."
+    after_help = "Without --registry it runs in a fresh directory, or with --etcd on a fresh etcd, whatever WAYPOST_REGISTRY says, and removes \
+                  it at the end. The etcd is that of WAYPOST_ETCD, else that on the PATH, else the newest that cargo xtask etcd has built."
 )]
 pub(crate) struct DemoArgs {
     #[command(subcommand)]
@@ -48,6 +53,9 @@ pub(crate) struct DemoArgs {
     /// Calls a second, whatever the answers
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
+    /// Start an etcd of its own to run on, and throw it away at the end
+    #[arg(long)]
+    etcd: bool,
     /// One JSON object instead of the table, on the last line of stdout
     #[arg(long)]
     json: bool,
@@ -62,52 +70,65 @@ enum Half {
     Server(server::ServerArgs),
     /// Calls the greeters at a steady rate; one JSON line a call, then a summary
     Client(client::ClientArgs),
+    /// Runs the etcd of --etcd until stdin closes
+    #[command(hide = true)]
+    KeepEtcd(etcd::KeeperArgs),
 }
 
-/// Runs the whole, or one half; `given` is what `--registry` says, `url` what holds without it.
-pub(crate) async fn run(args: DemoArgs, given: Option<String>, url: &str) -> Result<(), Failure> {
+/// Runs the whole, for which only the flag of `registry` counts, or one half.
+pub(crate) async fn run(args: DemoArgs, registry: &RegistryArgs) -> Result<(), Failure> {
     match &args.half {
-        Some(Half::Server(server)) => server::run(Place::open_for("a server", url).await?, server).await,
-        Some(Half::Client(client)) => client::run(&Place::open(url).await?, client).await,
-        None => whole(&args, given).await,
+        Some(Half::Server(server)) => server::run(Place::open_for("a server", &place(registry)?).await?, server).await,
+        Some(Half::Client(client)) => client::run(&Place::open(&place(registry)?).await?, client).await,
+        Some(Half::KeepEtcd(keeper)) => etcd::keep(keeper).await,
+        None => whole(&args, registry.flag().map(|url| url.expose().to_owned())).await,
     }
 }
 
-/// In the registry given, or in a fresh directory, which is removed at the end.
+/// In the registry given, or in one of its own, which is removed at the end.
 async fn whole(args: &DemoArgs, given: Option<String>) -> Result<(), Failure> {
-    match given {
-        Some(url) => in_registry(args, &url, true).await,
-        None => {
-            let folder = TempDir::with_prefix("waypost-demo-")?;
-            let result = in_registry(args, &format!("local://{}", folder.path().display()), false).await;
-            folder.close()?;
-            result
-        }
-    }
-}
-
-async fn in_registry(args: &DemoArgs, url: &str, shared: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let place = Place::open_for("the demo's servers", url).await?;
-    let client = Client::new(place.registry());
-    let mut fleet = Fleet::new(url, shared)?;
+    let mut ground = Ground::choose(given, args.etcd).await?;
     let played = tokio::select! {
-        played = play(args, &place, &client, &mut fleet) => played,
+        ready = ground.ready() => match ready {
+            Ok(()) => on(&mut ground, args, &mut signals).await,
+            Err(failure) => Err(failure),
+        },
         () = signals.next() => Err(Failure::interrupted()),
     };
-    let ended = fleet.end().await;
-    client.close().await;
-    place.close().await?;
+    let cleared = ground.clear().await;
     let report = played?;
-    ended?;
+    cleared?;
     report.print(args.json)?;
     report.verdict()
 }
 
-async fn play(args: &DemoArgs, place: &Place, client: &Client, fleet: &mut Fleet) -> Result<report::Report, Failure> {
-    let setting = Setting { registry: place.name(), servers: args.servers, rate: args.rate };
+async fn on(ground: &mut Ground, args: &DemoArgs, signals: &mut Signals) -> Result<Report, Failure> {
+    let url = ground.url();
+    let place = Place::open_for("the demo's servers", &url).await?;
+    let client = Client::new(place.registry());
+    let mut fleet = Fleet::new(&url, ground.is_shared())?;
+    let setting =
+        Setting { registry: place.name(), etcd: ground.etcd().map(str::to_owned), servers: args.servers, rate: args.rate };
+    let played = tokio::select! {
+        played = play(args, setting, &place, &client, &mut fleet) => played,
+        failure = ground.failed() => Err(failure),
+        () = signals.next() => Err(Failure::interrupted()),
+    };
+    let ended = fleet.end().await;
+    client.close().await;
+    let closed = place.close().await;
+    let report = played?;
+    ended?;
+    closed?;
+    Ok(report)
+}
+
+async fn play(args: &DemoArgs, setting: Setting, place: &Place, client: &Client, fleet: &mut Fleet) -> Result<Report, Failure> {
+    place.answers(SERVICE).await?;
     let channel = client.channel(SERVICE).map_err(|error| Failure::usage(error.to_string()))?;
-    output::note(&format!("{} × waypost demo server in {}, {} calls a second", args.servers, place.url(), args.rate));
+    let own = setting.etcd.as_ref().map(|version| format!(" (etcd {version} of its own)")).unwrap_or_default();
+    output::note(&format!("{} × waypost demo server in {}{own}, {} calls a second", args.servers, place.url(), args.rate));
     let (news, heard) = tokio::sync::mpsc::channel(stage::NEWS);
     let script = Script { servers: args.servers, rate: args.rate, phase: args.phase, channel: channel.clone(), news };
     let stage = Stage::new(setting, channel);

@@ -7,9 +7,11 @@ use crate::failure::Failure;
 use crate::output::{self, SCHEMA, Style, Table};
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) registry: &'static str,
+    /// The version of the etcd that the demo started itself.
+    pub(super) etcd: Option<String>,
     pub(super) servers: u16,
     pub(super) rate: u32,
 }
@@ -19,6 +21,8 @@ pub(super) struct Setting {
 pub(super) struct Report {
     schema: &'static str,
     registry: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd: Option<String>,
     servers: u16,
     calls: u64,
     failed: u64,
@@ -55,6 +59,7 @@ impl Report {
         Self {
             schema: SCHEMA,
             registry: setting.registry,
+            etcd: setting.etcd,
             servers: setting.servers,
             calls: total.calls,
             failed: total.failed,
@@ -101,7 +106,8 @@ impl Report {
 
     fn sentence(&self, style: Style) -> String {
         let Self { calls, failed, .. } = self;
-        let done = format!("Every server restarted in turn, one killed and replaced, {} calls a second", self.shown.rate);
+        let on = self.etcd.as_ref().map(|version| format!(" on etcd {version}")).unwrap_or_default();
+        let done = format!("Every server restarted in turn{on}, one killed and replaced, {} calls a second", self.shown.rate);
         match failed {
             0 => format!("{done}: {}", style.good(&format!("{calls} calls, none failed."))),
             _ => format!("{done}: {}", style.bad(&format!("{failed} of {calls} calls failed."))),
@@ -140,7 +146,7 @@ mod tests {
             let (node, fault) = (Some("greeter-a1".to_owned()), fault.cloned().filter(|_| name == "kill"));
             tally.count(&Call { due: at, ended: at + Duration::from_millis(3), node, attempts: 2, fault });
         }
-        Report::new(Setting { registry: "local", servers: 5, rate: 200 }, tally)
+        Report::new(Setting { registry: "local", etcd: None, servers: 5, rate: 200 }, tally)
     }
 
     #[test]
@@ -159,6 +165,13 @@ mod tests {
 
         Every server restarted in turn, one killed and replaced, 200 calls a second: 3 calls, none failed.
         ");
+    }
+
+    #[test]
+    fn the_etcd_that_was_started_is_named() {
+        let report = Report { etcd: Some("3.4.23".to_owned()), ..report(None) };
+        assert!(output::compact(&report).contains(r#""etcd":"3.4.23""#));
+        assert!(report.sentence(Style::PLAIN).starts_with("Every server restarted in turn on etcd 3.4.23, "));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, async_trait};
 use waypost::registrar::State;
-use waypost::{Running, Server};
+use waypost::{Running, Server, args};
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
 
@@ -23,10 +23,10 @@ use crate::signals::Signals;
 const LEAVE: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
+#[command(mut_arg("server-id", |id| id.visible_alias("id")))]
 pub(super) struct ServerArgs {
-    /// The node is called greeter-ID; a random id unless given
-    #[arg(long)]
-    id: Option<String>,
+    #[command(flatten)]
+    waypost: args::ServerArgs,
     /// Leave and end at once when stdin closes: with the process that started this one
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
@@ -45,23 +45,20 @@ impl Greeter for Hello {
 struct Said<'a> {
     schema: &'static str,
     event: &'static str,
-    service: &'static str,
+    service: &'a str,
     id: &'a str,
     address: &'a str,
 }
 
 pub(super) async fn run(place: Place, args: &ServerArgs) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let mut server = Server::builder(SERVICE).registry(place.registry()).descriptor(FILE_DESCRIPTOR_SET);
-    if let Some(id) = &args.id {
-        server = server.id(id);
-    }
+    let server = Server::builder(SERVICE).registry(place.registry()).descriptor(FILE_DESCRIPTOR_SET);
+    let server = args.waypost.apply(server)?;
     let started = server.add_service(GreeterServer::new(Hello)).start().await;
     let mut running = started.map_err(|error| failed(&error))?;
     serve(&place, &mut running, &mut signals, args.until_stdin_closes).await?;
-    let (id, address) = (running.node_id().to_owned(), running.advertised().to_owned());
     place.close().await?;
-    say("left", &id, &address)
+    say("left", &running)
 }
 
 /// Serves to the end: a signal begins it, a second one cuts it short.
@@ -99,7 +96,7 @@ async fn stdin_closed(wanted: bool) {
 /// When it is registered, a line on stdout; what is in the way, on stderr.
 fn tell(place: &Place, running: &Running, state: &State) -> Result<(), Failure> {
     match state {
-        State::Registered { .. } => say("registered", running.node_id(), running.advertised()),
+        State::Registered { .. } => say("registered", running),
         State::Failing { why, .. } => {
             output::note(&format!("not registered in {}, trying on: {}", place.url(), escape::text(why)));
             Ok(())
@@ -108,8 +105,9 @@ fn tell(place: &Place, running: &Running, state: &State) -> Result<(), Failure> 
     }
 }
 
-fn say(event: &'static str, id: &str, address: &str) -> Result<(), Failure> {
-    Ok(output::line(&output::compact(&Said { schema: SCHEMA, event, service: SERVICE, id, address }))?)
+fn say(event: &'static str, running: &Running) -> Result<(), Failure> {
+    let (service, id, address) = (running.service(), running.node_id(), running.advertised());
+    Ok(output::line(&output::compact(&Said { schema: SCHEMA, event, service, id, address }))?)
 }
 
 fn failed(error: &waypost::server::Error) -> Failure {

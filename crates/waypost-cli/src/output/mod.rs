@@ -1,6 +1,7 @@
 //! What goes to stdout and stderr, and how.
 
 mod json;
+mod progress;
 mod style;
 mod table;
 
@@ -9,6 +10,7 @@ use std::io::{self, Write};
 use clap::{Args, ValueEnum};
 
 pub(crate) use json::{Document, SCHEMA, compact, pretty};
+pub(crate) use progress::awaited;
 pub(crate) use style::Style;
 pub(crate) use table::Table;
 

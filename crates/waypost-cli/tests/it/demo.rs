@@ -13,6 +13,8 @@ use crate::support::{DEADLINE, Host, end, eventually, run, waypost};
 fn demo(folder: &Path, args: &[&str]) -> Program {
     waypost()
         .env("WAYPOST_REGISTRY", "nowhere")
+        .env("MICRO_REGISTRY", "consul")
+        .env("MICRO_SERVER_NAME", "other")
         .env("TMPDIR", folder)
         .args(["demo", "--servers", "3", "--rate", "100", "--phase", "1s"])
         .args(args)

@@ -35,11 +35,15 @@ async fn an_empty_list_is_an_answer() {
 async fn wrong_urls_are_wrong_usage() {
     insta::assert_snapshot!(failed(&["--registry", "nowhere", "list"]).await, @r#"
     2
-    error: registry URL "nowhere": it has no scheme; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]
+    error: registry URL "nowhere": it has no scheme; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir], etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]
     "#);
-    insta::assert_snapshot!(failed(&["--registry", "etcd://127.0.0.1:1", "list"]).await, @r#"
+    insta::assert_snapshot!(failed(&["--registry", "etcd://ann:hunter2@127.0.0.1:1?colour=red", "list"]).await, @r#"
     2
-    error: registry URL "etcd://127.0.0.1:1": this build lacks the feature etcd; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir]
+    error: registry URL "etcd://…@127.0.0.1:1?colour=red": "colour" is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file
+    "#);
+    insta::assert_snapshot!(failed(&["--registry", "etcd://127.0.0.1:1//two", "list"]).await, @r#"
+    2
+    error: etcd prefix: "//two" is no path: let it begin with a slash, end without one, and hold none twice
     "#);
     insta::assert_snapshot!(failed(&["--registry", "memory://", "list"]).await, @r"
     2
@@ -113,8 +117,34 @@ async fn a_registry_that_cannot_be_used_is_code_3() {
 #[tokio::test]
 async fn the_environment_chooses_the_registry_and_the_flag_overrules_it() {
     let program = |args: &[&str]| waypost().env("WAYPOST_REGISTRY", "etcd://127.0.0.1:1").args(args);
-    assert_eq!(run(&program(&["list"])).await.code, Some(2));
+    assert_eq!(run(&program(&["list"])).await.code, Some(3));
     let host = Host::new();
     let url = format!("local://{}", host.path().display());
     assert_eq!(run(&program(&["list", "--registry", &url])).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ended = run(&waypost().args(["completions", shell])).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        for command in ["list", "get", "watch", "register", "deregister", "wait", "demo", "completions", "registry", "etcd"] {
+            assert!(ended.stdout.contains(command), "{shell}: {command}");
+        }
+        // What help hides is nobody's to type.
+        for hidden in ["keep-etcd", "until-stdin-closes", "phase"] {
+            assert!(!ended.stdout.contains(hidden), "{shell}: {hidden}");
+        }
+    }
+    insta::assert_snapshot!(failed(&["completions", "tcsh"]).await, @r"
+    2
+    error: invalid value 'tcsh' for '<SHELL>'
+      [possible values: bash, elvish, fish, powershell, zsh]
+
+      tip: a similar value exists: 'zsh'
+
+    For more information, try '--help'.
+    ");
+    let help = run(&waypost().args(["completions", "--help"])).await;
+    assert!(["bash  waypost completions bash > ", "zsh   waypost", "fish  waypost"].iter().all(|how| help.stdout.contains(how)));
 }

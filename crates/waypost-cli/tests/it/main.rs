@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod args;
 mod demo;
 mod ends;
+mod etcd;
 mod faults;
+mod page;
 mod reads;
 mod support;
 mod writes;

@@ -1,9 +1,13 @@
 //! A fresh directory with a registry in it, and the command line on it.
 
+use std::fmt::Debug;
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::task::JoinSet;
+use waypost_testkit::etcd::{Binary, Etcd};
 use waypost_testkit::{Child, Program};
 
 /// Long enough for anything here on a busy machine; nothing waits for it when all is well.
@@ -11,7 +15,12 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The command line, in a test's environment.
 pub(crate) fn waypost() -> Program {
-    Program::new(env!("CARGO_BIN_EXE_waypost")).env("WAYPOST_REGISTRY", "").env("RUST_LOG", "").env("NO_COLOR", "")
+    Program::new(env!("CARGO_BIN_EXE_waypost"))
+        .env("WAYPOST_REGISTRY", "")
+        .env("RUST_LOG", "")
+        .env("ETCD_USERNAME", "")
+        .env("ETCD_PASSWORD", "")
+        .env("NO_COLOR", "")
 }
 
 /// How a command ended.
@@ -33,27 +42,40 @@ pub(crate) async fn end(child: &mut Child) -> Ended {
     Ended { code, stdout: child.stdout().join("\n"), stderr: child.stderr().join("\n") }
 }
 
-/// A registry of its own.
+/// A registry of its own, on this host or in an etcd.
 pub(crate) struct Host {
+    url: String,
+    /// What stands for its place in snapshots.
+    shown: (String, &'static str),
+    /// Kept for as long as it is used.
     folder: TempDir,
 }
 
 impl Host {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry").display().to_string();
+        Self { url: format!("local://{path}"), shown: (path, "/here"), folder }
+    }
+
+    /// The registry in that etcd; `rest` is a prefix and options.
+    pub(crate) fn on(etcd: &Etcd, rest: &str) -> Self {
+        let address = etcd.addresses()[0].to_string();
+        let url = format!("etcd://{address}{rest}");
+        Self { url, shown: (address, "ETCD"), folder: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("registry")
     }
 
-    fn url(&self) -> String {
-        format!("local://{}", self.path().display())
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// The command line on this registry.
     pub(crate) fn waypost(&self, args: &[&str]) -> Program {
-        waypost().args(["--registry", &self.url()]).args(args)
+        waypost().args(["--registry", &self.url]).args(args)
     }
 
     pub(crate) async fn run(&self, args: &[&str]) -> Ended {
@@ -84,7 +106,7 @@ impl Host {
 
     /// Text without what differs from run to run: this registry's place, and instances.
     pub(crate) fn settled(&self, text: &str) -> String {
-        let text = text.replace(&self.path().display().to_string(), "/here");
+        let text = text.replace(&self.shown.0, self.shown.1);
         let is_hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
         let words = text.split_inclusive(|c| !is_hex(c)).map(|word| {
             let hex = word.trim_end_matches(|c| !is_hex(c));
@@ -102,4 +124,26 @@ pub(crate) async fn eventually(mut there: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(DEADLINE, wait).await.expect("it happens in time");
+}
+
+/// Runs a test on every etcd of this machine, side by side; what it comes to must be the same on each.
+pub(crate) async fn each<F, R, T>(test: F) -> T
+where
+    F: Fn(Binary) -> R,
+    R: Future<Output = T> + Send + 'static,
+    T: Debug + PartialEq + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    for binary in Binary::all().unwrap() {
+        running.spawn(test(binary));
+    }
+    let mut all = None;
+    while let Some(ended) = running.join_next().await {
+        let one = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        match &all {
+            Some(first) => assert_eq!(first, &one, "two versions of etcd"),
+            None => all = Some(one),
+        }
+    }
+    all.unwrap()
 }

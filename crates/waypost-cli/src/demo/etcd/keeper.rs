@@ -1,0 +1,126 @@
+//! `waypost demo keep-etcd`: runs an etcd for as long as its own stdin is open, and leaves nothing of it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use clap::Args;
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::Said;
+use super::port::Port;
+use crate::failure::Failure;
+use crate::output;
+use crate::signals::Signals;
+
+/// What etcd logs, in every version, once it answers clients; before that it accepts and is silent.
+const SERVING: &str = "serving client traffic";
+/// What etcd's own flags are called in the environment, and the one that some machines cannot do without.
+const FLAGS: &str = "ETCD_";
+const NEEDED: &str = "ETCD_UNSUPPORTED_ARCH";
+
+#[derive(Args, Debug)]
+pub(in crate::demo) struct KeeperArgs {
+    /// The program
+    etcd: PathBuf,
+}
+
+pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let folder = TempDir::with_prefix("waypost-demo-etcd-")?;
+    let ports = [Port::take()?, Port::take()?];
+    let mut etcd = command(&args.etcd, folder.path(), &ports).spawn()?;
+    let ended = tokio::select! {
+        ended = follow(&mut etcd, &ports[0]) => ended,
+        () = stdin_closed() => Ok(None),
+        () = signals.next() => Ok(None),
+    };
+    etcd.kill().await?;
+    folder.close()?;
+    match ended? {
+        Some(why) => say(&Said::Ended { why }),
+        None => Ok(()),
+    }
+}
+
+fn command(etcd: &Path, folder: &Path, [client, peer]: &[Port; 2]) -> Command {
+    let (client, peer) = (client.address, peer.address);
+    let mut command = Command::new(etcd);
+    command.args(["--name=demo", "--logger=zap", "--log-outputs=stdout"]).arg(format!("--data-dir={}", folder.display())).args([
+        format!("--listen-client-urls=http://{client}"),
+        format!("--advertise-client-urls=http://{client}"),
+        format!("--listen-peer-urls=http://{peer}"),
+        format!("--initial-advertise-peer-urls=http://{peer}"),
+        format!("--initial-cluster=demo=http://{peer}"),
+        format!("--initial-cluster-token=waypost-demo-{}", std::process::id()),
+    ]);
+    // The machine's own etcd may be set up by the environment.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with(FLAGS) && name != NEEDED {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Reads all that etcd says; tells when it serves, and returns why it ended.
+async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, Failure> {
+    let (Some(stdout), Some(stderr)) = (etcd.stdout.take(), etcd.stderr.take()) else { return Ok(None) };
+    let (mut log, mut errors) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
+    let (mut serves, mut complaint) = (false, None);
+    loop {
+        let line = tokio::select! {
+            Ok(Some(line)) = log.next_line() => line,
+            Ok(Some(line)) = errors.next_line() => line,
+            else => break,
+        };
+        if line.contains(SERVING) && !std::mem::replace(&mut serves, true) {
+            say(&Said::Serving { url: format!("etcd://{}", client.address) })?;
+        }
+        complaint = told(&line).or(complaint);
+    }
+    let status = etcd.wait().await?;
+    Ok(Some(complaint.map_or_else(|| status.to_string(), |complaint| format!("{status}: {complaint}"))))
+}
+
+/// What a line complains about, if it does.
+fn told(line: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Logged {
+        level: String,
+        msg: String,
+        error: Option<String>,
+    }
+    match serde_json::from_str::<Logged>(line) {
+        Ok(logged) if matches!(logged.level.as_str(), "debug" | "info" | "warn") => None,
+        Ok(Logged { msg, error, .. }) => Some(error.map_or_else(|| msg.clone(), |error| format!("{msg}: {error}"))),
+        Err(_) => Some(line.to_owned()).filter(|line| !line.trim().is_empty()),
+    }
+}
+
+async fn stdin_closed() {
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
+}
+
+fn say(said: &Said) -> Result<(), Failure> {
+    let text = serde_json::to_string(said).map_err(io::Error::from)?;
+    Ok(output::line(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_etcd_says_only_complaints_are_passed_on() {
+        assert_eq!(told(r#"{"level":"info","msg":"hello"}"#), None);
+        let fatal = r#"{"level":"fatal","ts":"x","msg":"discovery failed","error":"no room"}"#;
+        assert_eq!(told(fatal).as_deref(), Some("discovery failed: no room"));
+        assert_eq!(told("flag provided but not defined: -logger").as_deref(), Some("flag provided but not defined: -logger"));
+    }
+}

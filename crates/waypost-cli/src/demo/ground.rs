@@ -1,0 +1,72 @@
+//! Where the demo plays: the registry that was given, or one of its own that is gone at its end.
+
+use tempfile::TempDir;
+
+use super::etcd::Etcd;
+use crate::failure::Failure;
+
+pub(super) enum Ground {
+    /// Other greeters may be there.
+    Given(String),
+    Folder(TempDir),
+    Etcd(Box<Etcd>),
+}
+
+impl Ground {
+    /// The registry at `given`; else an etcd of its own, if that is wanted; else a fresh directory.
+    pub(super) async fn choose(given: Option<String>, etcd: bool) -> Result<Self, Failure> {
+        match given {
+            Some(_) if etcd => Err(Failure::usage("--etcd starts an etcd of its own, --registry names one: drop one of them")),
+            Some(url) => Ok(Self::Given(url)),
+            None if etcd => Ok(Self::Etcd(Box::new(Etcd::start().await?))),
+            None => Ok(Self::Folder(TempDir::with_prefix("waypost-demo-")?)),
+        }
+    }
+
+    /// Waits until it can be used.
+    pub(super) async fn ready(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Etcd(etcd) => etcd.serving().await,
+            Self::Given(_) | Self::Folder(_) => Ok(()),
+        }
+    }
+
+    /// Where it is; secrets and all.
+    pub(super) fn url(&self) -> String {
+        match self {
+            Self::Given(url) => url.clone(),
+            Self::Folder(folder) => format!("local://{}", folder.path().display()),
+            Self::Etcd(etcd) => etcd.url().to_owned(),
+        }
+    }
+
+    /// Whether other greeters may be there.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Given(_))
+    }
+
+    /// The version of the etcd that was started.
+    pub(super) fn etcd(&self) -> Option<&str> {
+        match self {
+            Self::Etcd(etcd) => Some(etcd.version()),
+            Self::Given(_) | Self::Folder(_) => None,
+        }
+    }
+
+    /// Waits until what was started here ends by itself.
+    pub(super) async fn failed(&mut self) -> Failure {
+        match self {
+            Self::Etcd(etcd) => etcd.failed().await,
+            Self::Given(_) | Self::Folder(_) => std::future::pending().await,
+        }
+    }
+
+    /// Removes what was made.
+    pub(super) async fn clear(self) -> Result<(), Failure> {
+        match self {
+            Self::Given(_) => Ok(()),
+            Self::Folder(folder) => Ok(folder.close()?),
+            Self::Etcd(etcd) => etcd.end().await,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Every command, and what it says: the same on every etcd.
+
+use waypost_testkit::Child;
+use waypost_testkit::etcd::{Binary, Etcd, Options};
+
+use crate::support::{DEADLINE, Ended, Host, each, end};
+
+/// Soon seen dead, and long enough for a busy machine.
+const SHORT: [&str; 4] = ["--ttl", "6s", "--interval", "2s"];
+
+async fn start(binary: &Binary) -> (Etcd, Host) {
+    let etcd = Etcd::start(binary, &Options::one()).await.unwrap();
+    let host = Host::on(&etcd, "");
+    (etcd, host)
+}
+
+/// What a command that must go well puts on stdout, and that it puts nothing on stderr.
+async fn shown(host: &Host, args: &[&str]) -> String {
+    let ended = host.run(args).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
+    ended.stdout
+}
+
+/// The code and stderr of a command that must leave stdout alone.
+fn said(ended: &Ended) -> String {
+    assert_eq!(ended.stdout, "");
+    format!("{}\n{}", ended.code.unwrap(), ended.stderr)
+}
+
+#[tokio::test]
+async fn list_and_get_show_what_is_there() {
+    let [empty, wide, jsonl, get, nobody] = each(async |binary| {
+        let (_etcd, host) = start(&binary).await;
+        let empty = host.run(&["list"]).await;
+        let _a = host.node("a", &["--metadata", "protocol=grpc"]).await;
+        let _b = host.node("b", &["--version", "2.0.0"]).await;
+        let json: serde_json::Value = serde_json::from_str(&shown(&host, &["list", "--json"]).await).unwrap();
+        assert_eq!((&json["schema"], json["services"].as_array().unwrap().len()), (&"waypost/1".into(), 2));
+        [
+            format!("{}\n{}\n{}", empty.code.unwrap(), empty.stdout, empty.stderr),
+            shown(&host, &["list", "-o", "wide"]).await,
+            shown(&host, &["list", "-o", "jsonl"]).await,
+            shown(&host, &["get", "greeter"]).await,
+            said(&host.run(&["get", "nobody"]).await),
+        ]
+    })
+    .await;
+    insta::assert_snapshot!(empty, @r"
+    0
+    NAME  VERSION  NODES  ENDPOINTS
+    no service is registered in etcd://ETCD; to see some: waypost demo
+    ");
+    insta::assert_snapshot!(wide, @r"
+    NAME     VERSION  NODES  ENDPOINTS  PROTOCOLS
+    greeter  2.0.0        1          0  -
+    greeter  latest       1          0  grpc
+    ");
+    insta::assert_snapshot!(jsonl, @r#"
+    {"schema":"waypost/1","name":"greeter","version":"2.0.0","nodes":1,"endpoints":0,"protocols":[]}
+    {"schema":"waypost/1","name":"greeter","version":"latest","nodes":1,"endpoints":0,"protocols":["grpc"]}
+    "#);
+    insta::assert_snapshot!(get, @r"
+    NODE       ADDRESS         VERSION  PROTOCOL  MEMBERSHIP
+    greeter-b  127.0.0.1:9098  2.0.0    -         confirmed
+    greeter-a  127.0.0.1:9097  latest   grpc      confirmed
+    ");
+    insta::assert_snapshot!(nobody, @r#"
+    1
+    error: service "nobody" is not registered in etcd://ETCD
+      see what is: waypost --registry etcd://ETCD list
+    "#);
+}
+
+#[tokio::test]
+async fn watch_tells_a_leave_from_a_loss() {
+    let told = each(async |binary| {
+        let (_etcd, host) = start(&binary).await;
+        let mut a = host.node("a", &SHORT).await;
+        let mut watch = host.start(&["watch", "greeter"]);
+        let has = |line: &str, id: &str| line.contains(&format!("greeter-{id}"));
+        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
+        let mut b = host.node("b", &[]).await;
+        watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
+        b.sigterm().unwrap();
+        for _ in ["leaving", "left"] {
+            watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
+        }
+        a.sigkill().unwrap();
+        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
+        watch.sigint().unwrap();
+        let ended = end(&mut watch).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), ""));
+        ended.stdout
+    })
+    .await;
+    insta::assert_snapshot!(told, @r"
+    EVENT     NODE                                          ADDRESS                VERSION
+    present   greeter-a                                     127.0.0.1:9097         latest
+    created   greeter-b                                     127.0.0.1:9098         latest
+    leaving   greeter-b                                     127.0.0.1:9098         latest
+    left      greeter-b                                     127.0.0.1:9098         latest
+    lost      greeter-a                                     127.0.0.1:9097         latest
+    ");
+}
+
+#[tokio::test]
+async fn register_holds_a_node_and_leaves_nothing() {
+    each(async |binary| {
+        let (etcd, host) = start(&binary).await;
+        for leave in [Child::sigterm, Child::sigint] {
+            let mut node = host.node("a", &["--metadata", "protocol=grpc"]).await;
+            assert_eq!(etcd.keys("/micro/registry/").await.unwrap(), ["/micro/registry/greeter/greeter-a"]);
+            leave(&mut node).unwrap();
+            let ended = end(&mut node).await;
+            assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+            assert_eq!(ended.stdout, "registered greeter-a at 127.0.0.1:9097\nleft greeter-a at 127.0.0.1:9097");
+            assert_eq!((etcd.keys("/micro/").await.unwrap().len(), etcd.leases().await.unwrap().len()), (0, 0));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn deregister_removes_what_is_there_and_says_what_is_not() {
+    let [missing, removed] = each(async |binary| {
+        let (etcd, host) = start(&binary).await;
+        let mut node = host.node("a", &[]).await;
+        node.sigkill().unwrap();
+        let missing = host.run(&["deregister", "greeter", "z"]).await;
+        let removed = host.run(&["deregister", "greeter", "a"]).await;
+        assert_eq!(etcd.keys("/micro/").await.unwrap().len(), 0);
+        [said(&missing), said(&removed)]
+    })
+    .await;
+    insta::assert_snapshot!(missing, @r#"
+    1
+    error: service "greeter" has no node "z" in etcd://ETCD
+      see which it has: waypost --registry etcd://ETCD get greeter
+    "#);
+    insta::assert_snapshot!(removed, @r"
+    0
+    removed greeter-a; if its owner lives, it will be back at its next beat: to end it, stop its process
+    ");
+}
+
+#[tokio::test]
+async fn wait_ends_when_there_are_enough_or_time_is_over() {
+    let late = each(async |binary| {
+        let (_etcd, host) = start(&binary).await;
+        let mut wait = host.start(&["wait", "greeter", "--ready", "2", "-o", "name"]);
+        let _a = host.node("a", &[]).await;
+        let _b = host.node("b", &[]).await;
+        let ended = end(&mut wait).await;
+        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "greeter-a\ngreeter-b", ""));
+        said(&host.run(&["wait", "greeter", "--ready", "3", "--timeout", "5s"]).await)
+    })
+    .await;
+    insta::assert_snapshot!(late, @r"
+    1
+    error: greeter: 2 of 3 nodes registered in etcd://ETCD after 5s
+      see who comes and goes: waypost --registry etcd://ETCD watch greeter
+    ");
+}
+
+#[tokio::test]
+async fn another_prefix_is_another_registry() {
+    let nobody = each(async |binary| {
+        let (etcd, host) = start(&binary).await;
+        let _a = host.node("a", &[]).await;
+        let other = Host::on(&etcd, "/other?timeout=3s");
+        let nobody = other.run(&["get", "greeter"]).await;
+        let _b = other.node("b", &[]).await;
+        assert_eq!(etcd.keys("/").await.unwrap(), ["/micro/registry/greeter/greeter-a", "/other/greeter/greeter-b"]);
+        said(&nobody)
+    })
+    .await;
+    insta::assert_snapshot!(nobody, @r#"
+    1
+    error: service "greeter" is not registered in etcd://ETCD/other?timeout=3s
+      see what is: waypost --registry 'etcd://ETCD/other?timeout=3s' list
+    "#);
+}

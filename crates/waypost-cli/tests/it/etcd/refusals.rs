@@ -1,0 +1,213 @@
+//! What cannot be reached or refuses: the code, what the error says to do, and never a password.
+
+use waypost_testkit::Child;
+use waypost_testkit::etcd::{Etcd, Options};
+
+use crate::support::{Ended, each, end, eventually, run, waypost};
+
+const PASSWORD: &str = "correct-horse";
+const WRONG: &str = "battery-staple";
+
+/// One place that is of no use, and the texts of what runs there.
+struct Place {
+    address: String,
+    url: String,
+}
+
+impl Place {
+    fn new(etcd: &Etcd, scheme: &str, login: &str, rest: &str) -> Self {
+        let address = etcd.addresses()[0].to_string();
+        let url = format!("{scheme}://{login}{address}{rest}");
+        Self { address, url }
+    }
+
+    /// The code and stderr of a command that must leave stdout alone.
+    async fn said(&self, args: &[&str]) -> String {
+        self.told(&run(&waypost().args(["--registry", &self.url]).args(args)).await)
+    }
+
+    /// What it says before it is stopped, and at its end.
+    async fn said_until_stopped(&self, args: &[&str]) -> String {
+        let mut child = Child::start("waypost", &waypost().args(["--registry", &self.url]).args(args)).unwrap();
+        eventually(|| child.stderr().iter().any(|line| line.contains("ing on"))).await;
+        child.sigint().unwrap();
+        self.told(&end(&mut child).await)
+    }
+
+    fn told(&self, ended: &Ended) -> String {
+        let text = format!("{}\n{}", ended.code.unwrap(), ended.stderr);
+        assert!(!text.contains(PASSWORD) && !text.contains(WRONG), "{text}");
+        assert!(ended.stdout.is_empty() || ended.stdout.starts_with("EVENT"), "{}", ended.stdout);
+        text.replace(&self.address, "ETCD")
+    }
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let [list, get, wait, deregister, demo, register] = each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        etcd.kill().await.unwrap();
+        let gone = Place::new(&etcd, "etcd", "", "");
+        [
+            gone.said(&["list"]).await,
+            gone.said(&["get", "greeter"]).await,
+            gone.said(&["wait", "greeter", "--timeout", "500ms"]).await,
+            gone.said(&["deregister", "greeter", "a"]).await,
+            gone.said(&["demo"]).await,
+            gone.said_until_stopped(&["register", "--name", "a", "--id", "1", "--address", "b:1", "--metadata", "protocol=grpc"])
+                .await,
+        ]
+    })
+    .await;
+    insta::assert_snapshot!(list, @r"
+    3
+    error: the etcd registry is unavailable: listing services: ETCD: Connection refused (os error 111)
+      is etcd://ETCD the right one, and up? choose with --registry URL or WAYPOST_REGISTRY
+    ");
+    assert_eq!([&get, &deregister, &demo], [&list; 3]);
+    insta::assert_snapshot!(wait, @r"
+    3
+    error: etcd://ETCD did not answer within 500ms
+      is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY
+    ");
+    let first = register.lines().take(2).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!(first, @r#"
+    3
+    not registered in etcd://ETCD, trying on: the etcd registry is unavailable: reading the record of "a-1": ETCD: Connection refused (os error 111)
+    "#);
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_is_named() {
+    let list = each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        etcd.pause().unwrap();
+        let said = Place::new(&etcd, "etcd", "", "").said(&["list"]).await;
+        // For how long differs.
+        said.split_once(" within ").map_or(said.clone(), |(said, _)| said.to_owned())
+    })
+    .await;
+    insta::assert_snapshot!(list, @r"
+    3
+    error: the etcd registry is unavailable: listing services: ETCD: no hello
+    ");
+}
+
+#[tokio::test]
+async fn all_members_that_fail_are_named() {
+    let list = each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        etcd.kill().await.unwrap();
+        Place::new(&etcd, "etcd", "", ",no-such-host.invalid").said(&["list"]).await
+    })
+    .await;
+    assert!(list.contains("ETCD: Connection refused") && list.contains("; no-such-host.invalid:2379: "), "{list}");
+}
+
+#[tokio::test]
+async fn who_may_not() {
+    let [nobody, wrong, elsewhere, watch, wait, register, half] = each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry").await.unwrap();
+        let (good, bad) = (format!("waypost:{PASSWORD}@"), format!("waypost:{WRONG}@"));
+        let wrong = Place::new(&etcd, "etcd", &bad, "");
+        let right = Place::new(&etcd, "etcd", &good, "");
+        assert!(right.said(&["get", "greeter"]).await.starts_with("1\nerror: service"));
+        assert_eq!(wrong.said(&["get", "greeter"]).await, wrong.said(&["deregister", "greeter", "a"]).await);
+        [
+            Place::new(&etcd, "etcd", "", "").said(&["list"]).await,
+            wrong.said(&["list"]).await,
+            Place::new(&etcd, "etcd", &good, "/other").said(&["list"]).await,
+            wrong.said_until_stopped(&["watch"]).await,
+            wrong.said(&["wait", "greeter", "--timeout", "4s"]).await,
+            wrong
+                .said_until_stopped(&["register", "--name", "a", "--id", "1", "--address", "b:1", "--metadata", "protocol=grpc"])
+                .await,
+            Place::new(&etcd, "etcd", "waypost@", "").said(&["list"]).await,
+        ]
+    })
+    .await;
+    insta::assert_snapshot!(nobody, @r"
+    3
+    error: the etcd registry refused: listing services: user name is empty
+      check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
+    ");
+    insta::assert_snapshot!(wrong, @r"
+    3
+    error: the etcd registry refused: listing services: authentication failed, invalid user ID or password
+      check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
+    ");
+    insta::assert_snapshot!(elsewhere, @r"
+    3
+    error: the etcd registry refused: listing services: permission denied
+      check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /other/
+    ");
+    insta::assert_snapshot!(watch, @r"
+    130
+    the etcd registry refused: watching it: authentication failed, invalid user ID or password; watching on
+      check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
+    ");
+    insta::assert_snapshot!(wait, @r"
+    3
+    the etcd registry refused: watching it: authentication failed, invalid user ID or password; waiting on
+    error: the etcd registry refused: watching it: authentication failed, invalid user ID or password
+      check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
+    ");
+    insta::assert_snapshot!(register, @r#"
+    3
+    not registered in etcd://ETCD, trying on: the etcd registry refused: reading the record of "a-1": authentication failed, invalid user ID or password
+    error: the etcd registry refused: reading the record of "a-1": authentication failed, invalid user ID or password
+      check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
+    "#);
+    insta::assert_snapshot!(half, @r#"
+    2
+    error: etcd password: is missing for user "waypost": give it in the URL, by password_file=, or as ETCD_PASSWORD
+    "#);
+}
+
+#[tokio::test]
+async fn the_environment_says_who_it_is() {
+    each(async |binary| {
+        let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry").await.unwrap();
+        let url = format!("etcd://{}", etcd.addresses()[0]);
+        let login = waypost().env("WAYPOST_REGISTRY", &url).env("ETCD_USERNAME", "waypost").env("ETCD_PASSWORD", PASSWORD);
+        assert_eq!(run(&login.args(["list"])).await.code, Some(0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn encryption_must_be_on_both_sides() {
+    let [untrusted, no_file] = each(async |binary| {
+        let plain = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let tls = Etcd::start(&binary, &Options::one().tls()).await.unwrap();
+        let mutual = Etcd::start(&binary, &Options::one().mutual_tls()).await.unwrap();
+        let ca = |etcd: &Etcd| format!("?ca={}", etcd.authority().unwrap().certificate().display());
+        assert!(Place::new(&tls, "etcds", "", &ca(&tls)).said(&["get", "greeter"]).await.starts_with("1\nerror: service"));
+        // Whether the other side says why, hangs up or resets the connection is chance; what to do is the same.
+        for (place, remedy) in [
+            (Place::new(&tls, "etcd", "", ""), "(does it want TLS? etcds:// is with)"),
+            (Place::new(&plain, "etcds", "", ""), "etcd:// is without)"),
+            (Place::new(&mutual, "etcds", "", &ca(&mutual)), "(does it want a certificate? show yours with cert= and key="),
+        ] {
+            let said = place.said(&["list"]).await;
+            assert!(said.starts_with("3\nerror: the etcd registry is unavailable: listing services: ETCD: "), "{said}");
+            assert!(said.contains(remedy), "{said}");
+        }
+        [
+            Place::new(&tls, "etcds", "", "").said(&["list"]).await,
+            Place::new(&tls, "etcds", "", "?ca=/nowhere").said(&["list"]).await,
+        ]
+    })
+    .await;
+    insta::assert_snapshot!(untrusted, @r"
+    3
+    error: the etcd registry is unavailable: listing services: ETCD: invalid peer certificate: UnknownIssuer (is it signed by ca=, and for this host or server_name=?)
+      is etcds://ETCD the right one, and up? choose with --registry URL or WAYPOST_REGISTRY
+    ");
+    insta::assert_snapshot!(no_file, @r#"
+    2
+    error: etcd ca "/nowhere": cannot be read: No such file or directory (os error 2)
+    "#);
+}
