@@ -1,8 +1,9 @@
 //! Random cases: where each begins, and what it did. A case that fails says how to see it again.
 
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The seeds of `count` random cases: new ones each time.
+/// The seeds of `count` random cases, one after the other from one that is drawn, and printed past the test runner's capture.
 ///
 /// With `WAYPOST_CASES=n` they are so many; with `WAYPOST_SEED=n` it is that one case.
 ///
@@ -13,7 +14,11 @@ pub fn seeds(count: usize) -> Vec<u64> {
         return vec![seed];
     }
     let count = number("WAYPOST_CASES").map_or(count, |cases| usize::try_from(cases).unwrap_or(usize::MAX));
-    (0..count).map(|_| fastrand::u64(..)).collect()
+    let first = u64::from(fastrand::u32(..));
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Nobody reads it: no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{test}: {count} random cases from WAYPOST_SEED={first} on");
+    (first..).take(count).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "how many, and which, is said from outside")]
