@@ -2,21 +2,19 @@
 //!
 //! A program of its own, since counting slows every allocation down. `compare` starts it; it prints one line of JSON.
 
-#[allow(dead_code, reason = "shared with compare, which uses all of it")]
+#[expect(dead_code, reason = "shared with compare, which uses all of it")]
 mod caller;
-#[allow(dead_code, reason = "shared with compare, which uses all of it")]
-mod parts;
-#[allow(dead_code, reason = "shared with compare, which uses all of it")]
+#[expect(dead_code, reason = "shared with compare, which uses all of it")]
 mod servers;
 
 use std::process::ExitCode;
 
 use caller::{Caller, balance_list, ours};
-use parts::{Result, runtime};
 use serde_json::{Value, json};
 use servers::{Running, addresses};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
+use waypost_testkit::report::{Result, exit, one_thread};
 
 const SERVERS: usize = 4;
 const CALLERS: usize = 64;
@@ -28,17 +26,11 @@ fn main() -> ExitCode {
         Some("server") => servers::serve(&args[1..]),
         _ => count().map(|counted| println!("{counted}")),
     };
-    result.map_or_else(
-        |error| {
-            eprintln!("compare-allocations: {error}");
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    exit("compare-allocations", result.map(|()| true))
 }
 
 fn count() -> Result<Value> {
-    let runtime = runtime()?;
+    let runtime = one_thread()?;
     let servers = runtime.block_on(Running::plain(SERVERS))?;
     let addresses = addresses(&servers);
     let (client, mine) = runtime.block_on(ours(&addresses))?;

@@ -12,8 +12,7 @@ use waypost::registry::RegisterOptions;
 use waypost::{AnyRegistry, MemoryRegistry, Registry};
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest};
-
-use crate::parts::Result;
+use waypost_testkit::report::Result;
 
 /// The service's name in every registry here.
 pub(crate) const SERVICE: &str = "greeter";

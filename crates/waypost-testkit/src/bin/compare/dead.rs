@@ -6,9 +6,9 @@ use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use waypost_testkit::report::{Figures, Result, one_thread};
 
 use crate::caller::{Caller, balance_list, ours};
-use crate::parts::{Figures, Result, runtime};
 use crate::servers::{Running, addresses};
 
 const CALLS: usize = 3_000;
@@ -16,7 +16,7 @@ const CALLERS: usize = 16;
 const LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run() -> Result<Figures> {
-    runtime()?.block_on(async {
+    one_thread()?.block_on(async {
         let servers = Running::plain(2).await?;
         // Bound and never listening: nobody else gets the port, and whoever connects is refused.
         let dead = TcpSocket::new_v4()?;
@@ -59,5 +59,9 @@ fn figures(waypost: usize, tonic: usize) -> Figures {
         "endpoints": 3, "dead": 1, "calls": CALLS, "callers": CALLERS,
         "waypost": { "failed": waypost }, "balance_list": { "failed": tonic },
     });
-    Figures { table, json, failure: (waypost > 0).then(|| format!("waypost failed {waypost} calls beside a dead endpoint")) }
+    Figures {
+        table,
+        json,
+        failures: (waypost > 0).then(|| format!("waypost failed {waypost} calls beside a dead endpoint")).into_iter().collect(),
+    }
 }

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{Instant, timeout};
+use waypost_testkit::report::{Figures, Result, one_thread};
 
 use crate::caller::{Caller, balance_channel, ours};
-use crate::parts::{Figures, Result, runtime};
 
 const DEADLINE: Duration = Duration::from_millis(200);
 const WITHIN: Duration = Duration::from_millis(250);
 const CAP: Duration = Duration::from_secs(2);
 
 pub(crate) fn run() -> Result<Figures> {
-    runtime()?.block_on(async {
+    one_thread()?.block_on(async {
         let (client, mine) = ours(&[]).await?;
         let waypost = one_call(mine).await;
         client.close().await;
@@ -58,5 +58,5 @@ fn figures(waypost: &Ended, tonic: &Ended) -> Figures {
     });
     let failure =
         (waypost.after > WITHIN).then(|| format!("waypost answered after {:.0} ms, not within {WITHIN:?}", ms(waypost)));
-    Figures { table, json, failure }
+    Figures { table, json, failures: failure.into_iter().collect() }
 }

@@ -7,16 +7,13 @@ mod caller;
 mod dead;
 mod empty;
 mod first;
-mod machine;
-mod parts;
 mod restarts;
 mod servers;
 mod throughput;
 
 use std::process::ExitCode;
 
-use parts::{Figures, Options, Part, Result};
-use serde_json::Value;
+use waypost_testkit::report::{Figures, Options, Result, described, exit};
 
 const USAGE: &str = "\
 usage: compare [--json] [--only dead|empty|first|restarts|throughput]... [--rounds N]
@@ -29,55 +26,38 @@ Exit code 0 if Waypost lost no call beside a dead endpoint and across restarts, 
 and gave every first answer within 50 ms.
 ";
 
+/// What there is to compare, and the rounds of the last if nothing is said.
+type Part = (&'static str, fn(&Options) -> Result<Figures>);
+const PARTS: [Part; 5] = [
+    ("dead", |_| dead::run()),
+    ("empty", |_| empty::run()),
+    ("first", |_| first::run()),
+    ("restarts", |_| restarts::run()),
+    ("throughput", |options| throughput::run(options.number.unwrap_or(ROUNDS))),
+];
+const ROUNDS: usize = 9;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|first| first == "server") {
-        return done(servers::serve(&args[1..]).map(|()| true));
+        return exit("compare", servers::serve(&args[1..]).map(|()| true));
     }
-    let Some(options) = Options::parse(&args) else {
+    let Some(options) = Options::parse(&args, &PARTS.map(|(name, _)| name), "--rounds") else {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
-    done(compare(&options, &args))
-}
-
-fn done(result: Result<bool>) -> ExitCode {
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("compare: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit("compare", compare(&options, &args))
 }
 
 fn compare(options: &Options, args: &[String]) -> Result<bool> {
-    let mut json = machine::described("cargo xtask compare", args);
+    let mut json = described("cargo xtask compare", args);
     json.insert("tonic".to_owned(), "0.14".into());
     let mut failures = Vec::new();
-    for part in Part::ALL.into_iter().filter(|part| options.wants(*part)) {
-        let Figures { table, json: figures, failure } = run(part, options)?;
+    for (name, run) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
+        let Figures { table, json: figures, failures: failed } = run(options)?;
         options.show(&format!("{table}\n"));
-        json.insert(part.name().to_owned(), figures);
-        failures.extend(failure);
+        json.insert(name.to_owned(), figures);
+        failures.extend(failed);
     }
-    for failure in &failures {
-        options.show(&format!("FAILED: {failure}"));
-    }
-    json.insert("ok".to_owned(), failures.is_empty().into());
-    if options.json {
-        println!("{}", Value::Object(json));
-    }
-    Ok(failures.is_empty())
-}
-
-fn run(part: Part, options: &Options) -> Result<Figures> {
-    match part {
-        Part::Dead => dead::run(),
-        Part::Empty => empty::run(),
-        Part::First => first::run(),
-        Part::Restarts => restarts::run(),
-        Part::Throughput => throughput::run(options.rounds),
-    }
+    Ok(options.conclude(json, &failures))
 }

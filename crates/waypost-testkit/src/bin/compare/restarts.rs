@@ -18,9 +18,9 @@ use tonic::transport::Endpoint;
 use tonic::transport::channel::Change;
 use waypost::AnyRegistry;
 use waypost::registry::{Event, Registry, WatchOptions};
+use waypost_testkit::report::{Figures, Result, one_thread};
 
 use crate::caller::{Caller, SERVICE, balance_channel, balance_list, endpoint, ours_from};
-use crate::parts::{Figures, Result, runtime};
 use crate::servers::{Kind, Running, addresses};
 
 const RUNS: usize = 5;
@@ -36,7 +36,7 @@ const DRAIN_DELAYS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(1)];
 const SIDES: [&str; 3] = ["waypost", "balance_channel", "balance_list"];
 
 pub(crate) fn run() -> Result<Figures> {
-    runtime()?.block_on(async {
+    one_thread()?.block_on(async {
         let mut rows = Vec::new();
         for drain_delay in DRAIN_DELAYS {
             let mut runs = Vec::new();
@@ -187,7 +187,11 @@ fn figures(rows: &[(Duration, Vec<Run>)]) -> Figures {
         variants.push(variant);
     }
     let json = json!({ "servers": SERVERS, "restarts": RESTARTS, "callers": CALLERS, "runs": RUNS, "by_drain_delay": variants });
-    Figures { table, json, failure: (lost > 0).then(|| format!("waypost failed {lost} calls across graceful restarts")) }
+    Figures {
+        table,
+        json,
+        failures: (lost > 0).then(|| format!("waypost failed {lost} calls across graceful restarts")).into_iter().collect(),
+    }
 }
 
 fn tallied(sum: &Tally, by_run: &[u64]) -> Value {

@@ -8,10 +8,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
+use waypost_testkit::report::{Result, one_thread};
 use waypost_testkit::{Child, Program};
 
 use crate::caller::SERVICE;
-use crate::parts::{Result, runtime};
 
 const START: Duration = Duration::from_secs(10);
 
@@ -64,9 +64,9 @@ pub(crate) fn serve(args: &[String]) -> Result<()> {
     // However the comparison ends, its servers end with it.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     match args {
-        [bind] => runtime()?.block_on(serve_plain(bind)),
+        [bind] => one_thread()?.block_on(serve_plain(bind)),
         [bind, registry, drain_ms] => {
-            runtime()?.block_on(serve_registered(bind, registry, Duration::from_millis(drain_ms.parse()?)))
+            one_thread()?.block_on(serve_registered(bind, registry, Duration::from_millis(drain_ms.parse()?)))
         }
         _ => Err("server BIND [REGISTRY DRAIN_MS]".into()),
     }

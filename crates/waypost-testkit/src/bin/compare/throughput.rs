@@ -13,9 +13,9 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use waypost_testkit::paths;
+use waypost_testkit::report::{Figures, Result, median, one_thread, quantile, rounded};
 
 use crate::caller::{Caller, Ours, Theirs, balance_list, ours};
-use crate::parts::{Figures, Result, runtime};
 use crate::servers::{Running, addresses};
 
 const SERVERS: usize = 4;
@@ -24,7 +24,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const ROUND: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(rounds: usize) -> Result<Figures> {
-    let runtime = runtime()?;
+    let runtime = one_thread()?;
     let loads = runtime.block_on(async {
         let servers = Running::plain(SERVERS).await?;
         let addresses = addresses(&servers);
@@ -127,12 +127,6 @@ async fn allocations() -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn figures(loads: &[(usize, Vec<Round>)], rounds: usize, allocations: &Value) -> Figures {
     let mut table = format!("unary calls over {SERVERS} servers, median of {rounds} rounds (ratio: median of each round's)");
     let mut by_callers = Vec::new();
@@ -155,7 +149,7 @@ fn figures(loads: &[(usize, Vec<Round>)], rounds: usize, allocations: &Value) ->
         let _ = write!(table, "\n               {what:<18}  waypost {waypost:>9}  balance_list {tonic:>9}  a call");
     }
     let json = json!({ "servers": SERVERS, "rounds": rounds, "by_callers": by_callers, "allocated_per_call": allocations });
-    Figures { table, json, failure: None }
+    Figures { table, json, failures: Vec::new() }
 }
 
 /// One figure of both sides, round by round.
@@ -175,26 +169,19 @@ impl Figure {
     }
 
     fn shown(&self) -> String {
-        let [waypost, tonic] = [&self.waypost, &self.tonic].map(|side| median(side.iter().copied()));
-        let mut ratios = self.ratios();
-        ratios.sort_by(f64::total_cmp);
-        let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
-        let ratio = median(ratios.into_iter());
+        let (waypost, tonic, ratios) = (median(&self.waypost), median(&self.tonic), self.ratios());
+        let (ratio, least, most) = (median(&ratios), quantile(&ratios, 0.0), quantile(&ratios, 1.0));
         format!("waypost {waypost:>9.2}  balance_list {tonic:>9.2}  ratio {ratio:.2} ({least:.2} to {most:.2})")
     }
 
     fn json(&self) -> Value {
-        let rounded = |values: &[f64]| values.iter().map(|value| round(*value)).collect::<Vec<_>>();
+        let all = |values: &[f64]| values.iter().copied().map(rounded).collect::<Vec<_>>();
         let ratios = self.ratios();
         json!({
-            "waypost": round(median(self.waypost.iter().copied())),
-            "balance_list": round(median(self.tonic.iter().copied())),
-            "ratio": round(median(ratios.iter().copied())),
-            "rounds": { "waypost": rounded(&self.waypost), "balance_list": rounded(&self.tonic), "ratio": rounded(&ratios) },
+            "waypost": rounded(median(&self.waypost)),
+            "balance_list": rounded(median(&self.tonic)),
+            "ratio": rounded(median(&ratios)),
+            "rounds": { "waypost": all(&self.waypost), "balance_list": all(&self.tonic), "ratio": all(&ratios) },
         })
     }
-}
-
-fn round(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }

@@ -16,8 +16,8 @@ use tonic_prost::ProstCodec;
 use waypost::{AddressPolicy, TcpConnect};
 use waypost_http::BoxError;
 use waypost_http::single::{KeepAlive, Single, SingleBody};
+use waypost_testkit::report::Result;
 
-use crate::parts::Result;
 use crate::wire::{
     Ask, KeyValue, Op, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest,
     WatchRequest, WatchResponse,

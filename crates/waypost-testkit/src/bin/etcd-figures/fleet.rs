@@ -13,9 +13,8 @@ use waypost::{AnyRegistry, Registration, Registry};
 use waypost_etcd::{EtcdOptions, EtcdRegistry};
 use waypost_greeter::greeter::FILE_DESCRIPTOR_SET;
 use waypost_testkit::etcd::Etcd;
+use waypost_testkit::report::{Result, one_thread};
 use waypost_testkit::{Child, Program};
-
-use crate::parts::{Result, one_thread};
 
 /// The defaults, written out since the figures are theirs.
 pub(crate) const TTL: Duration = Duration::from_secs(15);

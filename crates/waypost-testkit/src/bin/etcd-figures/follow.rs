@@ -14,10 +14,10 @@ use waypost::Registry;
 use waypost::directory::{Config, Directory, Following};
 use waypost::record::Entry;
 use waypost_testkit::etcd::{Binary, Etcd, Options};
+use waypost_testkit::report::{Figures, Result, median, quantile, rounded};
 
 use crate::bare::{Bare, Watching};
 use crate::fleet::{connect, key, record, service, url};
-use crate::parts::{Figures, Result, median, quantile, rounded};
 
 const PUTS: usize = 1_000;
 const WARM_UP: usize = 50;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
+use waypost_testkit::report::{Figures, Result, rounded};
 
 use crate::bare::{Bare, Watching};
 use crate::fleet::{INTERVAL, Load, Running, url};
-use crate::parts::{Figures, Result, rounded};
 
 const PROCESSES: usize = 4;
 const HANDLES: usize = 50;

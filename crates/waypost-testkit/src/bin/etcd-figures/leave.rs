@@ -10,10 +10,10 @@ use waypost::directory::{Config, Directory};
 use waypost::registry::WatchOptions;
 use waypost::{Registration, Registry};
 use waypost_testkit::etcd::{Binary, Etcd, Options};
+use waypost_testkit::report::{Figures, Result, one_thread, rounded};
 
 use crate::fleet::{INTERVAL, TTL, connect, record, service, url};
-use crate::parts::{Figures, Result, one_thread, rounded, two_threads};
-use crate::usage;
+use crate::{two_threads, usage};
 
 const REGISTRIES: usize = 4;
 const SERVICES: usize = 25;

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use waypost::Registry;
 use waypost::registry::{Event, WatchOptions};
 use waypost_testkit::etcd::{Binary, Etcd, Options};
+use waypost_testkit::report::{Figures, Result, median, rounded};
 
 use crate::bare::Bare;
 use crate::fleet::{connect, key, record, url};
-use crate::parts::{Figures, Result, median, rounded};
 
 const SERVICES: usize = 1_000;
 const NODES: usize = 10;

@@ -10,18 +10,17 @@ mod follow;
 mod herd;
 mod leave;
 mod list;
-#[path = "../compare/machine.rs"]
-mod machine;
-mod parts;
 mod rest;
 mod usage;
 mod wire;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use parts::{Figures, Options, Part, Result, two_threads};
 use serde_json::{Map, Value};
+use tokio::runtime::{Builder, Runtime};
 use waypost_testkit::etcd::Binary;
+use waypost_testkit::report::{Figures, Options, Result, described, exit};
 
 const USAGE: &str = "\
 usage: etcd-figures [--json] [--only rest|list|follow|herd|leave]... [--seconds N]
@@ -34,31 +33,40 @@ Exit code 0 if, on every etcd, a fleet at rest wrote nothing and woke nobody, no
 registrars and all were back in time, and nothing was left when all was closed. Speed is told and not judged.
 ";
 
+/// What is measured, and how long the first looks if nothing is said.
+type Part = (&'static str, fn(&Binary, &Options) -> Result<Figures>);
+const PARTS: [Part; 5] = [
+    ("rest", |binary, options| two_threads()?.block_on(rest::run(binary, seconds(options)))),
+    ("list", |binary, _| two_threads()?.block_on(list::run(binary))),
+    ("follow", |binary, _| two_threads()?.block_on(follow::run(binary))),
+    ("herd", |binary, _| two_threads()?.block_on(herd::run(binary))),
+    ("leave", |binary, _| leave::run(binary)),
+];
+const REST: Duration = Duration::from_secs(60);
+
+fn seconds(options: &Options) -> Duration {
+    options.number.map_or(REST, |seconds| Duration::from_secs(seconds as u64))
+}
+
+/// What all runs on but what is counted by the process.
+fn two_threads() -> Result<Runtime> {
+    Ok(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|first| first == "fleet") {
-        return done(fleet::run(&args[1..]).map(|()| true));
+        return exit("etcd-figures", fleet::run(&args[1..]).map(|()| true));
     }
-    let Some(options) = Options::parse(&args) else {
+    let Some(options) = Options::parse(&args, &PARTS.map(|(name, _)| name), "--seconds") else {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
-    done(all(&options, &args))
-}
-
-fn done(result: Result<bool>) -> ExitCode {
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("etcd-figures: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit("etcd-figures", all(&options, &args))
 }
 
 fn all(options: &Options, args: &[String]) -> Result<bool> {
-    let mut json = machine::described("cargo xtask etcd-figures", args);
+    let mut json = described("cargo xtask etcd-figures", args);
     options.show(&format!("{}, commit {}\n", text(&json, "machine"), text(&json, "commit")));
     let mut etcds = Vec::new();
     let mut failures = Vec::new();
@@ -67,15 +75,8 @@ fn all(options: &Options, args: &[String]) -> Result<bool> {
         etcds.push(figures);
         failures.extend(failed);
     }
-    for failure in &failures {
-        options.show(&format!("FAILED: {failure}"));
-    }
     json.insert("etcds".to_owned(), etcds.into());
-    json.insert("ok".to_owned(), failures.is_empty().into());
-    if options.json {
-        println!("{}", Value::Object(json));
-    }
-    Ok(failures.is_empty())
+    Ok(options.conclude(json, &failures))
 }
 
 fn text<'a>(json: &'a Map<String, Value>, key: &str) -> &'a str {
@@ -87,23 +88,13 @@ fn on(binary: &Binary, options: &Options) -> Result<(Value, Vec<String>)> {
     let version = binary.version().to_string();
     let mut json = Map::from_iter([("version".to_owned(), Value::from(version.as_str()))]);
     let mut failures = Vec::new();
-    for part in Part::ALL.into_iter().filter(|part| options.wants(*part)) {
+    for (name, run) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
         let load = usage::load();
-        let Figures { table, json: mut figures, failures: failed } = run(part, binary, options)?;
+        let Figures { table, json: mut figures, failures: failed } = run(binary, options)?;
         options.show(&format!("etcd {version}: {table}\n  (load of the machine before: {load:.2})\n"));
         figures["load_before"] = load.into();
-        json.insert(part.name().to_owned(), figures);
+        json.insert(name.to_owned(), figures);
         failures.extend(failed.into_iter().map(|why| format!("etcd {version}: {why}")));
     }
     Ok((json.into(), failures))
-}
-
-fn run(part: Part, binary: &Binary, options: &Options) -> Result<Figures> {
-    match part {
-        Part::Rest => two_threads()?.block_on(rest::run(binary, options.rest)),
-        Part::List => two_threads()?.block_on(list::run(binary)),
-        Part::Follow => two_threads()?.block_on(follow::run(binary)),
-        Part::Herd => two_threads()?.block_on(herd::run(binary)),
-        Part::Leave => leave::run(binary),
-    }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use waypost_testkit::etcd::{Binary, Etcd, Metrics, Options};
+use waypost_testkit::report::{Figures, Result, median, rounded};
 
 use crate::bare::{Bare, Watching};
 use crate::fleet::{INTERVAL, Load, Running, TTL, url};
-use crate::parts::{Figures, Result, median, rounded};
 use crate::usage;
 
 const PROCESSES: usize = 10;

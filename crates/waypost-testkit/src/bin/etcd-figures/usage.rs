@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::parts::Result;
+use waypost_testkit::report::Result;
 
 /// The kernel counts CPU time for users in hundredths of a second, on every architecture that we run on.
 const TICK: Duration = Duration::from_millis(10);
