@@ -38,7 +38,8 @@ fn part(number: &str, unit: &str) -> Option<Duration> {
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let whole_ns = u128::from(whole.parse::<u64>().ok()?) * u128::from(unit_ns);
-    let fraction_ns = u128::from(fraction.parse::<u64>().ok()?) * u128::from(unit_ns) / 10_u128.pow(fraction.len() as u32);
+    let parts = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let fraction_ns = u128::from(fraction.parse::<u64>().ok()?) * u128::from(unit_ns) / parts;
     let ns = whole_ns + fraction_ns;
     let seconds = u64::try_from(ns / 1_000_000_000).ok()?;
     Some(Duration::new(seconds, (ns % 1_000_000_000) as u32))
@@ -79,7 +80,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_how_to_write_it() {
-        let huge = format!("0.{}s", "1".repeat(40));
+        let (huge, tiny) = (format!("0.{}s", "1".repeat(40)), format!("0.{}1s", "0".repeat(40)));
         for text in [
             "",
             "s",
@@ -93,6 +94,7 @@ mod tests {
             "99999999999999999999s",
             "18446744073709551615h",
             &huge,
+            &tiny,
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error, "is no duration: give a number and its unit, such as 500ms, 30s, 2m or 1h30m", "{text}");
