@@ -14,6 +14,7 @@ mod members;
 mod options;
 mod owner;
 mod records;
+mod rest;
 mod secret;
 mod space;
 mod trouble;

@@ -123,27 +123,31 @@ impl Owner {
 
     /// Keeps the lease alive. False if the record must be looked at.
     async fn beat(&self, claim: &Claim<'_>, standing: &Standing) -> Result<bool> {
-        let (kept, heard) =
-            tokio::join!(self.leases.keep(standing.lease, Some(standing.kept_at), claim.until), self.hub.barrier());
+        let keeping = self.keep(claim, &standing.held, standing.lease, Some(standing.kept_at));
+        let (kept, heard) = tokio::join!(keeping, self.hub.barrier());
+        let stands = kept? && heard && self.standing(claim).is_some();
+        if stands {
+            self.ledger.kept(Instant::now(), &claim.key);
+        }
+        Ok(stands)
+    }
+
+    /// Keeps a lease alive. False if it is not to be used any more: the next who needs one gets another.
+    async fn keep(&self, claim: &Claim<'_>, held: &Held, lease: i64, last: Option<Instant>) -> Result<bool> {
+        let kept = self.leases.keep(lease, last, claim.until).await;
         match kept.map_err(|trouble| trouble.error("keeping the lease alive"))? {
-            Fate::Kept => {
-                let stands = heard && self.standing(claim).is_some();
-                if stands {
-                    self.ledger.kept(Instant::now(), &claim.key);
-                }
-                Ok(stands)
-            }
+            Fate::Kept => return Ok(true),
             Fate::Outlived => {
                 tracing::debug!(node = claim.key.id, "etcd has another leader; moving to a lease of its own");
-                self.replace(&standing.held, standing.lease).await;
-                Ok(false)
+                self.slots.replace(Instant::now(), held);
+                self.leases.forget(lease).await;
             }
             Fate::Lost => {
                 tracing::info!(node = claim.key.id, "its lease is gone; registering it anew");
-                self.slots.lost(&standing.held);
-                Ok(false)
+                self.slots.lost(held);
             }
         }
+        Ok(false)
     }
 
     async fn make_so(&self, claim: &Claim<'_>) -> Result<()> {
@@ -183,26 +187,21 @@ impl Owner {
                 _ => self.put(claim, revision, id, &held).await?,
             };
             let Some(revision) = stands else { continue };
-            let kept = self.leases.keep(id, None, claim.until).await;
-            match kept.map_err(|trouble| trouble.error("keeping the lease alive"))? {
-                Fate::Kept => {
-                    if let Some(why) = repaired {
-                        tracing::warn!(node = claim.key.id, why, "its record was not as it was left; it is written again");
-                    }
-                    return self.settle(claim, held, id, revision).await;
+            if self.keep(claim, &held, id, None).await? {
+                if let Some(why) = repaired {
+                    tracing::warn!(node = claim.key.id, why, "its record was not as it was left; it is written again");
                 }
-                Fate::Outlived => self.replace(&held, id).await,
-                Fate::Lost => self.slots.lost(&held),
+                self.settle(claim, held, id, revision).await;
+                return Ok(());
             }
         }
         Err(changing(&claim.key))
     }
 
-    async fn settle(&self, claim: &Claim<'_>, held: Held, lease: i64, revision: i64) -> Result<()> {
+    async fn settle(&self, claim: &Claim<'_>, held: Held, lease: i64, revision: i64) {
         let settled = Settled { instance: claim.instance.clone(), record: claim.record.clone(), held, lease, revision };
         self.ledger.settle(Instant::now(), &claim.key, settled);
         self.hub.own(&claim.key, revision).await;
-        Ok(())
     }
 
     /// The rule of whose key it is.
@@ -237,12 +236,6 @@ impl Owner {
         }
         let what = format!("etcd was away, and it is not yet the turn of {:?} to be written", claim.key.id);
         Err(Error::Unavailable { registry: NAME, what, source: None })
-    }
-
-    /// The lease runs out; its records move to another, each at its next beat.
-    async fn replace(&self, held: &Held, lease: i64) {
-        self.slots.replace(Instant::now(), held);
-        self.leases.forget(lease).await;
     }
 
     /// Writes the record, if nobody has changed it since. None if somebody has, or the lease is gone.

@@ -21,16 +21,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_core::backoff::full_jitter;
+
+use crate::rest;
 
 /// How long an answer counts for everybody.
 pub(super) const FRESH: Duration = Duration::from_millis(500);
 
 /// How long a member may take to answer a beat.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
-
-const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -163,15 +161,10 @@ impl Machine {
         }
     }
 
-    /// The first failure is followed at once: another member is there already.
     fn broke(&mut self, now: Instant) {
         self.open = false;
-        let pause = match self.failures {
-            0 => Duration::ZERO,
-            failures => full_jitter(&mut self.rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, failures),
-        };
+        self.retry_at = Some(now + rest::after_all_but_the_first(&mut self.rng, self.failures));
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + pause);
         self.leases.values_mut().for_each(|lease| lease.asked = None);
     }
 

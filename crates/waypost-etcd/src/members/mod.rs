@@ -18,7 +18,6 @@ use http::uri::Scheme;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
-use waypost_core::backoff::full_jitter;
 use waypost_core::record::Address;
 use waypost_core::registry::in_millis;
 use waypost_http::single::{KeepAlive, Single};
@@ -27,6 +26,7 @@ use waypost_http::{AddressPolicy, Connect};
 pub(crate) use auth::{Credentials, Password};
 pub(crate) use stream::Duplex;
 
+use crate::rest;
 use crate::secret::Secret;
 use crate::trouble::Trouble;
 use crate::wire::{self, Call};
@@ -39,10 +39,6 @@ const DIAL: Duration = Duration::from_millis(900);
 
 /// How long one member may take to answer, where there is another to ask.
 const ANSWER: Duration = Duration::from_secs(1);
-
-/// Between two rounds of all members.
-const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 
 /// How often one request may be answered by a complaint about its token.
 const LOGINS: u32 = 2;
@@ -159,7 +155,7 @@ impl Members {
     async fn rest(&self, failures: usize, until: Instant) -> bool {
         if failures.is_multiple_of(self.members.len()) {
             let round = u32::try_from(failures / self.members.len()).unwrap_or(u32::MAX);
-            let pause = full_jitter(&mut fastrand::Rng::new(), SHORTEST_BACK_OFF, LONGEST_BACK_OFF, round);
+            let pause = rest::after(&mut fastrand::Rng::new(), round);
             sleep_until(until.min(now() + pause)).await;
         }
         now() < until
@@ -303,7 +299,7 @@ impl Member {
     fn fails(&self, why: String) -> bool {
         let mut slot = self.slot();
         let failures = slot.failures();
-        let rest = full_jitter(&mut fastrand::Rng::new(), SHORTEST_BACK_OFF, LONGEST_BACK_OFF, failures);
+        let rest = rest::after(&mut fastrand::Rng::new(), failures);
         slot.failed(now() + rest, why);
         failures == 0
     }

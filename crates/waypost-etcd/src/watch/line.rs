@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
-use waypost_core::backoff::full_jitter;
 
+use crate::rest;
 use crate::trouble::Trouble;
 
 /// Between two questions whether the stream lives.
@@ -20,9 +20,6 @@ const SILENCE: Duration = Duration::from_secs(3);
 const QUIET: Duration = Duration::from_secs(1);
 /// A stream that told something and was over sooner than this is no success: the next one rests longer.
 const LASTING: Duration = Duration::from_secs(1);
-
-const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub(super) struct Line {
@@ -126,18 +123,14 @@ impl Line {
         has
     }
 
-    /// The stream is over; the first failure is followed at once, since another member is there already. False if there was none.
+    /// The stream is over. False if there was none.
     pub(super) fn broke(&mut self, now: Instant, why: Trouble, rng: &mut Rng) -> bool {
         let Some(stream) = self.stream.take() else { return false };
         if stream.up && now >= stream.opened + LASTING {
             (self.failures, self.hastened) = (0, false);
         }
-        let pause = match self.failures {
-            0 => Duration::ZERO,
-            failures => full_jitter(rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, failures),
-        };
+        self.retry_at = Some(now + rest::after_all_but_the_first(rng, self.failures));
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + pause);
         match &mut self.down {
             Some(down) => down.why = why,
             None => self.down = Some(Down { since: now, why }),

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_core::backoff::full_jitter;
 use waypost_core::record::Key;
 use waypost_core::registry::{Change, Feed};
 
@@ -24,6 +23,7 @@ use super::line::{Line, Sign};
 use super::own::{Own, Owns};
 use super::track::{Listed, Missed, Track};
 use crate::records::{Found, Records};
+use crate::rest;
 use crate::trouble::Trouble;
 use crate::wire::{
     Header, WatchAsk, WatchCancelRequest, WatchCreateRequest, WatchEvent, WatchProgressRequest, WatchRequest, WatchResponse,
@@ -40,9 +40,6 @@ const SETTLE: Duration = Duration::from_millis(200);
 const RELIST: Duration = Duration::from_secs(300);
 /// Within how long a list follows a break of the stream.
 const RELIST_AFTER_BREAK: Duration = Duration::from_secs(3);
-
-const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) enum Event {
@@ -239,7 +236,7 @@ impl Machine {
             }
             Err(trouble) => {
                 track.unanswered();
-                let rest = full_jitter(&mut self.rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, track.failures);
+                let rest = rest::after(&mut self.rng, track.failures);
                 track.failures = track.failures.saturating_add(1);
                 track.relist_at = now + rest;
                 let is_first = track.revision == 0;
@@ -371,7 +368,7 @@ impl Machine {
                     track.fail(trouble);
                 }
                 let at_once = trouble.is_none() && (lasted || track.failures == 0);
-                let rest = full_jitter(&mut self.rng, SHORTEST_BACK_OFF, LONGEST_BACK_OFF, track.failures);
+                let rest = rest::after(&mut self.rng, track.failures);
                 (track.gap, track.relist_at) = (true, if at_once { now } else { now + rest });
                 track.failures = if lasted { 0 } else { track.failures.saturating_add(1) };
             }
