@@ -1,6 +1,6 @@
 //! What docs/etcd.md tells people to type does what it says, on every etcd.
 
-use waypost_testkit::etcd::Binary;
+use waypost_testkit::etcd::{Binary, Port, each};
 use waypost_testkit::{Child, Program};
 
 use crate::support::DEADLINE;
@@ -27,14 +27,12 @@ if etcdctl put /elsewhere c; then echo may write everywhere; exit 9; fi
 if etcdctl get --prefix /; then echo may read everything; exit 9; fi
 ";
 
-/// A port that nothing has; the page's are those that everybody has.
-fn free_port() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
-}
-
-async fn follows_the_page(binary: &Binary) {
+async fn follows_the_page(binary: Binary) {
     let folder = tempfile::tempdir().unwrap();
-    let script = commands().replace("2379", &free_port()).replace("2380", &free_port());
+    // The page's are those that everybody has.
+    let ports = [Port::take().unwrap(), Port::take().unwrap()];
+    let [client, peer] = ports.each_ref().map(|port| port.address().port().to_string());
+    let script = commands().replace("2379", &client).replace("2380", &peer);
     let begin = format!("cd {}\ntrap 'kill $(jobs -p)' EXIT\n", folder.path().display());
     let programs = [binary.path(), binary.etcdctl(), env!("CARGO_BIN_EXE_waypost").as_ref()].map(|path| path.parent().unwrap());
     let path = std::env::join_paths(
@@ -57,9 +55,7 @@ async fn follows_the_page(binary: &Binary) {
 
 #[tokio::test]
 async fn the_commands_of_the_page_do_what_it_says() {
-    for binary in Binary::all().unwrap() {
-        follows_the_page(&binary).await;
-    }
+    each(follows_the_page).await;
 }
 
 /// The source of the crates whose words the page quotes.

@@ -2,7 +2,7 @@
 
 use waypost_testkit::Child;
 
-use crate::support::{DEADLINE, Host};
+use crate::support::Host;
 
 /// Two nodes of one version, one of another.
 async fn three(host: &Host) -> [Child; 3] {
@@ -152,30 +152,9 @@ async fn get_wide_shows_the_methods_of_a_real_server() {
     ");
 }
 
-/// One leaves and one is killed, while `watch` looks on in this format; all it says, and nothing on stderr.
-async fn watched(format: &str) -> String {
-    let host = Host::new();
-    let mut a = host.node("a", &[]).await;
-    let mut watch = host.start(&["watch", "greeter", "-o", format]);
-    let has = |line: &str, id: &str| line.contains(&format!("greeter-{id}"));
-    watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
-    let mut b = host.node("b", &[]).await;
-    watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
-    b.sigterm().unwrap();
-    for _ in ["leaving", "left"] {
-        watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
-    }
-    a.sigkill().unwrap();
-    watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
-    watch.sigint().unwrap();
-    assert_eq!(watch.wait(DEADLINE).await.unwrap().code(), Some(130));
-    assert_eq!(watch.stderr(), Vec::<String>::new());
-    host.settled(&watch.stdout().join("\n"))
-}
-
 #[tokio::test]
 async fn watch_tells_a_leave_from_a_loss() {
-    insta::assert_snapshot!(watched("table").await, @r"
+    insta::assert_snapshot!(Host::new().watched("table", &[]).await, @r"
     EVENT     NODE                                          ADDRESS                VERSION
     present   greeter-a                                     127.0.0.1:9097         latest
     created   greeter-b                                     127.0.0.1:9098         latest
@@ -187,7 +166,7 @@ async fn watch_tells_a_leave_from_a_loss() {
 
 #[tokio::test]
 async fn watch_in_the_other_formats() {
-    insta::assert_snapshot!(watched("jsonl").await, @r#"
+    insta::assert_snapshot!(Host::new().watched("jsonl", &[]).await, @r#"
     {"schema":"waypost/1","event":"reset","nodes":1}
     {"schema":"waypost/1","event":"present","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE"}}
     {"schema":"waypost/1","event":"created","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE"}}
@@ -195,14 +174,14 @@ async fn watch_in_the_other_formats() {
     {"schema":"waypost/1","event":"left","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"leaving","metadata":{"waypost.instance":"INSTANCE","waypost.state":"leaving"}}
     {"schema":"waypost/1","event":"lost","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE"}}
     "#);
-    insta::assert_snapshot!(watched("name").await, @r"
+    insta::assert_snapshot!(Host::new().watched("name", &[]).await, @r"
     greeter-a
     greeter-b
     greeter-b
     greeter-b
     greeter-a
     ");
-    let wide = watched("wide").await;
+    let wide = Host::new().watched("wide", &[]).await;
     let timeless: Vec<_> = wide.lines().map(|line| line.get(11..).unwrap_or_default()).collect();
     insta::assert_snapshot!(timeless.join("\n"), @r"
     EVENT     NODE                                          ADDRESS                VERSION

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::task::JoinSet;
-use waypost_testkit::etcd::{Binary, Etcd};
+use waypost_testkit::etcd::{self, Binary, Etcd};
 use waypost_testkit::{Child, Program};
 
 /// Long enough for anything here on a busy machine; nothing waits for it when all is well.
@@ -104,6 +103,26 @@ impl Host {
         child
     }
 
+    /// What `watch` says in this format while one node leaves and another, registered with `more`, is killed; nothing is on stderr.
+    pub(crate) async fn watched(&self, format: &str, more: &[&str]) -> String {
+        let mut a = self.node("a", more).await;
+        let mut watch = self.start(&["watch", "greeter", "-o", format]);
+        let has = |line: &str, id: &str| line.contains(&format!("greeter-{id}"));
+        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
+        let mut b = self.node("b", &[]).await;
+        watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
+        b.sigterm().unwrap();
+        for _ in ["leaving", "left"] {
+            watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
+        }
+        a.sigkill().unwrap();
+        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
+        watch.sigint().unwrap();
+        let ended = end(&mut watch).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), ""));
+        self.settled(&ended.stdout)
+    }
+
     /// Text without what differs from run to run: this registry's place, and instances.
     pub(crate) fn settled(&self, text: &str) -> String {
         let text = text.replace(&self.shown.0, self.shown.1);
@@ -133,17 +152,7 @@ where
     R: Future<Output = T> + Send + 'static,
     T: Debug + PartialEq + Send + 'static,
 {
-    let mut running = JoinSet::new();
-    for binary in Binary::all().unwrap() {
-        running.spawn(test(binary));
-    }
-    let mut all = None;
-    while let Some(ended) = running.join_next().await {
-        let one = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        match &all {
-            Some(first) => assert_eq!(first, &one, "two versions of etcd"),
-            None => all = Some(one),
-        }
-    }
-    all.unwrap()
+    let all = etcd::each(test).await;
+    assert!(all.iter().all(|one| *one == all[0]), "two versions of etcd: {all:#?}");
+    all.into_iter().next().unwrap()
 }

@@ -31,13 +31,7 @@ where
     F: Fn(Binary) -> R,
     R: Future<Output = ()> + Send + 'static,
 {
-    let mut running = JoinSet::new();
-    for binary in super::binaries() {
-        running.spawn(test(binary));
-    }
-    while let Some(ended) = running.join_next().await {
-        ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    }
+    waypost_testkit::etcd::each(test).await;
     super::assert_secret_was_not_heard();
 }
 

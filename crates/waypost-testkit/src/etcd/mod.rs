@@ -8,6 +8,7 @@ mod access;
 mod authority;
 mod binary;
 mod control;
+mod each;
 mod folder;
 mod member;
 mod metrics;
@@ -29,9 +30,11 @@ use options::{Storage, Token, Transport};
 pub use access::ROOT;
 pub use authority::{Authority, Identity};
 pub use binary::{Binary, Version};
+pub use each::each;
 pub use member::Member;
 pub use metrics::Metrics;
 pub use options::Options;
+pub use port::Port;
 
 /// Between two looks at who leads, and for how long to look: etcd elects in one or two seconds.
 const LOOK: Duration = Duration::from_millis(50);

@@ -3,7 +3,7 @@
 use waypost_testkit::Child;
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 
-use crate::support::{DEADLINE, Ended, Host, each, end};
+use crate::support::{Ended, Host, each, end};
 
 /// Soon seen dead, and long enough for a busy machine.
 const SHORT: [&str; 4] = ["--ttl", "6s", "--interval", "2s"];
@@ -75,22 +75,7 @@ async fn list_and_get_show_what_is_there() {
 async fn watch_tells_a_leave_from_a_loss() {
     let told = each(async |binary| {
         let (_etcd, host) = start(&binary).await;
-        let mut a = host.node("a", &SHORT).await;
-        let mut watch = host.start(&["watch", "greeter"]);
-        let has = |line: &str, id: &str| line.contains(&format!("greeter-{id}"));
-        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
-        let mut b = host.node("b", &[]).await;
-        watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
-        b.sigterm().unwrap();
-        for _ in ["leaving", "left"] {
-            watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
-        }
-        a.sigkill().unwrap();
-        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
-        watch.sigint().unwrap();
-        let ended = end(&mut watch).await;
-        assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), ""));
-        ended.stdout
+        host.watched("table", &SHORT).await
     })
     .await;
     insta::assert_snapshot!(told, @r"
