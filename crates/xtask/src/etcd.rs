@@ -66,6 +66,11 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<Etcd>> {
     if found.is_empty() { Err(NONE.into()) } else { Ok(found) }
 }
 
+/// What each says it is.
+pub(crate) fn versions(etcds: &[Etcd]) -> Vec<&str> {
+    etcds.iter().map(|etcd| etcd.version.as_str()).collect()
+}
+
 /// The value of [`VARIABLE`].
 ///
 /// # Errors

@@ -60,16 +60,10 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
     if options.json {
         println!("{}", figures(&costs, &etcds, &tally));
         eprintln!("{}", tally.line());
-    } else {
-        println!("{}", table(&costs));
-        println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), versions(&etcds).join(" and "));
-        println!("{}", tally.line());
+        return Ok(tally.failed == 0);
     }
-    Ok(tally.failed == 0)
-}
-
-fn versions(etcds: &[Etcd]) -> Vec<&str> {
-    etcds.iter().map(|etcd| etcd.version.as_str()).collect()
+    println!("{}", table(&costs));
+    Ok(tally.conclude(start, &etcds))
 }
 
 /// The file of figures, removed in the end.
@@ -176,7 +170,7 @@ fn figures(costs: &Costs, etcds: &[Etcd], tally: &Tally) -> Value {
         })
     };
     let faults: Vec<Value> = costs.iter().map(fault).collect();
-    json!({ "schema": "waypost/1", "etcds": versions(etcds), "faults": faults, "passed": tally.passed, "failed": tally.failed })
+    json!({ "schema": "waypost/1", "etcds": etcd::versions(etcds), "faults": faults, "passed": tally.passed, "failed": tally.failed })
 }
 
 #[cfg(test)]

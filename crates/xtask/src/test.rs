@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use crate::etcd;
+use crate::etcd::{self, Etcd};
 use crate::workspace::{Result, Workspace};
 
 /// Runs everything; true if nothing failed. The last lines of stdout name the etcds it ran on, and are `N passed, N failed`.
@@ -17,10 +17,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.env(etcd::VARIABLE, etcd::variable(&etcds)?);
     let tally = tests(command, &mut std::io::stdout())?;
-    let versions: Vec<&str> = etcds.iter().map(|etcd| etcd.version.as_str()).collect();
-    println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), versions.join(" and "));
-    println!("{}", tally.line());
-    Ok(tally.failed == 0)
+    Ok(tally.conclude(start, &etcds))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a tool for people: it measures how long they waited")]
@@ -82,6 +79,13 @@ impl Tally {
             eprintln!("a test program ended without a result");
             self.failed += 1;
         }
+    }
+
+    /// Tells how long it took, on which etcds, and what came of it; true if nothing failed.
+    pub(crate) fn conclude(&self, start: std::time::Instant, etcds: &[Etcd]) -> bool {
+        println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), etcd::versions(etcds).join(" and "));
+        println!("{}", self.line());
+        self.failed == 0
     }
 
     /// What two runs reported.
