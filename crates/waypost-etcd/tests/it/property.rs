@@ -337,9 +337,6 @@ impl Case {
         self.wait(length).await;
         self.proxy.freeze(false);
         self.proxy.swallow(false);
-        if kind > 0 && self.rng.bool() {
-            self.proxy.cut();
-        }
     }
 
     async fn wait(&mut self, duration: Duration) {

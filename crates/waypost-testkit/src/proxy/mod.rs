@@ -105,13 +105,14 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.half_opens += 1);
     }
 
-    /// Reads and throws away everything, in both directions; a connection accepted meanwhile reaches no target. The bytes are lost for
-    /// good: a protocol above finds a hole when it ends. See [`freeze`](Proxy::freeze) to hold them back instead.
+    /// Reads and throws away everything, in both directions; a connection accepted meanwhile reaches no target. When it ends, a connection
+    /// that lost something, or was accepted meanwhile, is reset: TCP never goes on after a hole. See [`freeze`](Proxy::freeze) to hold
+    /// bytes back instead.
     pub fn swallow(&self, swallow: bool) {
         self.mode.send_modify(|mode| (mode.swallow_to_target, mode.swallow_to_client) = (swallow, swallow));
     }
 
-    /// Throws away only what the target answers: requests arrive, answers vanish.
+    /// Throws away only what the target answers: requests arrive, answers vanish. When it ends, who missed an answer is reset.
     pub fn swallow_answers(&self, swallow: bool) {
         self.mode.send_modify(|mode| mode.swallow_to_client = swallow);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
@@ -84,10 +84,10 @@ async fn serve(
     End::Closed
 }
 
-/// Reads and throws away, for as long as the client is there.
-async fn discard(client: &mut TcpStream) {
+/// Reads and throws away, for as long as there is somebody who sends.
+async fn discard(from: &mut (impl AsyncRead + Unpin)) {
     let mut chunk = vec![0; CHUNK_BYTES];
-    while matches!(client.read(&mut chunk).await, Ok(1..)) {}
+    while matches!(from.read(&mut chunk).await, Ok(1..)) {}
 }
 
 async fn pipes(client: &mut TcpStream, server: &mut TcpStream, mode: &watch::Receiver<Mode>, counters: &Counters) -> End {
@@ -129,11 +129,15 @@ async fn take(
         let length = from.read(&mut bytes).await?;
         bytes.truncate(length);
         let (delay, swallowed) = { (mode.borrow().delay, mode.borrow().swallows(direction)) };
-        if length == 0 {
-            // An end is swallowed too: it is told when the swallowing is over.
-            until(mode, |mode| !mode.swallows(direction)).await;
+        if swallowed {
+            tokio::select! {
+                () = discard(&mut from) => until(mode, |mode| !mode.swallows(direction)).await,
+                () = until(mode, |mode| !mode.swallows(direction)) => {}
+            }
+            // TCP hands on everything or breaks: what was lost cannot be followed by more.
+            return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if !swallowed && chunks.send(Chunk { due: Instant::now() + delay, bytes }).await.is_err() || length == 0 {
+        if chunks.send(Chunk { due: Instant::now() + delay, bytes }).await.is_err() || length == 0 {
             return Ok(());
         }
     }

@@ -116,10 +116,7 @@ impl Cluster {
                 self.rig.etcd.member(member).serving().await.unwrap();
                 self.proxies[member].refuse(false).await.unwrap();
             }
-            Fault::CutOff => {
-                self.proxies[member].swallow(false);
-                self.proxies[member].cut();
-            }
+            Fault::CutOff => self.proxies[member].swallow(false),
             Fault::LeaderFrozen => self.rig.etcd.member(member).resume().unwrap(),
         }
     }
