@@ -62,6 +62,7 @@ struct Shared {
     streams: AtomicUsize,
     closed: AtomicBool,
     asked: Notify,
+    arrivals: Arc<Arrivals>,
 }
 
 impl fmt::Debug for Single {
@@ -87,7 +88,7 @@ impl Single {
         let authority: Authority = address.to_string().parse().map_err(io::Error::other)?;
         let io = connect.connect(address, policy).await?;
         let Greeted { send, mut h2, arrivals } = greet(io).await.map_err(io::Error::other)?;
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared { arrivals: Arc::clone(&arrivals), ..Shared::default() });
         let pulse = Pulse::new(keep_alive, now());
         let driver =
             Driver { ping: h2.ping_pong(), h2, seen: arrivals.count(), arrivals, pulse, shared: Ending(Arc::clone(&shared)) };
@@ -97,6 +98,11 @@ impl Single {
     /// Whether it had not ended when last driven.
     pub fn is_open(&self) -> bool {
         !self.shared.closed.load(Relaxed)
+    }
+
+    /// How many bytes were read so far, of whichever answer.
+    pub fn read_bytes(&self) -> u64 {
+        self.shared.arrivals.count().bytes
     }
 
     /// Sends one request; the answer's body is read from [`SingleBody`].

@@ -1,27 +1,28 @@
 //! The members of the cluster: which one is asked, over which connection, and what happens when it does not answer.
 //!
 //! Each member has a connection of its own, made when it is first needed. One member is current; whoever finds it wanting makes the next
-//! one current, for all. A member that cannot be dialled rests, a little longer each time, and meanwhile nobody dials it. This room knows
-//! connections and tokens, and never what is asked.
+//! one current, for all. A member that cannot be dialled rests, a little longer each time, and meanwhile nobody dials it; one that takes
+//! long to say hello is no longer waited for, and used once it has. This room knows connections and tokens, and never what is asked.
 
 mod auth;
+mod dial;
 mod slot;
 mod stream;
 mod turn;
 
 use std::hash::Hash;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::uri::Scheme;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use waypost_core::record::Address;
-use waypost_core::registry::in_millis;
-use waypost_http::single::{KeepAlive, Single};
-use waypost_http::{AddressPolicy, Connect};
+use waypost_http::Connect;
+use waypost_http::single::Single;
 
 pub(crate) use auth::{Credentials, Password};
 pub(crate) use stream::Duplex;
@@ -31,11 +32,9 @@ use crate::secret::Secret;
 use crate::trouble::Trouble;
 use crate::wire::{self, Call};
 use auth::Auth;
+use dial::DIAL;
 use slot::{Line, Slot};
 use turn::Presence;
-
-/// How long dialling one member may take, its hello included.
-const DIAL: Duration = Duration::from_millis(900);
 
 /// How long one member may take to answer, where there is another to ask.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -45,13 +44,16 @@ const LOGINS: u32 = 2;
 
 #[derive(Debug)]
 pub(crate) struct Members {
-    members: Vec<Member>,
+    members: Vec<Arc<Member>>,
     current: AtomicUsize,
     connect: Arc<dyn Connect>,
     auth: Option<Auth>,
     presence: Presence,
     closed: AtomicBool,
-    drivers: Mutex<JoinSet<()>>,
+    /// A dialling is over.
+    news: Arc<Notify>,
+    /// One for each connection, from its dialling to its end.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -71,10 +73,10 @@ pub(crate) struct Link {
 impl Members {
     pub(crate) fn new(addresses: Vec<Address>, connect: Arc<dyn Connect>, credentials: Option<Credentials>) -> Self {
         let current = AtomicUsize::new(fastrand::usize(..addresses.len().max(1)));
-        let members = addresses.into_iter().map(|address| Member { address, slot: Mutex::default() }).collect();
+        let members = addresses.into_iter().map(|address| Arc::new(Member { address, slot: Mutex::default() })).collect();
         let auth = credentials.map(Auth::new);
         let (presence, closed) = (Presence::default(), AtomicBool::new(false));
-        Self { members, current, connect, auth, presence, closed, drivers: Mutex::default() }
+        Self { members, current, connect, auth, presence, closed, news: Arc::default(), tasks: Mutex::default() }
     }
 
     /// Asks the current member, and others if it does not do.
@@ -82,7 +84,7 @@ impl Members {
     /// # Cancel safety
     /// Dropped half-way, it may or may not have been done.
     pub(crate) async fn ask<Q: Call>(&self, question: Q, until: Instant) -> Result<Q::Answer, Trouble> {
-        let (mut failures, mut logins) = (0, 0);
+        let (begun, mut failures, mut logins) = (now(), 0, 0);
         loop {
             let link = self.link(question.needs_leader(), until).await?;
             let trouble = match self.ask_one(&link, &question, until).await {
@@ -94,26 +96,27 @@ impl Members {
                     logins += 1;
                     continue;
                 }
+                // Asking has seen to it.
+                Trouble::Silent(_) => {}
                 trouble if trouble.is_of_the_member() => self.avoid(&link, trouble),
                 _ => return Err(trouble),
             }
             failures += 1;
             if !self.rest(failures, until).await {
-                return Err(trouble);
+                return Err(if let Trouble::Silent(_) = trouble { Trouble::Silent(begun.elapsed()) } else { trouble });
             }
         }
     }
 
     async fn ask_one<Q: Call>(&self, link: &Link, question: &Q, until: Instant) -> Result<Q::Answer, Trouble> {
-        let asked = now();
-        let limit = if self.members.len() > 1 { until.min(asked + ANSWER) } else { until };
+        let mut asking = Asking::begin(self, link);
+        let limit = if self.members.len() > 1 { until.min(asking.asked + ANSWER) } else { until };
         let answering = async {
             let token = self.token(link).await?;
             let answer = wire::ask(&link.single, question.clone(), token.as_ref()).await;
             answer.map_err(|status| self.classify(&status, token.as_ref()))
         };
-        let mut asking = Asking { members: self, link, asked, over: false };
-        let answer = timeout_at(limit, answering).await.unwrap_or_else(|_| Err(Trouble::Silent(asked.elapsed())));
+        let Ok(answer) = timeout_at(limit, answering).await else { return Err(Trouble::Silent(asking.asked.elapsed())) };
         asking.over = true;
         if answer.is_ok() {
             self.does(link, question.needs_leader());
@@ -168,20 +171,28 @@ impl Members {
     async fn link(&self, needs_leader: bool, until: Instant) -> Result<Link, Trouble> {
         let begun = now();
         loop {
-            if let Some(link) = self.try_all(needs_leader, until).await {
-                return Ok(link);
+            let mut news = pin!(self.news.notified());
+            news.as_mut().enable();
+            tokio::select! {
+                biased;
+                link = self.try_all(needs_leader, until) => if let Some(link) = link {
+                    return Ok(link);
+                },
+                // One that was not waited for any more may be there now.
+                () = news.as_mut() => continue,
             }
             if self.closed.load(Relaxed) {
                 return Err(Trouble::Closed);
             }
-            if self.members.iter().all(|member| member.slot().rests(now())) {
+            if self.members.iter().all(|member| member.slot().is_away(now())) {
                 self.presence.goes(now());
             }
             let rested = self.members.iter().filter_map(|member| member.slot().rests_until()).min();
             if now() >= until {
                 return Err(self.last_failure().unwrap_or(Trouble::Silent(begun.elapsed())));
             }
-            sleep_until(rested.unwrap_or_else(now).max(now() + Duration::from_millis(1)).min(until)).await;
+            let rested = rested.unwrap_or_else(now).max(now() + Duration::from_millis(1));
+            let _ = timeout_at(rested.min(until), news).await;
         }
     }
 
@@ -202,64 +213,46 @@ impl Members {
 
     /// The connection to one member, dialled if need be; those who ask meanwhile wait for the same.
     async fn reach(&self, index: usize, needs_leader: bool, until: Instant) -> Option<Link> {
-        let member = &self.members[index];
-        if needs_leader && member.slot().rests(now()) {
-            return None;
-        }
-        let line = member.slot().line();
-        let dialled = line.get_or_try_init(|| async {
-            if member.slot().rests(now()) {
-                return Err(());
-            }
-            self.dial(member, until).await
-        });
-        let single = dialled.await.ok()?.clone();
+        let line = self.line(index, needs_leader)?;
+        let single = timeout_at(until.min(line.begun + DIAL), line.single()).await.ok()??;
         if !single.is_open() {
-            member.slot().hang_up(&line);
+            self.members[index].slot().hang_up(&line);
             return None;
         }
         Some(Link { member: index, line, single })
     }
 
-    async fn dial(&self, member: &Member, until: Instant) -> Result<Single, ()> {
-        let mut attempt = Attempt { member, begun: now(), why: Some(None) };
-        let policy = AddressPolicy { loopback: true };
-        let connecting = Single::connect(&*self.connect, &member.address, &policy, KeepAlive::default());
-        match timeout_at(until.min(now() + DIAL), connecting).await {
-            Ok(Ok((single, driver))) => {
-                attempt.why = None;
-                self.drive(member.address.clone(), driver).map(|()| single)
+    /// The connection to a member, or its dialling. None while it rests.
+    fn line(&self, index: usize, needs_leader: bool) -> Option<Line> {
+        let member = &self.members[index];
+        let mut slot = member.slot();
+        let rests = slot.rests(now());
+        match slot.line() {
+            Some(line) => Some(line).filter(|_| !(needs_leader && rests)),
+            None if rests => None,
+            None => {
+                let (line, sender) = Line::begin(now());
+                let dialling =
+                    dial::serve(Arc::clone(member), Arc::clone(&self.connect), line.clone(), sender, Arc::clone(&self.news));
+                self.spawn(dialling)?;
+                slot.dial(line.clone());
+                Some(line)
             }
-            Ok(Err(error)) => {
-                attempt.why = Some(Some(with_hint(error.to_string(), self.connect.scheme() == Scheme::HTTPS)));
-                Err(())
-            }
-            Err(_) => Err(()),
         }
     }
 
-    /// Runs a connection, unless all were closed while it was dialled.
-    fn drive(&self, address: Address, driver: waypost_http::single::Driver) -> Result<(), ()> {
-        let mut drivers = self.drivers();
-        if self.closed.load(Relaxed) {
-            return Err(());
-        }
-        while drivers.try_join_next().is_some() {}
-        drivers.spawn(async move {
-            match driver.run().await {
-                Ok(()) => tracing::debug!(member = %address, "connection closed"),
-                Err(error) => tracing::info!(member = %address, %error, "connection to etcd lost"),
-            }
-        });
-        Ok(())
+    /// None where all are closed.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<()> {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        (!self.closed.load(Relaxed)).then(|| drop(tasks.spawn(task)))
     }
 
     /// Makes another member current, for all. A connection that did not answer is not used for anything new; a member that cannot serve
     /// now is not asked for a while.
     pub(crate) fn avoid(&self, link: &Link, why: &Trouble) {
         let member = &self.members[link.member];
-        let next = (link.member + 1) % self.members.len();
-        let moved = self.current.compare_exchange(link.member, next, Relaxed, Relaxed).is_ok();
+        let moved = self.pass_on(link);
         let first = match why {
             Trouble::Busy(_) => member.fails(why.to_string()),
             _ => member.slot().hang_up(&link.line),
@@ -269,8 +262,14 @@ impl Members {
         }
     }
 
+    /// Makes another member current, for all. Whether it was the current one.
+    fn pass_on(&self, link: &Link) -> bool {
+        let next = (link.member + 1) % self.members.len();
+        self.current.compare_exchange(link.member, next, Relaxed, Relaxed).is_ok()
+    }
+
     fn last_failure(&self) -> Option<Trouble> {
-        let failure = |member: &Member| Some(format!("{}: {}", member.address, member.slot().failure()?));
+        let failure = |member: &Arc<Member>| Some(format!("{}: {}", member.address, member.slot().failure()?));
         let failures: Vec<_> = self.members.iter().filter_map(failure).collect();
         (!failures.is_empty()).then(|| Trouble::Link(failures.join("; ")))
     }
@@ -281,12 +280,13 @@ impl Members {
         for member in &self.members {
             *member.slot() = Slot::default();
         }
-        let mut drivers = std::mem::take(&mut *self.drivers());
-        drivers.shutdown().await;
+        let mut tasks = std::mem::take(&mut *self.tasks());
+        tasks.shutdown().await;
+        self.news.notify_waiters();
     }
 
-    fn drivers(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -297,73 +297,40 @@ impl Member {
 
     /// It rests, a little longer each time. Whether it did well before.
     fn fails(&self, why: String) -> bool {
-        let mut slot = self.slot();
-        let failures = slot.failures();
-        let rest = rest::after(&mut fastrand::Rng::new(), failures);
-        slot.failed(now() + rest, why);
-        failures == 0
+        let rest = rest::after(&mut fastrand::Rng::new(), self.slot().failures());
+        self.slot().failed(now() + rest, why)
     }
 }
 
-/// One question that was asked. Given up by a caller who had waited long enough, its connection did not answer: the next who asks needs
-/// another, and may have no more patience.
+/// One question that was asked. Given up after having waited long enough, it is the member's fault: the next who asks needs another, and
+/// may have no more patience. Given up sooner, the member may only be far away.
 struct Asking<'a> {
     members: &'a Members,
     link: &'a Link,
     asked: Instant,
+    read_bytes: u64,
     over: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn begin(members: &'a Members, link: &'a Link) -> Self {
+        Self { members, link, asked: now(), read_bytes: link.single.read_bytes(), over: false }
+    }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let waited = self.asked.elapsed();
-        if !self.over && waited >= ANSWER / 2 {
+        if self.over || waited < ANSWER / 2 {
+            return;
+        }
+        if self.link.single.read_bytes() > self.read_bytes {
+            // It is slow with this, or holds it back; the connection is as it should be.
+            self.members.pass_on(self.link);
+        } else {
             self.members.avoid(self.link, &Trouble::Silent(waited));
         }
     }
-}
-
-/// One dialling. Given up by a caller who had waited long enough, it failed too.
-struct Attempt<'a> {
-    member: &'a Member,
-    begun: Instant,
-    /// None once it is there; else why it is not, where known.
-    why: Option<Option<String>>,
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        let waited = self.begun.elapsed();
-        match self.why.take() {
-            None => {}
-            Some(None) if waited < DIAL / 2 => {}
-            Some(why) => {
-                let why = why.unwrap_or_else(|| format!("no hello within {:?}", in_millis(waited)));
-                if self.member.fails(why.clone()) {
-                    tracing::info!(member = %self.member.address, why, "an etcd member cannot be reached");
-                }
-            }
-        }
-    }
-}
-
-/// Says what to do where the other side says only that it hung up, or TLS only what it got.
-fn with_hint(why: String, encrypted: bool) -> String {
-    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
-    let hint = match encrypted {
-        true if says(&["CertificateRequired", "BadCertificate", "HandshakeFailure"]) => {
-            "does it want a certificate? show yours with cert= and key="
-        }
-        true if says(&["invalid peer certificate"]) => "is it signed by ca=, and for this host or server_name=?",
-        true if says(&["InvalidContentType", "handshake eof"]) => "does it encrypt at all? etcd:// is without",
-        // Which of the two came first is chance.
-        true if says(&["broken pipe", "reset", "closed"]) => {
-            "does it want a certificate? show yours with cert= and key=; or does it not encrypt? etcd:// is without"
-        }
-        false if says(&["closed", "reset", "protocol error", "frame"]) => "does it want TLS? etcds:// is with",
-        _ => return why,
-    };
-    format!("{why} ({hint})")
 }
 
 fn now() -> Instant {

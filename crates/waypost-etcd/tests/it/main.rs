@@ -6,6 +6,7 @@ mod access;
 mod callers;
 mod child;
 mod conformance;
+mod far;
 mod faults;
 mod hand;
 mod herd;

@@ -77,7 +77,8 @@ impl Proxy {
     }
 
     /// Every byte read from now on is handed on `delay` later, in each direction; order is kept. Zero is no delay, the default. At most
-    /// 1 MiB is under way in each direction of a connection. Connecting is not delayed.
+    /// 1 MiB is under way in each direction of a connection. Connecting is not delayed, but nothing is read on a new connection for as long
+    /// as it would have taken.
     pub fn delay(&self, delay: Duration) {
         self.mode.send_modify(|mode| mode.delay = delay);
     }

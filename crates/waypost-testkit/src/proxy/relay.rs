@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Counters;
 use super::mode::{Direction, Mode, until};
@@ -39,10 +39,15 @@ pub(super) fn run(
     async move {
         // Not cut short: the target may have accepted already, and is to see the reset too.
         let mut server = if swallows(&mode) { None } else { dial(born.target).await };
+        let serving = async {
+            // TCP's own greeting.
+            sleep(born.delay * 2).await;
+            serve(&mut client, &mut server, &mode, &counters, born.half_opens).await
+        };
         let end = tokio::select! {
             biased;
             () = until(&mode, |mode| mode.cuts != born.cuts) => End::Reset,
-            end = serve(&mut client, &mut server, &mode, &counters, born.half_opens) => end,
+            end = serving => end,
         };
         if end == End::Reset {
             for stream in server.iter().chain([&client]) {

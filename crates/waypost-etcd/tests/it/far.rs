@@ -1,0 +1,41 @@
+//! An etcd that is far away: everything takes its time, and nothing is taken for a failure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use waypost_testkit::Proxy;
+use waypost_testkit::etcd::{Binary, Etcd, Options};
+
+use super::rig::{Figures, Rig, TTL, each};
+
+/// As from one side of the world to the other: there and back takes 320 ms, and hello over TLS three times that.
+const ONE_WAY: Duration = Duration::from_millis(160);
+
+async fn serves_from_afar(binary: &Binary, ways: usize) {
+    let etcd = Etcd::start(binary, &Options::one().tls()).await.unwrap();
+    let mut proxies = Vec::new();
+    for _ in 0..ways {
+        let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
+        proxy.delay(ONE_WAY);
+        proxies.push(proxy);
+    }
+    let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.address().to_string()).collect();
+    let url = format!("etcds://{}?ca={}", addresses.join(","), etcd.authority().unwrap().certificate().display());
+    let begun = Instant::now();
+    let mut rig = Rig::on(etcd, &url, &url, 2).await;
+    let took = begun.elapsed().as_secs_f64();
+    println!("etcd {}: {ways} members far away: two nodes and a client, one after the other, in {took:.1} s", binary.version());
+    let (begun, mut figures) = (Instant::now(), Figures::well());
+    rig.look_on(&mut figures, begun, TTL * 2).await;
+    rig.report(&format!("at the other side of the world, {ways} members"), &figures).await;
+    rig.never_suspected_one();
+    rig.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_other_side_of_the_world_all_is_well() {
+    each(async |binary| {
+        tokio::join!(serves_from_afar(&binary, 1), serves_from_afar(&binary, 3));
+    })
+    .await;
+}
