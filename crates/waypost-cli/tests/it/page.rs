@@ -1,7 +1,7 @@
 //! What docs/etcd.md tells people to type does what it says, on every etcd.
 
-use waypost_testkit::etcd::{Binary, Port, each};
-use waypost_testkit::{Child, Program};
+use waypost_testkit::etcd::{Binary, each};
+use waypost_testkit::{Child, Port, Program};
 
 use crate::support::DEADLINE;
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::Binary;
 use super::metrics::Metrics;
-use super::port::Port;
-use crate::{Child, Failure, Program};
+use crate::{Child, Failure, Port, Program};
 
 /// What etcd logs, in every version, once it has joined its cluster and answers clients; before that it accepts and is silent.
 const SERVING: &str = "serving client traffic";

@@ -13,7 +13,6 @@ mod folder;
 mod member;
 mod metrics;
 mod options;
-mod port;
 mod store;
 
 use std::net::SocketAddr;
@@ -34,7 +33,6 @@ pub use each::each;
 pub use member::Member;
 pub use metrics::Metrics;
 pub use options::Options;
-pub use port::Port;
 
 /// Between two looks at who leads, and for how long to look: etcd elects in one or two seconds.
 const LOOK: Duration = Duration::from_millis(50);

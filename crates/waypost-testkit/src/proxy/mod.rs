@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::Failure;
+use crate::{Failure, Port};
 use mode::Mode;
 
 /// What passed through.
@@ -55,8 +55,8 @@ impl Proxy {
     /// # Cancel safety
     /// Dropped half-way, nothing is left.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
-        let port = serve::Port::take()?;
-        let (address, counters) = (port.address, Arc::<Counters>::default());
+        let port = Port::take()?;
+        let (address, counters) = (port.address(), Arc::<Counters>::default());
         let (mode, mode_seen) = watch::channel(Mode::new(target));
         let (status_sender, status) = watch::channel(Status::default());
         let mut tasks = JoinSet::new();

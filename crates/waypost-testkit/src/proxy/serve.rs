@@ -1,43 +1,15 @@
 //! The task that owns the port and all connections of a proxy.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::mode::{Mode, until};
 use super::{Counters, Status, relay};
-
-const BACKLOG: u32 = 1024;
-
-/// A port of loopback, held by a socket that is bound and never listens: while nobody else listens on it, connecting is refused, and
-/// nobody else can take it.
-pub(super) struct Port {
-    pub(super) address: SocketAddr,
-    _keeper: TcpSocket,
-}
-
-impl Port {
-    pub(super) fn take() -> io::Result<Self> {
-        let keeper = bound((Ipv4Addr::LOCALHOST, 0).into())?;
-        Ok(Self { address: keeper.local_addr()?, _keeper: keeper })
-    }
-
-    fn listen(&self) -> io::Result<TcpListener> {
-        bound(self.address)?.listen(BACKLOG)
-    }
-}
-
-fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseport(true)?;
-    socket.bind(address)?;
-    Ok(socket)
-}
+use crate::Port;
 
 /// Serves until it is aborted, or the port cannot be listened on.
 pub(super) async fn serve(port: Port, mode: watch::Receiver<Mode>, status: watch::Sender<Status>, counters: Arc<Counters>) {

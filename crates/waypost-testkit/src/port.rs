@@ -1,9 +1,11 @@
-//! Ports of loopback that a cluster keeps for its whole life, also while its members are down.
+//! Ports of loopback that are kept, also while nobody listens on them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
+
+const BACKLOG: u32 = 1024;
 
 /// A port of 127.0.0.1 chosen by the system, held by a socket that is bound and never listens. The system gives it to nobody else, but a
 /// program that sets SO_REUSEADDR, as Go's do, can listen on it; while none does, connecting is refused.
@@ -19,9 +21,7 @@ impl Port {
     /// # Errors
     /// The system has none left.
     pub fn take() -> io::Result<Self> {
-        let keeper = TcpSocket::new_v4()?;
-        keeper.set_reuseaddr(true)?;
-        keeper.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let keeper = bound((Ipv4Addr::LOCALHOST, 0).into())?;
         Ok(Self { address: keeper.local_addr()?, _keeper: keeper })
     }
 
@@ -29,4 +29,15 @@ impl Port {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    pub(crate) fn listen(&self) -> io::Result<TcpListener> {
+        bound(self.address)?.listen(BACKLOG)
+    }
+}
+
+fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
