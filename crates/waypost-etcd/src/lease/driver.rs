@@ -44,7 +44,7 @@ impl Driver {
             let event = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
-                answer = next(&mut self.stream) => self.heard(answer),
+                answer = Duplex::next_of(&mut self.stream) => self.heard(answer),
                 command = self.commands.recv() => match command {
                     Some(command) => self.take(command),
                     None => return,
@@ -124,14 +124,6 @@ impl Driver {
 
     fn note(&self, trouble: Option<Trouble>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
-}
-
-/// The next answer; none comes while there is no stream.
-async fn next(stream: &mut Option<Duplex<LeaseKeepAliveRequest>>) -> Result<LeaseKeepAliveResponse, Trouble> {
-    match stream {
-        Some(stream) => stream.next().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -125,16 +125,13 @@ impl Slots {
 
     /// The lease is gone: the next who needs it gets another.
     pub(crate) fn lost(&self, held: &Held) {
-        if let Some(slot) = self.lock().slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease)) {
-            slot.lease = Arc::default();
-        }
+        self.lock().renew(held);
     }
 
     /// The lease is not to be used any more: its records move to another, each at its next beat, and it runs out.
     pub(crate) fn replace(&self, now: Instant, held: &Held) {
         let mut state = self.lock();
-        if let Some(slot) = state.slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease)) {
-            slot.lease = Arc::default();
+        if state.renew(held) {
             state.leave(now, held.seconds(), held.id());
         }
     }
@@ -156,6 +153,12 @@ fn place_of(slots: &Places, key: &Key) -> Option<(i64, usize)> {
 }
 
 impl State {
+    /// Another lease takes the place of this one. False if one has already.
+    fn renew(&mut self, held: &Held) -> bool {
+        let slot = self.slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease));
+        slot.map(|slot| slot.lease = Arc::default()).is_some()
+    }
+
     fn take_out(&mut self, now: Instant, place: (i64, usize), key: &Key) -> Option<i64> {
         let slot = self.slots.get_mut(&place)?;
         slot.keys.remove(key);

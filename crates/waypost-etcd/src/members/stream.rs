@@ -71,6 +71,14 @@ impl<Q: Call> Duplex<Q> {
         answer
     }
 
+    /// The same of a stream that may not be there; then none comes.
+    pub(crate) async fn next_of(stream: &mut Option<Self>) -> Result<Q::Answer, Trouble> {
+        match stream {
+            Some(stream) => stream.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn try_next(&mut self) -> Result<Q::Answer, Trouble> {
         if let State::Opening(opening) = &mut self.state {
             self.state = State::Open(Box::new(opening.await?));

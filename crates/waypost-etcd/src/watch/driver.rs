@@ -86,7 +86,7 @@ impl Driver {
             let event = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                answer = next(&mut self.stream) => self.heard(answer),
+                answer = Duplex::next_of(&mut self.stream) => self.heard(answer),
                 Some(Ok(listed)) = self.lists.join_next() => listed,
                 command = self.commands.recv() => match command {
                     Some(command) => self.take(command),
@@ -196,14 +196,6 @@ impl Driver {
                 (Err(_), Some(_)) => Event::Tick,
             }
         });
-    }
-}
-
-/// The next answer; none comes while there is no stream.
-async fn next(stream: &mut Option<Duplex<WatchRequest>>) -> Result<WatchResponse, Trouble> {
-    match stream {
-        Some(stream) => stream.next().await,
-        None => std::future::pending().await,
     }
 }
 
