@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 use waypost_core::record::{Entry, Key, Service};
-use waypost_core::registry::{AnyRegistry, Error, Event, Picture, Registry, WatchOptions, Watcher};
+use waypost_core::registry::{AnyRegistry, Error, Event, NodeSet, Registry, WatchOptions, Watcher};
 
 use crate::runner::Time;
 
@@ -15,7 +15,7 @@ pub(crate) struct Follower {
     watcher: Watcher,
     options: WatchOptions,
     patience: Duration,
-    pub(crate) picture: Picture,
+    pub(crate) picture: NodeSet,
     /// All events but the first `Reset`.
     pub(crate) heard: Vec<Event>,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) async fn open(registry: &AnyRegistry, options: WatchOptions, time: Time) -> Self {
         let watcher = registry.watch(&options).await.expect("a watch opens");
-        let (patience, picture, heard) = (time.patience(), Picture::default(), Vec::new());
+        let (patience, picture, heard) = (time.patience(), NodeSet::default(), Vec::new());
         let mut follower = Self { watcher, options, patience, picture, heard };
         let first = follower.step("the first item").await;
         assert!(matches!(first, Event::Reset(_)), "the first item is {first:?}");
@@ -49,7 +49,7 @@ impl Follower {
     }
 
     /// Steps until the picture is as wanted.
-    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&Picture) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&NodeSet) -> bool) {
         while !wanted(&self.picture) {
             self.step(what).await;
         }
@@ -76,7 +76,7 @@ impl Follower {
             if self.picture == fresh {
                 return;
             }
-            assert!(Instant::now() < deadline, "the picture differs from a fresh list:\n{:#?}", self.picture.diff(&fresh));
+            assert!(Instant::now() < deadline, "the picture differs from a fresh list:\n{:#?}", self.picture.events_to(&fresh));
             let deadline = Instant::now() + COMPARE;
             while let Ok(Some(item)) = timeout_at(deadline, self.watcher.next()).await {
                 self.fold(item.expect("no trouble"));
@@ -99,7 +99,7 @@ impl Follower {
         self.heard.iter().filter(|event| about(event).as_ref() == Some(key)).collect()
     }
 
-    async fn fresh(&self, registry: &AnyRegistry) -> Picture {
+    async fn fresh(&self, registry: &AnyRegistry) -> NodeSet {
         let services = match &self.options.service {
             None => registry.list_services().await,
             Some(name) => match registry.get_service(name).await {
@@ -107,7 +107,7 @@ impl Follower {
                 answer => answer,
             },
         };
-        Picture::of(services.expect("a list").iter().flat_map(Service::entries))
+        services.expect("a list").iter().flat_map(Service::entries).collect()
     }
 
     fn fold(&mut self, event: Event) -> Event {
@@ -123,7 +123,7 @@ impl Follower {
         match event {
             Event::Reset(entries) => {
                 assert!(entries.iter().all(covered), "a reset tells of another service: {entries:?}");
-                assert_eq!(Picture::of(entries.clone()).len(), entries.len(), "a reset names a node twice");
+                assert_eq!(NodeSet::from_iter(entries.clone()).len(), entries.len(), "a reset names a node twice");
             }
             Event::Created(entry) => {
                 assert!(known.is_none(), "created twice: {entry:?}");

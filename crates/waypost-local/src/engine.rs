@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use waypost_core::record::Key;
-use waypost_core::registry::{Change, Error, Feed, Picture, Result};
+use waypost_core::registry::{Change, Error, Feed, NodeSet, Result};
 
 use crate::reader::{Reader, Seen};
 use crate::signals::{Hint, Kind, Signals};
@@ -79,7 +79,7 @@ impl Engine {
         let mut view = View::new(signals.are_polled());
         let seen = self.scan(&view).await?;
         let changes = view.scanned(Instant::now(), seen);
-        self.feed.reset(Picture::of(changes.into_iter().filter_map(|change| match change {
+        self.feed.reset(NodeSet::from_iter(changes.into_iter().filter_map(|change| match change {
             Change::Put(entry) => Some(entry),
             Change::Lose(_) | Change::Leave(_) => None,
         })));

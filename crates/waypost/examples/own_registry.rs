@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use waypost::record::{Entry, Node, Service, keys};
-use waypost::registry::{DeregisterOptions, Error, Event, Options, Picture, RegisterOptions};
+use waypost::registry::{DeregisterOptions, Error, Event, Options, NodeSet, RegisterOptions};
 use waypost::registry::{Registry, Result, WatchOptions, Watcher};
 use waypost_greeter::greeter::{HelloRequest, greeter_client::GreeterClient};
 
@@ -49,10 +49,10 @@ impl Registry for HostsFile {
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         let (file, options) = (self.clone(), options.clone());
         let polled = async_stream::stream! {
-            let mut told: Option<Picture> = None;
+            let mut told: Option<NodeSet> = None;
             loop {
                 let entries = file.entries(&options).await;
-                let picture = entries.as_ref().ok().map(|entries| Picture::of(entries.clone()));
+                let picture = entries.as_ref().ok().map(|entries| NodeSet::from_iter(entries.clone()));
                 if picture.is_none() || picture != told {
                     yield entries.map(Event::Reset);
                     told = picture.or(told);

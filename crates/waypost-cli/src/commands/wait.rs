@@ -1,7 +1,7 @@
 //! `waypost wait NAME --ready N`: for scripts that start servers.
 
 use waypost::record::Entry;
-use waypost::registry::{self, Picture, Watcher};
+use waypost::registry::{self, NodeSet, Watcher};
 
 use super::get;
 use crate::cli::Wait;
@@ -25,7 +25,7 @@ pub(crate) async fn run(place: &Place, args: &Wait) -> Result<(), Failure> {
 /// What the registry said so far.
 #[derive(Default)]
 struct Seen {
-    picture: Option<Picture>,
+    picture: Option<NodeSet>,
     /// Why there is no newer picture.
     trouble: Option<registry::Error>,
 }
@@ -50,8 +50,8 @@ async fn follow(watcher: &mut Watcher, seen: &mut Seen, enough: usize) -> Result
     Err(Failure::registry("the registry was closed"))
 }
 
-fn present(picture: &Picture) -> impl Iterator<Item = &Entry> {
-    picture.entries().filter(|entry| !entry.node.is_leaving())
+fn present(picture: &NodeSet) -> impl Iterator<Item = &Entry> {
+    picture.iter().filter(|entry| !entry.node.is_leaving())
 }
 
 fn too_late(place: &Place, args: &Wait, seen: Seen) -> Failure {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use waypost::record::Entry;
-use waypost::registry::{Event, Picture};
+use waypost::registry::{Event, NodeSet};
 
 use super::get::NodeLine;
 use crate::cli::Watch;
@@ -29,7 +29,7 @@ pub(crate) async fn run(place: &Place, args: &Watch) -> Result<(), Failure> {
 /// What a watcher's events mean, with what was known before.
 #[derive(Default)]
 struct Story {
-    picture: Picture,
+    picture: NodeSet,
     begun: bool,
 }
 
@@ -45,7 +45,7 @@ impl Story {
         match event {
             Event::Reset(entries) if !std::mem::replace(&mut self.begun, true) => self.begin(entries),
             Event::Reset(entries) => {
-                let changes = self.picture.diff(&Picture::of(entries));
+                let changes = self.picture.events_to(&entries.into_iter().collect());
                 changes.into_iter().filter_map(|change| self.change(change)).collect()
             }
             change => self.change(change).into_iter().collect(),
@@ -53,9 +53,9 @@ impl Story {
     }
 
     fn begin(&mut self, entries: Vec<Entry>) -> Vec<News> {
-        self.picture = Picture::of(entries);
+        self.picture = NodeSet::from_iter(entries);
         let nodes = self.picture.len();
-        let present = self.picture.entries().map(|entry| News { what: "present", entry: Some(entry.clone()), nodes });
+        let present = self.picture.iter().map(|entry| News { what: "present", entry: Some(entry.clone()), nodes });
         std::iter::once(News { what: "reset", entry: None, nodes }).chain(present).collect()
     }
 

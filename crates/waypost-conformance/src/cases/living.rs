@@ -97,7 +97,7 @@ pub(crate) async fn who_left_may_come_back(stage: &Stage) -> Verdict {
         follower.until_gone(&owner.key()).await;
         owner.must_beat().await;
         follower.until_there(&owner.key()).await;
-        assert!(follower.picture.entries().all(|entry| !entry.node.is_leaving()));
+        assert!(follower.picture.iter().all(|entry| !entry.node.is_leaving()));
     }
     Ok(())
 }

@@ -81,7 +81,7 @@ pub(crate) async fn every_change_of_a_batch_is_told(stage: &Stage) -> Verdict {
     let at = |address: &'static str| move |entry: &&waypost_core::record::Entry| entry.node.address == address;
     follower
         .until("all of a mixed batch", |picture| {
-            let count = |address| picture.entries().filter(at(address)).count();
+            let count = |address| picture.iter().filter(at(address)).count();
             [count("10.0.0.1:1"), count("10.0.0.2:1"), count("10.0.0.3:1")] == [10, 10, 10]
         })
         .await;
@@ -178,7 +178,7 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict 
     follower
         .until("the last round", |picture| {
             picture.len() == 40
-                && picture.entries().all(|entry| entry.node.metadata.get("round").is_some_and(|round| round == "39"))
+                && picture.iter().all(|entry| entry.node.metadata.get("round").is_some_and(|round| round == "39"))
         })
         .await;
     follower.until_equal(&registry).await;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::NAME;
 use crate::record::{Entry, Key, Service};
-use crate::registry::{BadRecord, Change, DeregisterOptions, Error, Feed, Heads, Instance, Picture, RegisterOptions, Result};
+use crate::registry::{BadRecord, Change, DeregisterOptions, Error, Feed, Heads, Instance, NodeSet, RegisterOptions, Result};
 
 /// Which handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -231,8 +231,8 @@ impl World {
         self.handles.values().for_each(Feed::cut);
     }
 
-    fn picture(&self) -> Picture {
-        Picture::of(self.entries().cloned())
+    fn picture(&self) -> NodeSet {
+        NodeSet::from_iter(self.entries().cloned())
     }
 
     fn tell(&self, changes: &[Change]) {

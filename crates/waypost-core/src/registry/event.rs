@@ -1,6 +1,5 @@
 //! What a watcher tells.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -57,60 +56,5 @@ impl Stream for Watcher {
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watcher")
-    }
-}
-
-/// What events add up to: each node's last state, by key. Backends diff against it, listeners fold into it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Picture(BTreeMap<Key, Entry>);
-
-impl Picture {
-    /// A picture of these entries.
-    pub fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
-        Self(entries.into_iter().map(|entry| (entry.key(), entry)).collect())
-    }
-
-    /// The entries, by key.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.0.values()
-    }
-
-    /// What is known of one node.
-    pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.0.get(key)
-    }
-
-    /// How many nodes it holds.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Folds one event in.
-    pub fn apply(&mut self, event: Event) {
-        match event {
-            Event::Reset(entries) => *self = Self::of(entries),
-            Event::Created(entry) | Event::Updated(entry) => {
-                self.0.insert(entry.key(), entry);
-            }
-            Event::Deleted(key) => {
-                self.0.remove(&key);
-            }
-        }
-    }
-
-    /// The events that lead from this picture to `next`: deletions first, then the rest by key.
-    pub fn diff(&self, next: &Self) -> Vec<Event> {
-        let deleted = self.0.keys().filter(|key| !next.0.contains_key(*key)).map(|key| Event::Deleted(key.clone()));
-        let changed = next.0.iter().filter_map(|(key, entry)| match self.0.get(key) {
-            None => Some(Event::Created(entry.clone())),
-            Some(old) if old != entry => Some(Event::Updated(entry.clone())),
-            Some(_) => None,
-        });
-        deleted.chain(changed).collect()
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 
-use super::{Error, Event, Picture, Result, WatchOptions, Watcher};
+use super::{Error, Event, NodeSet, Result, WatchOptions, Watcher};
 use crate::record::{Entry, Key, keys};
 
 /// Events kept for one listener; memory against resets.
@@ -42,7 +42,7 @@ type Trouble = Box<dyn Fn() -> Error + Send>;
 
 #[derive(Default)]
 struct State {
-    picture: Picture,
+    picture: NodeSet,
     known: bool,
     /// The picture is not known to be true, and was told all the same.
     unverified: bool,
@@ -104,7 +104,7 @@ impl Feed {
     }
 
     /// Everything there is, first or after a gap. Ends trouble; every listener hears a `Reset`.
-    pub fn reset(&self, picture: Picture) {
+    pub fn reset(&self, picture: NodeSet) {
         self.update(|state| {
             (state.picture, state.known, state.unverified) = (picture, true, false);
             state.trouble = None;
@@ -127,7 +127,7 @@ impl Feed {
 
     /// A picture that cannot be verified, and why: every listener, also one still to come, hears a `Reset` of it and then one `Err`. It is
     /// better than none; as far as changes go, nothing is known until the next [`reset`](Feed::reset).
-    pub fn reset_unverified(&self, picture: Picture, trouble: impl Fn() -> Error + Send + 'static) {
+    pub fn reset_unverified(&self, picture: NodeSet, trouble: impl Fn() -> Error + Send + 'static) {
         self.update(|state| {
             (state.picture, state.known, state.unverified) = (picture, false, true);
             for listener in state.listeners.values_mut() {
@@ -142,7 +142,7 @@ impl Feed {
     pub fn forget(&self) {
         let mut state = self.lock();
         (state.known, state.unverified) = (false, false);
-        state.picture = Picture::default();
+        state.picture = NodeSet::default();
     }
 
     /// Makes every listener lose what it has not heard yet, and hear a `Reset` instead.
@@ -166,7 +166,7 @@ impl Feed {
     }
 
     /// All that was told so far; none while nothing is known.
-    pub fn picture(&self) -> Option<Picture> {
+    pub fn picture(&self) -> Option<NodeSet> {
         let state = self.lock();
         state.known.then(|| state.picture.clone())
     }
@@ -264,11 +264,11 @@ impl Listener {
         self.wants_reset = true;
     }
 
-    fn everything(&self, picture: &Picture) -> Event {
-        Event::Reset(picture.entries().filter(|entry| self.options.covers(&entry.head.name)).cloned().collect())
+    fn everything(&self, picture: &NodeSet) -> Event {
+        Event::Reset(picture.iter().filter(|entry| self.options.covers(&entry.head.name)).cloned().collect())
     }
 
-    fn hear_unverified(&mut self, picture: &Picture) {
+    fn hear_unverified(&mut self, picture: &NodeSet) {
         self.queue = VecDeque::from([self.everything(picture)]);
         self.want_reset();
     }
@@ -335,7 +335,7 @@ mod tests {
 
     fn known() -> (Feed, Watcher) {
         let feed = Feed::default();
-        feed.reset(Picture::default());
+        feed.reset(NodeSet::default());
         let mut watcher = feed.subscribe(&WatchOptions::all());
         assert_eq!(next(&mut watcher), Event::Reset(Vec::new()));
         (feed, watcher)
@@ -387,7 +387,7 @@ mod tests {
             assert!(matches!(poll(watcher), Poll::Ready(Some(Err(Error::Closed)))));
             assert!(poll(watcher).is_pending());
         }
-        feed.reset(Picture::of([entry("3", "h:1")]));
+        feed.reset(NodeSet::from_iter([entry("3", "h:1")]));
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("3", "h:1")]));
         }
@@ -397,7 +397,7 @@ mod tests {
     fn an_unverified_picture_is_told_with_its_trouble_and_replaced_by_the_next() {
         let feed = Feed::default();
         let mut early = feed.subscribe(&WatchOptions::all());
-        feed.reset_unverified(Picture::of([entry("1", "h:1")]), || Error::Closed);
+        feed.reset_unverified(NodeSet::from_iter([entry("1", "h:1")]), || Error::Closed);
         let mut late = feed.subscribe_to_fresh(&WatchOptions::all());
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("1", "h:1")]));
@@ -406,7 +406,7 @@ mod tests {
         }
         assert_eq!(feed.picture(), None);
         let newest = feed.newest();
-        feed.reset(Picture::of([entry("2", "h:1")]));
+        feed.reset(NodeSet::from_iter([entry("2", "h:1")]));
         feed.refreshed(newest);
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("2", "h:1")]));
@@ -419,7 +419,7 @@ mod tests {
         let mut waits = feed.subscribe_to_fresh(&WatchOptions::all());
         let newest = feed.newest();
         let mut later = feed.subscribe_to_fresh(&WatchOptions::all());
-        feed.reset(Picture::default());
+        feed.reset(NodeSet::default());
         feed.apply([Change::Put(entry("1", "h:1"))]);
         assert!(poll(&mut waits).is_pending());
         feed.refreshed(newest);

@@ -9,8 +9,10 @@ mod error;
 mod event;
 mod feed;
 mod heads;
+mod node_set;
 mod options;
 mod redacted;
+pub(crate) mod sorted_set;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -20,9 +22,10 @@ use crate::record::Service;
 pub use check::{check_keys, check_name, check_registration};
 pub use erased::AnyRegistry;
 pub use error::{Error, Result, in_millis};
-pub use event::{Event, Picture, Watcher};
+pub use event::{Event, Watcher};
 pub use feed::{Change, Feed, Newest};
 pub use heads::{BadRecord, Heads, LONGEST_RECORD};
+pub use node_set::{Entries, Insertion, NodeChange, NodeSet};
 pub use options::{DeregisterOptions, Instance, Options, RegisterOptions, WatchOptions};
 pub use redacted::redacted_url;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{Change, Event, Feed, Newest, Picture};
+use waypost_core::registry::{Change, Event, Feed, Newest, NodeSet};
 
 use crate::trouble::Trouble;
 
@@ -196,7 +196,7 @@ impl Track {
     pub(super) fn take_unverified(&mut self, listed: Listed, trouble: Trouble) {
         if self.revision == 0 {
             self.unverified = true;
-            let picture = Picture::of(listed.entries);
+            let picture = NodeSet::from_iter(listed.entries);
             self.feed
                 .reset_unverified(picture, move || trouble.clone().error("watching it; what one member has is not verified"));
         }
@@ -220,12 +220,12 @@ impl Track {
     }
 
     /// Tells the listeners, if it is news. What nobody knew to be missed, where there is a watch that could have told it.
-    fn tell(&self, next: Picture) -> Option<Missed> {
+    fn tell(&self, next: NodeSet) -> Option<Missed> {
         let Some(known) = self.feed.picture() else {
             self.feed.reset(next);
             return None;
         };
-        let changes = known.diff(&next);
+        let changes = known.events_to(&next);
         if !changes.is_empty() || self.gap {
             self.feed.reset(next);
         }
@@ -233,7 +233,7 @@ impl Track {
     }
 }
 
-fn picture(entries: Vec<Entry>, newer: impl Iterator<Item = Change>) -> Picture {
+fn picture(entries: Vec<Entry>, newer: impl Iterator<Item = Change>) -> NodeSet {
     let mut nodes: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
     for change in newer {
         match change {
@@ -241,7 +241,7 @@ fn picture(entries: Vec<Entry>, newer: impl Iterator<Item = Change>) -> Picture 
             Change::Lose(key) | Change::Leave(key) => drop(nodes.remove(&key)),
         }
     }
-    Picture::of(nodes.into_values())
+    NodeSet::from_iter(nodes.into_values())
 }
 
 #[cfg(test)]
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(track.merge().unwrap().missed, None);
         assert_eq!(track.revision, 10);
         heard(&mut watcher);
-        assert_eq!(track.feed.picture().unwrap(), Picture::of([entry("2", "h:7"), entry("3", "h:9")]));
+        assert_eq!(track.feed.picture().unwrap(), NodeSet::from_iter([entry("2", "h:7"), entry("3", "h:9")]));
     }
 
     #[tokio::test]
@@ -342,7 +342,7 @@ mod tests {
         track.answered(Instant::now(), Listed { revision: 3, entries: vec![entry("3", "h:1")] });
         let merged = track.merge().unwrap();
         assert!(merged.rewritten);
-        assert_eq!((track.revision, track.feed.picture().unwrap()), (3, Picture::of([entry("3", "h:1")])));
+        assert_eq!((track.revision, track.feed.picture().unwrap()), (3, NodeSet::from_iter([entry("3", "h:1")])));
     }
 
     #[tokio::test]
@@ -398,7 +398,7 @@ mod tests {
                     3 if track.ask(false) => listed_at = Some(revision),
                     4 if track.is_asking() => {
                         let revision = listed_at.unwrap();
-                        let entries = at(&history, revision).entries().cloned().collect();
+                        let entries = at(&history, revision).iter().cloned().collect();
                         track.answered(Instant::now(), Listed { revision, entries });
                         if track.merge().is_some() && track.watch.is_none() {
                             track.watch = Some(1);

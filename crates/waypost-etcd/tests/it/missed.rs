@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use waypost_core::record::{Key, Node, Service};
-use waypost_core::registry::{Event, Picture, Registry, WatchOptions};
+use waypost_core::registry::{Event, NodeSet, Registry, WatchOptions};
 use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Data, Etcd, Options};
 
@@ -39,7 +39,7 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
         let version = binary.version();
         let (old, older) = (format!("missed-old-{version}"), format!("missed-older-{version}\u{1b}[2J"));
         hand::write(address, &[record(&old), record(&older)]).await;
-        let mut picture = Picture::default();
+        let mut picture = NodeSet::default();
         while picture.len() < 2 {
             picture.apply(timeout(PATIENCE, watcher.next()).await.unwrap().unwrap().unwrap());
         }

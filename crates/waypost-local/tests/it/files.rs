@@ -128,7 +128,7 @@ async fn a_registry_that_was_removed_by_hand_is_there_again_after_a_beat() {
     fs::remove_dir_all(&root).unwrap();
     registry.register(&super::service("1", "127.0.0.1:1"), &options).await.unwrap();
     assert_eq!(registry.list_services().await.unwrap().len(), 1);
-    let mut picture = waypost_core::registry::Picture::of(super::service("1", "127.0.0.1:1").entries());
+    let mut picture = waypost_core::registry::NodeSet::from_iter(super::service("1", "127.0.0.1:1").entries());
     let mut was_reset = false;
     while !was_reset || picture.is_empty() {
         let event = watcher.next().await.unwrap().unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waypost_core::registry::Picture;
+use waypost_core::registry::NodeSet;
 
 use super::etcd::{MEMBERS, Manners};
 use super::world::{Counts, World};
@@ -151,11 +151,11 @@ impl World {
         for listener in &self.listeners {
             let range = self.records.space().range(listener.scope.as_deref());
             let found = self.etcd.list(&range.key, &range.end, self.etcd.revision);
-            let stands = Picture::of(self.records.entries(&found));
+            let stands = NodeSet::from_iter(self.records.entries(&found));
             assert!(listener.knows, "{}: the trouble of {:?} was not ended", self.time(), listener.scope);
-            let differs = listener.picture.diff(&stands);
+            let differs = listener.picture.events_to(&stands);
             assert_eq!(differs, [], "{}: {:?} is told something else than stands", self.time(), listener.scope);
-            for entry in listener.picture.entries() {
+            for entry in listener.picture.iter() {
                 let kv = self.etcd.get(&self.records.space().key(&entry.key())).expect("it stands");
                 assert_eq!(entry.to_service().to_json().into_bytes(), kv.value, "the same bytes");
             }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{Event, Picture, Watcher};
+use waypost_core::registry::{Event, NodeSet, Watcher};
 
 use super::truth::Truth;
 use crate::watch::Scope;
@@ -15,7 +15,7 @@ use crate::watch::Scope;
 pub(super) struct Listener {
     pub(super) scope: Scope,
     watcher: Watcher,
-    pub(super) picture: Picture,
+    pub(super) picture: NodeSet,
     /// The last item was news, not trouble.
     pub(super) knows: bool,
     /// When it began to listen: the history, and its revision then.
@@ -31,7 +31,7 @@ pub(super) fn serial(entry: &Entry) -> Option<u64> {
 
 impl Listener {
     pub(super) fn new(scope: Scope, watcher: Watcher, since: Option<(usize, i64)>) -> Self {
-        let picture = Picture::default();
+        let picture = NodeSet::default();
         Self { scope, watcher, picture, knows: false, since, floor: BTreeMap::new() }
     }
 

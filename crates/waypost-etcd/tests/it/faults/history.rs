@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, timeout};
 use waypost_core::record::{Key, Node, Service};
-use waypost_core::registry::{AnyRegistry, Picture, Registry, WatchOptions, Watcher};
+use waypost_core::registry::{AnyRegistry, NodeSet, Registry, WatchOptions, Watcher};
 use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Etcd, Options};
 
@@ -133,7 +133,7 @@ async fn a_long_list_on_a_slow_way() {
 }
 
 /// Follows until all big records are seen.
-async fn until_big(watcher: &mut Watcher, picture: &mut Picture) {
+async fn until_big(watcher: &mut Watcher, picture: &mut NodeSet) {
     let following = async {
         while picture.len() < BIG {
             match watcher.next().await.unwrap() {
@@ -155,7 +155,7 @@ async fn a_list_beyond_4_mib() {
         let begun = Instant::now();
         let registry = AnyRegistry::new(crate::open(&url(&rig.etcd.addresses())));
         let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
-        until_big(&mut watcher, &mut Picture::default()).await;
+        until_big(&mut watcher, &mut NodeSet::default()).await;
         let listed = registry.get_service("big").await.unwrap();
         assert_eq!(listed[0].nodes.len(), BIG);
         rig.well_again("a list of 8 MiB", begun).await;
@@ -174,7 +174,7 @@ async fn a_catch_up_beyond_4_mib() {
             let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
             let (near, proxy) = (url(&etcd.addresses()), Proxy::start(etcd.addresses()[0]).await.unwrap());
             let mut rig = Rig::on(etcd, &near, &url(&[proxy.address()]), 3).await;
-            let (mut watcher, mut picture) = (rig.client.watch(&WatchOptions::all()).await.unwrap(), Picture::default());
+            let (mut watcher, mut picture) = (rig.client.watch(&WatchOptions::all()).await.unwrap(), NodeSet::default());
             picture.apply(watcher.next().await.unwrap().unwrap());
             proxy.freeze(true);
             // What is on its way already.
