@@ -128,9 +128,9 @@ impl Client {
 
     fn start_hub(&self, state: &mut State, service: &ServiceName) -> Result<Arc<Hub>, Error> {
         while state.tasks.try_join_next().is_some() {}
-        let following = self.0.directory.follow(service)?;
+        let subscription = self.0.directory.subscribe(service)?;
         let budget = Budget::new(self.0.config.budget, Instant::now());
-        let hub = Arc::new(Hub::new(following, budget));
+        let hub = Arc::new(Hub::new(subscription, budget));
         state.hubs.insert(service.clone(), Arc::clone(&hub));
         let peers = Peers::new(Arc::clone(&hub), Arc::clone(&self.0.config), Arc::clone(&self.0.connect), self.0.policy);
         let (inner, service) = (Arc::downgrade(&self.0), service.clone());

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use waypost_core::attempt::Budget;
 use waypost_core::balance::{Balancer, Candidate};
-use waypost_core::directory::{Following, Snapshot};
+use waypost_core::directory::{Snapshot, Subscription};
 use waypost_core::peer::{
     Action, Connection as State, ConnectionId, Event, Exclusion, Health, Machine, Membership, Peer, PeerId, Wish,
 };
@@ -25,7 +25,7 @@ use crate::link::{Link, Room};
 /// What the calls of one service share.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    pub(crate) following: Following,
+    pub(crate) subscription: Subscription,
     pub(crate) budget: Budget,
     pub(crate) room: Arc<Room>,
     balancers: Mutex<Vec<Weak<Balancer<Link>>>>,
@@ -34,8 +34,8 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(following: Following, budget: Budget) -> Self {
-        Self { following, budget, room: Arc::default(), balancers: Mutex::default(), joined: AtomicU64::new(0) }
+    pub(crate) fn new(subscription: Subscription, budget: Budget) -> Self {
+        Self { subscription, budget, room: Arc::default(), balancers: Mutex::default(), joined: AtomicU64::new(0) }
     }
 
     /// Adds a channel's balancer; it is told from now on who is ready.
@@ -191,16 +191,16 @@ impl Peers {
     /// connection.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>, forget: impl Fn() -> bool) {
         let hub = Arc::clone(&self.hub);
-        let mut following = hub.following.clone();
+        let mut subscription = hub.subscription.clone();
         let mut idle_since = None;
         loop {
-            self.settle(&following.snapshot());
+            self.settle(&subscription.snapshot());
             let wake = self.next_wake();
             idle_since = hub.is_idle().then(|| idle_since.unwrap_or_else(now));
             let idle_until = idle_since.map(|since| since + self.config.directory.idle_watch);
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                changed = following.changed() => if !changed { break },
+                changed = subscription.changed() => if !changed { break },
                 () = hub.room.wake.notified() => {}
                 Some((key, id, news)) = self.news.recv() => self.take_news(key, id, news),
                 Some(ended) = self.tasks.join_next() => if let Ok((key, id, result)) = ended {
@@ -330,8 +330,8 @@ impl Peers {
     }
 
     fn take_snapshot(&mut self, snapshot: &Snapshot) {
-        let confirmed = snapshot.confirmed.iter().map(|entry| (entry, Membership::Confirmed));
-        let suspects = snapshot.suspects.iter().map(|suspect| (&suspect.entry, Membership::Suspect));
+        let confirmed = snapshot.confirmed().map(|entry| (entry, Membership::Confirmed));
+        let suspects = snapshot.suspects().map(|suspect| (&suspect.entry, Membership::Suspect));
         let mut present = HashMap::new();
         for (entry, membership) in confirmed.chain(suspects) {
             present.insert(self.track(entry), membership);

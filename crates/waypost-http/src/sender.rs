@@ -176,13 +176,13 @@ impl Sender {
 
     /// What it knows of its service now. Asking starts the watch, as a call does.
     pub fn view(&self) -> ChannelView {
-        let snapshot = self.hub().map(|hub| hub.following.snapshot()).unwrap_or_default();
+        let snapshot = self.hub().map(|hub| hub.subscription.snapshot()).unwrap_or_default();
         let now = now();
         ChannelView {
             service: self.shared.service.to_string(),
-            loaded: snapshot.loaded,
-            age_ms: u64::try_from(snapshot.age(now).as_millis()).unwrap_or(u64::MAX),
-            trouble: snapshot.trouble.map(|trouble| trouble.why.to_string()),
+            loaded: snapshot.synced,
+            age_ms: u64::try_from(snapshot.staleness(now).as_millis()).unwrap_or(u64::MAX),
+            trouble: snapshot.outage.map(|outage| outage.why.to_string()),
             nodes: self.balancer.view(now),
         }
     }
@@ -210,12 +210,12 @@ impl Sender {
     }
 
     pub(crate) fn report(&self) -> Report {
-        let snapshot = self.shared.hub.get().map(|hub| hub.following.snapshot()).unwrap_or_default();
+        let snapshot = self.shared.hub.get().map(|hub| hub.subscription.snapshot()).unwrap_or_default();
         let mut report = Report {
             service: self.shared.service.to_string(),
-            loaded: snapshot.loaded,
-            age: snapshot.age(now()),
-            trouble: snapshot.trouble.map(|trouble| trouble.why.to_string()),
+            loaded: snapshot.synced,
+            age: snapshot.staleness(now()),
+            trouble: snapshot.outage.map(|outage| outage.why.to_string()),
             ..Report::default()
         };
         let mut last = None;

@@ -1,16 +1,16 @@
 //! go-micro's word for those who call in their own way: a thin face on the balancer, in which every node counts as ready.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Balancer, Candidate, Config, PickContext, Pickable};
-use crate::directory::{Directory, Following};
+use crate::directory::{Directory, Member, Snapshot, Subscription};
 use crate::peer::{Outcome, Peer, PeerId};
-use crate::record::{Entry, NameError, Node, ServiceName};
-use crate::registry::{AnyRegistry, Error, Registry};
+use crate::record::{Entry, NameError, Node, Service, ServiceName};
+use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet, Registry};
 
 /// How long a first `select` waits for the registry's first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -67,10 +67,18 @@ impl Pickable for Listed {
 
 #[derive(Debug)]
 struct Selected {
-    following: Option<Following>,
-    generation: Option<u64>,
-    peers: HashMap<PeerId, Arc<Listed>>,
+    subscription: Option<Subscription>,
+    listing: Listing,
+    /// By node id, with the entry that each was last described by.
+    peers: BTreeMap<String, (Entry, Arc<Listed>)>,
     balancer: Arc<Balancer<Listed>>,
+}
+
+/// The nodes of a service as its source lists them.
+#[derive(Debug)]
+enum Listing {
+    Cached(Snapshot),
+    Uncached(NodeSet),
 }
 
 impl Selector {
@@ -93,15 +101,13 @@ impl Selector {
     /// Nothing is lost when it is dropped.
     pub async fn select(&self, service: &str) -> Result<Next, SelectError> {
         let name: ServiceName = service.parse()?;
-        let entries = match &self.source {
-            Source::Cached(directory) => self.cached_entries(directory, &name).await?,
-            Source::Uncached(registry) => Some((uncached_entries(registry, service).await?, None)),
+        let listing = match &self.source {
+            Source::Cached(directory) => Listing::Cached(self.current_snapshot(directory, &name).await?),
+            Source::Uncached(registry) => Listing::Uncached(uncached(registry, service).await?),
         };
         let mut services = self.lock();
         let selected = services.entry(name).or_insert_with(|| Selected::new(&self.config));
-        if let Some((entries, generation)) = entries {
-            selected.update(&entries, generation);
-        }
+        selected.update(listing);
         let balancer = Arc::clone(&selected.balancer);
         if balancer.ready_count() == 0 {
             return Err(SelectError::NoNode { service: service.to_owned(), known: selected.peers.len() });
@@ -109,54 +115,45 @@ impl Selector {
         Ok(Next { balancer, tried: HashSet::new() })
     }
 
-    /// The entries, if they are others than at the last select.
-    async fn cached_entries(
-        &self,
-        directory: &Directory,
-        name: &ServiceName,
-    ) -> Result<Option<(Vec<Entry>, Option<u64>)>, SelectError> {
+    async fn current_snapshot(&self, directory: &Directory, name: &ServiceName) -> Result<Snapshot, SelectError> {
         let failed = |source| SelectError::Registry { service: name.to_string(), source };
-        let mut following = self.following(directory, name).map_err(failed)?;
-        let _ = tokio::time::timeout(FIRST_ANSWER, following.loaded()).await;
-        let snapshot = following.snapshot();
-        if !snapshot.loaded {
+        let mut subscription = self.subscription(directory, name).map_err(failed)?;
+        let _ = tokio::time::timeout(FIRST_ANSWER, subscription.synced()).await;
+        let snapshot = subscription.snapshot();
+        if !snapshot.synced {
             return Err(failed(Error::Timeout { registry: directory.registry().name(), after: FIRST_ANSWER }));
         }
-        let known = self.lock().get(name).and_then(|selected| selected.generation);
-        if known == Some(snapshot.generation) {
-            return Ok(None);
-        }
-        let suspects = snapshot.suspects.iter().map(|suspect| suspect.entry.clone());
-        Ok(Some((snapshot.confirmed.iter().cloned().chain(suspects).collect(), Some(snapshot.generation))))
+        Ok(snapshot)
     }
 
-    fn following(&self, directory: &Directory, name: &ServiceName) -> Result<Following, Error> {
+    /// Returns the subscription to a service, made again if its task or runtime has ended.
+    fn subscription(&self, directory: &Directory, name: &ServiceName) -> Result<Subscription, Error> {
         let mut services = self.lock();
         let selected = services.entry(name.clone()).or_insert_with(|| Selected::new(&self.config));
-        match &selected.following {
-            Some(following) => Ok(following.clone()),
-            None => Ok(selected.following.insert(directory.follow(name)?).clone()),
+        match selected.subscription.as_ref().filter(|subscription| !subscription.is_closed()) {
+            Some(subscription) => Ok(subscription.clone()),
+            None => Ok(selected.subscription.insert(directory.subscribe(name)?).clone()),
         }
     }
 
     /// Feeds back how a call to a selected node ended: it is no longer in flight.
     pub fn mark(&self, service: &str, node: &Node, outcome: Outcome) {
-        self.each_peer(service, |peer| {
-            if peer.id().id == node.id {
-                peer.meters().end(outcome);
+        self.with_peers(service, |peers| {
+            if let Some((_, listed)) = peers.get(&node.id) {
+                listed.0.meters().end(outcome);
             }
         });
     }
 
     /// Forgets the calls in flight of a service's nodes: for callers that do not mark.
     pub fn reset(&self, service: &str) {
-        self.each_peer(service, |peer| peer.meters().reset());
+        self.with_peers(service, |peers| peers.values().for_each(|(_, listed)| listed.0.meters().reset()));
     }
 
-    fn each_peer(&self, service: &str, act: impl Fn(&Peer)) {
+    fn with_peers(&self, service: &str, act: impl FnOnce(&BTreeMap<String, (Entry, Arc<Listed>)>)) {
         let Ok(name) = service.parse::<ServiceName>() else { return };
         if let Some(selected) = self.lock().get(&name) {
-            selected.peers.values().for_each(|peer| act(&peer.0));
+            act(&selected.peers);
         }
     }
 
@@ -165,12 +162,13 @@ impl Selector {
     }
 }
 
-async fn uncached_entries(registry: &AnyRegistry, service: &str) -> Result<Vec<Entry>, SelectError> {
+async fn uncached(registry: &AnyRegistry, service: &str) -> Result<NodeSet, SelectError> {
     match registry.get_service(service).await {
         Ok(services) => {
-            Ok(services.iter().flat_map(crate::record::Service::entries).filter(|entry| !entry.node.is_leaving()).collect())
+            let entries = services.iter().flat_map(Service::entries);
+            Ok(entries.filter(|entry| !entry.node.is_leaving()).collect())
         }
-        Err(Error::NotFound { .. }) => Ok(Vec::new()),
+        Err(Error::NotFound { .. }) => Ok(NodeSet::default()),
         Err(source) => Err(SelectError::Registry { service: service.to_owned(), source }),
     }
 }
@@ -178,24 +176,69 @@ async fn uncached_entries(registry: &AnyRegistry, service: &str) -> Result<Vec<E
 impl Selected {
     fn new(config: &Config) -> Self {
         let balancer = Arc::new(Balancer::new(config.clone()));
-        Self { following: None, generation: None, peers: HashMap::new(), balancer }
+        let listing = Listing::Cached(Snapshot::default());
+        Self { subscription: None, listing, peers: BTreeMap::new(), balancer }
     }
 
-    fn update(&mut self, entries: &[Entry], generation: Option<u64>) {
-        let now = Instant::now();
-        let mut old = std::mem::take(&mut self.peers);
-        let verdicts = self.balancer.admit(entries.iter());
-        let mut candidates = Vec::with_capacity(entries.len());
-        for (entry, verdict) in entries.iter().zip(verdicts) {
-            let peer =
-                old.remove(&PeerId::of(entry)).unwrap_or_else(|| Arc::new(Listed(Arc::new(Peer::new(entry.clone(), now)))));
-            peer.0.describe(entry);
-            self.peers.insert(peer.0.id().clone(), Arc::clone(&peer));
-            candidates.push(Candidate { item: peer, hindrance: verdict.err() });
+    /// Becomes what is listed now; a listing without a difference costs nothing.
+    fn update(&mut self, listing: Listing) {
+        let changes = listing.changes_since(&self.listing);
+        self.listing = listing;
+        if changes.is_empty() {
+            return;
         }
-        self.balancer.publish(candidates);
-        self.generation = generation;
+        let now = Instant::now();
+        changes.into_iter().for_each(|(id, entry)| self.apply(now, id, entry));
+        self.publish();
     }
+
+    /// Describes, adds or removes one node. Its peer stays as long as its address does.
+    fn apply(&mut self, now: Instant, id: String, entry: Option<Entry>) {
+        let Some(entry) = entry else {
+            self.peers.remove(&id);
+            return;
+        };
+        let known = self.peers.get(&id).filter(|(_, listed)| *listed.0.id() == PeerId::of(&entry));
+        let listed = match known {
+            Some((_, listed)) => Arc::clone(listed),
+            None => Arc::new(Listed(Arc::new(Peer::new(entry.clone(), now)))),
+        };
+        listed.0.describe(&entry);
+        self.peers.insert(id, (entry, listed));
+    }
+
+    fn publish(&self) {
+        let verdicts = self.balancer.admit(self.peers.values().map(|(entry, _)| entry));
+        let candidate = |((_, listed), verdict): (&(Entry, Arc<Listed>), Result<(), _>)| Candidate {
+            item: Arc::clone(listed),
+            hindrance: verdict.err(),
+        };
+        self.balancer.publish(self.peers.values().zip(verdicts).map(candidate).collect());
+    }
+}
+
+impl Listing {
+    /// Returns the nodes that differ, with what they are now.
+    fn changes_since(&self, old: &Self) -> Vec<(String, Option<Entry>)> {
+        match (self, old) {
+            (Self::Cached(new), Self::Cached(old)) => new
+                .changes_since(old)
+                .map(|change| (change.id().to_owned(), change.now.as_ref().map(Member::entry).cloned()))
+                .collect(),
+            (Self::Uncached(new), Self::Uncached(old)) => changes(old, new),
+            (Self::Uncached(new), Self::Cached(_)) => changes(&NodeSet::default(), new),
+            // One selector has one source.
+            (Self::Cached(_), Self::Uncached(_)) => Vec::new(),
+        }
+    }
+}
+
+fn changes(old: &NodeSet, new: &NodeSet) -> Vec<(String, Option<Entry>)> {
+    let now = |change: NodeChange<'_>| match change {
+        NodeChange::Added(now) | NodeChange::Updated { now, .. } => (now.node.id.clone(), Some(now.clone())),
+        NodeChange::Removed(before) => (before.node.id.clone(), None),
+    };
+    old.diff(new).map(now).collect()
 }
 
 /// The nodes of one service, one by one.

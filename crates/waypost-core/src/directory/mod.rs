@@ -1,30 +1,31 @@
-//! The client's picture of each service in use: who is in the registry, and who was lost but is kept.
+//! The client's view of each service in use: the nodes in the registry, and the nodes that were lost but are kept.
 //!
-//! [`View`] is the picture of one service as a pure state machine; [`Directory`] keeps one view true by one watch for each service that
-//! somebody follows. This room never knows connections, and never who is picked.
+//! [`ServiceCache`] is the state of one service as a pure state machine; [`Directory`] keeps one cache current by one watch for each
+//! service with a [`Subscription`]. This room never knows connections, and never who is picked.
 
-mod driver;
-mod view;
+mod handle;
+mod machine;
+mod outage_log;
+mod snapshot;
+mod source;
+mod task;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+pub use handle::{Directory, Subscription};
+pub use machine::ServiceCache;
+pub use snapshot::{Member, MemberChange, Outage, Snapshot, Suspect};
 
-pub use driver::{Directory, Following};
-pub use view::View;
-
-use crate::record::Entry;
-
-/// How a directory keeps its picture.
+/// How a directory keeps its snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// How long a lost node is kept as a suspect. Default 15 s, the default TTL: what was lost by the registry's fault is back by then.
+    /// Time for which a lost node is kept as a suspect. Default 15 s, the default TTL: what was lost by the registry's fault is back by
+    /// then. `Duration::MAX` keeps it until it is confirmed or leaves.
     pub suspect_grace: Duration,
-    /// How long a watch goes on when nobody follows its service. Default 10 min.
+    /// Time for which a watch goes on after the last subscription to its service ended. Default 10 min. `Duration::MAX` never ends it.
     pub idle_watch: Duration,
-    /// The bounds of the back-off between two attempts to watch. Default 50 ms to 2 s, full jitter.
+    /// Bounds of the back-off between two attempts to watch. Default 50 ms to 2 s, full jitter. Below 1 ms counts as 1 ms.
     pub backoff: (Duration, Duration),
 }
 
@@ -35,45 +36,5 @@ impl Default for Config {
             idle_watch: Duration::from_secs(600),
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
         }
-    }
-}
-
-/// A node that was lost without having left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Suspect {
-    /// The node as it was last seen.
-    pub entry: Entry,
-    /// Since when it is missing.
-    pub since: Instant,
-}
-
-/// Trouble with the registry. It changes nothing in the picture; the picture only grows old.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Since when.
-    pub since: Instant,
-    /// The last error, with its causes.
-    pub why: Arc<str>,
-}
-
-/// One service's nodes at one moment, immutable.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Whether the registry has answered at all; before that, empty says nothing.
-    pub loaded: bool,
-    /// The nodes in the registry that are not leaving, by id.
-    pub confirmed: Arc<[Entry]>,
-    /// The nodes that were lost and are kept for a while, by id.
-    pub suspects: Arc<[Suspect]>,
-    /// Moves whenever the nodes change, and never otherwise.
-    pub generation: u64,
-    /// Trouble with the registry, while it lasts.
-    pub trouble: Option<Trouble>,
-}
-
-impl Snapshot {
-    /// How old the picture is: zero while the registry is watched, growing while it cannot be.
-    pub fn age(&self, now: Instant) -> Duration {
-        self.trouble.as_ref().map_or(Duration::ZERO, |trouble| now.saturating_duration_since(trouble.since))
     }
 }

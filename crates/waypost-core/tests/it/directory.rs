@@ -25,8 +25,8 @@ fn directory(memory: &MemoryRegistry) -> Directory {
 }
 
 fn ids(snapshot: &Snapshot) -> (Vec<&str>, Vec<&str>) {
-    let confirmed = snapshot.confirmed.iter().map(|entry| entry.node.id.as_str()).collect();
-    (confirmed, snapshot.suspects.iter().map(|suspect| suspect.entry.node.id.as_str()).collect())
+    let confirmed = snapshot.confirmed().map(|entry| entry.node.id.as_str()).collect();
+    (confirmed, snapshot.suspects().map(|suspect| suspect.entry.node.id.as_str()).collect())
 }
 
 async fn settle() {
@@ -40,15 +40,15 @@ async fn registrations_leaves_and_losses_are_told_apart() {
     register(&memory, "b").await;
     register(&memory, "c").await;
     let directory = directory(&memory);
-    let mut following = directory.follow(&"greeter".parse().unwrap()).unwrap();
-    assert!(following.loaded().await);
-    assert_eq!(ids(&following.snapshot()).0, ["greeter-a", "greeter-b", "greeter-c"]);
+    let mut subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
+    assert!(subscription.synced().await);
+    assert_eq!(ids(&subscription.snapshot()).0, ["greeter-a", "greeter-b", "greeter-c"]);
     memory.deregister(&greeter("a"), &DeregisterOptions::ours(Instance::from("a"))).await.unwrap();
     memory.faults().expire(&Key { service: "greeter".into(), id: "greeter-b".into() });
     settle().await;
-    assert_eq!(ids(&following.snapshot()), (vec!["greeter-c"], vec!["greeter-b"]));
+    assert_eq!(ids(&subscription.snapshot()), (vec!["greeter-c"], vec!["greeter-b"]));
     sleep(Duration::from_secs(15)).await;
-    assert_eq!(ids(&following.snapshot()), (vec!["greeter-c"], vec![]));
+    assert_eq!(ids(&subscription.snapshot()), (vec!["greeter-c"], vec![]));
     directory.close().await;
 }
 
@@ -57,19 +57,19 @@ async fn an_outage_ages_the_picture_and_changes_nothing_else() {
     let memory = MemoryRegistry::new();
     register(&memory, "a").await;
     let directory = directory(&memory);
-    let mut following = directory.follow(&"greeter".parse().unwrap()).unwrap();
-    following.loaded().await;
-    let before = following.snapshot();
+    let mut subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
+    subscription.synced().await;
+    let before = subscription.snapshot();
     memory.faults().set_unreachable(true);
     sleep(Duration::from_secs(600)).await;
-    let during = following.snapshot();
+    let during = subscription.snapshot();
     assert_eq!((ids(&during), during.generation), (ids(&before), before.generation));
-    assert!(during.age(Instant::now()) >= Duration::from_secs(599), "{:?}", during.age(Instant::now()));
-    assert!(during.trouble.unwrap().why.contains("unreachable"));
+    assert!(during.staleness(Instant::now()) >= Duration::from_secs(599), "{:?}", during.staleness(Instant::now()));
+    assert!(during.outage.clone().unwrap().why.contains("unreachable"));
     memory.faults().set_unreachable(false);
     sleep(Duration::from_secs(5)).await;
-    let after = following.snapshot();
-    assert_eq!((after.trouble.clone(), after.age(Instant::now())), (None, Duration::ZERO));
+    let after = subscription.snapshot();
+    assert_eq!((after.outage.clone(), after.staleness(Instant::now())), (None, Duration::ZERO));
     assert_eq!((ids(&after), after.generation), (ids(&before), before.generation));
     directory.close().await;
 }
@@ -79,12 +79,12 @@ async fn an_empty_answer_of_the_registry_never_empties_the_picture() {
     let memory = MemoryRegistry::new();
     register(&memory, "a").await;
     let directory = directory(&memory);
-    let mut following = directory.follow(&"greeter".parse().unwrap()).unwrap();
-    following.loaded().await;
+    let mut subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
+    subscription.synced().await;
     memory.faults().cut();
     memory.faults().remove_raw("greeter", "greeter-a");
     settle().await;
-    assert_eq!(ids(&following.snapshot()), (vec![], vec!["greeter-a"]));
+    assert_eq!(ids(&subscription.snapshot()), (vec![], vec!["greeter-a"]));
     directory.close().await;
 }
 
@@ -94,8 +94,8 @@ async fn one_watch_serves_all_and_ends_ten_minutes_after_the_last() {
     let memory = MemoryRegistry::new();
     let directory = directory(&memory);
     let name = "greeter".parse().unwrap();
-    let first = directory.follow(&name).unwrap();
-    let second = directory.follow(&name).unwrap();
+    let first = directory.subscribe(&name).unwrap();
+    let second = directory.subscribe(&name).unwrap();
     settle().await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), before + 1);
     drop((first, second));
@@ -104,10 +104,10 @@ async fn one_watch_serves_all_and_ends_ten_minutes_after_the_last() {
     sleep(Duration::from_secs(20)).await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
     register(&memory, "a").await;
-    let mut again = directory.follow(&name).unwrap();
-    assert!(again.loaded().await);
+    let mut again = directory.subscribe(&name).unwrap();
+    assert!(again.synced().await);
     assert_eq!(ids(&again.snapshot()).0, ["greeter-a"]);
     directory.close().await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
-    assert!(matches!(directory.follow(&name), Err(Error::Closed)));
+    assert!(matches!(directory.subscribe(&name), Err(Error::Closed)));
 }

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, sleep};
 use waypost_conformance::{Story, seeds};
-use waypost_core::directory::{Config, Directory, Following, Snapshot};
+use waypost_core::directory::{Config, Directory, Snapshot, Subscription};
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Entry, Key, Node, Service, ServiceName};
 use waypost_core::registrar::Registration;
@@ -65,7 +65,7 @@ struct Server {
 struct Client {
     registry: AnyRegistry,
     directory: Directory,
-    following: Following,
+    subscription: Subscription,
     last: Snapshot,
     /// Where each node was when it was last confirmed, and when that was.
     seen: BTreeMap<String, (String, Instant)>,
@@ -255,8 +255,8 @@ impl World {
         loop {
             let [one, another] = &mut self.clients;
             let done = tokio::select! {
-                _ = one.following.changed() => None,
-                _ = another.following.changed() => None,
+                _ = one.subscription.changed() => None,
+                _ = another.subscription.changed() => None,
                 done = &mut something => Some(done),
             };
             self.look();
@@ -285,21 +285,21 @@ impl World {
     async fn is_what_is_registered(&mut self) {
         for _ in 0..4 {
             let fresh = self.fresh().await;
-            if self.clients.iter().all(|client| records(&client.last.confirmed) == fresh) {
+            if self.clients.iter().all(|client| records(client.last.confirmed()) == fresh) {
                 break;
             }
             self.wait(Duration::from_millis(2)).await;
         }
         let fresh = self.fresh().await;
         for client in &self.clients {
-            assert!(client.last.loaded && client.last.trouble.is_none(), "{:?}", client.last);
-            assert_eq!(records(&client.last.confirmed), fresh, "confirmed, and a fresh list");
+            assert!(client.last.synced && client.last.outage.is_none(), "{:?}", client.last);
+            assert_eq!(records(client.last.confirmed()), fresh, "confirmed, and a fresh list");
         }
     }
 
     async fn fresh(&self) -> Vec<String> {
         match self.memory.get_service("greeter").await {
-            Ok(services) => records(&services.iter().flat_map(Service::entries).collect::<Vec<_>>()),
+            Ok(services) => records(services.iter().flat_map(Service::entries).collect::<Vec<_>>().iter()),
             Err(Error::NotFound { .. }) => Vec::new(),
             Err(error) => panic!("{}", error.chain()),
         }
@@ -307,10 +307,10 @@ impl World {
 
     /// Each server is in, or another that has its id, and says what it says now; nobody is suspected.
     async fn is_well(&mut self) {
-        let snapshot = self.clients[0].following.snapshot();
-        assert!(self.clients.iter().all(|client| client.following.snapshot().suspects.is_empty()));
+        let snapshot = self.clients[0].subscription.snapshot();
+        assert!(self.clients.iter().all(|client| client.subscription.snapshot().suspects().len() == 0));
         for server in &self.servers {
-            let found = snapshot.confirmed.iter().find(|entry| entry.node.id == server.id);
+            let found = snapshot.confirmed().find(|entry| entry.node.id == server.id);
             let holder = found.and_then(|entry| self.servers.iter().find(|server| server.address == entry.node.address));
             let (Some(found), Some(holder)) = (found, holder) else { panic!("{} is not in: {found:?}", server.id) };
             assert!(holder.registration.state().is_registered(), "{:?}", holder.registration);
@@ -338,15 +338,15 @@ impl Client {
     fn new(memory: &MemoryRegistry) -> Self {
         let registry = AnyRegistry::new(memory.open());
         let directory = Directory::new(registry.clone(), Config::default());
-        let following = directory.follow(&name()).unwrap();
-        let last = following.snapshot();
-        Self { registry, directory, following, last, seen: BTreeMap::new() }
+        let subscription = directory.subscribe(&name()).unwrap();
+        let last = subscription.snapshot();
+        Self { registry, directory, subscription, last, seen: BTreeMap::new() }
     }
 
     /// Takes the picture there is now; until now it was the last.
     fn look(&mut self, now: Instant) {
-        let next = self.following.snapshot();
-        for entry in self.last.confirmed.iter().chain(next.confirmed.iter()) {
+        let next = self.subscription.snapshot();
+        for entry in self.last.confirmed().chain(next.confirmed()) {
             self.seen.insert(entry.node.id.clone(), (entry.node.address.clone(), now));
         }
         self.last = next;
@@ -364,13 +364,13 @@ impl Client {
 }
 
 /// The bytes of records, in order.
-fn records(entries: &[Entry]) -> Vec<String> {
-    let mut records: Vec<_> = entries.iter().map(|entry| entry.to_service().to_json()).collect();
+fn records<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<String> {
+    let mut records: Vec<_> = entries.map(|entry| entry.to_service().to_json()).collect();
     records.sort();
     records
 }
 
 fn ids(snapshot: &Snapshot) -> (Vec<&str>, Vec<&str>) {
-    let confirmed = snapshot.confirmed.iter().map(|entry| entry.node.id.as_str()).collect();
-    (confirmed, snapshot.suspects.iter().map(|suspect| suspect.entry.node.id.as_str()).collect())
+    let confirmed = snapshot.confirmed().map(|entry| entry.node.id.as_str()).collect();
+    (confirmed, snapshot.suspects().map(|suspect| suspect.entry.node.id.as_str()).collect())
 }

@@ -82,12 +82,12 @@ fn live(at: &str, stop: impl FnOnce()) -> usize {
         }
         let registry = AnyRegistry::new(super::open(at));
         let directory = Directory::new(registry.clone(), Config::default());
-        let mut following = Vec::new();
+        let mut subscription = Vec::new();
         for service in 0..SERVICES {
-            following.push(directory.follow(&format!("service-{service}").parse().unwrap()).unwrap());
+            subscription.push(directory.subscribe(&format!("service-{service}").parse().unwrap()).unwrap());
         }
-        for following in &mut following {
-            assert!(following.loaded().await);
+        for subscription in &mut subscription {
+            assert!(subscription.synced().await);
         }
         let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
         watcher.next().await.unwrap().unwrap();
@@ -100,7 +100,7 @@ fn live(at: &str, stop: impl FnOnce()) -> usize {
             registration.close().await.unwrap();
         }
         drop(rest);
-        drop(following);
+        drop(subscription);
         directory.close().await;
         for registry in registries.into_iter().chain([registry]) {
             registry.close().await.unwrap();

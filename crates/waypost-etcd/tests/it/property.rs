@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::subscriber::NoSubscriber;
 use waypost_conformance::{Story, seeds};
-use waypost_core::directory::{Config, Directory, Following, Snapshot};
+use waypost_core::directory::{Config, Directory, Snapshot, Subscription};
 use waypost_core::record::{Entry, Key, Service};
 use waypost_core::registrar::Registration;
 use waypost_core::registry::{AnyRegistry, Error, Registry};
@@ -179,7 +179,7 @@ struct Case {
     client: AnyRegistry,
     reader: AnyRegistry,
     directory: Directory,
-    following: Following,
+    subscription: Subscription,
     last: Snapshot,
     /// Where each node was when it was last confirmed, and when that was.
     seen: BTreeMap<String, (String, Instant)>,
@@ -206,10 +206,10 @@ impl Case {
         let client = AnyRegistry::new(super::open(&format!("{}{prefix}", url(&[proxy.address()]))));
         let reader = AnyRegistry::new(super::open(&format!("{}{prefix}", url(&[shared.address]))));
         let directory = Directory::new(client.clone(), Config::default());
-        let following = directory.follow(&"greeter".parse().unwrap()).unwrap();
-        let last = following.snapshot();
+        let subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
+        let last = subscription.snapshot();
         let (servers, seen, who) = (Vec::new(), BTreeMap::new(), format!("case {number}"));
-        Self { shared, who, prefix, rng, proxy, servers, client, reader, directory, following, last, seen, started: 0 }
+        Self { shared, who, prefix, rng, proxy, servers, client, reader, directory, subscription, last, seen, started: 0 }
     }
 
     fn tell(&self, what: impl std::fmt::Display) {
@@ -348,7 +348,7 @@ impl Case {
         let mut something = pin!(something);
         loop {
             let done = tokio::select! {
-                _ = self.following.changed() => None,
+                _ = self.subscription.changed() => None,
                 done = &mut something => Some(done),
             };
             self.look();
@@ -360,13 +360,13 @@ impl Case {
 
     /// Within its grace, no node that lives leaves the picture.
     fn look(&mut self) {
-        let (next, now) = (self.following.snapshot(), Instant::now());
-        for entry in self.last.confirmed.iter().chain(next.confirmed.iter()) {
+        let (next, now) = (self.subscription.snapshot(), Instant::now());
+        for entry in self.last.confirmed().chain(next.confirmed()) {
             self.seen.insert(entry.node.id.clone(), (entry.node.address.clone(), now));
         }
         self.last = next;
-        let confirmed: Vec<_> = self.last.confirmed.iter().map(|entry| &entry.node.id).collect();
-        let suspects: Vec<_> = self.last.suspects.iter().map(|suspect| &suspect.entry.node.id).collect();
+        let confirmed: Vec<_> = self.last.confirmed().map(|entry| &entry.node.id).collect();
+        let suspects: Vec<_> = self.last.suspects().map(|suspect| &suspect.entry.node.id).collect();
         assert!(!confirmed.iter().any(|id| suspects.contains(id)), "confirmed and suspect at once: {:?}", self.last);
         for server in self.servers.iter().filter(|server| !confirmed.contains(&&server.id) && !suspects.contains(&&server.id)) {
             let seen = self.seen.get(&server.id).filter(|(address, _)| *address == server.address);
@@ -381,13 +381,13 @@ impl Case {
         loop {
             let fresh = self.fresh().await;
             let all_in = fresh.as_ref().is_some_and(|fresh| self.servers.iter().all(|server| server.is_in(fresh)));
-            let confirmed: Vec<_> = self.last.confirmed.to_vec();
-            if all_in && self.last.trouble.is_none() && fresh.as_ref().map(|fresh| records(fresh)) == Some(records(&confirmed)) {
+            let confirmed: Vec<_> = self.last.confirmed().cloned().collect();
+            if all_in && self.last.outage.is_none() && fresh.as_ref().map(|fresh| records(fresh)) == Some(records(&confirmed)) {
                 self.tell(format!("well again after {:?}", begun.elapsed()));
                 return;
             }
             let differs = format!("confirmed {:?}, fresh {:?}", records(&confirmed), fresh.map(|fresh| records(&fresh)));
-            assert!(begun.elapsed() < PATIENCE, "{}: all in: {all_in}; {differs}; {:?}", self.who, self.last.trouble);
+            assert!(begun.elapsed() < PATIENCE, "{}: all in: {all_in}; {differs}; {:?}", self.who, self.last.outage);
             self.wait(Duration::from_millis(100)).await;
         }
     }

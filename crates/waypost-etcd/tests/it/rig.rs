@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use waypost_core::directory::{Config, Directory, Following, Snapshot};
+use waypost_core::directory::{Config, Directory, Snapshot, Subscription};
 use waypost_core::record::{Node, Service};
 use waypost_core::registry::{AnyRegistry, Registry, WatchOptions};
 use waypost_testkit::etcd::{Binary, Etcd, Options};
@@ -88,7 +88,7 @@ pub(crate) struct Rig {
     /// Nodes of processes of their own.
     pub(crate) others: Vec<Node>,
     pub(crate) client: AnyRegistry,
-    following: Following,
+    subscription: Subscription,
     directory: Directory,
     eye: Arc<Eye>,
     looking: JoinSet<()>,
@@ -114,20 +114,20 @@ impl Rig {
         }
         let client = AnyRegistry::new(super::open(client_at));
         let directory = Directory::new(client.clone(), Config::default());
-        let following = directory.follow(&"greeter".parse().unwrap()).unwrap();
+        let subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
         let (eye, looking, others) = (Arc::<Eye>::default(), JoinSet::new(), Vec::new());
         let revision = hand::revision(etcd.addresses()[0]).await.ok();
-        let mut rig = Self { etcd, servers, others, client, following, directory, eye, looking, stood: nodes, revision };
+        let mut rig = Self { etcd, servers, others, client, subscription, directory, eye, looking, stood: nodes, revision };
         rig.until_right().await;
         rig.eye.begin(nodes);
-        rig.looking.spawn(look(rig.directory.follow(&"greeter".parse().unwrap()).unwrap(), Arc::clone(&rig.eye)));
+        rig.looking.spawn(look(rig.directory.subscribe(&"greeter".parse().unwrap()).unwrap(), Arc::clone(&rig.eye)));
         rig.looking.spawn(watch(rig.client.clone()));
         rig.looking.spawn(ask(super::open(client_at)));
         rig
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        self.following.snapshot()
+        self.subscription.snapshot()
     }
 
     /// The nodes as they are to stand.
@@ -176,28 +176,28 @@ impl Rig {
 
     /// Whether the client sees every node as it is, none suspect, no trouble.
     fn is_right(&self) -> bool {
-        let (snapshot, nodes) = (self.following.snapshot(), self.nodes());
-        let seen = |node: &Node| snapshot.confirmed.iter().any(|entry| is(&entry.node, node));
-        let is_whole = snapshot.confirmed.len() == nodes.len() && nodes.iter().all(seen);
-        is_whole && snapshot.suspects.is_empty() && snapshot.trouble.is_none()
+        let (snapshot, nodes) = (self.subscription.snapshot(), self.nodes());
+        let seen = |node: &Node| snapshot.confirmed().any(|entry| is(&entry.node, node));
+        let is_whole = snapshot.confirmed().len() == nodes.len() && nodes.iter().all(seen);
+        is_whole && snapshot.suspects().len() == 0 && snapshot.outage.is_none()
     }
 
     /// Waits until the client's picture is right; how long that took.
     pub(crate) async fn until_right(&mut self) -> Duration {
         let begun = Instant::now();
         while !self.is_right() {
-            assert!(begun.elapsed() < PATIENCE, "the picture stays wrong: {:#?}", self.following.snapshot());
+            assert!(begun.elapsed() < PATIENCE, "the picture stays wrong: {:#?}", self.subscription.snapshot());
             // A picture that has not changed is right once the truth has.
-            let _ = timeout(LOOK, self.following.changed()).await;
+            let _ = timeout(LOOK, self.subscription.changed()).await;
         }
         begun.elapsed()
     }
 
     /// Waits for what the client is to see.
     pub(crate) async fn until_seen(&mut self, what: &str, wanted: impl Fn(&Snapshot) -> bool) {
-        while !wanted(&self.following.snapshot()) {
-            let changed = timeout(PATIENCE, self.following.changed()).await;
-            assert!(changed.is_ok(), "{what}: {:#?}", self.following.snapshot());
+        while !wanted(&self.subscription.snapshot()) {
+            let changed = timeout(PATIENCE, self.subscription.changed()).await;
+            assert!(changed.is_ok(), "{what}: {:#?}", self.subscription.snapshot());
         }
     }
 
@@ -214,7 +214,7 @@ impl Rig {
             if looking.elapsed() >= lasting && registered == Ok(true) && figures.are_well() {
                 return;
             }
-            let seen = || format!("{figures:?} {registered:?} {:#?}", self.following.snapshot());
+            let seen = || format!("{figures:?} {registered:?} {:#?}", self.subscription.snapshot());
             assert!(looking.elapsed() < lasting + PATIENCE, "it does not get well: {}", seen());
             sleep(LOOK).await;
         }
@@ -321,18 +321,18 @@ fn note(since: &mut Option<Duration>, is_so: bool, begun: Instant) {
 }
 
 /// What the client sees.
-async fn look(mut following: Following, eye: Arc<Eye>) {
+async fn look(mut subscription: Subscription, eye: Arc<Eye>) {
     loop {
-        let snapshot = following.snapshot();
-        eye.fewest.fetch_min(snapshot.confirmed.len() + snapshot.suspects.len(), Relaxed);
-        eye.fewest_confirmed.fetch_min(snapshot.confirmed.len(), Relaxed);
-        if !snapshot.suspects.is_empty() {
+        let snapshot = subscription.snapshot();
+        eye.fewest.fetch_min(snapshot.confirmed().len() + snapshot.suspects().len(), Relaxed);
+        eye.fewest_confirmed.fetch_min(snapshot.confirmed().len(), Relaxed);
+        if snapshot.suspects().len() > 0 {
             eye.has_suspected.store(true, Relaxed);
-            let suspects: Vec<_> = snapshot.suspects.iter().map(|suspect| &suspect.entry.node.id).collect();
+            let suspects: Vec<_> = snapshot.suspects().map(|suspect| &suspect.entry.node.id).collect();
             tracing::info!(?suspects, "the client sees losses");
         }
-        super::hear(&format!("{:?} {:?}", snapshot.trouble, snapshot.suspects));
-        if !following.changed().await {
+        super::hear(&format!("{:?} {:?}", snapshot.outage, snapshot.suspects().collect::<Vec<_>>()));
+        if !subscription.changed().await {
             return;
         }
     }

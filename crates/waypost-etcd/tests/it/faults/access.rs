@@ -74,7 +74,7 @@ async fn password_rotated() {
         rig.servers[0].registration.set_metadata("zone", "a").unwrap();
         rig.servers[0].until_it_says("refused").await;
         let renewed = Server::start(&at.replace(SECRET, NEW), "2").await;
-        rig.until_seen("who has the new password", |snapshot| snapshot.confirmed.len() == 3).await;
+        rig.until_seen("who has the new password", |snapshot| snapshot.confirmed().len() == 3).await;
         sleep(TTL + INTERVAL).await;
         rig.never_lost_one();
         renewed.close().await;

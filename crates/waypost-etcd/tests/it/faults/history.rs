@@ -98,7 +98,7 @@ async fn compacted_while_cut_off() {
         rig.servers[0].registration.set_metadata("zone", "b").unwrap();
         rig.servers.push(Server::start(&near, "3").await);
         hand::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
-        rig.until_seen("trouble", |snapshot| snapshot.trouble.is_some()).await;
+        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some()).await;
         proxy.cut();
         proxy.freeze(false);
         rig.well_again("compacted while the client was cut off", Instant::now()).await;

@@ -14,7 +14,7 @@ async fn killed_and_restarted_with_its_data() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         rig.etcd.kill().await.unwrap();
-        rig.until_seen("trouble", |snapshot| snapshot.trouble.is_some()).await;
+        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some()).await;
         rig.etcd.restart(Data::Kept).await.unwrap();
         rig.well_again("killed and restarted with its data", Instant::now()).await;
         rig.never_suspected_one();

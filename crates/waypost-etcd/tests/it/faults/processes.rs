@@ -16,7 +16,7 @@ async fn stopped_for_longer_than_its_ttl() {
         let mut process = Process::join(&mut rig, &at, "2").await;
         process.stop();
         let begun = Instant::now();
-        rig.until_seen("its loss", |snapshot| snapshot.suspects.len() == 1).await;
+        rig.until_seen("its loss", |snapshot| snapshot.suspects().len() == 1).await;
         sleep((TTL + Duration::from_secs(3)).saturating_sub(begun.elapsed())).await;
         assert_eq!(rig.standing().await, 2, "its record is gone");
         process.wake();
@@ -72,8 +72,8 @@ async fn two_that_start_at_once_with_one_id() {
         let at = url(&rig.etcd.addresses());
         let begun = Instant::now();
         let mut two = [Process::start(&at, "2", "127.0.0.1:1002"), Process::start(&at, "2", "127.0.0.1:1003")];
-        rig.until_seen("one of them", |snapshot| snapshot.confirmed.len() == 3).await;
-        let holder = rig.snapshot().confirmed.iter().find(|entry| entry.node.id == "greeter-2").unwrap().node.address.clone();
+        rig.until_seen("one of them", |snapshot| snapshot.confirmed().len() == 3).await;
+        let holder = rig.snapshot().confirmed().find(|entry| entry.node.id == "greeter-2").unwrap().node.address.clone();
         let (holds, waits) = if two[0].node().address == holder { (0, 1) } else { (1, 0) };
         two[waits].until_it_says(&holder).await;
         two[holds].until_it_says("Registered").await;

@@ -15,7 +15,7 @@ async fn lost(binary: Binary, lasting: Duration, name: &str) {
         rig.etcd.member(member).pause().unwrap();
     }
     let begun = Instant::now();
-    rig.until_seen("trouble", |snapshot| snapshot.trouble.is_some()).await;
+    rig.until_seen("trouble", |snapshot| snapshot.outage.is_some()).await;
     rig.servers[0].registration.set_metadata("zone", "f").unwrap();
     sleep(lasting.saturating_sub(begun.elapsed())).await;
     rig.never_suspected_one();

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use waypost::Registry;
-use waypost::directory::{Config, Directory, Following};
+use waypost::directory::{Config, Directory, Subscription};
 use waypost::record::Entry;
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 use waypost_testkit::report::{Figures, Result, median, quantile, rounded};
@@ -44,11 +44,11 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     }
     let registry = connect(&url(&etcd))?;
     let directory = Directory::new(registry.clone(), Config::default());
-    let mut following = directory.follow(&service(0).parse()?)?;
-    following.loaded().await;
+    let mut subscription = directory.subscribe(&service(0).parse()?)?;
+    subscription.synced().await;
     let (sights, mut seen) = mpsc::channel(64);
     let mut observers = JoinSet::new();
-    observers.spawn(follow(following, sights.clone()));
+    observers.spawn(follow(subscription, sights.clone()));
     let (one, two) = (Bare::connect(etcd.addresses()[0]).await?, Bare::connect(etcd.addresses()[0]).await?);
     observers.spawn(watch(one.watch(0).await?, BARE, sights.clone()));
     observers.spawn(watch(two.watch(0).await?, BARE_AGAIN, sights));
@@ -83,11 +83,11 @@ async fn all_have_seen(number: usize, put_at: Instant, seen: &mut mpsc::Receiver
     Ok(latencies)
 }
 
-async fn follow(mut following: Following, sights: mpsc::Sender<Sight>) {
-    while following.changed().await {
-        let snapshot = following.snapshot();
+async fn follow(mut subscription: Subscription, sights: mpsc::Sender<Sight>) {
+    while subscription.changed().await {
+        let snapshot = subscription.snapshot();
         let at = Instant::now();
-        let newest = snapshot.confirmed.iter().filter_map(number_of).max().unwrap_or_default();
+        let newest = snapshot.confirmed().filter_map(number_of).max().unwrap_or_default();
         let _ = sights.send((DIRECTORY, newest, at)).await;
     }
 }

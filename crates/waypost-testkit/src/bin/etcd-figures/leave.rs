@@ -112,7 +112,7 @@ async fn a_life(url: &str, address: SocketAddr) -> Result<Value> {
     let registry = connect(url)?;
     let directory = Directory::new(registry.clone(), Config::default());
     for number in 0..SERVICES {
-        directory.follow(&service(number).parse()?)?.loaded().await;
+        directory.subscribe(&service(number).parse()?)?.synced().await;
     }
     let client = waypost::Client::new(registry.clone());
     let channel = client.channel(&service(0))?;

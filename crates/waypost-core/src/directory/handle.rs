@@ -1,0 +1,211 @@
+//! The directory and its subscriptions: which services have a task, and who reads what it publishes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+
+use super::task::Task;
+use super::{Config, Snapshot};
+use crate::record::ServiceName;
+use crate::registry::{AnyRegistry, Error};
+
+/// Time for which [`Directory::close`] waits for its tasks. One on a runtime that nothing drives would never end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The client's view: the latest [`Snapshot`] of every service in use. Clones are the same directory.
+#[derive(Clone, Debug)]
+pub struct Directory(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    registry: AnyRegistry,
+    config: Config,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    services: HashMap<ServiceName, Slot>,
+    tasks: JoinSet<()>,
+}
+
+/// A service with a task. The task alone holds its channel, so that its end, however it ends, is the end of the channel.
+#[derive(Debug, Default)]
+struct Slot {
+    channel: Weak<Channel>,
+    last: LastSnapshot,
+}
+
+/// The last snapshot of a task that has ended before its time: the next one goes on with it.
+type LastSnapshot = Arc<Mutex<Snapshot>>;
+
+/// What a task publishes to its subscriptions.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) sender: watch::Sender<Snapshot>,
+    last: LastSnapshot,
+    /// Subscriptions ever made, so that one that comes and goes is noticed.
+    subscribed: AtomicU64,
+}
+
+/// A reader of one service's snapshots, which are kept current while this or a clone of it lives.
+#[derive(Clone, Debug)]
+pub struct Subscription(watch::Receiver<Snapshot>);
+
+impl Subscription {
+    /// Returns the latest snapshot. Needs no runtime.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until the snapshot is another than at the last call; false if it will never change again: see
+    /// [`is_closed`](Self::is_closed).
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+
+    /// Waits until the registry has answered; false if it never will.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn synced(&mut self) -> bool {
+        self.0.wait_for(|snapshot| snapshot.synced).await.is_ok()
+    }
+
+    /// Returns true once nothing keeps the snapshot current: the directory was closed, or the task or its runtime has ended.
+    /// [`Directory::subscribe`] starts another, which goes on with the nodes of this one.
+    pub fn is_closed(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+}
+
+impl Channel {
+    fn new(last: LastSnapshot) -> Self {
+        let snapshot = lock(&last).clone();
+        Self { sender: watch::Sender::new(snapshot), last, subscribed: AtomicU64::new(0) }
+    }
+
+    fn subscribe(&self) -> Subscription {
+        self.subscribed.fetch_add(1, Relaxed);
+        Subscription(self.sender.subscribe())
+    }
+
+    pub(super) fn subscribed(&self) -> u64 {
+        self.subscribed.load(Relaxed)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.sender.receiver_count() == 0
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let last = self.sender.borrow().clone();
+        *lock(&self.last) = last;
+    }
+}
+
+impl Directory {
+    /// Creates a directory of `registry`; it watches nothing yet.
+    pub fn new(registry: AnyRegistry, config: Config) -> Self {
+        Self(Arc::new(Inner { registry, config, state: Mutex::default() }))
+    }
+
+    /// The registry it reads.
+    pub fn registry(&self) -> &AnyRegistry {
+        &self.0.registry
+    }
+
+    /// Subscribes to a service. The first subscription starts its watch, on the runtime this is called in; so does the first after the
+    /// watch's task or its runtime has ended.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after [`close`](Self::close), [`Error::Invalid`] if a watch has to be started outside a Tokio runtime. Neither
+    /// leaves anything behind.
+    pub fn subscribe(&self, service: &ServiceName) -> Result<Subscription, Error> {
+        let mut state = self.0.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        if let Some(channel) = state.services.get(service).and_then(|slot| slot.channel.upgrade()) {
+            return Ok(channel.subscribe());
+        }
+        let runtime = Handle::try_current().map_err(|_| no_runtime(service))?;
+        Ok(self.start(&mut state, service, &runtime))
+    }
+
+    fn start(&self, state: &mut State, service: &ServiceName, runtime: &Handle) -> Subscription {
+        state.reap();
+        let last = state.services.get(service).map(|slot| Arc::clone(&slot.last)).unwrap_or_default();
+        let channel = Arc::new(Channel::new(Arc::clone(&last)));
+        let (subscription, slot) = (channel.subscribe(), Slot { channel: Arc::downgrade(&channel), last });
+        let task = Task::new(Arc::downgrade(&self.0), self.0.registry.clone(), &self.0.config, service, channel);
+        state.tasks.spawn_on(task.run(), runtime);
+        state.services.insert(service.clone(), slot);
+        subscription
+    }
+
+    /// Ends all watches and joins their tasks, for 2 s at most. The registry stays open: its owner closes it.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, all watches end all the same.
+    pub async fn close(&self) {
+        let mut tasks = {
+            let mut state = self.0.lock();
+            state.closed = true;
+            state.services.clear();
+            std::mem::take(&mut state.tasks)
+        };
+        let _ = timeout(CLOSE_TIMEOUT, tasks.shutdown()).await;
+    }
+}
+
+impl State {
+    /// Forgets tasks that have ended.
+    fn reap(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Some(error) = ended.err().filter(JoinError::is_panic) {
+                tracing::error!(%error, "directory task panics; the next subscription starts another");
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Removes a service without a subscription; false if there is one by now.
+    pub(super) fn remove_if_idle(&self, service: &ServiceName, channel: &Arc<Channel>) -> bool {
+        let mut state = self.lock();
+        if !channel.is_idle() {
+            return false;
+        }
+        let is_current = |slot: &Slot| std::ptr::eq(slot.channel.as_ptr(), Arc::as_ptr(channel));
+        if state.services.get(service).is_some_and(is_current) {
+            state.services.remove(service);
+        }
+        true
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn no_runtime(service: &ServiceName) -> Error {
+    let what = format!("cannot start the watch of service {:?}", service.as_str());
+    Error::invalid(what, "no Tokio runtime on this thread; subscribe from within one")
+}

@@ -1,0 +1,210 @@
+//! The state of one service, as a pure state machine.
+//!
+//! A node that says it is leaving goes at once. One that vanishes without a word is lost: it becomes a suspect, kept until it is confirmed
+//! again, leaves, or its grace is over. An outage of the registry changes nothing. An event costs what changed.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Outage, Snapshot, Suspect};
+use crate::record::{Entry, ServiceName};
+use crate::registry::sorted_set::Positioned;
+use crate::registry::{Event, Insertion, NodeChange, NodeSet};
+
+/// Ends of graces kept beyond two for each suspect, before those that no longer count are removed.
+const SPARE_EXPIRIES: usize = 64;
+
+/// The nodes of one service as the events of its registry add up, losses kept for a grace.
+#[derive(Clone, Debug)]
+pub struct ServiceCache {
+    grace: Duration,
+    snapshot: Snapshot,
+    /// Ends of graces, soonest first. One that its suspect outlived (confirmed, or lost again later) is skipped when it is due.
+    expiries: BinaryHeap<Reverse<Expiry>>,
+}
+
+#[derive(Clone, Debug)]
+struct Expiry {
+    at: Instant,
+    entry: Entry,
+}
+
+impl ServiceCache {
+    /// Creates an empty cache of `service` that keeps suspects for `grace`.
+    pub fn new(service: &ServiceName, grace: Duration) -> Self {
+        Self::resume(service, grace, Snapshot::default())
+    }
+
+    /// Creates a cache that goes on with a snapshot of `service`: its suspects keep the rest of their grace.
+    pub fn resume(service: &ServiceName, grace: Duration, snapshot: Snapshot) -> Self {
+        let at = |suspect: &Suspect| suspect.since.checked_add(grace);
+        let expiry = |suspect: &Suspect| Some(Reverse(Expiry { at: at(suspect)?, entry: suspect.entry.clone() }));
+        let expiries = snapshot.suspects.iter().filter_map(expiry).collect();
+        Self { grace, snapshot: Snapshot { service: service.as_str().into(), ..snapshot }, expiries }
+    }
+
+    /// The nodes now.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Applies an event of the registry, which ends an outage. Nodes of other services are ignored.
+    pub fn on_event(&mut self, now: Instant, event: Event) {
+        self.snapshot.outage = None;
+        let is_first = !std::mem::replace(&mut self.snapshot.synced, true);
+        let has_changed = match event {
+            Event::Reset(entries) => self.reset(now, entries),
+            Event::Created(entry) | Event::Updated(entry) => self.put(entry),
+            Event::Deleted(key) => key.service == *self.snapshot.service && self.lose_if_confirmed(now, &key.id),
+        };
+        self.snapshot.generation += u64::from(is_first || has_changed);
+    }
+
+    /// Begins an outage of the registry, or goes on with it: its first moment stays.
+    pub fn on_outage(&mut self, now: Instant, why: &str) {
+        let since = self.snapshot.outage.as_ref().map_or(now, |outage| outage.since);
+        let is_known = self.snapshot.outage.as_ref().is_some_and(|outage| *outage.why == *why);
+        if !is_known {
+            self.snapshot.outage = Some(Outage { since, why: why.into() });
+        }
+    }
+
+    /// Removes suspects whose grace is over.
+    pub fn on_tick(&mut self, now: Instant) {
+        let before = self.snapshot.suspects.len();
+        while self.expiries.peek().is_some_and(|Reverse(expiry)| expiry.at <= now) {
+            if let Some(Reverse(expiry)) = self.expiries.pop().filter(|Reverse(expiry)| self.is_current(expiry)) {
+                self.snapshot.suspects.remove(expiry.entry.position());
+            }
+        }
+        self.snapshot.generation += u64::from(self.snapshot.suspects.len() != before);
+    }
+
+    /// Returns when to tick even if nothing happens.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.expiries.peek().map(|Reverse(expiry)| expiry.at)
+    }
+
+    fn put(&mut self, entry: Entry) -> bool {
+        match () {
+            () if !self.is_ours(&entry) => false,
+            () if entry.node.is_leaving() => self.leave(&entry),
+            () => self.confirm(entry),
+        }
+    }
+
+    fn is_ours(&self, entry: &Entry) -> bool {
+        entry.head.name == *self.snapshot.service
+    }
+
+    fn confirm(&mut self, entry: Entry) -> bool {
+        let was_suspect = self.snapshot.suspects.remove(entry.position()).is_some();
+        let insertion = self.snapshot.confirmed.insert(entry);
+        was_suspect || insertion != Insertion::Unchanged
+    }
+
+    fn leave(&mut self, entry: &Entry) -> bool {
+        let was_suspect = self.snapshot.suspects.remove(entry.position()).is_some();
+        let was_confirmed = self.snapshot.confirmed.remove_node(&entry.head.name, &entry.node.id).is_some();
+        was_suspect || was_confirmed
+    }
+
+    fn lose_if_confirmed(&mut self, now: Instant, id: &str) -> bool {
+        let service = Arc::clone(&self.snapshot.service);
+        let lost = self.snapshot.confirmed.remove_node(&service, id);
+        lost.map(|entry| self.suspect(now, entry)).is_some()
+    }
+
+    fn suspect(&mut self, now: Instant, entry: Entry) {
+        if let Some(at) = now.checked_add(self.grace) {
+            self.expiries.push(Reverse(Expiry { at, entry: entry.clone() }));
+        }
+        self.snapshot.suspects.insert(Suspect { entry, since: now });
+        self.forget_outlived_expiries();
+    }
+
+    /// Keeps the ends of graces from growing with a node that comes and goes.
+    fn forget_outlived_expiries(&mut self) {
+        if self.expiries.len() > 2 * self.snapshot.suspects.len() + SPARE_EXPIRIES {
+            let mut expiries = std::mem::take(&mut self.expiries);
+            expiries.retain(|Reverse(expiry)| self.is_current(expiry));
+            self.expiries = expiries;
+        }
+    }
+
+    fn is_current(&self, expiry: &Expiry) -> bool {
+        let suspect = self.snapshot.suspects.get(expiry.entry.position());
+        suspect.is_some_and(|suspect| suspect.since.checked_add(self.grace) == Some(expiry.at))
+    }
+
+    /// Becomes what the registry holds now, by difference, so that the snapshots before and after share what stayed.
+    fn reset(&mut self, now: Instant, entries: Vec<Entry>) -> bool {
+        let ours = entries.into_iter().filter(|entry| self.is_ours(entry));
+        let (leaving, present): (Vec<_>, NodeSet) = split_leaving(ours.collect());
+        let has_left = leaving.iter().filter(|entry| self.leave(entry)).count() > 0;
+        let (found, lost) = changes(&self.snapshot.confirmed, &present);
+        let has_changed = has_left || !found.is_empty() || !lost.is_empty();
+        // Where most is new, the new set is cheaper than its difference.
+        let replaces = 4 * (found.len() + lost.len()) > present.len();
+        for entry in found {
+            self.snapshot.suspects.remove(entry.position());
+            if !replaces {
+                self.snapshot.confirmed.insert(entry);
+            }
+        }
+        for entry in lost {
+            if !replaces {
+                self.snapshot.confirmed.remove_node(&entry.head.name, &entry.node.id);
+            }
+            self.suspect(now, entry);
+        }
+        if replaces {
+            self.snapshot.confirmed = present;
+        }
+        has_changed
+    }
+}
+
+fn split_leaving(entries: Vec<Entry>) -> (Vec<Entry>, NodeSet) {
+    let (leaving, present): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.node.is_leaving());
+    (leaving, present.into_iter().collect())
+}
+
+/// Returns the entries that are new or other than before, and those that are gone.
+fn changes(old: &NodeSet, new: &NodeSet) -> (Vec<Entry>, Vec<Entry>) {
+    let (mut found, mut lost) = (Vec::new(), Vec::new());
+    for change in old.diff(new) {
+        match change {
+            NodeChange::Added(entry) | NodeChange::Updated { now: entry, .. } => found.push(entry.clone()),
+            NodeChange::Removed(entry) => lost.push(entry.clone()),
+        }
+    }
+    (found, lost)
+}
+
+impl PartialEq for Expiry {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Expiry {}
+
+impl PartialOrd for Expiry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Expiry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! What is logged of outages: one line per change, and one a minute where changes follow each other.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Time after a first line in which no more than [`LINES`] are written.
+const WINDOW: Duration = Duration::from_secs(60);
+/// An outage and its end.
+const LINES: u32 = 2;
+
+/// A line to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// The registry cannot be watched.
+    Down,
+    /// The registry is watched again.
+    Up,
+    /// The registry came and went so often, without a line of its own.
+    Flapping { outages: u32 },
+}
+
+/// Decides which changes of the registry's state are logged.
+#[derive(Debug, Default)]
+pub(super) struct OutageLog {
+    down: bool,
+    window: Option<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    begun: Instant,
+    lines: u32,
+    /// Changes without a line.
+    suppressed: u32,
+    /// Outages that began without a line.
+    outages: u32,
+}
+
+impl OutageLog {
+    /// Takes the state of the registry; returns the line of a change.
+    pub(super) fn on_state(&mut self, now: Instant, down: bool) -> Option<Line> {
+        if std::mem::replace(&mut self.down, down) == down {
+            return None;
+        }
+        let window = self.window(now);
+        if window.lines < LINES {
+            window.lines += 1;
+            return Some(if down { Line::Down } else { Line::Up });
+        }
+        window.suppressed += 1;
+        window.outages += u32::from(down);
+        None
+    }
+
+    /// Returns the line that sums up the last minute, when it is due. The next minute has one such line at most.
+    pub(super) fn on_tick(&mut self, now: Instant) -> Option<Line> {
+        if self.next_wake().is_none_or(|at| at > now) {
+            return None;
+        }
+        let outages = self.window.take()?.outages;
+        self.window = Some(Window { begun: now, lines: LINES, suppressed: 0, outages: 0 });
+        Some(Line::Flapping { outages })
+    }
+
+    /// Returns when a line is due even if nothing happens.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let window = self.window.as_ref().filter(|window| window.suppressed > 0)?;
+        window.begun.checked_add(WINDOW)
+    }
+
+    fn window(&mut self, now: Instant) -> &mut Window {
+        let is_over = |window: &mut Window| window.suppressed == 0 && now.saturating_duration_since(window.begun) >= WINDOW;
+        self.window.take_if(is_over);
+        self.window.get_or_insert(Window { begun: now, lines: 0, suppressed: 0, outages: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_and_its_end_are_logged_at_once() {
+        let (now, mut log) = (Instant::now(), OutageLog::default());
+        assert_eq!(log.on_state(now, false), None);
+        assert_eq!(log.on_state(now, true), Some(Line::Down));
+        assert_eq!(log.on_state(now, true), None);
+        assert_eq!(log.on_state(now, false), Some(Line::Up));
+        assert_eq!(log.next_wake(), None);
+        let later = now + WINDOW;
+        assert_eq!(log.on_state(later, true), Some(Line::Down));
+        assert_eq!(log.on_state(later + WINDOW, false), Some(Line::Up));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flapping_registry_is_logged_once_a_minute_with_a_count() {
+        let (start, mut log) = (Instant::now(), OutageLog::default());
+        let mut lines = Vec::new();
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            lines.extend(log.on_tick(now));
+            lines.extend(log.on_state(now, true));
+            lines.extend(log.on_state(now, false));
+        }
+        assert_eq!(lines[..3], [Line::Down, Line::Up, Line::Flapping { outages: 59 }]);
+        assert!(lines.len() <= 12, "{lines:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_without_a_line_is_told_when_the_minute_is_over() {
+        let (now, mut log) = (Instant::now(), OutageLog::default());
+        log.on_state(now, true);
+        log.on_state(now, false);
+        assert_eq!(log.on_state(now, true), None);
+        assert_eq!(log.next_wake(), Some(now + WINDOW));
+        assert_eq!(log.on_tick(now + WINDOW), Some(Line::Flapping { outages: 1 }));
+        assert_eq!(log.next_wake(), None);
+    }
+}

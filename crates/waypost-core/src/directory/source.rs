@@ -1,0 +1,265 @@
+//! An endless source of one service's events: a watch that is opened again whenever it fails, with back-off.
+//!
+//! The registry is the user's code. It may panic wherever it is called: that is an error of the watch like any other. It may also fail
+//! again and again without a rest: then it is not polled for a while.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::backoff::full_jitter;
+use crate::record::ServiceName;
+use crate::registry::{AnyRegistry, Error, Event, Registry, Result, WatchOptions, Watcher};
+
+/// A watch that lives for so long without an error resets the back-off.
+const CALM: Duration = Duration::from_secs(10);
+/// Least bound of a back-off, whatever is configured: no loop is without one.
+const MIN_BACKOFF: Duration = Duration::from_millis(1);
+
+type Opening = Pin<Box<dyn Future<Output = Result<Watcher>> + Send>>;
+
+/// The events of one service, and the errors of its registry. Never ends.
+pub(super) struct Source {
+    registry: AnyRegistry,
+    options: WatchOptions,
+    name: &'static str,
+    backoff: Backoff,
+    state: State,
+}
+
+enum State {
+    Opening(Opening),
+    Watching(Watcher),
+    /// Waits out a back-off, then polls the watcher again, or opens one.
+    Resting(Option<Watcher>, Pin<Box<Sleep>>),
+    /// Waits for a moment that the clock cannot express.
+    Never,
+}
+
+impl Source {
+    /// Creates a source; the first poll opens its watch.
+    pub(super) fn new(registry: AnyRegistry, service: &ServiceName, backoff: (Duration, Duration)) -> Self {
+        let options = WatchOptions::service(service.as_str());
+        let name = contain(|| registry.name()).unwrap_or("user's");
+        let state = State::Opening(open(&registry, &options));
+        Self { registry, options, name, backoff: Backoff::new(backoff), state }
+    }
+
+    /// Returns the next event or error.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(super) async fn next(&mut self) -> Result<Event> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event>> {
+        loop {
+            match &mut self.state {
+                State::Opening(opening) => match contain(|| opening.as_mut().poll(cx)) {
+                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Ready(Ok(watcher))) => self.begin(watcher),
+                    Ok(Poll::Ready(Err(error))) => return Poll::Ready(Err(self.end(error))),
+                    Err(message) => return Poll::Ready(Err(self.panicked(&message))),
+                },
+                State::Watching(watcher) => match contain(|| Pin::new(watcher).poll_next(cx)) {
+                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Ready(Some(Ok(event)))) => return Poll::Ready(Ok(event)),
+                    Ok(Poll::Ready(Some(Err(error)))) => return Poll::Ready(Err(self.failed(error))),
+                    Ok(Poll::Ready(None)) => return Poll::Ready(Err(self.ended())),
+                    Err(message) => return Poll::Ready(Err(self.panicked(&message))),
+                },
+                State::Resting(_, sleep) => match sleep.as_mut().poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) => self.resume(),
+                },
+                State::Never => return Poll::Pending,
+            }
+        }
+    }
+
+    fn begin(&mut self, watcher: Watcher) {
+        self.backoff.on_open(Instant::now());
+        self.set(State::Watching(watcher));
+    }
+
+    fn resume(&mut self) {
+        let watcher = match &mut self.state {
+            State::Resting(watcher, _) => watcher.take(),
+            _ => None,
+        };
+        let next = watcher.map_or_else(|| State::Opening(open(&self.registry, &self.options)), State::Watching);
+        self.set(next);
+    }
+
+    /// Takes an error of a watcher that goes on.
+    fn failed(&mut self, error: Error) -> Error {
+        let now = Instant::now();
+        let resume_at = self.backoff.on_error(now, &mut fastrand::Rng::new());
+        if resume_at.is_none_or(|at| at > now)
+            && let State::Watching(watcher) = std::mem::replace(&mut self.state, State::Never)
+        {
+            self.rest(Some(watcher), resume_at);
+        }
+        error
+    }
+
+    /// Ends the watch for an error; it is opened again after a back-off.
+    fn end(&mut self, error: Error) -> Error {
+        let resume_at = self.backoff.on_end(Instant::now(), &mut fastrand::Rng::new());
+        self.rest(None, resume_at);
+        error
+    }
+
+    fn ended(&mut self) -> Error {
+        self.end(self.unavailable("the watch ended".to_owned()))
+    }
+
+    fn panicked(&mut self, message: &str) -> Error {
+        self.end(self.unavailable(format!("registry panicked: {message}")))
+    }
+
+    fn unavailable(&self, what: String) -> Error {
+        Error::Unavailable { registry: self.name, what, source: None }
+    }
+
+    fn rest(&mut self, watcher: Option<Watcher>, resume_at: Option<Instant>) {
+        self.set(match resume_at {
+            Some(at) => State::Resting(watcher, Box::pin(sleep_until(at))),
+            None => State::Never,
+        });
+    }
+
+    /// Changes the state. The old one may hold the user's code, whose drop may panic too.
+    fn set(&mut self, state: State) {
+        let old = std::mem::replace(&mut self.state, state);
+        let _ = contain(|| drop(old));
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.set(State::Never);
+    }
+}
+
+fn open(registry: &AnyRegistry, options: &WatchOptions) -> Opening {
+    let (registry, options) = (registry.clone(), options.clone());
+    Box::pin(async move { registry.watch(&options).await })
+}
+
+/// Calls the user's code and returns the message of a panic as an error.
+fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| message(&*payload).to_owned())
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// The back-off of one watch; grows with errors, and is reset by a watch that lives without one for [`CALM`].
+#[derive(Debug)]
+struct Backoff {
+    min: Duration,
+    max: Duration,
+    failures: u32,
+    /// Start of the time without an error; none while no watch is open.
+    calm_since: Option<Instant>,
+}
+
+impl Backoff {
+    fn new((min, max): (Duration, Duration)) -> Self {
+        Self { min: min.max(MIN_BACKOFF), max: max.max(MIN_BACKOFF), failures: 0, calm_since: None }
+    }
+
+    fn on_open(&mut self, now: Instant) {
+        self.calm_since = Some(now);
+    }
+
+    /// Returns when to open a watch again; none for never.
+    fn on_end(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Instant> {
+        let delay = self.delay(now, rng);
+        self.calm_since = None;
+        now.checked_add(delay)
+    }
+
+    /// Returns when to poll the watcher again after an error; none for never. Counted from the error before, so that errors with a
+    /// pause of their own delay nothing.
+    fn on_error(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Instant> {
+        let delay = self.delay(now, rng);
+        self.calm_since.replace(now).unwrap_or(now).checked_add(delay)
+    }
+
+    fn delay(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
+        let calm = self.calm_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        if calm >= CALM {
+            self.failures = 0;
+        }
+        let delay = full_jitter(rng, self.min, self.max, self.failures);
+        self.failures = self.failures.saturating_add(1);
+        delay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+    /// The longest of many delays, as far as chance shows it.
+    fn bound(backoff: &Backoff, now: Instant) -> Duration {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let draw = || {
+            let mut backoff = Backoff { failures: backoff.failures, calm_since: backoff.calm_since, ..*backoff };
+            backoff.on_end(now, &mut rng).unwrap() - now
+        };
+        std::iter::repeat_with(draw).take(1_000).max().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_ends_at_once_backs_off_and_a_calm_one_starts_again() {
+        let (mut now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+        let mut backoff = Backoff::new(BOUNDS);
+        for _ in 0..10 {
+            backoff.on_open(now);
+            now += Duration::from_millis(5);
+            now = backoff.on_end(now, &mut rng).unwrap();
+        }
+        assert!(bound(&backoff, now) > Duration::from_millis(1_900));
+        backoff.on_open(now);
+        assert!(bound(&backoff, now + CALM) <= Duration::from_millis(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_with_a_pause_of_their_own_are_not_delayed() {
+        let (mut now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+        let mut backoff = Backoff::new(BOUNDS);
+        backoff.on_open(now);
+        for _ in 0..100 {
+            now += Duration::from_secs(2);
+            assert!(backoff.on_error(now, &mut rng).unwrap() <= now);
+        }
+        let at_once = (0..100).map(|_| backoff.on_error(now, &mut rng).unwrap() - now).max().unwrap();
+        assert!(at_once > Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bounds_may_be_zero_or_without_end() {
+        let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
+        let mut none = Backoff::new((Duration::ZERO, Duration::ZERO));
+        assert!((0..100).any(|_| none.on_end(now, &mut rng).unwrap() > now));
+        let mut endless = Backoff::new((Duration::MAX, Duration::MAX));
+        for _ in 0..100 {
+            endless.on_open(now);
+            let _ = endless.on_error(now, &mut rng);
+            let _ = endless.on_end(now, &mut rng);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The task of one service: watches it, keeps its cache, publishes snapshots. The machine decides; this holds the clock and the I/O.
+
+use std::future::{pending, poll_fn};
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
+
+use super::handle::{Channel, Inner};
+use super::outage_log::{Line, OutageLog};
+use super::source::Source;
+use super::{Config, ServiceCache, Snapshot};
+use crate::record::ServiceName;
+use crate::registry::{AnyRegistry, Event, Result};
+
+/// Most events applied between two publications: a burst costs one snapshot, and other tasks get their turn.
+const BATCH: usize = 256;
+
+pub(super) struct Task {
+    inner: Weak<Inner>,
+    service: ServiceName,
+    channel: Arc<Channel>,
+    cache: ServiceCache,
+    source: Source,
+    log: OutageLog,
+    idle: Option<Idle>,
+    idle_watch: Duration,
+}
+
+/// A time without a subscription.
+struct Idle {
+    since: Instant,
+    /// Subscriptions ever made by then.
+    subscribed: u64,
+}
+
+impl Task {
+    pub(super) fn new(
+        inner: Weak<Inner>,
+        registry: AnyRegistry,
+        config: &Config,
+        service: &ServiceName,
+        channel: Arc<Channel>,
+    ) -> Self {
+        let last = channel.sender.borrow().clone();
+        Self {
+            inner,
+            service: service.clone(),
+            channel,
+            cache: ServiceCache::resume(service, config.suspect_grace, last),
+            source: Source::new(registry, service, config.backoff),
+            log: OutageLog::default(),
+            idle: None,
+            idle_watch: config.idle_watch,
+        }
+    }
+
+    /// Runs until the service has had no subscription for the idle time.
+    pub(super) async fn run(mut self) {
+        loop {
+            let wake = [self.cache.next_wake(), self.log.next_wake()].into_iter().flatten().min();
+            let idle_until = self.idle_until(now());
+            tokio::select! {
+                item = self.source.next() => self.take(item).await,
+                () = at(wake) => self.tick(),
+                () = self.channel.sender.closed(), if self.idle.is_none() => {}
+                () = at(idle_until) => if self.is_over() { return },
+            }
+        }
+    }
+
+    /// Takes an item and what else is there already, and publishes the result.
+    async fn take(&mut self, first: Result<Event>) {
+        let mut item = first;
+        for _ in 0..BATCH {
+            if !self.apply(item) {
+                return self.publish();
+            }
+            match poll_fn(|cx| Poll::Ready(self.source.poll_next(cx))).await {
+                Poll::Ready(next) => item = next,
+                Poll::Pending => return self.publish(),
+            }
+        }
+        self.apply(item);
+        self.publish();
+        yield_now().await;
+    }
+
+    /// Applies one item; false for an error, which is published before anything after it.
+    fn apply(&mut self, item: Result<Event>) -> bool {
+        let now = now();
+        match item {
+            Ok(event) => {
+                self.cache.on_event(now, event);
+                true
+            }
+            Err(error) => {
+                self.cache.on_outage(now, &error.chain());
+                false
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.cache.on_tick(now());
+        let line = self.log.on_tick(now());
+        self.write(line, None);
+        self.publish();
+    }
+
+    /// Publishes the snapshot if it is news. Compares counters, never nodes.
+    fn publish(&mut self) {
+        let new = self.cache.snapshot();
+        let mut old = None;
+        self.channel.sender.send_if_modified(|published| {
+            let is_news = published.generation != new.generation || published.outage != new.outage;
+            if is_news {
+                // Dropped after the readers are let in again: it may be the last of many nodes.
+                old = Some(std::mem::replace(published, new.clone()));
+            }
+            is_news
+        });
+        if old.is_some() {
+            let is_down = new.outage.is_some();
+            let line = self.log.on_state(now(), is_down);
+            self.write(line, old.as_ref());
+        }
+    }
+
+    /// Logs a line about the registry; `old` is the snapshot before.
+    fn write(&self, line: Option<Line>, old: Option<&Snapshot>) {
+        let service = self.service.as_str();
+        let error = self.cache.snapshot().outage.as_ref().map(|outage| &*outage.why);
+        match line {
+            None => {}
+            Some(Line::Down) => {
+                tracing::warn!(service, error, "registry watch fails; the last snapshot stays");
+            }
+            Some(Line::Up) => {
+                let outage_ms = old.map(|old| old.staleness(now()).as_millis());
+                tracing::info!(service, outage_ms, "registry watch works again");
+            }
+            Some(Line::Flapping { outages }) => {
+                tracing::warn!(service, outages, error, "registry watch flaps");
+            }
+        }
+    }
+
+    /// Returns when the watch ends if no subscription comes; none while there is one. Events do not delay it.
+    fn idle_until(&mut self, now: Instant) -> Option<Instant> {
+        let subscribed = self.channel.subscribed();
+        match &self.idle {
+            _ if !self.channel.is_idle() => self.idle = None,
+            Some(idle) if idle.subscribed == subscribed => {}
+            _ => self.idle = Some(Idle { since: now, subscribed }),
+        }
+        self.idle.as_ref()?.since.checked_add(self.idle_watch)
+    }
+
+    fn is_over(&mut self) -> bool {
+        let now = now();
+        let is_due = self.idle_until(now).is_some_and(|at| at <= now);
+        is_due && self.inner.upgrade().is_none_or(|inner| inner.remove_if_idle(&self.service, &self.channel))
+    }
+}
+
+/// Waits until a moment, for ever if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
