@@ -6,7 +6,8 @@
 
 mod call;
 mod client;
-mod connect;
+#[expect(dead_code, unused_imports, reason = "the pool moves to this room next")]
+mod conn;
 mod connection;
 mod error;
 mod head;
@@ -22,6 +23,8 @@ pub mod single;
 mod tls;
 
 pub use client::{Client, Config};
+pub use conn::ConnectionConfig;
+pub(crate) use conn::connect;
 pub use connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
 pub use error::{BodyError, CallError, FailureKind, Report};
 pub use protocol::{BoxError, Protocol, Verdict};

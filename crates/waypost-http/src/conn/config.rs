@@ -1,0 +1,39 @@
+//! Settings of one connection.
+
+use std::time::Duration;
+
+/// Settings of the connections to nodes: dialling, windows and keep-alive.
+///
+/// Every duration may be [`Duration::MAX`], which means never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionConfig {
+    /// Time from the start of a dial to the server's SETTINGS, all addresses of a name included. Default 2 s.
+    pub connect_timeout: Duration,
+    /// Time that a dial may hold one of the slots for dials. A dial without an answer goes on outside of them, so that frozen nodes do not
+    /// delay good ones. Default 100 ms.
+    pub slot_timeout: Duration,
+    /// Time without any byte read after which a connection is proven by a PING at its next use. Default 10 s, less than the idle time-out
+    /// of every known firewall and load balancer.
+    pub idle_timeout: Duration,
+    /// Time for the answer to the PING that proves an idle connection, or 8 times its last round trip if that is longer. Default 500 ms.
+    pub proof_timeout: Duration,
+    /// Time for the answer to a PING, after which the connection is unresponsive. Default 2 s.
+    pub ping_timeout: Duration,
+    /// Time for the answer to a PING, after which the connection is closed with all its calls. Default 8 s, so that a call on a frozen
+    /// server ends within 10 s.
+    pub close_timeout: Duration,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(2),
+            slot_timeout: Duration::from_millis(100),
+            idle_timeout: Duration::from_secs(10),
+            proof_timeout: Duration::from_millis(500),
+            ping_timeout: Duration::from_secs(2),
+            close_timeout: Duration::from_secs(8),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The handle on a connection that its calls share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::cancel::CancelledStream;
+use super::event::Queued;
+
+/// Whether a connection answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Liveness {
+    /// Nothing is in doubt.
+    #[default]
+    Alive,
+    /// A PING is out and not answered; new calls go elsewhere.
+    Probing,
+    /// A PING was not answered in time; calls that may move, move.
+    Unresponsive,
+}
+
+impl Liveness {
+    fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Alive,
+            1 => Self::Probing,
+            _ => Self::Unresponsive,
+        }
+    }
+}
+
+/// A connection, shared by its calls as `Arc<Connection>`.
+pub(crate) struct Connection {
+    send: SendRequest<Bytes>,
+    opened_at: Instant,
+    idle_timeout: Duration,
+    pub(super) state: State,
+    pub(super) queued: Queued,
+}
+
+/// What the driver and the calls tell each other.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) wake: Notify,
+    pub(super) streams: AtomicUsize,
+    pub(super) limit: AtomicUsize,
+    pub(super) draining: AtomicBool,
+    liveness: AtomicU8,
+    changes: watch::Sender<Liveness>,
+    pub(super) opened: AtomicU64,
+    pub(super) slow: AtomicBool,
+    pub(super) prove: AtomicBool,
+    pub(super) read_wanted: AtomicBool,
+    pub(super) read_rounds: watch::Sender<u64>,
+    /// Milliseconds from `opened_at` to the last byte read.
+    pub(super) last_read: AtomicU64,
+    pub(super) max_header_list_size: AtomicU32,
+    pub(super) cancelled: Mutex<Vec<CancelledStream>>,
+    pub(super) has_cancelled: AtomicBool,
+    ended: OnceLock<Arc<str>>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("streams", &self.streams())
+            .field("limit", &self.limit())
+            .field("liveness", &self.liveness())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(send: SendRequest<Bytes>, opened_at: Instant, idle_timeout: Duration) -> Self {
+        let state = State::default();
+        state.limit.store(send.current_max_send_streams(), SeqCst);
+        state.max_header_list_size.store(u32::MAX, Relaxed);
+        Self { send, opened_at, idle_timeout, state, queued: Queued::default() }
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// Nothing was sent.
+    pub(crate) fn open(&self, request: http::Request<()>) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let opened = self.send.clone().send_request(request, false);
+        self.state.opened.fetch_add(1, Relaxed);
+        opened
+    }
+
+    /// Takes a permit for one stream; returns the number of streams before. None while draining or at the peer's limit.
+    pub(crate) fn try_acquire(&self) -> Option<usize> {
+        if self.is_draining() {
+            return None;
+        }
+        let limit = self.limit();
+        self.state.streams.fetch_update(SeqCst, SeqCst, |n| (n < limit).then_some(n + 1)).ok()
+    }
+
+    /// Gives a permit back. Sequentially consistent, so that a queue of waiters that is looked at next is seen in order.
+    pub(crate) fn release(&self) {
+        let before = self.state.streams.fetch_sub(1, SeqCst);
+        if before == 1 && self.is_draining() {
+            self.state.wake.notify_one();
+        }
+    }
+
+    /// Returns the number of streams in use.
+    pub(crate) fn streams(&self) -> usize {
+        self.state.streams.load(SeqCst)
+    }
+
+    /// Returns the peer's limit of streams.
+    pub(crate) fn limit(&self) -> usize {
+        self.state.limit.load(SeqCst)
+    }
+
+    /// Returns whether a new call is welcome: alive, not draining, below the limit.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_draining() && self.liveness() == Liveness::Alive && self.streams() < self.limit()
+    }
+
+    /// Returns whether no new calls are taken: after [`drain`](Self::drain) or a GOAWAY.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state.draining.load(SeqCst)
+    }
+
+    /// Takes no new calls; the connection closes when it has none.
+    pub(crate) fn drain(&self) {
+        self.state.draining.store(true, SeqCst);
+        self.state.wake.notify_one();
+    }
+
+    /// Returns whether the connection answers.
+    pub(crate) fn liveness(&self) -> Liveness {
+        Liveness::from_u8(self.state.liveness.load(SeqCst))
+    }
+
+    /// Waits until the socket has been read until nothing was left, or the connection has ended.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn read_until_pending(&self) {
+        let mut rounds = self.state.read_rounds.subscribe();
+        self.state.read_wanted.store(true, SeqCst);
+        self.state.wake.notify_one();
+        tokio::select! {
+            _ = rounds.changed() => {}
+            () = self.ended() => {}
+        }
+    }
+
+    /// Reports that a call waits longer than it should, after the socket was [read](Self::read_until_pending): a PING is sent if one may be.
+    pub(crate) fn report_slow(&self) {
+        self.state.slow.store(true, SeqCst);
+        self.state.wake.notify_one();
+    }
+
+    /// Sends a PING now if nothing was read for the idle time: another connection that was idle as long turned out to be dead.
+    pub(crate) fn prove(&self) {
+        self.state.prove.store(true, SeqCst);
+        self.state.wake.notify_one();
+    }
+
+    /// Returns whether nothing was read for so long that a firewall may have forgotten the connection. A call that is sent on it takes a
+    /// PING along.
+    pub(crate) fn needs_proof(&self, now: Instant) -> bool {
+        let last_read = Duration::from_millis(self.state.last_read.load(Relaxed));
+        now.saturating_duration_since(self.opened_at).saturating_sub(last_read) >= self.idle_timeout
+    }
+
+    /// Waits until the connection is unresponsive; for ever once it has ended, since its streams tell that.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn unresponsive(&self) {
+        let mut changes = self.state.changes.subscribe();
+        if changes.wait_for(|liveness| *liveness == Liveness::Unresponsive).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns the largest header list that the peer accepts, in bytes as RFC 9113 6.5.2 counts them; none if it set no limit.
+    pub(crate) fn max_header_list_size(&self) -> Option<u32> {
+        Some(self.state.max_header_list_size.load(Relaxed)).filter(|size| *size != u32::MAX)
+    }
+
+    /// Resets the stream of an abandoned call, when the peer can take it. A stream that is answered or ended needs no pace, but may come here.
+    pub(crate) fn cancel(&self, stream: CancelledStream) {
+        if self.end_reason().is_some() {
+            return;
+        }
+        self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        self.state.has_cancelled.store(true, SeqCst);
+        self.state.wake.notify_one();
+    }
+
+    /// Returns why the connection ended; none while it lives.
+    pub(crate) fn end_reason(&self) -> Option<&Arc<str>> {
+        self.state.ended.get()
+    }
+
+    pub(super) fn set_max_header_list_size(&self, size: u32) {
+        self.state.max_header_list_size.store(size, Relaxed);
+    }
+
+    async fn ended(&self) {
+        let mut changes = self.state.changes.subscribe();
+        while self.end_reason().is_none() && changes.changed().await.is_ok() {}
+    }
+
+    pub(super) fn set_liveness(&self, liveness: Liveness) {
+        self.state.liveness.store(liveness as u8, SeqCst);
+        self.state.changes.send_replace(liveness);
+    }
+
+    pub(super) fn set_last_read(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.opened_at).as_millis();
+        self.state.last_read.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Marks the end before the streams learn it, so that their calls can say why.
+    pub(super) fn set_ended(&self, reason: &str) {
+        let _ = self.state.ended.set(Arc::from(reason));
+        self.state.draining.store(true, SeqCst);
+        self.state.changes.send_modify(|_| {});
+        drop(self.take_cancelled());
+    }
+
+    pub(super) fn take_cancelled(&self) -> Vec<CancelledStream> {
+        if !self.state.has_cancelled.swap(false, SeqCst) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn max_send_streams(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+}

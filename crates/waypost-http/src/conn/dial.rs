@@ -1,0 +1,122 @@
+//! One connection from its dial to its end.
+
+use std::any::Any;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+use waypost_core::record::Address;
+
+use super::config::ConnectionConfig;
+use super::connect::{AddressPolicy, Connect};
+use super::connection::Connection;
+use super::driver::Driver;
+use super::event::EventSender;
+use super::handshake::handshake;
+
+const FAST: usize = 16;
+const SLOW: usize = 512;
+
+/// Slots for dials of one client: 16 at once, and 512 more for those without an answer within
+/// [`slot_timeout`](ConnectionConfig::slot_timeout), so that frozen nodes do not delay good ones.
+#[derive(Clone, Debug)]
+pub(crate) struct DialSlots {
+    fast: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+}
+
+impl Default for DialSlots {
+    fn default() -> Self {
+        Self { fast: Arc::new(Semaphore::new(FAST)), slow: Arc::new(Semaphore::new(SLOW)) }
+    }
+}
+
+impl DialSlots {
+    async fn acquire(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.fast).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Runs a dial; when it takes longer than `patience`, exchanges its slot for one of the others.
+    async fn run<T>(&self, patience: Duration, dial: impl Future<Output = T>) -> T {
+        let fast = self.acquire().await;
+        let mut dial = pin!(dial);
+        if let Ok(result) = timeout(patience, dial.as_mut()).await {
+            return result;
+        }
+        let slow = Arc::clone(&self.slow).acquire_owned();
+        let mut exchange = pin!(async { slow.await.expect("the semaphore is never closed") });
+        let _slow = tokio::select! {
+            biased;
+            result = dial.as_mut() => return result,
+            slow = exchange.as_mut() => slow,
+        };
+        drop(fast);
+        dial.await
+    }
+}
+
+/// Opens and drives one connection.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    pub(crate) address: Address,
+    pub(crate) policy: AddressPolicy,
+    pub(crate) connect: Arc<dyn Connect>,
+    pub(crate) config: Arc<ConnectionConfig>,
+    /// Factor of the times between PINGs: see [`EnhanceYourCalm`](super::EnhanceYourCalm).
+    pub(crate) timeout_factor: u32,
+}
+
+impl Dialer {
+    /// Dials, waits for the server's SETTINGS, and drives the connection until it ends. All that happens goes to `events`, panics of the
+    /// user's [`Connect`] included.
+    ///
+    /// # Cancel safety
+    /// Dropped, the connection is closed, its calls are lost, and `Ended` is sent.
+    pub(crate) async fn run(self, mut events: EventSender, slots: DialSlots) {
+        let result = contain_panic(self.drive(&mut events, &slots)).await;
+        let result = result.unwrap_or_else(|panic| Err(format!("connection to {}: panicked: {panic}", self.address)));
+        events.end(result);
+    }
+
+    async fn drive(&self, events: &mut EventSender, slots: &DialSlots) -> Result<(), String> {
+        let (driver, connection) = slots.run(self.config.slot_timeout, self.dial_in_time()).await?;
+        events.ready(&connection);
+        drop(connection);
+        driver.run(events).await.map_err(|error| format!("connection to {}: {error}", self.address))
+    }
+
+    async fn dial_in_time(&self) -> Result<(Driver, Arc<Connection>), String> {
+        let within = self.config.connect_timeout;
+        let dialled = timeout(within, self.dial()).await;
+        dialled.map_err(|_| format!("connect {}: no SETTINGS within {within:?}", self.address))?
+    }
+
+    async fn dial(&self) -> Result<(Driver, Arc<Connection>), String> {
+        let failed = |why: &dyn fmt::Display| format!("connect {}: {why}", self.address);
+        let begun = Instant::now();
+        let io = self.connect.connect(&self.address, &self.policy).await.map_err(|error| failed(&error))?;
+        let shaken = handshake(io).await.map_err(|error| failed(&error))?;
+        Ok(Driver::new(shaken, &self.config, self.timeout_factor, begun))
+    }
+}
+
+/// Runs a future whose panic is an error of it.
+async fn contain_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic_message(panic.as_ref()))),
+    })
+    .await
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

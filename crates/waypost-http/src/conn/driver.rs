@@ -1,0 +1,231 @@
+//! The task that drives a connection.
+//!
+//! The socket is read until nothing is left before anything is judged, so that a client short of CPU blames no server.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use h2::{Ping, PingPong, Reason};
+use tokio::task::coop::has_budget_remaining;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::cancel::CancelQueue;
+use super::config::ConnectionConfig;
+use super::connection::{Connection, Liveness};
+use super::event::{EventSender, GoAway};
+use super::frames::{FrameCounter, FrameCounts, FrameTotals};
+use super::handshake::Handshake;
+use super::keepalive::{Activity, KeepAlive, KeepAliveAction, KeepAliveEvent};
+
+/// Drives one connection after its handshake.
+pub(super) struct Driver {
+    h2: client::Connection<FrameCounter, Bytes>,
+    probe: SendRequest<Bytes>,
+    ping: Option<PingPong>,
+    counts: Arc<FrameCounts>,
+    seen: FrameTotals,
+    opened: u64,
+    keep_alive: KeepAlive,
+    cancelled: CancelQueue,
+    connection: Ended,
+    liveness: Liveness,
+    going_away: bool,
+    close_timeout: std::time::Duration,
+}
+
+/// The connection; marked as ended when the driver is dropped, before h2 ends its streams.
+struct Ended(Arc<Connection>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.set_ended("the task of the connection was aborted");
+    }
+}
+
+enum Turn {
+    GoAway(GoAway),
+    Liveness,
+    Capacity,
+    Ended(Result<(), String>),
+    Again,
+}
+
+impl Driver {
+    /// Creates the driver of a connection whose dial began at `begun`.
+    pub(super) fn new(handshake: Handshake, config: &ConnectionConfig, factor: u32, begun: Instant) -> (Self, Arc<Connection>) {
+        let Handshake { send, mut h2, counts } = handshake;
+        let now = Instant::now();
+        let connection = Arc::new(Connection::new(send.clone(), now, config.idle_timeout));
+        connection.set_max_header_list_size(counts.max_header_list_size());
+        let driver = Self {
+            ping: h2.ping_pong(),
+            h2,
+            probe: send,
+            seen: counts.totals(),
+            counts,
+            opened: 0,
+            keep_alive: KeepAlive::new(config, factor, now, now.saturating_duration_since(begun)),
+            cancelled: CancelQueue,
+            connection: Ended(Arc::clone(&connection)),
+            liveness: Liveness::Alive,
+            going_away: false,
+            close_timeout: config.close_timeout,
+        };
+        (driver, connection)
+    }
+
+    /// Drives until the connection ends; returns why it ended.
+    pub(super) async fn run(mut self, events: &mut EventSender) -> Result<(), String> {
+        let connection = Arc::clone(&self.connection.0);
+        let mut timer = std::pin::pin!(sleep_until(Instant::now()));
+        loop {
+            let turn = tokio::select! {
+                biased;
+                turn = poll_fn(|cx| self.poll(cx, timer.as_mut())) => turn,
+                () = connection.state.wake.notified() => Turn::Again,
+            };
+            match turn {
+                Turn::GoAway(go_away) => events.go_away(go_away),
+                Turn::Liveness => events.liveness_changed(&connection),
+                Turn::Capacity => events.capacity_changed(&connection),
+                Turn::Ended(result) => return self.end(result, events),
+                Turn::Again if connection.is_draining() && connection.streams() == 0 => return self.end(Ok(()), events),
+                Turn::Again => {}
+            }
+        }
+    }
+
+    fn end(self, result: Result<(), String>, events: &mut EventSender) -> Result<(), String> {
+        let _ = events;
+        let reason = result.as_ref().err().map_or("the connection was closed", String::as_str);
+        self.connection.0.set_ended(reason);
+        result
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
+        let state = &self.connection.0.state;
+        // A call that asks while the socket is being read must see it read again.
+        let read_wanted = state.read_wanted.swap(false, SeqCst);
+        if let Poll::Ready(result) = Pin::new(&mut self.h2).poll(cx) {
+            return Poll::Ready(self.closed(result));
+        }
+        if !has_budget_remaining() {
+            state.read_wanted.fetch_or(read_wanted, SeqCst);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if read_wanted {
+            state.read_rounds.send_modify(|n| *n += 1);
+        }
+        if let Some(turn) = self.take_go_away(cx) {
+            return Poll::Ready(turn);
+        }
+        if self.limit_rose() {
+            return Poll::Ready(Turn::Capacity);
+        }
+        if let Err(reason) = self.judge(cx) {
+            return Poll::Ready(Turn::Ended(Err(reason)));
+        }
+        if self.keep_alive.liveness() != self.liveness {
+            self.liveness = self.keep_alive.liveness();
+            self.connection.0.set_liveness(self.liveness);
+            return Poll::Ready(Turn::Liveness);
+        }
+        self.arm(cx, timer.as_mut())
+    }
+
+    /// Turns the end of h2's connection into a turn; a GOAWAY with nothing after it comes with the end.
+    fn closed(&mut self, result: Result<(), h2::Error>) -> Turn {
+        match result {
+            Err(error) if error.is_go_away() && !self.going_away => self.going_away(&error),
+            result => Turn::Ended(result.map_err(|error| error.to_string())),
+        }
+    }
+
+    /// h2 refuses new streams from the moment it has read a GOAWAY, and says so here before a call finds out.
+    fn take_go_away(&mut self, cx: &mut Context<'_>) -> Option<Turn> {
+        if self.going_away {
+            return None;
+        }
+        let Poll::Ready(Err(error)) = self.probe.poll_ready(cx) else { return None };
+        Some(self.going_away(&error))
+    }
+
+    fn going_away(&mut self, error: &h2::Error) -> Turn {
+        self.going_away = true;
+        self.connection.0.state.draining.store(true, SeqCst);
+        Turn::GoAway(GoAway { calm: error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) })
+    }
+
+    fn limit_rose(&mut self) -> bool {
+        let connection = &self.connection.0;
+        let limit = connection.max_send_streams();
+        connection.state.limit.swap(limit, SeqCst) < limit
+    }
+
+    fn judge(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
+        let now = Instant::now();
+        let activity = self.activity(cx, now);
+        self.act(now, KeepAliveEvent::Read(activity))?;
+        let state = &self.connection.0.state;
+        if state.slow.load(SeqCst) && state.slow.swap(false, SeqCst) {
+            self.act(now, KeepAliveEvent::Slow)?;
+        }
+        let state = &self.connection.0.state;
+        if state.prove.load(SeqCst) && state.prove.swap(false, SeqCst) {
+            self.act(now, KeepAliveEvent::Prove)?;
+        }
+        Ok(())
+    }
+
+    fn activity(&mut self, cx: &mut Context<'_>, now: Instant) -> Activity {
+        let totals = self.counts.totals();
+        let seen = std::mem::replace(&mut self.seen, totals);
+        let opened = self.connection.0.state.opened.load(SeqCst);
+        let activity = Activity {
+            bytes: totals.bytes > seen.bytes,
+            answers: totals.answers > seen.answers,
+            pong: totals.pongs > seen.pongs,
+            opened: opened != std::mem::replace(&mut self.opened, opened),
+            calls: self.connection.0.streams(),
+        };
+        if activity.bytes {
+            self.connection.0.set_last_read(now);
+        }
+        if activity.pong
+            && let Some(ping) = &mut self.ping
+        {
+            // Takes the answer, so that another PING may be sent.
+            let _ = ping.poll_pong(cx);
+        }
+        activity
+    }
+
+    fn act(&mut self, now: Instant, event: KeepAliveEvent) -> Result<(), String> {
+        match self.keep_alive.step(now, event) {
+            KeepAliveAction::None => {}
+            KeepAliveAction::Ping => {
+                if let Some(ping) = &mut self.ping {
+                    // One PING at a time is the rule of the keep-alive, so h2 never refuses this one.
+                    let _ = ping.send_ping(Ping::opaque());
+                }
+            }
+            KeepAliveAction::Close => return Err(format!("no answer to a PING within {:?}", self.close_timeout)),
+        }
+        Ok(())
+    }
+
+    /// Arms the timer for the next look; one that fires early only looks once more.
+    fn arm(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
+        let Some(at) = self.keep_alive.next_wake() else { return Poll::Pending };
+        if timer.is_elapsed() || timer.deadline() > at {
+            timer.as_mut().reset(at);
+        }
+        timer.poll(cx).map(|()| Turn::Again)
+    }
+}

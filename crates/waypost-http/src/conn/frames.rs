@@ -1,0 +1,234 @@
+//! Counts the frames that arrive on a connection, on their way into h2.
+//!
+//! h2 does not tell when SETTINGS, an answer or the answer to a PING was read, nor which header list the peer accepts. The frame's nine-byte
+//! header (RFC 9113, 4.1) and the payload of SETTINGS (6.5) do.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connect::BoxIo;
+
+/// Counts of what has arrived. Written and read by the connection's own task.
+#[derive(Debug)]
+pub(crate) struct FrameCounts {
+    bytes: AtomicU64,
+    answers: AtomicU64,
+    pongs: AtomicU64,
+    settings: AtomicU64,
+    highest_answered: AtomicU32,
+    max_header_list_size: AtomicU32,
+}
+
+impl Default for FrameCounts {
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            pongs: AtomicU64::new(0),
+            settings: AtomicU64::new(0),
+            highest_answered: AtomicU32::new(0),
+            max_header_list_size: AtomicU32::new(u32::MAX),
+        }
+    }
+}
+
+/// [`FrameCounts`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FrameTotals {
+    pub(crate) bytes: u64,
+    /// HEADERS and DATA.
+    pub(crate) answers: u64,
+    pub(crate) pongs: u64,
+    pub(crate) settings: u64,
+}
+
+impl FrameCounts {
+    pub(crate) fn totals(&self) -> FrameTotals {
+        FrameTotals {
+            bytes: self.bytes.load(Relaxed),
+            answers: self.answers.load(Relaxed),
+            pongs: self.pongs.load(Relaxed),
+            settings: self.settings.load(Relaxed),
+        }
+    }
+
+    /// Returns the highest id of a stream that was answered.
+    pub(super) fn highest_answered(&self) -> u32 {
+        self.highest_answered.load(Relaxed)
+    }
+
+    /// Returns the peer's SETTINGS_MAX_HEADER_LIST_SIZE; `u32::MAX` if it set none.
+    pub(super) fn max_header_list_size(&self) -> u32 {
+        self.max_header_list_size.load(Relaxed)
+    }
+}
+
+/// A stream of bytes whose incoming frames are counted.
+pub(crate) struct FrameCounter {
+    io: BoxIo,
+    counts: Arc<FrameCounts>,
+    parser: Parser,
+}
+
+impl FrameCounter {
+    pub(crate) fn new(io: BoxIo) -> (Self, Arc<FrameCounts>) {
+        let counts = Arc::new(FrameCounts::default());
+        (Self { io, counts: Arc::clone(&counts), parser: Parser::default() }, counts)
+    }
+}
+
+const HEADER: usize = 9;
+const SETTING: usize = 6;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+
+const MAX_HEADER_LIST_SIZE: u16 = 6;
+
+/// Position in the stream of frames.
+#[derive(Default)]
+struct Parser {
+    header: [u8; HEADER],
+    filled: usize,
+    payload_left: usize,
+    setting: [u8; SETTING],
+    setting_filled: usize,
+    in_settings: bool,
+}
+
+impl Parser {
+    fn read(&mut self, mut bytes: &[u8], counts: &FrameCounts) {
+        while !bytes.is_empty() {
+            let (payload, rest) = bytes.split_at(self.payload_left.min(bytes.len()));
+            self.payload_left -= payload.len();
+            if self.in_settings {
+                self.read_settings(payload, counts);
+            }
+            let (header, rest) = rest.split_at((HEADER - self.filled).min(rest.len()));
+            self.header[self.filled..self.filled + header.len()].copy_from_slice(header);
+            self.filled += header.len();
+            bytes = rest;
+            if self.filled == HEADER {
+                self.begin_frame(counts);
+            }
+        }
+    }
+
+    fn begin_frame(&mut self, counts: &FrameCounts) {
+        let [a, b, c, kind, flags, id @ ..] = self.header;
+        self.payload_left = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        self.filled = 0;
+        self.setting_filled = 0;
+        self.in_settings = kind == SETTINGS && flags & ACK == 0;
+        let counter = match (kind, flags & ACK) {
+            (DATA | HEADERS, _) => {
+                counts.highest_answered.fetch_max(u32::from_be_bytes(id) & (u32::MAX >> 1), Relaxed);
+                &counts.answers
+            }
+            (SETTINGS, 0) => &counts.settings,
+            (PING, ACK) => &counts.pongs,
+            _ => return,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    fn read_settings(&mut self, payload: &[u8], counts: &FrameCounts) {
+        for byte in payload {
+            self.setting[self.setting_filled] = *byte;
+            self.setting_filled += 1;
+            if self.setting_filled == SETTING {
+                self.setting_filled = 0;
+                let [a, b, value @ ..] = self.setting;
+                if u16::from_be_bytes([a, b]) == MAX_HEADER_LIST_SIZE {
+                    counts.max_header_list_size.store(u32::from_be_bytes(value), Relaxed);
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for FrameCounter {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        let result = Pin::new(&mut this.io).poll_read(cx, buf);
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
+            this.counts.bytes.fetch_add(read.len() as u64, Relaxed);
+            this.parser.read(read, &this.counts);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for FrameCounter {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, u8::try_from(payload.len() >> 8).unwrap(), (payload.len() & 0xff) as u8, kind, flags, 0, 0, 0, 1];
+        bytes.extend(payload);
+        bytes
+    }
+
+    #[test]
+    fn frames_are_counted_however_they_are_cut() {
+        let settings = [0, 3, 0, 0, 0, 100, 0, 6, 0, 0, 32, 0, 0, 4, 0, 1, 0, 0];
+        let stream: Vec<u8> = [
+            frame(SETTINGS, 0, &settings),
+            frame(SETTINGS, ACK, &[]),
+            frame(HEADERS, 4, &[0xaa; 300]),
+            frame(DATA, 0, &[0, 6, 0, 0, 0, 0]),
+            frame(PING, ACK, &[7; 8]),
+            frame(PING, 0, &[7; 8]),
+            frame(DATA, 1, &[]),
+        ]
+        .concat();
+        for size in [1, 2, 5, 7, 9, 10, 64, 1000] {
+            let counts = FrameCounts::default();
+            let mut parser = Parser::default();
+            for piece in stream.chunks(size) {
+                parser.read(piece, &counts);
+            }
+            assert_eq!(counts.totals(), FrameTotals { bytes: 0, answers: 3, pongs: 1, settings: 1 }, "pieces of {size}");
+            assert_eq!((counts.max_header_list_size(), counts.highest_answered()), (8192, 1), "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_sets_no_header_limit_has_none() {
+        let counts = FrameCounts::default();
+        Parser::default().read(&frame(SETTINGS, 0, &[0, 3, 0, 0, 0, 1]), &counts);
+        assert_eq!(counts.max_header_list_size(), u32::MAX);
+    }
+}

@@ -1,0 +1,23 @@
+//! One HTTP/2 connection as the pool and the calls see it: dialled, driven and kept alive.
+//!
+//! A [`Dialer`] runs one connection from the first byte to the last. All that it reports goes through one [`EventSender`], in order, its
+//! end included. This room never knows which node it serves, who is picked, or what a request means.
+
+mod calm;
+mod cancel;
+mod config;
+pub(crate) mod connect;
+mod connection;
+mod dial;
+mod driver;
+mod event;
+mod frames;
+mod handshake;
+mod keepalive;
+
+pub(crate) use calm::EnhanceYourCalm;
+pub(crate) use cancel::CancelledStream;
+pub use config::ConnectionConfig;
+pub(crate) use connection::{Connection, Liveness};
+pub(crate) use dial::{DialSlots, Dialer};
+pub(crate) use event::{ConnectionEvent, EventSender, GoAway};
