@@ -23,9 +23,8 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use waypost_core::record::Address;
 
+use crate::conn::{FrameCounter, FrameCounts, FrameTotals, Handshake, handshake};
 use crate::connect::{AddressPolicy, Connect};
-use crate::connection::{Greeted, greet};
-use crate::meter::{Arrivals, Count, Metered};
 use crate::protocol::BoxError;
 use crate::request::{Pump, Replay};
 
@@ -62,7 +61,7 @@ struct Shared {
     streams: AtomicUsize,
     closed: AtomicBool,
     asked: Notify,
-    arrivals: Arc<Arrivals>,
+    counts: Arc<FrameCounts>,
 }
 
 impl fmt::Debug for Single {
@@ -87,11 +86,11 @@ impl Single {
     ) -> io::Result<(Self, Driver)> {
         let authority: Authority = address.to_string().parse().map_err(io::Error::other)?;
         let io = connect.connect(address, policy).await?;
-        let Greeted { send, mut h2, arrivals } = greet(io).await.map_err(io::Error::other)?;
-        let shared = Arc::new(Shared { arrivals: Arc::clone(&arrivals), ..Shared::default() });
+        let Handshake { send, mut h2, counts } = handshake(io).await.map_err(io::Error::other)?;
+        let shared = Arc::new(Shared { counts: Arc::clone(&counts), ..Shared::default() });
         let pulse = Pulse::new(keep_alive, now());
         let driver =
-            Driver { ping: h2.ping_pong(), h2, seen: arrivals.count(), arrivals, pulse, shared: Ending(Arc::clone(&shared)) };
+            Driver { ping: h2.ping_pong(), h2, seen: counts.totals(), counts, pulse, shared: Ending(Arc::clone(&shared)) };
         Ok((Self { send, scheme: connect.scheme(), authority, shared }, driver))
     }
 
@@ -102,7 +101,7 @@ impl Single {
 
     /// How many bytes were read so far, of whichever answer.
     pub fn read_bytes(&self) -> u64 {
-        self.shared.arrivals.count().bytes
+        self.shared.counts.totals().bytes
     }
 
     /// Sends one request; the answer's body is read from [`SingleBody`].
@@ -217,10 +216,10 @@ impl Body for SingleBody {
 
 /// Drives a connection. Whoever connected runs it in a task of its own; dropped, the connection is gone.
 pub struct Driver {
-    h2: h2::client::Connection<Metered, Bytes>,
+    h2: h2::client::Connection<FrameCounter, Bytes>,
     ping: Option<PingPong>,
-    arrivals: Arc<Arrivals>,
-    seen: Count,
+    counts: Arc<FrameCounts>,
+    seen: FrameTotals,
     pulse: Pulse,
     shared: Ending,
 }
@@ -281,7 +280,7 @@ impl Driver {
     }
 
     fn judge(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let count = self.arrivals.count();
+        let count = self.counts.totals();
         let seen = std::mem::replace(&mut self.seen, count);
         if count.pongs > seen.pongs
             && let Some(ping) = &mut self.ping

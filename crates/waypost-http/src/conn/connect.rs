@@ -3,14 +3,17 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
 use http::uri::Scheme;
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use waypost_core::record::Address;
+
+use super::eyeballs::{interleave, race};
 
 /// A stream of bytes in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -58,11 +61,15 @@ impl AddressPolicy {
     }
 }
 
-/// Plain TCP: no delay, and what is not acknowledged for 20 s ends the connection.
+/// Plain TCP without delay. All addresses of a name are tried as RFC 8305 says. TCP keep-alive after 15 s without data keeps firewalls from
+/// forgetting the connection; data that is not acknowledged for 20 s ends it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpConnect;
 
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
 
 impl Connect for TcpConnect {
     fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a> {
@@ -70,26 +77,49 @@ impl Connect for TcpConnect {
     }
 }
 
-/// Connects to the first address of the host that may be dialled and answers.
+/// Connects to the address of the host that answers first, among those that may be dialled. The name is resolved again at each dial.
 pub(crate) async fn dial(address: &Address, policy: &AddressPolicy) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address that may be dialled");
-    for target in tokio::net::lookup_host((address.host.as_str(), address.port)).await? {
-        if !policy.allows(target.ip()) {
-            continue;
-        }
-        match TcpStream::connect(target).await {
-            Ok(stream) => return prepare(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let resolved: Vec<SocketAddr> = tokio::net::lookup_host((address.host.as_str(), address.port)).await?.collect();
+    dial_any(&resolved, policy).await
 }
 
-fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+pub(super) async fn dial_any(resolved: &[SocketAddr], policy: &AddressPolicy) -> io::Result<TcpStream> {
+    let allowed = interleave(resolved.iter().copied().filter(|address| policy.allows(address.ip())));
+    if allowed.is_empty() {
+        return Err(not_allowed(resolved));
+    }
+    race(&allowed, connect_and_prepare).await
+}
+
+fn not_allowed(resolved: &[SocketAddr]) -> io::Error {
+    let Some(first) = resolved.first() else {
+        return io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    };
+    let others = resolved.len() - 1;
+    let text = format!(
+        "the name has no address that may be dialled: {} and {others} others are refused by the address policy",
+        first.ip()
+    );
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
+}
+
+async fn connect_and_prepare(target: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(target).await?;
+    prepare(&stream)?;
     Ok(stream)
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive())?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
+}
+
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES)
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ pub(super) struct State {
     pub(super) prove: AtomicBool,
     pub(super) read_wanted: AtomicBool,
     pub(super) read_rounds: watch::Sender<u64>,
+    pub(super) proofs: watch::Sender<u64>,
     /// Milliseconds from `opened_at` to the last byte read.
     pub(super) last_read: AtomicU64,
     pub(super) max_header_list_size: AtomicU32,
@@ -176,6 +177,23 @@ impl Connection {
         now.saturating_duration_since(self.opened_at).saturating_sub(last_read) >= self.idle_timeout
     }
 
+    /// Proves the connection by a PING if [it needs that](Self::needs_proof); returns whether it answers. True at once where no PING may be
+    /// sent. A call that may not be sent twice waits for this first.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn proven(&self) -> bool {
+        let mut proofs = self.state.proofs.subscribe();
+        let mut changes = self.state.changes.subscribe();
+        self.prove();
+        let dead = changes.wait_for(|liveness| *liveness == Liveness::Unresponsive || self.end_reason().is_some());
+        tokio::select! {
+            biased;
+            _ = dead => false,
+            _ = proofs.changed() => true,
+        }
+    }
+
     /// Waits until the connection is unresponsive; for ever once it has ended, since its streams tell that.
     ///
     /// # Cancel safety
@@ -194,12 +212,12 @@ impl Connection {
 
     /// Resets the stream of an abandoned call, when the peer can take it. A stream that is answered or ended needs no pace, but may come here.
     pub(crate) fn cancel(&self, stream: CancelledStream) {
-        if self.end_reason().is_some() {
-            return;
-        }
         self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
         self.state.has_cancelled.store(true, SeqCst);
         self.state.wake.notify_one();
+        if self.end_reason().is_some() {
+            drop(self.take_cancelled());
+        }
     }
 
     /// Returns why the connection ended; none while it lives.

@@ -1,24 +1,23 @@
 //! One connection from its dial to its end.
 
-use std::any::Any;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use waypost_core::record::Address;
 
+use super::calm::EnhanceYourCalm;
 use super::config::ConnectionConfig;
 use super::connect::{AddressPolicy, Connect};
 use super::connection::Connection;
 use super::driver::Driver;
 use super::event::EventSender;
 use super::handshake::handshake;
+use super::panic::contain_panic;
 
 const FAST: usize = 16;
 const SLOW: usize = 512;
@@ -68,8 +67,8 @@ pub(crate) struct Dialer {
     pub(crate) policy: AddressPolicy,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) config: Arc<ConnectionConfig>,
-    /// Factor of the times between PINGs: see [`EnhanceYourCalm`](super::EnhanceYourCalm).
-    pub(crate) timeout_factor: u32,
+    /// Calm that the peer demanded, and that decays while the connection lives.
+    pub(crate) calm: EnhanceYourCalm,
 }
 
 impl Dialer {
@@ -102,21 +101,6 @@ impl Dialer {
         let begun = Instant::now();
         let io = self.connect.connect(&self.address, &self.policy).await.map_err(|error| failed(&error))?;
         let shaken = handshake(io).await.map_err(|error| failed(&error))?;
-        Ok(Driver::new(shaken, &self.config, self.timeout_factor, begun))
+        Ok(Driver::new(shaken, &self.config, self.calm, begun))
     }
-}
-
-/// Runs a future whose panic is an error of it.
-async fn contain_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panic_message(panic.as_ref()))),
-    })
-    .await
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

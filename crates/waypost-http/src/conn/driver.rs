@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
@@ -14,6 +15,7 @@ use h2::{Ping, PingPong, Reason};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::calm::EnhanceYourCalm;
 use super::cancel::CancelQueue;
 use super::config::ConnectionConfig;
 use super::connection::{Connection, Liveness};
@@ -24,6 +26,8 @@ use super::keepalive::{Activity, KeepAlive, KeepAliveAction, KeepAliveEvent};
 
 /// Drives one connection after its handshake.
 pub(super) struct Driver {
+    /// First, so that it is marked as ended before h2 ends the streams.
+    connection: Ended,
     h2: client::Connection<FrameCounter, Bytes>,
     probe: SendRequest<Bytes>,
     ping: Option<PingPong>,
@@ -32,10 +36,11 @@ pub(super) struct Driver {
     opened: u64,
     keep_alive: KeepAlive,
     cancelled: CancelQueue,
-    connection: Ended,
     liveness: Liveness,
     going_away: bool,
-    close_timeout: std::time::Duration,
+    proof_wanted: bool,
+    ending: Option<Result<(), String>>,
+    close_timeout: Duration,
 }
 
 /// The connection; marked as ended when the driver is dropped, before h2 ends its streams.
@@ -57,23 +62,30 @@ enum Turn {
 
 impl Driver {
     /// Creates the driver of a connection whose dial began at `begun`.
-    pub(super) fn new(handshake: Handshake, config: &ConnectionConfig, factor: u32, begun: Instant) -> (Self, Arc<Connection>) {
+    pub(super) fn new(
+        handshake: Handshake,
+        config: &ConnectionConfig,
+        calm: EnhanceYourCalm,
+        begun: Instant,
+    ) -> (Self, Arc<Connection>) {
         let Handshake { send, mut h2, counts } = handshake;
         let now = Instant::now();
         let connection = Arc::new(Connection::new(send.clone(), now, config.idle_timeout));
         connection.set_max_header_list_size(counts.max_header_list_size());
         let driver = Self {
+            connection: Ended(Arc::clone(&connection)),
             ping: h2.ping_pong(),
             h2,
             probe: send,
             seen: counts.totals(),
             counts,
             opened: 0,
-            keep_alive: KeepAlive::new(config, factor, now, now.saturating_duration_since(begun)),
-            cancelled: CancelQueue,
-            connection: Ended(Arc::clone(&connection)),
+            keep_alive: KeepAlive::new(config, calm, now, now.saturating_duration_since(begun)),
+            cancelled: CancelQueue::default(),
             liveness: Liveness::Alive,
             going_away: false,
+            proof_wanted: false,
+            ending: None,
             close_timeout: config.close_timeout,
         };
         (driver, connection)
@@ -93,21 +105,24 @@ impl Driver {
                 Turn::GoAway(go_away) => events.go_away(go_away),
                 Turn::Liveness => events.liveness_changed(&connection),
                 Turn::Capacity => events.capacity_changed(&connection),
-                Turn::Ended(result) => return self.end(result, events),
-                Turn::Again if connection.is_draining() && connection.streams() == 0 => return self.end(Ok(()), events),
+                Turn::Ended(result) => return self.end(result),
+                Turn::Again if connection.is_draining() && connection.streams() == 0 => return self.end(Ok(())),
                 Turn::Again => {}
             }
         }
     }
 
-    fn end(self, result: Result<(), String>, events: &mut EventSender) -> Result<(), String> {
-        let _ = events;
+    fn end(self, result: Result<(), String>) -> Result<(), String> {
         let reason = result.as_ref().err().map_or("the connection was closed", String::as_str);
         self.connection.0.set_ended(reason);
         result
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
+        if let Some(result) = self.ending.take() {
+            return Poll::Ready(Turn::Ended(result));
+        }
+        self.reset_cancelled();
         let state = &self.connection.0.state;
         // A call that asks while the socket is being read must see it read again.
         let read_wanted = state.read_wanted.swap(false, SeqCst);
@@ -142,7 +157,10 @@ impl Driver {
     /// Turns the end of h2's connection into a turn; a GOAWAY with nothing after it comes with the end.
     fn closed(&mut self, result: Result<(), h2::Error>) -> Turn {
         match result {
-            Err(error) if error.is_go_away() && !self.going_away => self.going_away(&error),
+            Err(error) if error.is_go_away() && !self.going_away => {
+                self.ending = Some(Err(error.to_string()));
+                self.going_away(&error)
+            }
             result => Turn::Ended(result.map_err(|error| error.to_string())),
         }
     }
@@ -162,6 +180,19 @@ impl Driver {
         Turn::GoAway(GoAway { calm: error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) })
     }
 
+    fn reset_cancelled(&mut self) {
+        for stream in self.connection.0.take_cancelled() {
+            self.cancelled.add(stream);
+        }
+        let alive = self.is_alive();
+        // Dropped here, outside of h2's own locks.
+        drop(self.cancelled.release(Instant::now(), self.counts.highest_answered(), alive));
+    }
+
+    fn is_alive(&self) -> bool {
+        self.keep_alive.liveness() == Liveness::Alive
+    }
+
     fn limit_rose(&mut self) -> bool {
         let connection = &self.connection.0;
         let limit = connection.max_send_streams();
@@ -179,8 +210,18 @@ impl Driver {
         let state = &self.connection.0.state;
         if state.prove.load(SeqCst) && state.prove.swap(false, SeqCst) {
             self.act(now, KeepAliveEvent::Prove)?;
+            self.proof_wanted = true;
         }
+        self.tell_proof();
         Ok(())
+    }
+
+    /// Tells the calls that wait for a proof once no PING is out.
+    fn tell_proof(&mut self) {
+        if self.proof_wanted && !self.keep_alive.is_asking() {
+            self.proof_wanted = false;
+            self.connection.0.state.proofs.send_modify(|n| *n += 1);
+        }
     }
 
     fn activity(&mut self, cx: &mut Context<'_>, now: Instant) -> Activity {
@@ -222,7 +263,8 @@ impl Driver {
 
     /// Arms the timer for the next look; one that fires early only looks once more.
     fn arm(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
-        let Some(at) = self.keep_alive.next_wake() else { return Poll::Pending };
+        let wakes = [self.keep_alive.next_wake(), self.cancelled.next_wake(self.is_alive())];
+        let Some(at) = wakes.into_iter().flatten().min() else { return Poll::Pending };
         if timer.is_elapsed() || timer.deadline() > at {
             timer.as_mut().reset(at);
         }

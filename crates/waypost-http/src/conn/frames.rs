@@ -3,7 +3,9 @@
 //! h2 does not tell when SETTINGS, an answer or the answer to a PING was read, nor which header list the peer accepts. The frame's nine-byte
 //! header (RFC 9113, 4.1) and the payload of SETTINGS (6.5) do.
 
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,6 +14,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::BoxIo;
+use super::panic::panic_message;
 
 /// Counts of what has arrived. Written and read by the connection's own task.
 #[derive(Debug)]
@@ -68,7 +71,8 @@ impl FrameCounts {
     }
 }
 
-/// A stream of bytes whose incoming frames are counted.
+/// A stream of bytes whose incoming frames are counted, and whose panics are errors: h2 writes while it holds the lock of all streams, and a
+/// panic there would panic each of their calls.
 pub(crate) struct FrameCounter {
     io: BoxIo,
     counts: Arc<FrameCounts>,
@@ -159,7 +163,7 @@ impl AsyncRead for FrameCounter {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        let result = Pin::new(&mut this.io).poll_read(cx, buf);
+        let result = contain(|| Pin::new(&mut this.io).poll_read(cx, buf));
         let read = &buf.filled()[before..];
         if !read.is_empty() {
             this.counts.bytes.fetch_add(read.len() as u64, Relaxed);
@@ -171,11 +175,11 @@ impl AsyncRead for FrameCounter {
 
 impl AsyncWrite for FrameCounter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        contain(|| Pin::new(&mut self.io).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        contain(|| Pin::new(&mut self.io).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -183,12 +187,18 @@ impl AsyncWrite for FrameCounter {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        contain(|| Pin::new(&mut self.io).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        contain(|| Pin::new(&mut self.io).poll_shutdown(cx))
     }
+}
+
+/// Turns a panic of the user's stream of bytes into an error.
+fn contain<T>(poll: impl FnOnce() -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    let failed = |panic: Box<dyn Any + Send>| io::Error::other(format!("panicked: {}", panic_message(panic.as_ref())));
+    catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|panic| Poll::Ready(Err(failed(panic))))
 }
 
 #[cfg(test)]

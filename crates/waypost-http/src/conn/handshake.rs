@@ -14,13 +14,17 @@ use super::frames::{FrameCounter, FrameCounts};
 /// Bytes that a stream may hold unread.
 const STREAM_WINDOW: u32 = 2 << 20;
 
-/// Bytes that all streams of a connection may hold unread: the most that HTTP/2 knows (RFC 9113, 6.9.1). A stream that is not read then
-/// blocks itself only, as in Go's client. Memory is bounded by the windows of the streams.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Bytes that all streams of a connection may hold unread, as in Go's client: a stream that is not read blocks itself and no other, until
+/// 512 full ones are unread. Memory is bounded by the windows of the streams.
+const CONNECTION_WINDOW: u32 = 1 << 30;
 
-/// h2 counts small DATA frames that nobody has read yet, those of cancelled streams for ever, and closes the connection with all its calls
-/// when they are too many. The windows bound them already.
+/// h2 closes the connection with all its calls when too many small DATA frames are unread, or were ignored since the connection was opened
+/// because their streams had been cancelled. Unread frames are bounded by the windows; ignored ones cost nothing.
 const DATA_FRAME_BUDGET: usize = usize::MAX;
+
+/// Cancelled streams that are remembered for a second, so that their late frames are ignored. A late frame of a forgotten one is answered
+/// by a reset, and h2 closes the connection at the 1 024th: that is switched off.
+const REMEMBERED_RESETS: usize = 1_024;
 
 /// A connection on which both sides have sent SETTINGS.
 pub(crate) struct Handshake {
@@ -40,6 +44,8 @@ pub(crate) async fn handshake(io: BoxIo) -> Result<Handshake, String> {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .max_local_error_reset_streams(None)
         .handshake(io)
         .await
         .map_err(|error| error.to_string())?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::calm::EnhanceYourCalm;
 use super::config::ConnectionConfig;
 use super::connection::Liveness;
 
@@ -62,6 +63,7 @@ pub(super) enum KeepAliveAction {
 #[derive(Clone, Debug)]
 pub(super) struct KeepAlive {
     times: Times,
+    calm: EnhanceYourCalm,
     factor: u32,
     pings_left: u8,
     ping_out: bool,
@@ -86,6 +88,8 @@ struct Times {
 struct Probe {
     sent: Instant,
     timeout: Duration,
+    /// Sent as a proof of an idle connection, which is not doubted before the answer is late.
+    is_proof: bool,
 }
 
 /// Time without response headers or data while calls are in flight.
@@ -96,9 +100,8 @@ struct Quiet {
 }
 
 impl KeepAlive {
-    /// Creates the timers of a connection that was opened at `now`, whose times between PINGs are multiplied by `factor`, and whose first
-    /// round trip took at most `rtt`.
-    pub(super) fn new(config: &ConnectionConfig, factor: u32, now: Instant, rtt: Duration) -> Self {
+    /// Creates the timers of a connection that was opened at `now` to a peer of this calm, and whose first round trip took at most `rtt`.
+    pub(super) fn new(config: &ConnectionConfig, calm: EnhanceYourCalm, now: Instant, rtt: Duration) -> Self {
         Self {
             times: Times {
                 idle: config.idle_timeout,
@@ -106,7 +109,8 @@ impl KeepAlive {
                 ping: config.ping_timeout,
                 close: config.close_timeout,
             },
-            factor: factor.max(1),
+            calm,
+            factor: calm.factor(now),
             pings_left: PINGS,
             ping_out: false,
             probe: None,
@@ -122,18 +126,23 @@ impl KeepAlive {
     pub(super) fn liveness(&self) -> Liveness {
         match (self.unresponsive, self.probe) {
             (true, _) => Liveness::Unresponsive,
-            (false, Some(_)) => Liveness::Probing,
-            (false, None) => Liveness::Alive,
+            (false, Some(probe)) if !probe.is_proof => Liveness::Probing,
+            (false, _) => Liveness::Alive,
         }
+    }
+
+    /// Returns whether a PING is out since which nothing was read.
+    pub(super) fn is_asking(&self) -> bool {
+        self.probe.is_some()
     }
 
     /// Takes an event. [`Read`](KeepAliveEvent::Read) comes before any other at the same time.
     pub(super) fn step(&mut self, now: Instant, event: KeepAliveEvent) -> KeepAliveAction {
+        self.factor = self.calm.factor(now);
         match event {
             KeepAliveEvent::Read(activity) => {
-                let idle = self.is_idle(now);
                 self.record(now, activity);
-                match activity.opened && idle && !activity.bytes {
+                match activity.opened && self.is_idle(now) && self.may_ping() {
                     true => self.prove(now),
                     false => self.check(now),
                 }
@@ -196,43 +205,47 @@ impl KeepAlive {
     fn check(&mut self, now: Instant) -> KeepAliveAction {
         if let Some(probe) = self.probe {
             let waited = now.saturating_duration_since(probe.sent);
-            self.unresponsive |= waited >= probe.timeout;
             if waited >= self.times.close {
                 return KeepAliveAction::Close;
             }
+            self.unresponsive |= waited >= probe.timeout;
         }
         if self.may_ping() && self.next_silence().is_some_and(|at| now >= at) {
             self.count_silence();
-            return self.ping(now, self.times.ping);
+            return self.ping(Probe { sent: now, timeout: self.times.ping, is_proof: false });
         }
         KeepAliveAction::None
     }
 
     fn on_slow(&mut self, now: Instant) -> KeepAliveAction {
+        if let Some(probe) = &mut self.probe {
+            probe.is_proof = false;
+        }
         let interval = SLOW_PING_INTERVAL.saturating_mul(self.factor);
         let too_soon = self.last_slow_ping.is_some_and(|last| now.saturating_duration_since(last) < interval);
         if too_soon || !self.may_ping() {
             return KeepAliveAction::None;
         }
         self.last_slow_ping = Some(now);
-        self.ping(now, self.times.ping)
+        self.ping(Probe { sent: now, timeout: self.times.ping, is_proof: false })
     }
 
     fn prove(&mut self, now: Instant) -> KeepAliveAction {
         if !self.may_ping() {
             return KeepAliveAction::None;
         }
-        self.ping(now, self.times.proof.max(self.rtt.saturating_mul(PROOF_ROUND_TRIPS)))
+        let timeout = self.times.proof.max(self.rtt.saturating_mul(PROOF_ROUND_TRIPS));
+        self.ping(Probe { sent: now, timeout, is_proof: true })
     }
 
     fn may_ping(&self) -> bool {
         self.probe.is_none() && !self.ping_out && self.pings_left > 0
     }
 
-    fn ping(&mut self, now: Instant, timeout: Duration) -> KeepAliveAction {
+    fn ping(&mut self, probe: Probe) -> KeepAliveAction {
         self.pings_left -= 1;
         self.ping_out = true;
-        self.probe = Some(Probe { sent: now, timeout });
+        self.probe = Some(probe);
         KeepAliveAction::Ping
     }
 

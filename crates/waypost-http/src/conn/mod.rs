@@ -11,9 +11,11 @@ mod connection;
 mod dial;
 mod driver;
 mod event;
+mod eyeballs;
 mod frames;
 mod handshake;
 mod keepalive;
+mod panic;
 
 pub(crate) use calm::EnhanceYourCalm;
 pub(crate) use cancel::CancelledStream;
@@ -21,3 +23,5 @@ pub use config::ConnectionConfig;
 pub(crate) use connection::{Connection, Liveness};
 pub(crate) use dial::{DialSlots, Dialer};
 pub(crate) use event::{ConnectionEvent, EventSender, GoAway};
+pub(crate) use frames::{FrameCounter, FrameCounts, FrameTotals};
+pub(crate) use handshake::{Handshake, handshake};
