@@ -1,0 +1,153 @@
+//! The retry budget: a share of the calls of the last window and some retries a second, so that a failing service is not buried under
+//! retries. Nothing is saved up beyond the window.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Slots in a window. A sum over slots is exact to one slot; the rounding always favours the service.
+const SLOTS: u64 = 10;
+/// Slots kept: more than a window and its partial slot, and a power of two.
+const RING: usize = 16;
+/// Bits of a slot that count calls; the others tell which turn of the ring they belong to.
+const COUNT_BITS: u32 = 40;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+
+const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
+const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Limits of the retries that a client may make to one service.
+///
+/// Within any `window`, retries are at most `per_call` × the calls of that window, plus `per_second` × `window` or `initial`, whichever
+/// is more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BudgetConfig {
+    /// Retries for each call made. Default 0.2.
+    pub per_call: f64,
+    /// Retries for each second that passes, at most a window's worth. Default 10.
+    pub per_second: f64,
+    /// Retries available at the start, before any time has passed. Default 10.
+    pub initial: u32,
+    /// Length of the sliding window: calls and retries before it do not count. Default 10 s. A window below 1 s counts as 1 s, and one
+    /// above a day as a day.
+    pub window: Duration,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self { per_call: 0.2, per_second: 10.0, initial: 10, window: Duration::from_secs(10) }
+    }
+}
+
+/// The retry budget of one client for one service. A call costs one atomic add; only a retry takes the lock.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    config: BudgetConfig,
+    start: Instant,
+    window: Duration,
+    slot_nanos: u64,
+    calls: [AtomicU64; RING],
+    spent: Mutex<Spent>,
+}
+
+/// Retries taken, by slot.
+#[derive(Debug, Default)]
+struct Spent {
+    slots: [u64; RING],
+    newest: u64,
+}
+
+impl Budget {
+    /// Creates a budget whose first window starts at `now`.
+    pub(crate) fn new(config: BudgetConfig, now: Instant) -> Self {
+        let window = config.window.clamp(SHORTEST_WINDOW, LONGEST_WINDOW);
+        let slot_nanos = nanos(window) / SLOTS;
+        Self { config, start: now, window, slot_nanos, calls: Default::default(), spent: Mutex::default() }
+    }
+
+    /// Counts a call that begins at `now`. Its retries are not calls.
+    pub(crate) fn deposit(&self, now: Instant) {
+        let slot = self.slot_at(now);
+        let (cell, turn) = self.cell(slot);
+        let add = |value: u64| if value & !COUNT == turn { value + 1 } else { turn | 1 };
+        if cell.load(Relaxed) & !COUNT == turn {
+            cell.fetch_add(1, Relaxed);
+        } else {
+            // The first call of a slot, once a second: it replaces the count of an earlier turn of the ring.
+            let _ = cell.fetch_update(Relaxed, Relaxed, |value| Some(add(value)));
+        }
+    }
+
+    /// Takes one retry at `now`; false if the budget is used up.
+    pub(crate) fn withdraw(&self, now: Instant) -> bool {
+        let slot = self.slot_at(now);
+        let allowed = self.config.per_call * self.recent_calls(slot) as f64 + self.reserve(now);
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        spent.advance_to(slot);
+        let covered = spent.recent() as f64 + 1.0 <= allowed;
+        if covered {
+            spent.add();
+        }
+        covered
+    }
+
+    /// Calls of the slot and the nine before it: never more than those of the last window.
+    fn recent_calls(&self, slot: u64) -> u64 {
+        (slot.saturating_sub(SLOTS - 1)..=slot).map(|slot| self.calls_in(slot)).sum()
+    }
+
+    fn calls_in(&self, slot: u64) -> u64 {
+        let (cell, turn) = self.cell(slot);
+        let value = cell.load(Relaxed);
+        if value & !COUNT == turn { value & COUNT } else { 0 }
+    }
+
+    /// Retries that need no calls: `initial` at the start, growing to a window's worth.
+    fn reserve(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.start).min(self.window);
+        let initial = f64::from(self.config.initial);
+        let most = (self.config.per_second * self.window.as_secs_f64()).max(initial);
+        (initial + self.config.per_second * elapsed.as_secs_f64()).min(most)
+    }
+
+    fn slot_at(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.start)) / self.slot_nanos
+    }
+
+    /// The cell of a slot, and the mark of the ring's turn that a current count carries.
+    fn cell(&self, slot: u64) -> (&AtomicU64, u64) {
+        let turn = slot / RING as u64 + 1;
+        (&self.calls[slot as usize % RING], turn << COUNT_BITS)
+    }
+}
+
+impl Spent {
+    /// Empties the slots between the newest and `slot`.
+    fn advance_to(&mut self, slot: u64) {
+        let passed = slot.saturating_sub(self.newest).min(RING as u64);
+        for passed in 0..passed {
+            self.slots[(slot - passed) as usize % RING] = 0;
+        }
+        self.newest = self.newest.max(slot);
+    }
+
+    /// Retries of the newest slot and the ten before it: never fewer than those of the last window.
+    fn recent(&self) -> u64 {
+        let oldest = self.newest.saturating_sub(SLOTS);
+        (oldest..=self.newest).map(|slot| self.slots[slot as usize % RING]).sum()
+    }
+
+    fn add(&mut self) {
+        self.slots[self.newest as usize % RING] += 1;
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,17 @@
+//! Retries of one call: policy, budget, decision and history.
+//!
+//! The table of what follows a failed attempt is [`next`] and nothing else. This room never knows sockets, protocols, or how a node is
+//! picked; time and chance are arguments.
+
+mod budget;
+mod decision;
+mod history;
+mod policy;
+mod state;
+
+pub(crate) use budget::Budget;
+pub use budget::BudgetConfig;
+pub(crate) use decision::{AttemptFailure, FailureCause, RetryDecision, StopReason};
+pub use history::{AttemptHistory, AttemptRecord};
+pub use policy::{Policy, Pushback};
+pub(crate) use state::{RetryContext, RetryState};

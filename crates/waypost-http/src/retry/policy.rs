@@ -1,0 +1,98 @@
+//! The retry policy: which methods may be sent twice, and how often.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// The instruction of a server about retries (`grpc-retry-pushback-ms`, gRFC A6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pushback {
+    /// No instruction.
+    None,
+    /// Retry not before this time has passed.
+    After(Duration),
+    /// Do not retry.
+    Never,
+}
+
+/// The retry policy of a channel.
+///
+/// *Moves* are free: an attempt that no node processed goes to another node whatever the method is, and an idempotent call leaves its
+/// first lost connection. Moves are not counted as attempts, need no budget, and are at most five in a call.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Maximum number of attempts that count, the first included; moves are not counted. Default 3. With 1, and with 0, only moves
+    /// are made.
+    pub max_attempts: u32,
+    /// Full paths (`/package.Service/Method`) of methods that may be sent twice, beside those that the registry declares idempotent.
+    /// Default none.
+    pub idempotent: HashSet<String>,
+    /// Full paths of methods that are never sent twice, whatever the registry declares. Default none.
+    pub never: HashSet<String>,
+    /// Bounds of the delay before a node is tried a second time in one call, drawn evenly between them (either order). Default 25 to
+    /// 250 ms.
+    pub retry_backoff: (Duration, Duration),
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            idempotent: HashSet::new(),
+            never: HashSet::new(),
+            retry_backoff: (Duration::from_millis(25), Duration::from_millis(250)),
+        }
+    }
+}
+
+impl Policy {
+    /// Returns true if the method at `path` may be sent twice; `declared` is what its service's record says.
+    pub fn is_idempotent(&self, path: &str, declared: bool) -> bool {
+        (declared || self.idempotent.contains(path)) && !self.never.contains(path)
+    }
+
+    /// Returns the delay before a node is tried a second time; `chance` is even in 0..1.
+    pub(crate) fn retry_delay(&self, chance: f64) -> Duration {
+        let (a, b) = self.retry_backoff;
+        let (min, max) = (a.min(b), a.max(b));
+        let drawn = Duration::try_from_secs_f64((max - min).as_secs_f64() * chance).unwrap_or(max);
+        min.saturating_add(drawn).min(max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_adds_to_what_a_service_declares_and_may_forbid_it() {
+        let paths = |path: &str| HashSet::from([path.to_owned()]);
+        let policy = Policy { idempotent: paths("/a"), never: paths("/n"), ..Policy::default() };
+        let table = [("/a", false, true), ("/b", false, false), ("/b", true, true), ("/n", true, false)];
+        for (path, declared, expected) in table {
+            assert_eq!(policy.is_idempotent(path, declared), expected, "{path} {declared}");
+        }
+    }
+
+    #[test]
+    fn every_pair_of_bounds_gives_a_delay_between_them() {
+        let s = Duration::from_secs;
+        for (a, b) in [
+            (s(1), s(2)),
+            (s(2), s(1)),
+            (s(0), s(0)),
+            (s(0), Duration::MAX),
+            (Duration::MAX, s(3)),
+            (Duration::MAX, Duration::MAX),
+        ] {
+            let policy = Policy { retry_backoff: (a, b), ..Policy::default() };
+            for chance in [0.0, 0.5, 1.0 - f64::EPSILON / 2.0, 1.0, -1.0, f64::NAN, f64::INFINITY] {
+                let delay = policy.retry_delay(chance);
+                assert!((a.min(b)..=a.max(b)).contains(&delay), "{a:?} {b:?} {chance}: {delay:?}");
+            }
+        }
+        let policy = Policy { retry_backoff: (s(2), s(1)), ..Policy::default() };
+        assert_eq!(policy.retry_delay(0.5), Duration::from_millis(1_500));
+    }
+}

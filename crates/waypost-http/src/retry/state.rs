@@ -1,0 +1,113 @@
+//! The attempts of one call, counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::budget::Budget;
+use super::decision::{AttemptFailure, FailureCause, RetryDecision, next};
+use super::policy::Policy;
+
+/// The attempts of one call so far.
+#[derive(Clone, Debug)]
+pub(crate) struct RetryState {
+    policy: Arc<Policy>,
+    idempotent: bool,
+    goaway_error: bool,
+    attempts: u32,
+    moves: u32,
+    connections_ended: u32,
+}
+
+/// The circumstances of a failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RetryContext {
+    /// True if the request can be sent again from its start.
+    pub(crate) replayable: bool,
+    /// Time until the deadline; none without one.
+    pub(crate) remaining: Option<Duration>,
+    /// Number of known peers that may be picked, connected or not.
+    pub(crate) peers: u32,
+    /// False once no untried peer is known to be ready.
+    pub(crate) untried: bool,
+}
+
+impl RetryState {
+    /// Creates the state of a call in its first attempt.
+    pub(crate) fn new(policy: Arc<Policy>) -> Self {
+        Self { policy, idempotent: false, goaway_error: false, attempts: 1, moves: 0, connections_ended: 0 }
+    }
+
+    /// Sets whether the method may be sent twice, by the picked node's record and the policy.
+    pub(crate) fn set_idempotent(&mut self, idempotent: bool) {
+        self.idempotent = idempotent;
+    }
+
+    /// Decides what follows a failed attempt, and counts it.
+    pub(crate) fn on_failure(
+        &mut self,
+        failure: AttemptFailure,
+        context: &RetryContext,
+        budget: &Budget,
+        now: Instant,
+    ) -> RetryDecision {
+        self.connections_ended += u32::from(failure.ended_connection());
+        self.goaway_error |= failure.cause == FailureCause::GoAwayError;
+        self.decide(failure, context, budget, now)
+    }
+
+    /// Decides again after [`RetryDecision::MoveToUntried`] found no peer: the move was not made.
+    pub(crate) fn on_no_untried_peer(
+        &mut self,
+        failure: AttemptFailure,
+        context: &RetryContext,
+        budget: &Budget,
+        now: Instant,
+    ) -> RetryDecision {
+        self.moves = self.moves.saturating_sub(1);
+        self.decide(failure, &RetryContext { untried: false, ..*context }, budget, now)
+    }
+
+    /// Returns the delay before a peer is tried a second time; `chance` is even in 0..1.
+    pub(crate) fn retry_delay(&self, chance: f64) -> Duration {
+        self.policy.retry_delay(chance)
+    }
+
+    fn decide(&mut self, failure: AttemptFailure, context: &RetryContext, budget: &Budget, now: Instant) -> RetryDecision {
+        let decision = next(failure, self, context, || budget.withdraw(now));
+        match decision {
+            RetryDecision::MoveToUntried | RetryDecision::Move => self.moves += 1,
+            RetryDecision::Retry(_) => self.attempts += 1,
+            RetryDecision::Stop(_) => {}
+        }
+        decision
+    }
+
+    pub(super) fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// Attempts that count, the first included.
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    pub(super) fn max_attempts(&self) -> u32 {
+        self.policy.max_attempts
+    }
+
+    pub(super) fn moves(&self) -> u32 {
+        self.moves
+    }
+
+    /// Connections that ended under the request.
+    pub(super) fn connections_ended(&self) -> u32 {
+        self.connections_ended
+    }
+
+    /// True if a GOAWAY with an error code ended one of them.
+    pub(super) fn goaway_error(&self) -> bool {
+        self.goaway_error
+    }
+}
