@@ -1,5 +1,13 @@
 //! One call: pick, send, judge, maybe again.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the attempt loop still uses crate::request"))]
+mod body_task;
+#[cfg_attr(not(test), expect(dead_code, reason = "the attempt loop still uses crate::request"))]
+pub(crate) mod headers;
+#[cfg_attr(not(test), expect(dead_code, reason = "the attempt loop still uses crate::request"))]
+mod replay;
+mod request_error;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,6 +34,8 @@ use crate::protocol::Verdict;
 use crate::request::{Pump, Replay};
 use crate::response::{InFlight, Picked, ResponseBody};
 use crate::sender::{Sender, now};
+
+pub use self::request_error::RequestError;
 
 /// A call waits at least so long before its peer is asked whether it lives.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
@@ -246,6 +256,9 @@ where
     fn open(&mut self, (pick, permit): Picking) -> Result<Exchange<B>, Failed> {
         self.learn(pick.item());
         let sent_at = now();
+        if self.deadline.is_some_and(|deadline| deadline <= sent_at) {
+            return Err(Failed::Over(FailureKind::Deadline));
+        }
         match permit.connection.open(self.request_for(pick.item(), sent_at)) {
             Ok((response, stream)) => Ok(Exchange { pump: self.send(stream), response, permit, pick, sent_at }),
             Err(error) => Err(self.failed(pick, End::Unprocessed, format!("not sent: {error}"))),

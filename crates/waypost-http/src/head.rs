@@ -6,6 +6,8 @@ use http::header::HeaderName;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
 
+use crate::call::headers::strip_connection_specific;
+
 /// Method, path and headers of one call.
 pub(crate) struct Head {
     method: Method,
@@ -24,6 +26,7 @@ impl Head {
     pub(crate) fn of(mut parts: request::Parts) -> Self {
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.extensions.clear();
+        strip_connection_specific(&mut parts.headers);
         Self { method: parts.method, path, headers: Headers::Unsent(parts.headers), room: parts.extensions }
     }
 

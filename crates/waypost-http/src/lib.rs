@@ -24,6 +24,7 @@ pub mod single;
 #[cfg(feature = "tls")]
 mod tls;
 
+pub use call::RequestError;
 pub use client::{Client, Config};
 pub use conn::ConnectionConfig;
 pub(crate) use conn::connect;

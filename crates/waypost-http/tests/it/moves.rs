@@ -3,6 +3,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use waypost_http::FailureKind;
 
 use crate::net::{World, call};
@@ -173,4 +176,24 @@ async fn a_large_body_goes_through_the_windows() {
     let body = "x".repeat(3 << 20);
     let (_, _, text) = call(&sender, "/act", &body).await.unwrap();
     assert_eq!(text.len(), body.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_that_http2_forbids_are_stripped_and_blame_no_node() {
+    let world = World::new();
+    let a = world.host("a").await;
+    let sender = world.sender();
+    for (name, value) in [
+        ("connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "keep-alive"),
+        ("te", "gzip"),
+    ] {
+        let request = Request::post("/act").header(name, value).body(Full::new(Bytes::from_static(b"hi"))).unwrap();
+        assert_eq!(sender.call(request).await.expect(name).status(), 200, "{name}");
+    }
+    assert_eq!(a.requests.load(Relaxed), 6);
+    assert_eq!(sender.view().nodes[0].failed, 0);
 }

@@ -133,3 +133,19 @@ async fn a_leaving_node_gets_no_more_calls_and_a_lost_one_keeps_its_connections(
     assert_eq!(b.dialled.load(Relaxed), 1, "and is not connected again");
     assert_eq!(call(&sender, "/act", "hi").await.unwrap_err().kind, FailureKind::NoPeer);
 }
+
+/// In real time and on two threads: under a paused clock the request is dropped before the connection's task can send it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_without_time_left_is_not_sent() {
+    let world = World::new();
+    let a = world.host("a").await;
+    let sender = world.sender();
+    sender.ready(LONG).await.unwrap();
+    for path in ["/look", "/act", "/unknown"].repeat(200) {
+        let error = begin(&sender, path, "hi", Some(Duration::ZERO)).await.unwrap_err();
+        assert_eq!(error.kind, FailureKind::Deadline, "{path}");
+    }
+    call(&sender, "/act", "the last one, behind all others").await.unwrap();
+    assert_eq!(a.requests.load(Relaxed), 1);
+    assert_eq!((sender.view().nodes[0].failed, sender.view().nodes[0].in_flight), (0, 0));
+}

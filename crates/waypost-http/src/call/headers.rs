@@ -1,0 +1,108 @@
+//! Request headers made fit for HTTP/2: connection-specific fields and the peer's size limit.
+
+use http::header::{CONNECTION, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Method};
+
+use super::RequestError;
+
+/// Size that HTTP/2 counts for a field beside its name and value (RFC 9113, 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+const CONNECTION_SPECIFIC: [HeaderName; 4] =
+    [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
+
+/// Removes the fields that HTTP/2 forbids (RFC 9113, 8.2.2): h2 refuses a request that has one. `Connection` also names others.
+pub(crate) fn strip_connection_specific(headers: &mut HeaderMap) {
+    for connection in headers.get_all(CONNECTION).iter().cloned().collect::<Vec<_>>() {
+        for name in connection.to_str().unwrap_or_default().split(',') {
+            headers.remove(name.trim());
+        }
+    }
+    headers.remove(CONNECTION);
+    for name in CONNECTION_SPECIFIC {
+        headers.remove(name);
+    }
+    if headers.get_all(TE).iter().any(|te| te != "trailers") {
+        headers.remove(TE);
+    }
+}
+
+/// Checks that a request fits into `limit`, the peer's SETTINGS_MAX_HEADER_LIST_SIZE.
+///
+/// # Errors
+/// [`RequestError::HeadersTooLarge`]: the peer would end the stream, and maybe the connection.
+pub(crate) fn check_size(
+    method: &Method,
+    authority: &str,
+    path: &str,
+    headers: &HeaderMap,
+    limit: Option<u32>,
+) -> Result<(), RequestError> {
+    let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(()) };
+    let pseudo = [(":method", method.as_str()), (":scheme", "https"), (":authority", authority), (":path", path)];
+    let pseudo: usize = pseudo.iter().map(|(name, value)| field_size(name.len(), value.len())).sum();
+    let fields: usize = headers.iter().map(|(name, value)| field_size(name.as_str().len(), value.len())).sum();
+    let size = pseudo + fields;
+    if size > limit { Err(RequestError::HeadersTooLarge { size, limit }) } else { Ok(()) }
+}
+
+fn field_size(name: usize, value: usize) -> usize {
+    name + value + FIELD_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn stripped(pairs: &[(&'static str, &'static str)]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        strip_connection_specific(&mut headers);
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn fields_that_http2_forbids_are_removed_and_no_others() {
+        let kept = ["te: trailers", "authorization: x"];
+        let base = [("te", "trailers"), ("authorization", "x")];
+        for extra in [
+            ("connection", "close"),
+            ("connection", ""),
+            ("connection", "no such name, \u{7f}"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+        ] {
+            if HeaderValue::try_from(extra.1).is_ok() {
+                assert_eq!(stripped(&[base[0], base[1], extra]), kept, "{extra:?}");
+            }
+        }
+        assert_eq!(stripped(&[("te", "gzip"), ("x", "1")]), ["x: 1"]);
+        assert_eq!(stripped(&[("te", "trailers"), ("te", "gzip")]), [""; 0]);
+    }
+
+    #[test]
+    fn connection_names_further_fields() {
+        let pairs = [("connection", "X-Hop, close"), ("connection", " y-hop"), ("x-hop", "1"), ("y-hop", "2"), ("z", "3")];
+        assert_eq!(stripped(&pairs), ["z: 3"]);
+    }
+
+    #[test]
+    fn headers_above_the_limit_of_the_peer_are_an_error_that_says_so() {
+        let headers =
+            HeaderMap::from_iter([(HeaderName::from_static("big"), HeaderValue::from_str(&"x".repeat(1_000)).unwrap())]);
+        let check = |limit| check_size(&Method::POST, "h:1", "/a/b", &headers, limit);
+        // 7+4, 7+5, 10+3, 5+4 and 3+1000, with 32 each.
+        let size = 11 + 12 + 13 + 9 + 1_003 + 5 * 32;
+        assert!(check(None).is_ok() && check(Some(size)).is_ok());
+        assert_eq!(
+            check(Some(size - 1)).unwrap_err().to_string(),
+            "request headers take 1208 bytes, and the server accepts 1207 (SETTINGS_MAX_HEADER_LIST_SIZE): send less metadata"
+        );
+    }
+}
