@@ -15,10 +15,13 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("waypost/", env!("CARGO_PKG_VERSION")));
 
-/// What the default deadline comes to.
+/// The default deadline as it is sent, nearly always.
 const USUAL_TIMEOUT: HeaderValue = HeaderValue::from_static("30S");
-const SECOND: u128 = 1_000_000;
-const MILLISECOND: u128 = 1_000;
+/// Units of `grpc-timeout` and their nanoseconds, from the largest.
+const UNITS: [(u128, char); 4] = [(1_000_000_000, 'S'), (1_000_000, 'm'), (1_000, 'u'), (1, 'n')];
+const LARGE_UNITS: [(u128, char); 2] = [(60_000_000_000, 'M'), (3_600_000_000_000, 'H')];
+/// Largest number in a `grpc-timeout`: eight digits.
+const MOST: u128 = 99_999_999;
 
 const RESOURCE_EXHAUSTED: &[u8] = b"8";
 const INTERNAL: &[u8] = b"13";
@@ -93,28 +96,41 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// Three digits' worth, rounded up, so less than 1 % too long: the caller's own timer is the exact one and comes first. Each other value
-/// would cost both sides an entry in the table of header compression, and the client a search through all of them for every call.
+/// Formats a timeout with three significant digits, rounded up, and so less than 1 % too long: the caller's own timer is the exact one
+/// and comes first. Each other value would cost both sides an entry in the table of header compression, and the client a search through
+/// all of them for every call.
 fn format_timeout(timeout: Duration) -> HeaderValue {
-    let (mut n, mut unit) = (timeout.as_micros(), 1);
-    while n >= 1000 {
-        n = n.div_ceil(10);
-        unit *= 10;
-    }
-    let us = n * unit;
-    let (n, unit) = match us {
-        SECOND.. if us.is_multiple_of(SECOND) => (us / SECOND, 'S'),
-        MILLISECOND.. if us.is_multiple_of(MILLISECOND) => (us / MILLISECOND, 'm'),
-        _ => (us, 'u'),
-    };
-    match (n.min(99_999_999), unit) {
+    match shortest(timeout) {
         (30, 'S') => USUAL_TIMEOUT,
         (n, unit) => HeaderValue::try_from(format!("{n}{unit}")).unwrap_or(USUAL_TIMEOUT),
     }
 }
 
+/// The rounded timeout in the largest unit that divides it; in minutes or hours only where seconds take too many digits.
+fn shortest(timeout: Duration) -> (u128, char) {
+    let nanos = three_digits(timeout.as_nanos());
+    let (n, unit) =
+        UNITS.into_iter().find(|(size, _)| nanos.is_multiple_of(*size)).map_or((nanos, 'n'), |(size, unit)| (nanos / size, unit));
+    if nanos == 0 || n <= MOST {
+        return (n, if nanos == 0 { 'n' } else { unit });
+    }
+    let large = LARGE_UNITS.map(|(size, unit)| (three_digits(timeout.as_nanos().div_ceil(size)), unit));
+    large.into_iter().find(|(n, _)| *n <= MOST).unwrap_or((MOST, 'H'))
+}
+
+fn three_digits(mut n: u128) -> u128 {
+    let mut unit = 1;
+    while n >= 1000 {
+        n = n.div_ceil(10);
+        unit *= 10;
+    }
+    n * unit
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -130,6 +146,8 @@ mod tests {
             ("200m", Some(Duration::from_millis(200))),
             ("99999999u", Some(Duration::from_micros(99_999_999))),
             ("7n", Some(Duration::from_nanos(7))),
+            ("0n", Some(Duration::ZERO)),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
             ("123456789m", None),
             ("m", None),
             ("-1S", None),
@@ -145,7 +163,10 @@ mod tests {
     #[test]
     fn timeouts_are_written_in_three_digits_and_never_shorter() {
         for (timeout, text) in [
-            (Duration::ZERO, "0u"),
+            (Duration::ZERO, "0n"),
+            (Duration::from_nanos(1), "1n"),
+            (Duration::from_nanos(999), "999n"),
+            (Duration::from_nanos(1_500), "1500n"),
             (Duration::from_nanos(7_654_321), "7660u"),
             (Duration::from_millis(200), "200m"),
             (Duration::from_micros(199_871), "200m"),
@@ -153,16 +174,22 @@ mod tests {
             (Duration::from_micros(29_900_001), "30S"),
             (Duration::from_micros(1_234_567), "1240m"),
             (Duration::from_secs(200_000), "200000S"),
-            (Duration::MAX, "99999999S"),
+            (Duration::from_secs(99_900_000), "99900000S"),
+            (Duration::from_secs(99_900_001), "1670000M"),
+            (Duration::from_secs(6_000_000_000), "1670000H"),
+            (Duration::MAX, "99999999H"),
         ] {
-            assert_eq!(format_timeout(timeout), text);
+            assert_eq!(format_timeout(timeout), text, "{timeout:?}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn a_timeout_as_it_is_written_is_at_most_a_hundredth_longer(micros in 0u64..10_000_000_000_000) {
-            let timeout = Duration::from_micros(micros);
+        fn a_timeout_as_it_is_written_is_never_shorter_and_at_most_a_hundredth_longer(
+            // As many short ones as long ones, up to eleven thousand years.
+            nanos in (0u32..88).prop_flat_map(|bits| 0u128..=(1 << bits)).prop_filter("fits", |n| *n <= 359_000_000_000_000_000_000),
+        ) {
+            let timeout = Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32);
             let written = parse_timeout(format_timeout(timeout).to_str().unwrap()).unwrap();
             proptest::prop_assert!(timeout <= written && written <= timeout + timeout / 100, "{written:?}");
         }

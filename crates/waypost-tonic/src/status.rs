@@ -1,9 +1,10 @@
 //! What a failed call looks like to a gRPC caller.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use tonic::{Code, Status};
-use waypost_http::{BodyError, CallError, FailureKind};
+use waypost_http::{BodyError, CallError, FailureKind, RequestError};
 
 /// A call that got no answer: no peer, full queue and registry trouble are `UNAVAILABLE`, a deadline anywhere is `DEADLINE_EXCEEDED`.
 pub(crate) fn of_call(error: CallError) -> Status {
@@ -15,6 +16,39 @@ pub(crate) fn of_call(error: CallError) -> Status {
     let mut status = Status::new(code, error.to_string());
     status.set_source(Arc::new(error));
     status
+}
+
+/// Returns the status of a request that failed by itself: the status that its body ended with, such as the one of a message above
+/// `max_encoding_message_size`, and else `INTERNAL`; `RESOURCE_EXHAUSTED` for headers above the server's limit. Never `UNAVAILABLE`,
+/// which would ask the caller to try again.
+#[cfg_attr(not(test), expect(dead_code, reason = "CallError does not carry a RequestError yet"))]
+pub(crate) fn from_request_error(error: RequestError) -> Status {
+    if let Some(status) = own_status(&error) {
+        return status.clone();
+    }
+    let code = match &error {
+        RequestError::HeadersTooLarge { .. } => Code::ResourceExhausted,
+        _ => Code::Internal,
+    };
+    let text = match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let mut status = Status::new(code, text);
+    status.set_source(Arc::new(error));
+    status
+}
+
+/// The first status in the chain of causes.
+fn own_status(error: &RequestError) -> Option<&Status> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(status) = error.downcast_ref() {
+            return Some(status);
+        }
+        source = error.source();
+    }
+    None
 }
 
 /// A response that broke off.
@@ -43,5 +77,36 @@ fn of_reset(reason: u32) -> Code {
         0xb => Code::ResourceExhausted,
         0xc => Code::PermissionDenied,
         _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("wrapped")]
+    struct Wrapped(#[source] Status);
+
+    #[test]
+    fn a_request_that_fails_by_itself_has_its_own_status_or_is_internal() {
+        let own = Status::out_of_range("message of 9 bytes exceeds max_encoding_message_size 8");
+        let wrapped = Wrapped(own.clone());
+        let table = [
+            (RequestError::Body(Box::new(own.clone())), own.code(), own.message()),
+            (RequestError::Body(Box::new(wrapped)), own.code(), own.message()),
+            (RequestError::Body("no more".into()), Code::Internal, "request body failed: no more"),
+            (RequestError::BodyPanicked("boom".into()), Code::Internal, "request body panicked: boom"),
+            (RequestError::BodyAborted, Code::Internal, "request body was abandoned: the runtime that sends it has shut down"),
+            (
+                RequestError::HeadersTooLarge { size: 70_000, limit: 16_384 },
+                Code::ResourceExhausted,
+                "request headers take 70000 bytes, and the server accepts 16384 (SETTINGS_MAX_HEADER_LIST_SIZE): send less metadata",
+            ),
+        ];
+        for (error, code, text) in table {
+            let status = from_request_error(error);
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
     }
 }
