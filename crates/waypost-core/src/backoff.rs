@@ -2,15 +2,36 @@
 
 use std::time::Duration;
 
-/// A delay drawn evenly from zero to `min × 2^failures`, at most `max` (full jitter).
+/// Bounds of an exponential back-off with full jitter: the delay after failure `n` is drawn evenly from zero to `initial × 2^n`, at most
+/// `max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackoffConfig {
+    /// Longest delay after the first failure.
+    pub initial: Duration,
+    /// Longest delay after any failure. A `max` below `initial` counts as `initial`.
+    pub max: Duration,
+}
+
+/// Draws a delay evenly from zero to `min × 2^failures`, at most `max` (full jitter).
 pub fn full_jitter(rng: &mut fastrand::Rng, min: Duration, max: Duration, failures: u32) -> Duration {
-    let bound = min.saturating_mul(1 << failures.min(16)).min(max);
-    bound.mul_f64(rng.f64())
+    let bound = min.saturating_mul(1 << failures.min(16)).min(max.max(min));
+    // Rounding may not exceed what a duration holds.
+    Duration::try_from_secs_f64(bound.as_secs_f64() * rng.f64()).unwrap_or(bound)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_bounds_are_taken() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        for (min, max) in [(Duration::MAX, Duration::MAX), (Duration::MAX, Duration::ZERO), (Duration::ZERO, Duration::ZERO)] {
+            for failures in [0, 1, 16, u32::MAX] {
+                assert!(full_jitter(&mut rng, min, max, failures) <= max.max(min));
+            }
+        }
+    }
 
     #[test]
     fn the_bound_doubles_up_to_its_maximum_and_the_draw_is_spread() {

@@ -1,55 +1,27 @@
-//! A client: one directory, and the peers of every service in use, shared by all its channels.
+//! A client: one directory, and the pool of every service in use, shared by all its channels.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
-use waypost_core::attempt::{Budget, BudgetConfig};
-use waypost_core::balance::Balancer;
-use waypost_core::directory::{self, Directory};
-use waypost_core::peer::Settings;
+use tokio::time::{Instant, timeout};
+use waypost_core::directory::Directory;
 use waypost_core::record::ServiceName;
 use waypost_core::registry::{AnyRegistry, Error, Registry};
 
-use crate::connect::{AddressPolicy, Connect, TcpConnect};
-use crate::link::Link;
-use crate::peers::{Hub, Peers};
+use crate::channel::ServiceChannel;
+use crate::config::{ChannelConfig, Config};
+use crate::conn::DialSlots;
+use crate::conn::connect::{AddressPolicy, Connect, TcpConnect};
+use crate::pool::{Limits, PoolShared, PoolTask, ServicePool};
 use crate::protocol::Protocol;
-use crate::sender::{ChannelConfig, Sender};
+use crate::retry::Budget;
 
-/// What the channels of a client share.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// How the picture of each service is kept.
-    pub directory: directory::Config,
-    /// How long dialling and the server's hello may take together. Default 2 s.
-    pub connect_timeout: Duration,
-    /// The back-off of connecting. Default 50 ms to 5 s.
-    pub connecting: Settings,
-    /// What retries may cost each service. Default 20 % of its calls and ten a second.
-    pub budget: BudgetConfig,
-    /// Which addresses may be dialled. Default: loopback only where the registry is of this host.
-    pub addresses: Option<AddressPolicy>,
-    /// How many calls may wait for a peer of one service; one more fails at once. Default 1 024.
-    pub waiting_calls: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            directory: directory::Config::default(),
-            connect_timeout: Duration::from_secs(2),
-            connecting: Settings::default(),
-            budget: BudgetConfig::default(),
-            addresses: None,
-            waiting_calls: 1024,
-        }
-    }
-}
+/// Time for which [`Client::close`] waits for its tasks. One on a runtime that nothing drives would never end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Finds services and calls them. Clones are the same client.
 #[derive(Clone, Debug)]
@@ -58,9 +30,7 @@ pub struct Client(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     directory: Directory,
-    config: Arc<Config>,
-    connect: Arc<dyn Connect>,
-    policy: AddressPolicy,
+    shared: PoolShared,
     stop: watch::Sender<bool>,
     state: Mutex<State>,
 }
@@ -68,7 +38,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
-    hubs: HashMap<ServiceName, Arc<Hub>>,
+    pools: HashMap<ServiceName, Arc<ServicePool>>,
     tasks: JoinSet<()>,
 }
 
@@ -82,87 +52,91 @@ impl Client {
     pub fn with_connect(registry: AnyRegistry, config: Config, connect: impl Connect) -> Self {
         let policy = config.addresses.unwrap_or(AddressPolicy { loopback: registry.options().on_this_host });
         let directory = Directory::new(registry, config.directory.clone());
-        let stop = watch::channel(false).0;
-        Self(Arc::new(Inner {
-            directory,
+        let shared = PoolShared {
+            connection: Arc::new(config.connection.clone()),
             config: Arc::new(config),
             connect: Arc::new(connect),
             policy,
-            stop,
-            state: Mutex::default(),
-        }))
+            slots: DialSlots::default(),
+            seed: fastrand::u64(..),
+        };
+        Self(Arc::new(Inner { directory, shared, stop: watch::channel(false).0, state: Mutex::default() }))
     }
 
-    /// The client's picture of the services in use.
+    /// The client's view of the services in use.
     pub fn directory(&self) -> &Directory {
         &self.0.directory
     }
 
     /// Makes calls to one service.
-    pub fn sender(&self, service: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> Sender {
-        Sender::new(self.clone(), service, config, protocol)
+    pub fn channel(&self, service: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> ServiceChannel {
+        ServiceChannel::new(self.clone(), service, config, protocol)
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.0.config
-    }
-
-    /// The hub of a service, which a channel's balancers join; the first to ask starts its watch and its task, on the runtime that this
-    /// is called in.
-    pub(crate) fn hub<'a>(
-        &self,
-        service: &ServiceName,
-        balancers: impl Iterator<Item = &'a Arc<Balancer<Link>>>,
-    ) -> Result<Arc<Hub>, Error> {
+    /// The pool of a service. The first to ask starts its task, on the runtime that this is called in, and so does the first after the task
+    /// or its runtime has ended.
+    pub(crate) fn pool(&self, service: &ServiceName) -> Result<Arc<ServicePool>, Error> {
         let mut state = self.0.lock();
         if state.closed {
             return Err(Error::Closed);
         }
-        let hub = match state.hubs.get(service) {
-            Some(hub) => Arc::clone(hub),
-            None => self.start_hub(&mut state, service)?,
-        };
-        balancers.for_each(|balancer| hub.join(balancer));
-        Ok(hub)
+        match state.pools.get(service) {
+            Some(pool) if !pool.room.is_closed() => Ok(Arc::clone(pool)),
+            _ => self.start_pool(&mut state, service),
+        }
     }
 
-    fn start_hub(&self, state: &mut State, service: &ServiceName) -> Result<Arc<Hub>, Error> {
-        while state.tasks.try_join_next().is_some() {}
+    fn start_pool(&self, state: &mut State, service: &ServiceName) -> Result<Arc<ServicePool>, Error> {
+        while let Some(ended) = state.tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "pool task panicked; started again");
+            }
+        }
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::invalid(
+                format!("cannot start the pool of service {service}"),
+                "no Tokio runtime on this thread; call from within one",
+            )
+        })?;
         let subscription = self.0.directory.subscribe(service)?;
-        let budget = Budget::new(self.0.config.budget, Instant::now());
-        let hub = Arc::new(Hub::new(subscription, budget));
-        state.hubs.insert(service.clone(), Arc::clone(&hub));
-        let peers = Peers::new(Arc::clone(&hub), Arc::clone(&self.0.config), Arc::clone(&self.0.connect), self.0.policy);
-        let (inner, service) = (Arc::downgrade(&self.0), service.clone());
-        let forget = move || Weak::upgrade(&inner).is_none_or(|inner| inner.forget(&service));
-        state.tasks.spawn(peers.run(self.0.stop.subscribe(), forget));
-        Ok(hub)
+        let config = &self.0.shared.config;
+        let limits = Limits { calls: config.waiting_calls, bytes: config.waiting_bytes };
+        let pool = Arc::new(ServicePool::new(subscription, Budget::new(config.budget, Instant::now()), limits));
+        let task = PoolTask::new(service.as_str(), Arc::clone(&pool), self.0.shared.clone());
+        let (inner, name, own) = (Arc::downgrade(&self.0), service.clone(), Arc::downgrade(&pool));
+        let forget = move || Weak::upgrade(&inner).is_none_or(|inner| inner.forget(&name, &own));
+        state.tasks.spawn_on(task.run(self.0.stop.subscribe(), forget), &runtime);
+        state.pools.insert(service.clone(), Arc::clone(&pool));
+        Ok(pool)
     }
 
-    /// Ends everything: calls in flight fail, connections close, watches stop, and every task has ended when this returns. The registry
-    /// stays open: it is its owner's to close.
+    /// Ends everything: calls in flight fail, connections close, watches stop, and every task has ended when this returns, but for those of
+    /// a runtime that nothing drives. The registry stays open: its owner closes it.
     pub async fn close(&self) {
         let mut tasks = {
             let mut state = self.0.lock();
             state.closed = true;
-            state.hubs.clear();
+            state.pools.clear();
             std::mem::take(&mut state.tasks)
         };
         self.0.stop.send_replace(true);
-        while tasks.join_next().await.is_some() {}
+        let _ = timeout(CLOSE_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
         self.0.directory.close().await;
     }
 }
 
 impl Inner {
-    /// Forgets the hub of a service that no channel uses; false if one does by now.
-    fn forget(&self, service: &ServiceName) -> bool {
+    /// Forgets the pool of a service that no channel uses; false if one does by now.
+    fn forget(&self, service: &ServiceName, own: &Weak<ServicePool>) -> bool {
         let mut state = self.lock();
-        let idle = state.hubs.get(service).is_none_or(|hub| hub.is_idle());
-        if idle {
-            state.hubs.remove(service);
+        let is_own = |pool: &Arc<ServicePool>| std::ptr::eq(Arc::as_ptr(pool), own.as_ptr());
+        match state.pools.get(service) {
+            Some(pool) if is_own(pool) && !pool.is_idle() => false,
+            Some(pool) if is_own(pool) => state.pools.remove(service).is_some(),
+            _ => true,
         }
-        idle
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

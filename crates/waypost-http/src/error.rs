@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use waypost_core::attempt::Trail;
-use waypost_core::balance::Decision;
 use waypost_core::peer::Exclusion;
+
+use crate::call::RequestError;
+use crate::retry::AttemptHistory;
 
 /// Why a call failed, by what the caller can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,16 +15,22 @@ use waypost_core::peer::Exclusion;
 pub enum FailureKind {
     /// No peer was ready in time. Look at the counts: is the service registered, can its nodes be reached?
     NoPeer,
-    /// Too many calls wait already for a peer of this service.
+    /// Too many calls wait already for a node of this service.
     QueueFull,
+    /// The calls that wait already for a node of this service keep too many bytes.
+    QueueBytes,
     /// The last attempt ended without an answer, and the call may not be sent again.
     NoAnswer,
     /// The node reset the call with this HTTP/2 error code (RFC 9113, 7).
     Reset(u32),
     /// The caller's time ran out.
     Deadline,
+    /// The caller's own request cannot be sent; the error's source says why. No node is at fault.
+    Request,
     /// The client is closed.
     Closed,
+    /// The call was made outside of a Tokio runtime, and a task had to be started.
+    NoRuntime,
 }
 
 /// What was known of the service when the call failed.
@@ -45,16 +52,6 @@ pub struct Report {
     pub excluded: BTreeMap<Exclusion, usize>,
     /// The last thing that went wrong with a connection to one of them.
     pub last_failure: Option<String>,
-}
-
-impl Report {
-    pub(crate) fn count(&mut self, decision: Decision) {
-        self.known += 1;
-        match decision {
-            Decision::Picked => self.ready += 1,
-            Decision::Excluded(exclusion) => *self.excluded.entry(exclusion).or_default() += 1,
-        }
-    }
 }
 
 impl fmt::Display for Report {
@@ -79,34 +76,45 @@ impl fmt::Display for Report {
     }
 }
 
-/// A call that got no answer: why, what was known, and what was tried.
+/// A call that got no response: why, what was known, and what was tried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub struct CallError {
-    /// Why.
+    /// Why, by what the caller can do.
     pub kind: FailureKind,
-    /// How long the call took, or waited, until it failed.
+    /// Time that the call took, or waited, until it failed.
     pub after: Duration,
     /// What was known of the service.
     pub report: Box<Report>,
-    /// The attempts that did not answer.
-    pub trail: Trail,
+    /// The attempts that gave no response.
+    pub history: AttemptHistory,
+    /// Why the last attempt was the last, if one was made.
+    pub stopped: Option<String>,
+    /// The mistake in the caller's request, for [`FailureKind::Request`].
+    #[source]
+    pub source: Option<RequestError>,
 }
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, after, report, trail } = self;
+        let Self { kind, after, report, history, stopped, .. } = self;
         let service = &report.service;
         let ms = after.as_millis();
         match kind {
             FailureKind::NoPeer => write!(f, "{service}: no node was ready within {ms} ms ({report})")?,
             FailureKind::QueueFull => write!(f, "{service}: too many calls wait for a node already ({report})")?,
+            FailureKind::QueueBytes => write!(f, "{service}: calls that wait for a node keep too many bytes already ({report})")?,
             FailureKind::NoAnswer | FailureKind::Reset(_) => write!(f, "{service}: no answer ({report})")?,
             FailureKind::Deadline => write!(f, "{service}: deadline exceeded after {ms} ms ({report})")?,
+            FailureKind::Request => write!(f, "{service}: the request cannot be sent")?,
             FailureKind::Closed => write!(f, "{service}: the client is closed")?,
+            FailureKind::NoRuntime => write!(f, "{service}: no Tokio runtime on this thread; call from within one")?,
         }
-        if !trail.is_empty() {
-            write!(f, "; tried: {trail}")?;
+        if !history.is_empty() {
+            write!(f, "; tried: {history}")?;
+        }
+        if let Some(stopped) = stopped {
+            write!(f, "; not tried again: {stopped}")?;
         }
         Ok(())
     }

@@ -1,41 +1,42 @@
-//! What a protocol over HTTP means: the one thing the sender asks about.
+//! What a protocol over HTTP means: the one thing that calls ask about.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use waypost_core::attempt::Pushback;
 
 use crate::error::BodyError;
+use crate::retry::Pushback;
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What an answer says of the node that gave it.
+/// What a response says of the node that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The node did its work, whatever the answer says of the caller's request; or it is too early to tell.
-    Fine,
-    /// The node could not do its work, and another may not either: the answer goes to the caller.
-    Failed,
+#[non_exhaustive]
+pub enum ResponseClass {
+    /// The node did its work, whatever the response says of the caller's request; or it is too early to tell.
+    Success,
+    /// The node could not do its work, and another may not either: the response goes to the caller.
+    NodeFailed,
     /// The node could not do its work, and another may.
     Unavailable(Pushback),
 }
 
-/// What a protocol means. Called for every attempt, from many tasks at once; it must not block.
+/// Meaning of a protocol. Called for every attempt, from many tasks at once; it must not block.
 pub trait Protocol: Debug + Send + Sync + 'static {
-    /// How long the caller wants to wait, as the request's headers say it.
+    /// The time that the caller allows, as the request's headers state it.
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration>;
 
     /// Fits the headers for one attempt: the number of attempts before it, and what remains of the caller's time.
     fn prepare(&self, headers: &mut HeaderMap, earlier_attempts: u32, remaining: Option<Duration>);
 
-    /// Judges a response by its status and headers.
-    fn classify_head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict;
+    /// Classifies a response by its status and headers.
+    fn classify_head(&self, status: StatusCode, headers: &HeaderMap) -> ResponseClass;
 
-    /// Judges a response by its trailers.
-    fn classify_trailers(&self, trailers: &HeaderMap) -> Verdict;
+    /// Classifies a response by its trailers.
+    fn classify_trailers(&self, trailers: &HeaderMap) -> ResponseClass;
 
-    /// How a body that broke off is told to the caller.
+    /// Converts the end of a broken body into the error that the caller gets.
     fn body_error(&self, error: BodyError) -> BoxError;
 }

@@ -23,10 +23,10 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use waypost_core::record::Address;
 
+use crate::call::{BodyGuard, BodyTask, ReplayBody};
+use crate::conn::connect::{AddressPolicy, Connect};
 use crate::conn::{FrameCounter, FrameCounts, FrameTotals, Handshake, handshake};
-use crate::connect::{AddressPolicy, Connect};
 use crate::protocol::BoxError;
-use crate::request::{Pump, Replay};
 
 /// What of a request's body is handed over without a task of its own, in bytes.
 const WHOLE: usize = 64 * 1024;
@@ -115,6 +115,7 @@ impl Single {
     where
         B: Body + Unpin + Send + 'static,
         B::Data: Buf + Send,
+        B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
         let mut head = Request::new(());
@@ -126,21 +127,20 @@ impl Single {
         let mut send = self.send.clone().ready().await?;
         let (response, mut stream) = send.send_request(head, false)?;
         drop(send);
-        let mut body = Replay::new(body, WHOLE);
+        let mut body = ReplayBody::new(body, WHOLE);
         poll_fn(|cx| {
             body.fill(cx);
             Poll::Ready(())
         })
         .await;
-        let pump: Option<Box<dyn std::any::Any + Send>> = if body.is_complete() {
+        let task = if body.is_complete() {
             body.send_whole(&mut stream)?;
             None
         } else {
-            body.send_once();
-            Some(Box::new(Pump::start(body, stream)))
+            Some(BodyTask::spawn(body, stream).into_guard())
         };
         let response = response.await?;
-        Ok(response.map(|recv| SingleBody { recv, done: false, _pump: pump, _open: open }))
+        Ok(response.map(|recv| SingleBody { recv, done: false, _body: task, _open: open }))
     }
 
     fn target(&self, uri: Uri) -> Uri {
@@ -172,7 +172,7 @@ impl Drop for Open {
 pub struct SingleBody {
     recv: RecvStream,
     done: bool,
-    _pump: Option<Box<dyn std::any::Any + Send>>,
+    _body: Option<BodyGuard>,
     _open: Open,
 }
 

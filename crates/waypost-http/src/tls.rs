@@ -11,7 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use waypost_core::record::Address;
 
-use crate::connect::{AddressPolicy, BoxIo, Connect, Connecting, dial};
+use crate::conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, dial};
 
 /// What TLS needs, each part as PEM text.
 #[derive(Clone, Default)]

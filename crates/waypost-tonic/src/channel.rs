@@ -11,27 +11,27 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 use waypost_core::record::ServiceName;
-use waypost_http::{CallError, ChannelView, NotReady, ResponseBody, Sender};
+use waypost_http::{CallError, ChannelSnapshot, NotReady, ResponseBody, ServiceChannel};
 
 use crate::status;
 
 /// A balanced channel to one service, for unchanged generated stubs: `GreeterClient::new(channel)`, with interceptors and tower layers.
 ///
 /// `Clone + Send + Sync`, and always ready: a call waits for a peer in `call`, under its own deadline. Responses carry
-/// [`Picked`](waypost_http::Picked) as an extension. Errors are [`tonic::Status`].
+/// [`ServedBy`](waypost_http::ServedBy) as an extension. Errors are [`tonic::Status`].
 #[derive(Clone, Debug)]
 pub struct Channel {
-    sender: Sender,
+    inner: ServiceChannel,
 }
 
 impl Channel {
-    pub(crate) fn new(sender: Sender) -> Self {
-        Self { sender }
+    pub(crate) fn new(inner: ServiceChannel) -> Self {
+        Self { inner }
     }
 
     /// The service it calls.
     pub fn service(&self) -> &ServiceName {
-        self.sender.service()
+        self.inner.service()
     }
 
     /// Waits until a node is ready: the gate at start-up.
@@ -42,12 +42,12 @@ impl Channel {
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
     pub async fn ready(&self, timeout: Duration) -> Result<(), NotReady> {
-        self.sender.ready(timeout).await
+        self.inner.ready(timeout).await
     }
 
     /// What it knows of its service now: every node, picked or not, and why.
-    pub fn snapshot(&self) -> ChannelView {
-        self.sender.view()
+    pub fn snapshot(&self) -> ChannelSnapshot {
+        self.inner.snapshot()
     }
 
     /// The same channel, confined to a subset that the builder prepared by this name. A subset without nodes waits, and never falls
@@ -60,7 +60,7 @@ impl Channel {
             let service = self.service();
             Status::invalid_argument(format!("{service}: no subset {name:?}; prepare it with ChannelBuilder::subset"))
         };
-        Ok(Self::new(self.sender.subset(name).ok_or_else(unknown)?))
+        Ok(Self::new(self.inner.subset(name).ok_or_else(unknown)?))
     }
 }
 
@@ -74,7 +74,7 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(self.sender.call(request)))
+        ResponseFuture(Box::pin(self.inner.call(request)))
     }
 }
 

@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use waypost_core::attempt::Policy;
 use waypost_core::balance::{Filter, Filters, Strategy};
 use waypost_core::directory::Directory;
 use waypost_core::record::{Method, NameError, keys};
 use waypost_core::registry::AnyRegistry;
-use waypost_http::{AddressPolicy, ChannelConfig, Config, Connect, TcpConnect};
+use waypost_http::{AddressPolicy, ChannelConfig, Config, Connect, Policy, TcpConnect};
 
 use crate::channel::Channel;
 use crate::describe::{self, DescribeError};
@@ -113,7 +112,7 @@ impl ClientBuilder {
     /// How long dialling and the server's hello may take together. Default 2 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.config.connect_timeout = timeout;
+        self.config.connection.connect_timeout = timeout;
         self
     }
 
@@ -220,17 +219,19 @@ impl ChannelBuilder {
         self
     }
 
-    /// How long a call waits for a ready node, within its deadline. Default 3 s.
+    /// Longest wait of a call for a ready node, within its deadline. Default: until the deadline while nodes are known, and 3 s where none
+    /// is.
     #[must_use]
     pub fn ready_wait(mut self, wait: Duration) -> Self {
-        self.config.ready_wait = wait;
+        self.config.ready_wait = Some(wait);
         self
     }
 
-    /// The deadline of unary calls that set none. Default 30 s.
+    /// Deadline of calls that set none, of methods known to be unary and of unknown ones; streams have none. Default: 30 s for methods known
+    /// to be unary.
     #[must_use]
-    pub fn unary_deadline(mut self, deadline: Duration) -> Self {
-        self.config.unary_deadline = deadline;
+    pub fn default_timeout(mut self, timeout: Duration) -> Self {
+        self.config.default_timeout = Some(timeout);
         self
     }
 
@@ -253,7 +254,7 @@ impl ChannelBuilder {
             }
         }
         self.config.policy = Arc::new(self.policy);
-        Ok(Channel::new(self.http.sender(service, self.config, Arc::new(Grpc))))
+        Ok(Channel::new(self.http.channel(service, self.config, Arc::new(Grpc))))
     }
 }
 

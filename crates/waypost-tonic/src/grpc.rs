@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use http::header::{HeaderName, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use waypost_core::attempt::Pushback;
-use waypost_http::{BodyError, BoxError, Protocol, Verdict};
+use waypost_http::{BodyError, BoxError, Protocol, Pushback, ResponseClass};
 
 use crate::status;
 
@@ -46,22 +45,22 @@ impl Protocol for Grpc {
         headers.entry(USER_AGENT).or_insert(AGENT);
     }
 
-    fn classify_head(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+    fn classify_head(&self, status: StatusCode, headers: &HeaderMap) -> ResponseClass {
         match status {
             StatusCode::OK => self.classify_trailers(headers),
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Verdict::Unavailable(pushback(headers)),
-            _ => Verdict::Failed,
+            | StatusCode::GATEWAY_TIMEOUT => ResponseClass::Unavailable(pushback(headers)),
+            _ => ResponseClass::NodeFailed,
         }
     }
 
-    fn classify_trailers(&self, trailers: &HeaderMap) -> Verdict {
+    fn classify_trailers(&self, trailers: &HeaderMap) -> ResponseClass {
         match trailers.get(STATUS).map(HeaderValue::as_bytes) {
-            Some(UNAVAILABLE) => Verdict::Unavailable(pushback(trailers)),
-            Some(INTERNAL | RESOURCE_EXHAUSTED) => Verdict::Failed,
-            _ => Verdict::Fine,
+            Some(UNAVAILABLE) => ResponseClass::Unavailable(pushback(trailers)),
+            Some(INTERNAL | RESOURCE_EXHAUSTED) => ResponseClass::NodeFailed,
+            _ => ResponseClass::Success,
         }
     }
 
@@ -198,19 +197,19 @@ mod tests {
     #[test]
     fn what_answers_say_of_the_node() {
         let table = [
-            (200, vec![("grpc-status", "0")], Verdict::Fine),
-            (200, vec![("grpc-status", "5")], Verdict::Fine),
-            (200, vec![], Verdict::Fine),
-            (200, vec![("grpc-status", "13")], Verdict::Failed),
-            (200, vec![("grpc-status", "14")], Verdict::Unavailable(Pushback::None)),
+            (200, vec![("grpc-status", "0")], ResponseClass::Success),
+            (200, vec![("grpc-status", "5")], ResponseClass::Success),
+            (200, vec![], ResponseClass::Success),
+            (200, vec![("grpc-status", "13")], ResponseClass::NodeFailed),
+            (200, vec![("grpc-status", "14")], ResponseClass::Unavailable(Pushback::None)),
             (
                 200,
                 vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "70")],
-                Verdict::Unavailable(Pushback::After(Duration::from_millis(70))),
+                ResponseClass::Unavailable(Pushback::After(Duration::from_millis(70))),
             ),
-            (200, vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")], Verdict::Unavailable(Pushback::Never)),
-            (503, vec![], Verdict::Unavailable(Pushback::None)),
-            (404, vec![], Verdict::Failed),
+            (200, vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")], ResponseClass::Unavailable(Pushback::Never)),
+            (503, vec![], ResponseClass::Unavailable(Pushback::None)),
+            (404, vec![], ResponseClass::NodeFailed),
         ];
         for (status, pairs, expected) in table {
             let verdict = Grpc.classify_head(StatusCode::from_u16(status).unwrap(), &headers(&pairs));

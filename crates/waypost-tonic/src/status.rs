@@ -7,7 +7,10 @@ use tonic::{Code, Status};
 use waypost_http::{BodyError, CallError, FailureKind, RequestError};
 
 /// A call that got no answer: no peer, full queue and registry trouble are `UNAVAILABLE`, a deadline anywhere is `DEADLINE_EXCEEDED`.
-pub(crate) fn of_call(error: CallError) -> Status {
+pub(crate) fn of_call(mut error: CallError) -> Status {
+    if let Some(request) = error.source.take() {
+        return from_request_error(request);
+    }
     let code = match error.kind {
         FailureKind::Deadline => Code::DeadlineExceeded,
         FailureKind::Reset(reason) => of_reset(reason),
@@ -21,8 +24,7 @@ pub(crate) fn of_call(error: CallError) -> Status {
 /// Returns the status of a request that failed by itself: the status that its body ended with, such as the one of a message above
 /// `max_encoding_message_size`, and else `INTERNAL`; `RESOURCE_EXHAUSTED` for headers above the server's limit. Never `UNAVAILABLE`,
 /// which would ask the caller to try again.
-#[cfg_attr(not(test), expect(dead_code, reason = "CallError does not carry a RequestError yet"))]
-pub(crate) fn from_request_error(error: RequestError) -> Status {
+fn from_request_error(error: RequestError) -> Status {
     if let Some(status) = own_status(&error) {
         return status.clone();
     }

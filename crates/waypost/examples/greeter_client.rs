@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waypost::Picked;
+use waypost::ServedBy;
 use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut greeter = GreeterClient::new(channel);
     for name in ["Ann", "Bob", "Eve"] {
         let response = greeter.hello(HelloRequest { name: name.to_owned() }).await?;
-        let node = response.extensions().get::<Picked>().map(|picked| picked.node.id.clone()).unwrap_or_default();
+        let node = response.extensions().get::<ServedBy>().map(|picked| picked.node.id.clone()).unwrap_or_default();
         println!("{} (from {node})", response.into_inner().message);
     }
     client.close().await;

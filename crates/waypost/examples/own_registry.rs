@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use waypost::record::{Entry, Node, Service, keys};
-use waypost::registry::{DeregisterOptions, Error, Event, Options, NodeSet, RegisterOptions};
+use waypost::registry::{DeregisterOptions, Error, Event, NodeSet, Options, RegisterOptions};
 use waypost::registry::{Registry, Result, WatchOptions, Watcher};
 use waypost_greeter::greeter::{HelloRequest, greeter_client::GreeterClient};
 

@@ -37,7 +37,6 @@ pub mod args;
 mod connect;
 
 pub use connect::connect;
-pub use waypost_core::attempt;
 pub use waypost_core::balance;
 pub use waypost_core::directory;
 pub use waypost_core::fixed::FixedRegistry;
@@ -49,7 +48,10 @@ pub use waypost_core::registry::{self, AnyRegistry, Registry};
 #[cfg(feature = "etcd")]
 pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 #[cfg(feature = "tonic")]
-pub use waypost_http::{AddressPolicy, CallError, ChannelView, Connect, Picked, TcpConnect};
+pub use waypost_http::{
+    AddressPolicy, AttemptHistory, AttemptRecord, BudgetConfig, CallError, ChannelSnapshot, Connect, ConnectionConfig,
+    FailureKind, PickKey, Policy, Pushback, ReconnectConfig, RequestError, ServedBy, TcpConnect,
+};
 #[cfg(feature = "local")]
 pub use waypost_local::{LocalOptions, LocalRegistry};
 #[cfg(feature = "tonic")]

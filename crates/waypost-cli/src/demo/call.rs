@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::{Code, Status};
-use waypost::{CallError, Channel, Picked};
+use waypost::{CallError, Channel, ServedBy};
 use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 
@@ -34,7 +34,7 @@ impl Call {
         let ended = Instant::now();
         match result {
             Ok(response) => {
-                let picked = response.extensions().get::<Picked>();
+                let picked = response.extensions().get::<ServedBy>();
                 let (node, attempts) = picked.map_or((None, 1), |picked| (Some(picked.node.id.clone()), picked.attempts));
                 Self { due, ended, node, attempts, fault: None }
             }
@@ -44,9 +44,9 @@ impl Call {
 
     fn failed(due: Instant, ended: Instant, status: &Status) -> Self {
         let source = std::error::Error::source(status);
-        let trail = source.and_then(|source| source.downcast_ref::<CallError>()).map(|error| &error.trail);
-        let node = trail.and_then(|trail| trail.steps().last()).map(|step| step.node.clone());
-        let attempts = trail.map_or(0, |trail| u32::try_from(trail.len()).unwrap_or(u32::MAX));
+        let history = source.and_then(|source| source.downcast_ref::<CallError>()).map(|error| &error.history);
+        let node = history.and_then(|history| history.last()).map(|attempt| attempt.node.clone());
+        let attempts = history.map_or(0, |history| u32::try_from(history.len()).unwrap_or(u32::MAX));
         Self { due, ended, node, attempts, fault: Some((status.code(), status.message().to_owned())) }
     }
 

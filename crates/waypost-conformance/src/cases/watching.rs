@@ -177,8 +177,7 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict 
     }
     follower
         .until("the last round", |picture| {
-            picture.len() == 40
-                && picture.iter().all(|entry| entry.node.metadata.get("round").is_some_and(|round| round == "39"))
+            picture.len() == 40 && picture.iter().all(|entry| entry.node.metadata.get("round").is_some_and(|round| round == "39"))
         })
         .await;
     follower.until_equal(&registry).await;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::panics::contain;
 use crate::peer::Exclusion;
 use crate::record::{Entry, keys};
 
@@ -18,7 +19,7 @@ pub enum Filter {
     Label(String, String),
     /// The record names this endpoint, `Greeter.Hello`.
     Endpoint(String),
-    /// Whatever the user says; it must be quick and always say the same of the same entry.
+    /// The user's own condition. It must be quick and always return the same for the same entry; a node that it panics on is out.
     Predicate(Arc<dyn Fn(&Entry) -> bool + Send + Sync>),
 }
 
@@ -35,7 +36,7 @@ impl Filter {
             Self::Version(version) => (entry.head.version == *version, Exclusion::Version),
             Self::Label(key, value) => (metadata.get(key) == Some(value), Exclusion::Label),
             Self::Endpoint(name) => (entry.head.endpoints.iter().any(|e| e.name == *name), Exclusion::Endpoint),
-            Self::Predicate(predicate) => (predicate(entry), Exclusion::Predicate),
+            Self::Predicate(predicate) => (contain(|| predicate(entry)).unwrap_or(false), Exclusion::Predicate),
         };
         if passes { Ok(()) } else { Err(exclusion) }
     }
@@ -53,8 +54,22 @@ impl fmt::Debug for Filter {
     }
 }
 
+impl PartialEq for Filter {
+    /// Compares conditions; predicates are equal only to clones of themselves.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Protocol(a), Self::Protocol(b))
+            | (Self::Version(a), Self::Version(b))
+            | (Self::Endpoint(a), Self::Endpoint(b)) => a == b,
+            (Self::Label(key, value), Self::Label(other_key, other_value)) => (key, value) == (other_key, other_value),
+            (Self::Predicate(a), Self::Predicate(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
 /// All of these conditions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters(Vec<Filter>);
 
 impl Filters {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Balancer, Candidate, Config, PickContext, Pickable};
+use super::{Balancer, Config, PickContext, Pickable, subset};
 use crate::directory::{Directory, Member, Snapshot, Subscription};
-use crate::peer::{Outcome, Peer, PeerId};
+use crate::peer::{AttemptEnd, Finished, LoadTable, Peer, PeerId};
 use crate::record::{Entry, NameError, Node, Service, ServiceName};
 use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet, Registry};
 
@@ -47,6 +47,7 @@ pub struct Selector {
     source: Source,
     config: Config,
     services: Mutex<HashMap<ServiceName, Selected>>,
+    seed: u64,
 }
 
 #[derive(Debug)]
@@ -69,9 +70,18 @@ impl Pickable for Listed {
 struct Selected {
     subscription: Option<Subscription>,
     listing: Listing,
-    /// By node id, with the entry that each was last described by.
-    peers: BTreeMap<String, (Entry, Arc<Listed>)>,
+    /// By node id.
+    peers: BTreeMap<String, Known>,
+    loads: LoadTable,
     balancer: Arc<Balancer<Listed>>,
+    seed: u64,
+}
+
+/// A node that is listed.
+#[derive(Debug)]
+struct Known {
+    listed: Arc<Listed>,
+    passes: bool,
 }
 
 /// The nodes of a service as its source lists them.
@@ -84,12 +94,12 @@ enum Listing {
 impl Selector {
     /// Reads the directory, so that a `select` of a known service does no I/O: the one to use.
     pub fn cached(directory: Directory, config: Config) -> Self {
-        Self { source: Source::Cached(directory), config, services: Mutex::default() }
+        Self { source: Source::Cached(directory), config, services: Mutex::default(), seed: fastrand::u64(..) }
     }
 
     /// Asks the registry on each `select`, as go-micro's plain one does: for tools and tests.
     pub fn uncached(registry: AnyRegistry, config: Config) -> Self {
-        Self { source: Source::Uncached(registry), config, services: Mutex::default() }
+        Self { source: Source::Uncached(registry), config, services: Mutex::default(), seed: fastrand::u64(..) }
     }
 
     /// The nodes of a service, to be taken one by one.
@@ -106,7 +116,7 @@ impl Selector {
             Source::Uncached(registry) => Listing::Uncached(uncached(registry, service).await?),
         };
         let mut services = self.lock();
-        let selected = services.entry(name).or_insert_with(|| Selected::new(&self.config));
+        let selected = services.entry(name).or_insert_with(|| Selected::new(&self.config, self.seed));
         selected.update(listing);
         let balancer = Arc::clone(&selected.balancer);
         if balancer.ready_count() == 0 {
@@ -129,7 +139,7 @@ impl Selector {
     /// Returns the subscription to a service, made again if its task or runtime has ended.
     fn subscription(&self, directory: &Directory, name: &ServiceName) -> Result<Subscription, Error> {
         let mut services = self.lock();
-        let selected = services.entry(name.clone()).or_insert_with(|| Selected::new(&self.config));
+        let selected = services.entry(name.clone()).or_insert_with(|| Selected::new(&self.config, self.seed));
         match selected.subscription.as_ref().filter(|subscription| !subscription.is_closed()) {
             Some(subscription) => Ok(subscription.clone()),
             None => Ok(selected.subscription.insert(directory.subscribe(name)?).clone()),
@@ -137,20 +147,21 @@ impl Selector {
     }
 
     /// Feeds back how a call to a selected node ended: it is no longer in flight.
-    pub fn mark(&self, service: &str, node: &Node, outcome: Outcome) {
+    pub fn mark(&self, service: &str, node: &Node, end: AttemptEnd) {
+        let now = Instant::now();
         self.with_peers(service, |peers| {
-            if let Some((_, listed)) = peers.get(&node.id) {
-                listed.0.meters().end(outcome);
+            if let Some(known) = peers.get(&*node.id) {
+                known.listed.0.stats().finish(&Finished::new(now, now, end));
             }
         });
     }
 
     /// Forgets the calls in flight of a service's nodes: for callers that do not mark.
     pub fn reset(&self, service: &str) {
-        self.with_peers(service, |peers| peers.values().for_each(|(_, listed)| listed.0.meters().reset()));
+        self.with_peers(service, |peers| peers.values().for_each(|known| known.listed.0.stats().reset()));
     }
 
-    fn with_peers(&self, service: &str, act: impl FnOnce(&BTreeMap<String, (Entry, Arc<Listed>)>)) {
+    fn with_peers(&self, service: &str, act: impl FnOnce(&BTreeMap<String, Known>)) {
         let Ok(name) = service.parse::<ServiceName>() else { return };
         if let Some(selected) = self.lock().get(&name) {
             act(&selected.peers);
@@ -174,10 +185,11 @@ async fn uncached(registry: &AnyRegistry, service: &str) -> Result<NodeSet, Sele
 }
 
 impl Selected {
-    fn new(config: &Config) -> Self {
-        let balancer = Arc::new(Balancer::new(config.clone()));
+    fn new(config: &Config, seed: u64) -> Self {
+        let loads = LoadTable::default();
+        let balancer = Arc::new(Balancer::new(config.clone(), loads.clone()));
         let listing = Listing::Cached(Snapshot::default());
-        Self { subscription: None, listing, peers: BTreeMap::new(), balancer }
+        Self { subscription: None, listing, peers: BTreeMap::new(), loads, balancer, seed }
     }
 
     /// Becomes what is listed now; a listing without a difference costs nothing.
@@ -189,7 +201,7 @@ impl Selected {
         }
         let now = Instant::now();
         changes.into_iter().for_each(|(id, entry)| self.apply(now, id, entry));
-        self.publish();
+        self.publish(now);
     }
 
     /// Describes, adds or removes one node. Its peer stays as long as its address does.
@@ -198,22 +210,28 @@ impl Selected {
             self.peers.remove(&id);
             return;
         };
-        let known = self.peers.get(&id).filter(|(_, listed)| *listed.0.id() == PeerId::of(&entry));
+        let known = self.peers.get(&id).filter(|known| *known.listed.0.id() == PeerId::of(&entry));
         let listed = match known {
-            Some((_, listed)) => Arc::clone(listed),
-            None => Arc::new(Listed(Arc::new(Peer::new(entry.clone(), now)))),
+            Some(known) => Arc::clone(&known.listed),
+            None => Arc::new(Listed(Arc::new(Peer::new(entry.clone(), &self.loads, now)))),
         };
         listed.0.describe(&entry);
-        self.peers.insert(id, (entry, listed));
+        let passes = self.balancer.config().filters.check(&entry).is_ok();
+        self.peers.insert(id, Known { listed, passes });
     }
 
-    fn publish(&self) {
-        let verdicts = self.balancer.admit(self.peers.values().map(|(entry, _)| entry));
-        let candidate = |((_, listed), verdict): (&(Entry, Arc<Listed>), Result<(), _>)| Candidate {
-            item: Arc::clone(listed),
-            hindrance: verdict.err(),
-        };
-        self.balancer.publish(self.peers.values().zip(verdicts).map(candidate).collect());
+    /// Publishes the nodes that pass the filters, up to this client's share.
+    fn publish(&self, now: Instant) {
+        let config = self.balancer.config();
+        let passing = self.peers.values().filter(|known| known.passes);
+        let mut ready: Vec<_> = passing.map(|known| (Arc::clone(&known.listed), now)).collect();
+        if ready.len() > config.max_peers {
+            ready.sort_by_cached_key(|(listed, _)| subset::rank(self.seed, &listed.0.id().id));
+            ready.truncate(config.max_peers);
+        }
+        if let Err(panicked) = self.balancer.publish(now, ready) {
+            tracing::warn!(strategy = config.strategy.name(), %panicked, "strategy panicked; nodes are picked at random");
+        }
     }
 }
 
@@ -253,7 +271,7 @@ impl Next {
     /// [marked](Selector::mark). None if all nodes are gone.
     #[expect(clippy::should_implement_trait, reason = "go-micro's name; it never ends, so it is no iterator")]
     pub fn next(&mut self) -> Option<Arc<Node>> {
-        let context = PickContext::default();
+        let context = PickContext::new("", Instant::now());
         let pick = self.balancer.pick(&context, |peer| !self.tried.contains(peer.0.id())).or_else(|| {
             self.tried.clear();
             self.balancer.pick(&context, |_| true)

@@ -1,11 +1,10 @@
-//! What a client knows of one node: its connection state and its meters. It outlives snapshots.
+//! What a client knows of one node that it uses: connectivity and stats. A peer outlives snapshots; a node that no channel uses has none.
 //!
-//! [`Machine`] decides when a node is connected and when it is let go, [`Pulse`] when a connection that says nothing is asked whether it
-//! still lives; both are pure. This room never knows sockets, and never who is picked.
+//! This room never knows sockets, and never who is picked.
 
-mod machine;
-mod meters;
-mod pulse;
+mod finished;
+mod load;
+mod stats;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +13,12 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::time::Instant;
 
-pub use machine::{Action, Calm, ConnectionId, Event, Machine, Settings, Wish};
-pub use meters::{Meters, Outcome};
-pub use pulse::{Ask, Health, Pulse, Read};
+pub use finished::{AttemptEnd, AttemptObserver, Finished, ReportedLoad};
+pub(crate) use load::LoadReader;
+pub use load::LoadTable;
+pub use stats::PeerStats;
 
-use crate::record::{Entry, Node};
+use crate::record::{Entry, Node, keys};
 
 /// Which peer: a node of a service at an address. A node that comes back elsewhere is another peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,20 +41,22 @@ impl PeerId {
 /// The registry's word on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Membership {
-    /// It is in the registry.
+    /// The node is in the registry.
     Confirmed,
-    /// It was lost without having left, and is kept for a while.
+    /// The node was lost without having left, and is kept for a while.
     Suspect,
-    /// It said that it is going.
+    /// The node announced that it is leaving.
     Leaving,
 }
 
 /// The best state among a peer's connections: observed, never decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Connection {
-    /// None, and none wanted.
+#[non_exhaustive]
+pub enum ConnectivityState {
+    /// No connection, and none wanted.
     Idle,
     /// Dialling, or waiting for the server's SETTINGS.
     Connecting,
@@ -62,41 +64,43 @@ pub enum Connection {
     Ready,
     /// Between two attempts to connect.
     Backoff,
-    /// The last one takes no new calls and finishes those it has.
+    /// The last connection takes no new calls and finishes those it has.
     Draining,
 }
 
 /// Why a node is not picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Exclusion {
     /// No connection is ready.
     NotConnected,
-    /// A call waits too long on it, and it has not answered a PING yet.
+    /// A call waits too long on the node, and no connection of it has answered a PING yet.
     Stalled,
-    /// Its last connection takes no new calls.
+    /// The last connection takes no new calls.
     Draining,
-    /// It said that it is going.
+    /// The node announced that it is leaving.
     Leaving,
-    /// It speaks another protocol.
+    /// The node speaks another protocol.
     Protocol,
-    /// It has another version.
+    /// The node has another version.
     Version,
-    /// It lacks a label.
+    /// The node lacks a label.
     Label,
-    /// It lacks an endpoint.
+    /// The node lacks an endpoint.
     Endpoint,
-    /// The user's own predicate says no.
+    /// The user's own predicate rejects the node, or panicked on it.
     Predicate,
-    /// The service has more nodes than `max_peers`, and it is not of this client's share.
+    /// The service has more nodes than `max_peers`, and the node is not in this client's share.
     OutsideSubset,
-    /// Its address cannot or may not be dialled.
+    /// The node's address cannot or may not be dialled.
     AddressRefused,
 }
 
-impl fmt::Display for Exclusion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Exclusion {
+    /// The name in errors, logs and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::NotConnected => "not_connected",
             Self::Stalled => "stalled",
             Self::Draining => "draining",
@@ -108,22 +112,29 @@ impl fmt::Display for Exclusion {
             Self::Predicate => "predicate",
             Self::OutsideSubset => "outside_subset",
             Self::AddressRefused => "address_refused",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
 /// What is observed of a peer at one moment.
-#[derive(Clone, Debug)]
-pub struct Status {
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
     /// The registry's word.
     pub membership: Membership,
     /// The best of its connections.
-    pub connection: Connection,
-    /// Whether none of its ready connections answers.
-    pub stalled: bool,
-    /// Since when the three above are as they are.
+    pub connectivity: ConnectivityState,
+    /// Since when both are as they are.
     pub since: Instant,
-    /// The last thing that went wrong with a connection.
+    /// When a connection became ready after none was.
+    pub ready_since: Option<Instant>,
+    /// The last failure of a connection.
     pub last_failure: Option<Arc<str>>,
 }
 
@@ -132,29 +143,29 @@ pub struct Status {
 pub struct Peer {
     id: PeerId,
     entry: ArcSwap<Entry>,
-    meters: Meters,
-    status: Mutex<Status>,
+    stats: PeerStats,
+    status: Mutex<PeerStatus>,
 }
 
 impl Peer {
-    /// A peer for `entry`, idle.
-    pub fn new(entry: Entry, now: Instant) -> Self {
-        let status = Status {
+    /// A peer for `entry`, idle, with its load in `loads`.
+    pub fn new(entry: Entry, loads: &LoadTable, now: Instant) -> Self {
+        let status = PeerStatus {
             membership: Membership::Confirmed,
-            connection: Connection::Idle,
-            stalled: false,
+            connectivity: ConnectivityState::Idle,
             since: now,
+            ready_since: None,
             last_failure: None,
         };
         Self {
             id: PeerId::of(&entry),
             entry: ArcSwap::from_pointee(entry),
-            meters: Meters::default(),
+            stats: PeerStats::new(loads),
             status: Mutex::new(status),
         }
     }
 
-    /// Which peer it is.
+    /// Identifies the peer.
     pub fn id(&self) -> &PeerId {
         &self.id
     }
@@ -165,43 +176,76 @@ impl Peer {
     }
 
     /// The entry as the registry last described it.
-    pub fn entry(&self) -> arc_swap::Guard<Arc<Entry>> {
-        self.entry.load()
+    pub fn entry(&self) -> Arc<Entry> {
+        self.entry.load_full()
     }
 
-    /// Takes a new description of the same node; its meters stay.
+    /// Takes a new description of the same node; its stats stay.
     pub fn describe(&self, entry: &Entry) {
         if **self.entry.load() != *entry {
             self.entry.store(Arc::new(entry.clone()));
         }
     }
 
-    /// Its counters.
-    pub fn meters(&self) -> &Meters {
-        &self.meters
+    /// The node's weight for strategies that know one: node metadata `weight`, 1 to 65 535, else 1.
+    pub fn weight(&self) -> u32 {
+        let entry = self.entry.load();
+        let weight = entry.node.metadata.get(keys::WEIGHT).and_then(|weight| weight.parse().ok());
+        weight.filter(|weight| (1..=65_535).contains(weight)).unwrap_or(1)
     }
 
-    /// What is observed of it now.
-    pub fn status(&self) -> Status {
+    /// The peer's counters.
+    pub fn stats(&self) -> &PeerStats {
+        &self.stats
+    }
+
+    /// What is observed of the peer now.
+    pub fn status(&self) -> PeerStatus {
         self.lock().clone()
     }
 
-    /// Notes what is observed; `since` moves only when something changed. Returns whether it did.
-    pub fn observe(&self, now: Instant, membership: Membership, connection: Connection, stalled: bool) -> bool {
+    /// Notes what is observed; `since` moves only when something changed.
+    pub fn observe(&self, now: Instant, membership: Membership, connectivity: ConnectivityState) {
         let mut status = self.lock();
-        let same = (status.membership, status.connection, status.stalled) == (membership, connection, stalled);
-        if !same {
-            *status = Status { membership, connection, stalled, since: now, last_failure: status.last_failure.take() };
+        if (status.membership, status.connectivity) == (membership, connectivity) {
+            return;
         }
-        !same
+        status.ready_since = match connectivity {
+            ConnectivityState::Ready => status.ready_since.or(Some(now)),
+            _ => None,
+        };
+        (status.membership, status.connectivity, status.since) = (membership, connectivity, now);
     }
 
-    /// Notes the last thing that went wrong.
-    pub fn note_failure(&self, why: &str) {
-        self.lock().last_failure = Some(why.into());
+    /// Notes the last failure of a connection.
+    pub fn note_failure(&self, why: Arc<str>) {
+        self.lock().last_failure = Some(why);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Status> {
+    fn lock(&self) -> MutexGuard<'_, PeerStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Service;
+
+    #[test]
+    fn a_weight_out_of_range_counts_as_one() {
+        let weight = |text: Option<&str>| {
+            let mut node = Node::with_id("greeter", "a", "127.0.0.1:1");
+            if let Some(text) = text {
+                node.metadata.insert(keys::WEIGHT, text);
+            }
+            let mut service = Service::new("greeter");
+            service.nodes.push(node);
+            Peer::new(service.entries().remove(0), &LoadTable::default(), Instant::now()).weight()
+        };
+        let table = [(None, 1), (Some("7"), 7), (Some("0"), 1), (Some("65535"), 65_535), (Some("65536"), 1), (Some("-1"), 1)];
+        for (text, expected) in table {
+            assert_eq!(weight(text), expected, "{text:?}");
+        }
     }
 }

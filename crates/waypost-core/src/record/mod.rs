@@ -37,6 +37,8 @@ pub mod keys {
     pub const STREAM: &str = "stream";
     /// Node metadata, go-micro's: what the node speaks, such as `grpc`, `mucp` or `http`.
     pub const PROTOCOL: &str = "protocol";
+    /// Node metadata: a whole number from 1 to 65 535 for strategies that weigh nodes.
+    pub const WEIGHT: &str = "weight";
 }
 
 /// The version a service has unless it is given another, as in go-micro.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use waypost_core::balance::{Config, Filter, RoundRobin, SelectError, Selector};
 use waypost_core::directory::{self, Directory};
 use waypost_core::memory::MemoryRegistry;
-use waypost_core::peer::Outcome;
+use waypost_core::peer::AttemptEnd;
 use waypost_core::record::{Node, Service};
 use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
 
@@ -68,13 +68,13 @@ async fn marks_free_a_node_and_reset_frees_all() {
     for _ in 0..20 {
         let other = selector.select("greeter").await.unwrap().next().unwrap();
         assert_ne!(other.id, busy.id, "fewer calls in flight");
-        selector.mark("greeter", &other, Outcome::Answered);
+        selector.mark("greeter", &other, AttemptEnd::Answered);
     }
     selector.reset("greeter");
     let mut seen = HashSet::new();
     for _ in 0..64 {
         let node = selector.select("greeter").await.unwrap().next().unwrap();
-        selector.mark("greeter", &node, Outcome::Answered);
+        selector.mark("greeter", &node, AttemptEnd::Answered);
         seen.insert(node.id.clone());
     }
     // Two nodes with the same load: 64 draws miss one of them once in 2^63.

@@ -56,7 +56,9 @@ where
         let guard = BodyGuard { stop: Some(stop), abort: task.abort_handle(), progress };
         Self { task, guard }
     }
+}
 
+impl<B> BodyTask<B> {
     /// Returns true once the whole body was handed over, or the stream takes no more of it.
     pub(crate) fn is_finished(&self) -> bool {
         self.guard.progress.finished.load(Relaxed)

@@ -39,3 +39,43 @@ impl EnhanceYourCalm {
         self.doublings.saturating_sub(u32::try_from(halvings).unwrap_or(u32::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_demand_doubles_and_each_minute_halves() {
+        let start = Instant::now();
+        let mut calm = EnhanceYourCalm::default();
+        assert_eq!(calm.factor(start), 1);
+        (0..3).for_each(|_| calm.raise(start));
+        let factors = [0, 1, 2, 3, 4].map(|n| calm.factor(start + minutes(n)));
+        assert_eq!(factors, [8, 4, 2, 1, 1]);
+        assert_eq!(calm.stall_factor(start), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn six_demands_in_a_month_leave_nothing() {
+        let mut now = Instant::now();
+        let mut calm = EnhanceYourCalm::default();
+        for _ in 0..6 {
+            now += minutes(5 * 24 * 60);
+            calm.raise(now);
+            assert_eq!(calm.factor(now), 2);
+        }
+        assert_eq!(calm.factor(now + minutes(1)), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_factor_is_bounded() {
+        let now = Instant::now();
+        let mut calm = EnhanceYourCalm::default();
+        (0..1_000).for_each(|_| calm.raise(now));
+        assert_eq!((calm.factor(now), calm.stall_factor(now)), (64, 4));
+    }
+}

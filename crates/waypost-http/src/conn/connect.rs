@@ -79,6 +79,11 @@ impl Connect for TcpConnect {
 
 /// Connects to the address of the host that answers first, among those that may be dialled. The name is resolved again at each dial.
 pub(crate) async fn dial(address: &Address, policy: &AddressPolicy) -> io::Result<TcpStream> {
+    if let Ok(ip) = address.host.parse()
+        && policy.allows(ip)
+    {
+        return connect_and_prepare(SocketAddr::new(ip, address.port)).await;
+    }
     let resolved: Vec<SocketAddr> = tokio::net::lookup_host((address.host.as_str(), address.port)).await?.collect();
     dial_any(&resolved, policy).await
 }

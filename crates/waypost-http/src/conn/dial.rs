@@ -42,12 +42,13 @@ impl DialSlots {
     }
 
     /// Runs a dial; when it takes longer than `patience`, exchanges its slot for one of the others.
-    async fn run<T>(&self, patience: Duration, dial: impl Future<Output = T>) -> T {
+    async fn run<T>(&self, patience: Duration, on_slow: impl FnOnce(), dial: impl Future<Output = T>) -> T {
         let fast = self.acquire().await;
         let mut dial = pin!(dial);
         if let Ok(result) = timeout(patience, dial.as_mut()).await {
             return result;
         }
+        on_slow();
         let slow = Arc::clone(&self.slow).acquire_owned();
         let mut exchange = pin!(async { slow.await.expect("the semaphore is never closed") });
         let _slow = tokio::select! {
@@ -84,7 +85,7 @@ impl Dialer {
     }
 
     async fn drive(&self, events: &mut EventSender, slots: &DialSlots) -> Result<(), String> {
-        let (driver, connection) = slots.run(self.config.slot_timeout, self.dial_in_time()).await?;
+        let (driver, connection) = slots.run(self.config.slot_timeout, || events.slow(), self.dial_in_time()).await?;
         events.ready(&connection);
         drop(connection);
         driver.run(events).await.map_err(|error| format!("connection to {}: {error}", self.address))

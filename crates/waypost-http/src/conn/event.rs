@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use super::connection::{Connection, Liveness};
 
-/// Event of one connection. `Ready` precedes all others but `Ended`; `Ended` is the last.
+/// Event of one connection. `Ready` precedes all others but `Slow` and `Ended`; `Ended` is the last.
 #[derive(Debug)]
 pub(crate) enum ConnectionEvent {
     /// The server's SETTINGS were read.
     Ready(Arc<Connection>),
+    /// The dial has not answered within the slot time-out, and goes on. Precedes `Ready`.
+    Slow,
     /// The connection takes no new calls.
     GoAway(GoAway),
     /// The liveness changed.
@@ -96,6 +98,10 @@ impl EventSender {
     /// Creates a sender that calls `send` for each event, from the task of the connection. `send` must not block.
     pub(crate) fn new(send: impl FnMut(ConnectionEvent) + Send + 'static) -> Self {
         Self(Some(Box::new(send)))
+    }
+
+    pub(super) fn slow(&mut self) {
+        self.send(ConnectionEvent::Slow);
     }
 
     pub(super) fn ready(&mut self, connection: &Arc<Connection>) {

@@ -258,3 +258,7 @@ impl KeepAlive {
 fn after(at: Instant, duration: Duration) -> Option<Instant> {
     at.checked_add(duration)
 }
+
+#[cfg(test)]
+#[path = "tests/keepalive.rs"]
+mod tests;

@@ -16,12 +16,14 @@ mod frames;
 mod handshake;
 mod keepalive;
 mod panic;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use calm::EnhanceYourCalm;
 pub(crate) use cancel::CancelledStream;
 pub use config::ConnectionConfig;
 pub(crate) use connection::{Connection, Liveness};
 pub(crate) use dial::{DialSlots, Dialer};
-pub(crate) use event::{ConnectionEvent, EventSender, GoAway};
+pub(crate) use event::{ConnectionEvent, EventSender};
 pub(crate) use frames::{FrameCounter, FrameCounts, FrameTotals};
 pub(crate) use handshake::{Handshake, handshake};

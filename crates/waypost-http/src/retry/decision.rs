@@ -76,8 +76,6 @@ pub(crate) enum FailureCause {
     Reset,
     /// The node answered that it is unavailable.
     Unavailable(Pushback),
-    /// The caller's own request was at fault: its body failed, its headers cannot be sent.
-    Local,
 }
 
 /// What follows a failed attempt.
@@ -166,9 +164,9 @@ pub(crate) fn next(
 
 /// The reason, if any, why nothing may follow.
 fn obstacle(cause: FailureCause, state: &RetryState, context: &RetryContext) -> Option<StopReason> {
-    use FailureCause::{GoAwayError, Local, Lost, NotSent, Reset, Unavailable, Unprocessed};
+    use FailureCause::{GoAwayError, Lost, NotSent, Reset, Unavailable, Unprocessed};
     match cause {
-        Local | Reset => return Some(StopReason::Final),
+        Reset => return Some(StopReason::Final),
         Lost { .. } | Unavailable(_) if !state.is_idempotent() => return Some(StopReason::NotIdempotent),
         Unavailable(Pushback::Never) => return Some(StopReason::PushbackNever),
         GoAwayError | Lost { .. } if state.suspected() => return Some(StopReason::ConnectionsEnded(state.connections_ended())),

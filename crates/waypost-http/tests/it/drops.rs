@@ -9,7 +9,7 @@ use http::Request;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::runtime::Handle;
-use waypost_http::Sender;
+use waypost_http::ServiceChannel;
 
 use crate::net::{World, begin, call};
 
@@ -20,8 +20,8 @@ async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-fn in_flight(sender: &Sender) -> u32 {
-    sender.view().nodes.iter().map(|node| node.in_flight).sum()
+fn in_flight(sender: &ServiceChannel) -> u32 {
+    sender.snapshot().nodes.iter().map(|node| node.in_flight).sum()
 }
 
 /// A body of three pieces, each of which lets others run first.
@@ -55,7 +55,7 @@ struct Dropped {
 }
 
 impl Dropped {
-    async fn make(&self, sender: Sender) {
+    async fn make(&self, sender: ServiceChannel) {
         let response = match self.path {
             "/flow" => sender.call(Request::post("/flow").body(slow_body()).unwrap()).await,
             path => begin(&sender, path, self.order, Some(Duration::from_secs(20))).await,
@@ -64,7 +64,7 @@ impl Dropped {
     }
 
     /// Polls the call `moments` times and drops it; true if it had finished before.
-    async fn drop_after(&self, sender: Sender, moments: usize) -> bool {
+    async fn drop_after(&self, sender: ServiceChannel, moments: usize) -> bool {
         let mut call = Box::pin(self.make(sender));
         for _ in 0..moments {
             if std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await.is_ready() {
@@ -118,7 +118,7 @@ async fn a_call_dropped_at_every_await_point_leaves_nothing() {
 async fn a_call_dropped_while_it_waits_for_a_node_leaves_nothing() {
     let world = World::new();
     let sender = world.sender();
-    sender.view();
+    sender.snapshot();
     settle().await;
     let tasks = Handle::current().metrics().num_alive_tasks();
     let waiting = Dropped { path: "/look", order: "hi", step: Duration::from_millis(10), at_least: 1 };
@@ -153,7 +153,7 @@ async fn a_closed_client_leaves_no_task_and_no_connection() {
         tokio::spawn(async move { call(&sender, "/act", "sleep 100000").await })
     };
     let waiting = {
-        let nobody = world.client.sender("nobody".parse().unwrap(), Default::default(), std::sync::Arc::new(crate::net::Plain));
+        let nobody = world.client.channel("nobody".parse().unwrap(), Default::default(), std::sync::Arc::new(crate::net::Plain));
         tokio::spawn(async move { call(&nobody, "/act", "hi").await })
     };
     settle().await;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use waypost_core::balance::Decision;
 use waypost_core::peer::Exclusion;
-use waypost_http::{ChannelConfig, Sender};
+use waypost_http::{ChannelConfig, ServiceChannel};
 
 use crate::net::{World, call};
 
-fn count(sender: &Sender, decision: Decision) -> usize {
-    sender.view().nodes.iter().filter(|node| node.decision == decision).count()
+fn count(sender: &ServiceChannel, decision: Decision) -> usize {
+    sender.snapshot().nodes.iter().filter(|node| node.decision == decision).count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -27,7 +27,7 @@ async fn at_most_max_peers_are_connected_sixteen_at_a_time() {
     let open = || hosts.iter().filter(|host| host.open.load(std::sync::atomic::Ordering::Relaxed) > 0).count();
     assert_eq!((open(), world.net.most_dials_at_once()), (100, 16));
     // One of the share leaves: another takes its place, and nobody else moves.
-    let gone = sender.view().nodes.into_iter().find(|node| node.decision == Decision::Picked).unwrap();
+    let gone = sender.snapshot().nodes.into_iter().find(|node| node.decision == Decision::Picked).unwrap();
     let dialled = |hosts: &[crate::net::Host]| -> usize {
         hosts.iter().map(|host| host.dialled.load(std::sync::atomic::Ordering::Relaxed)).sum()
     };

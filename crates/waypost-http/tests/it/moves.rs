@@ -19,7 +19,7 @@ async fn a_call_is_answered_and_says_by_whom() {
     let sender = world.sender();
     assert_eq!(call(&sender, "/act", "hi").await.unwrap(), ("a".into(), 1, "hi".into()));
     assert_eq!((host.dialled.load(Relaxed), host.requests.load(Relaxed)), (1, 1));
-    let peer = &sender.view().nodes[0];
+    let peer = &sender.snapshot().nodes[0];
     assert_eq!((peer.in_flight, peer.calls, peer.failed), (0, 1, 0));
 }
 
@@ -49,7 +49,7 @@ async fn refused_by_the_only_node_a_call_waits_and_returns() {
     a.refuse(usize::MAX);
     let error = call(&sender, "/act", "hi").await.unwrap_err();
     assert_eq!(error.kind, FailureKind::NoAnswer);
-    assert_eq!(error.trail.len(), 3, "{error}");
+    assert_eq!(error.history.len(), 3, "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,7 +112,7 @@ async fn total_failure_is_retried_within_the_budget() {
     for _ in 0..calls {
         call(&sender, "/look", "unavailable").await.unwrap();
     }
-    let attempts: u64 = sender.view().nodes.iter().map(|node| node.calls).sum();
+    let attempts: u64 = sender.snapshot().nodes.iter().map(|node| node.calls).sum();
     let bound = calls * 6 / 5 + 10 * (start.elapsed().as_secs() + 1) + 10;
     assert!(attempts > calls && attempts <= bound, "{attempts} of {bound}");
     drop(b);
@@ -195,5 +195,5 @@ async fn headers_that_http2_forbids_are_stripped_and_blame_no_node() {
         assert_eq!(sender.call(request).await.expect(name).status(), 200, "{name}");
     }
     assert_eq!(a.requests.load(Relaxed), 6);
-    assert_eq!(sender.view().nodes[0].failed, 0);
+    assert_eq!(sender.snapshot().nodes[0].failed, 0);
 }

@@ -16,13 +16,13 @@ use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use waypost_core::attempt::Pushback;
+
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Address, Endpoint, Node, Service, keys};
 use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
 use waypost_http::{
-    AddressPolicy, BodyError, BoxError, BoxIo, CallError, ChannelConfig, Client, Config, Connect, Connecting, Picked, Protocol,
-    ResponseBody, Sender, Verdict,
+    AddressPolicy, BodyError, BoxError, BoxIo, CallError, ChannelConfig, Client, Config, Connect, Connecting, Protocol, Pushback,
+    ResponseBody, ResponseClass, ServedBy, ServiceChannel,
 };
 
 /// The world of one test: a registry, hosts, and a client.
@@ -62,12 +62,12 @@ impl World {
         self.memory.deregister(&service(name), &options).await.unwrap();
     }
 
-    pub(crate) fn sender(&self) -> Sender {
+    pub(crate) fn sender(&self) -> ServiceChannel {
         self.sender_with(ChannelConfig::default())
     }
 
-    pub(crate) fn sender_with(&self, config: ChannelConfig) -> Sender {
-        self.client.sender("echo".parse().unwrap(), config, Arc::new(Plain))
+    pub(crate) fn sender_with(&self, config: ChannelConfig) -> ServiceChannel {
+        self.client.channel("echo".parse().unwrap(), config, Arc::new(Plain))
     }
 }
 
@@ -93,9 +93,9 @@ pub(crate) fn service(node: &str) -> Service {
 }
 
 /// Makes a call and says who answered, after how many attempts, with what.
-pub(crate) async fn call(sender: &Sender, path: &str, body: &str) -> Result<(String, u32, String), CallError> {
+pub(crate) async fn call(sender: &ServiceChannel, path: &str, body: &str) -> Result<(String, u32, String), CallError> {
     let response = begin(sender, path, body, None).await?;
-    let picked = response.extensions().get::<Picked>().unwrap().clone();
+    let picked = response.extensions().get::<ServedBy>().unwrap().clone();
     let text = response
         .into_body()
         .collect()
@@ -105,7 +105,7 @@ pub(crate) async fn call(sender: &Sender, path: &str, body: &str) -> Result<(Str
 }
 
 pub(crate) async fn begin(
-    sender: &Sender,
+    sender: &ServiceChannel,
     path: &str,
     body: &str,
     timeout: Option<Duration>,
@@ -130,15 +130,15 @@ impl Protocol for Plain {
         headers.insert("attempt", earlier_attempts.into());
     }
 
-    fn classify_head(&self, status: StatusCode, _: &HeaderMap) -> Verdict {
+    fn classify_head(&self, status: StatusCode, _: &HeaderMap) -> ResponseClass {
         match status {
-            StatusCode::SERVICE_UNAVAILABLE => Verdict::Unavailable(Pushback::None),
-            _ => Verdict::Fine,
+            StatusCode::SERVICE_UNAVAILABLE => ResponseClass::Unavailable(Pushback::None),
+            _ => ResponseClass::Success,
         }
     }
 
-    fn classify_trailers(&self, trailers: &HeaderMap) -> Verdict {
-        if trailers.contains_key("unavailable") { Verdict::Unavailable(Pushback::None) } else { Verdict::Fine }
+    fn classify_trailers(&self, trailers: &HeaderMap) -> ResponseClass {
+        if trailers.contains_key("unavailable") { ResponseClass::Unavailable(Pushback::None) } else { ResponseClass::Success }
     }
 
     fn body_error(&self, error: BodyError) -> BoxError {

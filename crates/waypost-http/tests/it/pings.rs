@@ -6,19 +6,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 use waypost_core::balance::Decision;
 use waypost_core::peer::Exclusion;
-use waypost_http::{FailureKind, Sender};
+use waypost_http::{FailureKind, ServiceChannel};
 
 use crate::net::{World, begin, call};
 
 const LONG: Duration = Duration::from_secs(5);
 
-fn decision(sender: &Sender, node: usize) -> Decision {
-    sender.view().nodes[node].decision
+fn decision(sender: &ServiceChannel, node: usize) -> Decision {
+    sender.snapshot().nodes[node].decision
 }
 
-async fn all_ready(sender: &Sender) {
+async fn all_ready(sender: &ServiceChannel) {
     sender.ready(LONG).await.unwrap();
-    while sender.view().nodes.iter().any(|node| node.decision != Decision::Picked) {
+    while sender.snapshot().nodes.iter().any(|node| node.decision != Decision::Picked) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -97,20 +97,30 @@ async fn a_frozen_node_is_out_after_a_second_and_its_idempotent_calls_move_after
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_may_not_move_stay_on_a_frozen_node_until_it_wakes() {
-    let world = World::new();
-    let a = world.host("a").await;
-    let sender = world.sender();
-    all_ready(&sender).await;
-    a.freeze(true);
-    let waiting = {
-        let sender = sender.clone();
-        tokio::spawn(async move { call(&sender, "/act", "hi").await })
-    };
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    assert!(!waiting.is_finished());
-    a.freeze(false);
-    assert_eq!(waiting.await.unwrap().unwrap().1, 1);
+async fn calls_that_may_not_move_stay_on_a_frozen_node_until_it_wakes_or_its_connection_is_given_up() {
+    for (frozen, answered) in [(8, true), (60, false)] {
+        let world = World::new();
+        let a = world.host("a").await;
+        let sender = world.sender();
+        all_ready(&sender).await;
+        a.freeze(true);
+        let start = Instant::now();
+        let waiting = {
+            let sender = sender.clone();
+            tokio::spawn(async move { (call(&sender, "/act", "hi").await, start.elapsed()) })
+        };
+        tokio::time::sleep(Duration::from_secs(frozen)).await;
+        assert_eq!(waiting.is_finished(), !answered);
+        a.freeze(false);
+        let (result, took) = waiting.await.unwrap();
+        match result {
+            Ok((_, attempts, _)) => assert!(answered && attempts == 1, "{frozen}"),
+            Err(error) => {
+                assert!(!answered && took <= Duration::from_secs(10), "{frozen}: {error} after {took:?}");
+                assert!(error.to_string().contains("no answer to a PING"), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

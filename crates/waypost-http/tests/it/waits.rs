@@ -54,7 +54,7 @@ async fn the_deadline_covers_an_answer_that_never_comes_and_a_body_that_never_en
     let start = Instant::now();
     let error = begin(&sender, "/act", "wait", None).await.unwrap_err();
     assert_eq!((error.kind, start.elapsed().as_secs()), (FailureKind::Deadline, 30), "known to be unary: 30 s");
-    assert_eq!(sender.view().nodes[0].in_flight, 0);
+    assert_eq!(sender.snapshot().nodes[0].in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,7 +95,7 @@ async fn calls_past_the_stream_limit_open_connections_and_wait_rather_than_queue
     }
     let open = a.open.load(Relaxed);
     assert!((2..=8).contains(&open), "{open} connections");
-    assert_eq!(sender.view().nodes[0].in_flight, 0);
+    assert_eq!(sender.snapshot().nodes[0].in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +114,7 @@ async fn a_leaving_node_gets_no_more_calls_and_a_lost_one_keeps_its_connections(
     let (a, b) = (world.host("a").await, world.host("b").await);
     let sender = world.sender();
     sender.ready(LONG).await.unwrap();
-    while sender.view().nodes.iter().any(|node| node.connection != waypost_core::peer::Connection::Ready) {
+    while sender.snapshot().nodes.iter().any(|node| node.connection != waypost_core::peer::ConnectivityState::Ready) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     world.leave("a").await;
@@ -125,7 +125,7 @@ async fn a_leaving_node_gets_no_more_calls_and_a_lost_one_keeps_its_connections(
     assert_eq!(a.open.load(Relaxed), 0);
     world.memory.faults().remove_raw("echo", "echo-b");
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let view = sender.view();
+    let view = sender.snapshot();
     assert_eq!(view.nodes[0].membership, waypost_core::peer::Membership::Suspect);
     assert_eq!(call(&sender, "/act", "hi").await.unwrap().0, "b", "a suspect is offered on the connection it has");
     b.drain();
@@ -147,5 +147,5 @@ async fn a_call_without_time_left_is_not_sent() {
     }
     call(&sender, "/act", "the last one, behind all others").await.unwrap();
     assert_eq!(a.requests.load(Relaxed), 1);
-    assert_eq!((sender.view().nodes[0].failed, sender.view().nodes[0].in_flight), (0, 0));
+    assert_eq!((sender.snapshot().nodes[0].failed, sender.snapshot().nodes[0].in_flight), (0, 0));
 }

@@ -107,7 +107,7 @@ impl OfChannels {
             channel = channel.max_attempts(attempts);
         }
         if let Some(deadline) = self.deadline {
-            channel = channel.unary_deadline(deadline);
+            channel = channel.default_timeout(deadline);
         }
         if let Some(wait) = self.ready_wait {
             channel = channel.ready_wait(wait);

@@ -155,7 +155,7 @@ impl World {
             assert!(listener.knows, "{}: the trouble of {:?} was not ended", self.time(), listener.scope);
             let differs = listener.picture.events_to(&stands);
             assert_eq!(differs, [], "{}: {:?} is told something else than stands", self.time(), listener.scope);
-            for entry in listener.picture.iter() {
+            for entry in &listener.picture {
                 let kv = self.etcd.get(&self.records.space().key(&entry.key())).expect("it stands");
                 assert_eq!(entry.to_service().to_json().into_bytes(), kv.value, "the same bytes");
             }

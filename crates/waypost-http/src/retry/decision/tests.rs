@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::FailureCause::{GoAwayError, Local, Lost, NotSent, Reset, Unavailable, Unprocessed};
+use super::FailureCause::{GoAwayError, Lost, NotSent, Reset, Unavailable, Unprocessed};
 use super::RetryDecision::{Move, MoveToUntried, Retry, Stop};
 use super::*;
 use crate::retry::{Budget, BudgetConfig, Policy};
@@ -51,7 +51,6 @@ fn the_table() {
         (after(70), false, Retry(Duration::from_millis(70)), no),
         (Unavailable(Pushback::Never), false, Stop(StopReason::PushbackNever), no),
         (Reset, false, Stop(StopReason::Final), Stop(StopReason::Final)),
-        (Local, false, Stop(StopReason::Final), Stop(StopReason::Final)),
         // Response headers prove that the request was processed.
         (Unprocessed, true, NOW, no),
         (GoAwayError, true, Move, no),

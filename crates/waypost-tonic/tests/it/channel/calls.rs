@@ -8,7 +8,7 @@ use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_greeter::parrot::Word;
 use waypost_greeter::parrot::parrot_client::ParrotClient;
-use waypost_http::Picked;
+use waypost_http::ServedBy;
 use waypost_tonic::Client;
 
 use crate::support::Town;
@@ -29,7 +29,7 @@ async fn calls_are_answered_by_every_node_and_say_by_which() {
     let mut counts = BTreeMap::new();
     for _ in 0..100 {
         let response = greeter.hello(hello("x")).await.unwrap();
-        let picked = response.extensions().get::<Picked>().unwrap().clone();
+        let picked = response.extensions().get::<ServedBy>().unwrap().clone();
         let message = response.into_inner().message;
         assert_eq!((picked.node.id.clone(), picked.attempts), (format!("greeter-{message}"), 1));
         *counts.entry(message).or_insert(0) += 1;

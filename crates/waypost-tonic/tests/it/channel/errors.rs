@@ -115,7 +115,7 @@ async fn the_node_dies_with_the_call() {
     let shown = text(&error);
     let (before, after) = shown.split_once(" (").unwrap();
     let (_, after) = after.split_once(')').unwrap();
-    insta::assert_snapshot!(format!("{before}{after}"), @"Unavailable: greeter: no answer; tried: greeter-mortal at 127.0.0.1:PORT: connection lost: stream closed because of a broken pipe");
+    insta::assert_snapshot!(format!("{before}{after}"), @"Unavailable: greeter: no answer; tried: greeter-mortal at 127.0.0.1:PORT: connection lost: the connection was closed; not tried again: the method is not idempotent");
 }
 
 #[tokio::test]

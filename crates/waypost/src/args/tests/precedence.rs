@@ -1,12 +1,10 @@
 //! default < code < `MICRO_…` < `WAYPOST_…` < flag, each setting by itself, in every mixture of those that are there.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::environment::Environment;
 use super::parsed;
-use crate::balance::{Picker, Strategy};
-use crate::peer::Peer;
+use crate::balance::{BuildContext, Picker, ReadySet, Strategy};
 use crate::record::Address;
 use crate::server::Builder;
 use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, FixedRegistry, Server};
@@ -157,8 +155,8 @@ impl Strategy for Mine {
         "mine"
     }
 
-    fn build(&self, ready: &[Arc<Peer>]) -> Box<dyn Picker> {
-        crate::balance::Random.build(ready)
+    fn build(&self, ready: &ReadySet, context: &mut BuildContext<'_>) -> Box<dyn Picker> {
+        crate::balance::Random.build(ready, context)
     }
 }
 
@@ -183,16 +181,16 @@ fn of_a_client_and_its_channels() {
             shown: ["max_attempts: 3", "max_attempts: 1", "max_attempts: 2", "max_attempts: 5", "max_attempts: 6"],
         },
         Row {
-            code: (|client| client, |channel| channel.unary_deadline(Duration::from_secs(1))),
+            code: (|client| client, |channel| channel.default_timeout(Duration::from_secs(1))),
             micro: Some(("MICRO_CLIENT_REQUEST_TIMEOUT", "1.5s")),
             waypost: ("WAYPOST_CLIENT_REQUEST_TIMEOUT", "3s"),
             flag: ("--client-request-timeout", "1m"),
             shown: [
-                "unary_deadline: 30s",
-                "unary_deadline: 1s",
-                "unary_deadline: 1.5s",
-                "unary_deadline: 3s",
-                "unary_deadline: 60s",
+                "default_timeout: None",
+                "default_timeout: Some(1s)",
+                "default_timeout: Some(1.5s)",
+                "default_timeout: Some(3s)",
+                "default_timeout: Some(60s)",
             ],
         },
         Row {
@@ -207,7 +205,7 @@ fn of_a_client_and_its_channels() {
             micro: None,
             waypost: ("WAYPOST_CLIENT_READY_WAIT", "4s"),
             flag: ("--client-ready-wait", "5s"),
-            shown: ["ready_wait: 3s", "ready_wait: 1s", "", "ready_wait: 4s", "ready_wait: 5s"],
+            shown: ["ready_wait: None", "ready_wait: Some(1s)", "", "ready_wait: Some(4s)", "ready_wait: Some(5s)"],
         },
     ];
     for row in rows {

@@ -6,15 +6,21 @@ use http::header::HeaderName;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
 
-use crate::call::headers::strip_connection_specific;
+use super::headers::strip_connection_specific;
 
 /// Method, path and headers of one call.
 pub(crate) struct Head {
     method: Method,
     path: PathAndQuery,
     headers: Headers,
-    room: Extensions,
+    size: usize,
+    key: Option<Box<str>>,
+    extensions: Extensions,
 }
+
+/// A caller's affinity key, as an extension of its request: strategies that know one send equal keys to the same node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PickKey(pub String);
 
 /// A map can be sent only once, and most calls are: what is kept for another time is a list, which costs a third of a second map.
 enum Headers {
@@ -23,11 +29,23 @@ enum Headers {
 }
 
 impl Head {
-    pub(crate) fn of(mut parts: request::Parts) -> Self {
+    pub(crate) fn new(mut parts: request::Parts) -> Self {
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let key = parts.extensions.remove::<PickKey>().map(|key| key.0.into());
         parts.extensions.clear();
         strip_connection_specific(&mut parts.headers);
-        Self { method: parts.method, path, headers: Headers::Unsent(parts.headers), room: parts.extensions }
+        let size = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        Self { method: parts.method, path, headers: Headers::Unsent(parts.headers), size, key, extensions: parts.extensions }
+    }
+
+    /// Bytes that the headers take.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The caller's affinity key.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// The path without its query.
@@ -51,8 +69,8 @@ impl Head {
     }
 
     /// The request's extensions, emptied: their memory serves the response.
-    pub(crate) fn take_room(&mut self) -> Extensions {
-        mem::take(&mut self.room)
+    pub(crate) fn take_extensions(&mut self) -> Extensions {
+        mem::take(&mut self.extensions)
     }
 }
 
@@ -78,7 +96,7 @@ mod tests {
     fn every_attempt_gets_the_same_headers_and_what_was_fitted_to_another_is_gone() {
         let request = Request::post("/a.B/C?d=e").header("twice", "1").header("twice", "2").header("once", "3").body(()).unwrap();
         let original = request.headers().clone();
-        let mut head = Head::of(request.into_parts().0);
+        let mut head = Head::new(request.into_parts().0);
         assert_eq!(head.path(), "/a.B/C");
         for attempt in 0..3 {
             let request = head.request(&Authority::from_static("h:1"), |headers| {

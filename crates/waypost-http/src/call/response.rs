@@ -1,0 +1,214 @@
+//! A response's body, in flight until it ends or is dropped.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+use waypost_core::peer::AttemptEnd;
+use waypost_core::record::Node;
+
+use super::attempt::InFlight;
+use crate::conn::CancelledStream;
+use crate::error::BodyError;
+use crate::protocol::{BoxError, Protocol, ResponseClass};
+
+/// The node that served a call: an extension of every response.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServedBy {
+    /// The node, as the registry described it.
+    pub node: Arc<Node>,
+    /// Number of attempts that the call took; more than one: it was moved or retried.
+    pub attempts: u32,
+}
+
+/// The body of a response. Dropped early, it ends the call; read to its end, it tells the balancer how the call ended. It keeps the client's
+/// connections alive, whatever becomes of the client's own handles.
+pub struct ResponseBody {
+    recv: Option<RecvStream>,
+    peeked: Option<Frame<Bytes>>,
+    done: bool,
+    in_flight: Option<InFlight>,
+    deadline: Option<Deadline>,
+    protocol: Arc<dyn Protocol>,
+}
+
+/// The end of the caller's time. The timer comes from the wait for the headers, and is set right only when it is needed.
+struct Deadline {
+    at: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.deadline() != self.at {
+            self.timer.as_mut().reset(self.at);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("done", &self.done).finish_non_exhaustive()
+    }
+}
+
+impl ResponseBody {
+    pub(super) fn new(recv: RecvStream, in_flight: InFlight, protocol: Arc<dyn Protocol>) -> Self {
+        Self { recv: Some(recv), peeked: None, done: false, in_flight: Some(in_flight), deadline: None, protocol }
+    }
+
+    /// Ends the body at `at`, told by `timer`, whatever that is set to now.
+    pub(super) fn set_deadline(&mut self, at: Instant, timer: Pin<Box<Sleep>>) {
+        self.deadline = Some(Deadline { at, timer });
+    }
+
+    /// Takes the timer back, for another attempt.
+    pub(super) fn take_timer(&mut self) -> Option<Pin<Box<Sleep>>> {
+        self.deadline.take().map(|deadline| deadline.timer)
+    }
+
+    /// Looks at the first frame without taking it. Some class once it is there, or the stream's end.
+    pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
+        let frame = match self.poll_recv(cx) {
+            Poll::Ready(None) => return Poll::Ready(Ok(ResponseClass::Success)),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(BodyError::Broken(error))),
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Pending => return self.poll_deadline(cx).map(|()| Err(BodyError::Deadline)),
+        };
+        let class = frame.trailers_ref().map_or(ResponseClass::Success, |trailers| self.protocol.classify_trailers(trailers));
+        self.peeked = Some(frame);
+        Poll::Ready(Ok(class))
+    }
+
+    /// The attempt that it is the response of, until it ends.
+    pub(super) fn in_flight(&mut self) -> Option<&mut InFlight> {
+        self.in_flight.as_mut()
+    }
+
+    /// Takes the attempt out: its stream has ended, and the caller saw nothing of it.
+    pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.in_flight.take()
+    }
+
+    /// Notes the class of the response, and ends the attempt if nothing more will come: it ended with its headers, or with trailers that
+    /// were looked at.
+    pub(super) fn classified(&mut self, class: ResponseClass) {
+        let complete = match &self.peeked {
+            Some(frame) => frame.is_trailers(),
+            None => self.recv.as_ref().is_none_or(RecvStream::is_end_stream),
+        };
+        if complete {
+            self.finish(end_of(class));
+        } else if class != ResponseClass::Success
+            && let Some(in_flight) = &mut self.in_flight
+        {
+            in_flight.set_end(end_of(class));
+        }
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
+        if let Some(data) = ready!(recv.poll_data(cx)) {
+            return Poll::Ready(Some(data.map(|data| {
+                // Refused only if more is given back than was taken.
+                let _ = recv.flow_control().release_capacity(data.len());
+                Frame::data(data)
+            })));
+        }
+        Poll::Ready(ready!(recv.poll_trailers(cx)).transpose().map(|trailers| trailers.map(Frame::trailers)))
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.deadline.as_mut().map_or(Poll::Pending, |deadline| deadline.poll(cx))
+    }
+
+    fn finish(&mut self, end: AttemptEnd) {
+        self.done = true;
+        self.deadline = None;
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.finish(end);
+        }
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match error {
+            BodyError::Deadline => self.abandon(AttemptEnd::Deadline),
+            _ => self.finish(AttemptEnd::Lost),
+        }
+        Poll::Ready(Some(Err(self.protocol.body_error(error))))
+    }
+
+    /// Ends a response that is not complete: its stream is reset when the server can take that.
+    pub(super) fn abandon(&mut self, end: AttemptEnd) {
+        self.done = true;
+        self.deadline = None;
+        let Some(mut in_flight) = self.in_flight.take() else { return };
+        in_flight.set_end(end);
+        if let Some(recv) = self.recv.take()
+            && let Some(connection) = in_flight.connection().cloned()
+        {
+            connection.cancel(CancelledStream::new(recv.stream_id(), (recv, in_flight.into_held())));
+        }
+    }
+}
+
+fn end_of(class: ResponseClass) -> AttemptEnd {
+    if class == ResponseClass::Success { AttemptEnd::Answered } else { AttemptEnd::NodeFailed }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.abandon(AttemptEnd::Cancelled);
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if this.done {
+            // What was looked at before the end is still to be given.
+            return Poll::Ready(this.peeked.take().map(Ok));
+        }
+        let next = match this.peeked.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => this.poll_recv(cx),
+        };
+        match next {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    let class = this.protocol.classify_trailers(trailers);
+                    this.finish(end_of(class));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => this.fail(BodyError::Broken(error)),
+            Poll::Ready(None) => {
+                this.finish(AttemptEnd::Answered);
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.poll_deadline(cx) {
+                Poll::Ready(()) => this.fail(BodyError::Deadline),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.peeked.is_none() && (self.done || self.recv.as_ref().is_none_or(RecvStream::is_end_stream))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,85 @@
+//! What a call does while it waits too long: it makes sure that the socket was read, asks whether the node still lives, and moves if it does
+//! not and the call may.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::conn::Connection;
+use crate::pool::PooledPeer;
+
+/// A call waits at least so long before its peer is asked whether it lives.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+const SLOW_P50S: u32 = 8;
+
+/// Why a call that waited for its response's headers waits no longer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// The stream ended.
+    Broken(h2::Error),
+    /// The connection answers no PING.
+    Unresponsive,
+    /// The caller's time is over.
+    Deadline,
+}
+
+/// How one attempt waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    slow_after: Duration,
+    deadline: Option<Instant>,
+    may_move: bool,
+}
+
+impl Watch {
+    /// An attempt on `peer`. One on a connection that is being proven watches it from the start.
+    pub(super) fn new(peer: &PooledPeer, deadline: Option<Instant>, may_move: bool, unproven: bool) -> Self {
+        let usual = peer.peer.stats().p50().map_or(Duration::ZERO, |p50| p50.saturating_mul(SLOW_P50S));
+        let slow_after = if unproven && may_move { Duration::ZERO } else { usual.max(SLOW_AFTER * peer.stall_factor()) };
+        Self { slow_after, deadline, may_move }
+    }
+
+    /// When an attempt that begins to wait at `now` is slow.
+    pub(super) fn slow_at(&self, now: Instant) -> Option<Instant> {
+        now.checked_add(self.slow_after)
+    }
+
+    /// Waits on, after a wait that was too long: the socket is read first; if the answer was not there, the peer is asked.
+    ///
+    /// # Errors
+    /// The connection is unresponsive and the call may move, or the deadline has passed.
+    pub(super) async fn watch<T>(
+        &self,
+        connection: &Connection,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, Unanswered> {
+        let mut deadline = std::pin::pin!(until(self.deadline));
+        if !self.slow_after.is_zero() {
+            tokio::select! {
+                biased;
+                answer = poll_fn(&mut poll) => return Ok(answer),
+                () = connection.read_until_pending() => {}
+                () = &mut deadline => return Err(Unanswered::Deadline),
+            }
+            if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(poll(cx))).await {
+                return Ok(answer);
+            }
+            connection.report_slow();
+        }
+        tokio::select! {
+            biased;
+            answer = poll_fn(&mut poll) => Ok(answer),
+            () = connection.unresponsive(), if self.may_move => Err(Unanswered::Unresponsive),
+            () = &mut deadline => Err(Unanswered::Deadline),
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

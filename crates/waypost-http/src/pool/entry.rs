@@ -1,0 +1,197 @@
+//! One node in use, and all that is done about it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::uri::Authority;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use waypost_core::balance::{Judgements, Observed};
+use waypost_core::peer::{ConnectivityState, Exclusion, Membership, Peer};
+use waypost_core::record::{Address, Entry};
+
+use super::log::NodeLog;
+use super::machine::{ConnectionId, Desired, Reconnect};
+use super::peer::{BUSY, PeerKey, PooledPeer};
+use super::share::Place;
+use super::{PoolShared, ServicePool};
+use crate::conn::connect::AddressPolicy;
+use crate::conn::{Connection, EnhanceYourCalm};
+
+/// A node that was connected keeps its place in the share for so long after it was lost.
+const PLACE_KEPT: Duration = Duration::from_secs(5);
+/// Connections to one node at most, when each is at its peer's limit.
+const CONNECTIONS_AT_MOST: usize = 8;
+/// So many connections in all let a client and a few nodes work side by side rather than in lock step.
+const CONNECTIONS_IN_ALL: usize = 4;
+
+/// One node in use.
+#[derive(Debug)]
+pub(super) struct PeerEntry {
+    pub(super) entry: Entry,
+    pub(super) membership: Membership,
+    pub(super) address: Result<Address, Exclusion>,
+    pub(super) pooled: Arc<PooledPeer>,
+    pub(super) machine: Reconnect<Arc<Connection>>,
+    pub(super) dials: HashMap<ConnectionId, AbortHandle>,
+    pub(super) calm: EnhanceYourCalm,
+    /// Number of shares that want the node connected.
+    pub(super) wanted_by: usize,
+    pub(super) dirty: bool,
+    pub(super) armed: Option<Instant>,
+    pub(super) log: NodeLog,
+    pub(super) exclusion: Option<Exclusion>,
+    judgements: Judgements,
+    /// When the node was last usable, if it ever was.
+    usable_until: Option<Instant>,
+    shared: Vec<Arc<Connection>>,
+}
+
+impl PeerEntry {
+    pub(super) fn new(
+        key: PeerKey,
+        entry: Entry,
+        membership: Membership,
+        pool: &ServicePool,
+        shared: &PoolShared,
+        now: Instant,
+    ) -> Self {
+        let authority = Authority::try_from(&*entry.node.address).unwrap_or_else(|_| Authority::from_static("invalid"));
+        let peer = Arc::new(Peer::new(entry.clone(), &pool.loads, now));
+        Self {
+            address: dialable(&entry.node.address, &shared.policy),
+            entry,
+            membership,
+            pooled: Arc::new(PooledPeer::new(key, peer, authority, Arc::clone(&pool.room))),
+            machine: Reconnect::new(shared.config.reconnect, fastrand::Rng::new()),
+            dials: HashMap::new(),
+            calm: EnhanceYourCalm::default(),
+            wanted_by: 0,
+            dirty: false,
+            armed: None,
+            log: NodeLog::default(),
+            exclusion: Some(Exclusion::NotConnected),
+            judgements: Judgements::default(),
+            usable_until: None,
+            shared: Vec::new(),
+        }
+    }
+
+    /// The client's intent for the node.
+    pub(super) fn desired(&self) -> Desired {
+        match self.membership {
+            _ if self.wanted_by == 0 || self.address.is_err() => Desired::Dropped,
+            Membership::Confirmed => Desired::Connected,
+            Membership::Suspect => Desired::Kept,
+            _ => Desired::Dropped,
+        }
+    }
+
+    /// Copies the machine's ready connections to where calls see them.
+    pub(super) fn share_connections(&mut self) {
+        let same = self.machine.ready().count() == self.shared.len()
+            && self.machine.ready().zip(&self.shared).all(|(a, b)| Arc::ptr_eq(a, b));
+        if !same {
+            self.shared = self.machine.ready().cloned().collect();
+            self.pooled.connections.store(Arc::new(self.shared.clone()));
+        }
+    }
+
+    /// Observes and judges the node; returns the exclusion before, if it is another now.
+    pub(super) fn judge(&mut self, now: Instant) -> Option<Option<Exclusion>> {
+        let peer = &self.pooled.peer;
+        peer.observe(now, self.membership, self.machine.connectivity());
+        let status = peer.status();
+        let observed =
+            Observed { status: &status, responsive: self.machine.is_responsive(), address: self.address.as_ref().err().copied() };
+        self.judgements.update(now, &observed);
+        let exclusion = self.judgements.exclusion();
+        if exclusion.is_none() || self.exclusion.is_none() {
+            self.usable_until = Some(now);
+        }
+        let before = std::mem::replace(&mut self.exclusion, exclusion);
+        (before != exclusion).then_some(before)
+    }
+
+    /// Time since when the node is ready without a break.
+    pub(super) fn ready_since(&self, now: Instant) -> Instant {
+        self.pooled.peer.status().ready_since.unwrap_or(now)
+    }
+
+    /// How far the node has come towards taking calls.
+    pub(super) fn place(&self, now: Instant) -> Place {
+        if self.exclusion.is_none() {
+            return Place::Ready;
+        }
+        let held = match self.kept_until() {
+            Some(until) => now < until,
+            None => self.address.is_ok() && self.machine.failures() == 0 && self.may_be_dialled_soon(),
+        };
+        if held { Place::Held } else { Place::Empty }
+    }
+
+    fn may_be_dialled_soon(&self) -> bool {
+        self.machine.connecting() == 0 || self.machine.may_be_ready_soon()
+    }
+
+    fn kept_until(&self) -> Option<Instant> {
+        self.usable_until.and_then(|until| until.checked_add(PLACE_KEPT))
+    }
+
+    /// When to look at the node even if nothing happens. It may be past; then it is due.
+    pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let place = self.kept_until().filter(|until| self.exclusion.is_some() && *until > now);
+        [self.machine.next_wake(), place].into_iter().flatten().min()
+    }
+
+    /// Number of connections that are of use, where `ready` peers share the load.
+    pub(super) fn target(&self, ready: usize) -> usize {
+        let connections = &self.shared;
+        let all = |is: &dyn Fn(&Arc<Connection>) -> bool| !connections.is_empty() && connections.iter().all(is);
+        let most = if all(&|c| c.limit() > 0 && (c.streams() >= c.limit() / 4 * 3 || !c.has_room())) {
+            CONNECTIONS_AT_MOST
+        } else if all(&|c| c.streams() >= BUSY) {
+            CONNECTIONS_IN_ALL.div_ceil(ready.max(1))
+        } else {
+            0
+        };
+        if connections.len() < most { connections.len() + 1 } else { connections.len() }
+    }
+
+    /// Copies the factor on the times of this peer to where calls see it; returns it for new connections.
+    pub(super) fn share_calm(&self, now: Instant) -> EnhanceYourCalm {
+        self.pooled.stall_factor.store(self.calm.stall_factor(now), Relaxed);
+        self.calm
+    }
+
+    /// Returns true if nothing is left to be done about the node.
+    pub(super) fn is_gone(&self) -> bool {
+        self.wanted_by == 0 && self.machine.is_empty()
+    }
+
+    /// Asks whether connections that were idle still live.
+    pub(super) fn prove(&self) {
+        self.machine.ready().for_each(|connection| connection.prove());
+    }
+
+    /// Returns true if a ready connection was idle for so long that it is to be proven.
+    pub(super) fn needs_proof(&self, now: Instant) -> bool {
+        self.machine.ready().any(|connection| connection.needs_proof(now))
+    }
+
+    /// Returns true if no connection is ready after a connect failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.machine.failures() > 0 && self.machine.connectivity() == ConnectivityState::Backoff
+    }
+}
+
+fn dialable(address: &str, policy: &AddressPolicy) -> Result<Address, Exclusion> {
+    let address: Address = address.parse().map_err(|_| Exclusion::AddressRefused)?;
+    if policy.allows_host(&address.host) && Authority::try_from(address.to_string()).is_ok() {
+        Ok(address)
+    } else {
+        Err(Exclusion::AddressRefused)
+    }
+}

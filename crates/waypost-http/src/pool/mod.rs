@@ -1,0 +1,121 @@
+//! The peers of one service: their connections, this client's share of the nodes, and the room where calls wait for them.
+//!
+//! [`ServicePool`] is what calls see. One task ([`task`]) owns the peers: it connects them, follows the events of their connections, and
+//! publishes to the balancers which are ready. Each of its turns costs what changed. This room never knows what a request means, or whether a
+//! call may be sent again.
+
+mod balancers;
+mod entry;
+mod handover;
+mod log;
+mod machine;
+mod members;
+mod peer;
+mod room;
+mod share;
+mod sync;
+mod task;
+mod timers;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+use waypost_core::balance::{self, Decision, NodeView};
+use waypost_core::directory::{Snapshot, Subscription};
+use waypost_core::peer::{Exclusion, LoadTable, Membership};
+use waypost_core::record::Entry;
+
+use crate::retry::Budget;
+
+use balancers::Balancers;
+pub(crate) use balancers::Joined;
+pub(crate) use peer::{PeerKey, Permit, PooledPeer};
+pub(crate) use room::{Full, Limits, Picking, Room, Wanted};
+pub(crate) use task::{PoolShared, PoolTask};
+
+/// The peers of one service, as channels and calls see them.
+#[derive(Debug)]
+pub(crate) struct ServicePool {
+    pub(crate) subscription: Subscription,
+    pub(crate) budget: Budget,
+    pub(crate) room: Arc<Room>,
+    loads: LoadTable,
+    balancers: Mutex<Balancers>,
+    /// The peer of each node in use, by node id; written by the task alone.
+    peers: Mutex<HashMap<Box<str>, Used>>,
+    last_failure: Mutex<Option<Arc<str>>>,
+}
+
+/// A peer as views see it.
+#[derive(Debug)]
+struct Used {
+    peer: Arc<PooledPeer>,
+    exclusion: Option<Exclusion>,
+}
+
+impl ServicePool {
+    pub(crate) fn new(subscription: Subscription, budget: Budget, limits: Limits) -> Self {
+        Self {
+            subscription,
+            budget,
+            room: Arc::new(Room::new(limits)),
+            loads: LoadTable::default(),
+            balancers: Mutex::default(),
+            peers: Mutex::default(),
+            last_failure: Mutex::default(),
+        }
+    }
+
+    /// The balancer of a channel that picks by `config`. It is told from now on which peers are ready.
+    pub(crate) fn join(&self, config: &balance::Config) -> Joined {
+        let (joined, new) = lock(&self.balancers).join(config, &self.loads);
+        if new {
+            self.room.signal.notify_one();
+        }
+        joined
+    }
+
+    /// Tells that a channel has let go of its balancers.
+    pub(crate) fn left(&self) {
+        self.room.signal.notify_one();
+    }
+
+    /// Returns true if no channel uses the service.
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.balancers).is_unused()
+    }
+
+    /// The last failure of a connection to any node.
+    pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
+        lock(&self.last_failure).clone()
+    }
+
+    /// Every node of `snapshot` as a channel with this balancer sees it, by id.
+    pub(crate) fn nodes(&self, joined: &Joined, snapshot: &Snapshot, now: Instant) -> Vec<NodeView> {
+        let ready: HashMap<_, _> = joined.balancer.ready().into_iter().map(|peer| (peer.key, peer)).collect();
+        let peers = lock(&self.peers);
+        let view = |entry: &Entry, membership| {
+            if let Err(exclusion) = joined.balancer.config().filters.check(entry) {
+                return NodeView::unused(entry, membership, exclusion);
+            }
+            let Some(used) = peers.get(&*entry.node.id) else {
+                return NodeView::unused(entry, membership, Exclusion::OutsideSubset);
+            };
+            let decision = match used.exclusion {
+                Some(exclusion) => Decision::Excluded(exclusion),
+                None if ready.contains_key(&used.peer.key) => Decision::Picked,
+                None => Decision::Excluded(Exclusion::OutsideSubset),
+            };
+            NodeView::used(&used.peer.peer, decision, now)
+        };
+        let mut nodes: Vec<_> = snapshot.confirmed().map(|entry| view(entry, Membership::Confirmed)).collect();
+        nodes.extend(snapshot.suspects().map(|suspect| view(&suspect.entry, Membership::Suspect)));
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        nodes
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

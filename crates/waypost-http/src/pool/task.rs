@@ -1,0 +1,606 @@
+//! The one task of a service's pool: it awaits and acts; what to do comes from [`Reconnect`], [`Share`](super::share::Share) and the balancers.
+//!
+//! Everything that happens marks peers dirty or shares unsettled, and a turn ends when none is. Events of one connection come on one ordered
+//! channel, so its end is never seen before its beginning.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use waypost_core::backoff::{BackoffConfig, full_jitter};
+use waypost_core::directory::{MemberChange, Snapshot};
+use waypost_core::peer::{Exclusion, Membership};
+use waypost_core::record::Entry;
+
+use super::entry::PeerEntry;
+use super::log::{Line, LineBudget};
+use super::machine::{Action, ConnectionId, Event};
+use super::members::Members;
+use super::peer::PeerKey;
+use super::share::{Change, Place};
+use super::timers::Timers;
+use super::{ServicePool, Used, lock};
+use crate::config::Config;
+use crate::conn::connect::{AddressPolicy, Connect};
+use crate::conn::{Connection, ConnectionConfig, ConnectionEvent, DialSlots, Dialer, EventSender, Liveness};
+
+/// Waiting calls are spread over nodes that are about to be ready for so long, then served by those that are.
+const SPREAD: Duration = Duration::from_millis(100);
+/// Idle connections of all nodes are proven together, at most so often.
+const PROVE_EVERY: Duration = Duration::from_secs(1);
+/// Dials of nodes that fill no place are spread so that they come no closer together than this on average.
+const UNPLACED_DIAL_EVERY: Duration = Duration::from_millis(50);
+/// A strategy that panicked is asked again after this back-off.
+const REBUILD: BackoffConfig = BackoffConfig { initial: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+type Report = (PeerKey, ConnectionId, ConnectionEvent);
+
+/// What a client's pools share.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolShared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) connection: Arc<ConnectionConfig>,
+    pub(crate) connect: Arc<dyn Connect>,
+    pub(crate) policy: AddressPolicy,
+    pub(crate) slots: DialSlots,
+    /// What this client's shares are drawn from.
+    pub(crate) seed: u64,
+}
+
+/// The task.
+pub(crate) struct PoolTask {
+    service: Arc<str>,
+    pool: Arc<ServicePool>,
+    shared: PoolShared,
+    snapshot: Snapshot,
+    members: Vec<Members>,
+    peers: HashMap<PeerKey, PeerEntry>,
+    /// The current peer of each node id; older ones of the same id drain.
+    by_id: HashMap<Box<str>, PeerKey>,
+    next_key: u64,
+    ready: usize,
+    dirty: Vec<PeerKey>,
+    timers: Timers,
+    reports: mpsc::UnboundedSender<Report>,
+    events: mpsc::UnboundedReceiver<Report>,
+    connections: JoinSet<()>,
+    /// Number of waiting calls that the room made in this turn may serve.
+    room_made: usize,
+    serve_all_at: Option<Instant>,
+    proven_at: Option<Instant>,
+    idle_since: Option<Instant>,
+    lines: LineBudget,
+    connected_once: bool,
+}
+
+/// Tells channels and waiting calls that the task has ended, however it ends.
+struct Gone(Arc<ServicePool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        for registered in lock(&self.0.balancers).current(now()) {
+            let _ = registered.balancer.publish(now(), Vec::new());
+        }
+        self.0.room.close();
+    }
+}
+
+impl PoolTask {
+    pub(crate) fn new(service: &str, pool: Arc<ServicePool>, shared: PoolShared) -> Self {
+        // Bounded by the connections: each has at most one event of each kind in it.
+        let (reports, events) = mpsc::unbounded_channel();
+        Self {
+            service: service.into(),
+            pool,
+            shared,
+            snapshot: Snapshot::default(),
+            members: Vec::new(),
+            peers: HashMap::new(),
+            by_id: HashMap::new(),
+            next_key: 0,
+            ready: 0,
+            dirty: Vec::new(),
+            timers: Timers::default(),
+            reports,
+            events,
+            connections: JoinSet::new(),
+            room_made: 0,
+            serve_all_at: None,
+            proven_at: None,
+            idle_since: None,
+            lines: LineBudget::default(),
+            connected_once: false,
+        }
+    }
+
+    /// Runs until told to stop, until the directory is closed, or until no channel has used the service for the idle time and `forget`
+    /// agrees; then closes every connection.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>, forget: impl Fn() -> bool) {
+        let pool = Arc::clone(&self.pool);
+        let gone = Gone(Arc::clone(&pool));
+        let mut subscription = pool.subscription.clone();
+        self.take_balancers();
+        self.take_snapshot(subscription.snapshot());
+        loop {
+            self.settle();
+            let wake = self.next_wake();
+            let idle_until = self.idle_until();
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                changed = subscription.changed() => {
+                    if !changed {
+                        break;
+                    }
+                    self.take_snapshot(subscription.snapshot());
+                }
+                () = pool.room.signal.notified() => {
+                    self.take_balancers();
+                    self.take_looks();
+                }
+                Some((key, id, event)) = self.events.recv() => self.on_connection_event(key, id, event),
+                () = sleep_until(wake.unwrap_or_else(now)), if wake.is_some() => {}
+                () = sleep_until(idle_until.unwrap_or_else(now)), if idle_until.is_some() => if forget() { break },
+            }
+            self.take_due_events();
+        }
+        drop(gone);
+        self.connections.shutdown().await;
+    }
+
+    /// When to take a turn even if nothing happens. It may be past; then it is due.
+    fn next_wake(&self) -> Option<Instant> {
+        let shares = self.members.iter().flat_map(|members| [members.share.next_wake(), members.rebuild.map(|(at, _)| at)]);
+        shares.chain([self.timers.next(), self.serve_all_at]).flatten().min()
+    }
+
+    fn idle_until(&mut self) -> Option<Instant> {
+        let idle = self.pool.is_idle();
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or_else(now));
+        self.idle_since?.checked_add(self.shared.config.directory.idle_watch)
+    }
+
+    /// Takes in what has happened by now, connections and timers both.
+    fn take_due_events(&mut self) {
+        while let Ok((key, id, event)) = self.events.try_recv() {
+            self.on_connection_event(key, id, event);
+        }
+        while self.connections.try_join_next().is_some() {}
+        let now = now();
+        while let Some((at, key)) = self.timers.pop_due(now) {
+            if let Some(peer) = self.peers.get_mut(&key)
+                && peer.armed == Some(at)
+            {
+                peer.armed = None;
+                self.mark(key);
+            }
+        }
+        if self.serve_all_at.is_some_and(|at| at <= now) {
+            self.serve_all_at = None;
+            self.room_made = usize::MAX;
+        }
+        for members in &mut self.members {
+            members.unsettled |= members.share.next_wake().is_some_and(|at| at <= now);
+            members.unpublished |= members.rebuild.is_some_and(|(at, _)| at <= now);
+        }
+    }
+
+    fn mark(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key)
+            && !std::mem::replace(&mut peer.dirty, true)
+        {
+            self.dirty.push(key);
+        }
+    }
+
+    fn is_ready(&self, id: &str) -> bool {
+        let peer = self.by_id.get(id).and_then(|key| self.peers.get(key));
+        peer.is_some_and(|peer| peer.machine.is_ready())
+    }
+
+    // What the directory and the channels say.
+
+    /// Takes in balancers that came and went.
+    fn take_balancers(&mut self) {
+        let current = lock(&self.pool.balancers).current(now()).to_vec();
+        for mut gone in self
+            .members
+            .extract_if(.., |members| !current.iter().any(|other| other.id == members.registered.id))
+            .collect::<Vec<_>>()
+        {
+            for change in gone.share.take_all() {
+                self.on_share_change(change, None);
+            }
+        }
+        for registered in current {
+            if !self.members.iter().any(|members| members.registered.id == registered.id) {
+                let members = Members::new(registered, self.shared.seed, &self.snapshot, |id| self.is_ready(id));
+                self.members.push(members);
+                self.room_made = usize::MAX;
+            }
+        }
+    }
+
+    fn take_snapshot(&mut self, snapshot: Snapshot) {
+        let old = std::mem::replace(&mut self.snapshot, snapshot);
+        if old.generation == self.snapshot.generation && old.synced == self.snapshot.synced {
+            return;
+        }
+        let snapshot = self.snapshot.clone();
+        for change in snapshot.changes_since(&old) {
+            self.on_member_change(&change);
+        }
+    }
+
+    fn on_member_change(&mut self, change: &MemberChange) {
+        let is_ready = self.is_ready(change.id());
+        for members in &mut self.members {
+            members.on_change(change, is_ready);
+        }
+        let Some(&key) = self.by_id.get(change.id()) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        match &change.now {
+            None => peer.membership = Membership::Leaving,
+            Some(now) if now.entry().node.address != peer.entry.node.address => {
+                let entry = now.entry().clone();
+                return self.replace(key, entry);
+            }
+            Some(now) => {
+                let was = std::mem::replace(
+                    &mut peer.membership,
+                    if now.is_suspect() { Membership::Suspect } else { Membership::Confirmed },
+                );
+                let described = peer.entry != *now.entry();
+                if described {
+                    peer.entry = now.entry().clone();
+                    peer.pooled.peer.describe(now.entry());
+                    self.members.iter_mut().for_each(|members| members.unpublished = true);
+                }
+                if !now.is_suspect() && (described || was != Membership::Confirmed) {
+                    self.step(key, Event::Announced);
+                }
+            }
+        }
+        self.mark(key);
+    }
+
+    /// The node has come back at another address: another peer, wanted by the same shares.
+    fn replace(&mut self, old: PeerKey, entry: Entry) {
+        let id: Box<str> = (&*entry.node.id).into();
+        let new = self.add_peer(entry);
+        let wanted_by = self.peers.get_mut(&old).map_or(0, |peer| {
+            peer.membership = Membership::Leaving;
+            std::mem::take(&mut peer.wanted_by)
+        });
+        if let Some(peer) = self.peers.get_mut(&new) {
+            peer.wanted_by = wanted_by;
+        }
+        for members in self.members.iter_mut().filter(|members| members.share.has_joined(&id)) {
+            members.unpublished = true;
+        }
+        self.mark(old);
+        self.mark(new);
+    }
+
+    fn take_looks(&mut self) {
+        for key in self.pool.room.take_looks() {
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            // Cleared before the look, so that what comes later asks again.
+            peer.pooled.look.store(false, std::sync::atomic::Ordering::SeqCst);
+            let target = peer.target(self.ready);
+            let needs_proof = peer.needs_proof(now());
+            self.step(key, Event::Target(target));
+            self.mark(key);
+            if needs_proof {
+                self.prove_all();
+            }
+        }
+    }
+
+    /// A common cause is met once: what made one connection doubtful may have taken the others. Walks the peers in use, at most once a second.
+    fn prove_all(&mut self) {
+        let now = now();
+        if self.proven_at.is_some_and(|at| now.saturating_duration_since(at) < PROVE_EVERY) {
+            return;
+        }
+        self.proven_at = Some(now);
+        self.peers.values().for_each(PeerEntry::prove);
+    }
+
+    // What connections say.
+
+    fn on_connection_event(&mut self, key: PeerKey, id: ConnectionId, event: ConnectionEvent) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let now = now();
+        let event = match event {
+            ConnectionEvent::Ready(connection) => {
+                self.room_made = if peer.machine.is_ready() { usize::MAX } else { self.room_made.max(1) };
+                Event::Ready(id, connection)
+            }
+            ConnectionEvent::Slow => Event::Slow(id),
+            ConnectionEvent::GoAway(go_away) => {
+                if go_away.calm {
+                    peer.calm.raise(now);
+                }
+                Event::GoAway(id)
+            }
+            ConnectionEvent::Liveness(change) => match change.take() {
+                Liveness::Alive => {
+                    self.room_made = usize::MAX;
+                    Event::Liveness(id, Liveness::Alive)
+                }
+                liveness => {
+                    if liveness == Liveness::Unresponsive {
+                        self.prove_all();
+                    }
+                    Event::Liveness(id, liveness)
+                }
+            },
+            ConnectionEvent::Capacity(change) => {
+                change.take();
+                self.room_made = usize::MAX;
+                Event::Tick
+            }
+            ConnectionEvent::Ended(result) => {
+                peer.dials.remove(&id);
+                if let Err(why) = result {
+                    tracing::debug!(service = %self.service, node = %peer.entry.node.id, error = %why, "connection ended");
+                    peer.pooled.peer.note_failure(Arc::clone(&why));
+                    *lock(&self.pool.last_failure) = Some(why);
+                }
+                Event::Ended(id)
+            }
+        };
+        self.step(key, event);
+        self.mark(key);
+    }
+
+    fn step(&mut self, key: PeerKey, event: Event<Arc<Connection>>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        for action in peer.machine.step(now(), event) {
+            self.act(key, action);
+        }
+    }
+
+    fn act(&mut self, key: PeerKey, action: Action<Arc<Connection>>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        match action {
+            Action::Connect(id) => {
+                let Ok(address) = peer.address.clone() else { return };
+                let dialer = Dialer {
+                    address,
+                    policy: self.shared.policy,
+                    connect: Arc::clone(&self.shared.connect),
+                    config: Arc::clone(&self.shared.connection),
+                    calm: peer.share_calm(now()),
+                };
+                let reports = self.reports.clone();
+                // A closed channel is a pool that has ended: its connections end with it.
+                let events = EventSender::new(move |event| _ = reports.send((key, id, event)));
+                let task = self.connections.spawn(dialer.run(events, self.shared.slots.clone()));
+                peer.dials.insert(id, task);
+            }
+            Action::Drain(connection) => connection.drain(),
+            Action::Abort(id) => {
+                if let Some(dial) = peer.dials.get(&id) {
+                    dial.abort();
+                }
+            }
+        }
+    }
+
+    // What follows.
+
+    /// Brings connections, shares and ready sets in line with what is known now, and serves waiting calls.
+    fn settle(&mut self) {
+        loop {
+            while let Some(key) = self.dirty.pop() {
+                self.tend(key);
+            }
+            if !self.settle_shares() && self.dirty.is_empty() {
+                break;
+            }
+        }
+        self.publish();
+        self.serve();
+    }
+
+    fn settle_shares(&mut self) -> bool {
+        let mut settled = false;
+        for at in 0..self.members.len() {
+            if !self.members[at].unsettled {
+                continue;
+            }
+            settled = true;
+            let mut members = std::mem::take(&mut self.members);
+            let changes = members[at].settle(now(), &self.snapshot, |id| self.is_ready(id));
+            self.members = members;
+            for change in changes {
+                self.on_share_change(change, Some(at));
+            }
+        }
+        settled
+    }
+
+    fn on_share_change(&mut self, change: Change, at: Option<usize>) {
+        let (key, joins) = match change {
+            Change::Join(entry) => (self.peer_of(entry), true),
+            Change::Leave(id) => match self.by_id.get(&id) {
+                Some(&key) => (key, false),
+                None => return,
+            },
+        };
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.wanted_by = if joins { peer.wanted_by + 1 } else { peer.wanted_by.saturating_sub(1) };
+        if let Some(at) = at
+            && joins
+        {
+            let place = peer.place(now());
+            if place == Place::Ready {
+                self.room_made = usize::MAX;
+            }
+            self.members[at].share.set_place(&peer.entry.node.id, place);
+            self.members[at].unsettled = true;
+        }
+        self.mark(key);
+    }
+
+    fn peer_of(&mut self, entry: Entry) -> PeerKey {
+        match self.by_id.get(&*entry.node.id) {
+            Some(&key) if self.peers.get(&key).is_some_and(|peer| peer.entry.node.address == entry.node.address) => key,
+            _ => self.add_peer(entry),
+        }
+    }
+
+    fn add_peer(&mut self, entry: Entry) -> PeerKey {
+        let key = PeerKey(self.next_key);
+        self.next_key += 1;
+        let suspect = self.snapshot.get(&entry.node.id).is_some_and(|member| member.is_suspect());
+        let membership = if suspect { Membership::Suspect } else { Membership::Confirmed };
+        let id: Box<str> = (&*entry.node.id).into();
+        let peer = PeerEntry::new(key, entry, membership, &self.pool, &self.shared, now());
+        if let Some(old) = self.by_id.get(&id).and_then(|key| self.peers.get(key)) {
+            self.ready -= usize::from(old.exclusion.is_none());
+        }
+        lock(&self.pool.peers).insert(id.clone(), Used { peer: Arc::clone(&peer.pooled), exclusion: peer.exclusion });
+        self.peers.insert(key, peer);
+        self.by_id.insert(id, key);
+        key
+    }
+
+    /// Brings one peer in line: its connections, its judgement, its place in the shares, its timer.
+    fn tend(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.dirty = false;
+        let desired = peer.desired();
+        self.step(key, Event::Desired(desired));
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.share_connections();
+        let now = now();
+        let changed = peer.judge(now);
+        let (place, id) = (peer.place(now), peer.entry.node.id.clone());
+        let (exclusion, is_ready) = (peer.exclusion, peer.machine.is_ready());
+        let suspect = peer.membership == Membership::Suspect;
+        if self.by_id.get(&*id) == Some(&key) {
+            if let Some(before) = changed {
+                self.on_exclusion(&id, before, exclusion);
+            }
+            for members in &mut self.members {
+                members.share.set_place(&id, place);
+                if suspect {
+                    members.share.set_eligible(&id, is_ready);
+                }
+                members.unsettled = true;
+            }
+        }
+        self.log(key, now);
+        self.arm_or_remove(key, now);
+    }
+
+    fn on_exclusion(&mut self, id: &str, before: Option<Exclusion>, exclusion: Option<Exclusion>) {
+        if let Some(used) = lock(&self.pool.peers).get_mut(id) {
+            used.exclusion = exclusion;
+        }
+        let ready = |exclusion: Option<Exclusion>| usize::from(exclusion.is_none());
+        self.ready = self.ready + ready(exclusion) - ready(before);
+        for members in self.members.iter_mut().filter(|members| members.share.has_joined(id)) {
+            members.unpublished = true;
+        }
+    }
+
+    fn arm_or_remove(&mut self, key: PeerKey, now: Instant) {
+        let unplaced = self.members.iter().map(|members| members.share.unplaced()).max().unwrap_or(0);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.is_gone() {
+            return self.remove(key);
+        }
+        peer.machine.set_backoff_floor(UNPLACED_DIAL_EVERY.saturating_mul(u32::try_from(unplaced).unwrap_or(u32::MAX)));
+        if let Some(at) = peer.next_wake(now) {
+            self.timers.arm(key, at, &mut peer.armed);
+        }
+    }
+
+    fn remove(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.remove(&key) else { return };
+        if self.by_id.get(&*peer.entry.node.id) == Some(&key) {
+            self.by_id.remove(&*peer.entry.node.id);
+            lock(&self.pool.peers).remove(&*peer.entry.node.id);
+            self.ready -= usize::from(peer.exclusion.is_none());
+        }
+    }
+
+    /// Publishes the ready sets that changed: a walk over a share, at most `max_peers` nodes.
+    fn publish(&mut self) {
+        let now = now();
+        for members in self.members.iter_mut().filter(|members| members.unpublished) {
+            members.unpublished = false;
+            let (mut ready, mut excluded) = (Vec::new(), BTreeMap::new());
+            for peer in members.share.ids().filter_map(|id| self.peers.get(self.by_id.get(id)?)) {
+                match peer.exclusion {
+                    None => ready.push((Arc::clone(&peer.pooled), peer.ready_since(now))),
+                    Some(exclusion) => *excluded.entry(exclusion).or_default() += 1,
+                }
+            }
+            members.count(excluded);
+            let balancer = &members.registered.balancer;
+            members.rebuild = match balancer.publish(now, ready) {
+                Ok(()) => None,
+                Err(panicked) => {
+                    let failures = members.rebuild.map_or(0, |(_, failures)| failures);
+                    let strategy = balancer.config().strategy.name();
+                    tracing::warn!(service = %self.service, strategy, %panicked, "strategy panicked; nodes are picked at random");
+                    let delay = full_jitter(&mut fastrand::Rng::new(), REBUILD.initial, REBUILD.max, failures);
+                    now.checked_add(REBUILD.initial + delay).map(|at| (at, failures.saturating_add(1)))
+                }
+            };
+        }
+    }
+
+    /// Serves waiting calls with the room of this turn. A node that has just become ready gets its part of them; the rest waits a moment for
+    /// those that are about to be.
+    fn serve(&mut self) {
+        let made = std::mem::take(&mut self.room_made);
+        let waiting = self.pool.room.waiting();
+        if made == 0 || waiting == 0 {
+            return;
+        }
+        let soon = self.peers.values().filter(|peer| !peer.machine.is_ready() && peer.machine.may_be_ready_soon()).count();
+        if made == usize::MAX || soon == 0 {
+            self.serve_all_at = None;
+            return self.pool.room.serve(usize::MAX);
+        }
+        self.serve_all_at = self.serve_all_at.or_else(|| now().checked_add(SPREAD));
+        self.pool.room.serve(waiting.div_ceil(soon + 1));
+    }
+
+    fn log(&mut self, key: PeerKey, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let ready = peer.exclusion.is_none();
+        let (service, node, address) = (&*self.service, &*peer.entry.node.id, &*peer.entry.node.address);
+        if ready && !std::mem::replace(&mut self.connected_once, true) {
+            tracing::info!(service, node, address, "first node connected");
+        }
+        let Some(line) = peer.log.on_state(now, ready, peer.has_failed()) else { return };
+        let (in_budget, left_out) = self.lines.take(now);
+        if left_out > 0 {
+            tracing::info!(service, count = left_out, "more nodes changed in the last minute");
+        }
+        if !in_budget {
+            return;
+        }
+        match line {
+            Line::Unreachable { changes } => {
+                let error = peer.pooled.peer.status().last_failure;
+                let error = error.as_deref().unwrap_or_default();
+                tracing::info!(service, node, address, error, changes, "node unreachable");
+            }
+            Line::Back { after, changes } => tracing::info!(service, node, address, ?after, changes, "node reachable again"),
+        }
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
