@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Duration;
 
 use serde_json::json;
 use waypost_testkit::hostile::trial::{self, Defect, Panics, Verdict};
@@ -97,10 +96,4 @@ fn kind(defect: &Defect) -> &'static str {
         Defect::TasksLeft(_) => "tasks are left",
         _ => "something does not end",
     }
-}
-
-/// Milliseconds with one digit after the point.
-#[allow(dead_code)]
-fn ms(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e4).round() / 10.0
 }

@@ -29,10 +29,14 @@ pub enum Behavior {
     AnswerThenReset,
     /// Answers with DATA frames of one byte that do not end.
     TinyData,
+    /// Stops reading and writing for good at its first request, PINGs included.
+    Hang,
+    /// Allows so many concurrent streams and answers none of them; healed, it allows 100 and answers all.
+    Limit(u32),
 }
 
 impl Behavior {
-    /// Every one, the well one first.
+    /// Those that a seed draws from, the well one first.
     pub const ALL: [Self; 12] = [
         Self::Well,
         Self::CloseAfterHello,
@@ -50,7 +54,7 @@ impl Behavior {
 
     /// Whether its connections go on once the server is healed. The others end by RST, as those of a restarted process do.
     pub(super) fn survives_healing(self) -> bool {
-        matches!(self, Self::Well | Self::ChangeLimits | Self::ReadSlowly | Self::Freeze)
+        matches!(self, Self::Well | Self::ChangeLimits | Self::ReadSlowly | Self::Freeze | Self::Limit(_))
     }
 }
 
@@ -69,6 +73,8 @@ impl fmt::Display for Behavior {
             Self::Freeze => "freezes",
             Self::AnswerThenReset => "answers then resets",
             Self::TinyData => "tiny data",
+            Self::Hang => "hangs",
+            Self::Limit(_) => "limited",
         };
         f.pad(name)
     }

@@ -47,6 +47,8 @@ struct State {
     requests: u32,
     /// Streams that get endless tiny DATA.
     dripping: Vec<u32>,
+    /// Streams that are answered once the server is healed.
+    waiting: Vec<u32>,
     dripped: u32,
     healed: bool,
 }
@@ -115,7 +117,8 @@ impl Connection {
     async fn speak(&mut self) -> io::Result<()> {
         let reset_at = (self.behavior == Behavior::Reset).then(|| self.rng.usize(0..1_500));
         if reset_at != Some(0) {
-            self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, WELL_LIMIT)))]).await?;
+            let limit = if let Behavior::Limit(limit) = self.behavior { limit } else { WELL_LIMIT };
+            self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))]).await?;
         }
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -168,6 +171,7 @@ impl Connection {
         match self.behavior {
             Behavior::ChangeLimits => self.change_limit().await,
             Behavior::TinyData => self.drip().await,
+            Behavior::Limit(_) => self.raise_limit().await,
             _ => Ok(()),
         }
     }
@@ -183,6 +187,18 @@ impl Connection {
             false => *self.rng.choice(&[0, 0, 1, 2, 100]).unwrap_or(&0),
         };
         self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))]).await
+    }
+
+    async fn raise_limit(&mut self) -> io::Result<()> {
+        if self.state.healed || !*self.healed.borrow() {
+            return Ok(());
+        }
+        self.state.healed = true;
+        self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, WELL_LIMIT)))]).await?;
+        for stream in std::mem::take(&mut self.state.waiting) {
+            self.answer(stream).await?;
+        }
+        Ok(())
     }
 
     async fn drip(&mut self) -> io::Result<()> {
@@ -225,6 +241,8 @@ impl Connection {
                 self.send(&[Frame::response(stream)]).await?;
                 self.state.dripping.push(stream);
             }
+            Behavior::Limit(_) if !self.state.healed => self.state.waiting.push(stream),
+            Behavior::Hang => std::future::pending().await,
             Behavior::GoAway if self.rng.u8(0..4) == 0 => return self.go_away(stream).await,
             Behavior::Freeze if self.rng.u8(0..4) == 0 => {
                 self.freeze().await;

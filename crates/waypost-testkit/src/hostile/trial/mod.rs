@@ -88,7 +88,11 @@ pub struct Verdict {
 /// The machine refuses sockets or threads.
 pub fn run(seed: u64, panics: Panics) -> Result<Verdict, Failure> {
     let plan = Plan::draw(seed, panics);
-    let runtime = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().map_err(|error| Failure::new(error.to_string()))?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))?;
     let found = runtime.block_on(play(&plan))?;
     Ok(Verdict { plan, found })
 }
