@@ -1,5 +1,5 @@
 //! What Waypost's own tests break things with: a [`Fleet`] of real processes, a real [`etcd`], a [`Proxy`] that delays, cuts and
-//! swallows, hosts of our own ([`netns`]), the [`paths`] of our binaries, and the [`report`] of what is measured.
+//! swallows, [`hostile`] servers, hosts of our own ([`netns`]), the [`paths`] of our binaries, and the [`report`] of what is measured.
 //!
 //! All of it is owned: what a test starts is gone when its value is dropped. Every wait has a deadline, and its failure shows what the
 //! process said. It stands on loopback, on namespaces and processes it made itself, and never reaches for anything else.
@@ -8,6 +8,7 @@ mod child;
 pub mod etcd;
 mod failure;
 mod fleet;
+pub mod hostile;
 pub mod netns;
 mod output;
 pub mod paths;

@@ -24,6 +24,7 @@ usage: cargo xtask <command>
   etcd-faults [--rounds N] [--json]
                        every fault on every etcd, the long ones too (minutes): what each costs; ends with `N passed, N failed`
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)
+  bench <name> [flags] what the client costs and survives: callers, churn, deadlines, hostile, stuck, zombie (release build); `bench help`
   build-cost [--json]  packages and CPU seconds of a user of Waypost beside a user of bare tonic (cold builds, minutes)
 ";
 
@@ -53,6 +54,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
             None => return Ok(wrong_usage()),
         },
         ["compare", rest @ ..] => compare(&Workspace::find()?, rest)?,
+        ["bench", rest @ ..] => measured(&Workspace::find()?, "waypost-bench", "bench", rest).status()?.success(),
         ["build-cost"] => build_cost::run(&Workspace::find()?, build_cost::Format::Text)?,
         ["build-cost", "--json"] => build_cost::run(&Workspace::find()?, build_cost::Format::Json)?,
         _ => return Ok(wrong_usage()),
@@ -72,17 +74,17 @@ fn ci(workspace: &Workspace) -> Result<bool> {
 
 fn etcd_figures(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     let etcds = etcd::ensure(workspace)?;
-    let mut command = measured(workspace, "etcd-figures", args);
+    let mut command = measured(workspace, "waypost-testkit", "etcd-figures", args);
     Ok(command.env(etcd::VARIABLE, etcd::variable(&etcds)?).status()?.success())
 }
 
 fn compare(workspace: &Workspace, args: &[&str]) -> Result<bool> {
-    Ok(measured(workspace, "compare", args).status()?.success())
+    Ok(measured(workspace, "waypost-testkit", "compare", args).status()?.success())
 }
 
-/// A program of the testkit that measures, built for release.
-fn measured(workspace: &Workspace, name: &str, args: &[&str]) -> Command {
-    let mut command = workspace.cargo(&["run", "--release", "-p", "waypost-testkit", "--bin", name, "--"]);
+/// A program that measures, built for release.
+fn measured(workspace: &Workspace, package: &str, name: &str, args: &[&str]) -> Command {
+    let mut command = workspace.cargo(&["run", "--release", "-p", package, "--bin", name, "--"]);
     command.args(args);
     command
 }

@@ -32,7 +32,7 @@ const SPREAD: Duration = Duration::from_millis(100);
 /// Idle connections of all nodes are proven together, at most so often.
 const PROVE_EVERY: Duration = Duration::from_secs(1);
 /// Dials of nodes that fill no place are spread so that they come no closer together than this on average.
-const UNPLACED_DIAL_EVERY: Duration = Duration::from_millis(50);
+const UNPLACED_DIAL_EVERY: Duration = Duration::from_millis(100);
 /// A strategy that panicked is asked again after this back-off.
 const REBUILD: BackoffConfig = BackoffConfig { initial: Duration::from_secs(1), max: Duration::from_secs(60) };
 

@@ -31,6 +31,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "waypost-cli",
         ],
     ),
+    ("waypost-bench", &["waypost-core", "waypost", "waypost-greeter", "waypost-testkit"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,50 @@
+//! The bytes that a client holds for each node it knows: the watcher's copy, the directory's and the pool's, counted by the allocator. All of
+//! the client runs on this thread, so that the counts of this thread are the client's.
+
+use tokio::runtime::Runtime;
+use waypost::Channel;
+use waypost_testkit::report::{Result, one_thread};
+
+use super::scene::Scene;
+use crate::cpu;
+use crate::peers::Peers;
+use crate::records::SERVICE;
+
+/// Bytes a node of a service that is followed and that no channel uses.
+pub(super) fn idle(nodes: usize, peers: &Peers) -> Result<f64> {
+    counted(nodes, || {
+        let runtime = one_thread()?;
+        let (scene, subscription) = runtime.block_on(async {
+            let scene = Scene::new(nodes, peers)?;
+            let mut subscription = scene.client.directory().subscribe(&SERVICE.parse()?)?;
+            while !subscription.snapshot().synced && subscription.changed().await {}
+            cpu::rest().await;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((scene, subscription))
+        })?;
+        Ok((runtime, scene, subscription))
+    })
+}
+
+/// Bytes a node of a service with a channel whose peers are connected.
+pub(super) fn channel(nodes: usize, peers: &Peers) -> Result<f64> {
+    counted(nodes, || {
+        let runtime = one_thread()?;
+        let (scene, channel) = runtime.block_on(connect(nodes, peers))?;
+        Ok::<(Runtime, Scene, Channel), _>((runtime, scene, channel))
+    })
+}
+
+async fn connect(nodes: usize, peers: &Peers) -> Result<(Scene, Channel)> {
+    let scene = Scene::new(nodes, peers)?;
+    let channel = scene.connected().await?;
+    Ok((scene, channel))
+}
+
+/// What `build` leaves allocated, by node.
+fn counted<T>(nodes: usize, build: impl FnOnce() -> Result<T>) -> Result<f64> {
+    let mut built = None;
+    let counts = allocation_counter::measure(|| built = Some(build()));
+    // Alive until it is counted.
+    drop(built.transpose()?);
+    Ok(counts.bytes_current as f64 / nodes as f64)
+}

@@ -1,0 +1,73 @@
+//! The records of a large service: six endpoints that all share, and for each node what a Waypost server writes and four labels.
+
+use waypost::record::{Endpoint, Key, Node, Service, Value, keys};
+
+/// Name of the service.
+pub(crate) const SERVICE: &str = "greeter";
+/// Label of the nodes that a benchmark's channel uses, where it does not use all.
+pub(crate) const POOL: &str = "pool";
+
+/// Writes records of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct Records {
+    template: Service,
+}
+
+impl Records {
+    pub(crate) fn new() -> Self {
+        let mut template = Service::new(SERVICE);
+        (0..6).for_each(|number| template.endpoints.push(endpoint(number)));
+        Self { template }
+    }
+
+    /// The key of a node's record.
+    pub(crate) fn key(node: &str) -> Key {
+        Key { service: SERVICE.to_owned(), id: node.to_owned() }
+    }
+
+    /// A node's record as go-micro writes it.
+    pub(crate) fn json(&self, node: &str, address: &str, metadata: &[(&str, &str)]) -> String {
+        let mut service = self.template.clone();
+        let mut written = Node { id: node.to_owned(), address: address.to_owned(), ..Node::default() };
+        for (key, value) in [("registry", "etcd"), ("server", "grpc"), ("transport", "grpc"), (keys::PROTOCOL, "grpc")] {
+            written.metadata.insert(key, value);
+        }
+        // Twice the hash of the id: 32 digits, as an instance has, and the same again for the same node.
+        written.metadata.insert(keys::INSTANCE, format!("{0:016x}{0:016x}", hash(node)));
+        for (key, value) in [("zone", "eu-central-1a"), ("rack", "r17"), ("build", "2026.11.28"), (POOL, "all")] {
+            written.metadata.insert(key, value);
+        }
+        metadata.iter().for_each(|(key, value)| written.metadata.insert(*key, *value));
+        service.nodes.push(written);
+        service.to_json()
+    }
+}
+
+/// The id of a node, as long as one with a UUID.
+pub(crate) fn id(number: usize, generation: u32) -> String {
+    format!("{SERVICE}-{:08x}-0000-4000-8000-{number:012x}", generation)
+}
+
+fn endpoint(number: usize) -> Endpoint {
+    let value = |name: &str, kind: &str, values: Vec<Value>| Value {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        values: values.into(),
+    };
+    let fields = vec![value("name", "string", Vec::new()), value("count", "int64", Vec::new())];
+    let name = if number == 0 { "Hello".to_owned() } else { format!("Hello{number}") };
+    let mut endpoint = Endpoint {
+        name: format!("Greeter.{name}"),
+        request: Some(value("HelloRequest", "HelloRequest", fields.clone())),
+        response: Some(value("HelloResponse", "HelloResponse", fields)),
+        ..Endpoint::default()
+    };
+    endpoint.metadata.insert(keys::PATH, format!("/greeter.Greeter/{name}"));
+    endpoint.metadata.insert(keys::IDEMPOTENT, "true");
+    endpoint
+}
+
+/// FNV-1a.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,103 @@
+//! A registry without a server: go-micro records are pushed through the same decoding and the same watcher's copy as the etcd backend has, so
+//! that what a benchmark measures is the client's side whole. The only file here that knows those parts of `waypost-core`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use waypost::record::{Entry, Key, Service};
+use waypost::registry::{
+    Change, DeregisterOptions, Error, Feed, Heads, NodeSet, Options, RegisterOptions, WatchOptions, Watcher,
+};
+use waypost::{AnyRegistry, Registry};
+use waypost_testkit::report::Result;
+
+type Answer<T> = waypost::registry::Result<T>;
+
+const NAME: &str = "push";
+
+/// A registry that knows what is pushed. Clones are the same registry.
+#[derive(Clone, Debug)]
+pub(crate) struct PushRegistry(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    heads: Mutex<Heads>,
+    feed: Feed,
+    options: Options,
+}
+
+impl PushRegistry {
+    /// Creates a registry that has not been loaded: watchers wait.
+    pub(crate) fn new() -> Self {
+        let mut options = Options::new();
+        options.on_this_host = true;
+        Self(Arc::new(Inner { heads: Mutex::default(), feed: Feed::default(), options }))
+    }
+
+    /// Loads all records there are, as a first list does.
+    pub(crate) fn load(&self, records: impl Iterator<Item = (Key, String)>) -> Result<()> {
+        let entries: Vec<_> = records.map(|(key, json)| self.decode(&key, json.as_bytes())).collect::<Result<_>>()?;
+        self.0.feed.reset(entries.into_iter().collect::<NodeSet>());
+        Ok(())
+    }
+
+    /// Pushes one record.
+    pub(crate) fn put(&self, key: &Key, json: &[u8]) -> Result<()> {
+        let entry = self.decode(key, json)?;
+        self.0.feed.apply([Change::Put(entry)]);
+        Ok(())
+    }
+
+    /// Pushes the end of one record.
+    pub(crate) fn delete(&self, key: &Key) {
+        self.0.feed.apply([Change::Lose(key.clone())]);
+    }
+
+    /// Returns a handle for a client.
+    pub(crate) fn handle(&self) -> AnyRegistry {
+        AnyRegistry::new(self.clone())
+    }
+
+    fn decode(&self, key: &Key, json: &[u8]) -> Result<Entry> {
+        let mut heads = self.0.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(heads.decode(key, json)?)
+    }
+}
+
+fn unsupported<T>(operation: &'static str) -> Answer<T> {
+    Err(Error::Unsupported { registry: NAME, operation })
+}
+
+impl Registry for PushRegistry {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    async fn register(&self, _: &Service, _: &RegisterOptions) -> Answer<()> {
+        unsupported("register")
+    }
+
+    async fn deregister(&self, _: &Service, _: &DeregisterOptions) -> Answer<()> {
+        unsupported("deregister")
+    }
+
+    async fn get_service(&self, _: &str) -> Answer<Vec<Service>> {
+        unsupported("get_service")
+    }
+
+    async fn list_services(&self) -> Answer<Vec<Service>> {
+        unsupported("list_services")
+    }
+
+    async fn watch(&self, options: &WatchOptions) -> Answer<Watcher> {
+        Ok(self.0.feed.subscribe(options))
+    }
+
+    async fn close(&self) -> Answer<()> {
+        self.0.feed.close();
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! Server processes: this program again as `bench serve`. Each allows so many streams a connection; `Hello` takes its time, `Count` sends one
+//! word and stays open.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_core::Stream;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
+use waypost_greeter::greeter::{HelloRequest, HelloResponse};
+use waypost_greeter::parrot::Word;
+use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
+use waypost_testkit::report::{Result, one_thread};
+use waypost_testkit::{Child, Program};
+
+const START: Duration = Duration::from_secs(10);
+
+/// A running server, and its address.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) address: String,
+    _child: Child,
+}
+
+impl Running {
+    /// Starts a server that allows so many streams a connection and whose `Hello` takes so long.
+    pub(crate) async fn start(streams: u32, takes: Duration) -> Result<Self> {
+        let program = Program::new(std::env::current_exe()?);
+        let mut child = Child::start("server", &program.args(["serve", &streams.to_string(), &takes.as_millis().to_string()]))?;
+        Ok(Self { address: child.line(START).await?, _child: child })
+    }
+}
+
+/// Runs the child's side: `serve STREAMS MILLISECONDS`. It prints its address.
+pub(crate) fn serve(args: &[String]) -> Result<()> {
+    // However the benchmark ends, its servers end with it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let [streams, takes] = args else { return Err("serve STREAMS MILLISECONDS".into()) };
+    let (streams, takes): (u32, _) = (streams.parse()?, Duration::from_millis(takes.parse()?));
+    one_thread()?.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        println!("{}", listener.local_addr()?);
+        let mut server = tonic::transport::Server::builder().max_concurrent_streams(streams);
+        let router = server.add_service(GreeterServer::new(Slow { takes })).add_service(ParrotServer::new(Slow { takes }));
+        Ok(router.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await?)
+    })
+}
+
+#[derive(Debug)]
+struct Slow {
+    takes: Duration,
+}
+
+#[tonic::async_trait]
+impl Greeter for Slow {
+    async fn hello(&self, request: Request<HelloRequest>) -> std::result::Result<Response<HelloResponse>, Status> {
+        tokio::time::sleep(self.takes).await;
+        let message = format!("Hello {}", request.into_inner().name);
+        Ok(Response::new(HelloResponse { message }))
+    }
+}
+
+type Words = Pin<Box<dyn Stream<Item = std::result::Result<Word, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Parrot for Slow {
+    type CountStream = Words;
+    type TalkStream = Words;
+
+    async fn say(&self, request: Request<Word>) -> std::result::Result<Response<Word>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+
+    async fn count(&self, request: Request<Word>) -> std::result::Result<Response<Words>, Status> {
+        Ok(Response::new(Box::pin(One(Some(request.into_inner())))))
+    }
+
+    async fn gather(&self, _: Request<Streaming<Word>>) -> std::result::Result<Response<Word>, Status> {
+        Err(Status::unimplemented("no benchmark gathers"))
+    }
+
+    async fn talk(&self, _: Request<Streaming<Word>>) -> std::result::Result<Response<Words>, Status> {
+        Err(Status::unimplemented("no benchmark talks"))
+    }
+
+    async fn look(&self, request: Request<Word>) -> std::result::Result<Response<Word>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+}
+
+/// One word, and no end.
+struct One(Option<Word>);
+
+impl Stream for One {
+    type Item = std::result::Result<Word, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+        self.0.take().map_or(std::task::Poll::Pending, |word| std::task::Poll::Ready(Some(Ok(word))))
+    }
+}

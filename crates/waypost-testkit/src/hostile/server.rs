@@ -1,0 +1,144 @@
+//! A server whose connections each misbehave in a way of their own, until it is healed.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::behavior::{Behavior, Script};
+use super::connection::Connection;
+use crate::Port;
+
+/// Pause after an accept that failed.
+const REST: Duration = Duration::from_millis(10);
+
+/// Counts of one server.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) accepted: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) answered: AtomicU64,
+}
+
+/// A TCP server on a port of 127.0.0.1 that speaks HTTP/2 by itself and misbehaves on purpose. Calls that it answers get an empty gRPC
+/// message. Dropped, it closes everything.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    healed: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    counters: Arc<Counters>,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    /// Starts a server on a port chosen by the system; `seed` decides all that is drawn.
+    ///
+    /// # Errors
+    /// No port of loopback can be had.
+    pub async fn start(script: Script, seed: u64) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::serve(listener, script, seed)
+    }
+
+    /// Starts a server on a port that was taken before and that refused connections until now.
+    ///
+    /// # Errors
+    /// The port cannot be listened on.
+    pub fn start_on(port: &Port, script: Script, seed: u64) -> io::Result<Self> {
+        Self::serve(port.listen()?, script, seed)
+    }
+
+    fn serve(listener: TcpListener, script: Script, seed: u64) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (healed, stop) = (watch::Sender::new(false), watch::Sender::new(false));
+        let counters = Arc::<Counters>::default();
+        let acceptor = Acceptor {
+            script,
+            rng: fastrand::Rng::with_seed(seed),
+            healed: healed.subscribe(),
+            counters: Arc::clone(&counters),
+            connections: JoinSet::new(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(acceptor.run(listener, stop.subscribe()));
+        Ok(Self { address, healed, stop, counters, tasks })
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends the hostility: new connections are well. Connections that are slow, frozen or limited become well; the others end by RST, as
+    /// those of a restarted process do.
+    pub fn heal(&self) {
+        self.healed.send_replace(true);
+    }
+
+    /// Number of connections accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.counters.accepted.load(Relaxed)
+    }
+
+    /// Number of requests received in full so far.
+    pub fn requests(&self) -> u64 {
+        self.counters.requests.load(Relaxed)
+    }
+
+    /// Number of requests answered in full so far.
+    pub fn answered(&self) -> u64 {
+        self.counters.answered.load(Relaxed)
+    }
+
+    /// Closes all connections, stops, and joins all tasks.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the tasks are aborted all the same.
+    pub async fn close(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+struct Acceptor {
+    script: Script,
+    rng: fastrand::Rng,
+    healed: watch::Receiver<bool>,
+    counters: Arc<Counters>,
+    connections: JoinSet<()>,
+}
+
+impl Acceptor {
+    async fn run(mut self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        loop {
+            let accepted = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => accepted,
+                Some(_) = self.connections.join_next() => continue,
+            };
+            match accepted {
+                Ok((io, _)) => self.accept(io),
+                // The process is out of descriptors; it takes time until one is free.
+                Err(_) => sleep(REST).await,
+            }
+        }
+        drop(listener);
+        self.connections.shutdown().await;
+    }
+
+    fn accept(&mut self, io: TcpStream) {
+        let number = self.counters.accepted.fetch_add(1, Relaxed);
+        let drawn = self.script.behavior(number, &mut self.rng);
+        let behavior = if *self.healed.borrow() { Behavior::Well } else { drawn };
+        let _ = io.set_nodelay(true);
+        let connection = Connection::new(io, behavior, self.rng.fork(), self.healed.clone(), Arc::clone(&self.counters));
+        self.connections.spawn(connection.run());
+    }
+}
