@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{Deserialize, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Endpoint, List, Metadata, Node, Service, Value};
+use super::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
 pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -18,9 +18,9 @@ pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
 }
 
 /// A list of nodes, and nothing else; none if it is something else.
-pub(super) fn nodes(bytes: &[u8]) -> serde_json::Result<Option<List<Node>>> {
+pub(super) fn nodes(bytes: &[u8]) -> serde_json::Result<Option<NilableVec<Node>>> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let mut nodes = List::null();
+    let mut nodes = NilableVec::null();
     let is_list = json.deserialize_any(Into(&mut nodes))?;
     json.end()?;
     Ok(is_list.then_some(nodes))
@@ -43,7 +43,7 @@ impl<'de> Visitor<'de> for Whole {
     }
 }
 
-/// Something that JSON is read into. Each method says whether it could take that type of JSON; what it could not take changed nothing.
+/// Something that JSON is read into. Each method returns true if it took that type of JSON; what it could not take changed nothing.
 trait Place: Sized {
     fn null(&mut self) {}
 
@@ -51,15 +51,23 @@ trait Place: Sized {
         false
     }
 
-    fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A) -> Result<bool, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(false)
+    fn list<'de, A: SeqAccess<'de>>(&mut self, list: A) -> Result<bool, A::Error> {
+        skip_list(list)
     }
 
-    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
-        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(false)
+    fn object<'de, A: MapAccess<'de>>(&mut self, object: A) -> Result<bool, A::Error> {
+        skip_object(object)
     }
+}
+
+fn skip_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<bool, A::Error> {
+    while list.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(false)
+}
+
+fn skip_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<bool, A::Error> {
+    while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+    Ok(false)
 }
 
 struct Into<'a, T>(&'a mut T);
@@ -120,25 +128,52 @@ impl Place for String {
     }
 }
 
-impl Place for Metadata {
-    fn null(&mut self) {
-        *self = Self::null();
-    }
+/// Pairs of a metadata on their way to be packed: once an object, however often the object repeats the key.
+#[derive(Default)]
+struct Pairs {
+    text: String,
+    /// End of each key and of each value in `text`.
+    ends: Vec<(usize, usize)>,
+}
 
+impl Place for Pairs {
     fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
-        if self.is_null() {
-            *self = Self::empty();
-        }
-        while let Some(key) = object.next_key::<String>()? {
-            let mut value = String::new();
-            object.next_value_seed(Into(&mut value))?;
-            self.insert(key, value);
+        self.text.reserve(256);
+        self.ends.reserve(8);
+        while object.next_key_seed(Appended(&mut self.text))?.is_some() {
+            let key_end = self.text.len();
+            object.next_value_seed(Into(&mut Appended(&mut self.text)))?;
+            self.ends.push((key_end, self.text.len()));
         }
         Ok(true)
     }
 }
 
-impl<T: Place + Default> Place for List<T> {
+impl Pairs {
+    fn pack(self) -> Metadata {
+        Metadata::from_text(&self.text, &self.ends)
+    }
+}
+
+/// Text that is appended to another: keys and values of metadata on their way to be packed.
+struct Appended<'a>(&'a mut String);
+
+impl Place for Appended<'_> {
+    fn text(&mut self, text: &str) -> bool {
+        self.0.push_str(text);
+        true
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Appended<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(mut self, json: D) -> Result<bool, D::Error> {
+        json.deserialize_str(Into(&mut self))
+    }
+}
+
+impl<T: Place + Default> Place for NilableVec<T> {
     fn null(&mut self) {
         *self = Self::null();
     }
@@ -168,24 +203,27 @@ impl<T: Place + Default> Place for Option<T> {
 }
 
 macro_rules! object {
-    ($type:ident { $($key:ident => $field:ident),* }) => {
+    ($type:ident { $($key:ident => $field:ident),* $(; $packed_key:ident => $packed:ident)? }) => {
         impl Place for $type {
             fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
+                $(let mut $packed = None::<Pairs>;)?
                 while let Some(key) = object.next_key()? {
                     match key {
                         $(Key::$key => { object.next_value_seed(Into(&mut self.$field))?; })*
+                        $(Key::$packed_key => { object.next_value_seed(Into(&mut $packed))?; })?
                         _ => { object.next_value::<IgnoredAny>()?; }
                     }
                 }
+                $(self.$packed = $packed.map_or_else(Metadata::null, Pairs::pack);)?
                 Ok(true)
             }
         }
     };
 }
 
-object!(Service { Name => name, Version => version, Metadata => metadata, Endpoints => endpoints, Nodes => nodes });
-object!(Node { Metadata => metadata, Id => id, Address => address });
-object!(Endpoint { Request => request, Response => response, Metadata => metadata, Name => name });
+object!(Service { Name => name, Version => version, Endpoints => endpoints, Nodes => nodes; Metadata => metadata });
+object!(Node { Id => id, Address => address; Metadata => metadata });
+object!(Endpoint { Request => request, Response => response, Name => name; Metadata => metadata });
 object!(Value { Name => name, Type => kind, Values => values });
 
 macro_rules! keys {

