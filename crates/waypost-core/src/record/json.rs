@@ -3,7 +3,7 @@
 //! A record is read in one pass by [`read`](super::read). Only where that fails, or where Go left its mark for bytes that are no text, is it
 //! put in order by [`mend`](super::mend) first and read again.
 
-use super::mend::{REPLACEMENT, STAND_IN, mend_escapes, to_text};
+use super::mend::{REPLACEMENT, STAND_IN, mend_escapes, to_text, without_numbers};
 use super::{Metadata, NilableVec, Node, Service, read, write};
 
 /// Bytes that are no record. Skip it, count it, and go on with the others.
@@ -16,7 +16,8 @@ impl Service {
     /// what has the wrong type skipped with the rest kept (a list loses the item, a map keeps its key with no text). A byte that is no
     /// UTF-8 and half of a surrogate pair become one U+FFFD each.
     ///
-    /// Names are not checked: see [`Service::check`].
+    /// A number is skipped whatever its size. What is nested deeper than 100 levels, where go-micro writes 8, is skipped too. Names are not
+    /// checked: see [`Service::check`].
     ///
     /// # Errors
     /// [`DecodeError`] if the bytes are no JSON object, or more than one.
@@ -46,7 +47,7 @@ fn holds_replacement(bytes: &[u8]) -> bool {
 
 /// Reads twice, with each `\ufffd` as itself and as something else: where the two differ, Go had bytes that are no text.
 fn from_odd_json(bytes: &[u8]) -> serde_json::Result<Service> {
-    let text = to_text(bytes);
+    let text = without_numbers(&to_text(bytes));
     let mut service = read::service(mend_escapes(&text, REPLACEMENT).as_bytes())?;
     let mut other = read::service(mend_escapes(&text, STAND_IN).as_bytes())?;
     for (ours, theirs) in metadata(&mut service).zip(metadata(&mut other)) {

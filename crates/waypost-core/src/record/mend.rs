@@ -1,4 +1,9 @@
-//! Puts JSON in order that Go reads and serde_json does not: bytes that are no UTF-8, halves of surrogate pairs. This file knows characters and nothing of records.
+//! Puts JSON in order that Go reads and serde_json does not: bytes that are no UTF-8, halves of surrogate pairs, numbers out of the range of
+//! an `f64`. This file knows characters and nothing of records.
+
+use std::iter;
+
+use serde::de::IgnoredAny;
 
 /// How Go writes a byte that is no text; a U+FFFD that is text it leaves as it is.
 pub(super) const REPLACEMENT: &str = "\\ufffd";
@@ -13,6 +18,48 @@ pub(super) fn to_text(bytes: &[u8]) -> String {
         text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
     }
     text
+}
+
+/// Writes each number as 0, since no record has a number and serde_json refuses those out of range. What is no number stays to be refused,
+/// and spaces keep all else in its column.
+pub(super) fn without_numbers(json: &str) -> String {
+    let mut mended = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find(|character: char| character == '"' || is_of_number(character)) {
+        mended.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let length = if rest.starts_with('"') { string_len(rest) } else { number_len(rest) };
+        let (token, after) = rest.split_at(length);
+        match is_number(token) {
+            true => mended.extend(iter::once('0').chain(iter::repeat_n(' ', length - 1))),
+            false => mended.push_str(token),
+        }
+        rest = after;
+    }
+    mended + rest
+}
+
+fn is_of_number(character: char) -> bool {
+    matches!(character, '0'..='9' | '+' | '-' | '.' | 'e' | 'E')
+}
+
+fn number_len(json: &str) -> usize {
+    json.find(|character| !is_of_number(character)).unwrap_or(json.len())
+}
+
+/// Returns the length of the string that `json` begins with, quotes included.
+fn string_len(json: &str) -> usize {
+    let mut is_escaped = false;
+    let is_end = |byte: &u8| {
+        let is_end = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        is_end
+    };
+    json.as_bytes().iter().skip(1).position(is_end).map_or(json.len(), |at| at + 2)
+}
+
+fn is_number(token: &str) -> bool {
+    token.starts_with(|first: char| first == '-' || first.is_ascii_digit()) && serde_json::from_str::<IgnoredAny>(token).is_ok()
 }
 
 /// Writes each half of a surrogate pair as U+FFFD, and each escaped U+FFFD as `replacement`.
