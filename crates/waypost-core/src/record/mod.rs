@@ -43,6 +43,8 @@ pub mod keys {
     pub const IDEMPOTENT: &str = "waypost.idempotent";
     /// Endpoint metadata, go-micro's: `true` if either side streams.
     pub const STREAM: &str = "stream";
+    /// Endpoint metadata, go-micro's: `true` if the endpoint takes messages of a topic and cannot be called.
+    pub const SUBSCRIBER: &str = "subscriber";
     /// Node metadata, go-micro's: what the node speaks, such as `grpc`, `mucp` or `http`.
     pub const PROTOCOL: &str = "protocol";
 }
@@ -180,6 +182,9 @@ impl Head {
     }
 
     /// Returns what the record says of the method at `path` (`/package.Service/Method`), or none if it does not name that method.
+    ///
+    /// An endpoint with [`keys::PATH`] is known by that path only. Any other is known by go-micro's name of it: `Greeter.Hello` is the method
+    /// of `/any.package.Greeter/Hello`, unless several endpoints have that name.
     pub fn method(&self, path: &str) -> Option<Method> {
         self.methods.get_or_init(|| Methods::new(self.endpoints.as_slice())).get(path)
     }

@@ -5,6 +5,7 @@ mod checks;
 mod golden;
 mod memory;
 mod metadata;
+mod methods;
 mod names;
 mod properties;
 mod shapes;
