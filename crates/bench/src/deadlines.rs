@@ -69,7 +69,7 @@ async fn call(of_call: Option<Duration>, of_channel: Option<Duration>) -> Result
     registry.faults().put_raw("go", "go-1", service.to_json());
     let client = Client::new(AnyRegistry::new(registry));
     let builder = client.channel_builder("go");
-    let channel = of_channel.into_iter().fold(builder, |builder, timeout| builder.default_timeout(timeout)).build()?;
+    let channel = of_channel.into_iter().fold(builder, waypost::ChannelBuilder::default_timeout).build()?;
     let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
     of_call.into_iter().for_each(|timeout| request.set_timeout(timeout));
     let start = Instant::now();

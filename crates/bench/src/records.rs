@@ -45,7 +45,7 @@ impl Records {
 
 /// The id of a node, as long as one with a UUID.
 pub(crate) fn id(number: usize, generation: u32) -> String {
-    format!("{SERVICE}-{:08x}-0000-4000-8000-{number:012x}", generation)
+    format!("{SERVICE}-{generation:08x}-0000-4000-8000-{number:012x}")
 }
 
 fn endpoint(number: usize) -> Endpoint {

@@ -306,7 +306,7 @@ impl Owner {
     /// Writes that the node is leaving; none if somebody came before.
     async fn mark(&self, kv: &KeyValue, entry: &Entry, until: Instant) -> Result<Option<i64>> {
         let mut service = entry.to_service();
-        for node in service.nodes.iter_mut() {
+        for node in &mut service.nodes {
             node.metadata.insert(keys::STATE, keys::LEAVING);
         }
         let put = PutRequest { key: kv.key.clone(), value: service.to_json().into_bytes(), lease: kv.lease };

@@ -247,10 +247,10 @@ impl ChannelBuilder {
     fn finish(mut self) -> Result<Channel, BuildError> {
         let service = self.service.parse()?;
         for endpoint in describe::endpoints(&self.descriptors)? {
-            let is = |key| endpoint.metadata.get(key).is_some_and(|value| value == "true");
+            let is = |key| endpoint.metadata.get(key) == Some("true");
             if let Some(path) = endpoint.metadata.get(keys::PATH) {
                 let method = Method { idempotent: is(keys::IDEMPOTENT), streaming: is(keys::STREAM) };
-                self.config.methods.insert(path.clone(), method);
+                self.config.methods.insert(path.to_owned(), method);
             }
         }
         self.config.policy = Arc::new(self.policy);

@@ -11,7 +11,7 @@ mod tests;
 use prost::Message;
 use prost_types::method_options::IdempotencyLevel;
 use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
-use waypost_core::record::{Endpoint, List, Metadata, Value, keys};
+use waypost_core::record::{Endpoint, Metadata, NilableVec, Value, keys};
 
 use types::Types;
 
@@ -116,5 +116,5 @@ impl Method<'_> {
 
 /// A value that Go sees nothing in.
 fn bare(kind: &str) -> Value {
-    Value { name: kind.to_owned(), kind: kind.to_owned(), values: List::null() }
+    Value { name: kind.to_owned(), kind: kind.to_owned(), values: NilableVec::null() }
 }

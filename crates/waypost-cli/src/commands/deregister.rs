@@ -1,7 +1,7 @@
 //! `waypost deregister NAME ID`: removes what somebody left behind.
 
 use waypost::Registry;
-use waypost::record::{List, Node, Service};
+use waypost::record::{NilableVec, Node, Service};
 use waypost::registry::DeregisterOptions;
 
 use crate::cli::Deregister;
@@ -32,7 +32,7 @@ fn find(services: &[Service], name: &str, id: &str) -> Option<Service> {
 }
 
 fn alone(service: &Service, node: Node) -> Service {
-    Service { nodes: List::from(vec![node]), ..service.clone() }
+    Service { nodes: NilableVec::from(vec![node]), ..service.clone() }
 }
 
 fn not_found(place: &Place, args: &Deregister) -> Failure {

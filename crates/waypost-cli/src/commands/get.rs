@@ -70,7 +70,7 @@ fn membership(node: &Node) -> &'static str {
 fn nodes(services: &[Service], style: Style) -> Vec<String> {
     let mut table = Table::new(&["NODE", "ADDRESS", "VERSION", "PROTOCOL", "MEMBERSHIP"]);
     for (service, node) in pairs(services) {
-        let protocol = node.metadata.get(keys::PROTOCOL).cloned().unwrap_or_default();
+        let protocol = node.metadata.get(keys::PROTOCOL).unwrap_or_default().to_owned();
         table.row([node.id.clone(), node.address.clone(), service.version.clone(), protocol, membership(node).into()]);
     }
     table.lines(style)

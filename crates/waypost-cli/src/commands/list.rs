@@ -20,8 +20,7 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn of(service: &'a Service) -> Self {
-        let mut protocols: Vec<_> =
-            service.nodes.iter().filter_map(|node| node.metadata.get(keys::PROTOCOL)).map(String::as_str).collect();
+        let mut protocols: Vec<_> = service.nodes.iter().filter_map(|node| node.metadata.get(keys::PROTOCOL)).collect();
         protocols.sort_unstable();
         protocols.dedup();
         let (nodes, endpoints) = (service.nodes.len(), service.endpoints.len());

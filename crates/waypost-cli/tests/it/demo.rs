@@ -113,7 +113,7 @@ fn like(json: &[u8]) -> Service {
     for key in ["registry", "broker", keys::INSTANCE] {
         node.metadata.remove(key);
     }
-    for endpoint in service.endpoints.iter_mut() {
+    for endpoint in &mut service.endpoints {
         endpoint.metadata.remove(keys::PATH);
         endpoint.metadata.remove(keys::IDEMPOTENT);
     }

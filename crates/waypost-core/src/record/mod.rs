@@ -5,12 +5,16 @@
 
 mod check;
 mod json;
-mod list;
+mod key_lists;
+mod mend;
+mod metadata;
+mod methods;
 mod names;
+mod nilable_vec;
+mod packed;
 mod read;
 mod write;
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
@@ -18,8 +22,12 @@ use serde::Serialize;
 pub use check::RecordError;
 pub use json::DecodeError;
 pub(crate) use json::nodes_at_end;
-pub use list::{List, Metadata};
+pub(crate) use key_lists::KeyLists;
+pub use metadata::{Metadata, MetadataIter};
+pub use methods::Method;
+use methods::Methods;
 pub use names::{Address, NameError, NodeId, ServiceName};
+pub use nilable_vec::NilableVec;
 
 /// Metadata keys that Waypost itself writes and reads.
 pub mod keys {
@@ -35,6 +43,8 @@ pub mod keys {
     pub const IDEMPOTENT: &str = "waypost.idempotent";
     /// Endpoint metadata, go-micro's: `true` if either side streams.
     pub const STREAM: &str = "stream";
+    /// Endpoint metadata, go-micro's: `true` if the endpoint takes messages of a topic and cannot be called.
+    pub const SUBSCRIBER: &str = "subscriber";
     /// Node metadata, go-micro's: what the node speaks, such as `grpc`, `mucp` or `http`.
     pub const PROTOCOL: &str = "protocol";
     /// Node metadata: a whole number from 1 to 65 535 for strategies that weigh nodes.
@@ -56,9 +66,9 @@ pub struct Service {
     /// Of the service; go-micro always writes `null`.
     pub metadata: Metadata,
     /// The public methods.
-    pub endpoints: List<Endpoint>,
+    pub endpoints: NilableVec<Endpoint>,
     /// The running instances.
-    pub nodes: List<Node>,
+    pub nodes: NilableVec<Node>,
 }
 
 /// One running instance of a service.
@@ -94,13 +104,18 @@ pub struct Value {
     #[serde(rename = "type")]
     pub kind: String,
     /// The fields of a message, three levels deep.
-    pub values: List<Value>,
+    pub values: NilableVec<Value>,
 }
 
 impl Service {
     /// A service with the default version and nothing in it.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), version: DEFAULT_VERSION.to_owned(), endpoints: List::from(Vec::new()), ..Self::default() }
+        Self {
+            name: name.into(),
+            version: DEFAULT_VERSION.to_owned(),
+            endpoints: NilableVec::from(Vec::new()),
+            ..Self::default()
+        }
     }
 
     /// What all its nodes share.
@@ -128,12 +143,12 @@ impl Node {
 
     /// Whether it says that it is going ([`keys::STATE`]).
     pub fn is_leaving(&self) -> bool {
-        self.metadata.get(keys::STATE).is_some_and(|state| state == keys::LEAVING)
+        self.metadata.get(keys::STATE) == Some(keys::LEAVING)
     }
 
     /// The instance that owns the record, if a Waypost registrar wrote it.
     pub fn instance(&self) -> Option<&str> {
-        self.metadata.get(keys::INSTANCE).map(String::as_str)
+        self.metadata.get(keys::INSTANCE)
     }
 }
 
@@ -147,17 +162,8 @@ pub struct Head {
     /// The service's metadata.
     pub metadata: Metadata,
     /// The public methods.
-    pub endpoints: List<Endpoint>,
-    methods: OnceLock<HashMap<String, Method>>,
-}
-
-/// What a record says of one method, by its gRPC path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Method {
-    /// It may be sent twice ([`keys::IDEMPOTENT`]).
-    pub idempotent: bool,
-    /// Either side streams ([`keys::STREAM`]).
-    pub streaming: bool,
+    pub endpoints: NilableVec<Endpoint>,
+    methods: OnceLock<Methods>,
 }
 
 impl PartialEq for Head {
@@ -173,26 +179,16 @@ impl Eq for Head {}
 
 impl Head {
     /// A head of these parts.
-    pub fn new(name: String, version: String, metadata: Metadata, endpoints: List<Endpoint>) -> Self {
+    pub fn new(name: String, version: String, metadata: Metadata, endpoints: NilableVec<Endpoint>) -> Self {
         Self { name, version, metadata, endpoints, methods: OnceLock::new() }
     }
 
-    /// What the record says of the method at `path` (`/package.Service/Method`); none if it does not name that path.
+    /// Returns what the record says of the method at `path` (`/package.Service/Method`), or none if it does not name that method.
+    ///
+    /// An endpoint with [`keys::PATH`] is known by that path only. Any other is known by go-micro's name of it: `Greeter.Hello` is the method
+    /// of `/any.package.Greeter/Hello`, unless several endpoints have that name.
     pub fn method(&self, path: &str) -> Option<Method> {
-        let is = |endpoint: &Endpoint, key| endpoint.metadata.get(key).is_some_and(|value| value == "true");
-        self.methods
-            .get_or_init(|| {
-                self.endpoints
-                    .iter()
-                    .filter_map(|endpoint| {
-                        let path = endpoint.metadata.get(keys::PATH)?;
-                        let method = Method { idempotent: is(endpoint, keys::IDEMPOTENT), streaming: is(endpoint, keys::STREAM) };
-                        Some((path.clone(), method))
-                    })
-                    .collect()
-            })
-            .get(path)
-            .copied()
+        self.methods.get_or_init(|| Methods::new(self.endpoints.as_slice())).get(path)
     }
 }
 
@@ -227,7 +223,7 @@ impl Entry {
             version: self.head.version.clone(),
             metadata: self.head.metadata.clone(),
             endpoints: self.head.endpoints.clone(),
-            nodes: List::from(vec![(*self.node).clone()]),
+            nodes: NilableVec::from(vec![(*self.node).clone()]),
         }
     }
 
@@ -245,7 +241,7 @@ impl Entry {
         }
         let mut services: Vec<_> = services.into_values().collect();
         for service in &mut services {
-            service.nodes.sort_by(|a, b| a.id.cmp(&b.id));
+            service.nodes.as_mut_slice().sort_by(|a, b| a.id.cmp(&b.id));
         }
         services
     }
@@ -263,7 +259,7 @@ impl Entry {
                     version: head.version.clone(),
                     metadata: head.metadata.clone(),
                     endpoints: head.endpoints.clone(),
-                    nodes: List::from(vec![node]),
+                    nodes: NilableVec::from(vec![node]),
                 }),
             }
         }

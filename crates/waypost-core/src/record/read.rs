@@ -8,7 +8,10 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{Deserialize, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Endpoint, List, Metadata, Node, Service, Value};
+use super::{Endpoint, Metadata, NilableVec, Node, Service, Value};
+
+/// Deepest level of nesting that is read. Deeper values are skipped without recursion, which serde_json refuses below level 128.
+const DEEPEST: u8 = 100;
 
 pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -18,10 +21,10 @@ pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
 }
 
 /// A list of nodes, and nothing else; none if it is something else.
-pub(super) fn nodes(bytes: &[u8]) -> serde_json::Result<Option<List<Node>>> {
+pub(super) fn nodes(bytes: &[u8]) -> serde_json::Result<Option<NilableVec<Node>>> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let mut nodes = List::null();
-    let is_list = json.deserialize_any(Into(&mut nodes))?;
+    let mut nodes = NilableVec::null();
+    let is_list = json.deserialize_any(Into(&mut nodes, DEEPEST))?;
     json.end()?;
     Ok(is_list.then_some(nodes))
 }
@@ -38,12 +41,13 @@ impl<'de> Visitor<'de> for Whole {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Service, A::Error> {
         let mut service = Service::default();
-        service.object(map)?;
+        service.object(map, DEEPEST)?;
         Ok(service)
     }
 }
 
-/// Something that JSON is read into. Each method says whether it could take that type of JSON; what it could not take changed nothing.
+/// Something that JSON is read into. Each method returns true if it took that type of JSON; what it could not take changed nothing. `depth`
+/// is the number of levels that may still be read below.
 trait Place: Sized {
     fn null(&mut self) {}
 
@@ -51,18 +55,27 @@ trait Place: Sized {
         false
     }
 
-    fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A) -> Result<bool, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(false)
+    fn list<'de, A: SeqAccess<'de>>(&mut self, list: A, _depth: u8) -> Result<bool, A::Error> {
+        skip_list(list)
     }
 
-    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
-        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(false)
+    fn object<'de, A: MapAccess<'de>>(&mut self, object: A, _depth: u8) -> Result<bool, A::Error> {
+        skip_object(object)
     }
 }
 
-struct Into<'a, T>(&'a mut T);
+fn skip_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<bool, A::Error> {
+    while list.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(false)
+}
+
+fn skip_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<bool, A::Error> {
+    while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+    Ok(false)
+}
+
+/// The place to read a value into, and the number of levels that may be read below it.
+struct Into<'a, T>(&'a mut T, u8);
 
 impl<'de, T: Place> DeserializeSeed<'de> for Into<'_, T> {
     type Value = bool;
@@ -105,11 +118,17 @@ impl<'de, T: Place> Visitor<'de> for Into<'_, T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<bool, A::Error> {
-        self.0.list(list)
+        match self.1.checked_sub(1) {
+            Some(depth) => self.0.list(list, depth),
+            None => skip_list(list),
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<bool, A::Error> {
-        self.0.object(object)
+        match self.1.checked_sub(1) {
+            Some(depth) => self.0.object(object, depth),
+            None => skip_object(object),
+        }
     }
 }
 
@@ -120,34 +139,61 @@ impl Place for String {
     }
 }
 
-impl Place for Metadata {
-    fn null(&mut self) {
-        *self = Self::null();
-    }
+/// Pairs of a metadata on their way to be packed: once an object, however often the object repeats the key.
+#[derive(Default)]
+struct Pairs {
+    text: String,
+    /// End of each key and of each value in `text`.
+    ends: Vec<(usize, usize)>,
+}
 
-    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
-        if self.is_null() {
-            *self = Self::empty();
-        }
-        while let Some(key) = object.next_key::<String>()? {
-            let mut value = String::new();
-            object.next_value_seed(Into(&mut value))?;
-            self.insert(key, value);
+impl Place for Pairs {
+    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A, depth: u8) -> Result<bool, A::Error> {
+        self.text.reserve(256);
+        self.ends.reserve(8);
+        while object.next_key_seed(Appended(&mut self.text))?.is_some() {
+            let key_end = self.text.len();
+            object.next_value_seed(Into(&mut Appended(&mut self.text), depth))?;
+            self.ends.push((key_end, self.text.len()));
         }
         Ok(true)
     }
 }
 
-impl<T: Place + Default> Place for List<T> {
+impl Pairs {
+    fn pack(self) -> Metadata {
+        Metadata::from_text(&self.text, &self.ends)
+    }
+}
+
+/// Text that is appended to another: keys and values of metadata on their way to be packed.
+struct Appended<'a>(&'a mut String);
+
+impl Place for Appended<'_> {
+    fn text(&mut self, text: &str) -> bool {
+        self.0.push_str(text);
+        true
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Appended<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(mut self, json: D) -> Result<bool, D::Error> {
+        json.deserialize_str(Into(&mut self, 0))
+    }
+}
+
+impl<T: Place + Default> Place for NilableVec<T> {
     fn null(&mut self) {
         *self = Self::null();
     }
 
     /// Without those that are of the wrong type.
-    fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A) -> Result<bool, A::Error> {
+    fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A, depth: u8) -> Result<bool, A::Error> {
         let mut items = Vec::new();
         let mut item = T::default();
-        while let Some(taken) = list.next_element_seed(Into(&mut item))? {
+        while let Some(taken) = list.next_element_seed(Into(&mut item, depth))? {
             if taken {
                 items.push(std::mem::take(&mut item));
             }
@@ -162,30 +208,33 @@ impl<T: Place + Default> Place for Option<T> {
         *self = None;
     }
 
-    fn object<'de, A: MapAccess<'de>>(&mut self, object: A) -> Result<bool, A::Error> {
-        self.get_or_insert_default().object(object)
+    fn object<'de, A: MapAccess<'de>>(&mut self, object: A, depth: u8) -> Result<bool, A::Error> {
+        self.get_or_insert_default().object(object, depth)
     }
 }
 
 macro_rules! object {
-    ($type:ident { $($key:ident => $field:ident),* }) => {
+    ($type:ident { $($key:ident => $field:ident),* $(; $packed_key:ident => $packed:ident)? }) => {
         impl Place for $type {
-            fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<bool, A::Error> {
+            fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A, depth: u8) -> Result<bool, A::Error> {
+                $(let mut $packed = None::<Pairs>;)?
                 while let Some(key) = object.next_key()? {
                     match key {
-                        $(Key::$key => { object.next_value_seed(Into(&mut self.$field))?; })*
+                        $(Key::$key => { object.next_value_seed(Into(&mut self.$field, depth))?; })*
+                        $(Key::$packed_key => { object.next_value_seed(Into(&mut $packed, depth))?; })?
                         _ => { object.next_value::<IgnoredAny>()?; }
                     }
                 }
+                $(self.$packed = $packed.map_or_else(Metadata::null, Pairs::pack);)?
                 Ok(true)
             }
         }
     };
 }
 
-object!(Service { Name => name, Version => version, Metadata => metadata, Endpoints => endpoints, Nodes => nodes });
-object!(Node { Metadata => metadata, Id => id, Address => address });
-object!(Endpoint { Request => request, Response => response, Metadata => metadata, Name => name });
+object!(Service { Name => name, Version => version, Endpoints => endpoints, Nodes => nodes; Metadata => metadata });
+object!(Node { Id => id, Address => address; Metadata => metadata });
+object!(Endpoint { Request => request, Response => response, Name => name; Metadata => metadata });
 object!(Value { Name => name, Type => kind, Values => values });
 
 macro_rules! keys {

@@ -1,6 +1,6 @@
 //! Writes go-micro's JSON as Go's `encoding/json` does: compact, fields in Go's order, nil as `null`, strings safe inside HTML.
 
-use super::{Endpoint, List, Metadata, Node, Service, Value};
+use super::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
 pub(super) fn service(service: &Service) -> String {
     let mut json = String::with_capacity(1024);
@@ -61,7 +61,7 @@ impl<T: Write> Write for Option<T> {
     }
 }
 
-impl<T: Write> Write for List<T> {
+impl<T: Write> Write for NilableVec<T> {
     fn write(&self, json: &mut String) {
         if self.is_null() {
             return json.push_str("null");
@@ -81,11 +81,11 @@ impl Write for Metadata {
             return json.push_str("null");
         }
         json.push('{');
-        for (at, (key, value)) in self.iter().enumerate() {
+        for (at, (key, value, lost)) in self.iter_lost().enumerate() {
             comma(json, at);
-            key.write(json);
+            quoted(json, key, &[]);
             json.push(':');
-            quoted(json, value, self.lost(key));
+            quoted(json, value, &lost);
         }
         json.push('}');
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Weak};
 
-use crate::record::{DecodeError, Entry, Head, Key, Service, nodes_at_end};
+use crate::record::{DecodeError, Entry, Head, Key, KeyLists, NilableVec, Node, Service, nodes_at_end};
 
 /// The longest record that is read, in bytes: 64 KiB, and 1 KiB more for the instance and the mark that are added to what was checked.
 pub const LONGEST_RECORD: usize = 65 * 1024;
@@ -42,6 +42,7 @@ pub enum BadRecord {
 pub struct Heads {
     known: HashMap<String, Vec<Known>>,
     prune_at: usize,
+    keys: KeyLists,
 }
 
 /// A head in use.
@@ -70,32 +71,38 @@ impl Heads {
         if bytes.len() > LONGEST_RECORD {
             return Err(BadRecord::TooLong(bytes.len()));
         }
-        if let Some(entry) = self.decode_alike(key, bytes) {
-            return Ok(entry);
+        if let Some((head, node)) = self.decode_alike(key, bytes) {
+            return Ok(self.entry(head, node));
         }
         let mut service = Service::from_json(bytes)?;
         let is_ours = service.name == key.service;
-        let node = service.nodes.iter_mut().find(|node| is_ours && node.id == key.id).map(mem::take);
-        let Some(node) = node else { return Err(BadRecord::Misplaced { service: service.name }) };
+        let Some(node) = take(&mut service.nodes, &key.id).filter(|_| is_ours) else {
+            return Err(BadRecord::Misplaced { service: service.name });
+        };
         let head = self.share(Head::new(service.name, service.version, service.metadata, service.endpoints));
         self.learn(&head, bytes);
-        Ok(Entry { head, node: Arc::new(node) })
+        Ok(self.entry(head, node))
     }
 
     /// The nodes of `service`, one entry each, sharing a head with all that say the same.
     pub fn entries(&mut self, service: &Service) -> Vec<Entry> {
         let head = self.share(service.head());
-        service.nodes.iter().map(|node| Entry { head: Arc::clone(&head), node: Arc::new(node.clone()) }).collect()
+        service.nodes.iter().map(|node| self.entry(Arc::clone(&head), node.clone())).collect()
+    }
+
+    fn entry(&mut self, head: Arc<Head>, mut node: Node) -> Entry {
+        self.keys.share(&mut node.metadata);
+        Entry { head, node: Arc::new(node) }
     }
 
     /// What begins as another record does has its head; only the rest is read.
-    fn decode_alike(&self, key: &Key, bytes: &[u8]) -> Option<Entry> {
+    fn decode_alike(&self, key: &Key, bytes: &[u8]) -> Option<(Arc<Head>, Node)> {
         let (head, rest) = self.newest(&key.service).find_map(|known| {
             let Beginning::Bytes(beginning) = &known.beginning else { return None };
             Some((known.head.upgrade()?, bytes.strip_prefix(&**beginning)?))
         })?;
-        let node = nodes_at_end(rest)?.iter_mut().find(|node| node.id == key.id).map(mem::take)?;
-        Some(Entry { head, node: Arc::new(node) })
+        let node = take(&mut nodes_at_end(rest)?, &key.id)?;
+        Some((head, node))
     }
 
     fn newest(&self, service: &str) -> impl Iterator<Item = &Known> {
@@ -133,6 +140,10 @@ impl Heads {
         self.known.retain(|_, heads| heads.iter().any(|known| known.head.strong_count() > 0));
         self.prune_at = self.known.len() * 2;
     }
+}
+
+fn take(nodes: &mut NilableVec<Node>, id: &str) -> Option<Node> {
+    nodes.iter_mut().find(|node| node.id == id).map(mem::take)
 }
 
 /// The record up to the value of its nodes, if all of the head stands before: closed there, it must be a record that says the same.

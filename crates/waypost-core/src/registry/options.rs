@@ -69,7 +69,7 @@ impl RegisterOptions {
     /// The record to write: `service` with the instance in the metadata of each node.
     pub fn stamp(&self, service: &Service) -> Service {
         let mut service = service.clone();
-        for node in service.nodes.iter_mut() {
+        for node in &mut service.nodes {
             node.metadata.insert(keys::INSTANCE, self.instance.as_str());
         }
         service
@@ -98,7 +98,7 @@ impl DeregisterOptions {
 
     /// Whether a record with this node metadata may be removed.
     pub fn may_remove(&self, metadata: &Metadata) -> bool {
-        let owner = metadata.get(keys::INSTANCE).map(String::as_str);
+        let owner = metadata.get(keys::INSTANCE);
         self.force || owner == self.instance.as_ref().map(Instance::as_str)
     }
 }

@@ -23,7 +23,7 @@ async fn every_service_has_its_nodes() {
     let found = registry().get_service("greeter").await.unwrap();
     let nodes: Vec<_> = found[0].nodes.iter().map(|node| (node.id.as_str(), node.address.as_str())).collect();
     assert_eq!(nodes, [("greeter-a:1", "a:1"), ("greeter-[::1]:2", "[::1]:2")]);
-    assert_eq!(found[0].nodes[0].metadata["protocol"], "grpc");
+    assert_eq!(found[0].nodes[0].metadata.get("protocol"), Some("grpc"));
 }
 
 #[tokio::test]

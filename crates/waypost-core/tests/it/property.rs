@@ -314,8 +314,8 @@ impl World {
             let holder = found.and_then(|entry| self.servers.iter().find(|server| server.address == entry.node.address));
             let (Some(found), Some(holder)) = (found, holder) else { panic!("{} is not in: {found:?}", server.id) };
             assert!(holder.registration.state().is_registered(), "{:?}", holder.registration);
-            let says = holder.registration.service().nodes[0].metadata.get("step").cloned();
-            assert_eq!(found.node.metadata.get("step").cloned(), says, "its metadata");
+            let says = holder.registration.service().nodes[0].metadata.get("step").map(str::to_owned);
+            assert_eq!(found.node.metadata.get("step").map(str::to_owned), says, "its metadata");
         }
     }
 

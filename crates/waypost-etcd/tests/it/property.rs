@@ -416,10 +416,10 @@ impl Case {
 
 impl Server {
     fn is_in(&self, fresh: &[Entry]) -> bool {
-        let says = self.registration.service().nodes[0].metadata.get("step").cloned();
+        let says = self.registration.service().nodes[0].metadata.get("step").map(str::to_owned);
         fresh.iter().any(|entry| {
             let node = &entry.node;
-            node.id == self.id && node.address == self.address && node.metadata.get("step").cloned() == says
+            node.id == self.id && node.address == self.address && node.metadata.get("step").map(str::to_owned) == says
         })
     }
 }

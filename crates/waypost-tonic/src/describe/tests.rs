@@ -1,5 +1,5 @@
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
-use waypost_core::record::{Endpoint, List, Metadata, Node, Service, Value, keys};
+use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value, keys};
 use waypost_greeter::{greeter, parrot};
 
 use super::{DescribeError, endpoints, go};
@@ -48,7 +48,7 @@ fn golden_methods(value: &str) -> Vec<Endpoint> {
 }
 
 fn field(name: &str, kind: &str) -> Value {
-    Value { name: name.to_owned(), kind: kind.to_owned(), values: List::null() }
+    Value { name: name.to_owned(), kind: kind.to_owned(), values: NilableVec::null() }
 }
 
 fn names(described: &[Endpoint]) -> Vec<&str> {
@@ -60,7 +60,7 @@ fn the_demo_is_the_golden_record() {
     let mut golden = golden(include_str!("../../../waypost-core/tests/golden/grpc.kv"));
     golden.nodes[0].metadata.remove("broker").unwrap();
     let mut demo = Service::new("greeter");
-    demo.endpoints = List::from(without_ours(endpoints(greeter::FILE_DESCRIPTOR_SET).unwrap()));
+    demo.endpoints = NilableVec::from(without_ours(endpoints(greeter::FILE_DESCRIPTOR_SET).unwrap()));
     let metadata = Metadata::from([("server", "grpc"), ("protocol", "grpc"), ("transport", "grpc"), ("registry", "etcd")]);
     demo.nodes.push(Node { metadata, ..golden.nodes[0].clone() });
     assert_eq!(demo.to_json(), golden.to_json());
@@ -128,10 +128,12 @@ fn what_has_no_name_in_go_has_none_here() {
     );
     let endpoint = &described[0];
     assert_eq!(endpoint.name, "OddService.DoIt");
-    assert_eq!(endpoint.metadata[keys::PATH], "/odd.v1.odd_service/do_it");
+    assert_eq!(endpoint.metadata.get(keys::PATH), Some("/odd.v1.odd_service/do_it"));
     assert_eq!(endpoint.response, Some(field("Empty", "Empty")));
-    let when =
-        Value { values: List::from(vec![field("seconds", "int64"), field("nanos", "int32")]), ..field("when", "Timestamp") };
+    let when = Value {
+        values: NilableVec::from(vec![field("seconds", "int64"), field("nanos", "int32")]),
+        ..field("when", "Timestamp")
+    };
     let fields = vec![
         field("blobs", "[]"),
         field("kinds", "[]RequestInner_DeeperKind"),
@@ -143,7 +145,7 @@ fn what_has_no_name_in_go_has_none_here() {
         field("count", "uint32"),
         field("total", "uint64"),
     ];
-    assert_eq!(endpoint.request, Some(Value { values: List::from(fields), ..field("Request", "Request") }));
+    assert_eq!(endpoint.request, Some(Value { values: NilableVec::from(fields), ..field("Request", "Request") }));
 }
 
 #[test]
@@ -185,7 +187,7 @@ fn services_come_in_gos_order_and_without_infrastructure() {
         assert_eq!(describe(infrastructure), []);
     }
     let ours = r#"syntax = "proto3"; package grpc.healthy; service Health { rpc Check(M) returns (M); } message M {}"#;
-    assert_eq!(describe(ours)[0].metadata[keys::PATH], "/grpc.healthy.Health/Check");
+    assert_eq!(describe(ours)[0].metadata.get(keys::PATH), Some("/grpc.healthy.Health/Check"));
 }
 
 #[test]
@@ -193,7 +195,7 @@ fn a_service_needs_no_package_and_a_set_may_come_twice() {
     let set = compile(r#"syntax = "proto3"; service S { rpc Do(M) returns (M); } message M { M again = 1; }"#, true);
     let described = endpoints(&set.repeat(2)).unwrap();
     assert_eq!(names(&described), ["S.Do"]);
-    assert_eq!(described[0].metadata[keys::PATH], "/S/Do");
+    assert_eq!(described[0].metadata.get(keys::PATH), Some("/S/Do"));
     assert_eq!(endpoints(&[]).unwrap(), []);
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
-use waypost_core::record::{List, Value};
+use waypost_core::record::{NilableVec, Value};
 
 use super::{DescribeError, bare, go};
 
@@ -63,11 +63,11 @@ impl<'a> Types<'a> {
     }
 
     /// What stands inside a type on `level`; null where there is nothing, as in Go.
-    fn fields(&self, named: &Named<'_>, name: &str, level: u8) -> Result<List<Value>, DescribeError> {
+    fn fields(&self, named: &Named<'_>, name: &str, level: u8) -> Result<NilableVec<Value>, DescribeError> {
         let Some(message) = named.message.filter(|_| level < CLOSED_LEVEL) else {
-            return Ok(List::null());
+            return Ok(NilableVec::null());
         };
-        let mut values = List::null();
+        let mut values = NilableVec::null();
         for (at, field) in message.field.iter().enumerate() {
             match oneof(field) {
                 Some(of) if message.field[..at].iter().any(|earlier| oneof(earlier) == Some(of)) => {}
@@ -84,7 +84,7 @@ impl<'a> Types<'a> {
         let Some(scalar) = go::scalar(field.r#type()) else {
             let named = self.get(field.type_name(), user)?;
             return Ok(match repeated {
-                true => Value { name, kind: list_of(named), values: List::null() },
+                true => Value { name, kind: list_of(named), values: NilableVec::null() },
                 false => Value { name, kind: named.go_name.clone(), values: self.fields(named, field.type_name(), level)? },
             });
         };
@@ -93,7 +93,7 @@ impl<'a> Types<'a> {
             (true, _) => format!("[]{scalar}"),
             (false, _) => scalar.to_owned(),
         };
-        Ok(Value { name, kind, values: List::null() })
+        Ok(Value { name, kind, values: NilableVec::null() })
     }
 }
 

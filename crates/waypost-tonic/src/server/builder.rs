@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tower_service::Service as TowerService;
-use waypost_core::record::{DEFAULT_VERSION, Endpoint, List, Metadata, Node, Service, keys};
+use waypost_core::record::{DEFAULT_VERSION, Endpoint, Metadata, NilableVec, Node, Service, keys};
 use waypost_core::registrar::{AnyCheck, Config, RegisterCheck, Registration};
 use waypost_core::registry::{AnyRegistry, Registry};
 
@@ -326,8 +326,13 @@ impl Builder {
     }
 
     fn service(&self, endpoints: Vec<Endpoint>, node: Node) -> Service {
-        let nodes = List::from(vec![node]);
-        Service { version: self.version.clone(), endpoints: List::from(endpoints), nodes, ..Service::new(self.name.clone()) }
+        let nodes = NilableVec::from(vec![node]);
+        Service {
+            version: self.version.clone(),
+            endpoints: NilableVec::from(endpoints),
+            nodes,
+            ..Service::new(self.name.clone())
+        }
     }
 
     async fn run(

@@ -74,7 +74,7 @@ async fn the_greeter_with_flags_obeys_the_flag_the_environment_and_the_code() {
     let service = registered(&registry, "by-flag").await;
     assert_eq!(service.version, "1", "as the code says");
     let metadata = &service.nodes[0].metadata;
-    assert_eq!((&*metadata["zone"], &*metadata["rack"]), ("eu-1", "7"));
+    assert_eq!((metadata.get("zone"), metadata.get("rack")), (Some("eu-1"), Some("7")));
     server.sigterm().unwrap();
     assert!(server.wait(LONG).await.unwrap().success());
     assert_eq!(server.stdout(), ["left"]);
@@ -88,7 +88,7 @@ async fn the_axum_service_registers_and_leaves() {
     let registry = connect(&url).await.unwrap();
     let mut server = start("axum_drain", &url);
     let service = registered(&registry, "users").await;
-    assert_eq!(service.nodes[0].metadata["protocol"], "http");
+    assert_eq!(service.nodes[0].metadata.get("protocol"), Some("http"));
     server.sigterm().unwrap();
     assert!(server.wait(LONG).await.unwrap().success());
     assert_eq!(server.stdout().last().unwrap(), "left");

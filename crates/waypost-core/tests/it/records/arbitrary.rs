@@ -1,7 +1,7 @@
 //! Records of every kind that can be, for proptest.
 
 use proptest::prelude::*;
-use waypost_core::record::{Endpoint, List, Metadata, Node, Service, Value};
+use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
 /// Text with everything that Go escapes, and what it must not.
 pub(crate) fn text() -> impl Strategy<Value = String> {
@@ -13,8 +13,8 @@ pub(crate) fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(prop_oneof![odd, any::<char>(), prop::char::range('a', 'z')], 0..8).prop_map(String::from_iter)
 }
 
-fn list<T: std::fmt::Debug + Clone>(item: impl Strategy<Value = T>) -> impl Strategy<Value = List<T>> {
-    prop::option::of(prop::collection::vec(item, 0..3)).prop_map(|items| items.map_or_else(List::null, List::from))
+fn list<T: std::fmt::Debug + Clone>(item: impl Strategy<Value = T>) -> impl Strategy<Value = NilableVec<T>> {
+    prop::option::of(prop::collection::vec(item, 0..3)).prop_map(|items| items.map_or_else(NilableVec::null, NilableVec::from))
 }
 
 fn metadata() -> impl Strategy<Value = Metadata> {
@@ -23,7 +23,7 @@ fn metadata() -> impl Strategy<Value = Metadata> {
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    let leaf = (text(), text()).prop_map(|(name, kind)| Value { name, kind, values: List::null() });
+    let leaf = (text(), text()).prop_map(|(name, kind)| Value { name, kind, values: NilableVec::null() });
     leaf.prop_recursive(6, 12, 3, |inner| {
         (text(), text(), list(inner)).prop_map(|(name, kind, values)| Value { name, kind, values })
     })

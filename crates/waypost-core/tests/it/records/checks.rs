@@ -1,6 +1,6 @@
 //! What may be registered, to the last byte, and what is said of the rest.
 
-use waypost_core::record::{Endpoint, List, Metadata, Node, Service};
+use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service};
 use waypost_core::registry;
 
 fn service() -> Service {
@@ -13,7 +13,7 @@ fn entries(count: usize) -> Metadata {
     (0..count).map(|at| (format!("key{at}"), "value")).collect()
 }
 
-fn endpoints(count: usize) -> List<Endpoint> {
+fn endpoints(count: usize) -> NilableVec<Endpoint> {
     (0..count).map(|_| Endpoint::default()).collect()
 }
 
@@ -54,12 +54,12 @@ fn the_length_is_that_of_one_node() {
 #[test]
 fn what_is_refused() {
     insta::assert_snapshot!(error(|service| service.name = "team/orders".to_owned()), @r#"service name "team/orders" has a character that is not allowed: use only a-z, A-Z, 0-9, '.', '_' and '-'"#);
-    insta::assert_snapshot!(error(|service| service.nodes = List::null()), @r#"service "greeter" has no node: give it one with the address it serves at"#);
+    insta::assert_snapshot!(error(|service| service.nodes = NilableVec::null()), @r#"service "greeter" has no node: give it one with the address it serves at"#);
     insta::assert_snapshot!(error(|service| service.nodes[0].id = "a/b".to_owned()), @r#"node id "a/b" has a character that is not allowed: use only a-z, A-Z, 0-9, '.', '_' and '-'"#);
     insta::assert_snapshot!(error(|service| service.nodes[0].address = "127.0.0.1:0".to_owned()), @r#"address "127.0.0.1:0" has port 0: give the port that the server really listens on"#);
     insta::assert_snapshot!(error(|service| service.metadata = entries(65)), @r#"service "greeter" has 65 metadata entries: use at most 64"#);
     insta::assert_snapshot!(error(|service| service.nodes[0].metadata = entries(65)), @r#"node "greeter-1" has 65 metadata entries: use at most 64"#);
-    insta::assert_snapshot!(error(|service| service.endpoints = List::from(vec![Endpoint { name: "Greeter.Hello".to_owned(), metadata: entries(65), ..Endpoint::default() }])), @r#"endpoint "Greeter.Hello" has 65 metadata entries: use at most 64"#);
+    insta::assert_snapshot!(error(|service| service.endpoints = NilableVec::from(vec![Endpoint { name: "Greeter.Hello".to_owned(), metadata: entries(65), ..Endpoint::default() }])), @r#"endpoint "Greeter.Hello" has 65 metadata entries: use at most 64"#);
     insta::assert_snapshot!(error(|service| service.endpoints = endpoints(1025)), @r#"service "greeter" has 1025 endpoints: register at most 1024, or split it into several services"#);
     insta::assert_snapshot!(error(|service| *service = padded(64 * 1024 + 1)), @r#"service "greeter" has a record of 65537 bytes: use at most 65536, with less metadata or fewer endpoints"#);
 }

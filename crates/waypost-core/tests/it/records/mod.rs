@@ -3,6 +3,9 @@
 mod arbitrary;
 mod checks;
 mod golden;
+mod memory;
+mod metadata;
+mod methods;
 mod names;
 mod properties;
 mod shapes;

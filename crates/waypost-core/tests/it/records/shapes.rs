@@ -1,6 +1,6 @@
 //! Every shape of JSON that go-micro's readers take, and those that nobody takes.
 
-use waypost_core::record::{Endpoint, List, Metadata, Node, Service, Value};
+use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
 fn read(json: &str) -> Service {
     Service::from_json(json.as_bytes()).unwrap()
@@ -26,8 +26,8 @@ fn null_is_taken_for_anything_inside() {
     let endpoint = Endpoint { response: Some(Value::default()), ..Endpoint::default() };
     let service = Service {
         metadata: Metadata::from([("a", "")]),
-        endpoints: List::from(vec![endpoint]),
-        nodes: List::from(vec![Node::default()]),
+        endpoints: NilableVec::from(vec![endpoint]),
+        nodes: NilableVec::from(vec![Node::default()]),
         ..Service::default()
     };
     assert_eq!(read(json), service);
@@ -58,9 +58,12 @@ fn of_two_keys_the_later_wins() {
     assert_eq!(read(r#"{"NAME":"a","name":"b"}"#), named("b"));
     assert_eq!(read(r#"{"name":"a","name":null}"#), named("a"), "null leaves a text as it is, as in Go");
     assert_eq!(read(r#"{"nodes":[{"id":"a"},{"id":"b"}],"nodes":[{"id":"c"}]}"#).nodes.len(), 1);
-    assert_eq!(read(r#"{"nodes":[{"id":"a"}],"nodes":null}"#).nodes, List::null());
+    assert_eq!(read(r#"{"nodes":[{"id":"a"}],"nodes":null}"#).nodes, NilableVec::null());
     assert_eq!(read(r#"{"metadata":{"a":"1","b":"2"},"metadata":{"a":"3"}}"#).metadata, Metadata::from([("a", "3"), ("b", "2")]));
     assert_eq!(read(r#"{"metadata":{"a":"1","a":"2"}}"#).metadata, Metadata::from([("a", "2")]));
+    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":null,"metadata":{"b":"2"}}"#).metadata, Metadata::from([("b", "2")]));
+    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":7,"metadata":{}}"#).metadata, Metadata::from([("a", "1")]));
+    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":null}"#).metadata, Metadata::null());
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn what_has_the_wrong_type_is_skipped_and_the_rest_kept() {
     for wrong in ["1", r#""text""#, "false", r#"["n"]"#] {
         let json = format!(r#"{{"name":"n","metadata":{wrong},"endpoints":[{{"request":{wrong},"name":"e"}}]}}"#);
         let endpoint = Endpoint { name: "e".to_owned(), ..Endpoint::default() };
-        assert_eq!(read(&json), Service { endpoints: List::from(vec![endpoint]), ..named("n") }, "{wrong}");
+        assert_eq!(read(&json), Service { endpoints: NilableVec::from(vec![endpoint]), ..named("n") }, "{wrong}");
     }
     for wrong in ["1", r#""text""#, "false", r#"{"id":"i"}"#] {
         assert_eq!(read(&format!(r#"{{"nodes":{wrong},"endpoints":{wrong},"name":"n"}}"#)), named("n"), "{wrong}");
@@ -145,17 +148,61 @@ fn the_error_says_what_stands_there() {
     let error = |json: &str| Service::from_json(json.as_bytes()).unwrap_err().to_string();
     insta::assert_snapshot!(error("[1]"), @"not a go-micro record: invalid type: sequence, expected a JSON object at line 1 column 0");
     insta::assert_snapshot!(error(r#"{"name":"a"} x"#), @"not a go-micro record: trailing characters at line 1 column 14");
+    insta::assert_snapshot!(error(r#"{"version":1234567,"name":x}"#), @"not a go-micro record: expected value at line 1 column 27");
     insta::assert_snapshot!(error(r#"{"name":"#), @"not a go-micro record: EOF while parsing a value at line 1 column 8");
 }
 
 #[test]
 fn nothing_is_nested_too_deep_for_the_stack() {
-    let deep = 1_000_000;
+    let deep = 100_000;
     for open in ["[", r#"{"values":["#, r#"{"endpoints":[{"request":{"values":["#, r#"{"unknown":["#, r#"{"metadata":{"a":["#] {
         let nested = open.to_owned() + &"[".repeat(deep) + &"]".repeat(deep);
         assert!(Service::from_json(nested.as_bytes()).is_err(), "{open}");
         assert!(Service::from_json(open.repeat(deep).as_bytes()).is_err(), "{open}");
     }
     let values = r#"{"values":["#.repeat(deep) + &"]}".repeat(deep);
-    assert!(Service::from_json(format!(r#"{{"endpoints":[{{"request":{values}}}]}}"#).as_bytes()).is_err());
+    assert_eq!(read(&format!(r#"{{"name":"n","endpoints":[{{"request":{values}}}]}}"#)).name, "n");
+}
+
+/// Go reads 10 000 levels.
+#[test]
+fn what_is_nested_too_deep_is_skipped_and_the_rest_kept() {
+    let lists = "[".repeat(9_000) + &"]".repeat(9_000);
+    let objects = r#"{"a":"#.repeat(9_000) + "1" + &"}".repeat(9_000);
+    let values = r#"{"name":"v","values":["#.repeat(4_000) + &"]}".repeat(4_000);
+    for wrong in [&lists, &objects, &values] {
+        for place in ["unknown", "version", "metadata", "endpoints", "nodes"] {
+            assert_eq!(read(&format!(r#"{{"{place}":{wrong},"name":"n"}}"#)).name, "n", "{place}");
+        }
+        let json = format!(r#"{{"metadata":{{"a":{wrong},"b":"2"}},"nodes":[{{"id":{wrong},"address":"a"}}],"name":"n"}}"#);
+        let service = read(&json);
+        assert_eq!(service.metadata, Metadata::from([("a", ""), ("b", "2")]));
+        assert_eq!((service.name.as_str(), service.nodes[0].address.as_str()), ("n", "a"));
+    }
+    let json = format!(r#"{{"endpoints":[{{"request":{values},"name":"e"}}],"name":"n"}}"#);
+    let service = read(&json);
+    assert_eq!((service.name.as_str(), service.endpoints[0].name.as_str()), ("n", "e"));
+    let levels = std::iter::successors(service.endpoints[0].request.as_ref(), |value| value.values.first()).count();
+    assert!((40..100).contains(&levels), "{levels} levels are read");
+}
+
+#[test]
+fn a_number_of_any_size_is_skipped_and_the_rest_kept() {
+    let long = "9".repeat(400);
+    for number in
+        ["1e999", "-1e999", "1E+99999999999999999999", "1e-99999999999999999999", "0e999", "18446744073709551616.5", &long]
+    {
+        let place = |json: &str| read(&json.replace('#', number));
+        assert_eq!(place(r##"{"name":#,"version":"v"}"##).version, "v", "{number}");
+        assert_eq!(place(r##"{"metadata":#,"endpoints":#,"nodes":#,"name":"n"}"##), named("n"), "{number}");
+        assert_eq!(place(r##"{"metadata":{"a":#,"b":"2"}}"##).metadata, Metadata::from([("a", ""), ("b", "2")]), "{number}");
+        let service =
+            place(r##"{"nodes":[#,{"id":#,"address":"a"}],"endpoints":[{"request":#,"name":"e"}],"name":"1e999\"-1e999"}"##);
+        let seen = (service.nodes[0].address.as_str(), service.endpoints[0].name.as_str(), service.nodes.len());
+        assert_eq!(seen, ("a", "e", 1), "{number}");
+        assert_eq!(service.name, "1e999\"-1e999", "text is no number");
+    }
+    for wrong in ["01e999", "+1e999", "1.e999", ".1e999", "1e999.0", "1e", "-", "1e999-", "e999", "1e9991e999"] {
+        assert!(Service::from_json(format!(r#"{{"version":{wrong}}}"#).as_bytes()).is_err(), "{wrong}");
+    }
 }

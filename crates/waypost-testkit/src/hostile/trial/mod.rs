@@ -132,9 +132,8 @@ async fn play(plan: &Plan) -> Result<Result<Passed, Vec<Defect>>, Failure> {
             WITHIN
         }
     };
-    let counted = match tokio::time::timeout(END, callers.stop()).await {
-        Ok(counted) => counted,
-        Err(_) => return Ok(Err([defects, vec![Defect::DoesNotEnd("the calls")]].concat())),
+    let Ok(counted) = tokio::time::timeout(END, callers.stop()).await else {
+        return Ok(Err([defects, vec![Defect::DoesNotEnd("the calls")]].concat()));
     };
     defects.extend(subject.in_flight().into_iter().map(Defect::InFlight));
     if tokio::time::timeout(END, subject.close()).await.is_err() {

@@ -95,7 +95,7 @@ async fn what_is_registered_says_all_there_is_to_know() {
     assert_eq!(said, ["protocol=grpc", "registry=memory", "server=grpc", "transport=grpc", "zone=eu-1"]);
     started.update(|metadata| metadata.insert("zone", "eu-2")).unwrap();
     let changed = async {
-        while registered(&registry).await.unwrap().nodes[0].metadata["zone"] != "eu-2" {
+        while registered(&registry).await.unwrap().nodes[0].metadata.get("zone") != Some("eu-2") {
             tokio::task::yield_now().await;
         }
     };

@@ -1,0 +1,238 @@
+//! Metadata: sorted pairs of text that may be `null`, packed for the memory of clients that know many nodes.
+//!
+//! The keys are one packed list, shared by all that have the same ([`KeyLists`](super::KeyLists)), the values another of this metadata alone:
+//! one allocation a node. A change packs anew, for metadata is read far more often than it is changed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::packed::{Item, Items, pack, pack_numbers};
+
+/// Pairs of text, sorted by key, that may be `null`, as a nil map of Go is. A `null` metadata has no pairs.
+///
+/// Values remember which of their U+FFFD were escaped in the record they were read from: Go writes bytes that are no text so.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Metadata(Option<Pairs>);
+
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+struct Pairs {
+    /// None if there are no pairs.
+    keys: Option<Arc<KeyList>>,
+    values: Box<str>,
+}
+
+/// Packed keys of a metadata. Behind two pointers, since an `Arc<str>` would take 8 bytes more in every node.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct KeyList(Box<str>);
+
+/// One pair as it is packed.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    key: &'a str,
+    value: Item<'a>,
+}
+
+impl Metadata {
+    /// Returns the metadata that is written as `null`.
+    pub const fn null() -> Self {
+        Self(None)
+    }
+
+    /// Returns the metadata that is written as `{}`.
+    pub fn empty() -> Self {
+        Self(Some(Pairs::default()))
+    }
+
+    /// Returns true if the metadata is written as `null`.
+    pub const fn is_null(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Returns true if there are no pairs.
+    pub fn is_empty(&self) -> bool {
+        self.keys().is_none()
+    }
+
+    /// Returns the number of pairs, in time proportional to it.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Returns the value of `key`, in time proportional to the number of pairs.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.iter().take_while(|(known, _)| *known <= key).find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    /// Returns true if there is a value of `key`, an empty one included.
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Iterates over the pairs by key.
+    pub fn iter(&self) -> MetadataIter<'_> {
+        let Some(Pairs { keys, values }) = &self.0 else { return MetadataIter::default() };
+        MetadataIter { keys: Items(keys.as_ref().map_or("", |keys| &keys.0)), values: Items(values) }
+    }
+
+    /// Sets `key` to `value`; a `null` metadata becomes a map.
+    pub fn insert(&mut self, key: impl AsRef<str>, value: impl AsRef<str>) {
+        self.extend([(key, value)]);
+    }
+
+    /// Removes `key` and returns its value.
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        let removed = self.get(key)?.to_owned();
+        let kept: Vec<_> = self.pairs().filter(|pair| pair.key != key).collect();
+        *self = pack_pairs(&kept);
+        Some(removed)
+    }
+
+    /// Packs pairs that stand in `text` one after the other, given by the end of each key and of each value; of equal keys the last.
+    pub(super) fn from_text(text: &str, ends: &[(usize, usize)]) -> Self {
+        let starts = std::iter::once(0).chain(ends.iter().map(|(_, value)| *value));
+        let pairs = starts.zip(ends).map(|(start, &(key, value))| Pair::new(&text[start..key], &text[key..value]));
+        pack_unsorted(pairs.collect())
+    }
+
+    /// Marks each U+FFFD of the values that is another character in `other`: there Go had bytes that are no text.
+    pub(super) fn mark_lost(&mut self, other: &Self) {
+        let mut others = other.iter().peekable();
+        let mut same_of = |key| {
+            while others.next_if(|(other, _)| *other < key).is_some() {}
+            others.next_if(|(other, _)| *other == key)
+        };
+        let marks_of = |(key, value)| same_of(key).map_or_else(String::new, |(_, other)| replaced(value, other));
+        let marks: Vec<String> = self.iter().map(marks_of).collect();
+        if marks.iter().all(String::is_empty) {
+            return;
+        }
+        let pairs = self.pairs().zip(&marks).map(|(pair, marks)| Pair { value: Item { marks, ..pair.value }, ..pair });
+        *self = pack_pairs(&pairs.collect::<Vec<_>>());
+    }
+
+    /// Iterates over keys and values, with the places in the value where Go had bytes that are no text.
+    pub(super) fn iter_lost(&self) -> impl Iterator<Item = (&str, &str, Vec<usize>)> {
+        self.pairs().map(|pair| (pair.key, pair.value.text, pair.value.marks().collect()))
+    }
+
+    pub(super) fn keys(&self) -> Option<&Arc<KeyList>> {
+        self.0.as_ref()?.keys.as_ref()
+    }
+
+    /// Replaces the list of keys by an equal one.
+    pub(super) fn set_keys(&mut self, same: Arc<KeyList>) {
+        if let Some(pairs) = &mut self.0 {
+            pairs.keys = Some(same);
+        }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
+        let MetadataIter { keys, values } = self.iter();
+        keys.zip(values).map(|(key, value)| Pair { key: key.text, value })
+    }
+
+    /// Returns this metadata with `pairs` set, of equal keys the last.
+    fn with<'a>(&'a self, pairs: impl Iterator<Item = Pair<'a>>) -> Self {
+        pack_unsorted(self.pairs().chain(pairs).collect())
+    }
+}
+
+/// Packs pairs, of equal keys the last.
+fn pack_unsorted(mut pairs: Vec<Pair<'_>>) -> Metadata {
+    pairs.sort_by_key(|pair| pair.key);
+    pairs.dedup_by(|later, earlier| {
+        let is_same = later.key == earlier.key;
+        if is_same {
+            *earlier = *later;
+        }
+        is_same
+    });
+    pack_pairs(&pairs)
+}
+
+/// Packs sorted pairs.
+fn pack_pairs(pairs: &[Pair<'_>]) -> Metadata {
+    if pairs.is_empty() {
+        return Metadata::empty();
+    }
+    let keys = Arc::new(KeyList(pack(pairs.iter().map(|pair| Item::new(pair.key)))));
+    Metadata(Some(Pairs { keys: Some(keys), values: pack(pairs.iter().map(|pair| pair.value)) }))
+}
+
+/// Packs the places of those U+FFFD of `text` where `other` has another character.
+fn replaced(text: &str, other: &str) -> String {
+    let replacement = char::REPLACEMENT_CHARACTER;
+    let both = text.char_indices().zip(other.chars());
+    pack_numbers(both.filter(|((_, ours), theirs)| *ours == replacement && *theirs != replacement).map(|((at, _), _)| at))
+}
+
+impl<'a> Pair<'a> {
+    fn new(key: &'a str, value: &'a str) -> Self {
+        Self { key, value: Item::new(value) }
+    }
+}
+
+/// Iterator over the pairs of a [`Metadata`], by key.
+#[derive(Clone, Debug, Default)]
+pub struct MetadataIter<'a> {
+    keys: Items<'a>,
+    values: Items<'a>,
+}
+
+impl<'a> Iterator for MetadataIter<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some((self.keys.next()?.text, self.values.next()?.text))
+    }
+}
+
+impl<'a> IntoIterator for &'a Metadata {
+    type Item = (&'a str, &'a str);
+    type IntoIter = MetadataIter<'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>> Extend<(K, V)> for Metadata {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        *self = self.with(pairs.iter().map(|(key, value)| Pair::new(key.as_ref(), value.as_ref())));
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Metadata {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        let mut metadata = Self::empty();
+        metadata.extend(pairs);
+        metadata
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>, const N: usize> From<[(K, V); N]> for Metadata {
+    fn from(pairs: [(K, V); N]) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_null() {
+            true => f.write_str("null"),
+            false => f.debug_map().entries(self).finish(),
+        }
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.is_null() {
+            true => serializer.serialize_none(),
+            false => serializer.collect_map(self),
+        }
+    }
+}

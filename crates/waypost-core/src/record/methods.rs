@@ -1,0 +1,71 @@
+//! Methods of a service by gRPC path, from the endpoints of its record.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use super::{Endpoint, keys};
+
+/// Properties of one method, as its record states them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Method {
+    /// True if the method may be sent twice ([`keys::IDEMPOTENT`]).
+    pub idempotent: bool,
+    /// True if either side streams ([`keys::STREAM`]).
+    pub streaming: bool,
+}
+
+/// Index of the methods of a service. A look-up allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Methods {
+    by_path: HashMap<String, Method>,
+    /// Sorted by name; none where the name says too little: it is ambiguous, or the path decides.
+    by_name: Vec<(String, Option<Method>)>,
+}
+
+impl Methods {
+    pub(super) fn new(endpoints: &[Endpoint]) -> Self {
+        let path = |endpoint: &Endpoint| Some((endpoint.metadata.get(keys::PATH)?.to_owned(), method(endpoint)));
+        Self { by_path: endpoints.iter().filter_map(path).collect(), by_name: by_name(endpoints) }
+    }
+
+    pub(super) fn get(&self, path: &str) -> Option<Method> {
+        self.by_path.get(path).copied().or_else(|| self.get_by_name(path))
+    }
+
+    fn get_by_name(&self, path: &str) -> Option<Method> {
+        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+        let service = service.rsplit('.').next()?;
+        let at = self.by_name.binary_search_by(|(name, _)| compare(name, [service, ".", method])).ok()?;
+        self.by_name[at].1
+    }
+}
+
+fn by_name(endpoints: &[Endpoint]) -> Vec<(String, Option<Method>)> {
+    let named = |endpoint: &Endpoint| {
+        let is_by_path = endpoint.metadata.contains_key(keys::PATH);
+        (endpoint.name.clone(), (!is_by_path).then(|| method(endpoint)))
+    };
+    let mut names: Vec<_> = endpoints.iter().filter(|endpoint| !is(endpoint, keys::SUBSCRIBER)).map(named).collect();
+    names.sort_by(|(a, _), (b, _)| a.cmp(b));
+    names.dedup_by(|(name, _), (earlier, method)| {
+        let is_ambiguous = name == earlier;
+        if is_ambiguous {
+            *method = None;
+        }
+        is_ambiguous
+    });
+    names
+}
+
+fn method(endpoint: &Endpoint) -> Method {
+    Method { idempotent: is(endpoint, keys::IDEMPOTENT), streaming: is(endpoint, keys::STREAM) }
+}
+
+fn is(endpoint: &Endpoint, key: &str) -> bool {
+    endpoint.metadata.get(key) == Some("true")
+}
+
+/// Compares `name` with the text that `parts` make together.
+fn compare(name: &str, parts: [&str; 3]) -> Ordering {
+    name.bytes().cmp(parts.into_iter().flat_map(str::bytes))
+}
