@@ -130,13 +130,12 @@ impl Registry for MemoryRegistry {
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         check_name(name)?;
-        let services =
-            self.call(|world, _| Ok(Entry::to_services(world.entries().filter(|entry| entry.head.name == name)))).await?;
+        let services = self.call(|world, _| Ok(Entry::to_services(world.nodes().service(name)))).await?;
         if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
-        self.call(|world, _| Ok(Entry::to_services(world.entries()))).await
+        self.call(|world, _| Ok(Entry::to_services(world.nodes()))).await
     }
 
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {

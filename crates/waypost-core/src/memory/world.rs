@@ -15,8 +15,11 @@ pub(super) struct HandleId(u64);
 
 #[derive(Default)]
 pub(super) struct World {
-    records: BTreeMap<Key, Record>,
-    /// When each lease ends, soonest first.
+    /// Every record and what keeps it alive; none if it was put by hand.
+    records: BTreeMap<Key, Option<Lease>>,
+    /// The records that can be decoded.
+    nodes: NodeSet,
+    /// When each lease ends, soonest first; one without an end is not in it.
     ends: BTreeSet<(Instant, Key)>,
     handles: BTreeMap<HandleId, Feed>,
     last_handle: HandleId,
@@ -29,17 +32,11 @@ pub(super) struct World {
     pub(super) writes: u64,
 }
 
-struct Record {
-    /// None if its bytes are no record.
-    entry: Option<Entry>,
-    /// What keeps it alive; none if it was put by hand.
-    lease: Option<Lease>,
-}
-
 #[derive(Clone, Copy)]
 struct Lease {
     handle: HandleId,
-    until: Instant,
+    /// None if it never ends.
+    until: Option<Instant>,
 }
 
 /// What a registering instance may do with what stands under its key.
@@ -53,7 +50,7 @@ impl World {
         self.last_handle.0 += 1;
         match self.unreachable {
             true => feed.fail(unreachable),
-            false => feed.reset(self.picture()),
+            false => feed.reset(self.nodes.clone()),
         }
         self.handles.insert(self.last_handle, feed);
         self.last_handle
@@ -68,8 +65,8 @@ impl World {
     /// The handle is closed; its leases end now.
     pub(super) fn close(&mut self, handle: HandleId) {
         self.leave(handle);
-        let is_ours = |record: &Record| record.lease.is_some_and(|lease| lease.handle == handle);
-        let ours: Vec<_> = self.records.iter().filter(|(_, record)| is_ours(record)).map(|(key, _)| key.clone()).collect();
+        let is_ours = |lease: &Option<Lease>| lease.is_some_and(|lease| lease.handle == handle);
+        let ours: Vec<_> = self.records.iter().filter(|(_, lease)| is_ours(lease)).map(|(key, _)| key.clone()).collect();
         ours.into_iter().for_each(|key| self.lose(key));
     }
 
@@ -88,12 +85,12 @@ impl World {
         lost
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.records.values().filter_map(|record| record.entry.as_ref())
+    pub(super) fn nodes(&self) -> &NodeSet {
+        &self.nodes
     }
 
     pub(super) fn skipped(&self) -> usize {
-        self.records.values().filter(|record| record.entry.is_none()).count()
+        self.records.len() - self.nodes.len()
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
@@ -119,49 +116,54 @@ impl World {
     }
 
     fn register_one(&mut self, now: Instant, handle: HandleId, entry: Entry, options: &RegisterOptions) -> Result<()> {
-        let (key, until) = (entry.key(), now + options.ttl);
+        let (key, until) = (entry.key(), now.checked_add(options.ttl));
         let verdict = self.judge(handle, &entry, &options.instance)?;
         self.written.insert((handle, key.clone(), options.instance.clone()));
         match verdict {
             Verdict::Keep => self.refresh(&key, handle, until),
-            Verdict::Write => self.put(key, Record { entry: Some(entry), lease: Some(Lease { handle, until }) }),
+            Verdict::Write => self.put(key, entry, Lease { handle, until }),
         }
         Ok(())
     }
 
     fn judge(&self, handle: HandleId, wanted: &Entry, instance: &Instance) -> Result<Verdict> {
         let key = wanted.key();
-        let Some(record) = self.records.get(&key) else { return Ok(Verdict::Write) };
-        let Some(found) = &record.entry else { return Ok(Verdict::Write) };
+        let Some(found) = self.nodes.get(&key) else { return Ok(Verdict::Write) };
         let ours = found.node.instance() == Some(instance.as_str());
         let first = !self.written.contains(&(handle, key.clone(), instance.clone()));
+        let is_by_hand = self.records.get(&key).is_none_or(Option::is_none);
         let predecessor = first && found.node.address == wanted.node.address;
         match () {
             () if ours && found == wanted => Ok(Verdict::Keep),
-            () if ours || predecessor || record.lease.is_none() => Ok(Verdict::Write),
+            () if ours || predecessor || is_by_hand => Ok(Verdict::Write),
             () => Err(Error::IdTaken { id: key.id, holder: holder(found) }),
         }
     }
 
     /// A beat: it never brings the end nearer, so no watcher has to hear of it.
-    fn refresh(&mut self, key: &Key, handle: HandleId, until: Instant) {
-        let Some(record) = self.remove(key) else { return };
-        let until = record.lease.map_or(until, |lease| lease.until.max(until));
-        self.insert(key.clone(), Record { lease: Some(Lease { handle, until }), ..record });
+    fn refresh(&mut self, key: &Key, handle: HandleId, until: Option<Instant>) {
+        let Some(lease) = self.records.get(key).copied() else { return };
+        let until = lease.map_or(until, |lease| Some(lease.until?.max(until?)));
+        self.lease(key.clone(), Some(Lease { handle, until }));
     }
 
-    fn insert(&mut self, key: Key, record: Record) {
-        self.remove(&key);
-        self.ends.extend(record.lease.map(|lease| (lease.until, key.clone())));
-        self.records.insert(key, record);
+    /// Keeps a record alive by another lease, or by none.
+    fn lease(&mut self, key: Key, lease: Option<Lease>) {
+        self.forget_end(&key);
+        self.ends.extend(lease.and_then(|lease| lease.until).map(|until| (until, key.clone())));
+        self.records.insert(key, lease);
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Record> {
-        let record = self.records.remove(key)?;
-        if let Some(lease) = record.lease {
-            self.ends.remove(&(lease.until, key.clone()));
+    fn forget_end(&mut self, key: &Key) {
+        if let Some(until) = self.records.get(key).and_then(|lease| lease.as_ref()?.until) {
+            self.ends.remove(&(until, key.clone()));
         }
-        Some(record)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.forget_end(key);
+        self.records.remove(key);
+        self.nodes.remove(key);
     }
 
     pub(super) fn deregister(&mut self, handle: HandleId, service: &Service, options: &DeregisterOptions) -> Result<()> {
@@ -172,8 +174,10 @@ impl World {
 
     fn deregister_one(&mut self, handle: HandleId, key: Key, options: &DeregisterOptions) -> Result<()> {
         let was_ours = options.instance.clone().is_some_and(|instance| self.written.remove(&(handle, key.clone(), instance)));
-        let Some(record) = self.records.get(&key) else { return Ok(()) };
-        match &record.entry {
+        if !self.records.contains_key(&key) {
+            return Ok(());
+        }
+        match self.nodes.get(&key) {
             Some(found) if !options.may_remove(&found.node.metadata) => {
                 return Err(Error::IdTaken { id: key.id, holder: holder(found) });
             }
@@ -186,11 +190,11 @@ impl World {
         Ok(())
     }
 
-    fn put(&mut self, key: Key, record: Record) {
+    fn put(&mut self, key: Key, entry: Entry, lease: Lease) {
         self.writes += 1;
-        let change = record.entry.clone().map_or_else(|| Change::Lose(key.clone()), Change::Put);
-        self.insert(key, record);
-        self.tell(&[change]);
+        self.lease(key, Some(lease));
+        self.nodes.insert(entry.clone());
+        self.tell(&[Change::Put(entry)]);
     }
 
     /// Puts bytes by hand, without a lease; all at one moment.
@@ -198,9 +202,10 @@ impl World {
         let (mut changes, mut bad) = (Vec::new(), Vec::new());
         for (key, bytes) in puts {
             let entry = bytes.as_ref().and_then(|bytes| self.heads.decode(&key, bytes).map_err(|error| bad.push(error)).ok());
-            match bytes {
-                Some(_) => self.insert(key.clone(), Record { entry: entry.clone(), lease: None }),
-                None => drop(self.remove(&key)),
+            self.remove(&key);
+            if bytes.is_some() {
+                self.lease(key.clone(), None);
+                self.nodes.extend(entry.clone());
             }
             changes.push(entry.map_or(Change::Lose(key), Change::Put));
         }
@@ -218,21 +223,16 @@ impl World {
         if std::mem::replace(&mut self.unreachable, unreachable_now) == unreachable_now {
             return;
         }
-        let picture = self.picture();
         for feed in self.handles.values() {
             match unreachable_now {
                 true => feed.fail(unreachable),
-                false => feed.reset(picture.clone()),
+                false => feed.reset(self.nodes.clone()),
             }
         }
     }
 
     pub(super) fn cut(&self) {
         self.handles.values().for_each(Feed::cut);
-    }
-
-    fn picture(&self) -> NodeSet {
-        NodeSet::from_iter(self.entries().cloned())
     }
 
     fn tell(&self, changes: &[Change]) {

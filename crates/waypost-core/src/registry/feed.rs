@@ -214,7 +214,7 @@ impl State {
     }
 
     fn put(&mut self, entry: Entry) {
-        match self.picture.get(&entry.key()) {
+        match self.picture.get_node(&entry.head.name, &entry.node.id) {
             None => self.tell(Event::Created(entry)),
             Some(old) if *old != entry => self.tell(Event::Updated(entry)),
             Some(_) => {}
@@ -265,7 +265,10 @@ impl Listener {
     }
 
     fn everything(&self, picture: &NodeSet) -> Event {
-        Event::Reset(picture.iter().filter(|entry| self.options.covers(&entry.head.name)).cloned().collect())
+        Event::Reset(match &self.options.service {
+            Some(service) => picture.service(service).cloned().collect(),
+            None => picture.iter().cloned().collect(),
+        })
     }
 
     fn hear_unverified(&mut self, picture: &NodeSet) {

@@ -155,6 +155,14 @@ impl FromIterator<Entry> for NodeSet {
     }
 }
 
+impl Extend<Entry> for NodeSet {
+    fn extend<I: IntoIterator<Item = Entry>>(&mut self, entries: I) {
+        for entry in entries {
+            self.insert(entry);
+        }
+    }
+}
+
 impl<'a> IntoIterator for &'a NodeSet {
     type Item = &'a Entry;
     type IntoIter = Entries<'a>;
