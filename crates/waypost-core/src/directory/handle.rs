@@ -209,3 +209,26 @@ fn no_runtime(service: &ServiceName) -> Error {
     let what = format!("cannot start the watch of service {:?}", service.as_str());
     Error::invalid(what, "no Tokio runtime on this thread; subscribe from within one")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryRegistry;
+
+    /// A task that ends before its time, however: its subscriptions learn of it, and the next one starts another.
+    #[tokio::test]
+    async fn a_task_that_is_gone_is_seen_and_started_again() {
+        let memory = MemoryRegistry::new();
+        let directory = Directory::new(AnyRegistry::new(memory.open()), Config::default());
+        let name = "greeter".parse().unwrap();
+        for _ in 0..3 {
+            let mut subscription = directory.subscribe(&name).unwrap();
+            assert!(subscription.synced().await && !subscription.is_closed());
+            directory.0.lock().tasks.abort_all();
+            while subscription.changed().await {}
+            assert!(subscription.is_closed() && subscription.snapshot().synced);
+        }
+        assert_eq!(directory.0.lock().services.len(), 1);
+        directory.close().await;
+    }
+}

@@ -75,13 +75,27 @@ impl ServiceCache {
 
     /// Removes suspects whose grace is over.
     pub fn on_tick(&mut self, now: Instant) {
-        let before = self.snapshot.suspects.len();
-        while self.expiries.peek().is_some_and(|Reverse(expiry)| expiry.at <= now) {
-            if let Some(Reverse(expiry)) = self.expiries.pop().filter(|Reverse(expiry)| self.is_current(expiry)) {
-                self.snapshot.suspects.remove(expiry.entry.position());
-            }
+        let over = self.take_over(now);
+        self.snapshot.generation += u64::from(!over.is_empty());
+        if is_most(over.len(), self.snapshot.suspects.len()) {
+            let grace = self.grace;
+            let is_over = |suspect: &Suspect| suspect.since.checked_add(grace).is_some_and(|at| at <= now);
+            self.snapshot.suspects = self.snapshot.suspects.iter().filter(|suspect| !is_over(suspect)).cloned().collect();
+            return;
         }
-        self.snapshot.generation += u64::from(self.snapshot.suspects.len() != before);
+        for entry in over {
+            self.snapshot.suspects.remove(entry.position());
+        }
+    }
+
+    /// Takes the suspects whose grace is over from the heap.
+    fn take_over(&mut self, now: Instant) -> Vec<Entry> {
+        let mut over = Vec::new();
+        while self.expiries.peek().is_some_and(|Reverse(expiry)| expiry.at <= now) {
+            let expiry = self.expiries.pop().filter(|Reverse(expiry)| self.is_current(expiry));
+            over.extend(expiry.map(|Reverse(expiry)| expiry.entry));
+        }
+        over
     }
 
     /// Returns when to tick even if nothing happens.
@@ -120,11 +134,24 @@ impl ServiceCache {
     }
 
     fn suspect(&mut self, now: Instant, entry: Entry) {
-        if let Some(at) = now.checked_add(self.grace) {
-            self.expiries.push(Reverse(Expiry { at, entry: entry.clone() }));
-        }
+        self.expiries.extend(self.expiry(now, &entry));
         self.snapshot.suspects.insert(Suspect { entry, since: now });
         self.forget_outlived_expiries();
+    }
+
+    fn suspect_all(&mut self, now: Instant, lost: Vec<Entry>) {
+        if !is_most(lost.len(), self.snapshot.suspects.len()) {
+            return lost.into_iter().for_each(|entry| self.suspect(now, entry));
+        }
+        let expiries: Vec<_> = lost.iter().filter_map(|entry| self.expiry(now, entry)).collect();
+        self.expiries.extend(expiries);
+        let lost = lost.into_iter().map(|entry| Suspect { entry, since: now });
+        self.snapshot.suspects = self.snapshot.suspects.iter().cloned().chain(lost).collect();
+        self.forget_outlived_expiries();
+    }
+
+    fn expiry(&self, since: Instant, entry: &Entry) -> Option<Reverse<Expiry>> {
+        Some(Reverse(Expiry { at: since.checked_add(self.grace)?, entry: entry.clone() }))
     }
 
     /// Keeps the ends of graces from growing with a node that comes and goes.
@@ -148,25 +175,26 @@ impl ServiceCache {
         let has_left = leaving.iter().filter(|entry| self.leave(entry)).count() > 0;
         let (found, lost) = changes(&self.snapshot.confirmed, &present);
         let has_changed = has_left || !found.is_empty() || !lost.is_empty();
-        // Where most is new, the new set is cheaper than its difference.
-        let replaces = 4 * (found.len() + lost.len()) > present.len();
+        let replaces = is_most(found.len() + lost.len(), present.len());
         for entry in found {
             self.snapshot.suspects.remove(entry.position());
             if !replaces {
                 self.snapshot.confirmed.insert(entry);
             }
         }
-        for entry in lost {
-            if !replaces {
-                self.snapshot.confirmed.remove_node(&entry.head.name, &entry.node.id);
-            }
-            self.suspect(now, entry);
-        }
         if replaces {
             self.snapshot.confirmed = present;
+        } else {
+            lost.iter().for_each(|entry| drop(self.snapshot.confirmed.remove_node(&entry.head.name, &entry.node.id)));
         }
+        self.suspect_all(now, lost);
         has_changed
     }
+}
+
+/// Returns true if so much changes that building a set anew is cheaper than so many edits.
+fn is_most(changes: usize, len: usize) -> bool {
+    4 * changes > len
 }
 
 fn split_leaving(entries: Vec<Entry>) -> (Vec<Entry>, NodeSet) {

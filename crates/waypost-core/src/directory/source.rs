@@ -14,13 +14,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::backoff::full_jitter;
 use crate::record::ServiceName;
-use crate::registry::{AnyRegistry, Error, Event, Registry, Result, WatchOptions, Watcher};
+use crate::registry::{AnyRegistry, Error, Event, Registry, WatchOptions, Watcher};
 
 /// A watch that lives for so long without an error resets the back-off.
 const CALM: Duration = Duration::from_secs(10);
 /// Least bound of a back-off, whatever is configured: no loop is without one.
 const MIN_BACKOFF: Duration = Duration::from_millis(1);
 
+/// An event, or the text of an error.
+pub(super) type Item = Result<Event, String>;
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 type Opening = Pin<Box<dyn Future<Output = Result<Watcher>> + Send>>;
 
 /// The events of one service, and the errors of its registry. Never ends.
@@ -54,11 +58,15 @@ impl Source {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub(super) async fn next(&mut self) -> Result<Event> {
+    pub(super) async fn next(&mut self) -> Item {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        self.poll_watch(cx).map(|item| item.map_err(text))
+    }
+
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event>> {
         loop {
             match &mut self.state {
                 State::Opening(opening) => match contain(|| opening.as_mut().poll(cx)) {
@@ -151,6 +159,11 @@ impl Drop for Source {
 fn open(registry: &AnyRegistry, options: &WatchOptions) -> Opening {
     let (registry, options) = (registry.clone(), options.clone());
     Box::pin(async move { registry.watch(&options).await })
+}
+
+/// Returns the text of an error and its causes. They may be the user's types.
+fn text(error: Error) -> String {
+    contain(move || error.chain()).unwrap_or_else(|message| format!("an error whose text panicked: {message}"))
 }
 
 /// Calls the user's code and returns the message of a panic as an error.

@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::handle::{Channel, Inner};
 use super::outage_log::{Line, OutageLog};
-use super::source::Source;
+use super::source::{Item, Source};
 use super::{Config, ServiceCache, Snapshot};
 use crate::record::ServiceName;
-use crate::registry::{AnyRegistry, Event, Result};
+use crate::registry::AnyRegistry;
 
 /// Most events applied between two publications: a burst costs one snapshot, and other tasks get their turn.
 const BATCH: usize = 256;
@@ -72,7 +72,7 @@ impl Task {
     }
 
     /// Takes an item and what else is there already, and publishes the result.
-    async fn take(&mut self, first: Result<Event>) {
+    async fn take(&mut self, first: Item) {
         let mut item = first;
         for _ in 0..BATCH {
             if !self.apply(item) {
@@ -89,7 +89,7 @@ impl Task {
     }
 
     /// Applies one item; false for an error, which is published before anything after it.
-    fn apply(&mut self, item: Result<Event>) -> bool {
+    fn apply(&mut self, item: Item) -> bool {
         let now = now();
         match item {
             Ok(event) => {
@@ -97,7 +97,7 @@ impl Task {
                 true
             }
             Err(error) => {
-                self.cache.on_outage(now, &error.chain());
+                self.cache.on_outage(now, &error);
                 false
             }
         }

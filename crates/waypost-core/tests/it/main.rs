@@ -4,7 +4,9 @@
 
 mod directory;
 mod fixed;
+mod lifetimes;
 mod memory;
 mod property;
 mod records;
+mod scripted;
 mod selector;
