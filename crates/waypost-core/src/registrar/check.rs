@@ -1,19 +1,21 @@
-//! The hook that says whether a node should be in the registry.
+//! The health check that decides if a node is in the registry.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// Asked before each beat whether the node should be found by clients; `Err` says why not.
+/// Health check of a node, called at every interval beside the heartbeat; `Err` says why clients should not find the node.
 ///
-/// Called from one task, never twice at once, and dropped when it takes longer than [`Config::timeout`](super::Config::timeout), which
-/// counts as a failure, as does a panic. It must not block its thread. Any `Fn() -> impl Future<Output = Result<(), String>>` is one.
+/// Nothing is registered before the first check has passed. After that a check that is still running delays no heartbeat, and is called
+/// again as soon as it has ended where that takes longer than the interval. Called from one task, never twice at once, and dropped when it
+/// takes longer than [`Config::timeout`](super::Config::timeout), which counts as a failure, as does a panic. It must not block its
+/// thread. Any `Fn() -> impl Future<Output = Result<(), String>>` is one.
 pub trait RegisterCheck: Send + Sync + 'static {
-    /// Whether the node is fit to be called.
+    /// Checks that the node is fit to be called.
     ///
     /// # Errors
-    /// Why it is not, for people to read.
+    /// Returns why it is not, for people to read.
     fn check(&self) -> impl Future<Output = Result<(), String>> + Send;
 }
 
@@ -27,12 +29,12 @@ where
     }
 }
 
-/// Any [`RegisterCheck`] behind one cheap, clonable handle; it is a `RegisterCheck` itself.
+/// Clonable handle on any [`RegisterCheck`]; it is a `RegisterCheck` itself.
 #[derive(Clone)]
 pub struct AnyCheck(Arc<dyn DynCheck>);
 
 impl AnyCheck {
-    /// A handle on `check`.
+    /// Makes a handle on `check`.
     pub fn new(check: impl RegisterCheck) -> Self {
         Self(Arc::new(check))
     }

@@ -1,24 +1,30 @@
 //! Keeps one registration true until it is closed.
 //!
 //! [`Registration`] is the user's handle; behind it one task writes the record again at every interval, which repairs any loss, asks the
-//! check before each beat, and takes the record out at the end. What it does is decided by a pure state machine (`step`); the task
-//! (`driver`) only awaits. This room knows the words and the [`Registry`](crate::registry::Registry), and never a balancer, a socket or
-//! a protocol.
+//! health check beside it, and takes the record out at the end. What it does is decided by a pure state machine (`machine`); the task
+//! (`task`) only awaits, and `keeper` starts it again when it has panicked or its runtime has ended. This room knows the words and the
+//! [`Registry`](crate::registry::Registry), and never a balancer, a socket or a protocol.
 
 mod check;
 mod config;
-mod driver;
+mod event;
+mod health;
+mod keeper;
+mod machine;
+mod shared;
 mod state;
-mod step;
+mod task;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 pub use check::{AnyCheck, RegisterCheck};
@@ -27,22 +33,26 @@ pub use state::State;
 
 use crate::record::{Metadata, Service};
 use crate::registry::{AnyRegistry, Error, Instance, Registry as _, Result};
-use driver::Driver;
+use keeper::Keeper;
+use shared::Shared;
 
 /// One node kept in a registry for as long as this handle lives.
 ///
 /// Made by [`Registration::builder`]. It owns one task: [`close`](Registration::close) takes the record out and joins it. Dropped
 /// instead, the task is aborted and the record stays until its ttl is over, or, where a registry ties records to their owner
 /// (`local`), until that registry is closed or the process ends.
+///
+/// # Runtimes
+/// The task runs on the runtime in which the registration was started. When that runtime has ended, the state is
+/// [`State::Failing`] and says so, and the next use of the handle inside another runtime (any method but
+/// [`service`](Registration::service)) starts the task there again, as the same instance. A runtime that exists and is not driven
+/// cannot be told from a slow one: only leaving, which has a time limit, takes its task over. A panic of the task is followed by another
+/// task on the same runtime, after a back-off.
 pub struct Registration {
-    record: watch::Sender<Service>,
-    leave: watch::Sender<bool>,
-    state: watch::Receiver<State>,
-    drain_delay: Duration,
-    task: JoinSet<Result<()>>,
+    keeper: Arc<Keeper>,
 }
 
-/// A registration to be: what to register, where, and how to keep it.
+/// Builder of a [`Registration`]: what to register, where, and how to keep it.
 #[derive(Debug)]
 #[must_use = "nothing is registered until `start`"]
 pub struct Builder {
@@ -53,60 +63,62 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Keeps it by these settings instead of the default ones.
+    /// Sets all settings at once.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// How long the record stays if nobody refreshes it; see [`Config::ttl`].
+    /// Sets the lifetime of the record unless it is refreshed; see [`Config::ttl`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.config.ttl = ttl;
         self
     }
 
-    /// How often the record is written again; see [`Config::interval`].
+    /// Sets the time between two heartbeats; see [`Config::interval`].
     pub fn interval(mut self, interval: Duration) -> Self {
         self.config.interval = interval;
         self
     }
 
-    /// Asks `check` before each beat, and keeps the node out of the registry while it says no.
+    /// Calls `check` at every interval, and keeps the node out of the registry while it fails. See [`RegisterCheck`].
     pub fn check(mut self, check: impl RegisterCheck) -> Self {
         self.check = Some(AnyCheck::new(check));
         self
     }
 
     /// Begins to register, in a task of its own, and returns at once: a registry out of reach is retried for ever, and shows in
-    /// [`Registration::state`] and the log. Call it inside a tokio runtime.
+    /// [`Registration::state`] and the log.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a setting or the record is wrong; a registration is of exactly one node.
-    pub fn start(mut self) -> Result<Registration> {
+    /// Returns [`Error::Invalid`] if a setting or the record is wrong, or if it is called outside a tokio runtime; a registration is of
+    /// exactly one node.
+    pub fn start(self) -> Result<Registration> {
         self.config.validate()?;
         validate(&self.service)?;
-        // A registry that was given more time than that is to have it.
-        self.config.timeout = self.config.timeout.max(self.registry.options().timeout);
-        let drain_delay = self.config.drain_delay;
-        let (record, records) = watch::channel(self.service);
-        let (leave, leaves) = watch::channel(false);
-        let (states, state) = watch::channel(State::Starting);
-        let driver = Driver {
+        if Handle::try_current().is_err() {
+            return Err(Error::invalid("registration", "cannot start outside a tokio runtime; call start inside one"));
+        }
+        let shared = Shared {
+            name: self.registry.name(),
+            // A registry that was given more time has it; the check has not.
+            request_timeout: self.config.timeout.max(self.registry.options().timeout),
             registry: self.registry,
             instance: Instance::random(),
             config: self.config,
             check: self.check,
-            record: records,
-            leave: leaves,
-            state: states,
+            record: watch::Sender::new(self.service),
+            leave: watch::Sender::new(false),
+            state: watch::Sender::new(State::Starting),
+            task: AtomicU64::new(0),
         };
-        let mut task = JoinSet::new();
-        task.spawn(driver.run());
-        Ok(Registration { record, leave, state, drain_delay, task })
+        let keeper = Arc::new(Keeper::new(shared));
+        keeper.keep_running();
+        Ok(Registration { keeper })
     }
 }
 
-/// Whether the record is one node that may be registered.
+/// Checks that the record is of one node that may be registered.
 fn validate(service: &Service) -> Result<()> {
     if service.nodes.len() != 1 {
         return Err(Error::invalid("registration", format!("has {} nodes; register each node by itself", service.nodes.len())));
@@ -115,39 +127,38 @@ fn validate(service: &Service) -> Result<()> {
 }
 
 impl Registration {
-    /// A registration of the one node in `service` with `registry`.
+    /// Returns a builder of a registration of the one node in `service` with `registry`.
     pub fn builder(registry: AnyRegistry, service: Service) -> Builder {
         Builder { registry, service, config: Config::default(), check: None }
     }
 
-    /// Where it stands now.
+    /// Returns the present state.
     pub fn state(&self) -> State {
-        self.state.borrow().clone()
+        self.keeper.keep_running();
+        self.keeper.shared.state.borrow().clone()
     }
 
-    /// Where it stands, now and from now on. Ends after [`State::Left`], or when the registration is dropped.
+    /// Returns the present state and all to come. Ends after [`State::Left`], or when the registration is dropped.
     pub fn watch(&self) -> watch::Receiver<State> {
-        self.state.clone()
+        self.keeper.keep_running();
+        self.keeper.shared.state.subscribe()
     }
 
-    /// The record as it is, or will next be, written.
+    /// Returns the record as it is, or will next be, written.
     pub fn service(&self) -> Service {
-        self.record.borrow().clone()
+        self.keeper.shared.record.borrow().clone()
     }
 
-    /// Waits until the record stands.
+    /// Waits until the record is in the registry.
     ///
     /// # Errors
-    /// [`Error::Closed`] if it leaves before it ever did.
+    /// Returns [`Error::Closed`] if it leaves before.
     ///
     /// # Cancel safety
-    /// Safe: it only looks.
+    /// Safe: it only reads.
     pub async fn registered(&self) -> Result<()> {
-        let mut state = self.state.clone();
-        match state.wait_for(|state| state.is_registered() || state.is_left()).await.as_deref() {
-            Ok(State::Registered { .. }) => Ok(()),
-            _ => Err(Error::Closed),
-        }
+        let state = self.keeper.reach(|state| state.is_registered() || state.is_left()).await;
+        if state.is_registered() { Ok(()) } else { Err(Error::Closed) }
     }
 
     /// Sets one entry of the node's metadata; see [`update`](Registration::update).
@@ -166,7 +177,7 @@ impl Registration {
     /// [`Error::Invalid`] if the record would be wrong; it stays as it was.
     pub fn update(&self, change: impl FnOnce(&mut Metadata)) -> Result<()> {
         let mut result = Ok(());
-        self.record.send_if_modified(|record| {
+        self.keeper.shared.record.send_if_modified(|record| {
             let mut next = record.clone();
             if let Some(node) = next.nodes.first_mut() {
                 change(&mut node.metadata);
@@ -178,15 +189,16 @@ impl Registration {
             }
             changed
         });
+        self.keeper.keep_running();
         result
     }
 
-    /// A future for graceful shutdown: it waits for `signal`, takes the record out, goes on waiting for the drain delay while the server
+    /// Returns a future for graceful shutdown: it waits for `signal`, takes the record out, waits for the drain delay while the server
     /// serves, and resolves; then the server may stop to accept and finish what is in flight.
     ///
-    /// A registry that does not answer delays it by [`Config::timeout`], no longer. It fits axum's `with_graceful_shutdown` and tonic's
-    /// `serve_with_shutdown`. Keep the registration until the server has stopped: dropped before the signal, the record is no longer
-    /// kept alive.
+    /// A registry that does not answer delays it by [`Config::timeout`], no longer; one that refuses, or is closed, does not delay it. It
+    /// fits axum's `with_graceful_shutdown` and tonic's `serve_with_shutdown`. Keep the registration until the server has stopped:
+    /// dropped before the signal, the record is no longer kept alive.
     ///
     /// # Cancel safety
     /// Dropped before the signal, nothing happens; after it, the registration still leaves.
@@ -194,35 +206,45 @@ impl Registration {
     where
         S: Future<Output = ()> + Send + 'static,
     {
-        let (leave, mut state, delay) = (self.leave.clone(), self.state.clone(), self.drain_delay);
+        let (keeper, delay) = (Arc::downgrade(&self.keeper), self.keeper.shared.config.drain_delay);
         async move {
             signal.await;
-            leave.send_replace(true);
-            let _ = state.wait_for(State::is_left).await;
+            keeper::leave(&keeper).await;
             sleep(delay).await;
         }
     }
 
-    /// Takes the record out, without a drain delay, and ends the task. Takes no longer than twice [`Config::timeout`].
+    /// Takes the record out, without a drain delay, and ends the task. Takes no longer than twice [`Config::timeout`] where the runtime
+    /// of the task is driven; a task on one that is not is taken over after that.
     ///
     /// # Errors
-    /// Why the record could not be taken out; it stays until its ttl is over.
+    /// Returns why the record could not be taken out; it stays until its ttl is over. [`Error::Closed`] if the registry was closed
+    /// before, which has taken care of its records.
     ///
     /// # Cancel safety
     /// Dropped half-way, the task is aborted and the record may or may not be out.
-    pub async fn close(mut self) -> Result<()> {
-        self.leave.send_replace(true);
-        match self.task.join_next().await {
-            Some(Ok(result)) => result,
-            Some(Err(_)) | None => Err(Error::Closed),
-        }
+    pub async fn close(self) -> Result<()> {
+        self.leave().await
+    }
+
+    /// Leaves as [`close`](Registration::close) does, for a registration that is shared. The state is [`State::Left`] then, and nothing is
+    /// registered again. Of several callers, one is told why the record could not be taken out.
+    ///
+    /// # Errors
+    /// As for [`close`](Registration::close).
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the registration still leaves.
+    pub async fn leave(&self) -> Result<()> {
+        keeper::leave(&Arc::downgrade(&self.keeper)).await;
+        self.keeper.join().await
     }
 }
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let record = self.record.borrow();
-        let node = record.nodes.first().map_or("", |node| &node.id);
-        f.debug_struct("Registration").field("node", &node).field("state", &self.state.borrow().name()).finish_non_exhaustive()
+        let (_, node) = self.keeper.shared.names();
+        let state = self.keeper.shared.state.borrow().name();
+        f.debug_struct("Registration").field("node", &node).field("state", &state).finish_non_exhaustive()
     }
 }

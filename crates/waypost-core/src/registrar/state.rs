@@ -1,42 +1,43 @@
-//! What a registration says of itself.
+//! State of a registration.
 
 use tokio::time::Instant;
 
-/// Where a registration stands. Times are of tokio's clock.
+/// State of a registration. Times are of tokio's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// It has not been in the registry yet, and nothing has gone wrong.
+    /// The node has not been in the registry yet, and nothing has gone wrong.
     Starting,
-    /// The record stands: the last beat was answered.
+    /// The record is in the registry: the last heartbeat was answered.
     Registered {
-        /// Since when, without a break.
+        /// Beginning of this state, without a break since.
         since: Instant,
     },
-    /// The registry does not take it; retried for ever, with back-off. A record that stood may still stand until its ttl is over.
+    /// The registry does not take the record, or the runtime of the registration has ended. The first is retried for ever, with back-off;
+    /// see [`Registration`](super::Registration) for the second. A record that was registered may stay until its ttl is over.
     Failing {
-        /// Since when, without a break.
+        /// Beginning of this state, without a break since.
         since: Instant,
-        /// Why the last attempt failed, with its causes.
+        /// Error of the last attempt, with its causes.
         why: String,
-        /// Whether it ever was registered.
+        /// True if the record ever was registered.
         registered_before: bool,
     },
-    /// The check says no: the node stays out of the registry until it says yes again.
+    /// The check fails: the node stays out of the registry until it passes again.
     Unhealthy {
-        /// Since when.
+        /// Beginning of this state.
         since: Instant,
-        /// What the check said last.
+        /// Answer of the last failed check.
         why: String,
     },
-    /// It was told to leave, and is taking its record out.
+    /// The registration was ordered to leave, and is taking its record out.
     Leaving,
-    /// It has left; this is its last state.
+    /// The registration has left; this is its last state.
     Left,
 }
 
 impl State {
-    /// The state as one word, for logs and tables.
+    /// Returns the state as one word, for logs and tables.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -48,12 +49,12 @@ impl State {
         }
     }
 
-    /// Whether the record stands.
+    /// Returns true while the record is in the registry.
     pub fn is_registered(&self) -> bool {
         matches!(self, Self::Registered { .. })
     }
 
-    /// Whether it has left for good.
+    /// Returns true once the registration has left for good.
     pub fn is_left(&self) -> bool {
         matches!(self, Self::Left)
     }

@@ -5,7 +5,11 @@ use std::time::Duration;
 use super::{Error, RegisterOptions, Result};
 use crate::record::{NodeId, Service, ServiceName};
 
-const SHORTEST_TTL: Duration = Duration::from_secs(1);
+/// Shortest lifetime of a record; registries count in whole seconds.
+pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// Longest lifetime of a record: the longest lease of etcd (`MaxLeaseTTL`).
+pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(9_000_000_000);
 
 /// Whether `name` can be a service's name: one level of a registry's tree.
 ///
@@ -31,7 +35,7 @@ pub fn check_keys(service: &Service) -> Result<()> {
     Ok(())
 }
 
-/// Whether `service` may be registered ([`Service::check`]), with a ttl of at least 1 s.
+/// Checks that `service` may be registered ([`Service::check`]), with a ttl of 1 s to 9 000 000 000 s.
 ///
 /// # Errors
 /// [`Error::Invalid`], which names the part that is wrong.
@@ -39,6 +43,9 @@ pub fn check_registration(service: &Service, options: &RegisterOptions) -> Resul
     service.check()?;
     if options.ttl < SHORTEST_TTL {
         return Err(Error::invalid("ttl", format!("{:?} is too short: give at least 1 s", options.ttl)));
+    }
+    if options.ttl > LONGEST_TTL {
+        return Err(Error::invalid("ttl", format!("{:?} is too long: give at most {LONGEST_TTL:?}", options.ttl)));
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use std::future::Future;
 
 use crate::record::Service;
 
+pub(crate) use check::{LONGEST_TTL, SHORTEST_TTL};
 pub use check::{check_keys, check_name, check_registration};
 pub use erased::AnyRegistry;
 pub use error::{Error, Result, in_millis};

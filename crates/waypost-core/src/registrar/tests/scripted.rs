@@ -1,6 +1,7 @@
 //! A registry that keeps one record and does what it is told: answer, fail, hang, panic.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -15,6 +16,9 @@ pub(super) enum Mood {
     Away,
     Hangs,
     Panics,
+    Denies,
+    Unsupported,
+    Closed,
 }
 
 /// What was asked of it, and when.
@@ -40,8 +44,13 @@ pub(super) struct Scripted {
 
 impl Scripted {
     pub(super) fn new(mood: Mood) -> Self {
+        Self::with_timeout(mood, Options::new().timeout)
+    }
+
+    pub(super) fn with_timeout(mood: Mood, timeout: Duration) -> Self {
         let inside = Inside { mood, ..Inside::default() };
-        Self { inside: Arc::new(Mutex::new(inside)), options: Arc::new(Options::new()) }
+        let options = Options { timeout, ..Options::new() };
+        Self { inside: Arc::new(Mutex::new(inside)), options: Arc::new(options) }
     }
 
     pub(super) fn set(&self, mood: Mood) {
@@ -72,6 +81,9 @@ impl Scripted {
             Mood::Away => Err(Error::unavailable("scripted", "no route", "down for the test")),
             Mood::Hangs => std::future::pending().await,
             Mood::Panics => panic!("told to panic"),
+            Mood::Denies => Err(Error::Denied { registry: "scripted", what: "no permission".to_owned(), source: None }),
+            Mood::Unsupported => Err(Error::Unsupported { registry: "scripted", operation: "do that" }),
+            Mood::Closed => Err(Error::Closed),
         }
     }
 }

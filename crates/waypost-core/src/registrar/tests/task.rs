@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::scripted::{Asked, Mood, Scripted};
 use crate::record::{Node, Service, keys};
-use crate::registrar::{Builder, Registration, State};
+use crate::registrar::{Builder, Config, Registration, State};
 use crate::registry::{AnyRegistry, Error};
 
 fn service() -> Service {
@@ -212,7 +212,7 @@ async fn a_check_that_hangs_or_panics_says_no() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_is_asked_before_each_beat() {
+async fn a_check_is_called_at_each_heartbeat() {
     let registry = Scripted::new(Mood::Well);
     let start = Instant::now();
     let asked = Arc::new(AtomicU32::new(0));
@@ -227,6 +227,91 @@ async fn a_check_is_asked_before_each_beat() {
     assert_eq!(registry.asked(start).len(), 3, "the first, and two beats");
     assert_eq!(asked.load(Ordering::Relaxed), 3);
     drop(registration);
+}
+
+/// Returns in how many samples of the next minute the record was there, and how many samples were taken.
+async fn registered_samples(registry: &Scripted, registration: &Registration) -> (u32, u32) {
+    let mut found = 0;
+    for _ in 0..600 {
+        sleep(Duration::from_millis(100)).await;
+        found += u32::from(registry.node().is_some() && registration.state().is_registered());
+    }
+    (found, 600)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_passes_in_more_than_an_interval_keeps_the_node_registered() {
+    let registry = Scripted::new(Mood::Well);
+    let check = || async {
+        sleep(Duration::from_millis(1500)).await;
+        Ok(())
+    };
+    let registration = builder(&registry).interval(Duration::from_secs(1)).check(check).start().unwrap();
+    registration.registered().await.unwrap();
+    assert_eq!(registered_samples(&registry, &registration).await, (600, 600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_hangs_takes_the_node_out_within_its_timeout() {
+    for (interval, registrys_own) in [(1, 2), (2, 2), (1, 30)] {
+        let registry = Scripted::with_timeout(Mood::Well, Duration::from_secs(registrys_own));
+        let well = Arc::new(AtomicBool::new(true));
+        let asks = Arc::clone(&well);
+        let check = move || {
+            let well = asks.load(Ordering::Relaxed);
+            async move { if well { Ok(()) } else { std::future::pending().await } }
+        };
+        let registration = builder(&registry).interval(Duration::from_secs(interval)).check(check).start().unwrap();
+        registration.registered().await.unwrap();
+        sleep(Duration::from_secs(10)).await;
+        well.store(false, Ordering::Relaxed);
+        sleep(Duration::from_secs(interval) + Duration::from_millis(2001)).await;
+        assert_eq!(registry.node(), None, "out after at most an interval and a timeout of 2 s");
+        assert_eq!(registration.state().name(), "unhealthy");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_will_not_take_the_record_out_delays_no_drain() {
+    for mood in [Mood::Denies, Mood::Unsupported, Mood::Closed] {
+        for registered in [false, true] {
+            let registry = Scripted::new(if registered { Mood::Well } else { mood });
+            let registration = builder(&registry).start().unwrap();
+            reach(&registration, if registered { "registered" } else { "failing" }).await;
+            registry.set(mood);
+            let start = Instant::now();
+            registration.drain_on(async {}).await;
+            assert_eq!(start.elapsed().as_millis(), 1000, "{mood:?}: no more than the drain delay");
+            let closed = registration.close().await;
+            assert_eq!(closed.is_ok(), !registered, "{mood:?}: what was never taken has nothing to take out: {closed:?}");
+            assert_eq!(start.elapsed().as_millis(), 1000, "{mood:?}: and once only");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_without_an_end_do_not_panic() {
+    for mood in [Mood::Well, Mood::Away, Mood::Hangs] {
+        let registry = Scripted::with_timeout(mood, Duration::MAX);
+        let mut config = Config::default();
+        (config.timeout, config.reregister_jitter, config.drain_delay) = (Duration::MAX, Duration::MAX, Duration::MAX);
+        (config.back_off_min, config.back_off_max) = (Duration::MAX, Duration::MAX);
+        let registration = builder(&registry).config(config).check(|| async { Ok(()) }).start().unwrap();
+        sleep(Duration::from_secs(600)).await;
+        let expected = match mood {
+            Mood::Well => "registered",
+            Mood::Away => "failing",
+            _ => "starting",
+        };
+        assert_eq!(registration.state().name(), expected);
+        registration.set_metadata("zone", "eu-1").unwrap();
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(registration.state().name(), expected);
+        if mood == Mood::Well {
+            registration.close().await.unwrap();
+            assert_eq!(registry.node(), None);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

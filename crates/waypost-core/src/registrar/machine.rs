@@ -1,0 +1,373 @@
+//! The registrar's state machine. It is pure: time and chance are arguments, and what is to be done comes out as actions.
+//!
+//! Two lanes run side by side, each with at most one piece of work under way: the check, and the request to the registry. A slow check
+//! never delays a heartbeat, and a hung one never delays a deregister.
+//!
+//! ```text
+//!   check lane      start ─▶ check ──▶ rest until the next beat ──▶ check …       (each answer goes into the health)
+//!
+//!   request lane    health unknown ─▶ idle
+//!                   passing ─▶ register ──ok──▶ rest until the next beat ──▶ register …
+//!                                 └──failed──▶ rest a back-off ──▶ register …
+//!                   failing ─▶ deregister ──ok──▶ idle
+//!                                 └──failed──▶ rest a back-off ──▶ deregister …
+//!
+//!   leave, anywhere: let a register under way land ─▶ deregister ─▶ left; no longer than the timeout
+//! ```
+//!
+//! Beats are an interval apart and counted from the pulse, a moment that all registrations of a handle share: those of one process come
+//! together, and those of a fleet do not, however it was started and whatever befell its registry.
+//!
+//! A time of `None` is never: a setting such as `Duration::MAX` has no end.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::event::{Action, Event, Failure, Kind, Lane, Work};
+use super::health::{Health, Status};
+use super::{Config, State};
+use crate::registry::in_millis;
+
+/// The longest duration that is counted: what is longer never ends. Far below the range of an instant, so that timers can add to it.
+const ENDLESS: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Returns the moment `duration` after `now`; none if there is none.
+fn after(now: Instant, duration: Duration) -> Option<Instant> {
+    if duration > ENDLESS { None } else { now.checked_add(duration) }
+}
+
+/// Returns the earlier of two times, either of which may be never.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
+/// Work under way in a lane.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    work: Work,
+    since: Instant,
+    until: Option<Instant>,
+    /// A record of ours may have been in the registry before it.
+    written_before: bool,
+}
+
+/// Construction arguments of a machine.
+#[derive(Clone, Debug)]
+pub(super) struct Setup {
+    pub(super) config: Config,
+    /// Maximum duration of one request to the registry; that of a check is [`Config::timeout`].
+    pub(super) request_timeout: Duration,
+    pub(super) checks: bool,
+    /// A moment from which intervals are counted, both ways.
+    pub(super) pulse: Instant,
+    /// Last state of the machine whose work this one takes over, if there was one.
+    pub(super) resumed: Option<State>,
+}
+
+/// The state machine of one registration.
+#[derive(Debug)]
+pub(super) struct Machine {
+    config: Config,
+    request_timeout: Duration,
+    checks: bool,
+    pulse: Instant,
+    state: State,
+    health: Health,
+    check: Option<Running>,
+    request: Option<Running>,
+    /// Time of the next check.
+    check_due: Option<Instant>,
+    /// Time of the next request to the registry.
+    due: Option<Instant>,
+    /// Time of the last register, successful or not.
+    written_at: Option<Instant>,
+    /// A record of ours may be in the registry.
+    written: bool,
+    /// The record differs from what was last written.
+    changed: bool,
+    /// Consecutive failed requests.
+    failures: u32,
+    registered_before: bool,
+    leaving: Option<Leaving>,
+    finished: bool,
+}
+
+/// The end, once it has been ordered.
+#[derive(Debug)]
+struct Leaving {
+    by: Option<Instant>,
+    /// The registry will not take the record out, however often it is asked.
+    refused: bool,
+}
+
+impl Machine {
+    /// Makes a machine that wants to begin at `now`.
+    pub(super) fn new(setup: Setup, now: Instant) -> Self {
+        let Setup { config, request_timeout, checks, pulse, resumed } = setup;
+        let health = match checks {
+            true => Health::unknown(config.failure_threshold, config.success_threshold),
+            false => Health::passing(),
+        };
+        let registered_before = match &resumed {
+            Some(State::Registered { .. }) => true,
+            Some(State::Failing { registered_before, .. }) => *registered_before,
+            _ => false,
+        };
+        Self {
+            config,
+            request_timeout,
+            checks,
+            pulse,
+            written: resumed.is_some(),
+            state: resumed.unwrap_or(State::Starting),
+            health,
+            check: None,
+            request: None,
+            check_due: Some(now),
+            due: Some(now),
+            written_at: None,
+            changed: false,
+            failures: 0,
+            registered_before,
+            leaving: None,
+            finished: false,
+        }
+    }
+
+    /// Returns the time at which it wants an [`Event::Tick`] if nothing else happens before; none for never, and when it is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.finished {
+            return None;
+        }
+        let check = match self.check {
+            Some(running) => running.until,
+            None => self.check_due.filter(|_| self.checks && self.leaving.is_none()),
+        };
+        let request = match self.request {
+            Some(running) => running.until,
+            None => self.due.filter(|_| self.wanted().is_some()),
+        };
+        let by = self.leaving.as_ref().and_then(|leaving| leaving.by);
+        earlier(earlier(check, request), by)
+    }
+
+    /// Takes one event in; `chance` is drawn from 0 to 1 for each.
+    pub(super) fn step(&mut self, now: Instant, chance: f64, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let before = self.state.clone();
+        self.take(now, chance, event, &mut actions);
+        self.expire(now, chance, &mut actions);
+        self.begin(now, &mut actions);
+        if self.state != before {
+            actions.insert(0, Action::SetState(self.state.clone()));
+        }
+        actions
+    }
+
+    fn take(&mut self, now: Instant, chance: f64, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Tick => {}
+            Event::Checked(answer) => {
+                if let Some(check) = self.check.take() {
+                    self.checked(now, check, answer);
+                }
+            }
+            Event::Registered(answer) => self.answered(now, chance, Work::Register, answer),
+            Event::Deregistered(answer) => self.answered(now, chance, Work::Deregister, answer),
+            Event::Changed => self.change(now),
+            Event::Leave => self.leave(now, actions),
+        }
+    }
+
+    /// Ends what has run out of time: no answer is a failed check, or an unreachable registry.
+    fn expire(&mut self, now: Instant, chance: f64, actions: &mut Vec<Action>) {
+        let overdue = |running: &mut Running| running.until.is_some_and(|until| until <= now);
+        let no_answer = |since: Instant| format!("no answer within {:?}", in_millis(now - since));
+        if let Some(check) = self.check.take_if(overdue) {
+            actions.push(Action::Abandon(Lane::Check));
+            self.checked(now, check, Err(no_answer(check.since)));
+        }
+        if let Some(request) = self.request.filter(|request| request.until.is_some_and(|until| until <= now)) {
+            actions.push(Action::Abandon(Lane::Request));
+            let failure = Failure { kind: Kind::Unreachable, why: no_answer(request.since) };
+            self.answered(now, chance, request.work, Err(failure));
+        }
+    }
+
+    /// A check that took longer than the interval is asked again at once, so that a hung node leaves within so many timeouts.
+    fn checked(&mut self, now: Instant, check: Running, answer: Result<(), String>) {
+        self.check_due = self.next_beat(check.since).map(|at| at.max(now));
+        if self.health.record(answer.is_ok()) {
+            self.ask_now(now);
+        }
+        if let (Err(why), true) = (answer, self.health.is_failing()) {
+            let since = if let State::Unhealthy { since, .. } = self.state { since } else { now };
+            self.state = State::Unhealthy { since, why };
+        }
+    }
+
+    fn ask_now(&mut self, now: Instant) {
+        self.due = Some(now);
+        self.failures = 0;
+    }
+
+    fn answered(&mut self, now: Instant, chance: f64, work: Work, answer: Result<(), Failure>) {
+        match self.request.take_if(|request| request.work == work) {
+            Some(request) if work == Work::Register => self.registered(now, chance, request, answer),
+            Some(_) => self.deregistered(now, chance, answer),
+            None => {}
+        }
+    }
+
+    fn registered(&mut self, now: Instant, chance: f64, request: Running, answer: Result<(), Failure>) {
+        match answer.as_ref().map_err(|failure| failure.kind) {
+            Err(Kind::Conflict) => self.written = false,
+            Err(Kind::Denied | Kind::Permanent) => self.written = request.written_before,
+            Ok(()) | Err(Kind::Unreachable) => {}
+        }
+        match answer {
+            _ if self.leaving.is_some() || self.health.is_failing() => self.due = Some(now),
+            Ok(()) => self.stands(now, request.since),
+            Err(failure) => self.fails(now, chance, failure),
+        }
+    }
+
+    fn stands(&mut self, now: Instant, since: Instant) {
+        self.failures = 0;
+        self.registered_before = true;
+        let change = if self.changed { self.soonest(now) } else { None };
+        self.due = earlier(change, self.next_beat(since));
+        if !self.state.is_registered() {
+            self.state = State::Registered { since: now };
+        }
+    }
+
+    /// Returns the first beat after `since`: at most an interval away.
+    fn next_beat(&self, since: Instant) -> Option<Instant> {
+        const NANOS: u128 = 1_000_000_000;
+        let interval = self.config.interval.as_nanos();
+        let gap = match self.pulse.checked_duration_since(since) {
+            Some(before) => (before.as_nanos() + interval - 1) % interval + 1,
+            None => interval - (since - self.pulse).as_nanos() % interval,
+        };
+        let seconds = u64::try_from(gap / NANOS).unwrap_or(u64::MAX);
+        after(since, Duration::new(seconds, u32::try_from(gap % NANOS).unwrap_or(0)))
+    }
+
+    fn fails(&mut self, now: Instant, chance: f64, Failure { kind, why }: Failure) {
+        let wait = match kind {
+            Kind::Unreachable if self.state.is_registered() => self.config.jitter(chance),
+            _ => self.wait(kind, chance),
+        };
+        self.due = after(now, wait);
+        let since = if let State::Failing { since, .. } = self.state { since } else { now };
+        self.state = State::Failing { since, why, registered_before: self.registered_before };
+    }
+
+    /// Draws the wait after a failure, and counts it.
+    fn wait(&mut self, kind: Kind, chance: f64) -> Duration {
+        let wait = match kind {
+            Kind::Permanent => self.config.interval.max(self.config.back_off_max),
+            Kind::Unreachable | Kind::Conflict | Kind::Denied => self.config.back_off(self.failures, chance),
+        };
+        self.failures = self.failures.saturating_add(1);
+        wait
+    }
+
+    fn deregistered(&mut self, now: Instant, chance: f64, answer: Result<(), Failure>) {
+        match (answer.map_err(|failure| failure.kind), &mut self.leaving) {
+            (Ok(()) | Err(Kind::Conflict), _) => self.written = false,
+            (Err(Kind::Denied | Kind::Permanent), Some(leaving)) => leaving.refused = true,
+            (Err(kind), _) => self.due = after(now, self.wait(kind, chance)),
+        }
+    }
+
+    /// A change is written at once while the record is registered; else the next attempt carries it.
+    fn change(&mut self, now: Instant) {
+        self.changed = true;
+        if self.state.is_registered() {
+            self.due = earlier(self.due, self.soonest(now));
+        }
+    }
+
+    /// Returns the earliest time of a write; consecutive changes are written no faster than the shortest back-off.
+    fn soonest(&self, now: Instant) -> Option<Instant> {
+        self.written_at.map_or(Some(now), |at| after(at, self.config.back_off_min).map(|at| at.max(now)))
+    }
+
+    /// A register under way may yet land, so it has half the time to be answered: dropped, it could land after the deregister.
+    fn leave(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.leaving.is_some() {
+            return;
+        }
+        let by = after(now, self.request_timeout);
+        self.leaving = Some(Leaving { by, refused: false });
+        self.state = State::Leaving;
+        self.ask_now(now);
+        if self.check.take().is_some() {
+            actions.push(Action::Abandon(Lane::Check));
+        }
+        if let Some(request) = &mut self.request {
+            let limit = if request.work == Work::Register { after(now, self.request_timeout / 2) } else { by };
+            request.until = earlier(request.until, limit);
+        }
+    }
+
+    /// Begins what is due in each lane, or ends.
+    fn begin(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.finished {
+            return;
+        }
+        if self.request.is_none() && self.leaving.as_ref().is_some_and(|leaving| self.has_left(leaving, now)) {
+            self.finished = true;
+            self.state = State::Left;
+            actions.push(Action::Finish { out: !self.written });
+            return;
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.checks && self.check.is_none() && self.leaving.is_none() && due(self.check_due) {
+            self.check = Some(self.running(now, Work::Check));
+            actions.push(Action::Start(Work::Check));
+        }
+        if let Some(work) = self.wanted().filter(|_| self.request.is_none() && due(self.due)) {
+            self.start(now, work);
+            actions.push(Action::Start(work));
+        }
+    }
+
+    fn has_left(&self, leaving: &Leaving, now: Instant) -> bool {
+        !self.written || leaving.refused || leaving.by.is_some_and(|by| by <= now)
+    }
+
+    /// Returns the next request to the registry, once it is due.
+    fn wanted(&self) -> Option<Work> {
+        match self.health.status() {
+            _ if self.leaving.is_some() => Some(Work::Deregister),
+            Status::Unknown => None,
+            Status::Passing => Some(Work::Register),
+            Status::Failing => self.written.then_some(Work::Deregister),
+        }
+    }
+
+    fn start(&mut self, now: Instant, work: Work) {
+        let mut running = self.running(now, work);
+        running.until = earlier(running.until, self.leaving.as_ref().and_then(|leaving| leaving.by));
+        self.request = Some(running);
+        if work == Work::Register {
+            self.written = true;
+            self.written_at = Some(now);
+            self.changed = false;
+        }
+    }
+
+    /// Returns `work` begun at `now`. A registry has a timeout of its own, and its error says more than that no answer came: it has the
+    /// last word, for a quarter longer.
+    fn running(&self, now: Instant, work: Work) -> Running {
+        let limit = match work {
+            Work::Check => self.config.timeout,
+            Work::Register | Work::Deregister => self.request_timeout.saturating_add(self.request_timeout / 4),
+        };
+        Running { work, since: now, until: after(now, limit), written_before: self.written }
+    }
+}

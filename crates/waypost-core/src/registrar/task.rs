@@ -1,0 +1,237 @@
+//! The registrar's task: it awaits, and decides nothing. What to do comes from [`Machine`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{self, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::config::fraction;
+use super::event::{Action, Event, Failure, Lane, Work};
+use super::machine::{Machine, Setup};
+use super::shared::Shared;
+use super::{RegisterCheck, State};
+use crate::record::Service;
+use crate::registry::{DeregisterOptions, Error, RegisterOptions, Registry, Result};
+
+/// Maximum time for abandoned work to end. Only what blocks its thread takes longer; it is left behind.
+const JOIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Keeps the record of one registration until it is ordered to leave.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    record: watch::Receiver<Service>,
+    leave: watch::Receiver<bool>,
+    lanes: Lanes,
+    /// Last error of the registry, for the owner who leaves without an answer.
+    error: Option<Error>,
+}
+
+/// Answer of a piece of work.
+enum Answer {
+    Checked(Result<(), String>),
+    Registered(Result<(), Refusal>),
+    Deregistered(Result<(), Refusal>),
+}
+
+/// Error of a registry, and what the machine needs of it. It is made where the request ran: an error's text is the registry's own code.
+struct Refusal(Failure, Error);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self(Failure::from(&error), error)
+    }
+}
+
+/// The work under way, each in a task of its own, so that a check or a registry that panics ends itself and not the registration.
+#[derive(Default)]
+struct Lanes {
+    tasks: JoinSet<Answer>,
+    check: Option<task::AbortHandle>,
+    request: Option<(task::AbortHandle, Work)>,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let (record, leave) = (shared.record.subscribe(), shared.leave.subscribe());
+        Self { shared, record, leave, lanes: Lanes::default(), error: None }
+    }
+
+    /// Keeps the record until it is ordered to leave. `resumed` is the last state of the worker before, if there was one.
+    ///
+    /// # Errors
+    /// Returns why the record could not be taken out; it expires by itself.
+    pub(super) async fn run(mut self, resumed: Option<State>) -> Result<()> {
+        let mut machine = Machine::new(self.setup(resumed), Instant::now());
+        let mut event = if *self.leave.borrow() { Event::Leave } else { Event::Tick };
+        loop {
+            for action in machine.step(Instant::now(), fastrand::f64(), event) {
+                match action {
+                    Action::Start(work) => self.start(work),
+                    Action::Abandon(lane) => self.lanes.abandon(lane),
+                    Action::SetState(State::Left) => {}
+                    Action::SetState(state) => self.set_state(&state),
+                    Action::Finish { out } => return self.finish(out).await,
+                }
+            }
+            event = self.next(machine.deadline()).await;
+        }
+    }
+
+    fn setup(&self, resumed: Option<State>) -> Setup {
+        let (now, shared) = (Instant::now(), &self.shared);
+        let begin = fraction(shared.config.interval, fastrand::f64());
+        Setup {
+            config: shared.config.clone(),
+            request_timeout: shared.request_timeout,
+            checks: shared.check.is_some(),
+            pulse: shared.registry.pulse(|| now.checked_add(begin).unwrap_or(now)),
+            resumed,
+        }
+    }
+
+    /// Ends what is still under way, and only then publishes the last state: after it nothing of this registration is at work.
+    async fn finish(mut self, out: bool) -> Result<()> {
+        let limit = JOIN_LIMIT.min(self.shared.request_timeout);
+        let _ = timeout(limit, self.lanes.tasks.shutdown()).await;
+        self.set_state(&State::Left);
+        if out { Ok(()) } else { Err(self.error.unwrap_or_else(|| self.shared.no_answer())) }
+    }
+
+    async fn next(&mut self, deadline: Option<Instant>) -> Event {
+        let leaving = matches!(*self.shared.state.borrow(), State::Leaving);
+        tokio::select! {
+            biased;
+            event = self.lanes.event(&self.shared, &mut self.error) => event,
+            () = ordered(&mut self.leave), if !leaving => Event::Leave,
+            Ok(()) = self.record.changed(), if !leaving => Event::Changed,
+            () = until(deadline) => Event::Tick,
+        }
+    }
+
+    fn start(&mut self, work: Work) {
+        match work {
+            Work::Check => self.check(),
+            Work::Register => self.register(),
+            Work::Deregister => self.deregister(),
+        }
+    }
+
+    fn check(&mut self) {
+        let check = self.shared.check.clone();
+        let ask = async move {
+            match check {
+                Some(check) => check.check().await,
+                None => Ok(()),
+            }
+        };
+        self.lanes.check = Some(self.lanes.tasks.spawn(async { Answer::Checked(ask.await) }));
+    }
+
+    fn register(&mut self) {
+        let registry = self.shared.registry.clone();
+        let options = RegisterOptions { ttl: self.shared.config.ttl, instance: self.shared.instance.clone() };
+        let record = self.record.borrow_and_update().clone();
+        let request = async move { registry.register(&record, &options).await.map_err(Refusal::from) };
+        let task = self.lanes.tasks.spawn(async { Answer::Registered(request.await) });
+        self.lanes.request = Some((task, Work::Register));
+        // A register that is not answered has no error yet; the one before is not its own.
+        self.error = None;
+    }
+
+    fn deregister(&mut self) {
+        let registry = self.shared.registry.clone();
+        let options = DeregisterOptions::ours(self.shared.instance.clone());
+        let record = self.record.borrow().clone();
+        let request = async move { registry.deregister(&record, &options).await.map_err(Refusal::from) };
+        let task = self.lanes.tasks.spawn(async { Answer::Deregistered(request.await) });
+        self.lanes.request = Some((task, Work::Deregister));
+    }
+
+    /// Publishes a state, and logs it if its kind changed.
+    fn set_state(&self, state: &State) {
+        let before = self.shared.state.send_replace(state.clone());
+        if before.name() != state.name() {
+            self.log(state);
+        }
+    }
+
+    fn log(&self, state: &State) {
+        let (service, node) = self.shared.names();
+        let registry = self.shared.name;
+        match state {
+            State::Failing { why, .. } => tracing::warn!(service, node, registry, why, "registration fails; retrying"),
+            State::Unhealthy { why, .. } => {
+                tracing::warn!(service, node, registry, why, "health check fails; node is out of the registry");
+            }
+            state => tracing::info!(service, node, registry, state = state.name(), "registration changes state"),
+        }
+    }
+}
+
+impl Lanes {
+    fn abandon(&mut self, lane: Lane) {
+        let task = match lane {
+            Lane::Check => self.check.take(),
+            Lane::Request => self.request.take().map(|(task, _)| task),
+        };
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+
+    /// Waits for the next answer, as an event. Pending while no work is under way.
+    async fn event(&mut self, shared: &Shared, last: &mut Option<Error>) -> Event {
+        let mut keep = |answer: Result<(), Refusal>| {
+            answer.map_err(|Refusal(failure, error)| {
+                *last = Some(error);
+                failure
+            })
+        };
+        match self.answer().await {
+            Ok(Answer::Checked(answer)) => Event::Checked(answer),
+            Ok(Answer::Registered(answer)) => Event::Registered(keep(answer)),
+            Ok(Answer::Deregistered(answer)) => Event::Deregistered(keep(answer)),
+            Err((Work::Check, _)) => Event::Checked(Err("the check panicked".to_owned())),
+            Err((Work::Register, error)) => Event::Registered(keep(Err(shared.panicked(error).into()))),
+            Err((Work::Deregister, error)) => Event::Deregistered(keep(Err(shared.panicked(error).into()))),
+        }
+    }
+
+    /// Waits for the end of work under way; the end of abandoned work is passed over.
+    async fn answer(&mut self) -> Result<Answer, (Work, JoinError)> {
+        loop {
+            let ended = match self.tasks.join_next_with_id().await {
+                Some(ended) => ended,
+                None => std::future::pending().await,
+            };
+            let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+            if let Some(work) = self.end(id) {
+                return ended.map(|(_, answer)| answer).map_err(|error| (work, error));
+            }
+        }
+    }
+
+    /// Clears the lane that `id` works in, if it has not been abandoned.
+    fn end(&mut self, id: task::Id) -> Option<Work> {
+        if self.check.take_if(|check| check.id() == id).is_some() {
+            return Some(Work::Check);
+        }
+        self.request.take_if(|(request, _)| request.id() == id).map(|(_, work)| work)
+    }
+}
+
+/// Waits for the order to leave.
+async fn ordered(leave: &mut watch::Receiver<bool>) {
+    if leave.wait_for(|leave| *leave).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
