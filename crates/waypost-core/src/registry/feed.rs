@@ -3,7 +3,7 @@
 //! A backend says what it sees ([`Change`]); the feed knows what was told, so it decides what is news, and nothing is told twice. Each
 //! listener has a queue of its own; one that lags behind [`QUEUE`] events gets a `Reset` in their place.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +50,11 @@ struct State {
     closed: bool,
     next_id: u64,
     listeners: BTreeMap<u64, Listener>,
+    /// The listeners of all services, and those of each: an event costs those that hear it.
+    of_all: BTreeSet<u64>,
+    of_service: HashMap<String, BTreeSet<u64>>,
+    /// Listeners to be woken once the lock is let go.
+    wakers: Vec<Waker>,
 }
 
 struct Listener {
@@ -94,13 +99,17 @@ impl Feed {
         if state.unverified {
             listener.hear_unverified(&state.picture);
         }
-        state.listeners.insert(id, listener);
+        state.insert(id, listener);
         Watcher::new(Subscription { feed: self.clone(), id })
     }
 
-    /// Folds changes in and tells what is news, in order.
+    /// Applies changes and emits what is news, in order.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) {
-        self.update(|state| changes.into_iter().for_each(|change| state.apply(change)));
+        let mut state = self.lock();
+        changes.into_iter().for_each(|change| state.apply(change));
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Everything there is, first or after a gap. Ends trouble; every listener hears a `Reset`.
@@ -180,6 +189,7 @@ impl Feed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes what concerns every listener, and wakes them all.
     fn update(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
@@ -197,6 +207,28 @@ impl fmt::Debug for Feed {
 }
 
 impl State {
+    fn insert(&mut self, id: u64, listener: Listener) {
+        match &listener.options.service {
+            None => self.of_all.insert(id),
+            Some(service) => self.of_service.entry(service.clone()).or_default().insert(id),
+        };
+        self.listeners.insert(id, listener);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Listener> {
+        let listener = self.listeners.remove(&id)?;
+        self.of_all.remove(&id);
+        if let Some(service) = &listener.options.service
+            && let Some(ids) = self.of_service.get_mut(service)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.of_service.remove(service);
+            }
+        }
+        Some(listener)
+    }
+
     fn apply(&mut self, change: Change) {
         if !self.known {
             return;
@@ -233,8 +265,11 @@ impl State {
             Event::Deleted(key) => key.service.as_str(),
             Event::Reset(_) => return,
         };
-        for listener in self.listeners.values_mut().filter(|listener| listener.options.covers(service)) {
-            listener.push(&event);
+        for id in self.of_all.iter().chain(self.of_service.get(service).into_iter().flatten()) {
+            if let Some(listener) = self.listeners.get_mut(id) {
+                listener.push(&event);
+                self.wakers.extend(listener.waker.take());
+            }
         }
         self.picture.apply(event);
     }
@@ -309,13 +344,16 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let listener = self.feed.lock().listeners.remove(&self.id);
+        let listener = self.feed.lock().remove(self.id);
         drop(listener);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
     use super::*;
     use crate::record::{Node, Service};
 
@@ -428,6 +466,39 @@ mod tests {
         feed.refreshed(newest);
         assert_eq!(next(&mut waits), Event::Reset(vec![entry("1", "h:1")]));
         assert!(poll(&mut waits).is_pending() && poll(&mut later).is_pending());
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_event_wakes_only_the_listeners_of_its_service() {
+        let feed = Feed::default();
+        feed.reset(NodeSet::default());
+        let scopes = [WatchOptions::all(), WatchOptions::service("s"), WatchOptions::service("other")];
+        let mut listeners = scopes.map(|options| (feed.subscribe(&options), Arc::<Wakes>::default()));
+        let mut poll_all = || {
+            listeners.each_mut().map(|(watcher, wakes)| {
+                let waker = Waker::from(Arc::clone(wakes));
+                while Pin::new(&mut *watcher).poll_next(&mut Context::from_waker(&waker)).is_ready() {}
+                wakes.0.swap(0, Relaxed)
+            })
+        };
+        poll_all();
+        feed.apply([Change::Put(entry("1", "h:1")), Change::Put(entry("2", "h:1"))]);
+        assert_eq!(poll_all(), [1, 1, 0]);
+        feed.cut();
+        assert_eq!(poll_all(), [1, 1, 1]);
+        drop(listeners);
+        let state = feed.lock();
+        assert!(state.of_all.is_empty() && state.of_service.is_empty());
     }
 
     #[test]
