@@ -2,6 +2,7 @@
 //! and runs it. Nothing depends on this crate.
 
 mod callers;
+mod chaos;
 mod churn;
 mod cpu;
 mod deadlines;
@@ -25,6 +26,8 @@ usage: cargo xtask bench <name> [--json] [flags]
 
   callers   [--callers 64,200,1000] [--seconds N]
                many callers at one node with few streams beside tonic's channel, many streams, rising limits
+  chaos     [--registry local|etcd] [--only crash-loop|dead|frozen|cut-off|firewall] [--seconds N]
+               calls at a steady rate while server processes crash, freeze, are cut off or forgotten
   churn     [--nodes 100,1000,10000,100000] [--seconds N] [--before FILE]
                CPU of one event, of a rolling replacement and of back-off; bytes a node; time to the first answer
   deadlines    the end of calls to a node that hangs and whose methods are unknown
@@ -39,8 +42,9 @@ usage: cargo xtask bench <name> [--json] [flags]
 /// A benchmark: its name, its flags with a value, its flags without, its run.
 struct Bench(&'static str, &'static [&'static str], &'static [&'static str], fn(&Options) -> Result<Figures>);
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 7] = [
     Bench("callers", &["callers", "seconds"], &["json"], callers::run),
+    Bench("chaos", &["registry", "only", "seconds"], &["json"], chaos::run),
     Bench("churn", &["nodes", "seconds", "before"], &["json"], churn::run),
     Bench("deadlines", &[], &["json"], deadlines::run),
     Bench("hostile", &["seeds", "seed", "at-once"], &["json", "no-panics"], hostile::run),
@@ -52,6 +56,9 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|first| first == "serve") {
         return exit("bench serve", servers::serve(&args[1..]).map(|()| true));
+    }
+    if args.first().is_some_and(|first| first == "node") {
+        return exit("bench node", chaos::node(&args[1..]).map(|()| true));
     }
     let Some(bench) = args.first().and_then(|name| BENCHES.iter().find(|bench| bench.0 == name)) else {
         eprint!("{USAGE}");

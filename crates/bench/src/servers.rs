@@ -48,9 +48,10 @@ pub(crate) fn serve(args: &[String]) -> Result<()> {
     })
 }
 
+/// Handlers that take their time.
 #[derive(Debug)]
-struct Slow {
-    takes: Duration,
+pub(crate) struct Slow {
+    pub(crate) takes: Duration,
 }
 
 #[tonic::async_trait]

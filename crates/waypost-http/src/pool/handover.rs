@@ -7,10 +7,16 @@
 use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, fence};
 
 /// A line of waiting calls, and the number of them where givers of room can read it without a lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handover<L> {
     waiting: AtomicUsize,
     line: Mutex<L>,
+}
+
+impl<L: Default> Default for Handover<L> {
+    fn default() -> Self {
+        Self { waiting: AtomicUsize::new(0), line: Mutex::new(L::default()) }
+    }
 }
 
 impl<L> Handover<L> {

@@ -32,6 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("waypost-bench", &["waypost-core", "waypost", "waypost-greeter", "waypost-testkit"]),
+    ("waypost-model", &[]),
     ("xtask", &[]),
 ];
 
