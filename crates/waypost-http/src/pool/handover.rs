@@ -2,7 +2,7 @@
 //!
 //! Room is given back by an atomic on the connection, waiting calls stand in a line behind a lock, and neither side may miss the other. Both
 //! put a sequentially consistent fence between what they write and what they read (Dekker): either a call that joins the line sees the
-//! room, or the giver sees that a call waits. `crates/model` checks this file with loom.
+//! room, or the giver sees that a call waits. `crates/waypost-model` checks this file with loom.
 
 use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, fence};
 

@@ -35,7 +35,7 @@ pub(crate) fn node(args: &[String]) -> Result<()> {
     let [url, id, advertised @ ..] = args else { return Err("node URL ID [ADVERTISED]".into()) };
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let server = Server::builder(SERVICE).registry(waypost::connect(url).await?).id(id).bind("127.0.0.1:0");
-        let server = advertised.iter().fold(server, |server, address| server.advertise(address));
+        let server = advertised.iter().fold(server, |server, address| server.advertise(address.as_str()));
         let server = server.allow_loopback(true).descriptor(FILE_DESCRIPTOR_SET);
         let mut running = server.add_service(GreeterServer::new(Slow { takes: Duration::ZERO })).start().await?;
         println!("{}", running.address());
