@@ -96,7 +96,12 @@ impl Worker {
         let limit = JOIN_LIMIT.min(self.shared.request_timeout);
         let _ = timeout(limit, self.lanes.tasks.shutdown()).await;
         self.set_state(&State::Left);
-        if out { Ok(()) } else { Err(self.error.unwrap_or_else(|| self.shared.no_answer())) }
+        match self.error {
+            // Nothing was written, and the owner is to know why.
+            Some(error @ Error::Denied { .. }) => Err(error),
+            _ if out => Ok(()),
+            error => Err(error.unwrap_or_else(|| self.shared.no_answer())),
+        }
     }
 
     async fn next(&mut self, deadline: Option<Instant>) -> Event {
@@ -184,6 +189,7 @@ impl Lanes {
     /// Waits for the next answer, as an event. Pending while no work is under way.
     async fn event(&mut self, shared: &Shared, last: &mut Option<Error>) -> Event {
         let mut keep = |answer: Result<(), Refusal>| {
+            *last = None;
             answer.map_err(|Refusal(failure, error)| {
                 *last = Some(error);
                 failure

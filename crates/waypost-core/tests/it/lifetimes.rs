@@ -278,11 +278,14 @@ fn a_subscription_outside_a_runtime_is_an_error_and_leaves_nothing_behind() {
     runtime.block_on(directory.close());
 }
 
+/// The longest time to live that a registration may have.
+const LONGEST_TTL: Duration = Duration::from_secs(9_000_000_000);
+
 #[tokio::test(start_paused = true)]
 async fn settings_without_a_bound_panic_nowhere() {
     let memory = MemoryRegistry::new();
-    register(&memory, "a", Duration::MAX).await;
-    register(&memory, "b", Duration::MAX).await;
+    register(&memory, "a", LONGEST_TTL).await;
+    register(&memory, "b", LONGEST_TTL).await;
     let mut config = Config::default();
     (config.suspect_grace, config.idle_watch) = (Duration::MAX, Duration::MAX);
     config.backoff = (Duration::MAX, Duration::MAX);
@@ -295,7 +298,7 @@ async fn settings_without_a_bound_panic_nowhere() {
     sleep(Duration::from_secs(86_400 * 365)).await;
     let mut subscription = directory.subscribe(&name()).unwrap();
     assert_eq!((subscription.snapshot().confirmed().len(), subscription.snapshot().suspects().len()), (1, 1));
-    register(&memory, "a", Duration::MAX).await;
+    register(&memory, "a", LONGEST_TTL).await;
     until(&mut subscription, |snapshot| snapshot.confirmed().len() == 2 && snapshot.suspects().len() == 0).await;
     directory.close().await;
 }
