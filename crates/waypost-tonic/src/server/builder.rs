@@ -3,29 +3,18 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tower_service::Service as TowerService;
-use waypost_core::record::{DEFAULT_VERSION, Endpoint, Metadata, NilableVec, Node, Service, keys};
-use waypost_core::registrar::{AnyCheck, Config, RegisterCheck, Registration};
-use waypost_core::registry::{AnyRegistry, Registry};
+use waypost_core::record::DEFAULT_VERSION;
+use waypost_core::registrar::{AnyCheck, Config, RegisterCheck};
+use waypost_core::registry::AnyRegistry;
 
-use super::address::{advertised, outbound};
-use super::health::Health;
 use super::hooks::{BoxError, Hooks};
-use super::run::{Order, Run};
-use super::signals::Signals;
-use super::{Error, Running};
-use crate::describe;
 
 /// A gRPC server that registers itself: see [`Server::builder`].
 #[derive(Clone, Copy, Debug)]
@@ -41,27 +30,27 @@ impl Server {
 /// A server to be. Only [`registry`](Builder::registry) must be given; without services it answers `UNIMPLEMENTED`.
 #[must_use = "nothing is served until `start` or `serve`"]
 pub struct Builder {
-    name: String,
-    registry: Option<AnyRegistry>,
-    bind: String,
-    advertise: Option<String>,
-    allow_loopback: bool,
-    version: String,
-    id: Option<String>,
-    metadata: Vec<(String, String)>,
-    descriptor: Vec<u8>,
-    health: bool,
-    reflection: bool,
-    register: Config,
-    check: Option<AnyCheck>,
-    drain_limit: Duration,
-    before_start: Hooks,
-    after_start: Hooks,
-    before_stop: Hooks,
-    after_stop: Hooks,
-    routes: RoutesBuilder,
-    services: Vec<&'static str>,
-    transport: tonic::transport::Server,
+    pub(super) name: String,
+    pub(super) registry: Option<AnyRegistry>,
+    pub(super) bind: String,
+    pub(super) advertise: Option<String>,
+    pub(super) allow_loopback: bool,
+    pub(super) version: String,
+    pub(super) id: Option<String>,
+    pub(super) metadata: Vec<(String, String)>,
+    pub(super) descriptor: Vec<u8>,
+    pub(super) health: bool,
+    pub(super) reflection: bool,
+    pub(super) register: Config,
+    pub(super) check: Option<AnyCheck>,
+    pub(super) drain_limit: Duration,
+    pub(super) before_start: Hooks,
+    pub(super) after_start: Hooks,
+    pub(super) before_stop: Hooks,
+    pub(super) after_stop: Hooks,
+    pub(super) routes: RoutesBuilder,
+    pub(super) services: Vec<&'static str>,
+    pub(super) transport: tonic::transport::Server,
 }
 
 impl Builder {
@@ -191,13 +180,14 @@ impl Builder {
         self
     }
 
-    /// How long calls in flight may take once it no longer accepts: 30 s. Then they are cut. It bounds the stop hooks too.
+    /// Maximum time for calls in flight to finish once the server no longer accepts: 30 s. Then they are aborted. The hooks before the stop
+    /// together have as long, and so have those after it.
     pub fn drain_limit(mut self, limit: Duration) -> Self {
         self.drain_limit = limit;
         self
     }
 
-    /// Runs before anything is bound. An error ends the start.
+    /// Runs before anything is bound. An error or a panic ends the start.
     pub fn before_start<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -207,7 +197,8 @@ impl Builder {
         self
     }
 
-    /// Runs once it serves; the registration may still be on its way. An error stops the server, in order.
+    /// Runs once the server serves; the registration may still be on its way. An error or a panic stops the server, in order. A signal
+    /// aborts the hook, and stops the server in order too.
     pub fn after_start<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -217,7 +208,8 @@ impl Builder {
         self
     }
 
-    /// Runs when it is told to stop, before it leaves the registry. An error is logged.
+    /// Runs when the server is ordered to stop, before it leaves the registry. An error, a panic, and a hook that takes longer than the
+    /// drain limit are logged, and the stop continues.
     pub fn before_stop<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -227,7 +219,8 @@ impl Builder {
         self
     }
 
-    /// Runs when all calls are finished. An error is logged. Passed over when what was in flight had to be cut.
+    /// Runs when all calls are finished, or were aborted. An error, a panic, and a hook that takes longer than the drain limit (1 s after a
+    /// second stop) are logged.
     pub fn after_stop<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -255,138 +248,6 @@ impl Builder {
         self.routes.add_service(service);
         self.services.push(S::NAME);
         self
-    }
-
-    /// Serves until SIGTERM or SIGINT, and then until what is in flight is finished; a second signal stops at once.
-    ///
-    /// # Errors
-    /// As [`start`](Builder::start), and [`Error::Signals`].
-    ///
-    /// # Cancel safety
-    /// Dropped, the server is cut, as a dropped [`Running`].
-    pub async fn serve(self) -> Result<(), Error> {
-        let mut signals = Signals::listen().map_err(Error::Signals)?;
-        let mut running = tokio::select! {
-            started = self.start() => started?,
-            () = signals.next() => return Ok(()),
-        };
-        loop {
-            tokio::select! {
-                result = running.wait() => return result,
-                () = signals.next() => running.stop(),
-            }
-        }
-    }
-
-    /// Binds, serves, and begins to register; returns when it serves. A registry out of reach delays nothing: it is retried for ever.
-    ///
-    /// # Errors
-    /// See [`Error`]: settings that cannot work, an address that cannot be had, a hook that failed.
-    ///
-    /// # Cancel safety
-    /// Dropped half-way, nothing is left.
-    pub async fn start(mut self) -> Result<Running, Error> {
-        let registry = self.registry.clone().ok_or_else(|| Error::NoRegistry { service: self.name.clone() })?;
-        let endpoints = describe::endpoints(&self.descriptor).map_err(|error| Error::Descriptor(error.into()))?;
-        self.before_start.run().await?;
-        let bind = |source| Error::Bind { address: self.bind.clone(), source };
-        let listener = TcpListener::bind(&self.bind).await.map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        let node = self.node(&registry, address)?;
-        let (name, advertised, node_id) = (self.name.clone(), node.address.clone(), node.id.clone());
-        let service = self.service(endpoints, node);
-        let mut after_start = std::mem::replace(&mut self.after_start, Hooks::new("after_start"));
-        let (orders, order) = watch::channel(Order::Serve);
-        let run = self.run(registry, service, listener, order).await?;
-        let (registration, state) = (Arc::downgrade(&run.registration), run.registration.watch());
-        let mut task = JoinSet::new();
-        task.spawn(run.run());
-        let mut running = Running { name, address, advertised, node_id, orders, registration, state, task };
-        if let Err(error) = after_start.run().await {
-            running.stop();
-            running.wait().await?;
-            return Err(error);
-        }
-        Ok(running)
-    }
-
-    fn node(&self, registry: &AnyRegistry, bound: SocketAddr) -> Result<Node, Error> {
-        let loopback = self.allow_loopback || registry.options().on_this_host;
-        let address = advertised(self.advertise.as_deref(), bound, loopback, outbound)?;
-        let mut node = match &self.id {
-            Some(id) => Node::with_id(&self.name, id, address),
-            None => Node::new(&self.name, address),
-        };
-        node.metadata = self.metadata.iter().cloned().collect::<Metadata>();
-        for key in [keys::PROTOCOL, "server", "transport"] {
-            node.metadata.insert(key, "grpc");
-        }
-        node.metadata.insert("registry", registry.name());
-        Ok(node)
-    }
-
-    fn service(&self, endpoints: Vec<Endpoint>, node: Node) -> Service {
-        let nodes = NilableVec::from(vec![node]);
-        Service {
-            version: self.version.clone(),
-            endpoints: NilableVec::from(endpoints),
-            nodes,
-            ..Service::new(self.name.clone())
-        }
-    }
-
-    async fn run(
-        mut self,
-        registry: AnyRegistry,
-        service: Service,
-        listener: TcpListener,
-        orders: watch::Receiver<Order>,
-    ) -> Result<Run, Error> {
-        let health = self.add_health().await;
-        self.add_reflection()?;
-        let mut registration = Registration::builder(registry, service).config(self.register);
-        if let Some(check) = self.check {
-            registration = registration.check(check);
-        }
-        Ok(Run {
-            transport: self.transport,
-            routes: self.routes.routes().prepare(),
-            listener,
-            orders,
-            registration: Arc::new(registration.start().map_err(Error::Registration)?),
-            health,
-            before_stop: self.before_stop,
-            after_stop: self.after_stop,
-            drain_limit: self.drain_limit,
-        })
-    }
-
-    async fn add_health(&mut self) -> Option<Health> {
-        if !self.health {
-            return None;
-        }
-        let (reporter, service) = tonic_health::server::health_reporter();
-        self.routes.add_service(service);
-        let health = Health::new(reporter, self.services.clone());
-        health.serving().await;
-        Some(health)
-    }
-
-    fn add_reflection(&mut self) -> Result<(), Error> {
-        if !self.reflection {
-            return Ok(());
-        }
-        let builder = || {
-            let mut builder = tonic_reflection::server::Builder::configure();
-            if self.health {
-                builder = builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-            }
-            builder.register_encoded_file_descriptor_set(&self.descriptor)
-        };
-        let v1 = builder().build_v1().map_err(|error| Error::Descriptor(error.into()))?;
-        let v1alpha = builder().build_v1alpha().map_err(|error| Error::Descriptor(error.into()))?;
-        self.routes.add_service(v1).add_service(v1alpha);
-        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
-//! Accepted connections that can be cut. tonic serves each in a task that it spawns and never aborts, so the way to end one is to fail
-//! its reads and writes.
+//! Accepted connections that can be aborted. tonic serves each in a task that it spawns and never aborts, so the way to end one is to
+//! fail its reads and writes.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -19,47 +19,47 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 /// How long the listener rests after a failed accept, such as for want of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
-/// Cuts all connections of one server: when told to, or when dropped.
+/// Aborts all connections of one server: when ordered to, or when dropped.
 #[derive(Debug, Default)]
-pub(super) struct Cutter(Arc<Line>);
+pub(super) struct ConnectionGuard(Arc<Shared>);
 
-/// What a server's connections share.
+/// State shared by a server's connections.
 #[derive(Debug, Default)]
-struct Line {
-    cut: AtomicBool,
+struct Shared {
+    aborted: AtomicBool,
     wake: Notify,
     open: AtomicUsize,
 }
 
-impl Cutter {
-    /// Ends every connection, now; returns how many were open.
-    pub(super) fn cut(&self) -> usize {
-        self.0.cut.store(true, Ordering::SeqCst);
+impl ConnectionGuard {
+    /// Ends every connection, now; returns the number that were open.
+    pub(super) fn abort(&self) -> usize {
+        self.0.aborted.store(true, Ordering::SeqCst);
         self.0.wake.notify_waiters();
         self.0.open.load(Ordering::SeqCst)
     }
 
-    /// The connections that `listener` accepts, each under this cutter.
+    /// Returns the connections that `listener` accepts, each under this guard.
     pub(super) fn incoming(&self, listener: TcpListener) -> Incoming {
-        Incoming { listener, line: Arc::clone(&self.0), rest: None }
+        Incoming { listener, shared: Arc::clone(&self.0), rest: None }
     }
 }
 
-impl Drop for Cutter {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.cut();
+        self.abort();
     }
 }
 
-impl Line {
-    fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::SeqCst)
+impl Shared {
+    fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::SeqCst)
     }
 
-    async fn until_cut(self: Arc<Self>) {
+    async fn until_aborted(self: Arc<Self>) {
         let mut woken = std::pin::pin!(self.wake.notified());
         woken.as_mut().enable();
-        if !self.is_cut() {
+        if !self.is_aborted() {
             woken.await;
         }
     }
@@ -68,7 +68,7 @@ impl Line {
 /// The stream of accepted connections; it never ends, and rests after an error.
 pub(super) struct Incoming {
     listener: TcpListener,
-    line: Arc<Line>,
+    shared: Arc<Shared>,
     rest: Option<Pin<Box<Sleep>>>,
 }
 
@@ -82,7 +82,7 @@ impl Stream for Incoming {
                 self.rest = None;
             }
             match ready!(self.listener.poll_accept(cx)) {
-                Ok((stream, _)) => return Poll::Ready(Some(Ok(Connection::new(stream, &self.line)))),
+                Ok((stream, _)) => return Poll::Ready(Some(Ok(Connection::new(stream, &self.shared)))),
                 Err(error) => {
                     tracing::debug!(%error, "accepting failed");
                     self.rest = Some(Box::pin(sleep(ACCEPT_REST)));
@@ -95,30 +95,30 @@ impl Stream for Incoming {
 /// One accepted connection.
 pub(super) struct Connection {
     stream: TcpStream,
-    line: Arc<Line>,
-    until_cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    shared: Arc<Shared>,
+    until_aborted: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, line: &Arc<Line>) -> Self {
+    fn new(stream: TcpStream, shared: &Arc<Shared>) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY refused");
         }
-        line.open.fetch_add(1, Ordering::SeqCst);
-        Self { stream, line: Arc::clone(line), until_cut: Box::pin(Arc::clone(line).until_cut()) }
+        shared.open.fetch_add(1, Ordering::SeqCst);
+        Self { stream, shared: Arc::clone(shared), until_aborted: Box::pin(Arc::clone(shared).until_aborted()) }
     }
 
-    /// Runs `io` unless the line is cut, and wakes for the cut while `io` is pending.
+    /// Runs `io` unless the connection is aborted, and wakes for that while `io` is pending.
     fn poll_io<T>(
         &mut self,
         cx: &mut Context<'_>,
         io: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.line.is_cut() {
+        if self.shared.is_aborted() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let polled = io(Pin::new(&mut self.stream), cx);
-        if polled.is_pending() && self.until_cut.as_mut().poll(cx).is_ready() {
+        if polled.is_pending() && self.until_aborted.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         polled
@@ -127,7 +127,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.line.open.fetch_sub(1, Ordering::SeqCst);
+        self.shared.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -1,11 +1,15 @@
-//! What the user wants done around start and stop.
+//! Code of the user that runs around start and stop. Each hook runs in a task of its own: one that panics, hangs or blocks its thread
+//! ends only itself.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
+use tracing::Instrument;
+use waypost_core::panics::Panicked;
 
 use super::Error;
 
@@ -24,6 +28,11 @@ impl Hooks {
         Self { name, hooks: Vec::new() }
     }
 
+    /// Takes the hooks out, and leaves none.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.name))
+    }
+
     pub(super) fn push<H, F>(&mut self, hook: H)
     where
         H: FnOnce() -> F + Send + 'static,
@@ -32,27 +41,44 @@ impl Hooks {
         self.hooks.push(Box::new(|| Box::pin(hook())));
     }
 
-    /// Runs them; the first that fails ends it.
-    pub(super) async fn run(&mut self) -> Result<(), Error> {
-        for hook in self.hooks.drain(..) {
-            hook().await.map_err(|source| Error::Hook { hook: self.name, source })?;
+    /// Runs all hooks; the first that fails or panics ends it. Dropped, it aborts the hook under way.
+    pub(super) async fn run(self) -> Result<(), Error> {
+        for hook in self.hooks {
+            run(hook).await.map_err(|source| Error::Hook { hook: self.name, source })?;
         }
         Ok(())
     }
 
-    /// Runs them all within `limit`; what fails is logged, since nothing can be undone any more.
-    pub(super) async fn run_at_the_end(&mut self, limit: Duration) {
+    /// Runs all hooks within `limit`. A failure is logged and the next hook runs, since a stop cannot be undone.
+    pub(super) async fn run_at_stop(self, limit: Duration) {
         let name = self.name;
         let all = async {
-            for hook in self.hooks.drain(..) {
-                if let Err(error) = hook().await {
-                    tracing::warn!(hook = name, %error, "a hook failed; stopping all the same");
+            for hook in self.hooks {
+                if let Err(error) = run(hook).await {
+                    tracing::warn!(hook = name, %error, "a hook failed; the stop continues");
                 }
             }
         };
         if timeout(limit, all).await.is_err() {
-            tracing::warn!(hook = name, ?limit, "a hook took too long; stopping all the same");
+            tracing::warn!(hook = name, ?limit, "a hook did not end in time and was aborted; the stop continues");
         }
+    }
+}
+
+async fn run(hook: Hook) -> Result<(), BoxError> {
+    let mut task = JoinSet::new();
+    task.spawn(async move { hook().await }.in_current_span());
+    match task.join_next().await {
+        Some(Ok(result)) => result,
+        Some(Err(error)) => Err(panicked(error)),
+        None => Ok(()),
+    }
+}
+
+fn panicked(error: JoinError) -> BoxError {
+    match error.try_into_panic() {
+        Ok(payload) => Panicked::from_payload(&*payload).into(),
+        Err(cancelled) => cancelled.into(),
     }
 }
 

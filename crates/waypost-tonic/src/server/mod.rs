@@ -11,6 +11,7 @@ mod connection;
 mod error;
 mod health;
 mod hooks;
+mod launch;
 mod run;
 mod running;
 mod signals;

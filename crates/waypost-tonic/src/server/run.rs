@@ -1,4 +1,4 @@
-//! The one task of a server: serve, drain, stop, and if need be cut.
+//! The task of a server: it serves, drains, stops, and if need be aborts what is in flight.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,25 +9,28 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
+use waypost_core::panics::contain_future;
 use waypost_core::registrar::Registration;
+use waypost_core::registry;
 
 use super::Error;
-use super::connection::Cutter;
+use super::connection::ConnectionGuard;
 use super::health::Health;
 use super::hooks::Hooks;
 
-/// How long connections that were cut may take to end; their handlers are dropped, unless one blocks its thread.
-const CUT_LIMIT: Duration = Duration::from_secs(1);
+/// Maximum time of each step of a stop that was ordered twice, and for aborted connections to end: their handlers are dropped, unless one
+/// blocks its thread.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
-/// What the owner wants of a server; it only ever grows.
+/// Order to a server; it only ever grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Order {
     Serve,
     Drain,
-    Cut,
+    Abort,
 }
 
-/// What the task holds.
+/// All that the task holds.
 pub(super) struct Run {
     pub(super) transport: tonic::transport::Server,
     pub(super) routes: Routes,
@@ -40,75 +43,86 @@ pub(super) struct Run {
     pub(super) drain_limit: Duration,
 }
 
-/// How serving ended.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    Drained,
-    Cut,
+/// Reason why what is in flight is aborted.
+#[derive(Clone, Copy)]
+enum Overdue {
+    DrainLimit,
+    Ordered,
 }
 
 impl Run {
-    /// Serves until ordered to stop, and stops.
+    /// Serves until ordered to stop, and stops: however serving ended, the record is taken out and the hooks of the stop run.
     ///
     /// # Errors
     /// [`Error::Serve`] if tonic gives up.
     pub(super) async fn run(self) -> Result<(), Error> {
-        let Self { transport, routes, listener, orders, registration, health, before_stop, mut after_stop, drain_limit } = self;
-        let cutter = Cutter::default();
+        let Self { transport, routes, listener, orders, registration, health, before_stop, after_stop, drain_limit } = self;
+        let drain = drain(&registration, orders.clone(), health.clone(), before_stop, drain_limit);
         let (stopping, stopped) = oneshot::channel();
-        let leave = leave(&registration, orders.clone(), health.clone(), before_stop, drain_limit);
-        let signal = wind_down(leave, orders.clone(), health.clone(), stopping);
-        let end = {
-            let serve = transport.serve_with_incoming_shutdown(routes, cutter.incoming(listener), signal);
-            let mut serve = std::pin::pin!(serve);
-            tokio::select! {
-                biased;
-                result = &mut serve => result.map(|()| End::Drained).map_err(Error::Serve),
-                why = overdue(stopped, orders, drain_limit) => {
-                    let connections = cutter.cut();
-                    tracing::warn!(connections, why, "cutting what is in flight");
-                    let _ = timeout(CUT_LIMIT, serve).await;
-                    Ok(End::Cut)
-                }
-                never = follow(health.as_ref(), &registration) => match never {},
-            }
+        let shutdown = graceful_shutdown(drain, orders.clone(), health.clone(), stopping);
+        let guard = ConnectionGuard::default();
+        let serve = transport.serve_with_incoming_shutdown(routes, guard.incoming(listener), shutdown);
+        let serve = serve_until(serve, overdue(stopped, orders.clone(), drain_limit), &guard);
+        let end = tokio::select! {
+            end = contain_future(serve) => end.unwrap_or(Err(Error::Panicked)),
+            never = follow(health.as_ref(), &registration) => match never {},
         };
-        drop(cutter);
-        if !matches!(end, Ok(End::Cut)) {
-            close(registration).await;
-            after_stop.run_at_the_end(drain_limit).await;
-        }
-        end.map(drop)
+        drop(guard);
+        let limit = if *orders.borrow() == Order::Abort { ABORT_LIMIT } else { Duration::MAX };
+        leave(&registration, limit).await;
+        after_stop.run_at_stop(drain_limit.min(limit)).await;
+        end
     }
 }
 
-/// On the order to drain: hooks, health, out of the registry, and the drain delay.
-fn leave(
+/// Drives `serve` to its end, or aborts its connections when it is `overdue`.
+async fn serve_until(
+    serve: impl Future<Output = Result<(), tonic::transport::Error>>,
+    overdue: impl Future<Output = Overdue>,
+    guard: &ConnectionGuard,
+) -> Result<(), Error> {
+    let mut serve = std::pin::pin!(serve);
+    let reason = tokio::select! {
+        biased;
+        result = &mut serve => return result.map_err(Error::Serve),
+        reason = overdue => reason,
+    };
+    let connections = guard.abort();
+    match reason {
+        Overdue::DrainLimit => tracing::warn!(connections, "the drain limit is over; aborting what is in flight"),
+        Overdue::Ordered => tracing::info!(connections, "stopped a second time; aborting what is in flight"),
+    }
+    timeout(ABORT_LIMIT, serve).await.unwrap_or(Ok(())).map_err(Error::Serve)
+}
+
+/// Waits for the order to drain; then runs the hooks, reports the server as not serving, leaves the registry, and waits for the drain
+/// delay.
+fn drain(
     registration: &Registration,
     mut orders: watch::Receiver<Order>,
     health: Option<Health>,
-    mut before_stop: Hooks,
+    before_stop: Hooks,
     limit: Duration,
 ) -> impl Future<Output = ()> + Send + 'static {
     registration.drain_on(async move {
         ordered(&mut orders, Order::Drain).await;
-        before_stop.run_at_the_end(limit).await;
+        before_stop.run_at_stop(limit).await;
         if let Some(health) = health {
             health.draining().await;
         }
     })
 }
 
-/// Resolves when the server is to stop accepting: it has left, or was ordered to cut.
-async fn wind_down(
-    leave: impl Future<Output = ()>,
+/// Resolves when the server is to stop accepting: it has drained, or was ordered to abort.
+async fn graceful_shutdown(
+    drain: impl Future<Output = ()>,
     mut orders: watch::Receiver<Order>,
     health: Option<Health>,
     stopping: oneshot::Sender<()>,
 ) {
     tokio::select! {
-        () = leave => {}
-        () = ordered(&mut orders, Order::Cut) => {}
+        () = drain => {}
+        () = ordered(&mut orders, Order::Abort) => {}
     }
     if let Some(health) = health {
         health.end().await;
@@ -117,14 +131,14 @@ async fn wind_down(
 }
 
 /// Resolves when what is in flight has had its time, with the reason.
-async fn overdue(stopped: oneshot::Receiver<()>, mut orders: watch::Receiver<Order>, limit: Duration) -> &'static str {
+async fn overdue(stopped: oneshot::Receiver<()>, mut orders: watch::Receiver<Order>, limit: Duration) -> Overdue {
     let over = async {
         let _ = stopped.await;
         sleep(limit).await;
     };
     tokio::select! {
-        () = over => "the drain limit is over",
-        () = ordered(&mut orders, Order::Cut) => "stopped twice",
+        () = over => Overdue::DrainLimit,
+        () = ordered(&mut orders, Order::Abort) => Overdue::Ordered,
     }
 }
 
@@ -142,10 +156,12 @@ async fn follow(health: Option<&Health>, registration: &Registration) -> Infalli
     std::future::pending().await
 }
 
-/// Joins a registration that has left, or takes it out if serving failed.
-async fn close(registration: Arc<Registration>) {
-    let Some(registration) = Arc::into_inner(registration) else { return };
-    if let Err(error) = registration.close().await {
-        tracing::warn!(error = %error.chain(), "left without being deregistered; the record expires by itself");
+/// Joins a registration that has left, or takes it out if it has not.
+async fn leave(registration: &Registration, limit: Duration) {
+    match timeout(limit, registration.leave()).await {
+        // A static list has no records of its own, and a registry that is closed has taken care of its records.
+        Ok(Ok(()) | Err(registry::Error::Unsupported { .. } | registry::Error::Closed)) => {}
+        Ok(Err(error)) => tracing::warn!(error = %error.chain(), "cannot deregister; the record stays until its ttl is over"),
+        Err(_) => tracing::warn!(?limit, "stopped a second time before the record is out; it stays until its ttl is over"),
     }
 }

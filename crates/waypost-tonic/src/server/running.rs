@@ -80,7 +80,12 @@ impl Running {
     /// Begins to stop: leaves the registry, serves on for the drain delay, stops to accept, finishes what is in flight. Called again, it
     /// stops at once: what is in flight is cut.
     pub fn stop(&self) {
-        self.orders.send_modify(|order| *order = if *order == Order::Serve { Order::Drain } else { Order::Cut });
+        self.orders.send_modify(|order| *order = if *order == Order::Serve { Order::Drain } else { Order::Abort });
+    }
+
+    /// Orders `order`, unless more has been ordered.
+    pub(super) fn order(&self, order: Order) {
+        self.orders.send_modify(|now| *now = order.max(*now));
     }
 
     /// Waits until the server has stopped.

@@ -21,16 +21,16 @@ use waypost_tonic::server::{Builder, Error, REGISTRATION, Running, Server};
 
 use super::echo::{self, HANG, Hanging, Talk, word};
 
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
-fn config(drain_delay: Duration) -> Config {
+pub(super) fn config(drain_delay: Duration) -> Config {
     let mut config = Config::default();
     config.drain_delay = drain_delay;
     config
 }
 
 /// A parrot with a drain delay of 200 ms, to be started.
-fn builder(registry: &MemoryRegistry) -> (Builder, Hanging) {
+pub(super) fn builder(registry: &MemoryRegistry) -> (Builder, Hanging) {
     let (service, hanging) = echo::service();
     let builder = Server::builder("parrot")
         .registry(AnyRegistry::new(registry.open()))
@@ -40,22 +40,22 @@ fn builder(registry: &MemoryRegistry) -> (Builder, Hanging) {
     (builder, hanging)
 }
 
-async fn started(registry: &MemoryRegistry) -> (Running, Hanging) {
+pub(super) async fn started(registry: &MemoryRegistry) -> (Running, Hanging) {
     let (builder, hanging) = builder(registry);
     let running = builder.start().await.unwrap();
     timeout(SOON, running.registered()).await.unwrap().unwrap();
     (running, hanging)
 }
 
-async fn stopped(mut running: Running) {
+pub(super) async fn stopped(mut running: Running) {
     timeout(SOON, running.wait()).await.expect("it stops in time").unwrap();
 }
 
-async fn registered(registry: &MemoryRegistry) -> Option<Service> {
+pub(super) async fn registered(registry: &MemoryRegistry) -> Option<Service> {
     registry.get_service("parrot").await.ok().map(|mut services| services.remove(0))
 }
 
-async fn left(running: &Running) {
+pub(super) async fn left(running: &Running) {
     timeout(SOON, running.registration().wait_for(State::is_left)).await.unwrap().unwrap();
 }
 

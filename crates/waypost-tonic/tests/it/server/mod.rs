@@ -1,6 +1,7 @@
 //! The server over real sockets: in this process, and as a child that gets real signals.
 
 mod echo;
+mod hooks;
 mod lifecycle;
 #[cfg(unix)]
 mod signals;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::registrar::Config;
 use waypost_core::registry::{AnyRegistry, Event, Registry, WatchOptions};
-use waypost_tonic::server::Server;
+use waypost_tonic::server::{Builder, Server};
 
 use super::echo::{self, HANG, Talk, word};
 
@@ -35,12 +35,28 @@ fn sockets() -> usize {
 #[tokio::test]
 #[ignore = "the child of the tests below; alone it ends by itself after 20 s"]
 async fn child() {
+    run_child(|server| server).await;
+}
+
+/// The child whose `after_start` hook tells that it runs, and never ends.
+#[tokio::test]
+#[ignore = "the child of a test below; alone it ends by itself after 20 s"]
+async fn child_that_never_starts() {
+    let hook = || async {
+        tell("hook");
+        std::future::pending().await
+    };
+    run_child(|server| server.after_start(hook)).await;
+}
+
+async fn run_child(change: impl FnOnce(Builder) -> Builder) {
     let registry = MemoryRegistry::new();
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     let (service, _) = echo::service();
     let mut config = Config::default();
     config.drain_delay = Duration::from_millis(300);
     let server = Server::builder("parrot").registry(AnyRegistry::new(registry.open())).register(config).add_service(service);
+    let server = change(server);
     let _signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
     let before = (tasks(), sockets());
     let news = async {
@@ -71,8 +87,13 @@ struct Parrot {
 
 impl Parrot {
     fn start() -> Self {
+        Self::start_as("child")
+    }
+
+    fn start_as(child: &str) -> Self {
+        let child = format!("server::signals::{child}");
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "server::signals::child", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.args(["--exact", &child, "--ignored", "--nocapture", "--test-threads=1"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
@@ -130,6 +151,21 @@ async fn a_second_signal_stops_at_once() {
     server.signal(Signal::TERM);
     assert!(timeout(Duration::from_secs(5), talk.ends()).await.expect("cut").is_err());
     assert!(timeout(Duration::from_secs(5), hanging.join_all()).await.expect("cut").remove(0).is_err());
+    assert_eq!(server.tells("done, ").await, "0 sockets left");
+    server.ends().await;
+}
+
+#[tokio::test]
+async fn a_signal_during_the_after_start_hook_leaves_and_drains() {
+    let mut server = Parrot::start_as("child_that_never_starts");
+    let address = server.tells("ready ").await;
+    let mut client = echo::client(&address).await;
+    let mut talk = Talk::begin(&mut client).await;
+    server.signal(Signal::TERM);
+    server.tells("left").await;
+    echo::refuses(&address).await;
+    assert_eq!(talk.exchange("still here").await.unwrap(), "still here");
+    assert_eq!(talk.hang_up().await.unwrap(), None);
     assert_eq!(server.tells("done, ").await, "0 sockets left");
     server.ends().await;
 }

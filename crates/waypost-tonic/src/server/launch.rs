@@ -1,0 +1,173 @@
+//! From settings to a server that runs: bind, serve, register.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, keys};
+use waypost_core::registrar::Registration;
+use waypost_core::registry::{AnyRegistry, Registry};
+
+use super::address::{advertised, outbound};
+use super::health::Health;
+use super::hooks::Hooks;
+use super::run::{Order, Run};
+use super::signals::Signals;
+use super::{Builder, Error, Running};
+use crate::describe;
+
+impl Builder {
+    /// Serves until SIGTERM or SIGINT, and then until what is in flight is finished; a second signal stops at once.
+    ///
+    /// # Errors
+    /// As [`start`](Builder::start), and [`Error::Signals`].
+    ///
+    /// # Cancel safety
+    /// Dropped, the server is cut, as a dropped [`Running`].
+    pub async fn serve(self) -> Result<(), Error> {
+        let mut signals = Signals::listen().map_err(Error::Signals)?;
+        let (mut running, after_start) = tokio::select! {
+            launched = self.launch() => launched?,
+            () = signals.next() => return Ok(()),
+        };
+        let started = tokio::select! {
+            started = after_start.run() => Some(started),
+            end = running.wait() => return end,
+            () = signals.next() => None,
+        };
+        if !matches!(started, Some(Ok(()))) {
+            running.order(Order::Drain);
+        }
+        let end = wait_or_signals(&mut running, &mut signals, started.is_none()).await;
+        started.unwrap_or(Ok(())).and(end)
+    }
+
+    /// Binds, serves, and begins to register; returns when it serves. A registry out of reach delays nothing: it is retried for ever.
+    ///
+    /// # Errors
+    /// See [`Error`]: settings that cannot work, an address that cannot be had, a hook that failed.
+    ///
+    /// # Cancel safety
+    /// Dropped before it serves, nothing is left; dropped while an `after_start` hook runs, the server is cut, as a dropped [`Running`].
+    pub async fn start(self) -> Result<Running, Error> {
+        let (mut running, after_start) = self.launch().await?;
+        if let Err(error) = after_start.run().await {
+            running.order(Order::Drain);
+            let _ = running.wait().await;
+            return Err(error);
+        }
+        Ok(running)
+    }
+
+    /// Binds, serves, and begins to register; returns the hooks that are to run then. Dropped half-way, nothing is left.
+    async fn launch(mut self) -> Result<(Running, Hooks), Error> {
+        let registry = self.registry.clone().ok_or_else(|| Error::NoRegistry { service: self.name.clone() })?;
+        let endpoints = describe::endpoints(&self.descriptor).map_err(|error| Error::Descriptor(error.into()))?;
+        self.before_start.take().run().await?;
+        let bind = |source| Error::Bind { address: self.bind.clone(), source };
+        let listener = TcpListener::bind(&self.bind).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let node = self.node(&registry, address)?;
+        let (name, advertised, node_id) = (self.name.clone(), node.address.clone(), node.id.clone());
+        let service = self.service(endpoints, node);
+        let after_start = self.after_start.take();
+        let (orders, order) = watch::channel(Order::Serve);
+        let run = self.run(registry, service, listener, order).await?;
+        let (registration, state) = (Arc::downgrade(&run.registration), run.registration.watch());
+        let mut task = JoinSet::new();
+        task.spawn(run.run());
+        Ok((Running { name, address, advertised, node_id, orders, registration, state, task }, after_start))
+    }
+
+    fn node(&self, registry: &AnyRegistry, bound: SocketAddr) -> Result<Node, Error> {
+        let loopback = self.allow_loopback || registry.options().on_this_host;
+        let address = advertised(self.advertise.as_deref(), bound, loopback, outbound)?;
+        let mut node = match &self.id {
+            Some(id) => Node::with_id(&self.name, id, address),
+            None => Node::new(&self.name, address),
+        };
+        node.metadata = self.metadata.iter().cloned().collect::<Metadata>();
+        for key in [keys::PROTOCOL, "server", "transport"] {
+            node.metadata.insert(key, "grpc");
+        }
+        node.metadata.insert("registry", registry.name());
+        Ok(node)
+    }
+
+    fn service(&self, endpoints: Vec<Endpoint>, node: Node) -> Service {
+        let nodes = NilableVec::from(vec![node]);
+        Service {
+            version: self.version.clone(),
+            endpoints: NilableVec::from(endpoints),
+            nodes,
+            ..Service::new(self.name.clone())
+        }
+    }
+
+    async fn run(
+        mut self,
+        registry: AnyRegistry,
+        service: Service,
+        listener: TcpListener,
+        orders: watch::Receiver<Order>,
+    ) -> Result<Run, Error> {
+        let health = self.add_health().await;
+        self.add_reflection()?;
+        let mut registration = Registration::builder(registry, service).config(self.register);
+        if let Some(check) = self.check {
+            registration = registration.check(check);
+        }
+        Ok(Run {
+            transport: self.transport,
+            routes: self.routes.routes().prepare(),
+            listener,
+            orders,
+            registration: Arc::new(registration.start().map_err(Error::Registration)?),
+            health,
+            before_stop: self.before_stop,
+            after_stop: self.after_stop,
+            drain_limit: self.drain_limit,
+        })
+    }
+
+    async fn add_health(&mut self) -> Option<Health> {
+        if !self.health {
+            return None;
+        }
+        let (reporter, service) = tonic_health::server::health_reporter();
+        self.routes.add_service(service);
+        let health = Health::new(reporter, self.services.clone());
+        health.serving().await;
+        Some(health)
+    }
+
+    fn add_reflection(&mut self) -> Result<(), Error> {
+        if !self.reflection {
+            return Ok(());
+        }
+        let builder = || {
+            let mut builder = tonic_reflection::server::Builder::configure();
+            if self.health {
+                builder = builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            }
+            builder.register_encoded_file_descriptor_set(&self.descriptor)
+        };
+        let v1 = builder().build_v1().map_err(|error| Error::Descriptor(error.into()))?;
+        let v1alpha = builder().build_v1alpha().map_err(|error| Error::Descriptor(error.into()))?;
+        self.routes.add_service(v1).add_service(v1alpha);
+        Ok(())
+    }
+}
+
+/// Waits until the server has stopped; a signal stops it, and one more while it stops aborts what is in flight.
+async fn wait_or_signals(running: &mut Running, signals: &mut Signals, mut signalled: bool) -> Result<(), Error> {
+    loop {
+        tokio::select! {
+            end = running.wait() => return end,
+            () = signals.next() => running.order(if signalled { Order::Abort } else { Order::Drain }),
+        }
+        signalled = true;
+    }
+}
