@@ -8,6 +8,7 @@
 mod address;
 mod builder;
 mod connection;
+mod deadline;
 mod error;
 mod health;
 mod hooks;

@@ -15,6 +15,7 @@ use waypost_core::registry;
 
 use super::Error;
 use super::connection::ConnectionGuard;
+use super::deadline::Deadlines;
 use super::health::Health;
 use super::hooks::Hooks;
 
@@ -61,7 +62,7 @@ impl Run {
         let (stopping, stopped) = oneshot::channel();
         let shutdown = graceful_shutdown(drain, orders.clone(), health.clone(), stopping);
         let guard = ConnectionGuard::default();
-        let serve = transport.serve_with_incoming_shutdown(routes, guard.incoming(listener), shutdown);
+        let serve = transport.serve_with_incoming_shutdown(Deadlines(routes), guard.incoming(listener), shutdown);
         let serve = serve_until(serve, overdue(stopped, orders.clone(), drain_limit), &guard);
         let end = tokio::select! {
             end = contain_future(serve) => end.unwrap_or(Err(Error::Panicked)),

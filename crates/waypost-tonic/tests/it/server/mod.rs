@@ -1,5 +1,6 @@
 //! The server over real sockets: in this process, and as a child that gets real signals.
 
+mod deadlines;
 mod echo;
 mod hooks;
 mod lifecycle;
