@@ -4,5 +4,6 @@ mod deadlines;
 mod echo;
 mod hooks;
 mod lifecycle;
+mod resets;
 #[cfg(unix)]
 mod signals;
