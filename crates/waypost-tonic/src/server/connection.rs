@@ -12,9 +12,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::codegen::tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use super::accept_log::AcceptLog;
 
 /// How long the listener rests after a failed accept, such as for want of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -41,7 +43,7 @@ impl ConnectionGuard {
 
     /// Returns the connections that `listener` accepts, each under this guard.
     pub(super) fn incoming(&self, listener: TcpListener) -> Incoming {
-        Incoming { listener, shared: Arc::clone(&self.0), rest: None }
+        Incoming { listener, shared: Arc::clone(&self.0), rest: None, log: AcceptLog::default() }
     }
 }
 
@@ -70,6 +72,7 @@ pub(super) struct Incoming {
     listener: TcpListener,
     shared: Arc<Shared>,
     rest: Option<Pin<Box<Sleep>>>,
+    log: AcceptLog,
 }
 
 impl Stream for Incoming {
@@ -82,14 +85,41 @@ impl Stream for Incoming {
                 self.rest = None;
             }
             match ready!(self.listener.poll_accept(cx)) {
-                Ok((stream, _)) => return Poll::Ready(Some(Ok(Connection::new(stream, &self.shared)))),
+                Ok((stream, _)) => {
+                    self.log_accepted();
+                    return Poll::Ready(Some(Ok(Connection::new(stream, &self.shared))));
+                }
+                // The peer ended its connection before it was accepted: the next may be accepted at once.
+                Err(error) if is_of_the_peer(&error) => {
+                    tracing::debug!(%error, "the peer ended a connection before it was accepted");
+                }
                 Err(error) => {
-                    tracing::debug!(%error, "accepting failed");
+                    self.log_failure(&error);
                     self.rest = Some(Box::pin(sleep(ACCEPT_REST)));
                 }
             }
         }
     }
+}
+
+impl Incoming {
+    fn log_failure(&mut self, error: &io::Error) {
+        if let Some(failures) = self.log.on_failure(Instant::now()) {
+            let address = self.listener.local_addr().ok();
+            tracing::warn!(?address, failures, %error, "cannot accept connections; retrying");
+        }
+    }
+
+    fn log_accepted(&mut self) {
+        if self.log.on_accepted() {
+            tracing::info!(address = ?self.listener.local_addr().ok(), "accepts connections again");
+        }
+    }
+}
+
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// One accepted connection.

@@ -5,6 +5,7 @@
 //! drain delay, stop to accept, finish what is in flight within the drain limit, cut what is left. This room knows tonic's transport
 //! and the registrar, and never a balancer or a backend.
 
+mod accept_log;
 mod address;
 mod builder;
 mod connection;

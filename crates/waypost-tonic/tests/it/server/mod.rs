@@ -4,6 +4,8 @@ mod deadlines;
 mod echo;
 mod hooks;
 mod lifecycle;
+#[cfg(unix)]
+mod log;
 mod resets;
 #[cfg(unix)]
 mod signals;

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use super::echo::{self, HANG, Talk, word};
 const SOON: Duration = Duration::from_secs(20);
 
 /// Tells the parent something, on a line that the test harness may have begun.
-fn tell(what: &str) {
+pub(super) fn tell(what: &str) {
     println!("@{what}");
 }
 
@@ -45,6 +45,24 @@ async fn child_that_never_starts() {
     let hook = || async {
         tell("hook");
         std::future::pending().await
+    };
+    run_child(|server| server.after_start(hook)).await;
+}
+
+/// The child whose `after_start` hook uses up the descriptors at SIGUSR1, and frees them at the next. It tells what the server logs.
+#[tokio::test]
+#[ignore = "the child of a test below; alone it ends by itself after 20 s"]
+async fn child_without_descriptors() {
+    let _log = tracing::subscriber::set_default(super::log::Told);
+    let mut signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1()).unwrap();
+    let hook = || async move {
+        signal.recv().await;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(128), ..getrlimit(Resource::Nofile) })?;
+        let held: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        tell("full");
+        signal.recv().await;
+        drop(held);
+        Ok(())
     };
     run_child(|server| server.after_start(hook)).await;
 }
@@ -166,6 +184,26 @@ async fn a_signal_during_the_after_start_hook_leaves_and_drains() {
     echo::refuses(&address).await;
     assert_eq!(talk.exchange("still here").await.unwrap(), "still here");
     assert_eq!(talk.hang_up().await.unwrap(), None);
+    assert_eq!(server.tells("done, ").await, "0 sockets left");
+    server.ends().await;
+}
+
+#[tokio::test]
+async fn a_server_without_descriptors_says_so_once_and_when_it_accepts_again() {
+    let mut server = Parrot::start_as("child_without_descriptors");
+    let address = server.tells("ready ").await;
+    server.signal(Signal::USR1);
+    server.tells("full").await;
+    let waiting = tokio::net::TcpStream::connect(&address).await.unwrap();
+    assert_eq!(server.tells("log ").await, "WARN cannot accept connections; retrying");
+    // Long enough for several more failures, which have no line of their own.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.signal(Signal::USR1);
+    assert_eq!(server.tells("log ").await, "INFO accepts connections again");
+    drop(waiting);
+    assert_eq!(echo::client(&address).await.say(word("hello")).await.unwrap().into_inner().text, "hello");
+    server.signal(Signal::TERM);
+    assert_eq!(server.tells("log ").await, "INFO received a signal to stop");
     assert_eq!(server.tells("done, ").await, "0 sockets left");
     server.ends().await;
 }
