@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use waypost_core::fixed::FixedRegistry;
 use waypost_core::memory::MemoryRegistry;
+use waypost_core::registrar::Config;
 use waypost_core::registry::{AnyRegistry, Registry};
 use waypost_tonic::server::Server;
 
@@ -157,4 +158,33 @@ async fn a_registry_that_cannot_be_left_does_not_delay_the_stop() {
         assert!(took >= Duration::from_millis(200), "the drain delay: {took:?}");
         assert!(took < Duration::from_millis(700), "and nothing else: {took:?}");
     }
+}
+
+#[tokio::test]
+async fn an_unreachable_registry_delays_the_stop_by_its_timeout_once() {
+    let registry = MemoryRegistry::new();
+    let (builder, _) = builder(&registry);
+    // The memory registry's own timeout is the default one.
+    let (delay, limit) = (Duration::from_millis(200), Config::default().timeout);
+    let running = builder.register(config(delay)).start().await.unwrap();
+    running.registered().await.unwrap();
+    registry.faults().set_delay(SOON);
+    let start = Instant::now();
+    running.stop();
+    stopped(running).await;
+    let took = start.elapsed();
+    assert!(took >= delay + limit, "{took:?}");
+    assert!(took < delay + limit + Duration::from_millis(400), "{took:?}");
+}
+
+#[tokio::test]
+async fn the_drain_limit_may_be_without_end() {
+    let registry = MemoryRegistry::new();
+    let (builder, _) = builder(&registry);
+    let (count, hook) = counter();
+    let running = builder.drain_limit(Duration::MAX).before_stop(|| async { Ok(()) }).after_stop(hook).start().await.unwrap();
+    running.registered().await.unwrap();
+    running.stop();
+    stopped(running).await;
+    assert_eq!((registered(&registry).await, count.load(SeqCst)), (None, 1));
 }
