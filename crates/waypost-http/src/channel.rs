@@ -160,7 +160,7 @@ impl ServiceChannel {
     /// What the channel knows of its service now. Inside a runtime, asking starts the watch, as a call does.
     pub fn snapshot(&self) -> ChannelSnapshot {
         let members = self.members().ok();
-        let snapshot = members.as_ref().map(|members| members.pool.subscription.snapshot()).unwrap_or_default();
+        let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
         let now = now();
         let nodes = members.map(|members| members.pool.nodes(members.joined(self.subset.as_ref()), &snapshot, now));
         ChannelSnapshot {
@@ -207,7 +207,7 @@ impl ServiceChannel {
     /// What is known of the service, for errors. Costs the same for any number of nodes.
     pub(crate) fn report(&self) -> Report {
         let members = self.shared.members.load_full();
-        let snapshot = members.as_ref().map(|members| members.pool.subscription.snapshot()).unwrap_or_default();
+        let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
         let counts = members.as_ref().map(|members| members.joined(self.subset.as_ref()).counts()).unwrap_or_default();
         Report {
             service: self.shared.service.to_string(),

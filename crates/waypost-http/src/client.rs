@@ -100,10 +100,10 @@ impl Client {
                 "no Tokio runtime on this thread; call from within one",
             )
         })?;
-        let subscription = self.0.directory.subscribe(service)?;
         let config = &self.0.shared.config;
         let limits = Limits { calls: config.waiting_calls, bytes: config.waiting_bytes };
-        let pool = Arc::new(ServicePool::new(subscription, Budget::new(config.budget, Instant::now()), limits));
+        let budget = Budget::new(config.budget, Instant::now());
+        let pool = Arc::new(ServicePool::new(&self.0.directory, service, budget, limits)?);
         let task = PoolTask::new(service.as_str(), Arc::clone(&pool), self.0.shared.clone());
         let (inner, name, own) = (Arc::downgrade(&self.0), service.clone(), Arc::downgrade(&pool));
         let forget = move || Weak::upgrade(&inner).is_none_or(|inner| inner.forget(&name, &own));

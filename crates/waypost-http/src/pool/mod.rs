@@ -13,6 +13,7 @@ mod members;
 mod peer;
 mod room;
 mod share;
+mod subscription;
 mod sync;
 mod task;
 mod timers;
@@ -22,9 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use waypost_core::balance::{self, Decision, NodeView};
-use waypost_core::directory::{Snapshot, Subscription};
+use waypost_core::directory::{Directory, Snapshot};
 use waypost_core::peer::{Exclusion, LoadTable, Membership};
-use waypost_core::record::Entry;
+use waypost_core::record::{Entry, ServiceName};
+use waypost_core::registry::Error;
 
 use crate::retry::Budget;
 
@@ -32,12 +34,13 @@ use balancers::Balancers;
 pub(crate) use balancers::Joined;
 pub(crate) use peer::{PeerKey, Permit, PooledPeer};
 pub(crate) use room::{Full, Limits, Picking, Room, Wanted};
+use subscription::ServiceSubscription;
 pub(crate) use task::{PoolShared, PoolTask};
 
 /// The peers of one service, as channels and calls see them.
 #[derive(Debug)]
 pub(crate) struct ServicePool {
-    pub(crate) subscription: Subscription,
+    subscription: ServiceSubscription,
     pub(crate) budget: Budget,
     pub(crate) room: Arc<Room>,
     loads: LoadTable,
@@ -55,16 +58,25 @@ struct Used {
 }
 
 impl ServicePool {
-    pub(crate) fn new(subscription: Subscription, budget: Budget, limits: Limits) -> Self {
-        Self {
-            subscription,
+    /// The pool of `service`, without a task yet.
+    ///
+    /// # Errors
+    /// As of [`Directory::subscribe`].
+    pub(crate) fn new(directory: &Directory, service: &ServiceName, budget: Budget, limits: Limits) -> Result<Self, Error> {
+        Ok(Self {
+            subscription: ServiceSubscription::new(directory, service)?,
             budget,
             room: Arc::new(Room::new(limits)),
             loads: LoadTable::default(),
             balancers: Mutex::default(),
             peers: Mutex::default(),
             last_failure: Mutex::default(),
-        }
+        })
+    }
+
+    /// The directory's latest snapshot of the service.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.subscription.snapshot()
     }
 
     /// The balancer of a channel that picks by `config`. It is told from now on which peers are ready.

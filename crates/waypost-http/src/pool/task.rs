@@ -14,6 +14,7 @@ use waypost_core::backoff::{BackoffConfig, full_jitter};
 use waypost_core::directory::{MemberChange, Snapshot};
 use waypost_core::peer::{Exclusion, Membership};
 use waypost_core::record::Entry;
+use waypost_core::registry::Error;
 
 use super::entry::PeerEntry;
 use super::log::{Line, LineBudget};
@@ -21,6 +22,7 @@ use super::machine::{Action, ConnectionId, Event};
 use super::members::Members;
 use super::peer::PeerKey;
 use super::share::{Change, Place};
+use super::subscription::Renewal;
 use super::timers::Timers;
 use super::{ServicePool, Used, lock};
 use crate::config::Config;
@@ -116,12 +118,13 @@ impl PoolTask {
         }
     }
 
-    /// Runs until told to stop, until the directory is closed, or until no channel has used the service for the idle time and `forget`
+    /// Runs until told to stop, until the directory is closed (its task alone may end: another is started on this runtime), or until no channel has used the service for the idle time and `forget`
     /// agrees; then closes every connection.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>, forget: impl Fn() -> bool) {
         let pool = Arc::clone(&self.pool);
         let gone = Gone(Arc::clone(&pool));
-        let mut subscription = pool.subscription.clone();
+        let mut subscription = pool.subscription.reader();
+        let (mut renewal, mut renew_at) = (Renewal::default(), None);
         self.take_balancers();
         self.take_snapshot(subscription.snapshot());
         loop {
@@ -130,12 +133,22 @@ impl PoolTask {
             let idle_until = self.idle_until();
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                changed = subscription.changed() => {
-                    if !changed {
-                        break;
+                changed = subscription.changed(), if renew_at.is_none() => {
+                    if changed {
+                        self.take_snapshot(subscription.snapshot());
+                    } else {
+                        renew_at = Some(renewal.next_try(now()));
                     }
-                    self.take_snapshot(subscription.snapshot());
                 }
+                () = sleep_until(renew_at.unwrap_or_else(now)), if renew_at.is_some() => match pool.subscription.renew() {
+                    Ok(renewed) => {
+                        renewal.renewed(now());
+                        (subscription, renew_at) = (renewed, None);
+                        self.take_snapshot(subscription.snapshot());
+                    }
+                    Err(Error::Closed) => break,
+                    Err(_) => renew_at = Some(renewal.next_try(now())),
+                },
                 () = pool.room.signal.notified() => {
                     self.take_balancers();
                     self.take_looks();
@@ -224,10 +237,11 @@ impl PoolTask {
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot) {
-        let old = std::mem::replace(&mut self.snapshot, snapshot);
-        if old.generation == self.snapshot.generation && old.synced == self.snapshot.synced {
+        // Empty until the registry has answered: no word that the nodes are gone.
+        if self.snapshot.synced && !snapshot.synced {
             return;
         }
+        let old = std::mem::replace(&mut self.snapshot, snapshot);
         let snapshot = self.snapshot.clone();
         for change in snapshot.changes_since(&old) {
             self.on_member_change(&change);

@@ -9,4 +9,5 @@ mod net;
 
 mod pings;
 mod single;
+mod subscriptions;
 mod waits;

@@ -1,0 +1,79 @@
+//! What the directory tells of one service, also after the directory's task or its runtime has ended.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use waypost_core::backoff::{BackoffConfig, full_jitter};
+use waypost_core::directory::{Directory, Snapshot, Subscription};
+use waypost_core::record::ServiceName;
+use waypost_core::registry::Error;
+
+use super::lock;
+
+/// Renewals of a subscription that ends again and again back off by this.
+const RENEWAL: BackoffConfig = BackoffConfig { initial: Duration::from_millis(50), max: Duration::from_secs(2) };
+
+/// A subscription that can be renewed.
+#[derive(Debug)]
+pub(super) struct ServiceSubscription {
+    directory: Directory,
+    service: ServiceName,
+    current: Mutex<Subscription>,
+}
+
+impl ServiceSubscription {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// As of [`Directory::subscribe`].
+    pub(super) fn new(directory: &Directory, service: &ServiceName) -> Result<Self, Error> {
+        let current = Mutex::new(directory.subscribe(service)?);
+        Ok(Self { directory: directory.clone(), service: service.clone(), current })
+    }
+
+    /// Returns the latest snapshot. Needs no runtime.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        lock(&self.current).snapshot()
+    }
+
+    /// Returns a reader of its own.
+    pub(super) fn reader(&self) -> Subscription {
+        lock(&self.current).clone()
+    }
+
+    /// Subscribes again, on the runtime that this is called in. The new task goes on with the nodes of the one before.
+    ///
+    /// # Errors
+    /// As of [`Directory::subscribe`].
+    pub(super) fn renew(&self) -> Result<Subscription, Error> {
+        let renewed = self.directory.subscribe(&self.service)?;
+        *lock(&self.current) = renewed.clone();
+        Ok(renewed)
+    }
+}
+
+/// When an ended subscription is renewed.
+#[derive(Debug, Default)]
+pub(super) struct Renewal {
+    failures: u32,
+    renewed_at: Option<Instant>,
+}
+
+impl Renewal {
+    /// A subscription has ended or could not be made: returns when to try again. One that lived for twice the longest back-off ends it.
+    pub(super) fn next_try(&mut self, now: Instant) -> Instant {
+        let lived = |since: Instant| now.saturating_duration_since(since) >= RENEWAL.max * 2;
+        if self.renewed_at.take().is_some_and(lived) {
+            self.failures = 0;
+        }
+        let delay = full_jitter(&mut fastrand::Rng::new(), RENEWAL.initial, RENEWAL.max, self.failures);
+        self.failures = self.failures.saturating_add(1);
+        now + delay
+    }
+
+    /// The subscription was renewed.
+    pub(super) fn renewed(&mut self, now: Instant) {
+        self.renewed_at = Some(now);
+    }
+}
