@@ -52,6 +52,11 @@ impl Behavior {
         Self::TinyData,
     ];
 
+    /// Whether its connections act from time to time, also when nothing is sent to them.
+    pub(super) fn acts_by_itself(self) -> bool {
+        matches!(self, Self::ChangeLimits | Self::TinyData | Self::Limit(_))
+    }
+
     /// Whether its connections go on once the server is healed. The others end by RST, as those of a restarted process do.
     pub(super) fn survives_healing(self) -> bool {
         matches!(self, Self::Well | Self::ChangeLimits | Self::ReadSlowly | Self::Freeze | Self::Limit(_))

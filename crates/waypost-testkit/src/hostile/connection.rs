@@ -120,11 +120,13 @@ impl Connection {
             let limit = if let Behavior::Limit(limit) = self.behavior { limit } else { WELL_LIMIT };
             self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))]).await?;
         }
+        // A server at rest costs nothing, so that a client beside it can be measured.
+        let ticks = self.behavior.acts_by_itself();
         let mut tick = tokio::time::interval(TICK);
         loop {
             let frame = tokio::select! {
                 frame = self.next_frame() => frame?,
-                _ = tick.tick() => {
+                _ = tick.tick(), if ticks => {
                     self.on_tick().await?;
                     continue;
                 }
