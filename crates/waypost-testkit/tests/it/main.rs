@@ -2,6 +2,7 @@
 
 mod etcd;
 mod fleet;
+mod hostile;
 mod netns;
 mod paths;
 mod proxy;
