@@ -32,6 +32,7 @@ pub(super) struct Counters {
 pub struct Server {
     address: SocketAddr,
     healed: watch::Sender<bool>,
+    down: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     counters: Arc<Counters>,
     tasks: JoinSet<()>,
@@ -57,18 +58,19 @@ impl Server {
 
     fn serve(listener: TcpListener, script: Script, seed: u64) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (healed, stop) = (watch::Sender::new(false), watch::Sender::new(false));
+        let [healed, down, stop] = std::array::from_fn(|_| watch::Sender::new(false));
         let counters = Arc::<Counters>::default();
         let acceptor = Acceptor {
             script,
             rng: fastrand::Rng::with_seed(seed),
             healed: healed.subscribe(),
+            down: down.subscribe(),
             counters: Arc::clone(&counters),
             connections: JoinSet::new(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(acceptor.run(listener, stop.subscribe()));
-        Ok(Self { address, healed, stop, counters, tasks })
+        Ok(Self { address, healed, down, stop, counters, tasks })
     }
 
     /// Its address.
@@ -80,6 +82,11 @@ impl Server {
     /// those of a restarted process do.
     pub fn heal(&self) {
         self.healed.send_replace(true);
+    }
+
+    /// Closes all connections, and every new one at once, until it is up again.
+    pub fn set_down(&self, down: bool) {
+        self.down.send_replace(down);
     }
 
     /// Number of connections accepted so far.
@@ -111,6 +118,7 @@ struct Acceptor {
     script: Script,
     rng: fastrand::Rng,
     healed: watch::Receiver<bool>,
+    down: watch::Receiver<bool>,
     counters: Arc<Counters>,
     connections: JoinSet<()>,
 }
@@ -120,10 +128,17 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
+                Ok(()) = self.down.changed() => {
+                    if *self.down.borrow_and_update() {
+                        self.connections.abort_all();
+                    }
+                    continue;
+                }
                 accepted = listener.accept() => accepted,
                 Some(_) = self.connections.join_next() => continue,
             };
             match accepted {
+                Ok(_) if *self.down.borrow() => {}
                 Ok((io, _)) => self.accept(io),
                 // The process is out of descriptors; it takes time until one is free.
                 Err(_) => sleep(REST).await,

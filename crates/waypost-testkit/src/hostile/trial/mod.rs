@@ -27,7 +27,7 @@ use world::World;
 const WITHIN: Duration = Duration::from_secs(10);
 /// Interval between two looks.
 const LOOK: Duration = Duration::from_millis(20);
-/// Threads of a trial: some orders of events exist only where two tasks run at one time.
+/// Threads of a trial that has more than one.
 const WORKERS: usize = 2;
 /// Longest time for what must come to its end: calls, connections.
 const END: Duration = Duration::from_secs(5);
@@ -88,11 +88,8 @@ pub struct Verdict {
 /// The machine refuses sockets or threads.
 pub fn run(seed: u64, panics: Panics) -> Result<Verdict, Failure> {
     let plan = Plan::draw(seed, panics);
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(error.to_string()))?;
+    let mut builder = if plan.one_thread { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    let runtime = builder.worker_threads(WORKERS).enable_all().build().map_err(|error| Failure::new(error.to_string()))?;
     let found = runtime.block_on(play(&plan))?;
     Ok(Verdict { plan, found })
 }
@@ -125,13 +122,10 @@ async fn play(plan: &Plan) -> Result<Result<Passed, Vec<Defect>>, Failure> {
     subject.heal();
     world.heal();
     let mut defects = Vec::new();
-    let healed_after = match all_answer(&world, &subject).await {
-        Ok(after) => after,
-        Err(found) => {
-            defects.extend(found);
-            WITHIN
-        }
-    };
+    let healed_after = heals(&world, &subject, plan).await.unwrap_or_else(|found| {
+        defects.extend(found);
+        WITHIN
+    });
     let Ok(counted) = tokio::time::timeout(END, callers.stop()).await else {
         return Ok(Err([defects, vec![Defect::DoesNotEnd("the calls")]].concat()));
     };
@@ -146,7 +140,18 @@ async fn play(plan: &Plan) -> Result<Result<Passed, Vec<Defect>>, Failure> {
     Ok(if defects.is_empty() { Ok(passed) } else { Err(defects) })
 }
 
-/// Waits until each node has answered a call after it was healed.
+/// Waits until all answer, then again after each outage: it comes in a quiet pool, where no other event hides a lost timer. Returns the
+/// longest time.
+async fn heals(world: &World, subject: &Subject, plan: &Plan) -> Result<Duration, Vec<Defect>> {
+    let mut longest = all_answer(world, subject).await?;
+    for (index, lasts) in plan.outages.iter().enumerate() {
+        world.outage(index, *lasts).await;
+        longest = longest.max(all_answer(world, subject).await?);
+    }
+    Ok(longest)
+}
+
+/// Waits until each node has answered a call from now on.
 async fn all_answer(world: &World, subject: &Subject) -> Result<Duration, Vec<Defect>> {
     let start = Instant::now();
     let before = world.answered();

@@ -30,6 +30,10 @@ pub struct Plan {
     pub callers: usize,
     /// How long the servers misbehave.
     pub hostility: Duration,
+    /// Outages of the servers that were hostile, one after another once all are well and nothing else happens.
+    pub outages: Vec<Duration>,
+    /// Whether all run on one thread, where a connection may begin and end before anybody looks at it; otherwise on two, where tasks meet.
+    pub one_thread: bool,
 }
 
 impl Plan {
@@ -40,6 +44,7 @@ impl Plan {
         let hostile = (0..rng.usize(1..=4)).map(|_| behaviors(&mut rng)).collect::<Vec<_>>();
         let unused_nodes = *rng.choice(&[0, 200, 2_000]).unwrap_or(&0);
         let panics_percent = *rng.choice(&[0, 0, 0, 30]).unwrap_or(&0);
+        let outages = hostile.iter().map(|_| Duration::from_millis(rng.u64(50..300))).collect();
         Self {
             seed,
             servers: [well, hostile].concat(),
@@ -47,6 +52,8 @@ impl Plan {
             panics_percent: if panics == Panics::Drawn { panics_percent } else { 0 },
             callers: rng.usize(1..=4),
             hostility: Duration::from_millis(rng.u64(1_000..2_500)),
+            outages,
+            one_thread: rng.bool(),
         }
     }
 }
@@ -67,13 +74,15 @@ impl fmt::Display for Plan {
         let servers: Vec<_> = self.servers.iter().map(server).collect();
         write!(
             f,
-            "seed {}: servers [{}], {} unused nodes, {} % of dials panic, {} callers, hostile for {:?}",
+            "seed {}: servers [{}], {} unused nodes, {} % of dials panic, {} callers, hostile for {:?}, then down for {:?}, {}",
             self.seed,
             servers.join(", "),
             self.unused_nodes,
             self.panics_percent,
             self.callers,
-            self.hostility
+            self.hostility,
+            self.outages,
+            if self.one_thread { "one thread" } else { "two threads" }
         )
     }
 }

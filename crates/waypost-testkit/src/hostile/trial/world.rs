@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use waypost::MemoryRegistry;
 use waypost::record::{Node, Service, keys};
 use waypost_greeter::greeter::FILE_DESCRIPTOR_SET;
@@ -78,6 +78,14 @@ impl World {
     /// Ends the hostility of all servers.
     pub(super) fn heal(&self) {
         self.servers.iter().for_each(Server::heal);
+    }
+
+    /// Takes the server down that was the `index`th of the hostile ones, and up again.
+    pub(super) async fn outage(&self, index: usize, lasts: Duration) {
+        let server = &self.servers[self.servers.len() - 1 - index];
+        server.set_down(true);
+        sleep(lasts).await;
+        server.set_down(false);
     }
 
     /// Answers of each server so far.
