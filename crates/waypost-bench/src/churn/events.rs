@@ -1,4 +1,4 @@
-//! The CPU time of one event, with rest between two, and the time to the first answer.
+//! The CPU time of one event, in a stream of events and after a rest, and the time to the first answer.
 
 use std::time::Duration;
 
@@ -10,47 +10,66 @@ use crate::cpu::{self, Meter};
 use crate::peers::Peers;
 use crate::records::{Records, id};
 
-/// Events of each kind, fewer where they take too long.
-const EVENTS: usize = 41;
+/// Events of each kind and manner, fewer where they take too long.
+const EVENTS: usize = 101;
 const AT_MOST: Duration = Duration::from_secs(6);
 
-/// Medians, in microseconds.
+/// Medians, in microseconds: one after another, and each after a rest in which the caches went cold.
+#[derive(Debug, Default)]
 pub(super) struct Events {
     pub(super) added: f64,
     pub(super) changed: f64,
     pub(super) removed: f64,
+    pub(super) added_after_rest: f64,
+    pub(super) changed_after_rest: f64,
+    pub(super) removed_after_rest: f64,
 }
 
 pub(super) fn measure(nodes: usize, peers: &Peers) -> Result<Events> {
     one_thread()?.block_on(async {
         let scene = Scene::new(nodes, peers)?;
         let _channel = scene.connected().await?;
-        let meter = Meter::new().await;
-        let json = |node: &str, round: &str| scene.records.json(node, &scene.address, &[("round", round)]);
-        let mut put = Vec::new();
+        let run = Run { scene: &scene, nodes, meter: Meter::new().await };
+        let [added_after_rest, changed_after_rest, removed_after_rest] = run.events(true).await?;
+        let [added, changed, removed] = run.events(false).await?;
+        scene.client.close().await;
+        Ok(Events { added, changed, removed, added_after_rest, changed_after_rest, removed_after_rest })
+    })
+}
+
+struct Run<'a> {
+    scene: &'a Scene,
+    nodes: usize,
+    meter: Meter,
+}
+
+impl Run<'_> {
+    /// Adds nodes, changes nodes of the first generation, spread over all of them, and removes what was added.
+    async fn events(&self, rested: bool) -> Result<[f64; 3]> {
+        let round = if rested { "1" } else { "2" };
+        let added = self.puts(rested, round, |number| id(number, 1)).await?;
+        let changed = self.puts(rested, round, |number| id(number * self.nodes / EVENTS, 0)).await?;
         let mut costs = Vec::new();
         for number in rounds() {
-            let node = id(number, 1);
-            let record = json(&node, "0");
-            costs.push(meter.cost(|| scene.registry.put(&Records::key(&node), record.as_bytes()).unwrap_or_default()).await);
-            put.push(node);
+            let key = Records::key(&id(number, 1));
+            let delete = || self.scene.registry.delete(&key);
+            costs.push(if rested { self.meter.after_rest(delete).await } else { self.meter.in_stream(delete).await });
         }
-        let added = micros(&costs);
-        costs.clear();
+        Ok([added, changed, micros(&costs)])
+    }
+
+    async fn puts(&self, rested: bool, round: &str, node: impl Fn(usize) -> String) -> Result<f64> {
+        let mut costs = Vec::new();
         for number in rounds() {
-            // A node of the first generation, spread over all of them.
-            let node = id(number * nodes / EVENTS, 0);
-            let record = json(&node, "1");
-            costs.push(meter.cost(|| scene.registry.put(&Records::key(&node), record.as_bytes()).unwrap_or_default()).await);
+            let node = node(number);
+            let (key, record) = (Records::key(&node), self.scene.records.json(&node, &self.scene.address, &[("round", round)]));
+            let mut put = Ok(());
+            let work = || put = self.scene.registry.put(&key, record.as_bytes());
+            costs.push(if rested { self.meter.after_rest(work).await } else { self.meter.in_stream(work).await });
+            put?;
         }
-        let changed = micros(&costs);
-        costs.clear();
-        for node in put {
-            costs.push(meter.cost(|| scene.registry.delete(&Records::key(&node))).await);
-        }
-        scene.client.close().await;
-        Ok(Events { added, changed, removed: micros(&costs) })
-    })
+        Ok(micros(&costs))
+    }
 }
 
 /// Counts up to the number of events, or until they have taken too long.

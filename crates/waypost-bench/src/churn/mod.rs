@@ -17,13 +17,15 @@ use crate::options::Options;
 use crate::peers::Peers;
 
 const NODES: [u64; 4] = [100, 1_000, 10_000, 100_000];
-/// Bounds of issue 8: one event at 10 000 and at 100 000 nodes, a rolling replacement of 10 000, back-off of 100 among 10 000, bytes at
+/// Bounds: one event at 10 000 and at 100 000 nodes, a rolling replacement of 10 000, back-off of 100 among 10 000, bytes at
 /// 100 000.
-const LIMITS: [(&str, u64, f64); 7] = [
+const LIMITS: [(&str, u64, f64); 9] = [
     ("added_us", 10_000, 50.0),
     ("changed_us", 10_000, 50.0),
     ("removed_us", 10_000, 50.0),
     ("added_us", 100_000, 100.0),
+    ("changed_us", 100_000, 100.0),
+    ("removed_us", 100_000, 100.0),
     ("rolling_s", 10_000, 3.0),
     ("backoff_percent", 10_000, 1.0),
     ("idle_bytes", 100_000, 400.0),
@@ -54,6 +56,9 @@ fn measure(nodes: usize, seconds: u64) -> Result<Value> {
         "added_us": rounded(events.added),
         "changed_us": rounded(events.changed),
         "removed_us": rounded(events.removed),
+        "added_after_rest_us": rounded(events.added_after_rest),
+        "changed_after_rest_us": rounded(events.changed_after_rest),
+        "removed_after_rest_us": rounded(events.removed_after_rest),
         "rolling_s": rounded(rolling.seconds),
         "rolling_share": rounded(rolling.share),
         "backoff_percent": rounded(backoff),

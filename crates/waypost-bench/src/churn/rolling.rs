@@ -6,14 +6,12 @@ use waypost::record::keys;
 use waypost_testkit::report::{Result, one_thread};
 
 use super::scene::Scene;
-use crate::cpu::{rest, thread_cpu};
+use crate::cpu::{rest, thread_cpu, turns};
 use crate::peers::Peers;
 use crate::records::{Records, id};
 
 /// Where the replacement costs more, it is cut short, and the rest is taken to cost the same.
 const AT_MOST: Duration = Duration::from_secs(20);
-/// Turns that the client's tasks get after each event: an event passes from task to task.
-const TURNS: usize = 12;
 
 pub(super) struct Rolling {
     /// CPU time of replacing all nodes.
@@ -54,10 +52,4 @@ async fn replace(scene: &Scene, number: usize) -> Result<Duration> {
     scene.registry.put(&new_key, created.as_bytes())?;
     turns().await;
     Ok(thread_cpu() - start)
-}
-
-async fn turns() {
-    for _ in 0..TURNS {
-        tokio::task::yield_now().await;
-    }
 }

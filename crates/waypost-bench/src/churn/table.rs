@@ -6,10 +6,13 @@ use serde_json::Value;
 use waypost_testkit::report::Result;
 
 /// Figures in their order: key, heading.
-const COLUMNS: [(&str, &str); 9] = [
+const COLUMNS: [(&str, &str); 12] = [
     ("added_us", "one node added, CPU us"),
     ("changed_us", "one node changed, CPU us"),
     ("removed_us", "one node removed, CPU us"),
+    ("added_after_rest_us", "one node added after a rest of 15 ms (cold caches), CPU us"),
+    ("changed_after_rest_us", "one node changed after a rest, CPU us"),
+    ("removed_after_rest_us", "one node removed after a rest, CPU us"),
     ("rolling_s", "all nodes replaced, CPU s"),
     ("backoff_percent", "100 unreachable at rest, % of a core"),
     ("idle_bytes", "bytes a node, no channel"),
