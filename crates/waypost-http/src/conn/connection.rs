@@ -50,6 +50,8 @@ pub(crate) struct Connection {
 pub(super) struct State {
     pub(super) wake: Notify,
     pub(super) streams: AtomicUsize,
+    /// Most streams at one time since [`Connection::take_peak`].
+    peak: AtomicUsize,
     pub(super) limit: AtomicUsize,
     pub(super) draining: AtomicBool,
     liveness: AtomicU8,
@@ -102,7 +104,16 @@ impl Connection {
             return None;
         }
         let limit = self.limit();
-        self.state.streams.fetch_update(SeqCst, SeqCst, |n| (n < limit).then_some(n + 1)).ok()
+        let before = self.state.streams.fetch_update(SeqCst, SeqCst, |n| (n < limit).then_some(n + 1)).ok()?;
+        if before >= self.state.peak.load(Relaxed) {
+            self.state.peak.fetch_max(before + 1, Relaxed);
+        }
+        Some(before)
+    }
+
+    /// Returns the most streams that were in use at one time since this was last asked.
+    pub(crate) fn take_peak(&self) -> usize {
+        self.state.peak.swap(self.streams(), Relaxed)
     }
 
     /// Gives a permit back. Sequentially consistent, so that a queue of waiters that is looked at next is seen in order.

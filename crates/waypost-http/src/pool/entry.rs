@@ -1,5 +1,6 @@
 //! One node in use, and all that is done about it.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,11 +15,12 @@ use waypost_core::record::{Address, Entry};
 
 use super::log::NodeLog;
 use super::machine::{ConnectionId, Desired, Reconnect};
-use super::peer::{BUSY, PeerKey, PooledPeer};
+use super::peer::{BUSY, PeerKey, PooledPeer, nearly_full};
 use super::share::Place;
+use super::surplus::{Carried, Surplus};
 use super::{PoolShared, ServicePool};
 use crate::conn::connect::AddressPolicy;
-use crate::conn::{Connection, EnhanceYourCalm};
+use crate::conn::{Connection, EnhanceYourCalm, Liveness};
 
 /// A node that was connected keeps its place in the share for so long after it was lost.
 const PLACE_KEPT: Duration = Duration::from_secs(5);
@@ -47,6 +49,7 @@ pub(super) struct PeerEntry {
     /// When the node was last usable, if it ever was.
     usable_until: Option<Instant>,
     shared: Vec<Arc<Connection>>,
+    surplus: Surplus,
 }
 
 impl PeerEntry {
@@ -76,6 +79,7 @@ impl PeerEntry {
             judgements: Judgements::default(),
             usable_until: None,
             shared: Vec::new(),
+            surplus: Surplus::default(),
         }
     }
 
@@ -92,9 +96,9 @@ impl PeerEntry {
     /// Copies the machine's ready connections to where calls see them.
     pub(super) fn share_connections(&mut self) {
         let same = self.machine.ready().count() == self.shared.len()
-            && self.machine.ready().zip(&self.shared).all(|(a, b)| Arc::ptr_eq(a, b));
+            && self.machine.ready().zip(&self.shared).all(|((_, a), b)| Arc::ptr_eq(a, b));
         if !same {
-            self.shared = self.machine.ready().cloned().collect();
+            self.shared = self.machine.ready().map(|(_, connection)| Arc::clone(connection)).collect();
             self.pooled.connections.store(Arc::new(self.shared.clone()));
         }
     }
@@ -143,14 +147,14 @@ impl PeerEntry {
     /// When to look at the node even if nothing happens. It may be past; then it is due.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let place = self.kept_until().filter(|until| self.exclusion.is_some() && *until > now);
-        [self.machine.next_wake(), place].into_iter().flatten().min()
+        [self.machine.next_wake(), place, self.surplus.next_wake()].into_iter().flatten().min()
     }
 
     /// Number of connections that are of use, where `ready` peers share the load.
     pub(super) fn target(&self, ready: usize) -> usize {
         let connections = &self.shared;
         let all = |is: &dyn Fn(&Arc<Connection>) -> bool| !connections.is_empty() && connections.iter().all(is);
-        let most = if all(&|c| c.limit() > 0 && (c.streams() >= c.limit() / 4 * 3 || !c.has_room())) {
+        let most = if all(&|c| c.limit() > 0 && (c.streams() >= nearly_full(c.limit()) || !c.has_room())) {
             CONNECTIONS_AT_MOST
         } else if all(&|c| c.streams() >= BUSY) {
             CONNECTIONS_IN_ALL.div_ceil(ready.max(1))
@@ -158,6 +162,22 @@ impl PeerEntry {
             0
         };
         if connections.len() < most { connections.len() + 1 } else { connections.len() }
+    }
+
+    /// Returns the connection to be drained, if one fewer has been enough for a while: one that does not answer, or the least busy.
+    pub(super) fn surplus(&mut self, now: Instant) -> Option<ConnectionId> {
+        let ready = || self.machine.ready().map(|(_, connection)| connection);
+        let carried = || Carried {
+            peak: ready().map(|connection| connection.take_peak()).sum(),
+            busy: ready().map(|connection| BUSY.min(nearly_full(connection.limit()))).min().unwrap_or(BUSY),
+        };
+        if !self.surplus.look(now, ready().count(), carried) {
+            return None;
+        }
+        let least = |(id, connection): &(ConnectionId, &Arc<Connection>)| {
+            (connection.liveness() == Liveness::Alive, connection.streams(), Reverse(*id))
+        };
+        self.machine.ready().min_by_key(least).map(|(id, _)| id)
     }
 
     /// Copies the factor on the times of this peer to where calls see it; returns it for new connections.
@@ -173,12 +193,12 @@ impl PeerEntry {
 
     /// Asks whether connections that were idle still live.
     pub(super) fn prove(&self) {
-        self.machine.ready().for_each(|connection| connection.prove());
+        self.machine.ready().for_each(|(_, connection)| connection.prove());
     }
 
     /// Returns true if a ready connection was idle for so long that it is to be proven.
     pub(super) fn needs_proof(&self, now: Instant) -> bool {
-        self.machine.ready().any(|connection| connection.needs_proof(now))
+        self.machine.ready().any(|(_, connection)| connection.needs_proof(now))
     }
 
     /// Returns true if no connection is ready after a connect failed.

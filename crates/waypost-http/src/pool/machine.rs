@@ -50,6 +50,8 @@ pub(crate) enum Event<C> {
     GoAway(ConnectionId),
     /// A ready connection stopped or began again to answer.
     Liveness(ConnectionId, Liveness),
+    /// One ready connection more than is of use; the last one stays.
+    Surplus(ConnectionId),
     /// The connection is closed, or never was established.
     Ended(ConnectionId),
     /// Time has passed.
@@ -117,6 +119,7 @@ impl<C: Clone> Reconnect<C> {
                 self.set(id, Phase::Draining);
             }
             Event::Liveness(id, liveness) => self.set_liveness(id, liveness),
+            Event::Surplus(id) => return self.drain_surplus(id),
             Event::Ended(id) => {
                 self.note_end(now, id);
                 self.connections.retain(|(other, _)| *other != id);
@@ -170,6 +173,19 @@ impl<C: Clone> Reconnect<C> {
         let delay = full_jitter(&mut self.rng, self.config.backoff.initial, max, self.failures);
         self.retry_at = now.checked_add(delay);
         self.failures = self.failures.saturating_add(1);
+    }
+
+    fn drain_surplus(&mut self, surplus: ConnectionId) -> Vec<Action<C>> {
+        let others = self.ready().filter(|(id, _)| *id != surplus).count();
+        let Some(phase) = self.find(surplus) else { return Vec::new() };
+        let Phase::Ready { handle, .. } = phase else { return Vec::new() };
+        if others == 0 {
+            return Vec::new();
+        }
+        let drain = Action::Drain(handle.clone());
+        *phase = Phase::Draining;
+        self.target = others;
+        vec![drain]
     }
 
     fn drain_all(&mut self) -> Vec<Action<C>> {
@@ -240,9 +256,9 @@ impl<C: Clone> Reconnect<C> {
     }
 
     /// The ready connections.
-    pub(crate) fn ready(&self) -> impl Iterator<Item = &C> {
-        self.connections.iter().filter_map(|(_, phase)| match phase {
-            Phase::Ready { handle, .. } => Some(handle),
+    pub(crate) fn ready(&self) -> impl Iterator<Item = (ConnectionId, &C)> {
+        self.connections.iter().filter_map(|(id, phase)| match phase {
+            Phase::Ready { handle, .. } => Some((*id, handle)),
             _ => None,
         })
     }
@@ -396,6 +412,19 @@ mod tests {
         assert_eq!(machine.step(now, Event::Desired(Desired::Dropped)), [Action::Drain(0), Action::Abort(id(1))]);
         assert_eq!(machine.step(now, Event::Ready(id(1), 1)), [], "too late");
         assert_eq!(machine.connectivity(), ConnectivityState::Draining);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_surplus_connection_is_drained_and_not_replaced_and_the_last_one_stays() {
+        let (now, mut machine) = (Instant::now(), machine());
+        connected(&mut machine, now);
+        machine.step(now, Event::Target(2));
+        assert_eq!(machine.step(now, Event::Surplus(id(0))), [], "the other is not ready yet");
+        machine.step(now, Event::Ready(id(1), 1));
+        assert_eq!(machine.step(now, Event::Surplus(id(0))), [Action::Drain(0)]);
+        assert_eq!(machine.step(now, Event::Surplus(id(1))), []);
+        assert_eq!(machine.step(now, Event::Ended(id(0))), []);
+        assert_eq!(machine.ready().collect::<Vec<_>>(), [(id(1), &1)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ mod peer;
 mod room;
 mod share;
 mod subscription;
+mod surplus;
 mod sync;
 mod task;
 mod timers;

@@ -15,6 +15,11 @@ use crate::conn::Connection;
 /// Streams on each connection from which another connection is of use.
 pub(super) const BUSY: usize = 32;
 
+/// Streams on a connection with this limit from which another connection is of use.
+pub(super) fn nearly_full(limit: usize) -> usize {
+    limit / 4 * 3
+}
+
 /// A peer in the pool's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PeerKey(pub(super) u64);
@@ -82,7 +87,7 @@ impl PooledPeer {
             return None;
         }
         let streams = connection.try_acquire()?;
-        if streams >= BUSY || streams >= connection.limit() / 4 * 3 {
+        if streams >= BUSY || streams >= nearly_full(connection.limit()) {
             self.ask_for_a_look();
         }
         Some(Permit { connection: Arc::clone(connection), room: Arc::clone(&self.room) })

@@ -489,7 +489,11 @@ impl PoolTask {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.dirty = false;
         let desired = peer.desired();
+        let surplus = peer.surplus(now());
         self.step(key, Event::Desired(desired));
+        if let Some(id) = surplus {
+            self.step(key, Event::Surplus(id));
+        }
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.share_connections();
         let now = now();

@@ -1,7 +1,9 @@
 //! Services of many nodes: how many are connected, and how fast.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use waypost_core::balance::Decision;
 use waypost_core::peer::Exclusion;
 use waypost_http::{ChannelConfig, ServiceChannel};
@@ -24,13 +26,11 @@ async fn at_most_max_peers_are_connected_sixteen_at_a_time() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(count(&sender, Decision::Picked), 100);
     assert_eq!(count(&sender, Decision::Excluded(Exclusion::OutsideSubset)), 30);
-    let open = || hosts.iter().filter(|host| host.open.load(std::sync::atomic::Ordering::Relaxed) > 0).count();
+    let open = || hosts.iter().filter(|host| host.open.load(Relaxed) > 0).count();
     assert_eq!((open(), world.net.most_dials_at_once()), (100, 16));
     // One of the share leaves: another takes its place, and nobody else moves.
     let gone = sender.snapshot().nodes.into_iter().find(|node| node.decision == Decision::Picked).unwrap();
-    let dialled = |hosts: &[crate::net::Host]| -> usize {
-        hosts.iter().map(|host| host.dialled.load(std::sync::atomic::Ordering::Relaxed)).sum()
-    };
+    let dialled = |hosts: &[crate::net::Host]| -> usize { hosts.iter().map(|host| host.dialled.load(Relaxed)).sum() };
     let before = dialled(&hosts);
     world.leave(gone.id.trim_start_matches("echo-")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -66,7 +66,7 @@ async fn each_prepared_subset_has_a_share_of_its_own() {
 async fn a_service_without_channels_is_let_go_after_ten_minutes_and_found_again() {
     let world = World::new();
     let host = world.host("a").await;
-    let open = || host.open.load(std::sync::atomic::Ordering::Relaxed);
+    let open = || host.open.load(Relaxed);
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     let sender = world.sender();
@@ -81,4 +81,36 @@ async fn a_service_without_channels_is_let_go_after_ten_minutes_and_found_again(
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(tasks(), before, "the watch goes ten minutes later");
     call(&world.sender(), "/act", "hi").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_a_burst_opened_are_closed_when_it_is_over_and_no_call_is_lost() {
+    let world = World::new();
+    let host = world.host("a").await;
+    let sender = world.sender();
+    sender.ready(Duration::from_secs(1)).await.unwrap();
+    let burst = async |number: usize| {
+        let calls: Vec<_> = (0..number)
+            .map(|_| {
+                let sender = sender.clone();
+                tokio::spawn(async move { call(&sender, "/act", "wait").await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while !calls.iter().all(JoinHandle::is_finished) {
+            host.answers.notify_waiters();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap().1, 1);
+        }
+    };
+    burst(150).await;
+    let (open, dialled) = (|| host.open.load(Relaxed), host.dialled.load(Relaxed));
+    assert!(open() > 1 && open() == dialled, "{} of {dialled}", open());
+    // As many as one connection carries with ease, all the while.
+    for _ in 0..250 {
+        burst(10).await;
+    }
+    assert_eq!((open(), host.dialled.load(Relaxed)), (1, dialled));
 }
