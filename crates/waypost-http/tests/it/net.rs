@@ -198,6 +198,8 @@ pub(crate) struct HostState {
     connections: Mutex<JoinSet<()>>,
     pub(crate) dialled: AtomicUsize,
     pub(crate) open: AtomicUsize,
+    /// Connections that ended with an error.
+    pub(crate) broken: AtomicUsize,
     pub(crate) requests: AtomicUsize,
     pub(crate) resets: AtomicUsize,
     pub(crate) pings: AtomicUsize,
@@ -282,7 +284,10 @@ impl Host {
             tokio::select! {
                 request = connection.accept() => match request {
                     Some(Ok((request, respond))) => { handlers.spawn(self.clone().answer(request, respond)); }
-                    _ => break,
+                    end => {
+                        self.broken.fetch_add(usize::from(end.is_some()), Relaxed);
+                        break;
+                    }
                 },
                 () = &mut calm, if !calmed => {
                     calmed = true;
