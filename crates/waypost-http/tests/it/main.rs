@@ -4,6 +4,7 @@
 
 mod cancels;
 mod drops;
+mod idle;
 mod many;
 mod moves;
 mod net;
@@ -11,4 +12,5 @@ mod net;
 mod pings;
 mod single;
 mod subscriptions;
+mod support;
 mod waits;

@@ -191,6 +191,7 @@ pub(crate) struct HostState {
     down: watch::Sender<bool>,
     frozen: watch::Sender<bool>,
     mute: watch::Sender<bool>,
+    forgotten: AtomicUsize,
     refusing: watch::Sender<usize>,
     drain: Notify,
     calm: Notify,
@@ -231,6 +232,11 @@ impl Host {
         self.mute.send_replace(true);
     }
 
+    /// The way to it forgets the connections that there are, as a firewall does: what is sent on them is swallowed from now on.
+    pub(crate) fn forget_connections(&self) {
+        self.forgotten.fetch_add(1, Relaxed);
+    }
+
     /// It resets the next `n` requests as not looked at.
     pub(crate) fn refuse(&self, n: usize) {
         self.refusing.send_replace(n);
@@ -262,7 +268,14 @@ impl Host {
                 std::future::pending::<()>().await;
             });
         } else {
-            let io = Freezing { io: theirs, frozen: self.frozen.subscribe(), thaw: None, host: self.clone(), seen: Vec::new() };
+            let io = Freezing {
+                io: theirs,
+                frozen: self.frozen.subscribe(),
+                thaw: None,
+                forgotten: self.forgotten.load(Relaxed),
+                host: self.clone(),
+                seen: Vec::new(),
+            };
             self.connections.lock().unwrap().spawn(self.clone().serve(io));
         }
         Some(Box::new(ours))
@@ -390,12 +403,16 @@ struct Freezing {
     io: DuplexStream,
     frozen: watch::Receiver<bool>,
     thaw: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    forgotten: usize,
     host: Host,
     seen: Vec<u8>,
 }
 
 impl Freezing {
     fn poll_thawed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.host.forgotten.load(Relaxed) > self.forgotten {
+            return Poll::Pending;
+        }
         if !*self.frozen.borrow() && self.thaw.is_none() {
             return Poll::Ready(());
         }

@@ -9,18 +9,12 @@ use waypost_core::peer::Exclusion;
 use waypost_http::{FailureKind, ServiceChannel};
 
 use crate::net::{World, begin, call};
+use crate::support::all_ready;
 
 const LONG: Duration = Duration::from_secs(5);
 
 fn decision(sender: &ServiceChannel, node: usize) -> Decision {
     sender.snapshot().nodes[node].decision
-}
-
-async fn all_ready(sender: &ServiceChannel) {
-    sender.ready(LONG).await.unwrap();
-    while sender.snapshot().nodes.iter().any(|node| node.decision != Decision::Picked) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]
