@@ -10,6 +10,8 @@ mod moves;
 mod net;
 
 mod pings;
+mod raw;
+mod refusals;
 mod single;
 mod subscriptions;
 mod support;

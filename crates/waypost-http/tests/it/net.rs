@@ -25,6 +25,8 @@ use waypost_http::{
     ResponseBody, ResponseClass, ServedBy, ServiceChannel,
 };
 
+use crate::raw::{self, Script};
+
 /// The world of one test: a registry, hosts, and a client.
 pub(crate) struct World {
     pub(crate) memory: MemoryRegistry,
@@ -47,7 +49,7 @@ impl World {
 
     /// A host that serves, and is registered.
     pub(crate) async fn host(&self, name: &str) -> Host {
-        let host = self.net.host(&address_of(name));
+        let host = self.net.host_of(name);
         self.register(name).await;
         host
     }
@@ -162,9 +164,10 @@ impl Net {
         self.1.most.load(Relaxed)
     }
 
-    fn host(&self, address: &str) -> Host {
+    /// A host that is not registered.
+    pub(crate) fn host_of(&self, name: &str) -> Host {
         let host = Host::default();
-        self.0.lock().unwrap().insert(address.to_owned(), host.clone());
+        self.0.lock().unwrap().insert(address_of(name), host.clone());
         host
     }
 }
@@ -196,6 +199,7 @@ pub(crate) struct HostState {
     drain: Notify,
     calm: Notify,
     limit: Mutex<Option<u32>>,
+    script: Mutex<Option<Script>>,
     connections: Mutex<JoinSet<()>>,
     pub(crate) dialled: AtomicUsize,
     pub(crate) open: AtomicUsize,
@@ -242,6 +246,11 @@ impl Host {
         self.refusing.send_replace(n);
     }
 
+    /// From now on, its new connections do this with each request.
+    pub(crate) fn obey(&self, script: Script) {
+        *self.script.lock().unwrap() = Some(script);
+    }
+
     pub(crate) fn limit_streams(&self, limit: u32) {
         *self.limit.lock().unwrap() = Some(limit);
     }
@@ -262,7 +271,13 @@ impl Host {
             return None;
         }
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        if *self.mute.borrow() {
+        if let Some(script) = *self.script.lock().unwrap() {
+            let host = self.clone();
+            self.connections.lock().unwrap().spawn(async move {
+                // How it ends is the client's to say.
+                let _ = raw::serve(theirs, host, script).await;
+            });
+        } else if *self.mute.borrow() {
             self.connections.lock().unwrap().spawn(async move {
                 let _kept = theirs;
                 std::future::pending::<()>().await;
