@@ -388,6 +388,9 @@ impl Host {
             let _ = stream.send_trailers(trailers);
             return;
         }
+        if let Some(ms) = order.strip_prefix("begin ") {
+            tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+        }
         if order == "half" {
             let _ = stream.send_data(Bytes::from_static(b"half"), false);
             std::future::pending::<()>().await;
