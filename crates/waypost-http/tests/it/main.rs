@@ -6,6 +6,7 @@ mod cancels;
 mod drops;
 mod idle;
 mod many;
+mod mistakes;
 mod moves;
 mod net;
 

@@ -199,6 +199,7 @@ pub(crate) struct HostState {
     drain: Notify,
     calm: Notify,
     limit: Mutex<Option<u32>>,
+    header_limit: Mutex<Option<u32>>,
     script: Mutex<Option<Script>>,
     connections: Mutex<JoinSet<()>>,
     pub(crate) dialled: AtomicUsize,
@@ -255,6 +256,11 @@ impl Host {
         *self.limit.lock().unwrap() = Some(limit);
     }
 
+    /// Its new connections take headers of so many bytes, and say so.
+    pub(crate) fn limit_headers(&self, limit: u32) {
+        *self.header_limit.lock().unwrap() = Some(limit);
+    }
+
     /// Every connection says GOAWAY and finishes what it has.
     pub(crate) fn drain(&self) {
         self.drain.notify_waiters();
@@ -301,6 +307,9 @@ impl Host {
         let mut builder = server::Builder::new();
         if let Some(limit) = *self.limit.lock().unwrap() {
             builder.max_concurrent_streams(limit);
+        }
+        if let Some(limit) = *self.header_limit.lock().unwrap() {
+            builder.max_header_list_size(limit);
         }
         let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
         let mut handlers = JoinSet::new();

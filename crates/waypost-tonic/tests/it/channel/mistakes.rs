@@ -88,7 +88,17 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
         assert_eq!((error.code(), error.message()), (ours.code(), ours.message()), "message {n} of a stream");
         let node = both.ours.snapshot().nodes.remove(0);
         assert_eq!((node.failed, node.in_flight), (0, 0), "message {n} of a stream");
-    }
+    } // After the response has begun, its stream ends with the same.
+    let (sender, receiver) = tokio::sync::mpsc::channel(2);
+    sender.send(word("hi")).await.unwrap();
+    let mut client = ParrotClient::new(both.ours.clone()).max_encoding_message_size(50);
+    let mut echoed = client.talk(Received(receiver)).await.unwrap().into_inner();
+    assert_eq!(echoed.message().await.unwrap(), Some(word("hi")));
+    sender.send(large()).await.unwrap();
+    let error = echoed.message().await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (ours.code(), ours.message()), "a conversation");
+    let node = both.ours.snapshot().nodes.remove(0);
+    assert_eq!((node.failed, node.in_flight), (0, 0), "a conversation");
 }
 
 #[tokio::test]
