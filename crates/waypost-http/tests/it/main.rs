@@ -9,6 +9,7 @@ mod many;
 mod mistakes;
 mod moves;
 mod net;
+mod outcomes;
 
 mod pings;
 mod raw;

@@ -229,6 +229,11 @@ impl Host {
     /// It dies: connections break off, none is accepted.
     pub(crate) fn kill(&self) {
         self.down.send_replace(true);
+        self.break_off();
+    }
+
+    /// Its connections break off; new ones are accepted.
+    pub(crate) fn break_off(&self) {
         self.connections.lock().unwrap().abort_all();
     }
 
