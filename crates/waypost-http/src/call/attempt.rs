@@ -125,10 +125,13 @@ impl<B> Sent<B> {
 
     /// Polls for the response's headers.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, h2::Error>> {
-        match &mut self.response {
-            Some(response) => Pin::new(response).poll(cx),
-            None => Poll::Pending,
+        let Some(response) = &mut self.response else { return Poll::Pending };
+        if let Poll::Ready(head) = Pin::new(response).poll(cx) {
+            return Poll::Ready(head);
         }
+        // Its stream may be reset later, in line with others.
+        let failed = self.body.as_mut().map_or(Poll::Pending, |body| body.poll_failed(cx));
+        failed.map(|()| Err(Reason::CANCEL.into()))
     }
 
     /// Takes what goes on after the response's headers.

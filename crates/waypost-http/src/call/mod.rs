@@ -277,7 +277,7 @@ where
             Ok((response, mut stream)) => {
                 let body = self.body.take().and_then(|body| {
                     if !body.is_complete() {
-                        return Some(BodyTask::spawn(body, stream));
+                        return Some(BodyTask::spawn_paced(body, stream, Arc::clone(&connection)));
                     }
                     // What the stream refuses, the response explains.
                     let _ = body.send_whole(&mut stream);
@@ -351,10 +351,8 @@ where
 
     async fn unanswered(&mut self, sent: Sent<B>, peer: &Arc<PooledPeer>, why: Unanswered) -> Failed {
         let stale = sent.unproven && sent.connection().is_some_and(|connection| connection.needs_proof(now()));
-        // A body that failed has reset the stream: the node is not to blame.
-        if matches!(why, Unanswered::Broken(_))
-            && let Some(error) = sent.take_request_error()
-        {
+        // A body that failed resets the stream when the server can take that: the node is not to blame.
+        if let Some(error) = sent.take_request_error() {
             drop(sent.abandon(AttemptEnd::LocalMistake));
             return self.local_mistake(error);
         }

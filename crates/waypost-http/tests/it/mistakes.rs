@@ -138,3 +138,34 @@ async fn a_request_that_ends_connections_ends_no_more_than_two() {
         }
     }
 }
+
+/// The server reads nothing for a moment, and finds the beginnings and the ends of all of them.
+#[tokio::test(start_paused = true)]
+async fn bodies_that_fail_together_lose_no_call_beside_them() {
+    let world = World::new();
+    let host = world.host("a").await;
+    let sender = world.sender();
+    all_used(&sender).await;
+    let innocent = tokio::spawn({
+        let sender = sender.clone();
+        async move { call(&sender, "/act", "sleep 500").await }
+    });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    host.freeze(true);
+    let mut calls = tokio::task::JoinSet::new();
+    let tells: Vec<_> = (0..60)
+        .map(|_| {
+            let (tell, request) = failing("/act", Some("piece"));
+            let sender = sender.clone();
+            calls.spawn(async move { sender.call(request).await.map(drop).unwrap_err().kind });
+            tell
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    drop(tells);
+    assert_eq!(calls.join_all().await, [FailureKind::Request; 60]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    host.freeze(false);
+    innocent.await.unwrap().unwrap();
+    assert_eq!((host.broken.load(Relaxed), blamed(&sender)), (0, 0));
+}
