@@ -4,9 +4,11 @@
 //! response ends with an error, and leave the reason here.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, SendStream};
@@ -16,12 +18,15 @@ use tokio::task::{AbortHandle, JoinHandle, coop};
 
 use super::RequestError;
 use super::replay::ReplayBody;
+use crate::conn::{CancelledStream, Connection};
 use crate::protocol::BoxError;
 
 /// The task that sends one body on one stream. Dropped, it ends.
 pub(crate) struct BodyTask<B> {
     task: JoinHandle<ReplayBody<B>>,
     guard: BodyGuard,
+    /// Ends when the body has failed, or with the task.
+    failed: Option<oneshot::Receiver<Infallible>>,
 }
 
 /// A [`BodyTask`] whose body will not be sent again. Dropped, it ends the task.
@@ -48,13 +53,23 @@ where
 {
     /// Spawns the task on the caller's runtime. It sends the body from its start.
     pub(crate) fn spawn(body: ReplayBody<B>, stream: SendStream<Bytes>) -> Self {
+        Self::spawn_on(body, stream, None)
+    }
+
+    /// Spawns the task as [`spawn`](Self::spawn) does. If the body fails, its stream is reset when the server can take that.
+    pub(crate) fn spawn_paced(body: ReplayBody<B>, stream: SendStream<Bytes>, connection: Arc<Connection>) -> Self {
+        Self::spawn_on(body, stream, Some(connection))
+    }
+
+    fn spawn_on(body: ReplayBody<B>, stream: SendStream<Bytes>, connection: Option<Arc<Connection>>) -> Self {
         let (stop, stopped) = oneshot::channel();
         let progress = Arc::new(Progress::default());
-        let sending = Sending { stream, progress: Arc::clone(&progress), ended: false };
+        let (failing, failed) = oneshot::channel();
+        let sending = Sending { stream, connection, progress: Arc::clone(&progress), failing: Some(failing), ended: false };
         #[expect(clippy::disallowed_methods, reason = "the call owns it: dropped with the call, it is aborted")]
         let task = tokio::spawn(sending.run(body, stopped));
         let guard = BodyGuard { stop: Some(stop), abort: task.abort_handle(), progress };
-        Self { task, guard }
+        Self { task, guard, failed: Some(failed) }
     }
 }
 
@@ -62,6 +77,15 @@ impl<B> BodyTask<B> {
     /// Returns true once the whole body was handed over, or the stream takes no more of it.
     pub(crate) fn is_finished(&self) -> bool {
         self.guard.progress.finished.load(Relaxed)
+    }
+
+    /// Ready once the body has failed, maybe long before its stream is reset.
+    pub(crate) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(failed) = &mut self.failed else { return Poll::Pending };
+        let _ended = ready!(Pin::new(failed).poll(cx));
+        self.failed = None;
+        let error = self.guard.progress.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Takes the error of the body, if it ended with one.
@@ -74,7 +98,7 @@ impl<B> BodyTask<B> {
     /// # Cancel safety
     /// Dropped, it ends the task; the body is lost.
     pub(crate) async fn take_back(self) -> Option<ReplayBody<B>> {
-        let Self { task, mut guard } = self;
+        let Self { task, mut guard, failed: _ } = self;
         drop(guard.stop.take());
         task.await.ok()
     }
@@ -102,40 +126,61 @@ impl Drop for BodyGuard {
 /// The stream while a body is sent. Dropped before its end, and not by the call, it resets the stream.
 struct Sending {
     stream: SendStream<Bytes>,
+    connection: Option<Arc<Connection>>,
     progress: Arc<Progress>,
+    failing: Option<oneshot::Sender<Infallible>>,
     ended: bool,
 }
 
 impl Sending {
-    async fn run<B>(mut self, mut body: ReplayBody<B>, stopped: oneshot::Receiver<Infallible>) -> ReplayBody<B>
+    async fn run<B>(mut self, mut body: ReplayBody<B>, mut stopped: oneshot::Receiver<Infallible>) -> ReplayBody<B>
     where
         B: Body + Unpin,
         B::Error: Into<BoxError>,
     {
-        tokio::select! {
+        let error = tokio::select! {
             biased;
-            _ = stopped => {}
+            _ = &mut stopped => None,
             // What the stream refuses, the response explains.
-            _ = send_all(&mut self.stream, &mut body) => match body.take_error() {
-                Some(error) => self.fail(error),
-                None => self.progress.finished.store(true, Relaxed),
+            _ = send_all(&mut self.stream, &mut body) => {
+                let error = body.take_error();
+                self.progress.finished.store(error.is_none(), Relaxed);
+                error
+            }
+        };
+        if let Some(error) = error {
+            self.leave(error);
+            tokio::select! {
+                biased;
+                _ = &mut stopped => {}
+                () = self.may_reset() => self.stream.send_reset(Reason::CANCEL),
             }
         }
         self.ended = true;
         body
     }
 
-    /// Leaves the error first: the reset wakes the call, which then looks for it.
-    fn fail(&mut self, error: RequestError) {
+    /// Leaves the error, and then wakes the call that looks for it.
+    fn leave(&mut self, error: RequestError) {
         *self.progress.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.stream.send_reset(Reason::CANCEL);
+        self.failing = None;
+    }
+
+    /// Waits in line with the abandoned calls of the connection: many resets at once would end it.
+    async fn may_reset(&self) {
+        let Some(connection) = &self.connection else { return };
+        let (waiting, released) = oneshot::channel::<Infallible>();
+        connection.cancel(CancelledStream::new(self.stream.stream_id(), waiting));
+        // Released is dropped.
+        let _ = released.await;
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
         if !self.ended && !self.progress.released.load(Relaxed) {
-            self.fail(RequestError::BodyAborted);
+            self.leave(RequestError::BodyAborted);
+            self.stream.send_reset(Reason::CANCEL);
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Streams of abandoned calls, reset at a pace that servers accept.
+//! Streams of abandoned calls, reset only as fast as the server is known to accept streams.
 //!
 //! A server of h2 closes the connection with all its calls when more than 20 streams are reset that its application has not accepted yet.
 //! A stream whose HEADERS are still queued cannot be taken back from h2, so its reset is held instead. Streams are accepted in order: once
-//! one was answered, all before it were accepted, and their resets cost nothing. The others are paced, and held while the peer is in doubt,
-//! since a frozen server reads all of them at once when it wakes.
+//! one was answered, all before it were accepted, and their resets cost nothing. Of the others a batch is reset; the next one follows when
+//! the server has acknowledged a SETTINGS frame that was sent behind the batch. Time alone proves nothing: a server that is short of CPU
+//! reads everything that has arrived before it accepts the first stream.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -12,9 +13,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Resets of unanswered streams in one [`TICK`]: two ticks stay within the 20 that an h2 server allows.
+/// Resets of unanswered streams that are sent without a proof. One batch more than is proven stays within the 20 that an h2 server allows.
 const BATCH: usize = 10;
-const TICK: Duration = Duration::from_millis(10);
+/// Time in which a server accepts the streams that it has read when it acknowledges.
+const ACCEPTED_WITHIN: Duration = Duration::from_millis(10);
 
 /// Stream of an abandoned call: everything whose drop resets it, and the permit that it holds until then.
 pub(crate) struct CancelledStream {
@@ -39,13 +41,26 @@ impl CancelledStream {
 #[derive(Debug)]
 pub(super) struct CancelQueue<T = CancelledStream> {
     waiting: BTreeMap<u32, T>,
-    tick: Option<Instant>,
-    left: usize,
+    /// Number of streams reset since the last proof, and the highest of their ids.
+    unproven: usize,
+    highest_unproven: u32,
+    proof: Proof,
+}
+
+/// Proof that the streams that were reset have been accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Proof {
+    #[default]
+    Unasked,
+    /// A SETTINGS frame is out.
+    Asked,
+    /// It was acknowledged at this time.
+    Acknowledged(Instant),
 }
 
 impl<T> Default for CancelQueue<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), tick: None, left: BATCH }
+        Self { waiting: BTreeMap::new(), unproven: 0, highest_unproven: 0, proof: Proof::Unasked }
     }
 }
 
@@ -60,36 +75,62 @@ impl<T> CancelQueue<T> {
         self.waiting.insert(id, stream);
     }
 
-    /// Returns the streams to be reset now, where streams up to `answered` are known to be accepted.
+    /// Returns the streams to be reset now, where streams up to `answered` are known to be accepted. None of those that are not known to be
+    /// accepted while the peer is in doubt: a frozen server reads all their resets at once when it wakes.
     pub(super) fn release(&mut self, now: Instant, answered: u32, alive: bool) -> Vec<T> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
         let unanswered = self.waiting.split_off(&answered.saturating_add(1));
         let mut released: Vec<T> = std::mem::replace(&mut self.waiting, unanswered).into_values().collect();
-        if alive && !self.waiting.is_empty() {
-            self.begin_tick(now);
-            while self.left > 0
-                && let Some((_, stream)) = self.waiting.pop_first()
-            {
-                self.left -= 1;
-                released.push(stream);
-            }
+        if self.is_proven(now, answered) {
+            (self.unproven, self.highest_unproven, self.proof) = (0, 0, Proof::Unasked);
+        }
+        while alive
+            && self.unproven < BATCH
+            && let Some((id, stream)) = self.waiting.pop_first()
+        {
+            self.unproven += 1;
+            self.highest_unproven = self.highest_unproven.max(id);
+            released.push(stream);
         }
         released
     }
 
-    fn begin_tick(&mut self, now: Instant) {
-        if self.tick.is_none_or(|tick| now.saturating_duration_since(tick) >= TICK) {
-            self.tick = Some(now);
-            self.left = BATCH;
+    /// Returns whether [`release`](Self::release) would return any.
+    pub(super) fn can_release(&self, now: Instant, answered: u32, alive: bool) -> bool {
+        let Some((first, _)) = self.waiting.first_key_value() else { return false };
+        *first <= answered || alive && (self.unproven < BATCH || self.is_proven(now, answered))
+    }
+
+    fn is_proven(&self, now: Instant, answered: u32) -> bool {
+        let acknowledged = |at| now.saturating_duration_since(at) >= ACCEPTED_WITHIN;
+        answered >= self.highest_unproven || matches!(self.proof, Proof::Acknowledged(at) if acknowledged(at))
+    }
+
+    /// Returns whether a SETTINGS frame is to be sent behind the streams that were reset.
+    pub(super) fn wants_proof(&self) -> bool {
+        self.proof == Proof::Unasked && self.unproven >= BATCH && !self.waiting.is_empty()
+    }
+
+    /// Notes that the SETTINGS frame was sent.
+    pub(super) fn asked(&mut self) {
+        self.proof = Proof::Asked;
+    }
+
+    /// Notes that a SETTINGS frame was acknowledged.
+    pub(super) fn acknowledged(&mut self, now: Instant) {
+        if self.proof == Proof::Asked {
+            self.proof = Proof::Acknowledged(now);
         }
     }
 
     /// Returns when to release more even if nothing happens.
     pub(super) fn next_wake(&self, alive: bool) -> Option<Instant> {
-        let tick = self.tick.filter(|_| alive && !self.waiting.is_empty())?;
-        tick.checked_add(TICK)
+        match self.proof {
+            Proof::Acknowledged(at) if alive && !self.waiting.is_empty() => at.checked_add(ACCEPTED_WITHIN),
+            _ => None,
+        }
     }
 }
 
@@ -104,21 +145,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unanswered_streams_are_reset_ten_in_ten_milliseconds() {
+    async fn unanswered_streams_are_reset_ten_for_each_acknowledgement() {
         let start = Instant::now();
         let mut queue = queue(1..=25);
         assert_eq!(queue.release(start, 0, true).len(), 10);
-        assert!(queue.release(start + TICK / 2, 0, true).is_empty());
-        assert_eq!(queue.next_wake(true), Some(start + TICK));
-        assert_eq!(queue.release(start + TICK, 0, true).len(), 10);
-        assert_eq!(queue.release(start + 2 * TICK, 0, true), [21, 22, 23, 24, 25]);
-        assert_eq!(queue.next_wake(true), None);
+        let mut now = start + Duration::from_secs(60);
+        assert!(queue.release(now, 0, true).is_empty(), "time proves nothing");
+        for left in [10, 5] {
+            assert!(queue.wants_proof() && !queue.can_release(now, 0, true));
+            queue.asked();
+            assert!(!queue.wants_proof() && queue.next_wake(true).is_none());
+            queue.acknowledged(now);
+            assert!(queue.release(now, 0, true).is_empty());
+            assert_eq!(queue.next_wake(true), Some(now + ACCEPTED_WITHIN));
+            now += ACCEPTED_WITHIN;
+            assert!(queue.can_release(now, 0, true));
+            assert_eq!(queue.release(now, 0, true).len(), left);
+        }
+        assert!(!queue.wants_proof() && queue.next_wake(true).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_streams_need_no_acknowledgement_and_all_of_a_batch_count() {
+        let start = Instant::now();
+        let mut queue = queue([]);
+        for id in 1..=10 {
+            queue.push(id, id);
+            assert_eq!(queue.release(start, 0, true), [id]);
+            assert!(!queue.wants_proof());
+        }
+        queue.push(11, 11);
+        assert!(queue.release(start, 0, true).is_empty() && queue.wants_proof());
+        queue.asked();
+        // An answer to a later stream is as good.
+        assert_eq!(queue.release(start, 10, true), [11]);
+        queue.acknowledged(start);
+        assert_eq!((queue.unproven, queue.proof), (1, Proof::Unasked));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_later_stream_that_was_answered_frees_all_before_it() {
         let start = Instant::now();
         let mut queue = queue([3, 5, 9].into_iter().chain(100..160));
+        assert!(queue.can_release(start, 7, false) && !queue.can_release(start, 2, false));
         assert_eq!(queue.release(start, 7, false), [3, 5]);
         assert_eq!(queue.release(start, 120, false).len(), 22);
         assert_eq!(queue.next_wake(false), None);
@@ -128,7 +197,7 @@ mod tests {
     async fn nothing_is_reset_while_the_peer_is_in_doubt() {
         let start = Instant::now();
         let mut queue = queue(1..=5);
-        assert!(queue.release(start, 0, false).is_empty());
+        assert!(queue.release(start, 0, false).is_empty() && !queue.can_release(start, 0, false));
         assert_eq!(queue.release(start, 0, true).len(), 5);
     }
 }

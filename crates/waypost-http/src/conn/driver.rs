@@ -21,7 +21,7 @@ use super::config::ConnectionConfig;
 use super::connection::{Connection, Liveness};
 use super::event::{EventSender, GoAway};
 use super::frames::{FrameCounter, FrameCounts, FrameTotals};
-use super::handshake::Handshake;
+use super::handshake::{Handshake, STREAM_WINDOW};
 use super::keepalive::{Activity, KeepAlive, KeepAliveAction, KeepAliveEvent};
 
 /// Drives one connection after its handshake.
@@ -33,6 +33,7 @@ pub(super) struct Driver {
     ping: Option<PingPong>,
     counts: Arc<FrameCounts>,
     seen: FrameTotals,
+    settings_acks: u64,
     opened: u64,
     keep_alive: KeepAlive,
     cancelled: CancelQueue,
@@ -79,6 +80,7 @@ impl Driver {
             probe: send,
             seen: counts.totals(),
             counts,
+            settings_acks: 0,
             opened: 0,
             keep_alive: KeepAlive::new(config, calm, now, now.saturating_duration_since(begun)),
             cancelled: CancelQueue::default(),
@@ -137,6 +139,9 @@ impl Driver {
         if read_wanted {
             state.read_rounds.send_modify(|n| *n += 1);
         }
+        if self.reset_more() {
+            return Poll::Ready(Turn::Again);
+        }
         if let Some(turn) = self.take_go_away(cx) {
             return Poll::Ready(turn);
         }
@@ -187,6 +192,25 @@ impl Driver {
         let alive = self.is_alive();
         // Dropped here, outside of h2's own locks.
         drop(self.cancelled.release(Instant::now(), self.counts.highest_answered(), alive));
+    }
+
+    /// Returns whether h2 must be polled again: there are streams to reset, or a SETTINGS frame is to be sent behind those that were.
+    fn reset_more(&mut self) -> bool {
+        let now = Instant::now();
+        let acks = self.counts.totals().settings_acks;
+        if acks != std::mem::replace(&mut self.settings_acks, acks) {
+            self.cancelled.acknowledged(now);
+        }
+        // Sent behind the resets: with no write blocked, h2 has written all of them. It has one SETTINGS frame out at a time; the
+        // acknowledgement of another wakes this task.
+        if self.cancelled.wants_proof()
+            && !self.counts.is_write_blocked()
+            && self.h2.set_initial_window_size(STREAM_WINDOW).is_ok()
+        {
+            self.cancelled.asked();
+            return true;
+        }
+        self.cancelled.can_release(now, self.counts.highest_answered(), self.is_alive())
     }
 
     fn is_alive(&self) -> bool {

@@ -8,7 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +23,8 @@ pub(crate) struct FrameCounts {
     answers: AtomicU64,
     pongs: AtomicU64,
     settings: AtomicU64,
+    settings_acks: AtomicU64,
+    write_blocked: AtomicBool,
     highest_answered: AtomicU32,
     max_header_list_size: AtomicU32,
 }
@@ -34,6 +36,8 @@ impl Default for FrameCounts {
             answers: AtomicU64::new(0),
             pongs: AtomicU64::new(0),
             settings: AtomicU64::new(0),
+            settings_acks: AtomicU64::new(0),
+            write_blocked: AtomicBool::new(false),
             highest_answered: AtomicU32::new(0),
             max_header_list_size: AtomicU32::new(u32::MAX),
         }
@@ -48,6 +52,8 @@ pub(crate) struct FrameTotals {
     pub(crate) answers: u64,
     pub(crate) pongs: u64,
     pub(crate) settings: u64,
+    /// Acknowledgements of our own SETTINGS.
+    pub(crate) settings_acks: u64,
 }
 
 impl FrameCounts {
@@ -57,7 +63,13 @@ impl FrameCounts {
             answers: self.answers.load(Relaxed),
             pongs: self.pongs.load(Relaxed),
             settings: self.settings.load(Relaxed),
+            settings_acks: self.settings_acks.load(Relaxed),
         }
+    }
+
+    /// Returns whether the last write is not done: frames that are queued may not have been sent.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.write_blocked.load(Relaxed)
     }
 
     /// Returns the highest id of a stream that was answered.
@@ -138,6 +150,7 @@ impl Parser {
                 &counts.answers
             }
             (SETTINGS, 0) => &counts.settings,
+            (SETTINGS, _) => &counts.settings_acks,
             (PING, ACK) => &counts.pongs,
             _ => return,
         };
@@ -173,13 +186,22 @@ impl AsyncRead for FrameCounter {
     }
 }
 
+impl FrameCounter {
+    fn written<T>(&self, result: Poll<T>) -> Poll<T> {
+        self.counts.write_blocked.store(result.is_pending(), Relaxed);
+        result
+    }
+}
+
 impl AsyncWrite for FrameCounter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        contain(|| Pin::new(&mut self.io).poll_write(cx, buf))
+        let result = contain(|| Pin::new(&mut self.io).poll_write(cx, buf));
+        self.written(result)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        contain(|| Pin::new(&mut self.io).poll_write_vectored(cx, bufs))
+        let result = contain(|| Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
+        self.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -187,7 +209,8 @@ impl AsyncWrite for FrameCounter {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        contain(|| Pin::new(&mut self.io).poll_flush(cx))
+        let result = contain(|| Pin::new(&mut self.io).poll_flush(cx));
+        self.written(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -230,7 +253,11 @@ mod tests {
             for piece in stream.chunks(size) {
                 parser.read(piece, &counts);
             }
-            assert_eq!(counts.totals(), FrameTotals { bytes: 0, answers: 3, pongs: 1, settings: 1 }, "pieces of {size}");
+            assert_eq!(
+                counts.totals(),
+                FrameTotals { bytes: 0, answers: 3, pongs: 1, settings: 1, settings_acks: 1 },
+                "pieces of {size}"
+            );
             assert_eq!((counts.max_header_list_size(), counts.highest_answered()), (8192, 1), "pieces of {size}");
         }
     }

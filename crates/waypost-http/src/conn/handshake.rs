@@ -12,7 +12,7 @@ use super::connect::BoxIo;
 use super::frames::{FrameCounter, FrameCounts};
 
 /// Bytes that a stream may hold unread.
-const STREAM_WINDOW: u32 = 2 << 20;
+pub(super) const STREAM_WINDOW: u32 = 2 << 20;
 
 /// Bytes that all streams of a connection may hold unread, as in Go's client: a stream that is not read blocks itself and no other, until
 /// 512 full ones are unread. Memory is bounded by the windows of the streams.

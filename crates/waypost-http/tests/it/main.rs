@@ -2,12 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 
+mod cancels;
 mod drops;
+mod idle;
 mod many;
+mod mistakes;
 mod moves;
 mod net;
+mod outcomes;
 
 mod pings;
+mod raw;
+mod refusals;
 mod single;
 mod subscriptions;
+mod support;
 mod waits;

@@ -114,3 +114,29 @@ async fn connections_that_a_burst_opened_are_closed_when_it_is_over_and_no_call_
     }
     assert_eq!((open(), host.dialled.load(Relaxed)), (1, dialled));
 }
+
+/// Frozen nodes accept connections and never speak. Slots that they held would let the good ones wait for their time-outs.
+#[tokio::test(start_paused = true)]
+async fn a_few_good_nodes_among_many_frozen_ones_are_found_at_once() {
+    for (frozen, good) in [(96, 4), (99, 1)] {
+        for round in 0..12 {
+            let world = World::new();
+            for i in 0..frozen + good {
+                let host = world.host(&format!("n{i}")).await;
+                if (i + 1) % ((frozen + good) / good) != 0 {
+                    host.mute();
+                }
+            }
+            let what = format!("{good} good of {}, round {round}", frozen + good);
+            let sender = world.sender();
+            let start = tokio::time::Instant::now();
+            let (_, attempts, _) = call(&sender, "/act", "hi").await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(attempts, 1, "{what}");
+            assert!(start.elapsed() <= Duration::from_secs(1), "{what}: the first call took {:?}", start.elapsed());
+            while count(&sender, Decision::Picked) < good {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(start.elapsed() <= Duration::from_millis(1_500), "{what}: all after {:?}", start.elapsed());
+        }
+    }
+}

@@ -25,6 +25,8 @@ use waypost_http::{
     ResponseBody, ResponseClass, ServedBy, ServiceChannel,
 };
 
+use crate::raw::{self, Script};
+
 /// The world of one test: a registry, hosts, and a client.
 pub(crate) struct World {
     pub(crate) memory: MemoryRegistry,
@@ -47,7 +49,7 @@ impl World {
 
     /// A host that serves, and is registered.
     pub(crate) async fn host(&self, name: &str) -> Host {
-        let host = self.net.host(&address_of(name));
+        let host = self.net.host_of(name);
         self.register(name).await;
         host
     }
@@ -162,9 +164,10 @@ impl Net {
         self.1.most.load(Relaxed)
     }
 
-    fn host(&self, address: &str) -> Host {
+    /// A host that is not registered.
+    pub(crate) fn host_of(&self, name: &str) -> Host {
         let host = Host::default();
-        self.0.lock().unwrap().insert(address.to_owned(), host.clone());
+        self.0.lock().unwrap().insert(address_of(name), host.clone());
         host
     }
 }
@@ -191,13 +194,18 @@ pub(crate) struct HostState {
     down: watch::Sender<bool>,
     frozen: watch::Sender<bool>,
     mute: watch::Sender<bool>,
+    forgotten: AtomicUsize,
     refusing: watch::Sender<usize>,
     drain: Notify,
     calm: Notify,
     limit: Mutex<Option<u32>>,
+    header_limit: Mutex<Option<u32>>,
+    script: Mutex<Option<Script>>,
     connections: Mutex<JoinSet<()>>,
     pub(crate) dialled: AtomicUsize,
     pub(crate) open: AtomicUsize,
+    /// Connections that ended with an error.
+    pub(crate) broken: AtomicUsize,
     pub(crate) requests: AtomicUsize,
     pub(crate) resets: AtomicUsize,
     pub(crate) pings: AtomicUsize,
@@ -221,6 +229,11 @@ impl Host {
     /// It dies: connections break off, none is accepted.
     pub(crate) fn kill(&self) {
         self.down.send_replace(true);
+        self.break_off();
+    }
+
+    /// Its connections break off; new ones are accepted.
+    pub(crate) fn break_off(&self) {
         self.connections.lock().unwrap().abort_all();
     }
 
@@ -229,13 +242,28 @@ impl Host {
         self.mute.send_replace(true);
     }
 
+    /// The way to it forgets the connections that there are, as a firewall does: what is sent on them is swallowed from now on.
+    pub(crate) fn forget_connections(&self) {
+        self.forgotten.fetch_add(1, Relaxed);
+    }
+
     /// It resets the next `n` requests as not looked at.
     pub(crate) fn refuse(&self, n: usize) {
         self.refusing.send_replace(n);
     }
 
+    /// From now on, its new connections do this with each request.
+    pub(crate) fn obey(&self, script: Script) {
+        *self.script.lock().unwrap() = Some(script);
+    }
+
     pub(crate) fn limit_streams(&self, limit: u32) {
         *self.limit.lock().unwrap() = Some(limit);
+    }
+
+    /// Its new connections take headers of so many bytes, and say so.
+    pub(crate) fn limit_headers(&self, limit: u32) {
+        *self.header_limit.lock().unwrap() = Some(limit);
     }
 
     /// Every connection says GOAWAY and finishes what it has.
@@ -254,13 +282,26 @@ impl Host {
             return None;
         }
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        if *self.mute.borrow() {
+        if let Some(script) = *self.script.lock().unwrap() {
+            let host = self.clone();
+            self.connections.lock().unwrap().spawn(async move {
+                // How it ends is the client's to say.
+                let _ = raw::serve(theirs, host, script).await;
+            });
+        } else if *self.mute.borrow() {
             self.connections.lock().unwrap().spawn(async move {
                 let _kept = theirs;
                 std::future::pending::<()>().await;
             });
         } else {
-            let io = Freezing { io: theirs, frozen: self.frozen.subscribe(), thaw: None, host: self.clone(), seen: Vec::new() };
+            let io = Freezing {
+                io: theirs,
+                frozen: self.frozen.subscribe(),
+                thaw: None,
+                forgotten: self.forgotten.load(Relaxed),
+                host: self.clone(),
+                seen: Vec::new(),
+            };
             self.connections.lock().unwrap().spawn(self.clone().serve(io));
         }
         Some(Box::new(ours))
@@ -272,6 +313,9 @@ impl Host {
         if let Some(limit) = *self.limit.lock().unwrap() {
             builder.max_concurrent_streams(limit);
         }
+        if let Some(limit) = *self.header_limit.lock().unwrap() {
+            builder.max_header_list_size(limit);
+        }
         let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
         let mut handlers = JoinSet::new();
         let mut drain = std::pin::pin!(self.drain.notified());
@@ -282,7 +326,10 @@ impl Host {
             tokio::select! {
                 request = connection.accept() => match request {
                     Some(Ok((request, respond))) => { handlers.spawn(self.clone().answer(request, respond)); }
-                    _ => break,
+                    end => {
+                        self.broken.fetch_add(usize::from(end.is_some()), Relaxed);
+                        break;
+                    }
                 },
                 () = &mut calm, if !calmed => {
                     calmed = true;
@@ -355,6 +402,9 @@ impl Host {
             let _ = stream.send_trailers(trailers);
             return;
         }
+        if let Some(ms) = order.strip_prefix("begin ") {
+            tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
+        }
         if order == "half" {
             let _ = stream.send_data(Bytes::from_static(b"half"), false);
             std::future::pending::<()>().await;
@@ -385,12 +435,16 @@ struct Freezing {
     io: DuplexStream,
     frozen: watch::Receiver<bool>,
     thaw: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    forgotten: usize,
     host: Host,
     seen: Vec<u8>,
 }
 
 impl Freezing {
     fn poll_thawed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.host.forgotten.load(Relaxed) > self.forgotten {
+            return Poll::Pending;
+        }
         if !*self.frozen.borrow() && self.thaw.is_none() {
             return Poll::Ready(());
         }

@@ -9,18 +9,12 @@ use waypost_core::peer::Exclusion;
 use waypost_http::{FailureKind, ServiceChannel};
 
 use crate::net::{World, begin, call};
+use crate::support::{all_ready, all_used};
 
 const LONG: Duration = Duration::from_secs(5);
 
 fn decision(sender: &ServiceChannel, node: usize) -> Decision {
     sender.snapshot().nodes[node].decision
-}
-
-async fn all_ready(sender: &ServiceChannel) {
-    sender.ready(LONG).await.unwrap();
-    while sender.snapshot().nodes.iter().any(|node| node.decision != Decision::Picked) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,6 +88,40 @@ async fn a_frozen_node_is_out_after_a_second_and_its_idempotent_calls_move_after
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(start.elapsed() <= Duration::from_secs(8), "{:?}", start.elapsed());
+}
+
+/// The same for a node that froze after the headers of its responses; `begin` sends them at once, and the rest after a while.
+#[tokio::test(start_paused = true)]
+async fn idempotent_calls_move_off_a_node_that_froze_after_their_headers() {
+    let world = World::new();
+    let (a, b) = (world.host("a").await, world.host("b").await);
+    let sender = world.sender();
+    all_used(&sender).await;
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let sender = sender.clone();
+            tokio::spawn(async move { call(&sender, "/look", "begin 200").await })
+        })
+        .collect();
+    let stays = tokio::spawn({
+        let sender = sender.clone();
+        async move { call(&sender, "/act", "begin 200").await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(a.requests.load(Relaxed) > 3 && b.requests.load(Relaxed) > 3);
+    a.freeze(true);
+    let start = Instant::now();
+    let mut moved = 0;
+    for call in calls {
+        let (node, attempts, _) = call.await.unwrap().unwrap();
+        assert_eq!(node, "b");
+        moved += usize::from(attempts == 2);
+    }
+    assert!((4..=16).contains(&moved), "{moved} of 20");
+    assert!(start.elapsed() <= Duration::from_millis(3_200), "{:?}", start.elapsed());
+    // One that may not be sent twice is answered by its node, as soon as that wakes.
+    a.freeze(false);
+    assert_eq!(stays.await.unwrap().unwrap().1, 1);
 }
 
 #[tokio::test(start_paused = true)]

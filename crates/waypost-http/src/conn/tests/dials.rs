@@ -13,7 +13,7 @@ use waypost_core::record::Address;
 
 use super::net::{self, Dialled, FnConnect, boxed, dial_with};
 use crate::conn::connect::{AddressPolicy, Connecting, dial_any};
-use crate::conn::{ConnectionConfig, DialSlots};
+use crate::conn::{ConnectionConfig, ConnectionEvent, DialSlots};
 
 /// A node on port 1 accepts and never says anything; any other serves.
 fn frozen_and_good() -> Arc<FnConnect<impl Fn(&Address) -> Connecting<'static> + Send + Sync + 'static>> {
@@ -98,6 +98,36 @@ async fn an_address_that_swallows_packets_does_not_hide_the_next_one() {
     assert_eq!(stream.peer_addr().unwrap(), good);
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(250) && took < Duration::from_millis(1_000), "{took:?}");
+}
+
+/// From the dial to the answer of a call: the time-out of a connection is for all addresses of its name together.
+#[tokio::test]
+async fn a_name_is_reached_and_answers_though_its_first_addresses_swallow_packets() {
+    let (good, _server) = net::tcp_server(server::Builder::new()).await;
+    let mut swallowed = Vec::new();
+    for _ in 0..3 {
+        swallowed.push(swallowing().await);
+    }
+    for count in [1, 3] {
+        let mut addresses: Vec<SocketAddr> = swallowed[..count].iter().map(|swallowing| swallowing.address).collect();
+        addresses.push(good.parse().unwrap());
+        let connect = Arc::new(FnConnect(move |_: &Address| -> Connecting<'static> {
+            let addresses = addresses.clone();
+            Box::pin(async move { Ok(boxed(dial_any(&addresses, &AddressPolicy { loopback: true }).await?)) })
+        }));
+        let (config, slots) = (ConnectionConfig::default(), DialSlots::default());
+        for _ in 0..2 {
+            let mut dialled = dial_with(connect.clone(), &config, &slots, "name.test:1");
+            let connection = loop {
+                match dialled.next().await {
+                    ConnectionEvent::Ready(connection) => break connection,
+                    ConnectionEvent::Slow => {}
+                    other => panic!("{count} swallow: {other:?}"),
+                }
+            };
+            net::call(&connection).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]
