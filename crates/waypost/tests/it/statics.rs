@@ -207,3 +207,8 @@ fn runtimes_end_under_calls(town: &Town) {
 fn runtimes_that_end_take_no_call_with_them_on_memory() {
     runtimes_end_under_calls(&Town::memory());
 }
+
+#[test]
+fn runtimes_that_end_take_no_call_with_them_on_local() {
+    runtimes_end_under_calls(&Town::local());
+}
