@@ -3,11 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 
 mod drops;
+mod log;
+mod logs;
 mod many;
 mod moves;
 mod net;
-
 mod pings;
+mod runtimes;
 mod single;
 mod subscriptions;
 mod waits;
