@@ -127,6 +127,9 @@ pub enum BodyError {
     /// The connection was lost, or the stream was reset.
     #[error("the response broke off")]
     Broken(#[source] h2::Error),
+    /// The request failed by itself while the response arrived; the stream was reset for it.
+    #[error("the request failed while the response arrived")]
+    Request(#[source] RequestError),
     /// The caller's time ran out.
     #[error("deadline exceeded while the response arrived")]
     Deadline,

@@ -55,6 +55,10 @@ fn own_status(error: &RequestError) -> Option<&Status> {
 
 /// A response that broke off.
 pub(crate) fn of_body(error: BodyError) -> Status {
+    let error = match error {
+        BodyError::Request(error) => return from_request_error(error),
+        error => error,
+    };
     let code = match &error {
         BodyError::Deadline => Code::DeadlineExceeded,
         BodyError::Broken(error) if error.is_reset() && error.is_remote() => {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use waypost_core::balance::Pick;
 use waypost_core::peer::{AttemptEnd, Finished};
 
+use super::RequestError;
 use super::body_task::{BodyGuard, BodyTask};
 use crate::channel::ServiceChannel;
 use crate::conn::{CancelledStream, Connection};
@@ -28,14 +29,14 @@ pub(super) struct InFlight {
 
 /// What is let go with the stream, in this order: the task that sends the body, the permit, the client's hold on its connections.
 pub(super) struct Held {
-    _body: Option<BodyGuard>,
+    body: Option<BodyGuard>,
     permit: Permit,
     _channel: ServiceChannel,
 }
 
 impl InFlight {
     pub(super) fn new(Picking { pick, permit }: Picking, channel: ServiceChannel, sent: Instant) -> Self {
-        let held = Held { _body: None, permit, _channel: channel };
+        let held = Held { body: None, permit, _channel: channel };
         Self { pick: Some(pick), held: Some(held), sent, first_byte: None, end: None }
     }
 
@@ -55,8 +56,13 @@ impl InFlight {
 
     pub(super) fn set_body(&mut self, body: BodyGuard) {
         if let Some(held) = &mut self.held {
-            held._body = Some(body);
+            held.body = Some(body);
         }
+    }
+
+    /// Takes the error of the request's body, if it ended with one.
+    pub(super) fn take_request_error(&self) -> Option<RequestError> {
+        self.held.as_ref()?.body.as_ref()?.take_error()
     }
 
     /// Notes how the attempt ends, unless that is known already.
@@ -110,6 +116,11 @@ impl<B> Sent<B> {
     /// Returns true once the request was sent in full, so that the peer owes a response.
     pub(super) fn is_sent_in_full(&self) -> bool {
         self.body.as_ref().is_none_or(BodyTask::is_finished)
+    }
+
+    /// Takes the error of the request's body, if it ended with one.
+    pub(super) fn take_request_error(&self) -> Option<RequestError> {
+        self.body.as_ref()?.take_error()
     }
 
     /// Polls for the response's headers.

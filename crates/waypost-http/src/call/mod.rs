@@ -351,6 +351,13 @@ where
 
     async fn unanswered(&mut self, sent: Sent<B>, peer: &Arc<PooledPeer>, why: Unanswered) -> Failed {
         let stale = sent.unproven && sent.connection().is_some_and(|connection| connection.needs_proof(now()));
+        // A body that failed has reset the stream: the node is not to blame.
+        if matches!(why, Unanswered::Broken(_))
+            && let Some(error) = sent.take_request_error()
+        {
+            drop(sent.abandon(AttemptEnd::LocalMistake));
+            return self.local_mistake(error);
+        }
         let (end, cause, text) = match &why {
             Unanswered::Deadline => {
                 drop(sent.abandon(AttemptEnd::Deadline));
@@ -476,7 +483,17 @@ where
     fn broken(&mut self, response: Response<ResponseBody>, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
         let mut body = response.into_body();
         self.timer = body.take_timer();
+        if matches!(why, Unpeeked::Body(BodyError::Broken(_)))
+            && let Some(error) = body.in_flight().and_then(|in_flight| in_flight.take_request_error())
+        {
+            body.abandon(AttemptEnd::LocalMistake);
+            return self.local_mistake(error);
+        }
         let (end, cause, text) = match why {
+            Unpeeked::Body(BodyError::Request(error)) => {
+                body.abandon(AttemptEnd::LocalMistake);
+                return self.local_mistake(error);
+            }
             Unpeeked::Body(BodyError::Deadline) => {
                 body.abandon(AttemptEnd::Deadline);
                 return Failed::Terminal(FailureKind::Deadline);

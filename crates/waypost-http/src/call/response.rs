@@ -139,7 +139,13 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let of_request = match error {
+            BodyError::Broken(_) => self.in_flight.as_ref().and_then(InFlight::take_request_error),
+            _ => None,
+        };
+        let error = of_request.map_or(error, BodyError::Request);
         match error {
+            BodyError::Request(_) => self.finish(AttemptEnd::LocalMistake),
             BodyError::Deadline => self.abandon(AttemptEnd::Deadline),
             _ => self.finish(AttemptEnd::Lost),
         }
