@@ -2,4 +2,5 @@
 
 mod calls;
 mod errors;
+mod readers;
 mod streams;
