@@ -18,7 +18,7 @@ const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 
 /// Before everything is looked at anew, so that a directory which keeps being replaced does not keep us busy.
-const AFTER_A_GAP: Duration = Duration::from_millis(10);
+pub(crate) const AFTER_A_GAP: Duration = Duration::from_millis(10);
 
 pub(crate) struct Engine {
     pub(crate) reader: Arc<Reader>,

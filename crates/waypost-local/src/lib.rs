@@ -16,26 +16,26 @@ mod signals;
 #[cfg(unix)]
 mod tests;
 mod view;
+mod watching;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-use tokio::sync::{Notify, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use waypost_core::record::{Entry, Service};
 use waypost_core::registry::{
-    DeregisterOptions, Error, Feed, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
+    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
     check_registration,
 };
 
-use engine::Engine;
 use folder::Folder;
 use owner::{Claimed, Owner};
 use reader::Reader;
 use signals::Kind;
+use watching::Watching;
 
 /// The name of this backend in errors and URLs.
 const NAME: &str = "local";
@@ -60,19 +60,7 @@ pub struct LocalRegistry {
     options: Options,
     owner: Arc<Owner>,
     reader: Arc<Reader>,
-    feed: Feed,
-    kind: Kind,
-    slot: Arc<Mutex<Slot>>,
-    stop: watch::Sender<bool>,
-    refresh: Arc<Notify>,
-}
-
-/// The one task that watches the directory for all watchers of a handle; it ends when nobody listens.
-#[derive(Default)]
-struct Slot {
-    tasks: JoinSet<()>,
-    running: bool,
-    closed: bool,
+    watching: Watching,
 }
 
 impl LocalRegistry {
@@ -89,16 +77,9 @@ impl LocalRegistry {
         let mut options = Options::new();
         options.on_this_host = true;
         options.addresses = vec![folder.root().display().to_string()];
-        Ok(Self {
-            options,
-            owner: Arc::new(Owner::new(folder.clone())),
-            reader: Arc::new(Reader::new(folder)),
-            feed: Feed::default(),
-            kind,
-            slot: Arc::default(),
-            stop: watch::Sender::new(false),
-            refresh: Arc::default(),
-        })
+        let reader = Arc::new(Reader::new(folder.clone()));
+        let watching = Watching::new(Arc::clone(&reader), kind);
+        Ok(Self { options, owner: Arc::new(Owner::new(folder)), reader, watching })
     }
 
     /// How many files were no record when last looked at: skipped, and hiding no other.
@@ -106,12 +87,8 @@ impl LocalRegistry {
         self.reader.skipped()
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_open(&self) -> Result<()> {
-        if self.slot().closed { Err(Error::Closed) } else { Ok(()) }
+        if self.watching.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Makes one node's record so. An id that is held is asked for again until [`CLAIM_FOR`] is over.
@@ -133,34 +110,17 @@ impl LocalRegistry {
         let entries = blocking(move || reader.list(service.as_deref())).await??;
         Ok(Entry::into_services(entries))
     }
-
-    /// Starts the engine. Whether it runs is decided under one lock, by who starts it and where it ends.
-    fn start(&self, slot: &mut Slot) {
-        slot.running = true;
-        while slot.tasks.try_join_next().is_some() {}
-        let (reader, feed, slot_of) = (Arc::clone(&self.reader), self.feed.clone(), Arc::clone(&self.slot));
-        let engine = Engine { reader, feed, kind: self.kind, stop: self.stop.subscribe(), refresh: Arc::clone(&self.refresh) };
-        slot.tasks.spawn(engine.run(move |feed| {
-            let mut slot = slot_of.lock().unwrap_or_else(PoisonError::into_inner);
-            slot.running = feed.listeners() > 0;
-            if !slot.running {
-                feed.forget();
-            }
-            !slot.running
-        }));
-    }
 }
 
 impl fmt::Debug for LocalRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalRegistry").field("dir", &self.options.addresses[0]).field("feed", &self.feed).finish()
+        f.debug_struct("LocalRegistry").field("dir", &self.options.addresses[0]).field("feed", self.watching.feed()).finish()
     }
 }
 
 impl Drop for LocalRegistry {
     fn drop(&mut self) {
-        self.slot().tasks.abort_all();
-        self.feed.close();
+        self.watching.abort();
     }
 }
 
@@ -205,27 +165,11 @@ impl Registry for LocalRegistry {
 
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         options.service.as_deref().map_or(Ok(()), check_name)?;
-        let mut slot = self.slot();
-        if slot.closed {
-            return Err(Error::Closed);
-        }
-        if slot.running {
-            let watcher = self.feed.subscribe_to_fresh(options);
-            self.refresh.notify_one();
-            return Ok(watcher);
-        }
-        self.start(&mut slot);
-        Ok(self.feed.subscribe(options))
+        self.watching.watch(options)
     }
 
     async fn close(&self) -> Result<()> {
-        let mut tasks = {
-            let mut slot = self.slot();
-            slot.closed = true;
-            std::mem::take(&mut slot.tasks)
-        };
-        self.feed.close();
-        self.stop.send_replace(true);
+        let mut tasks = self.watching.close();
         while tasks.join_next().await.is_some() {}
         let owner = Arc::clone(&self.owner);
         blocking(move || owner.close()).await

@@ -84,3 +84,41 @@ async fn nobody_listens_so_nothing_runs_until_somebody_does() {
     assert!(matches!(next(&mut watcher).await, Event::Reset(entries) if entries.len() == 1));
     registry.close().await.unwrap();
 }
+
+/// A watcher that outlives the runtime which the engine was started on has it started again on its own, and misses nothing.
+#[test]
+fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (reader, owner) = (open(dir.path(), Kind::best()), open(dir.path(), Kind::best()));
+    let (mut first, second) = (runtime(), runtime());
+    let mut early = first.block_on(async {
+        let mut early = reader.watch(&WatchOptions::all()).await.unwrap();
+        assert_eq!(next(&mut early).await, Event::Reset(Vec::new()));
+        early
+    });
+    let (service, options, key) = owned();
+    for _ in 0..3 {
+        drop(first);
+        first = runtime();
+        second.block_on(owner.register(&service, &options)).unwrap();
+        first.block_on(async {
+            let mut late = reader.watch(&WatchOptions::all()).await.unwrap();
+            for watcher in [&mut early, &mut late] {
+                let registered = async {
+                    loop {
+                        // Work on files that ends with its runtime is trouble, which the reset ends.
+                        match watcher.next().await.unwrap() {
+                            Ok(Event::Reset(entries)) if entries.iter().any(|entry| entry.key() == key) => break,
+                            Ok(Event::Created(entry)) if entry.key() == key => break,
+                            _ => {}
+                        }
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(10), registered).await.expect("the registration is never heard of");
+            }
+            owner.deregister(&service, &DeregisterOptions::ours(options.instance.clone())).await.unwrap();
+        });
+    }
+    second.block_on(reader.close()).unwrap();
+}

@@ -193,14 +193,7 @@ where
                     None => {}
                 }
                 let now = now();
-                if until.is_some_and(|until| until <= now) {
-                    let kind = if self.deadline.is_some_and(|deadline| deadline <= now) {
-                        FailureKind::Deadline
-                    } else {
-                        FailureKind::NoPeer
-                    };
-                    return Err(self.fail(kind));
-                }
+                self.check_wait(until, now)?;
                 if accept_at.take_if(|at| *at <= now).is_some() {
                     self.tried.clear();
                     waiting.accept_tried();
@@ -212,9 +205,19 @@ where
             drop(waiting);
             // A pool that dies at once is not started in a loop.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
+            self.check_wait(until, now())?;
             *members = self.members()?;
             self.tried.clear();
         }
+    }
+
+    /// Ends a wait that was to last `until` then.
+    fn check_wait(&mut self, until: Option<Instant>, now: Instant) -> Result<(), CallError> {
+        if until.is_none_or(|until| now < until) {
+            return Ok(());
+        }
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
+        Err(self.fail(if is_late { FailureKind::Deadline } else { FailureKind::NoPeer }))
     }
 
     fn wanted(&self) -> Wanted {

@@ -4,13 +4,15 @@
 
 mod cancels;
 mod drops;
+mod errors;
 mod idle;
+mod log;
+mod logs;
 mod many;
 mod mistakes;
 mod moves;
 mod net;
 mod outcomes;
-
 mod pings;
 mod raw;
 mod refusals;

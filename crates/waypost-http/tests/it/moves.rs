@@ -1,12 +1,13 @@
 //! The table of what ends an attempt and what follows.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use waypost_http::FailureKind;
+use waypost_http::{ChannelConfig, FailureKind, Policy};
 
 use crate::net::{World, call};
 
@@ -196,4 +197,37 @@ async fn headers_that_http2_forbids_are_stripped_and_blame_no_node() {
     }
     assert_eq!(a.requests.load(Relaxed), 6);
     assert_eq!(sender.snapshot().nodes[0].failed, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_attempt_allows_the_moves_that_are_free() {
+    let mut policy = Policy::default();
+    policy.max_attempts = 1;
+    let mut config = ChannelConfig::default();
+    config.policy = Arc::new(policy);
+    let world = World::new();
+    let (a, b) = (world.host("a").await, world.host("b").await);
+    let sender = world.sender_with(config);
+    sender.ready(LONG).await.unwrap();
+    tokio::time::sleep(LONG).await;
+    a.refuse(usize::MAX);
+    for path in ["/act", "/look"].repeat(20) {
+        assert_eq!(call(&sender, path, "hi").await.unwrap().0, "b", "{path}");
+    }
+    assert!(a.requests.load(Relaxed) > 0, "a was never tried, so nothing was shown");
+    a.refuse(0);
+    let before = a.requests.load(Relaxed) + b.requests.load(Relaxed);
+    assert_eq!(call(&sender, "/look", "unavailable").await.unwrap().1, 1, "a retry is not free");
+    assert_eq!(a.requests.load(Relaxed) + b.requests.load(Relaxed) - before, 1);
+    let under_way: Vec<_> = (0..20)
+        .map(|_| {
+            let sender = sender.clone();
+            tokio::spawn(async move { call(&sender, "/look", "sleep 100").await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    a.kill();
+    for call in under_way {
+        assert_eq!(call.await.unwrap().unwrap().0, "b", "the first lost connection is left for nothing");
+    }
 }

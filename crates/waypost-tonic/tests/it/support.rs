@@ -15,7 +15,7 @@ use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
 use waypost_greeter::parrot::{self, Word};
 use waypost_tonic::{Running, Server};
 
-/// Answers with its name; a name of `sleep MS` sleeps first, `code N` fails with that status.
+/// Answers with its name; a name of `sleep MS` sleeps first, `code N` fails with that status, `pushback MS` asks to be left alone so long.
 #[derive(Clone, Default)]
 pub(crate) struct Service {
     pub(crate) name: String,
@@ -30,6 +30,11 @@ impl Service {
         }
         if let Some(code) = order.strip_prefix("code ") {
             return Err(Status::new(code.parse::<i32>().unwrap().into(), format!("{} says {code}", self.name)));
+        }
+        if let Some(ms) = order.strip_prefix("pushback ") {
+            let mut status = Status::unavailable(format!("{} asks for a pause", self.name));
+            status.metadata_mut().insert("grpc-retry-pushback-ms", ms.parse().unwrap());
+            return Err(status);
         }
         Ok(())
     }

@@ -6,3 +6,5 @@ mod connect;
 mod examples;
 #[cfg(all(feature = "local", feature = "tonic", target_os = "linux"))]
 mod leftovers;
+#[cfg(all(feature = "local", feature = "tonic"))]
+mod statics;

@@ -126,3 +126,32 @@ async fn subsets_are_prepared_by_name_and_never_fall_back() {
     );
     client.close().await;
 }
+
+#[tokio::test]
+async fn a_pushback_is_waited_for_within_the_deadline_and_beyond_it_the_node_has_the_last_word() {
+    let town = Town::new();
+    let (_a, a) = town.server("a").await;
+    let client = Client::new(town.registry());
+    let mut parrot = ParrotClient::new(client.channel("greeter").unwrap());
+    let calls = || a.calls.load(std::sync::atomic::Ordering::Relaxed);
+    let mut look = async |ms: u32, timeout: Option<Duration>| {
+        let mut request = tonic::Request::new(Word { text: format!("pushback {ms}"), number: 0 });
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        let start = tokio::time::Instant::now();
+        let status = parrot.look(request).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (tonic::Code::Unavailable, "a asks for a pause"));
+        start.elapsed()
+    };
+    let took = look(100, Some(Duration::from_secs(10))).await;
+    assert_eq!(calls(), 3);
+    assert!(took >= Duration::from_millis(200), "{took:?}");
+    let before = calls();
+    for (ms, timeout) in [(60_000, Some(Duration::from_secs(2))), (2_001, Some(Duration::from_secs(2))), (u32::MAX, None)] {
+        let took = look(ms, timeout).await;
+        assert!(took < Duration::from_secs(1), "it waits for what cannot be: {took:?}");
+    }
+    assert_eq!(calls() - before, 3, "each was sent once");
+    client.close().await;
+}

@@ -3,4 +3,5 @@
 mod calls;
 mod errors;
 mod mistakes;
+mod readers;
 mod streams;

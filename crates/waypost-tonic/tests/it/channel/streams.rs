@@ -1,9 +1,13 @@
 //! Streams of every kind, and that in-flight is counted until they end.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_core::Stream;
 use tokio::sync::mpsc;
-use tonic::Code;
+use tokio::time::timeout;
+use tonic::{Code, Status};
 use waypost_greeter::parrot::Word;
 use waypost_greeter::parrot::parrot_client::ParrotClient;
 use waypost_tonic::{Channel, Client};
@@ -99,5 +103,65 @@ async fn a_large_message_and_a_deadline_in_the_middle_of_a_stream() {
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
     assert!((1..=7).contains(&received), "{received}");
     until_idle(&channel).await;
+    client.close().await;
+}
+
+/// Gives the words that come, and panics once no more will.
+struct Panicking(mpsc::Receiver<Word>);
+
+impl Stream for Panicking {
+    type Item = Word;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Word>> {
+        self.0.poll_recv(cx).map(|word| Some(word.expect("the caller's stream has no more words")))
+    }
+}
+
+fn is_own(status: &Status) -> bool {
+    status.code() == Code::Internal && status.message().ends_with("request body panicked: the caller's stream has no more words")
+}
+
+async fn in_time<T>(call: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(10), call).await.expect("the call hangs")
+}
+
+#[tokio::test]
+async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blames_no_node() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let client = Client::new(town.registry());
+    let channel = client.channel("greeter").unwrap();
+    let mut parrot = ParrotClient::new(channel.clone());
+    // At once, when nothing was sent.
+    let (_, none) = mpsc::channel(1);
+    let status = in_time(parrot.gather(Panicking(none))).await.unwrap_err();
+    assert!(is_own(&status), "{status}");
+    // While the node waits for more.
+    let (sender, receiver) = mpsc::channel(1);
+    let gathering = tokio::spawn({
+        let mut parrot = parrot.clone();
+        async move { parrot.gather(Panicking(receiver)).await }
+    });
+    for _ in 0..3 {
+        sender.send(word("hi")).await.unwrap();
+    }
+    drop(sender);
+    let status = in_time(gathering).await.unwrap().unwrap_err();
+    assert!(is_own(&status), "{status}");
+    // While the caller waits for an answer.
+    for words in 0..3 {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut answers = in_time(parrot.talk(Panicking(receiver))).await.unwrap().into_inner();
+        for _ in 0..words {
+            sender.send(word("hi")).await.unwrap();
+            in_time(answers.message()).await.unwrap().unwrap();
+        }
+        drop(sender);
+        let status = in_time(answers.message()).await.unwrap_err();
+        assert!(is_own(&status), "{status}");
+    }
+    until_idle(&channel).await;
+    assert_eq!(channel.snapshot().nodes[0].failed, 0);
+    parrot.say(word("hi")).await.unwrap();
     client.close().await;
 }

@@ -1,0 +1,171 @@
+//! Starts the engine of a handle, and starts it again for those who still listen when it has ended with its runtime.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use waypost_core::registry::{Error, Event, Feed, Result, WatchOptions, Watcher};
+
+use crate::engine::{AFTER_A_GAP, Engine};
+use crate::reader::Reader;
+use crate::signals::Kind;
+
+/// The watchers of a handle, and the one task that feeds them; it ends when nobody listens. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Watching {
+    reader: Arc<Reader>,
+    feed: Feed,
+    kind: Kind,
+    slot: Arc<Mutex<Slot>>,
+    stop: watch::Sender<bool>,
+    refresh: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Slot {
+    tasks: JoinSet<()>,
+    /// Alive as long as the engine is.
+    engine: Weak<()>,
+    closed: bool,
+}
+
+impl Watching {
+    pub(crate) fn new(reader: Arc<Reader>, kind: Kind) -> Self {
+        let stop = watch::Sender::new(false);
+        Self { reader, feed: Feed::default(), kind, slot: Arc::default(), stop, refresh: Arc::default() }
+    }
+
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.slot().closed
+    }
+
+    /// A watcher; the first starts the engine, on the runtime that this is called in.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub(crate) fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
+        let mut slot = self.slot();
+        if slot.closed {
+            return Err(Error::Closed);
+        }
+        let watcher = if slot.engine.strong_count() > 0 {
+            let watcher = self.feed.subscribe_to_fresh(options);
+            self.refresh.notify_one();
+            watcher
+        } else {
+            self.start(&mut slot, false);
+            self.feed.subscribe(options)
+        };
+        Ok(Watcher::new(Watched { watcher, watching: self.clone() }))
+    }
+
+    /// Ends every watcher, and returns the tasks that end now.
+    pub(crate) fn close(&self) -> JoinSet<()> {
+        let tasks = {
+            let mut slot = self.slot();
+            slot.closed = true;
+            std::mem::take(&mut slot.tasks)
+        };
+        self.feed.close();
+        self.stop.send_replace(true);
+        tasks
+    }
+
+    /// Ends every watcher and the engine, at once.
+    pub(crate) fn abort(&self) {
+        self.close().abort_all();
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the engine. Whether it runs is decided under one lock, by who starts it and where it ends.
+    fn start(&self, slot: &mut Slot, again: bool) {
+        while slot.tasks.try_join_next().is_some() {}
+        let alive = Arc::new(());
+        slot.engine = Arc::downgrade(&alive);
+        let unfinished = Unfinished { feed: Some(self.feed.clone()), alive: Some(alive) };
+        let engine = Engine {
+            reader: Arc::clone(&self.reader),
+            feed: self.feed.clone(),
+            kind: self.kind,
+            stop: self.stop.subscribe(),
+            refresh: Arc::clone(&self.refresh),
+        };
+        let slot_of = Arc::clone(&self.slot);
+        let is_idle = move |feed: &Feed| {
+            let mut slot = slot_of.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_idle = feed.listeners() == 0;
+            if is_idle {
+                slot.engine = Weak::new();
+                feed.forget();
+            }
+            is_idle
+        };
+        slot.tasks.spawn(async move {
+            if again {
+                sleep(AFTER_A_GAP).await;
+            }
+            engine.run(is_idle).await;
+            unfinished.finish();
+        });
+    }
+
+    fn start_again(&self) {
+        let mut slot = self.slot();
+        if !slot.closed && slot.engine.strong_count() == 0 && Handle::try_current().is_ok() {
+            self.start(&mut slot, true);
+        }
+    }
+}
+
+/// Part of the engine's task. Dropped before the engine has finished, with its runtime or by a panic, it wakes all watchers: each then hears
+/// everything from the next engine.
+struct Unfinished {
+    feed: Option<Feed>,
+    alive: Option<Arc<()>>,
+}
+
+impl Unfinished {
+    fn finish(mut self) {
+        self.feed = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(feed) = self.feed.take() else { return };
+        feed.forget();
+        // From here on the next engine may be started, by those whom this wakes or by others.
+        self.alive = None;
+        feed.cut();
+    }
+}
+
+/// A watcher that starts the engine again, on its own runtime.
+struct Watched {
+    watcher: Watcher,
+    watching: Watching,
+}
+
+impl Stream for Watched {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Pin::new(&mut self.watcher).poll_next(cx);
+        if polled.is_pending() {
+            self.watching.start_again();
+        }
+        polled
+    }
+}

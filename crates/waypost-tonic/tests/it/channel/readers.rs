@@ -1,0 +1,84 @@
+//! Callers that read slowly or not at all: no other call of the same connection pays for it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::Request;
+use waypost_greeter::parrot::Word;
+use waypost_greeter::parrot::parrot_client::ParrotClient;
+use waypost_tonic::{Channel, Client};
+
+use crate::support::{Service, Town};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// One node, so that every call is beside every other; its connection is there when this returns.
+struct Alone {
+    parrot: ParrotClient<Channel>,
+    node: Service,
+    said: u64,
+    _town: (Town, Client, waypost_tonic::Running),
+}
+
+impl Alone {
+    async fn new() -> Self {
+        let town = Town::new();
+        let (running, node) = town.server("a").await;
+        let client = Client::new(town.registry());
+        let parrot = ParrotClient::new(client.channel("greeter").unwrap());
+        let mut alone = Self { parrot, node, said: 0, _town: (town, client, running) };
+        alone.say().await;
+        alone
+    }
+
+    /// A call that may not be sent twice is answered.
+    async fn say(&mut self) {
+        let mut request = Request::new(Word { text: "hi".into(), number: 0 });
+        request.set_timeout(Duration::from_secs(5));
+        self.parrot.say(request).await.unwrap();
+        self.said += 1;
+    }
+
+    /// Says until no message has been streamed for fifty calls, and at least `messages` were.
+    async fn say_until_blocked(&mut self, messages: u64) {
+        let blocked = async {
+            let (mut streamed, mut calls) = (0, 0);
+            while calls < 50 || streamed < messages {
+                self.say().await;
+                let now = self.node.calls.load(Relaxed) - self.said;
+                calls = if now == streamed { calls + 1 } else { 0 };
+                streamed = now;
+            }
+        };
+        timeout(LONG, blocked).await.expect("the messages are streamed");
+    }
+}
+
+#[tokio::test]
+async fn a_call_beside_thirty_thousand_unread_messages_is_answered() {
+    const MESSAGES: u32 = 30_000;
+    let mut alone = Alone::new().await;
+    let count = Word { text: "sixteen letters.".into(), number: MESSAGES };
+    let mut unread = alone.parrot.count(count).await.unwrap().into_inner();
+    alone.say_until_blocked(MESSAGES.into()).await;
+    for number in 0..MESSAGES {
+        assert_eq!(unread.message().await.unwrap().unwrap().number, number);
+    }
+    assert_eq!(unread.message().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn unary_calls_are_answered_beside_streams_of_two_mebibytes_that_nobody_reads() {
+    const STREAMS: u64 = 8;
+    const WINDOW: u64 = 2 << 20;
+    const LENGTH: u64 = 64 << 10;
+    let mut alone = Alone::new().await;
+    let mut unread = Vec::new();
+    for _ in 0..STREAMS {
+        let text = "x".repeat(usize::try_from(LENGTH).unwrap());
+        unread.push(alone.parrot.count(Word { text, number: 1_000 }).await.unwrap());
+    }
+    alone.say_until_blocked(STREAMS * (WINDOW / LENGTH)).await;
+    drop(unread);
+}
