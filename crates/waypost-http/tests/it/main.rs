@@ -7,6 +7,7 @@ mod many;
 mod moves;
 mod net;
 
+mod panics;
 mod pings;
 mod single;
 mod subscriptions;
