@@ -13,6 +13,7 @@ use http_body::{Body, Frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use waypost_core::record::Address;
 use waypost_core::registry::AnyRegistry;
 use waypost_http::{AddressPolicy, BoxIo, CallError, Config, Connect, Connecting, ResponseBody, ServiceChannel};
@@ -38,7 +39,9 @@ async fn converse(sender: &ServiceChannel) -> Result<Response<ResponseBody>, Cal
     sender.call(Request::post("/flow").body(Open).unwrap()).await
 }
 
+/// Begins so many conversations together; none waits for a deadline.
 async fn converse_at_once(sender: &ServiceChannel, number: usize) -> Vec<Response<ResponseBody>> {
+    let start = Instant::now();
     let mut begun = JoinSet::new();
     for _ in 0..number {
         let sender = sender.clone();
@@ -47,6 +50,7 @@ async fn converse_at_once(sender: &ServiceChannel, number: usize) -> Vec<Respons
     let begun = begun.join_all().await;
     let failed = begun.iter().filter(|begun| begun.is_err()).count();
     assert_eq!(failed, 0, "of {number}: {}", begun.iter().find_map(|begun| begun.as_ref().err()).unwrap());
+    assert!(start.elapsed() < Duration::from_secs(2), "{number} after {:?}", start.elapsed());
     begun.into_iter().map(Result::unwrap).collect()
 }
 
