@@ -10,6 +10,8 @@ mod net;
 
 mod panics;
 mod pings;
+mod runtimes;
+mod settings;
 mod single;
 mod subscriptions;
 mod waits;
