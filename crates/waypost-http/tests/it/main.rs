@@ -4,6 +4,7 @@
 
 mod capacity;
 mod drops;
+mod fairness;
 mod many;
 mod moves;
 mod net;

@@ -69,6 +69,8 @@ async fn live(settings: Settings) -> Failures {
             host.cut();
         });
         note(when, moved);
+        // Long enough to end all back-off.
+        tokio::time::sleep(LONG).await;
     }
     tokio::time::sleep(REST).await;
     note("idle", spawned(&sender, "/act", "hi").await);
@@ -148,12 +150,13 @@ fn ratios() -> Vec<Setting<f64>> {
 }
 
 /// Settings that say no by themselves: the moments at which they do (none: at any), and how.
-const DENIALS: [(&str, Option<&[&str]>, &[FailureKind]); 12] = [
+const DENIALS: [(&str, Option<&[&str]>, &[FailureKind]); 13] = [
     ("directory.suspect_grace = 0ns", Some(&["suspect"]), &[FailureKind::NoPeer]),
     ("connection.connect_timeout = 0ns", None, &[FailureKind::NoPeer]),
     ("connection.close_timeout = 0ns", Some(&["slow"]), &[FailureKind::NoAnswer]),
     ("ready_wait = 0ns", None, &[FailureKind::NoPeer]),
     ("default_timeout = 0ns", None, &[FailureKind::NoPeer, FailureKind::Deadline]),
+    ("waiting_bytes = 0", Some(&["burst"]), &[FailureKind::QueueBytes]),
     ("waiting_calls = 0", None, &[FailureKind::QueueFull]),
     // The one node is never tried a second time, or without end.
     ("policy.retry_backoff.0 = MAX", Some(AGAIN), &[FailureKind::Deadline]),
