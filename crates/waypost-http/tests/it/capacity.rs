@@ -70,7 +70,8 @@ async fn conversations_at_a_hundred_streams() {
         }
         assert_eq!(host.requests.load(Relaxed), 300);
         let open = host.open.load(Relaxed);
-        assert!((3..=4).contains(&open), "{open} connections, at once: {at_once}");
+        // Another is opened once all are three quarters full.
+        assert!((3..=5).contains(&open), "{open} connections, at once: {at_once}");
         drop(held);
     }
 }
@@ -190,7 +191,7 @@ impl Limited {
                             tokio::time::sleep(this.work).await;
                             this.answered.fetch_add(1, Relaxed);
                             let _ = send.send(frame::answer(stream));
-                        })
+                        });
                     }
                     _ => {}
                 }

@@ -39,7 +39,7 @@ impl World {
     }
 
     pub(crate) fn with(config: Config) -> Self {
-        Self::through(config, |memory| AnyRegistry::new(memory), |net| net)
+        Self::through(config, AnyRegistry::new, |net| net)
     }
 
     /// A client that reaches the registry and the network through what a test puts before them.

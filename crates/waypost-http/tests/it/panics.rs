@@ -70,7 +70,7 @@ async fn assert_well(world: &World, sender: &ServiceChannel, what: &str) {
 async fn call_in_task(sender: &ServiceChannel, path: &'static str, body: &'static str) -> Result<String, JoinError> {
     let sender = sender.clone();
     let made =
-        tokio::spawn(async move { call(&sender, path, body).await.map(|(_, _, text)| text).unwrap_or_else(|e| e.to_string()) });
+        tokio::spawn(async move { call(&sender, path, body).await.map_or_else(|error| error.to_string(), |(_, _, text)| text) });
     made.await
 }
 

@@ -149,8 +149,10 @@ fn ratios() -> Vec<Setting<f64>> {
     vec![("budget.per_call", |s, n| s.client.budget.per_call = n), ("budget.per_second", |s, n| s.client.budget.per_second = n)]
 }
 
-/// Settings that say no by themselves: the moments at which they do (none: at any), and how.
-const DENIALS: [(&str, Option<&[&str]>, &[FailureKind]); 13] = [
+/// A setting that says no by itself: the moments at which it does (none: at any), and how.
+type Denial = (&'static str, Option<&'static [&'static str]>, &'static [FailureKind]);
+
+const DENIALS: [Denial; 13] = [
     ("directory.suspect_grace = 0ns", Some(&["suspect"]), &[FailureKind::NoPeer]),
     ("connection.connect_timeout = 0ns", None, &[FailureKind::NoPeer]),
     ("connection.close_timeout = 0ns", Some(&["slow"]), &[FailureKind::NoAnswer]),
