@@ -3,8 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 
 mod cancels;
+mod capacity;
 mod drops;
 mod errors;
+mod fairness;
 mod idle;
 mod log;
 mod logs;
@@ -13,9 +15,12 @@ mod mistakes;
 mod moves;
 mod net;
 mod outcomes;
+mod panics;
 mod pings;
 mod raw;
 mod refusals;
+mod runtimes;
+mod settings;
 mod single;
 mod subscriptions;
 mod support;

@@ -41,9 +41,18 @@ impl World {
     }
 
     pub(crate) fn with(config: Config) -> Self {
+        Self::through(config, AnyRegistry::new, |net| net)
+    }
+
+    /// A client that reaches the registry and the network through what a test puts before them.
+    pub(crate) fn through<C: Connect>(
+        config: Config,
+        registry: impl FnOnce(MemoryRegistry) -> AnyRegistry,
+        connect: impl FnOnce(Net) -> C,
+    ) -> Self {
         let memory = MemoryRegistry::new();
         let net = Net::default();
-        let client = Client::with_connect(AnyRegistry::new(memory.open()), config, net.clone());
+        let client = Client::with_connect(registry(memory.open()), config, connect(net.clone()));
         Self { memory, net, client, instance: Instance::random() }
     }
 
