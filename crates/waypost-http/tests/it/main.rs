@@ -3,10 +3,11 @@
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 
 mod drops;
+mod hostile_peers;
+mod hostility;
 mod many;
 mod moves;
 mod net;
-
 mod pings;
 mod single;
 mod subscriptions;

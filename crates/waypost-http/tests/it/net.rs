@@ -25,6 +25,8 @@ use waypost_http::{
     ResponseBody, ResponseClass, ServedBy, ServiceChannel,
 };
 
+use crate::hostility::Hostility;
+
 /// The world of one test: a registry, hosts, and a client.
 pub(crate) struct World {
     pub(crate) memory: MemoryRegistry,
@@ -191,6 +193,7 @@ pub(crate) struct HostState {
     down: watch::Sender<bool>,
     frozen: watch::Sender<bool>,
     mute: watch::Sender<bool>,
+    hostility: Mutex<Option<Hostility>>,
     refusing: watch::Sender<usize>,
     drain: Notify,
     calm: Notify,
@@ -224,6 +227,11 @@ impl Host {
         self.connections.lock().unwrap().abort_all();
     }
 
+    /// It treats every connection to come like this instead of serving; none: it serves again.
+    pub(crate) fn turn(&self, hostility: impl Into<Option<Hostility>>) {
+        *self.hostility.lock().unwrap() = hostility.into();
+    }
+
     /// It accepts and never speaks.
     pub(crate) fn mute(&self) {
         self.mute.send_replace(true);
@@ -254,13 +262,22 @@ impl Host {
             return None;
         }
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        if *self.mute.borrow() {
+        if let Some(hostility) = *self.hostility.lock().unwrap() {
+            self.connections.lock().unwrap().spawn(hostility.treat(theirs));
+        } else if *self.mute.borrow() {
             self.connections.lock().unwrap().spawn(async move {
                 let _kept = theirs;
                 std::future::pending::<()>().await;
             });
         } else {
-            let io = Freezing { io: theirs, frozen: self.frozen.subscribe(), thaw: None, host: self.clone(), seen: Vec::new() };
+            let io = Freezing {
+                io: theirs,
+                frozen: self.frozen.subscribe(),
+                thaw: None,
+                host: self.clone(),
+                seen: Vec::new(),
+                pings: None,
+            };
             self.connections.lock().unwrap().spawn(self.clone().serve(io));
         }
         Some(Box::new(ours))
@@ -387,6 +404,8 @@ struct Freezing {
     thaw: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     host: Host,
     seen: Vec<u8>,
+    /// Number of PINGs; none before the first frame.
+    pings: Option<usize>,
 }
 
 impl Freezing {
@@ -407,23 +426,23 @@ impl Freezing {
         thawed
     }
 
+    /// Counts the PINGs among the frames that are whole by now, and keeps the rest.
     fn count_pings(&mut self, bytes: &[u8]) {
+        const PREFACE: usize = 24;
         self.seen.extend_from_slice(bytes);
-        let preface = 24;
-        let mut at = preface;
-        // Whole frames only; the connections of these tests are short enough to be looked through again.
-        let mut pings = 0;
-        while self.seen.len() >= at + 9 {
-            let length = usize::from(self.seen[at]) << 16 | usize::from(self.seen[at + 1]) << 8 | usize::from(self.seen[at + 2]);
-            if self.seen[at + 3] == 6 && self.seen[at + 4] & 1 == 0 {
-                pings += 1;
-            }
-            if self.seen.len() < at + 9 + length {
+        let mut at = if self.pings.is_none() { PREFACE } else { 0 };
+        while let Some([a, b, c, kind, flags, ..]) = self.seen.get(at..) {
+            let end = at + 9 + (usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c));
+            if self.seen.len() < end {
                 break;
             }
-            at += 9 + length;
+            *self.pings.get_or_insert(0) += usize::from(*kind == 6 && flags & 1 == 0);
+            at = end;
         }
-        self.host.pings.fetch_max(pings, Relaxed);
+        if let Some(pings) = self.pings {
+            self.seen.drain(..at);
+            self.host.pings.fetch_max(pings, Relaxed);
+        }
     }
 }
 
