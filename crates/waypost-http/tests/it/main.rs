@@ -9,6 +9,7 @@ mod many;
 mod moves;
 mod net;
 mod pings;
+mod shares;
 mod single;
 mod subscriptions;
 mod waits;

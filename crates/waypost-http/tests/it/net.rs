@@ -54,8 +54,22 @@ impl World {
         host
     }
 
+    /// Hosts named `n0`, `n1` and so on that serve, and are registered.
+    pub(crate) async fn hosts(&self, count: usize) -> Vec<Host> {
+        let mut hosts = Vec::new();
+        for i in 0..count {
+            hosts.push(self.host(&format!("n{i}")).await);
+        }
+        hosts
+    }
+
     pub(crate) async fn register(&self, name: &str) {
-        let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: self.instance.clone() };
+        self.register_for(name, Duration::from_secs(3600)).await;
+    }
+
+    /// Registers a node that renews nothing.
+    pub(crate) async fn register_for(&self, name: &str, ttl: Duration) {
+        let options = RegisterOptions { ttl, instance: self.instance.clone() };
         self.memory.register(&service(name), &options).await.unwrap();
     }
 
@@ -64,13 +78,23 @@ impl World {
         self.memory.deregister(&service(name), &options).await.unwrap();
     }
 
+    /// Another client of the same registry and network.
+    pub(crate) fn another_client(&self) -> Client {
+        Client::with_connect(AnyRegistry::new(self.memory.open()), Config::default(), self.net.clone())
+    }
+
     pub(crate) fn sender(&self) -> ServiceChannel {
         self.sender_with(ChannelConfig::default())
     }
 
     pub(crate) fn sender_with(&self, config: ChannelConfig) -> ServiceChannel {
-        self.client.channel("echo".parse().unwrap(), config, Arc::new(Plain))
+        sender_of(&self.client, config)
     }
+}
+
+/// A channel of any client to the one service.
+pub(crate) fn sender_of(client: &Client, config: ChannelConfig) -> ServiceChannel {
+    client.channel("echo".parse().unwrap(), config, Arc::new(Plain))
 }
 
 fn address_of(name: &str) -> String {
@@ -152,14 +176,20 @@ impl Protocol for Plain {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Net(Arc<Mutex<HashMap<String, Host>>>, Arc<Dials>);
 
-/// How many dials there are now, and were at most; each takes 10 ms.
+/// How many dials there were, are now, and were at most at once; each takes 10 ms.
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
+    all: AtomicUsize,
     now: AtomicUsize,
     most: AtomicUsize,
 }
 
 impl Net {
+    /// Number of dials of any address by now.
+    pub(crate) fn dials(&self) -> usize {
+        self.1.all.load(Relaxed)
+    }
+
     pub(crate) fn most_dials_at_once(&self) -> usize {
         self.1.most.load(Relaxed)
     }
@@ -174,6 +204,7 @@ impl Net {
 impl Connect for Net {
     fn connect<'a>(&'a self, address: &'a Address, _: &'a AddressPolicy) -> Connecting<'a> {
         Box::pin(async move {
+            self.1.all.fetch_add(1, Relaxed);
             let dials = self.1.now.fetch_add(1, Relaxed) + 1;
             self.1.most.fetch_max(dials, Relaxed);
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -225,6 +256,11 @@ impl Host {
     pub(crate) fn kill(&self) {
         self.down.send_replace(true);
         self.connections.lock().unwrap().abort_all();
+    }
+
+    /// It comes back after it died.
+    pub(crate) fn revive(&self) {
+        self.down.send_replace(false);
     }
 
     /// It treats every connection to come like this instead of serving; none: it serves again.
