@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 
+mod absences;
 mod drops;
 mod hostile_peers;
 mod hostility;

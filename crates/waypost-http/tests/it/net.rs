@@ -210,6 +210,10 @@ impl Connect for Net {
             tokio::time::sleep(Duration::from_millis(10)).await;
             self.1.now.fetch_sub(1, Relaxed);
             let host = self.0.lock().unwrap().get(&address.to_string()).cloned();
+            if let Some(host) = &host {
+                let delay = *host.dial_delay.lock().unwrap();
+                tokio::time::sleep(delay).await;
+            }
             host.and_then(|host| host.accept()).ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "refused"))
         })
     }
@@ -225,6 +229,7 @@ pub(crate) struct HostState {
     frozen: watch::Sender<bool>,
     mute: watch::Sender<bool>,
     hostility: Mutex<Option<Hostility>>,
+    dial_delay: Mutex<Duration>,
     refusing: watch::Sender<usize>,
     drain: Notify,
     calm: Notify,
@@ -266,6 +271,11 @@ impl Host {
     /// It treats every connection to come like this instead of serving; none: it serves again.
     pub(crate) fn turn(&self, hostility: impl Into<Option<Hostility>>) {
         *self.hostility.lock().unwrap() = hostility.into();
+    }
+
+    /// A dial of it takes so much longer.
+    pub(crate) fn delay_dials(&self, delay: Duration) {
+        *self.dial_delay.lock().unwrap() = delay;
     }
 
     /// It accepts and never speaks.
