@@ -3,7 +3,9 @@
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 
 mod absences;
+mod budgets;
 mod drops;
+mod events;
 mod hostile_peers;
 mod hostility;
 mod many;

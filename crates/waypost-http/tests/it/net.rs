@@ -69,8 +69,12 @@ impl World {
 
     /// Registers a node that renews nothing.
     pub(crate) async fn register_for(&self, name: &str, ttl: Duration) {
+        self.register_service(&service(name), ttl).await;
+    }
+
+    pub(crate) async fn register_service(&self, service: &Service, ttl: Duration) {
         let options = RegisterOptions { ttl, instance: self.instance.clone() };
-        self.memory.register(&service(name), &options).await.unwrap();
+        self.memory.register(service, &options).await.unwrap();
     }
 
     pub(crate) async fn leave(&self, name: &str) {
