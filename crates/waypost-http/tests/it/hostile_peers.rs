@@ -22,7 +22,7 @@ async fn call_for_a_minute(sender: &ServiceChannel, path: &str) -> Vec<String> {
         if let Err(error) = begin(sender, path, "hi", Some(Duration::from_secs(5))).await {
             failures.push(error.to_string());
         }
-        sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(370)).await;
     }
     failures
 }

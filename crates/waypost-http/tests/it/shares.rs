@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use waypost_core::balance::{Decision, Filter, LeastRequest, Random, RoundRobin, Strategy};
 use waypost_http::{ChannelConfig, ServiceChannel};
 
+use crate::hostility::Hostility;
 use crate::net::{Host, World, call, sender_of};
 
 const LONG: Duration = Duration::from_secs(5);
@@ -52,18 +53,23 @@ async fn calls_for(sender: &ServiceChannel, time: Duration) -> (usize, Duration)
 
 #[tokio::test(start_paused = true)]
 async fn every_client_of_a_service_of_which_half_is_dead_finds_the_other_half() {
-    let world = World::new();
-    let hosts = world.hosts(12).await;
-    hosts.iter().step_by(2).for_each(Host::kill);
-    for _ in 0..60 {
-        let client = world.another_client();
-        let sender = sender_of(&client, at_most(3));
-        let start = Instant::now();
-        call(&sender, "/act", "hi").await.unwrap();
-        assert!(start.elapsed() <= LONG, "{:?}", start.elapsed());
-        sleep(Duration::from_secs(20)).await;
-        assert_eq!(picked(&sender), 3, "the share is as large as it may be");
-        client.close().await;
+    let hostilities = Hostility::all().into_iter().filter(|hostility| hostility.reads_no_request());
+    for death in [None].into_iter().chain(hostilities.map(Some)) {
+        let world = World::new();
+        let hosts = world.hosts(12).await;
+        for host in hosts.iter().step_by(2) {
+            if death.is_some() { host.turn(death) } else { host.kill() }
+        }
+        for client in (0..10).map(|_| world.another_client()) {
+            let sender = sender_of(&client, at_most(3));
+            let start = Instant::now();
+            call(&sender, "/act", "hi").await.unwrap();
+            assert!(start.elapsed() <= LONG, "{death:?}: {:?}", start.elapsed());
+            sleep(Duration::from_secs(20)).await;
+            let alive = hosts.iter().skip(1).step_by(2).filter(|host| host.open.load(Relaxed) > 0);
+            assert_eq!(alive.count(), 3, "{death:?}: the share is as large as it may be");
+            client.close().await;
+        }
     }
 }
 
