@@ -182,3 +182,33 @@ async fn a_bidirectional_stream_flows_while_its_response_is_held() {
     settle().await;
     assert_eq!(in_flight(&sender), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_and_a_stream_outlive_channel_and_client_and_then_leave_nothing() {
+    let before = Handle::current().metrics().num_alive_tasks();
+    let world = World::new();
+    let host = world.host("a").await;
+    let sender = world.sender();
+    let (pieces, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(1);
+    let response = sender.call(Request::post("/flow").body(StreamBody::new(Pieces(body))).unwrap()).await.unwrap();
+    let mut echoed = response.into_body();
+    let request = Request::post("/act").body(http_body_util::Full::new(Bytes::from_static(b"sleep 500"))).unwrap();
+    let under_way = tokio::spawn(sender.call(request));
+    settle().await;
+    drop(sender);
+    drop(world.client);
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        pieces.send(Ok(Frame::data(Bytes::from_static(b"piece")))).await.unwrap();
+        assert_eq!(echoed.frame().await.unwrap().unwrap().into_data().unwrap(), "piece");
+    }
+    let answer = under_way.await.unwrap().unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.to_bytes(), "sleep 500");
+    drop(pieces);
+    assert!(echoed.collect().await.unwrap().to_bytes().is_empty());
+    settle().await;
+    assert_eq!((host.open.load(Relaxed), host.dialled.load(Relaxed)), (0, 1), "the connection is closed by now");
+    host.kill();
+    settle().await;
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
+}

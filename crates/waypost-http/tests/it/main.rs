@@ -2,11 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 
+mod absences;
+mod budgets;
 mod cancels;
 mod capacity;
 mod drops;
 mod errors;
+mod events;
 mod fairness;
+mod freezing;
+mod hostile_peers;
+mod hostility;
 mod idle;
 mod log;
 mod logs;
@@ -21,6 +27,7 @@ mod raw;
 mod refusals;
 mod runtimes;
 mod settings;
+mod shares;
 mod single;
 mod subscriptions;
 mod support;

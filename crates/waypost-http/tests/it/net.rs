@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +11,6 @@ use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -25,6 +22,8 @@ use waypost_http::{
     ResponseBody, ResponseClass, ServedBy, ServiceChannel,
 };
 
+use crate::freezing::Freezing;
+use crate::hostility::Hostility;
 use crate::raw::{self, Script};
 
 /// The world of one test: a registry, hosts, and a client.
@@ -63,9 +62,27 @@ impl World {
         host
     }
 
+    /// Hosts named `n0`, `n1` and so on that serve, and are registered.
+    pub(crate) async fn hosts(&self, count: usize) -> Vec<Host> {
+        let mut hosts = Vec::new();
+        for i in 0..count {
+            hosts.push(self.host(&format!("n{i}")).await);
+        }
+        hosts
+    }
+
     pub(crate) async fn register(&self, name: &str) {
-        let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: self.instance.clone() };
-        self.memory.register(&service(name), &options).await.unwrap();
+        self.register_for(name, Duration::from_secs(3600)).await;
+    }
+
+    /// Registers a node that renews nothing.
+    pub(crate) async fn register_for(&self, name: &str, ttl: Duration) {
+        self.register_service(&service(name), ttl).await;
+    }
+
+    pub(crate) async fn register_service(&self, service: &Service, ttl: Duration) {
+        let options = RegisterOptions { ttl, instance: self.instance.clone() };
+        self.memory.register(service, &options).await.unwrap();
     }
 
     pub(crate) async fn leave(&self, name: &str) {
@@ -73,13 +90,23 @@ impl World {
         self.memory.deregister(&service(name), &options).await.unwrap();
     }
 
+    /// Another client of the same registry and network.
+    pub(crate) fn another_client(&self) -> Client {
+        Client::with_connect(AnyRegistry::new(self.memory.open()), Config::default(), self.net.clone())
+    }
+
     pub(crate) fn sender(&self) -> ServiceChannel {
         self.sender_with(ChannelConfig::default())
     }
 
     pub(crate) fn sender_with(&self, config: ChannelConfig) -> ServiceChannel {
-        self.client.channel("echo".parse().unwrap(), config, Arc::new(Plain))
+        sender_of(&self.client, config)
     }
+}
+
+/// A channel of any client to the one service.
+pub(crate) fn sender_of(client: &Client, config: ChannelConfig) -> ServiceChannel {
+    client.channel("echo".parse().unwrap(), config, Arc::new(Plain))
 }
 
 fn address_of(name: &str) -> String {
@@ -161,14 +188,20 @@ impl Protocol for Plain {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Net(Arc<Mutex<HashMap<String, Host>>>, Arc<Dials>);
 
-/// How many dials there are now, and were at most; each takes 10 ms.
+/// How many dials there were, are now, and were at most at once; each takes 10 ms.
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
+    all: AtomicUsize,
     now: AtomicUsize,
     most: AtomicUsize,
 }
 
 impl Net {
+    /// Number of dials of any address by now.
+    pub(crate) fn dials(&self) -> usize {
+        self.1.all.load(Relaxed)
+    }
+
     pub(crate) fn most_dials_at_once(&self) -> usize {
         self.1.most.load(Relaxed)
     }
@@ -184,11 +217,16 @@ impl Net {
 impl Connect for Net {
     fn connect<'a>(&'a self, address: &'a Address, _: &'a AddressPolicy) -> Connecting<'a> {
         Box::pin(async move {
+            self.1.all.fetch_add(1, Relaxed);
             let dials = self.1.now.fetch_add(1, Relaxed) + 1;
             self.1.most.fetch_max(dials, Relaxed);
             tokio::time::sleep(Duration::from_millis(10)).await;
             self.1.now.fetch_sub(1, Relaxed);
             let host = self.0.lock().unwrap().get(&address.to_string()).cloned();
+            if let Some(host) = &host {
+                let delay = *host.dial_delay.lock().unwrap();
+                tokio::time::sleep(delay).await;
+            }
             host.and_then(|host| host.accept()).ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "refused"))
         })
     }
@@ -201,9 +239,11 @@ pub(crate) struct Host(Arc<HostState>);
 #[derive(Debug, Default)]
 pub(crate) struct HostState {
     down: watch::Sender<bool>,
-    frozen: watch::Sender<bool>,
+    pub(crate) frozen: watch::Sender<bool>,
     mute: watch::Sender<bool>,
-    forgotten: AtomicUsize,
+    pub(crate) forgotten: AtomicUsize,
+    hostility: Mutex<Option<Hostility>>,
+    dial_delay: Mutex<Duration>,
     refusing: watch::Sender<usize>,
     drain: Notify,
     calm: Notify,
@@ -244,6 +284,21 @@ impl Host {
     /// Its connections break off; new ones are accepted.
     pub(crate) fn break_off(&self) {
         self.connections.lock().unwrap().abort_all();
+    }
+
+    /// It comes back after it died.
+    pub(crate) fn revive(&self) {
+        self.down.send_replace(false);
+    }
+
+    /// It treats every connection to come like this instead of serving; none: it serves again.
+    pub(crate) fn turn(&self, hostility: impl Into<Option<Hostility>>) {
+        *self.hostility.lock().unwrap() = hostility.into();
+    }
+
+    /// A dial of it takes so much longer.
+    pub(crate) fn delay_dials(&self, delay: Duration) {
+        *self.dial_delay.lock().unwrap() = delay;
     }
 
     /// It accepts and never speaks.
@@ -297,20 +352,15 @@ impl Host {
                 // How it ends is the client's to say.
                 let _ = raw::serve(theirs, host, script).await;
             });
+        } else if let Some(hostility) = *self.hostility.lock().unwrap() {
+            self.connections.lock().unwrap().spawn(hostility.treat(theirs));
         } else if *self.mute.borrow() {
             self.connections.lock().unwrap().spawn(async move {
                 let _kept = theirs;
                 std::future::pending::<()>().await;
             });
         } else {
-            let io = Freezing {
-                io: theirs,
-                frozen: self.frozen.subscribe(),
-                thaw: None,
-                forgotten: self.forgotten.load(Relaxed),
-                host: self.clone(),
-                seen: Vec::new(),
-            };
+            let io = Freezing::new(theirs, self.clone());
             self.connections.lock().unwrap().spawn(self.clone().serve(io));
         }
         Some(Box::new(ours))
@@ -436,82 +486,5 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The server's side of a connection: it neither reads nor writes while its process is frozen, and counts the PINGs it reads.
-struct Freezing {
-    io: DuplexStream,
-    frozen: watch::Receiver<bool>,
-    thaw: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    forgotten: usize,
-    host: Host,
-    seen: Vec<u8>,
-}
-
-impl Freezing {
-    fn poll_thawed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.host.forgotten.load(Relaxed) > self.forgotten {
-            return Poll::Pending;
-        }
-        if !*self.frozen.borrow() && self.thaw.is_none() {
-            return Poll::Ready(());
-        }
-        let mut frozen = self.frozen.clone();
-        let thaw = self.thaw.get_or_insert_with(|| {
-            Box::pin(async move {
-                let _ = frozen.wait_for(|frozen| !frozen).await;
-            })
-        });
-        let thawed = thaw.as_mut().poll(cx);
-        if thawed.is_ready() {
-            self.thaw = None;
-        }
-        thawed
-    }
-
-    fn count_pings(&mut self, bytes: &[u8]) {
-        self.seen.extend_from_slice(bytes);
-        let preface = 24;
-        let mut at = preface;
-        // Whole frames only; the connections of these tests are short enough to be looked through again.
-        let mut pings = 0;
-        while self.seen.len() >= at + 9 {
-            let length = usize::from(self.seen[at]) << 16 | usize::from(self.seen[at + 1]) << 8 | usize::from(self.seen[at + 2]);
-            if self.seen[at + 3] == 6 && self.seen[at + 4] & 1 == 0 {
-                pings += 1;
-            }
-            if self.seen.len() < at + 9 + length {
-                break;
-            }
-            at += 9 + length;
-        }
-        self.host.pings.fetch_max(pings, Relaxed);
-    }
-}
-
-impl AsyncRead for Freezing {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll_thawed(cx));
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        let read = buf.filled()[before..].to_vec();
-        self.count_pings(&read);
-        result
-    }
-}
-
-impl AsyncWrite for Freezing {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.poll_thawed(cx));
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

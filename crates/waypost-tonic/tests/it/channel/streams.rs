@@ -165,3 +165,23 @@ async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blame
     parrot.say(word("hi")).await.unwrap();
     client.close().await;
 }
+
+#[tokio::test]
+async fn streams_outlive_the_client_the_channel_and_the_stub_that_began_them() {
+    let town = Town::new();
+    let (_a, _) = town.server("a").await;
+    let (sender, receiver) = mpsc::channel(1);
+    let (mut words, mut answers) = {
+        let client = Client::new(town.registry());
+        let mut parrot = ParrotClient::new(client.channel("greeter").unwrap());
+        let words = parrot.count(Word { text: "sleep 1".into(), number: 50 }).await.unwrap().into_inner();
+        (words, parrot.talk(Received(receiver)).await.unwrap().into_inner())
+    };
+    for number in 0..50 {
+        assert_eq!(words.message().await.unwrap().unwrap().number, number);
+        sender.send(word("hi")).await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().text, "hi");
+    }
+    drop(sender);
+    assert_eq!((words.message().await.unwrap(), answers.message().await.unwrap()), (None, None));
+}
