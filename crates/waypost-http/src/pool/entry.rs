@@ -46,8 +46,11 @@ pub(super) struct PeerEntry {
     pub(super) log: NodeLog,
     pub(super) exclusion: Option<Exclusion>,
     judgements: Judgements,
-    /// When the node was last usable, if it ever was.
+    /// Since when the node is usable without a break.
+    usable_since: Option<Instant>,
+    /// When the node was last usable, if it ever was for the time that settles a connection: one that greets and closes keeps no place.
     usable_until: Option<Instant>,
+    settled_after: Duration,
     shared: Vec<Arc<Connection>>,
     surplus: Surplus,
 }
@@ -77,7 +80,9 @@ impl PeerEntry {
             log: NodeLog::default(),
             exclusion: Some(Exclusion::NotConnected),
             judgements: Judgements::default(),
+            usable_since: None,
             usable_until: None,
+            settled_after: shared.config.reconnect.settled_after,
             shared: Vec::new(),
             surplus: Surplus::default(),
         }
@@ -113,8 +118,12 @@ impl PeerEntry {
         self.judgements.update(now, &observed);
         let exclusion = self.judgements.exclusion();
         if exclusion.is_none() || self.exclusion.is_none() {
-            self.usable_until = Some(now);
+            let since = *self.usable_since.get_or_insert(now);
+            if now.saturating_duration_since(since) >= self.settled_after {
+                self.usable_until = Some(now);
+            }
         }
+        self.usable_since = self.usable_since.filter(|_| exclusion.is_none());
         let before = std::mem::replace(&mut self.exclusion, exclusion);
         (before != exclusion).then_some(before)
     }

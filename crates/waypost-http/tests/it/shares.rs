@@ -224,3 +224,27 @@ async fn a_lost_node_without_a_connection_holds_no_place() {
     assert_eq!(lost.len(), 6);
     calls_for(&sender, Duration::from_secs(1)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_greet_and_close_again_and_again_fill_no_place() {
+    for life in [1, 30, 300, 900].map(Duration::from_millis) {
+        for death in [Hostility::Closes(life), Hostility::SaysGoAway(life, h2::Reason::NO_ERROR)] {
+            let world = World::new();
+            let hosts = world.hosts(12).await;
+            hosts.iter().step_by(2).for_each(|host| host.turn(death));
+            for client in (0..10).map(|_| world.another_client()) {
+                let sender = sender_of(&client, at_most(3));
+                sender.ready(LONG).await.unwrap();
+                sleep(Duration::from_secs(20)).await;
+                let mut short = 0;
+                for _ in 0..20 {
+                    sleep(Duration::from_millis(73)).await;
+                    short += usize::from(picked(&sender) < 3);
+                }
+                // One that was ready for a moment has just ended, and the next is being connected.
+                assert!(short <= 4, "{death:?}: fewer than three nodes are ready {short} times of 20");
+                client.close().await;
+            }
+        }
+    }
+}
