@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::panics::contain;
+use crate::panics::{Panicked, contain};
 use crate::peer::Exclusion;
 use crate::record::{Entry, keys};
 
@@ -19,7 +19,8 @@ pub enum Filter {
     Label(String, String),
     /// The record names this endpoint, `Greeter.Hello`.
     Endpoint(String),
-    /// The user's own condition. It must be quick and always return the same for the same entry; a node that it panics on is out.
+    /// The user's own condition. It must be quick and always return the same for the same entry. A node that it panics on is out until it
+    /// is asked again, after 1 s to 60 s.
     Predicate(Arc<dyn Fn(&Entry) -> bool + Send + Sync>),
 }
 
@@ -29,16 +30,16 @@ impl Filter {
         Self::Predicate(Arc::new(predicate))
     }
 
-    fn check(&self, entry: &Entry) -> Result<(), Exclusion> {
+    fn check(&self, entry: &Entry) -> Result<Result<(), Exclusion>, Panicked> {
         let metadata = &entry.node.metadata;
         let (passes, exclusion) = match self {
             Self::Protocol(protocol) => (metadata.get(keys::PROTOCOL) == Some(protocol), Exclusion::Protocol),
             Self::Version(version) => (entry.head.version == *version, Exclusion::Version),
             Self::Label(key, value) => (metadata.get(key) == Some(value), Exclusion::Label),
             Self::Endpoint(name) => (entry.head.endpoints.iter().any(|e| e.name == *name), Exclusion::Endpoint),
-            Self::Predicate(predicate) => (contain(|| predicate(entry)).unwrap_or(false), Exclusion::Predicate),
+            Self::Predicate(predicate) => (contain(|| predicate(entry))?, Exclusion::Predicate),
         };
-        if passes { Ok(()) } else { Err(exclusion) }
+        Ok(if passes { Ok(()) } else { Err(exclusion) })
     }
 }
 
@@ -90,12 +91,25 @@ impl Filters {
         self
     }
 
-    /// Whether a node passes.
+    /// Returns whether a node passes.
     ///
     /// # Errors
-    /// The reason of the first condition that it does not meet.
+    /// The reason of the first condition that it does not meet. A predicate that panics is not met.
     pub fn check(&self, entry: &Entry) -> Result<(), Exclusion> {
-        self.0.iter().try_for_each(|filter| filter.check(entry))
+        self.try_check(entry).unwrap_or(Err(Exclusion::Predicate))
+    }
+
+    /// Returns what [`check`](Self::check) does, but tells a predicate's panic apart: it says nothing of the node.
+    ///
+    /// # Errors
+    /// A predicate panicked.
+    pub fn try_check(&self, entry: &Entry) -> Result<Result<(), Exclusion>, Panicked> {
+        for filter in &self.0 {
+            if let Err(exclusion) = filter.check(entry)? {
+                return Ok(Err(exclusion));
+            }
+        }
+        Ok(Ok(()))
     }
 }
 
@@ -129,7 +143,7 @@ mod tests {
             (Filter::predicate(|_| false), Err(Exclusion::Predicate)),
         ];
         for (filter, expected) in table {
-            assert_eq!(filter.check(&entry()), expected, "{filter:?}");
+            assert_eq!(filter.check(&entry()), Ok(expected), "{filter:?}");
         }
         let both = Filters::default().and(Filter::Version("latest".into())).and(Filter::Label("zone".into(), "us".into()));
         assert_eq!(both.check(&entry()), Err(Exclusion::Label));
@@ -139,6 +153,6 @@ mod tests {
     fn a_node_without_a_protocol_is_out() {
         let mut service = entry().to_service();
         service.nodes[0].metadata.remove("protocol");
-        assert_eq!(Filter::Protocol("grpc".into()).check(&service.entries()[0]), Err(Exclusion::Protocol));
+        assert_eq!(Filter::Protocol("grpc".into()).check(&service.entries()[0]), Ok(Err(Exclusion::Protocol)));
     }
 }

@@ -14,6 +14,8 @@ use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet, Registry};
 
 /// How long a first `select` waits for the registry's first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// A filter that panicked on a node is asked again at the first `select` after this time.
+const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why there is no node.
 #[derive(Debug, thiserror::Error)]
@@ -75,13 +77,16 @@ struct Selected {
     loads: LoadTable,
     balancer: Arc<Balancer<Listed>>,
     seed: u64,
+    /// When the filters are asked again about nodes that one panicked on.
+    recheck_at: Option<Instant>,
 }
 
 /// A node that is listed.
 #[derive(Debug)]
 struct Known {
     listed: Arc<Listed>,
-    passes: bool,
+    /// None: a filter panicked.
+    passes: Option<bool>,
 }
 
 /// The nodes of a service as its source lists them.
@@ -189,17 +194,22 @@ impl Selected {
         let loads = LoadTable::default();
         let balancer = Arc::new(Balancer::new(config.clone(), loads.clone()));
         let listing = Listing::Cached(Snapshot::default());
-        Self { subscription: None, listing, peers: BTreeMap::new(), loads, balancer, seed }
+        Self { subscription: None, listing, peers: BTreeMap::new(), loads, balancer, seed, recheck_at: None }
     }
 
     /// Becomes what is listed now; a listing without a difference costs nothing.
     fn update(&mut self, listing: Listing) {
-        let changes = listing.changes_since(&self.listing);
+        let now = Instant::now();
+        let mut changes = listing.changes_since(&self.listing);
         self.listing = listing;
+        if self.recheck_at.is_some_and(|at| at <= now) {
+            self.recheck_at = None;
+            let unknown = self.peers.iter().filter(|(_, known)| known.passes.is_none());
+            changes.extend(unknown.map(|(id, _)| (id.clone(), self.listing.get(id))));
+        }
         if changes.is_empty() {
             return;
         }
-        let now = Instant::now();
         changes.into_iter().for_each(|(id, entry)| self.apply(now, id, entry));
         self.publish(now);
     }
@@ -216,14 +226,18 @@ impl Selected {
             None => Arc::new(Listed(Arc::new(Peer::new(entry.clone(), &self.loads, now)))),
         };
         listed.0.describe(&entry);
-        let passes = self.balancer.config().filters.check(&entry).is_ok();
-        self.peers.insert(id, Known { listed, passes });
+        let passes = self.balancer.config().filters.try_check(&entry).map(|checked| checked.is_ok());
+        if let Err(panicked) = &passes {
+            tracing::warn!(node = %entry.node.id, %panicked, "filter panicked; the node is out until it is asked again");
+            self.recheck_at = now.checked_add(RECHECK_AFTER);
+        }
+        self.peers.insert(id, Known { listed, passes: passes.ok() });
     }
 
     /// Publishes the nodes that pass the filters, up to this client's share.
     fn publish(&self, now: Instant) {
         let config = self.balancer.config();
-        let passing = self.peers.values().filter(|known| known.passes);
+        let passing = self.peers.values().filter(|known| known.passes == Some(true));
         let mut ready: Vec<_> = passing.map(|known| (Arc::clone(&known.listed), now)).collect();
         if ready.len() > config.max_peers {
             ready.sort_by_cached_key(|(listed, _)| subset::rank(self.seed, &listed.0.id().id));
@@ -236,6 +250,13 @@ impl Selected {
 }
 
 impl Listing {
+    fn get(&self, id: &str) -> Option<Entry> {
+        match self {
+            Self::Cached(snapshot) => snapshot.get(id).map(|member| member.entry().clone()),
+            Self::Uncached(nodes) => nodes.iter().find(|entry| entry.node.id == id).cloned(),
+        }
+    }
+
     /// Returns the nodes that differ, with what they are now.
     fn changes_since(&self, old: &Self) -> Vec<(String, Option<Entry>)> {
         match (self, old) {

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use waypost_core::balance::{Config, Filter, RoundRobin, SelectError, Selector};
 use waypost_core::directory::{self, Directory};
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::peer::AttemptEnd;
-use waypost_core::record::{Node, Service};
+use waypost_core::record::{Entry, Node, Service};
 use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
 
 async fn town(nodes: usize) -> (MemoryRegistry, AnyRegistry) {
@@ -118,4 +119,28 @@ async fn cached_outlives_an_outage_and_sees_changes() {
     memory.faults().remove_raw("greeter", "greeter-0");
     tokio::time::sleep(Duration::from_secs(16)).await;
     assert!(matches!(cached.select("greeter").await.unwrap_err(), SelectError::NoNode { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_a_filter_panicked_on_is_selected_once_the_filter_has_an_answer() {
+    let (_memory, registry) = town(2).await;
+    let config = || {
+        let asked = AtomicUsize::new(0);
+        let mut config = Config::default();
+        let filter = move |_: &Entry| {
+            assert_ne!(asked.fetch_add(1, Relaxed), 0, "by the test");
+            true
+        };
+        config.filters.push(Filter::predicate(filter));
+        config
+    };
+    for selector in selectors(&registry, config) {
+        let ids = async || {
+            let mut next = selector.select("greeter").await.unwrap();
+            (0..2).map(|_| next.next().unwrap().id.clone()).collect::<HashSet<_>>().len()
+        };
+        assert_eq!(ids().await, 1);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(ids().await, 2);
+    }
 }

@@ -244,11 +244,10 @@ impl Share {
         self.joined.iter().map(|(_, id)| &**id)
     }
 
-    /// Ends the share: every node that has joined it leaves.
+    /// Empties the share: every node that has joined it leaves.
     pub(crate) fn take_all(&mut self) -> Vec<Change> {
-        let gone = std::mem::take(&mut self.gone).into_iter();
-        let joined = std::mem::take(&mut self.joined).into_iter().map(|(_, id)| id);
-        gone.chain(joined).map(Change::Leave).collect()
+        let old = std::mem::replace(self, Self::new(self.limit, self.seed));
+        old.gone.into_iter().chain(old.joined.into_iter().map(|(_, id)| id)).map(Change::Leave).collect()
     }
 
     /// When to settle even if nothing happens.

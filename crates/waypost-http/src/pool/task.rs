@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use waypost_core::backoff::{BackoffConfig, full_jitter};
 use waypost_core::directory::{MemberChange, Snapshot};
 use waypost_core::peer::{Exclusion, Membership};
 use waypost_core::record::Entry;
@@ -19,7 +18,7 @@ use waypost_core::registry::Error;
 use super::entry::PeerEntry;
 use super::log::{Line, LineBudget};
 use super::machine::{Action, ConnectionId, Event};
-use super::members::Members;
+use super::members::{Members, Retry};
 use super::peer::PeerKey;
 use super::share::{Change, Place};
 use super::subscription::Renewal;
@@ -35,8 +34,6 @@ const SPREAD: Duration = Duration::from_millis(100);
 const PROVE_EVERY: Duration = Duration::from_secs(1);
 /// Dials of nodes that fill no place are spread so that they come no closer together than this on average.
 const UNPLACED_DIAL_EVERY: Duration = Duration::from_millis(100);
-/// A strategy that panicked is asked again after this back-off.
-const REBUILD: BackoffConfig = BackoffConfig { initial: Duration::from_secs(1), max: Duration::from_secs(60) };
 
 type Report = (PeerKey, ConnectionId, ConnectionEvent);
 
@@ -165,7 +162,10 @@ impl PoolTask {
 
     /// When to take a turn even if nothing happens. It may be past; then it is due.
     fn next_wake(&self) -> Option<Instant> {
-        let shares = self.members.iter().flat_map(|members| [members.share.next_wake(), members.rebuild.map(|(at, _)| at)]);
+        let shares = self
+            .members
+            .iter()
+            .flat_map(|members| [members.share.next_wake(), members.rebuild.next_wake(), members.recheck.next_wake()]);
         shares.chain([self.timers.next(), self.serve_all_at]).flatten().min()
     }
 
@@ -195,8 +195,8 @@ impl PoolTask {
             self.room_made = usize::MAX;
         }
         for members in &mut self.members {
-            members.unsettled |= members.share.next_wake().is_some_and(|at| at <= now);
-            members.unpublished |= members.rebuild.is_some_and(|(at, _)| at <= now);
+            members.unsettled |= members.share.next_wake().is_some_and(|at| at <= now) || members.recheck.is_due(now);
+            members.unpublished |= members.rebuild.is_due(now);
         }
     }
 
@@ -431,6 +431,9 @@ impl PoolTask {
             let mut members = std::mem::take(&mut self.members);
             let changes = members[at].settle(now(), &self.snapshot, |id| self.is_ready(id));
             self.members = members;
+            if let Some(panicked) = self.members[at].take_panic(now()) {
+                tracing::warn!(service = %self.service, %panicked, "filter panicked; nodes it panicked on are out until it is asked again");
+            }
             for change in changes {
                 self.on_share_change(change, Some(at));
             }
@@ -563,16 +566,14 @@ impl PoolTask {
             }
             members.count(excluded);
             let balancer = &members.registered.balancer;
-            members.rebuild = match balancer.publish(now, ready) {
-                Ok(()) => None,
+            match balancer.publish(now, ready) {
+                Ok(()) => members.rebuild = Retry::default(),
                 Err(panicked) => {
-                    let failures = members.rebuild.map_or(0, |(_, failures)| failures);
                     let strategy = balancer.config().strategy.name();
                     tracing::warn!(service = %self.service, strategy, %panicked, "strategy panicked; nodes are picked at random");
-                    let delay = full_jitter(&mut fastrand::Rng::new(), REBUILD.initial, REBUILD.max, failures);
-                    now.checked_add(REBUILD.initial + delay).map(|at| (at, failures.saturating_add(1)))
+                    members.rebuild.failed(now);
                 }
-            };
+            }
         }
     }
 

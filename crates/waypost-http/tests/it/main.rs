@@ -10,6 +10,7 @@ mod drops;
 mod errors;
 mod events;
 mod fairness;
+mod filters;
 mod freezing;
 mod hostile_peers;
 mod hostility;

@@ -85,6 +85,14 @@ impl World {
         self.memory.register(service, &options).await.unwrap();
     }
 
+    /// The host registers again, with a label that it did not have.
+    pub(crate) async fn relabel(&self, name: &str) {
+        let mut service = service(name);
+        service.nodes[0].metadata.insert("label", "new");
+        let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: self.instance.clone() };
+        self.memory.register(&service, &options).await.unwrap();
+    }
+
     pub(crate) async fn leave(&self, name: &str) {
         let options = waypost_core::registry::DeregisterOptions::force();
         self.memory.deregister(&service(name), &options).await.unwrap();
