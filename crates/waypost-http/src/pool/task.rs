@@ -327,10 +327,14 @@ impl PoolTask {
 
     fn on_connection_event(&mut self, key: PeerKey, id: ConnectionId, event: ConnectionEvent) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let now = now();
+        let (now, spreading) = (now(), self.serve_all_at.is_some());
         let event = match event {
             ConnectionEvent::Ready(connection) => {
-                self.room_made = if peer.machine.is_ready() { usize::MAX } else { self.room_made.max(1) };
+                if !peer.machine.is_ready() {
+                    self.room_made = self.room_made.max(1);
+                } else {
+                    more_room(&mut self.room_made, spreading);
+                }
                 Event::Ready(id, connection)
             }
             ConnectionEvent::Slow => Event::Slow(id),
@@ -342,7 +346,7 @@ impl PoolTask {
             }
             ConnectionEvent::Liveness(change) => match change.take() {
                 Liveness::Alive => {
-                    self.room_made = usize::MAX;
+                    more_room(&mut self.room_made, spreading);
                     Event::Liveness(id, Liveness::Alive)
                 }
                 liveness => {
@@ -354,7 +358,7 @@ impl PoolTask {
             },
             ConnectionEvent::Capacity(change) => {
                 change.take();
-                self.room_made = usize::MAX;
+                more_room(&mut self.room_made, spreading);
                 Event::Tick
             }
             ConnectionEvent::Ended(result) => {
@@ -617,6 +621,13 @@ impl PoolTask {
             }
             Line::Back { after, changes } => tracing::info!(service, node, address, ?after, changes, "node reachable again"),
         }
+    }
+}
+
+/// A node that is ready already has more room. While waiting calls are spread over nodes that come, it has its part and gets no more of them.
+fn more_room(room_made: &mut usize, spreading: bool) {
+    if !spreading {
+        *room_made = usize::MAX;
     }
 }
 

@@ -138,10 +138,10 @@ async fn a_full_line_says_so_by_number_and_by_bytes_and_empties() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_calls_are_spread_over_nodes_that_are_ready_shortly_after_each_other() {
-    for announced_at_once in [true, false] {
+    for (count, announced_at_once) in [(100, true), (100, false), (900, true), (900, false)] {
         let world = World::new();
         let sender = world.sender();
-        let calls = start_calls(&sender, "sleep 200", 100, 100_000);
+        let calls = start_calls(&sender, "sleep 200", count, 1_000 * count);
         sleep(Duration::from_millis(10)).await;
         let mut hosts = Vec::new();
         for i in 0..5 {
@@ -156,8 +156,8 @@ async fn waiting_calls_are_spread_over_nodes_that_are_ready_shortly_after_each_o
         }
         assert!(calls.join_all().await.iter().all(Result::is_ok));
         let served: Vec<_> = hosts.iter().map(|host| host.requests.load(Relaxed)).collect();
-        let most = served.iter().max().unwrap();
-        assert!((20..=40).contains(most), "{served:?}");
+        let most = u32::try_from(*served.iter().max().unwrap()).unwrap();
+        assert!((count / 5..=count * 2 / 5).contains(&most), "{served:?}");
         assert!(served.iter().all(|served| *served > 0), "{served:?}");
     }
 }
