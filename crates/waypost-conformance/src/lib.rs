@@ -49,6 +49,7 @@ macro_rules! every_case {
             watching::a_cut_gives_a_reset,
             watching::next_is_cancel_safe,
             watching::a_watcher_that_lags_loses_nothing,
+            watching::a_watcher_outlives_the_runtime_that_it_was_opened_on,
             living::expiry_is_a_loss,
             living::deregister_is_a_leave,
             living::an_unchanged_beat_is_no_news,

@@ -5,7 +5,8 @@
 //! gone, silent or wrong, and whatever may have been missed is read anew and told as a difference.
 //!
 //! The rooms: `wire` (messages and calls), `members` (which one, and who we are), `lease`, `list`, `watch`, `owner` (whose key it is) over
-//! its `ledger`. `trouble` says once what an answer means. This crate never knows balancing, or who calls.
+//! its `ledger`; `tasks` runs the drivers of `lease` and `watch`. `trouble` says once what an answer means. This crate never knows balancing,
+//! or who calls.
 
 mod lease;
 mod ledger;
@@ -17,16 +18,15 @@ mod records;
 mod rest;
 mod secret;
 mod space;
+mod tasks;
 mod trouble;
 mod watch;
 mod wire;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tokio::sync::watch::Sender;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use waypost_core::record::{Entry, Service};
 use waypost_core::registry::{
@@ -45,6 +45,7 @@ use members::{Credentials, Members, Password};
 use owner::{Owner, Places};
 use records::Records;
 use space::Space;
+use tasks::Tasks;
 use watch::Hub;
 
 /// The name of this backend in errors and URLs.
@@ -58,21 +59,14 @@ pub struct EtcdRegistry {
     records: Arc<Records>,
     hub: Arc<Hub>,
     owner: Owner,
-    tasks: Mutex<Tasks>,
+    /// Those run from the first registration or watch on.
+    tasks: Arc<Tasks>,
     /// Held by each who writes: what is written after the leases were revoked would stay.
     writing: Semaphore,
-    stop: Sender<bool>,
 }
 
 /// How many may register or deregister at one moment; `close` waits for all of them.
 const AT_ONCE: u32 = 1 << 16;
-
-/// The two tasks of a handle. They run from its first registration or watch on.
-struct Tasks {
-    idle: Option<(lease::Driver, watch::Driver)>,
-    running: JoinSet<()>,
-    closed: bool,
-}
 
 impl EtcdRegistry {
     /// A handle on the registry there. Certificates are read; nothing is connected until it is used.
@@ -113,17 +107,8 @@ impl EtcdRegistry {
             hub: Arc::clone(&hub),
             places: Places::default(),
         };
-        let tasks = Tasks { idle: Some((keeps, follows)), running: JoinSet::new(), closed: false };
-        Ok(Self {
-            options: shown,
-            members,
-            records,
-            hub,
-            owner,
-            tasks: Mutex::new(tasks),
-            writing: Semaphore::new(AT_ONCE as usize),
-            stop: Sender::new(false),
-        })
+        let tasks = Arc::new(Tasks::new(keeps, follows));
+        Ok(Self { options: shown, members, records, hub, owner, tasks, writing: Semaphore::new(AT_ONCE as usize) })
     }
 
     /// How many keys were seen that hold no record: skipped, and hiding no other.
@@ -136,24 +121,8 @@ impl EtcdRegistry {
         self.hub.missed()
     }
 
-    fn tasks(&self) -> MutexGuard<'_, Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_open(&self) -> Result<()> {
-        if self.tasks().closed { Err(Error::Closed) } else { Ok(()) }
-    }
-
-    fn start(&self) -> Result<()> {
-        let mut tasks = self.tasks();
-        if tasks.closed {
-            return Err(Error::Closed);
-        }
-        if let Some((keeps, follows)) = tasks.idle.take() {
-            tasks.running.spawn(keeps.run(self.stop.subscribe()));
-            tasks.running.spawn(follows.run(self.stop.subscribe()));
-        }
-        Ok(())
+        if self.tasks.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
     async fn read(&self, service: Option<&str>) -> Result<Vec<Service>> {
@@ -176,7 +145,7 @@ impl fmt::Debug for EtcdRegistry {
 
 impl Drop for EtcdRegistry {
     fn drop(&mut self) {
-        self.tasks().running.abort_all();
+        self.tasks.abort();
         self.hub.close();
     }
 }
@@ -192,26 +161,30 @@ impl Registry for EtcdRegistry {
 
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
         check_registration(service, options)?;
-        self.start()?;
-        let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
-        let until = self.deadline();
-        let mut result = Ok(());
-        for entry in options.stamp(service).entries() {
-            result = result.and(self.owner.register(&entry, options, until).await);
-        }
-        result
+        let registering = async {
+            let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
+            let until = self.deadline();
+            let mut result = Ok(());
+            for entry in options.stamp(service).entries() {
+                result = result.and(self.owner.register(&entry, options, until).await);
+            }
+            result
+        };
+        self.tasks.run(registering).await
     }
 
     async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         check_keys(service)?;
-        self.start()?;
-        let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
-        let until = self.deadline();
-        let mut result = Ok(());
-        for entry in service.entries() {
-            result = result.and(self.owner.deregister(&entry.key(), options, until).await);
-        }
-        result
+        let deregistering = async {
+            let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
+            let until = self.deadline();
+            let mut result = Ok(());
+            for entry in service.entries() {
+                result = result.and(self.owner.deregister(&entry.key(), options, until).await);
+            }
+            result
+        };
+        self.tasks.run(deregistering).await
     }
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
@@ -226,24 +199,18 @@ impl Registry for EtcdRegistry {
 
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         options.service.as_deref().map_or(Ok(()), check_name)?;
-        self.start()?;
-        self.hub.follow(options).await
+        let watcher = self.tasks.run(self.hub.follow(options)).await?;
+        Ok(self.tasks.keep_running(watcher))
     }
 
     async fn close(&self) -> Result<()> {
-        let mut running = {
-            let mut tasks = self.tasks();
-            tasks.closed = true;
-            tasks.idle = None;
-            std::mem::take(&mut tasks.running)
-        };
+        self.tasks.close();
         self.hub.close();
         // Who writes now has no more time than this; who comes later is told that it is closed.
         let until = self.deadline();
         let _all = timeout_at(until, self.writing.acquire_many(AT_ONCE)).await;
         self.writing.close();
-        self.stop.send_replace(true);
-        while running.join_next().await.is_some() {}
+        self.tasks.join().await;
         let revoked = self.owner.close(self.deadline()).await;
         self.members.close().await;
         revoked

@@ -1,9 +1,11 @@
 //! What a watcher hears.
 
-use tokio::task::JoinSet;
-use waypost_core::registry::{AnyRegistry, Event, Registry};
+use tokio::runtime::Builder;
+use tokio::task::{JoinSet, spawn_blocking};
+use waypost_core::registry::{AnyRegistry, Event, Registry, WatchOptions};
 
 use super::Verdict;
+use crate::follower::Follower;
 use crate::stage::{Owner, Stage, key, record};
 
 pub(crate) async fn first_item_is_a_reset(stage: &Stage) -> Verdict {
@@ -181,5 +183,24 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict 
         })
         .await;
     follower.until_equal(&registry).await;
+    Ok(())
+}
+
+/// As the watcher of a client in a `static` does.
+pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(stage: &Stage) -> Verdict {
+    let registry = stage.open().await;
+    let (watched, time) = (registry.clone(), stage.time);
+    let opened = spawn_blocking(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
+        runtime.block_on(Follower::open(&watched, WatchOptions::all(), time))
+    });
+    let mut early = opened.await.expect("a watcher is opened elsewhere");
+    let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
+    early.until_there(&owner.key()).await;
+    let mut late = stage.follow(&registry).await;
+    owner.must_leave().await;
+    for follower in [&mut early, &mut late] {
+        follower.until_gone(&owner.key()).await;
+    }
     Ok(())
 }

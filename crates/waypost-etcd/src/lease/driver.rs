@@ -26,6 +26,7 @@ pub(super) enum Command {
 
 pub(crate) struct Driver {
     members: Arc<Members>,
+    machine: Machine,
     commands: mpsc::Receiver<Command>,
     trouble: Arc<Mutex<Option<Trouble>>>,
     stream: Option<Duplex<LeaseKeepAliveRequest>>,
@@ -34,13 +35,21 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(super) fn new(members: Arc<Members>, commands: mpsc::Receiver<Command>, trouble: Arc<Mutex<Option<Trouble>>>) -> Self {
-        Self { members, commands, trouble, stream: None, waiting: BTreeMap::new() }
+        let machine = Machine::new(fastrand::Rng::new());
+        Self { members, machine, commands, trouble, stream: None, waiting: BTreeMap::new() }
     }
 
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut machine = Machine::new(fastrand::Rng::new());
+    /// Runs until it is stopped.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may be run again on another runtime: a stream is then opened anew, as after a break, and nothing else is lost.
+    pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
+        // Its timers and its connection ended with the runtime.
+        if self.stream.take().is_some() {
+            self.step(Event::Broke);
+        }
         loop {
-            let deadline = machine.deadline();
+            let deadline = self.machine.deadline();
             let event = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -51,9 +60,13 @@ impl Driver {
                 },
                 () = sleep_until(deadline.unwrap_or_else(now)), if deadline.is_some() => Event::Tick,
             };
-            for action in machine.step(now(), event) {
-                self.act(action);
-            }
+            self.step(event);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        for action in self.machine.step(now(), event) {
+            self.act(action);
         }
     }
 

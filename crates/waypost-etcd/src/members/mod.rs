@@ -214,11 +214,12 @@ impl Members {
     /// The connection to one member, dialled if need be; those who ask meanwhile wait for the same.
     async fn reach(&self, index: usize, needs_leader: bool, until: Instant) -> Option<Link> {
         let line = self.line(index, needs_leader)?;
-        let single = timeout_at(until.min(line.begun + DIAL), line.single()).await.ok()??;
-        if !single.is_open() {
+        let single = timeout_at(until.min(line.begun + DIAL), line.single()).await.ok()?;
+        // The dialling or the connection may have ended with its runtime, which says nothing else.
+        let Some(single) = single.filter(Single::is_open) else {
             self.members[index].slot().hang_up(&line);
             return None;
-        }
+        };
         Some(Link { member: index, line, single })
     }
 

@@ -40,6 +40,7 @@ pub(crate) struct Driver {
     records: Arc<Records>,
     timeout: Duration,
     owner: Listener,
+    machine: Machine,
     commands: mpsc::Receiver<Command>,
     feeds: Arc<Mutex<Feeds>>,
     stream: Option<Duplex<WatchRequest>>,
@@ -61,11 +62,13 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         feeds: Arc<Mutex<Feeds>>,
     ) -> Self {
+        let machine = Machine::new(Arc::clone(&records), fastrand::Rng::new());
         Self {
             members,
             records,
             timeout,
             owner,
+            machine,
             commands,
             feeds,
             stream: None,
@@ -77,12 +80,18 @@ impl Driver {
         }
     }
 
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut machine = Machine::new(Arc::clone(&self.records), fastrand::Rng::new());
+    /// Runs until it is stopped.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may be run again on another runtime: it then goes on as after a break of the stream, and asks again for all lists.
+    pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
+        // Their timers and connections ended with the runtime.
+        (self.stream, self.heard_any, self.lists) = (None, false, JoinSet::new());
+        self.step(Event::Restarted);
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let deadline = machine.deadline();
+            let deadline = self.machine.deadline();
             let event = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -93,13 +102,17 @@ impl Driver {
                     None => break,
                 },
                 () = sleep_until(deadline.unwrap_or_else(now)), if deadline.is_some() => Event::Tick,
-                _ = sweep.tick() => Event::Unfollow(self.unheard(&machine)),
+                _ = sweep.tick() => Event::Unfollow(self.unheard()),
             };
-            for action in machine.step(now(), event) {
-                self.act(action);
-            }
+            self.step(event);
         }
         self.lists.shutdown().await;
+    }
+
+    fn step(&mut self, event: Event) {
+        for action in self.machine.step(now(), event) {
+            self.act(action);
+        }
     }
 
     fn heard(&mut self, answer: Result<WatchResponse, Trouble>) -> Event {
@@ -130,9 +143,9 @@ impl Driver {
     }
 
     /// Feeds to which nobody listens are taken out, so that who comes next begins anew.
-    fn unheard(&self, machine: &Machine) -> Vec<Scope> {
+    fn unheard(&self) -> Vec<Scope> {
         let mut feeds = lock(&self.feeds);
-        let unheard = machine.followed().filter(|(_, feed)| feed.listeners() == 0).map(|(scope, _)| scope.clone());
+        let unheard = self.machine.followed().filter(|(_, feed)| feed.listeners() == 0).map(|(scope, _)| scope.clone());
         unheard.inspect(|scope| drop(feeds.by_scope.remove(scope))).collect()
     }
 

@@ -58,6 +58,8 @@ pub(super) enum Event {
     ListedByOne(Scope, Listed, Trouble),
     Heard(WatchResponse),
     Broke(Trouble),
+    /// The stream and the lists under way ended with their runtime.
+    Restarted,
 }
 
 #[derive(Debug, PartialEq)]
@@ -139,6 +141,13 @@ impl Machine {
             }
             Event::Heard(response) => self.heard(now, response, &mut actions),
             Event::Broke(trouble) => self.broke(now, trouble, &mut actions),
+            Event::Restarted => {
+                for track in self.tracks.values_mut() {
+                    track.unanswered();
+                    track.relist_at = now;
+                }
+                self.broke(now, Trouble::Link("its runtime has shut down".to_owned()), &mut actions);
+            }
         }
         self.tend_stream(now, &mut actions);
         self.tend_tracks(now, &mut actions);

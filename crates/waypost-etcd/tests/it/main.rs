@@ -18,6 +18,7 @@ mod records;
 mod report;
 mod rest;
 mod rig;
+mod runtimes;
 mod server;
 mod wiped;
 

@@ -212,3 +212,16 @@ fn runtimes_that_end_take_no_call_with_them_on_memory() {
 fn runtimes_that_end_take_no_call_with_them_on_local() {
     runtimes_end_under_calls(&Town::local());
 }
+
+#[cfg(feature = "etcd")]
+#[test]
+fn runtimes_that_end_take_no_call_with_them_on_etcd() {
+    use waypost_testkit::etcd::{Etcd, Options, each};
+
+    let keeper = runtime();
+    let etcds = keeper.block_on(each(async |binary| Etcd::start(&binary, &Options::one()).await.unwrap()));
+    for etcd in &etcds {
+        let url = format!("etcd://{}", etcd.addresses()[0]);
+        runtimes_end_under_calls(&Town::of(move || open(&url)));
+    }
+}

@@ -1,0 +1,178 @@
+//! The background tasks of a handle: started when they are first needed, and again when they have ended with their runtime while the handle
+//! is used on another. This room never knows what they do.
+
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::runtime::Handle;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::watch::Sender;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::sleep;
+use waypost_core::registry::{Error, Event, Result, Watcher};
+
+use crate::{lease, watch};
+
+/// Delay before a task runs again, so that one that ends at once does not keep its runtime busy.
+const RESTART: Duration = Duration::from_millis(10);
+
+/// The tasks of one handle.
+pub(crate) struct Tasks {
+    state: Mutex<State>,
+    stop: Sender<bool>,
+    /// Notified whenever a task ends.
+    ended: Arc<Notify>,
+}
+
+struct State {
+    /// None once the handle is closed.
+    drivers: Option<Drivers>,
+    /// For each driver, alive as long as its task.
+    running: [Weak<Guard>; 2],
+    tasks: JoinSet<()>,
+}
+
+/// What the tasks run. Each is locked by its task, and stays when the task ends.
+struct Drivers {
+    keeps: Arc<AsyncMutex<lease::Driver>>,
+    follows: Arc<AsyncMutex<watch::Driver>>,
+}
+
+impl Tasks {
+    pub(crate) fn new(keeps: lease::Driver, follows: watch::Driver) -> Self {
+        let (keeps, follows) = (Arc::new(AsyncMutex::new(keeps)), Arc::new(AsyncMutex::new(follows)));
+        let drivers = Some(Drivers { keeps, follows });
+        let state = State { drivers, running: [Weak::new(), Weak::new()], tasks: JoinSet::new() };
+        Self { state: Mutex::new(state), stop: Sender::new(false), ended: Arc::default() }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().drivers.is_none()
+    }
+
+    /// Starts the tasks that do not run, on the runtime that this is called in.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    fn start(&self) -> Result<()> {
+        let mut state = self.lock();
+        let State { drivers, running: [keeping, following], tasks } = &mut *state;
+        let Drivers { keeps, follows } = drivers.as_ref().ok_or(Error::Closed)?;
+        if keeping.strong_count() > 0 && following.strong_count() > 0 {
+            return Ok(());
+        }
+        while tasks.try_join_next().is_some() {}
+        let (driver, stop) = (Arc::clone(keeps), self.stop.subscribe());
+        self.ensure(tasks, keeping, async move { driver.lock().await.run(stop).await });
+        let (driver, stop) = (Arc::clone(follows), self.stop.subscribe());
+        self.ensure(tasks, following, async move { driver.lock().await.run(stop).await });
+        Ok(())
+    }
+
+    /// Spawns a task, unless it runs.
+    fn ensure(&self, tasks: &mut JoinSet<()>, running: &mut Weak<Guard>, task: impl Future<Output = ()> + Send + 'static) {
+        if running.strong_count() > 0 {
+            return;
+        }
+        let is_first = running.ptr_eq(&Weak::new());
+        let guard = Arc::new(Guard(Arc::clone(&self.ended)));
+        *running = Arc::downgrade(&guard);
+        tasks.spawn(async move {
+            let _guard = guard;
+            if !is_first {
+                tracing::debug!("a background task ended with its runtime; running it on another");
+                sleep(RESTART).await;
+            }
+            task.await;
+        });
+    }
+
+    /// Does something that needs the tasks. Those that end meanwhile are started again, on the runtime of the caller.
+    ///
+    /// # Errors
+    /// Those of the work; [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// That of the work.
+    pub(crate) async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = pin!(work);
+        loop {
+            let ended = self.ended.notified();
+            self.start()?;
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                // The runtime of the caller may be the one that shuts down: it must get to drop the caller.
+                () = ended => yield_now().await,
+            }
+        }
+    }
+
+    /// The watcher, which starts the tasks again on the runtime that it is polled on.
+    pub(crate) fn keep_running(self: &Arc<Self>, watcher: Watcher) -> Watcher {
+        let ended = Box::pin(Arc::clone(&self.ended).notified_owned());
+        Watcher::new(Watched { watcher, tasks: Arc::clone(self), ended })
+    }
+
+    /// From now on none is started. Those that run go on until [`join`](Self::join).
+    pub(crate) fn close(&self) {
+        self.lock().drivers = None;
+    }
+
+    /// Stops all, and waits for their end.
+    pub(crate) async fn join(&self) {
+        self.stop.send_replace(true);
+        let mut tasks = std::mem::take(&mut self.lock().tasks);
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Ends all at once.
+    pub(crate) fn abort(&self) {
+        let mut state = self.lock();
+        state.drivers = None;
+        state.tasks.abort_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Part of a task. Dropped with it, however it ends, it wakes those who can start the task again.
+struct Guard(Arc<Notify>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
+struct Watched {
+    watcher: Watcher,
+    tasks: Arc<Tasks>,
+    /// The next end of a task.
+    ended: Pin<Box<OwnedNotified>>,
+}
+
+impl Stream for Watched {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Pin::new(&mut self.watcher).poll_next(cx);
+        if polled.is_pending() && Handle::try_current().is_ok() {
+            if self.ended.as_mut().poll(cx).is_ready() {
+                let ended = Arc::clone(&self.tasks.ended);
+                self.ended.set(ended.notified_owned());
+                // Polled again, the new one wakes it.
+                cx.waker().wake_by_ref();
+            }
+            // A closed handle ends its watchers itself.
+            let _ = self.tasks.start();
+        }
+        polled
+    }
+}
