@@ -364,9 +364,10 @@ impl PoolTask {
                 Event::Tick
             }
             ConnectionEvent::Ended(result) => {
-                peer.dials.remove(&id);
+                let aborted = peer.dials.remove(&id).is_none();
                 match result {
                     Ok(()) => in_order = true,
+                    Err(_) if aborted => {}
                     Err(why) => self.note_failure(key, why),
                 }
                 Event::Ended(id)
@@ -422,7 +423,7 @@ impl PoolTask {
             }
             Action::Drain(connection) => connection.drain(),
             Action::Abort(id) => {
-                if let Some(dial) = peer.dials.get(&id) {
+                if let Some(dial) = peer.dials.remove(&id) {
                     dial.abort();
                 }
             }

@@ -342,6 +342,17 @@ async fn no_ready_node_is_not_said_where_none_is_expected() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dial_that_the_client_aborts_is_no_failure() {
+    let world = World::new();
+    world.host("a").await.delay_dials(seconds(1));
+    let sender = world.sender();
+    sender.ready(Duration::from_millis(500)).await.unwrap_err();
+    world.leave("a").await;
+    let error = sender.ready(LONG).await.unwrap_err();
+    assert_eq!(error.report.last_failure, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_normal_is_no_warning() {
     let log = Log::capture();
     let world = World::new();
