@@ -44,6 +44,8 @@ pub(super) struct PeerEntry {
     pub(super) dirty: bool,
     pub(super) armed: Option<Instant>,
     pub(super) log: NodeLog,
+    /// The last connection that lived too shortly was closed in order: the node may take the next one.
+    pub(super) closed_early: bool,
     pub(super) exclusion: Option<Exclusion>,
     judgements: Judgements,
     /// Since when the node is usable without a break.
@@ -78,6 +80,7 @@ impl PeerEntry {
             dirty: false,
             armed: None,
             log: NodeLog::default(),
+            closed_early: false,
             exclusion: Some(Exclusion::NotConnected),
             judgements: Judgements::default(),
             usable_since: None,
@@ -156,7 +159,7 @@ impl PeerEntry {
     /// When to look at the node even if nothing happens. It may be past; then it is due.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let place = self.kept_until().filter(|until| self.exclusion.is_some() && *until > now);
-        [self.machine.next_wake(), place, self.surplus.next_wake()].into_iter().flatten().min()
+        [self.machine.next_wake(), place, self.surplus.next_wake(), self.log.next_wake()].into_iter().flatten().min()
     }
 
     /// Number of connections that are of use, where `ready` peers share the load.
@@ -210,9 +213,9 @@ impl PeerEntry {
         self.machine.ready().any(|(_, connection)| connection.needs_proof(now))
     }
 
-    /// Returns true if no connection is ready after a connect failed.
+    /// Returns true if no connection is ready after a connect failed, or after the server closed two in a row early.
     pub(super) fn has_failed(&self) -> bool {
-        self.machine.failures() > 0 && self.machine.connectivity() == ConnectivityState::Backoff
+        self.machine.failures() > u32::from(self.closed_early) && self.machine.connectivity() == ConnectivityState::Backoff
     }
 }
 

@@ -1,111 +1,243 @@
-//! What a client says of its nodes at INFO: once per change, a flapping node once a minute with a count.
+//! The lines at INFO about the nodes of a service, pure: one per change, two a minute for what comes and goes, and the last one is true.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use waypost_core::peer::Exclusion;
 
 const EVERY: Duration = Duration::from_secs(60);
-/// Lines about nodes of one service within a minute; more are counted.
+/// Lines about nodes of one service within a minute; more are counted and come later.
 const LINES: u32 = 20;
+/// A service without a ready node for less than this has no line: a connection that is replaced in order takes a moment.
+const NONE_READY: Duration = Duration::from_secs(1);
+/// The same before the first node is ready.
+const NONE_READY_YET: Duration = Duration::from_secs(5);
 
-/// The last that was logged of one node.
-#[derive(Debug, Default)]
-pub(super) struct NodeLog {
-    unreachable_since: Option<Instant>,
-    logged_unreachable: bool,
-    /// When the last lines were logged.
-    lines: [Option<Instant>; 2],
-    changes: u32,
+/// State of a node, or of all nodes of a service together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// Ready for calls.
+    Ready,
+    /// Not ready for long enough to be logged, since this time.
+    Down(Instant),
+    /// Not ready, and perhaps in a moment.
+    Pending,
 }
 
-/// One line about a node.
+/// One line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// The node cannot be connected.
-    Unreachable {
+    /// What was ready is down.
+    Down {
         /// Changes since the last line that were not logged.
         changes: u32,
     },
-    /// The node is connected after it could not be.
+    /// What was down is ready.
     Back {
-        /// Time for which it was unreachable.
+        /// Time for which it was down.
         after: Duration,
         /// Changes since the last line that were not logged.
         changes: u32,
     },
 }
 
+/// The last that was logged of a node, and the change that is still to be logged.
+#[derive(Debug, Default)]
+pub(super) struct NodeLog {
+    ready: bool,
+    down_since: Option<Instant>,
+    /// Length of the last time down.
+    outage: Duration,
+    logged_down: bool,
+    /// When the last lines were logged.
+    lines: [Option<Instant>; 2],
+    /// When the budget has a line again, if it had none.
+    left_out_until: Option<Instant>,
+    changes: u32,
+}
+
 impl NodeLog {
-    /// Takes in whether the node is ready, and whether a connect has failed since it was; returns the line that is due. A node that comes and
-    /// goes has two lines a minute.
-    pub(super) fn on_state(&mut self, now: Instant, ready: bool, failed: bool) -> Option<Line> {
-        let was = self.unreachable_since;
-        if ready {
-            self.unreachable_since = None;
-        } else if failed {
-            self.unreachable_since.get_or_insert(now);
-        }
-        let unreachable = self.unreachable_since.is_some();
-        self.changes += u32::from(unreachable != was.is_some());
-        let too_many = self.lines[0].is_some_and(|at| now.saturating_duration_since(at) < EVERY);
-        if unreachable == self.logged_unreachable || too_many {
+    /// Takes in the state now; returns the line that is due and in the budget. What comes and goes has two lines a minute.
+    pub(super) fn on_state(&mut self, now: Instant, readiness: Readiness, budget: &mut LineBudget) -> Option<Line> {
+        self.observe(now, readiness);
+        if !self.is_pending() {
+            self.left_out_until = None;
             return None;
         }
-        self.logged_unreachable = unreachable;
+        if self.not_before().is_some_and(|at| now < at) {
+            return None;
+        }
+        self.left_out_until = budget.take(now, self.left_out_until.is_some()).err();
+        self.left_out_until.is_none().then(|| self.line(now))
+    }
+
+    fn observe(&mut self, now: Instant, readiness: Readiness) {
+        self.ready = readiness == Readiness::Ready;
+        match (readiness, self.down_since) {
+            (Readiness::Ready, Some(since)) => {
+                (self.down_since, self.outage) = (None, now.saturating_duration_since(since));
+                self.changes += 1;
+            }
+            (Readiness::Down(since), None) => {
+                self.down_since = Some(since);
+                self.changes += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn line(&mut self, now: Instant) -> Line {
+        self.logged_down = self.is_down();
         self.lines = [self.lines[1], Some(now)];
         let changes = std::mem::take(&mut self.changes).saturating_sub(1);
-        Some(match was {
-            Some(since) if !unreachable => Line::Back { after: now.saturating_duration_since(since), changes },
-            _ => Line::Unreachable { changes },
-        })
+        if self.logged_down { Line::Down { changes } } else { Line::Back { after: self.outage, changes } }
+    }
+
+    /// Returns true if it is down, or was and is not ready yet.
+    pub(super) fn is_down(&self) -> bool {
+        self.down_since.is_some()
+    }
+
+    /// Returns true if the last line is not true any more.
+    fn is_pending(&self) -> bool {
+        self.is_down() != self.logged_down && (self.is_down() || self.ready)
+    }
+
+    fn not_before(&self) -> Option<Instant> {
+        self.lines[0].and_then(|at| at.checked_add(EVERY)).max(self.left_out_until)
+    }
+
+    /// When to ask again even if nothing happens.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.not_before().filter(|_| self.is_pending())
     }
 }
 
 /// Bounds the lines about all nodes of a service.
 #[derive(Debug, Default)]
 pub(super) struct LineBudget {
-    window: Option<Instant>,
+    ends: Option<Instant>,
     lines: u32,
+    left_out: u32,
 }
 
 impl LineBudget {
-    /// Takes one line; returns false if it is one too many, and how many were left out in the minute before if a new one begins.
-    pub(super) fn take(&mut self, now: Instant) -> (bool, u32) {
-        let mut left_out = 0;
-        if self.window.is_none_or(|window| now.saturating_duration_since(window) >= EVERY) {
-            left_out = self.lines.saturating_sub(LINES);
-            (self.window, self.lines) = (Some(now), 0);
+    /// Takes one line of this minute. A line that was left out `before` is not counted again.
+    ///
+    /// # Errors
+    /// None is left; the time when there is one again.
+    fn take(&mut self, now: Instant, before: bool) -> Result<(), Instant> {
+        let ends = self.ends.filter(|ends| now < *ends);
+        self.lines = if ends.is_some() { self.lines + 1 } else { 1 };
+        self.ends = ends.or_else(|| now.checked_add(EVERY));
+        match self.ends {
+            Some(ends) if self.lines > LINES => {
+                self.left_out += u32::from(!before);
+                Err(ends)
+            }
+            _ => Ok(()),
         }
-        self.lines += 1;
-        (self.lines <= LINES, left_out)
     }
+
+    /// Returns the number of nodes whose line was left out, once the minute is over.
+    pub(super) fn take_left_out(&mut self, now: Instant) -> Option<u32> {
+        self.next_wake().filter(|at| *at <= now)?;
+        Some(std::mem::take(&mut self.left_out))
+    }
+
+    /// When the number of nodes whose line was left out is to be logged.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.ends.filter(|_| self.left_out > 0)
+    }
+}
+
+/// The last that was logged of all nodes of a service together.
+#[derive(Debug, Default)]
+pub(super) struct ServiceLog {
+    log: NodeLog,
+    /// Never used up: what comes and goes has two lines a minute.
+    budget: LineBudget,
+    none_since: Option<Instant>,
+    was_ready: bool,
+    expected: bool,
+}
+
+impl ServiceLog {
+    /// Takes in whether any node is ready, and whether one should be: the registry has answered, and a channel uses the service. Returns the
+    /// line that is due. The first node that is ready has none here.
+    pub(super) fn on_state(&mut self, now: Instant, ready: bool, expected: bool) -> Option<Line> {
+        self.expected = expected;
+        if ready || !expected {
+            self.none_since = None;
+        }
+        if !expected {
+            return None;
+        }
+        let first = ready && !std::mem::replace(&mut self.was_ready, true);
+        let readiness = if ready { Readiness::Ready } else { self.none_ready(now) };
+        self.log.on_state(now, readiness, &mut self.budget).filter(|_| !first)
+    }
+
+    fn none_ready(&mut self, now: Instant) -> Readiness {
+        let since = *self.none_since.get_or_insert(now);
+        let down = now.saturating_duration_since(since) >= self.patience();
+        if down { Readiness::Down(since) } else { Readiness::Pending }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.was_ready { NONE_READY } else { NONE_READY_YET }
+    }
+
+    /// When to ask again even if nothing happens.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let down = self.none_since.filter(|_| !self.log.is_down()).and_then(|since| since.checked_add(self.patience()));
+        [down, self.log.next_wake()].into_iter().flatten().min().filter(|_| self.expected)
+    }
+}
+
+/// The numbers of nodes that are not picked, by reason; none if there are none.
+pub(super) fn reasons(excluded: &BTreeMap<Exclusion, usize>) -> Option<String> {
+    let reasons: Vec<_> = excluded.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Readiness::{Down, Pending, Ready};
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn down(changes: u32) -> Option<Line> {
+        Some(Line::Down { changes })
+    }
+
+    fn back(after: u64, changes: u32) -> Option<Line> {
+        Some(Line::Back { after: Duration::from_secs(after), changes })
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_change_is_logged_once() {
-        let (mut log, now) = (NodeLog::default(), Instant::now());
-        assert_eq!(log.on_state(now, true, false), None);
-        assert_eq!(log.on_state(now, false, false), None, "lost, and no connect has failed yet");
-        assert_eq!(log.on_state(now, false, true), Some(Line::Unreachable { changes: 0 }));
-        assert_eq!(log.on_state(now, false, true), None);
-        let later = now + Duration::from_secs(3);
-        assert_eq!(log.on_state(later, true, false), Some(Line::Back { after: Duration::from_secs(3), changes: 0 }));
+        let (mut log, mut budget, now) = (NodeLog::default(), LineBudget::default(), Instant::now());
+        assert_eq!(log.on_state(now, Ready, &mut budget), None);
+        assert_eq!(log.on_state(now, Pending, &mut budget), None, "lost, and no connect has failed yet");
+        assert_eq!(log.on_state(now, Down(now), &mut budget), down(0));
+        assert_eq!(log.on_state(now, Down(now), &mut budget), None);
+        assert_eq!(log.on_state(now + 3 * SECOND, Ready, &mut budget), back(3, 0));
+        assert_eq!(log.next_wake(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flapping_node_is_logged_once_a_minute_with_a_count() {
-        let (mut log, start) = (NodeLog::default(), Instant::now());
+        let (mut log, mut budget, start) = (NodeLog::default(), LineBudget::default(), Instant::now());
         let mut lines = 0;
         let mut changes = 0;
         for second in 0..600 {
             let now = start + Duration::from_secs(second);
-            let line = log.on_state(now, second % 2 == 1, second % 2 == 0);
+            let line = log.on_state(now, if second % 2 == 1 { Ready } else { Down(now) }, &mut budget);
             lines += usize::from(line.is_some());
-            if let Some(Line::Unreachable { changes: n } | Line::Back { changes: n, .. }) = line {
+            if let Some(Line::Down { changes: n } | Line::Back { changes: n, .. }) = line {
                 changes += n + 1;
             }
         }
@@ -114,9 +246,101 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_thousand_nodes_cost_twenty_lines_and_a_count() {
+    async fn a_change_that_came_too_soon_is_logged_when_the_minute_is_over() {
+        let (mut log, mut budget, start) = (NodeLog::default(), LineBudget::default(), Instant::now());
+        assert_eq!(log.on_state(start, Down(start), &mut budget), down(0));
+        assert_eq!(log.on_state(start + SECOND, Ready, &mut budget), back(1, 0));
+        let due = Some(start + EVERY);
+        assert_eq!(log.on_state(start + 2 * SECOND, Down(start + 2 * SECOND), &mut budget), None);
+        assert_eq!(log.next_wake(), due);
+        assert_eq!(log.on_state(start + 9 * SECOND, Ready, &mut budget), None);
+        assert_eq!(log.next_wake(), None, "the last line is true again");
+        assert_eq!(log.on_state(start + 10 * SECOND, Down(start + 10 * SECOND), &mut budget), None);
+        assert_eq!(log.next_wake(), due);
+        assert_eq!(log.on_state(start + EVERY, Pending, &mut budget), down(2));
+        assert_eq!(log.next_wake(), None);
+        assert_eq!(log.on_state(start + EVERY, Ready, &mut budget), None);
+        assert_eq!(log.next_wake(), Some(start + SECOND + EVERY));
+        assert_eq!(log.on_state(start + 2 * EVERY, Pending, &mut budget), None, "lost again, and perhaps in a moment");
+        assert_eq!(log.next_wake(), None, "an event will tell");
+        assert_eq!(log.on_state(start + 2 * EVERY, Ready, &mut budget), back(50, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_nodes_cost_twenty_lines_a_minute_and_each_has_its_own_in_the_end() {
+        let (mut budget, start) = (LineBudget::default(), Instant::now());
+        let mut logs: Vec<_> = (0..1_000).map(|_| NodeLog::default()).collect();
+        for minute in 0..50 {
+            let now = start + minute * EVERY;
+            let left_out = if minute == 1 { Some(980) } else { None };
+            assert_eq!(budget.take_left_out(now), left_out, "minute {minute}");
+            let lines = logs.iter_mut().filter_map(|log| log.on_state(now, Down(start), &mut budget)).count();
+            assert_eq!(lines, 20, "minute {minute}");
+            let waiting = logs.iter().filter(|log| log.next_wake() == Some(now + EVERY)).count();
+            assert_eq!(waiting, logs.iter().filter(|log| log.next_wake().is_some()).count());
+        }
+        assert!(logs.iter().all(|log| log.next_wake().is_none()));
+        assert_eq!(budget.next_wake(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_line_was_left_out_has_none_for_its_return() {
         let (mut budget, now) = (LineBudget::default(), Instant::now());
-        assert_eq!((0..1_000).filter(|_| budget.take(now).0).count(), 20);
-        assert_eq!(budget.take(now + EVERY), (true, 980));
+        let mut logs: Vec<_> = (0..100).map(|_| NodeLog::default()).collect();
+        assert_eq!(logs.iter_mut().filter_map(|log| log.on_state(now, Down(now), &mut budget)).count(), 20);
+        assert_eq!(budget.next_wake(), Some(now + EVERY), "the count comes even if nothing else happens");
+        assert_eq!(logs.iter_mut().filter_map(|log| log.on_state(now, Ready, &mut budget)).count(), 0);
+        let later = now + EVERY;
+        assert_eq!(budget.take_left_out(later), Some(100), "80 that were lost, and 20 that are back");
+        assert_eq!(logs.iter_mut().filter_map(|log| log.on_state(later, Ready, &mut budget)).count(), 20);
+        assert!(logs.iter().all(|log| log.next_wake().is_none()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_without_a_ready_node_is_logged_after_a_moment_and_when_one_is_back() {
+        let (mut log, start) = (ServiceLog::default(), Instant::now());
+        assert_eq!(log.on_state(start, false, true), None);
+        assert_eq!(log.on_state(start, true, true), None);
+        assert_eq!(log.next_wake(), None);
+        assert_eq!(log.on_state(start, false, true), None);
+        assert_eq!(log.next_wake(), Some(start + NONE_READY));
+        assert_eq!(log.on_state(start + SECOND, false, true), down(0));
+        assert_eq!(log.next_wake(), None);
+        assert_eq!(log.on_state(start + 7 * SECOND, true, true), back(7, 0));
+        for second in 8..60 {
+            assert_eq!(log.on_state(start + second * SECOND, false, true), None, "replaced, or too many lines");
+            if second % 2 == 0 {
+                assert_eq!(log.on_state(start + second * SECOND, true, true), None);
+            }
+        }
+        assert_eq!(log.next_wake(), Some(start + 60 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_start_is_logged_once_and_the_first_node_ends_it_without_a_line() {
+        let (mut log, start) = (ServiceLog::default(), Instant::now());
+        assert_eq!(log.on_state(start, false, true), None);
+        assert_eq!(log.next_wake(), Some(start + NONE_READY_YET));
+        assert_eq!(log.on_state(start + NONE_READY_YET, false, true), down(0));
+        assert_eq!(log.on_state(start + 9 * SECOND, true, true), None);
+        assert_eq!(log.next_wake(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_no_channel_uses_is_not_logged_and_wakes_nobody() {
+        let (mut log, start) = (ServiceLog::default(), Instant::now());
+        log.on_state(start, true, true);
+        log.on_state(start, false, true);
+        assert_eq!(log.on_state(start + SECOND, false, false), None);
+        assert_eq!(log.next_wake(), None);
+        let later = start + 100 * SECOND;
+        assert_eq!(log.on_state(later, false, true), None, "in use again");
+        assert_eq!(log.on_state(later + SECOND, false, true), down(0));
+        log.on_state(later + 2 * SECOND, true, true);
+        log.on_state(later + 3 * SECOND, false, true);
+        assert_eq!(log.on_state(later + 5 * SECOND, false, true), None, "too many lines");
+        assert!(log.next_wake().is_some());
+        assert_eq!(log.on_state(later + 6 * SECOND, false, false), None);
+        assert_eq!(log.next_wake(), None);
     }
 }

@@ -16,7 +16,7 @@ use waypost_core::record::Entry;
 use waypost_core::registry::Error;
 
 use super::entry::PeerEntry;
-use super::log::{Line, LineBudget};
+use super::log::{Line, LineBudget, NodeLog, Readiness, ServiceLog, reasons};
 use super::machine::{Action, ConnectionId, Event};
 use super::members::{Members, Retry};
 use super::peer::PeerKey;
@@ -72,6 +72,7 @@ pub(crate) struct PoolTask {
     proven_at: Option<Instant>,
     idle_since: Option<Instant>,
     lines: LineBudget,
+    service_log: ServiceLog,
     connected_once: bool,
 }
 
@@ -111,6 +112,7 @@ impl PoolTask {
             proven_at: None,
             idle_since: None,
             lines: LineBudget::default(),
+            service_log: ServiceLog::default(),
             connected_once: false,
         }
     }
@@ -166,7 +168,8 @@ impl PoolTask {
             .members
             .iter()
             .flat_map(|members| [members.share.next_wake(), members.rebuild.next_wake(), members.recheck.next_wake()]);
-        shares.chain([self.timers.next(), self.serve_all_at]).flatten().min()
+        let logs = [self.lines.next_wake(), self.service_log.next_wake()];
+        shares.chain([self.timers.next(), self.serve_all_at]).chain(logs).flatten().min()
     }
 
     fn idle_until(&mut self) -> Option<Instant> {
@@ -190,6 +193,7 @@ impl PoolTask {
                 self.mark(key);
             }
         }
+        self.log_left_out(now);
         if self.serve_all_at.is_some_and(|at| at <= now) {
             self.serve_all_at = None;
             self.room_made = usize::MAX;
@@ -284,12 +288,12 @@ impl PoolTask {
     fn replace(&mut self, old: PeerKey, entry: Entry) {
         let id: Box<str> = (&*entry.node.id).into();
         let new = self.add_peer(entry);
-        let wanted_by = self.peers.get_mut(&old).map_or(0, |peer| {
+        let (wanted_by, log) = self.peers.get_mut(&old).map_or((0, NodeLog::default()), |peer| {
             peer.membership = Membership::Leaving;
-            std::mem::take(&mut peer.wanted_by)
+            (std::mem::take(&mut peer.wanted_by), std::mem::take(&mut peer.log))
         });
         if let Some(peer) = self.peers.get_mut(&new) {
-            peer.wanted_by = wanted_by;
+            (peer.wanted_by, peer.log) = (wanted_by, log);
         }
         for members in self.members.iter_mut().filter(|members| members.share.has_joined(&id)) {
             members.unpublished = true;
@@ -328,6 +332,8 @@ impl PoolTask {
     fn on_connection_event(&mut self, key: PeerKey, id: ConnectionId, event: ConnectionEvent) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let (now, spreading) = (now(), self.serve_all_at.is_some());
+        let failures = peer.machine.failures();
+        let mut in_order = matches!(event, ConnectionEvent::GoAway(_));
         let event = match event {
             ConnectionEvent::Ready(connection) => {
                 if !peer.machine.is_ready() {
@@ -362,17 +368,36 @@ impl PoolTask {
                 Event::Tick
             }
             ConnectionEvent::Ended(result) => {
-                peer.dials.remove(&id);
-                if let Err(why) = result {
-                    tracing::debug!(service = %self.service, node = %peer.entry.node.id, error = %why, "connection ended");
-                    peer.pooled.peer.note_failure(Arc::clone(&why));
-                    *lock(&self.pool.last_failure) = Some(why);
+                let aborted = peer.dials.remove(&id).is_none();
+                match result {
+                    Ok(()) => in_order = true,
+                    Err(_) if aborted => {}
+                    Err(why) => self.note_failure(key, why),
                 }
                 Event::Ended(id)
             }
         };
         self.step(key, event);
+        self.note_early_close(key, failures, in_order);
         self.mark(key);
+    }
+
+    fn note_failure(&self, key: PeerKey, why: Arc<str>) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        tracing::debug!(service = %self.service, node = %peer.entry.node.id, error = %why, "connection ended");
+        peer.pooled.peer.note_failure(Arc::clone(&why));
+        *lock(&self.pool.last_failure) = Some(why);
+    }
+
+    /// Gives a failure that the machine has counted since there were `failures` its reason, if the connection ended in order and has none.
+    fn note_early_close(&mut self, key: PeerKey, failures: u32, in_order: bool) {
+        let settled_after = self.shared.config.reconnect.settled_after;
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.machine.failures() > failures) else { return };
+        peer.closed_early = in_order;
+        if in_order {
+            let why = format!("connection to {}: closed by the server within {settled_after:?}", peer.entry.node.address);
+            self.note_failure(key, why.into());
+        }
     }
 
     fn step(&mut self, key: PeerKey, event: Event<Arc<Connection>>) {
@@ -402,7 +427,7 @@ impl PoolTask {
             }
             Action::Drain(connection) => connection.drain(),
             Action::Abort(id) => {
-                if let Some(dial) = peer.dials.get(&id) {
+                if let Some(dial) = peer.dials.remove(&id) {
                     dial.abort();
                 }
             }
@@ -423,6 +448,7 @@ impl PoolTask {
         }
         self.publish();
         self.serve();
+        self.log_service(now());
     }
 
     fn settle_shares(&mut self) -> bool {
@@ -599,27 +625,56 @@ impl PoolTask {
     }
 
     fn log(&mut self, key: PeerKey, now: Instant) {
+        self.log_left_out(now);
+        // A node that is ready comes after the line that the service has one.
+        if self.ready > 0 {
+            self.log_service(now);
+        }
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let ready = peer.exclusion.is_none();
         let (service, node, address) = (&*self.service, &*peer.entry.node.id, &*peer.entry.node.address);
-        if ready && !std::mem::replace(&mut self.connected_once, true) {
+        let readiness = match peer.exclusion {
+            None => Readiness::Ready,
+            Some(_) if peer.has_failed() => Readiness::Down(now),
+            Some(_) => Readiness::Pending,
+        };
+        if readiness == Readiness::Ready && !std::mem::replace(&mut self.connected_once, true) {
             tracing::info!(service, node, address, "first node connected");
         }
-        let Some(line) = peer.log.on_state(now, ready, peer.has_failed()) else { return };
-        let (in_budget, left_out) = self.lines.take(now);
-        if left_out > 0 {
-            tracing::info!(service, count = left_out, "more nodes changed in the last minute");
-        }
-        if !in_budget {
-            return;
-        }
-        match line {
-            Line::Unreachable { changes } => {
+        match peer.log.on_state(now, readiness, &mut self.lines) {
+            None => {}
+            Some(Line::Down { changes }) => {
                 let error = peer.pooled.peer.status().last_failure;
                 let error = error.as_deref().unwrap_or_default();
                 tracing::info!(service, node, address, error, changes, "node unreachable");
             }
-            Line::Back { after, changes } => tracing::info!(service, node, address, ?after, changes, "node reachable again"),
+            Some(Line::Back { after, changes }) => {
+                tracing::info!(service, node, address, ?after, changes, "node reachable again");
+            }
+        }
+    }
+
+    fn log_left_out(&mut self, now: Instant) {
+        if let Some(count) = self.lines.take_left_out(now) {
+            tracing::info!(service = %self.service, count, "more nodes changed in the last minute");
+        }
+    }
+
+    fn log_service(&mut self, now: Instant) {
+        let service = &*self.service;
+        let is_ready = self.ready > 0;
+        let expected = is_ready || self.snapshot.synced && !self.pool.is_idle();
+        match self.service_log.on_state(now, is_ready, expected) {
+            None => {}
+            Some(Line::Down { changes }) => {
+                let counts = self.members.iter().map(|members| lock(&members.registered.counts).clone());
+                let counts = counts.max_by_key(|counts| counts.passing).unwrap_or_default();
+                let excluded = counts.by_reason();
+                let failed = excluded.contains_key(&Exclusion::NotConnected);
+                let last_failure = self.pool.last_failure().filter(|_| failed);
+                let (nodes, excluded, last_failure) = (counts.known(), reasons(&excluded), last_failure.as_deref());
+                tracing::info!(service, nodes, excluded, last_failure, changes, "no node ready");
+            }
+            Some(Line::Back { after, changes }) => tracing::info!(service, ?after, changes, "a node is ready again"),
         }
     }
 }
