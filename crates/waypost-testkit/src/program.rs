@@ -77,7 +77,8 @@ fn interruptible(path: &OsString) -> Command {
     if !ignores_interrupts() || !is_there(path) {
         return Command::new(path);
     }
-    let mut command = Command::new("env");
+    // By its path: the program may get a PATH of its own.
+    let mut command = Command::new("/usr/bin/env");
     command.arg("--default-signal=INT").arg(path);
     command
 }
