@@ -252,7 +252,7 @@ impl Stage {
     /// All packets to and from all five lost, by a proxy before each.
     async fn cut_off(&mut self) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
-        for (seconds, rate) in [(4, 200), (8, 200), (4, 2_000)] {
+        for (seconds, rate) in [(4, 200), (8, 200), (4, 2_000), (8, 2_000)] {
             let url = self.next_url()?;
             let (_good, proxies) = behind_proxies(&url, SERVERS).await?;
             let (client, channel) = client(&url).await?;
