@@ -59,7 +59,7 @@ pub struct EtcdRegistry {
     records: Arc<Records>,
     hub: Arc<Hub>,
     owner: Owner,
-    /// Those run from the first registration or watch on.
+    /// Background tasks; they run from the first registration or watch on.
     tasks: Arc<Tasks>,
     /// Held by each who writes: what is written after the leases were revoked would stay.
     writing: Semaphore,

@@ -36,7 +36,7 @@ struct State {
     tasks: JoinSet<()>,
 }
 
-/// What the tasks run. Each is locked by its task, and stays when the task ends.
+/// Drivers that the tasks run. Each is locked by its task, and stays when the task ends.
 struct Drivers {
     keeps: Arc<AsyncMutex<lease::Driver>>,
     follows: Arc<AsyncMutex<watch::Driver>>,
@@ -94,7 +94,7 @@ impl Tasks {
     /// Does something that needs the tasks. Those that end meanwhile are started again, on the runtime of the caller.
     ///
     /// # Errors
-    /// Those of the work; [`Error::Closed`].
+    /// Errors of the work; [`Error::Closed`].
     ///
     /// # Cancel safety
     /// That of the work.

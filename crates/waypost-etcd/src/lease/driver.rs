@@ -42,7 +42,7 @@ impl Driver {
     /// Runs until it is stopped.
     ///
     /// # Cancel safety
-    /// Dropped, it may be run again on another runtime: a stream is then opened anew, as after a break, and nothing else is lost.
+    /// Dropped, it may be run again on another runtime: a stream is then opened again, as after a break, and nothing else is lost.
     pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
         // Its timers and its connection ended with the runtime.
         if self.stream.take().is_some() {

@@ -1,4 +1,4 @@
-//! One handle used from many runtimes, such as one in a `static`: the runtimes shut down one after the other, and the handle goes on.
+//! A handle used from many runtimes, such as one in a `static`: the runtimes shut down one after the other, and the handle goes on.
 
 use std::future::Future;
 use std::time::Duration;
@@ -63,7 +63,7 @@ async fn watch(registry: AnyRegistry) -> Watcher {
     registry.watch(&WatchOptions::service("greeter")).await.unwrap()
 }
 
-/// Returns the watcher once it has told of this node.
+/// Returns the watcher once it has reported this node.
 async fn until_created(mut watcher: Watcher, key: Key) -> Watcher {
     let created = async {
         loop {

@@ -54,7 +54,7 @@ enum Proof {
     Unasked,
     /// A SETTINGS frame is out.
     Asked,
-    /// It was acknowledged at this time.
+    /// Acknowledged at this time.
     Acknowledged(Instant),
 }
 

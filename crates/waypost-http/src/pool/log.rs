@@ -25,15 +25,15 @@ pub(super) enum Readiness {
     Pending,
 }
 
-/// One line.
+/// A line that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// What was ready is down.
+    /// Ready before, down now.
     Down {
         /// Changes since the last line that were not logged.
         changes: u32,
     },
-    /// What was down is ready.
+    /// Down before, ready now.
     Back {
         /// Time for which it was down.
         after: Duration,

@@ -161,7 +161,7 @@ impl Members {
         changes
     }
 
-    /// Asks the filters about all nodes anew.
+    /// Asks the filters about all nodes again.
     fn start_over(&mut self, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Vec<Change> {
         let left = self.share.take_all();
         *lock(&self.registered.counts) = Counts::default();

@@ -23,7 +23,7 @@ async fn give_up(sender: &ServiceChannel, count: usize) {
     }
 }
 
-/// Begins a call that the host answers when it is told to.
+/// Begins a call that the host answers on request.
 async fn innocent(sender: &ServiceChannel, host: &Host) -> JoinHandle<Answer> {
     let before = host.requests.load(Relaxed);
     let sender = sender.clone();

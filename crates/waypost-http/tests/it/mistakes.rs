@@ -18,7 +18,7 @@ use crate::net::{Host, World, begin, call};
 use crate::raw::Step::{Close, GoAway};
 use crate::support::{all_ready, all_used};
 
-/// Gives a piece, waits until it is told to, and fails.
+/// Gives a piece, waits for the signal, and fails.
 struct Failing {
     piece: Option<Bytes>,
     told: oneshot::Receiver<Infallible>,
