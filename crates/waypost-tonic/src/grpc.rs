@@ -16,11 +16,13 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("waypost/", env!("CA
 
 /// The default deadline as it is sent, nearly always.
 const USUAL_TIMEOUT: HeaderValue = HeaderValue::from_static("30S");
+const SECOND: u64 = 1_000_000_000;
 /// Units of `grpc-timeout` and their nanoseconds, from the largest.
-const UNITS: [(u128, char); 4] = [(1_000_000_000, 'S'), (1_000_000, 'm'), (1_000, 'u'), (1, 'n')];
-const LARGE_UNITS: [(u128, char); 2] = [(60_000_000_000, 'M'), (3_600_000_000_000, 'H')];
+const UNITS: [(u64, char); 4] = [(SECOND, 'S'), (1_000_000, 'm'), (1_000, 'u'), (1, 'n')];
+/// Larger units and their seconds.
+const LARGE_UNITS: [(u64, char); 2] = [(60, 'M'), (3_600, 'H')];
 /// Largest number in a `grpc-timeout`: eight digits.
-const MOST: u128 = 99_999_999;
+const MOST: u64 = 99_999_999;
 
 const RESOURCE_EXHAUSTED: &[u8] = b"8";
 const INTERNAL: &[u8] = b"13";
@@ -106,24 +108,23 @@ fn format_timeout(timeout: Duration) -> HeaderValue {
 }
 
 /// The rounded timeout in the largest unit that divides it; in minutes or hours only where seconds take too many digits.
-fn shortest(timeout: Duration) -> (u128, char) {
-    let nanos = three_digits(timeout.as_nanos());
-    let (n, unit) =
-        UNITS.into_iter().find(|(size, _)| nanos.is_multiple_of(*size)).map_or((nanos, 'n'), |(size, unit)| (nanos / size, unit));
-    if nanos == 0 || n <= MOST {
-        return (n, if nanos == 0 { 'n' } else { unit });
+fn shortest(timeout: Duration) -> (u64, char) {
+    let (secs, nanos) = (timeout.as_secs(), u64::from(timeout.subsec_nanos()));
+    if secs <= MOST {
+        let nanos = three_digits(secs * SECOND + nanos);
+        let (size, unit) = UNITS.into_iter().find(|(size, _)| nanos > 0 && nanos.is_multiple_of(*size)).unwrap_or((1, 'n'));
+        if nanos / size <= MOST {
+            return (nanos / size, unit);
+        }
     }
-    let large = LARGE_UNITS.map(|(size, unit)| (three_digits(timeout.as_nanos().div_ceil(size)), unit));
+    let secs = secs.saturating_add(u64::from(nanos > 0));
+    let large = LARGE_UNITS.map(|(size, unit)| (three_digits(secs.div_ceil(size)), unit));
     large.into_iter().find(|(n, _)| *n <= MOST).unwrap_or((MOST, 'H'))
 }
 
-fn three_digits(mut n: u128) -> u128 {
-    let mut unit = 1;
-    while n >= 1000 {
-        n = n.div_ceil(10);
-        unit *= 10;
-    }
-    n * unit
+fn three_digits(n: u64) -> u64 {
+    let unit = 10_u64.pow(n.checked_ilog10().unwrap_or(0).saturating_sub(2));
+    n.div_ceil(unit) * unit
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Methods of a service by gRPC path, from the endpoints of its record.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 
 use super::{Endpoint, keys};
 
@@ -17,19 +16,22 @@ pub struct Method {
 /// Index of the methods of a service. A look-up allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Methods {
-    by_path: HashMap<String, Method>,
+    /// Sorted by path: few comparisons cost less than a hash, which every call would pay.
+    by_path: Vec<(String, Method)>,
     /// Sorted by name; none where the name says too little: it is ambiguous, or the path decides.
     by_name: Vec<(String, Option<Method>)>,
 }
 
 impl Methods {
     pub(super) fn new(endpoints: &[Endpoint]) -> Self {
-        let path = |endpoint: &Endpoint| Some((endpoint.metadata.get(keys::PATH)?.to_owned(), method(endpoint)));
-        Self { by_path: endpoints.iter().filter_map(path).collect(), by_name: by_name(endpoints) }
+        Self { by_path: by_path(endpoints), by_name: by_name(endpoints) }
     }
 
     pub(super) fn get(&self, path: &str) -> Option<Method> {
-        self.by_path.get(path).copied().or_else(|| self.get_by_name(path))
+        match self.by_path.binary_search_by(|(known, _)| known.as_str().cmp(path)) {
+            Ok(at) => Some(self.by_path[at].1),
+            Err(_) => self.get_by_name(path),
+        }
     }
 
     fn get_by_name(&self, path: &str) -> Option<Method> {
@@ -38,6 +40,15 @@ impl Methods {
         let at = self.by_name.binary_search_by(|(name, _)| compare(name, [service, ".", method])).ok()?;
         self.by_name[at].1
     }
+}
+
+/// Of two endpoints with one path, the later counts.
+fn by_path(endpoints: &[Endpoint]) -> Vec<(String, Method)> {
+    let path = |endpoint: &Endpoint| Some((endpoint.metadata.get(keys::PATH)?.to_owned(), method(endpoint)));
+    let mut paths: Vec<_> = endpoints.iter().rev().filter_map(path).collect();
+    paths.sort_by(|(a, _), (b, _)| a.cmp(b));
+    paths.dedup_by(|(path, _), (kept, _)| path == kept);
+    paths
 }
 
 fn by_name(endpoints: &[Endpoint]) -> Vec<(String, Option<Method>)> {

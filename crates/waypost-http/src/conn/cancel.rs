@@ -75,12 +75,14 @@ impl<T> CancelQueue<T> {
         self.waiting.insert(id, stream);
     }
 
+    /// Returns whether no stream waits to be reset.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Returns the streams to be reset now, where streams up to `answered` are known to be accepted. None of those that are not known to be
     /// accepted while the peer is in doubt: a frozen server reads all their resets at once when it wakes.
     pub(super) fn release(&mut self, now: Instant, answered: u32, alive: bool) -> Vec<T> {
-        if self.waiting.is_empty() {
-            return Vec::new();
-        }
         let unanswered = self.waiting.split_off(&answered.saturating_add(1));
         let mut released: Vec<T> = std::mem::replace(&mut self.waiting, unanswered).into_values().collect();
         if self.is_proven(now, answered) {

@@ -139,7 +139,8 @@ impl Driver {
         if read_wanted {
             state.read_rounds.send_modify(|n| *n += 1);
         }
-        if self.reset_more() {
+        let now = Instant::now();
+        if self.reset_more(now) {
             return Poll::Ready(Turn::Again);
         }
         if let Some(turn) = self.take_go_away(cx) {
@@ -148,7 +149,7 @@ impl Driver {
         if self.limit_rose() {
             return Poll::Ready(Turn::Capacity);
         }
-        if let Err(reason) = self.judge(cx) {
+        if let Err(reason) = self.judge(cx, now) {
             return Poll::Ready(Turn::Ended(Err(reason)));
         }
         if self.keep_alive.liveness() != self.liveness {
@@ -189,14 +190,16 @@ impl Driver {
         for stream in self.connection.0.take_cancelled() {
             self.cancelled.add(stream);
         }
+        if self.cancelled.is_empty() {
+            return;
+        }
         let alive = self.is_alive();
         // Dropped here, outside of h2's own locks.
         drop(self.cancelled.release(Instant::now(), self.counts.highest_answered(), alive));
     }
 
     /// Returns whether h2 must be polled again: there are streams to reset, or a SETTINGS frame is to be sent behind those that were.
-    fn reset_more(&mut self) -> bool {
-        let now = Instant::now();
+    fn reset_more(&mut self, now: Instant) -> bool {
         let acks = self.counts.totals().settings_acks;
         if acks != std::mem::replace(&mut self.settings_acks, acks) {
             self.cancelled.acknowledged(now);
@@ -223,8 +226,7 @@ impl Driver {
         connection.state.limit.swap(limit, SeqCst) < limit
     }
 
-    fn judge(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
-        let now = Instant::now();
+    fn judge(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), String> {
         let activity = self.activity(cx, now);
         self.act(now, KeepAliveEvent::Read(activity))?;
         let state = &self.connection.0.state;

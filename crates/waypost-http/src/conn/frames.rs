@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connect::BoxIo;
 use super::panic::panic_message;
 
-/// Counts of what has arrived. Written and read by the connection's own task.
+/// Counts of what has arrived. Written by the connection's own task alone, and so without read-modify-write operations.
 #[derive(Debug)]
 pub(crate) struct FrameCounts {
     bytes: AtomicU64,
@@ -83,6 +83,10 @@ impl FrameCounts {
     }
 }
 
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed) + n, Relaxed);
+}
+
 /// A stream of bytes whose incoming frames are counted, and whose panics are errors: h2 writes while it holds the lock of all streams, and a
 /// panic there would panic each of their calls.
 pub(crate) struct FrameCounter {
@@ -146,7 +150,8 @@ impl Parser {
         self.in_settings = kind == SETTINGS && flags & ACK == 0;
         let counter = match (kind, flags & ACK) {
             (DATA | HEADERS, _) => {
-                counts.highest_answered.fetch_max(u32::from_be_bytes(id) & (u32::MAX >> 1), Relaxed);
+                let answered = counts.highest_answered.load(Relaxed).max(u32::from_be_bytes(id) & (u32::MAX >> 1));
+                counts.highest_answered.store(answered, Relaxed);
                 &counts.answers
             }
             (SETTINGS, 0) => &counts.settings,
@@ -154,7 +159,7 @@ impl Parser {
             (PING, ACK) => &counts.pongs,
             _ => return,
         };
-        counter.fetch_add(1, Relaxed);
+        add(counter, 1);
     }
 
     fn read_settings(&mut self, payload: &[u8], counts: &FrameCounts) {
@@ -179,7 +184,7 @@ impl AsyncRead for FrameCounter {
         let result = contain(|| Pin::new(&mut this.io).poll_read(cx, buf));
         let read = &buf.filled()[before..];
         if !read.is_empty() {
-            this.counts.bytes.fetch_add(read.len() as u64, Relaxed);
+            add(&this.counts.bytes, read.len() as u64);
             this.parser.read(read, &this.counts);
         }
         result
