@@ -196,7 +196,7 @@ impl ServiceChannel {
         Ok(members)
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 

@@ -172,7 +172,7 @@ impl Drop for Open {
 pub struct SingleBody {
     recv: RecvStream,
     done: bool,
-    _body: Option<BodyGuard>,
+    _body: Option<Box<BodyGuard>>,
     _open: Open,
 }
 

@@ -168,9 +168,11 @@ impl<P: Pickable> Pick<P> {
         &self.item
     }
 
-    /// Ends the attempt: stats and the picker's observer hear of it.
-    pub fn finish(mut self, finished: &Finished) {
-        self.in_flight = false;
+    /// Ends the attempt: stats and the picker's observer hear of it, once.
+    pub fn finish(&mut self, finished: &Finished) {
+        if !std::mem::take(&mut self.in_flight) {
+            return;
+        }
         self.item.peer().stats().finish(finished);
         if let Some(observer) = self.observer.take()
             && let Err(panicked) = contain(|| observer.finished(finished))

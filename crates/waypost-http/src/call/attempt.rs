@@ -13,15 +13,21 @@ use waypost_core::peer::{AttemptEnd, Finished};
 
 use super::RequestError;
 use super::body_task::{BodyGuard, BodyTask};
-use crate::channel::ServiceChannel;
+use crate::channel::{ServiceChannel, Shared};
 use crate::conn::{CancelledStream, Connection};
 use crate::pool::{Permit, Picking, PooledPeer};
 use crate::retry::FailureCause;
 
-/// An attempt from its pick to its end. However it ends, one [`Finished`] is made of it, here.
+/// An attempt from its pick to its end.
 pub(super) struct InFlight {
-    pick: Option<Pick<PooledPeer>>,
-    held: Option<Held>,
+    /// First, so that the attempt has ended before others wait no longer for its permit.
+    record: Record,
+    held: Held,
+}
+
+/// What is told of an attempt. However it ends, one [`Finished`] is made of it, here.
+struct Record {
+    pick: Pick<PooledPeer>,
     sent: Instant,
     first_byte: Option<Instant>,
     end: Option<AttemptEnd>,
@@ -29,45 +35,31 @@ pub(super) struct InFlight {
 
 /// What is let go with the stream, in this order: the task that sends the body, the permit, the client's hold on its connections.
 pub(super) struct Held {
-    body: Option<BodyGuard>,
+    body: Option<Box<BodyGuard>>,
     permit: Permit,
-    _channel: ServiceChannel,
+    _channel: Arc<Shared>,
 }
 
 impl InFlight {
-    pub(super) fn new(Picking { pick, permit }: Picking, channel: ServiceChannel, sent: Instant) -> Self {
-        let held = Held { body: None, permit, _channel: channel };
-        Self { pick: Some(pick), held: Some(held), sent, first_byte: None, end: None }
+    /// Creates an attempt of a call on `channel` that is sent now.
+    pub(super) fn new(Picking { pick, permit }: Picking, channel: &ServiceChannel, sent: Instant) -> Self {
+        let held = Held { body: None, permit, _channel: Arc::clone(channel.shared()) };
+        Self { record: Record { pick, sent, first_byte: None, end: None }, held }
     }
 
-    /// The peer.
-    pub(super) fn peer(&self) -> Option<&Arc<PooledPeer>> {
-        self.pick.as_ref().map(Pick::item)
-    }
-
-    /// The connection, until the attempt ends.
-    pub(super) fn connection(&self) -> Option<&Arc<Connection>> {
-        self.held.as_ref().map(|held| &held.permit.connection)
-    }
-
-    pub(super) fn note_first_byte(&mut self, at: Instant) {
-        self.first_byte = Some(at);
-    }
-
-    pub(super) fn set_body(&mut self, body: BodyGuard) {
-        if let Some(held) = &mut self.held {
-            held.body = Some(body);
-        }
+    /// The connection.
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.held.permit.connection
     }
 
     /// Takes the error of the request's body, if it ended with one.
     pub(super) fn take_request_error(&self) -> Option<RequestError> {
-        self.held.as_ref()?.body.as_ref()?.take_error()
+        self.held.body.as_ref()?.take_error()
     }
 
     /// Notes how the attempt ends, unless that is known already.
     pub(super) fn set_end(&mut self, end: AttemptEnd) {
-        self.end.get_or_insert(end);
+        self.record.end.get_or_insert(end);
     }
 
     /// Ends the attempt.
@@ -76,29 +68,28 @@ impl InFlight {
     }
 
     /// Ends the attempt, but for what is let go with its stream.
-    pub(super) fn into_held(mut self) -> Option<Held> {
-        self.held.take()
+    pub(super) fn into_held(self) -> Held {
+        self.held
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Record {
     fn drop(&mut self) {
-        let Some(pick) = self.pick.take() else { return };
         let now = crate::channel::now();
         let end = self.end.unwrap_or(AttemptEnd::Cancelled);
         let mut finished = Finished::new(self.sent, now, end);
         finished.first_byte = self.first_byte.map(|at| at.saturating_duration_since(self.sent));
         if end.is_failure() {
-            pick.item().ask_for_a_look();
+            self.pick.item().ask_for_a_look();
         }
-        pick.finish(&finished);
+        self.pick.finish(&finished);
     }
 }
 
 /// An attempt that was sent and has no response yet. Dropped, its stream is reset when the server can take that.
 pub(super) struct Sent<B> {
     response: Option<ResponseFuture>,
-    pub(super) body: Option<BodyTask<B>>,
+    body: Option<BodyTask<B>>,
     in_flight: Option<InFlight>,
     /// The connection had been idle for so long when the request was sent that it may have been dead.
     pub(super) unproven: bool,
@@ -110,7 +101,7 @@ impl<B> Sent<B> {
     }
 
     pub(super) fn connection(&self) -> Option<&Arc<Connection>> {
-        self.in_flight.as_ref().and_then(InFlight::connection)
+        self.in_flight.as_ref().map(InFlight::connection)
     }
 
     /// Returns true once the request was sent in full, so that the peer owes a response.
@@ -134,10 +125,12 @@ impl<B> Sent<B> {
         failed.map(|()| Err(Reason::CANCEL.into()))
     }
 
-    /// Takes what goes on after the response's headers.
-    pub(super) fn take_parts(&mut self) -> (Option<InFlight>, Option<BodyTask<B>>) {
-        self.response = None;
-        (self.in_flight.take(), self.body.take())
+    /// Takes the attempt, whose response's headers have come at `now`.
+    pub(super) fn into_answered(mut self, now: Instant) -> Option<InFlight> {
+        let mut in_flight = self.in_flight.take()?;
+        in_flight.record.first_byte = Some(now);
+        in_flight.held.body = self.body.take().map(BodyTask::into_guard);
+        Some(in_flight)
     }
 
     /// Ends the attempt without a response, its stream reset at a pace that the server accepts; returns the task that sends its body.
@@ -152,12 +145,9 @@ impl<B> Sent<B> {
 impl<B> Drop for Sent<B> {
     fn drop(&mut self) {
         let Some(mut in_flight) = self.in_flight.take() else { return };
-        if let Some(body) = self.body.take() {
-            in_flight.set_body(body.into_guard());
-        }
-        if let Some(response) = self.response.take()
-            && let Some(connection) = in_flight.connection().cloned()
-        {
+        in_flight.held.body = self.body.take().map(BodyTask::into_guard);
+        if let Some(response) = self.response.take() {
+            let connection = Arc::clone(in_flight.connection());
             connection.cancel(CancelledStream::new(response.stream_id(), (response, in_flight.into_held())));
         }
     }

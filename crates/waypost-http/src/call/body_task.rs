@@ -24,7 +24,7 @@ use crate::protocol::BoxError;
 /// The task that sends one body on one stream. Dropped, it ends.
 pub(crate) struct BodyTask<B> {
     task: JoinHandle<ReplayBody<B>>,
-    guard: BodyGuard,
+    guard: Box<BodyGuard>,
     /// Ends when the body has failed, or with the task.
     failed: Option<oneshot::Receiver<Infallible>>,
 }
@@ -68,7 +68,7 @@ where
         let sending = Sending { stream, connection, progress: Arc::clone(&progress), failing: Some(failing), ended: false };
         #[expect(clippy::disallowed_methods, reason = "the call owns it: dropped with the call, it is aborted")]
         let task = tokio::spawn(sending.run(body, stopped));
-        let guard = BodyGuard { stop: Some(stop), abort: task.abort_handle(), progress };
+        let guard = Box::new(BodyGuard { stop: Some(stop), abort: task.abort_handle(), progress });
         Self { task, guard, failed: Some(failed) }
     }
 }
@@ -95,16 +95,20 @@ impl<B> BodyTask<B> {
 
     /// Stops sending and takes the body back, at any time of the attempt. None if the task was aborted.
     ///
+    /// # Errors
+    /// The body has failed, and its error was not taken yet.
+    ///
     /// # Cancel safety
     /// Dropped, it ends the task; the body is lost.
-    pub(crate) async fn take_back(self) -> Option<ReplayBody<B>> {
+    pub(crate) async fn take_back(self) -> Result<Option<ReplayBody<B>>, RequestError> {
         let Self { task, mut guard, failed: _ } = self;
         drop(guard.stop.take());
-        task.await.ok()
+        let body = task.await.ok();
+        guard.take_error().map_or(Ok(body), Err)
     }
 
     /// Lets the task go on without a way back: the response goes to the caller, and the body is not sent again.
-    pub(crate) fn into_guard(self) -> BodyGuard {
+    pub(crate) fn into_guard(self) -> Box<BodyGuard> {
         self.guard
     }
 }

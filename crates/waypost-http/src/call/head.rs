@@ -13,7 +13,6 @@ pub(crate) struct Head {
     method: Method,
     path: PathAndQuery,
     headers: Headers,
-    size: usize,
     key: Option<Box<str>>,
     extensions: Extensions,
 }
@@ -34,13 +33,12 @@ impl Head {
         let key = parts.extensions.remove::<PickKey>().map(|key| key.0.into());
         parts.extensions.clear();
         strip_connection_specific(&mut parts.headers);
-        let size = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        Self { method: parts.method, path, headers: Headers::Unsent(parts.headers), size, key, extensions: parts.extensions }
+        Self { method: parts.method, path, headers: Headers::Unsent(parts.headers), key, extensions: parts.extensions }
     }
 
     /// Bytes that the headers take.
     pub(crate) fn size(&self) -> usize {
-        self.size
+        self.headers.size()
     }
 
     /// The caller's affinity key.
@@ -75,6 +73,14 @@ impl Head {
 }
 
 impl Headers {
+    fn size(&self) -> usize {
+        let size = |name: &HeaderName, value: &HeaderValue| name.as_str().len() + value.len();
+        match self {
+            Self::Unsent(headers) => headers.iter().map(|(name, value)| size(name, value)).sum(),
+            Self::Sent(kept) => kept.iter().map(|(name, value)| size(name, value)).sum(),
+        }
+    }
+
     fn take(&mut self) -> HeaderMap {
         match self {
             Self::Unsent(headers) => {

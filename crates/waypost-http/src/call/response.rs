@@ -30,7 +30,10 @@ pub struct ServedBy {
 
 /// The body of a response. Dropped early, it ends the call; read to its end, it tells the balancer how the call ended. It keeps the client's
 /// connections alive, whatever becomes of the client's own handles.
-pub struct ResponseBody {
+pub struct ResponseBody(Box<Receiving>);
+
+/// What a [`ResponseBody`] holds: behind a pointer, since a response is handed on by every layer of a call.
+struct Receiving {
     recv: Option<RecvStream>,
     peeked: Option<Frame<Bytes>>,
     done: bool,
@@ -56,27 +59,55 @@ impl Deadline {
 
 impl fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseBody").field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("ResponseBody").field("done", &self.0.done).finish_non_exhaustive()
     }
 }
 
 impl ResponseBody {
     pub(super) fn new(recv: RecvStream, in_flight: InFlight, protocol: Arc<dyn Protocol>) -> Self {
-        Self { recv: Some(recv), peeked: None, done: false, in_flight: Some(in_flight), deadline: None, protocol }
+        let in_flight = Some(in_flight);
+        Self(Box::new(Receiving { recv: Some(recv), peeked: None, done: false, in_flight, deadline: None, protocol }))
     }
 
     /// Ends the body at `at`, told by `timer`, whatever that is set to now.
     pub(super) fn set_deadline(&mut self, at: Instant, timer: Pin<Box<Sleep>>) {
-        self.deadline = Some(Deadline { at, timer });
+        self.0.deadline = Some(Deadline { at, timer });
     }
 
     /// Takes the timer back, for another attempt.
     pub(super) fn take_timer(&mut self) -> Option<Pin<Box<Sleep>>> {
-        self.deadline.take().map(|deadline| deadline.timer)
+        self.0.deadline.take().map(|deadline| deadline.timer)
+    }
+
+    /// The attempt that it is the response of, until it ends.
+    pub(super) fn in_flight(&self) -> Option<&InFlight> {
+        self.0.in_flight.as_ref()
+    }
+
+    /// Takes the attempt out: its stream has ended, and the caller saw nothing of it.
+    pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.0.in_flight.take()
     }
 
     /// Looks at the first frame without taking it. Some class once it is there, or the stream's end.
     pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
+        self.0.poll_peek(cx)
+    }
+
+    /// Notes the class of the response, and ends the attempt if nothing more will come: it ended with its headers, or with trailers that
+    /// were looked at.
+    pub(super) fn classified(&mut self, class: ResponseClass) {
+        self.0.classified(class);
+    }
+
+    /// Ends a response that is not complete: its stream is reset when the server can take that.
+    pub(super) fn abandon(&mut self, end: AttemptEnd) {
+        self.0.abandon(end);
+    }
+}
+
+impl Receiving {
+    fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
         let frame = match self.poll_recv(cx) {
             Poll::Ready(None) => return Poll::Ready(Ok(ResponseClass::Success)),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(BodyError::Broken(error))),
@@ -88,19 +119,7 @@ impl ResponseBody {
         Poll::Ready(Ok(class))
     }
 
-    /// The attempt that it is the response of, until it ends.
-    pub(super) fn in_flight(&mut self) -> Option<&mut InFlight> {
-        self.in_flight.as_mut()
-    }
-
-    /// Takes the attempt out: its stream has ended, and the caller saw nothing of it.
-    pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
-        self.in_flight.take()
-    }
-
-    /// Notes the class of the response, and ends the attempt if nothing more will come: it ended with its headers, or with trailers that
-    /// were looked at.
-    pub(super) fn classified(&mut self, class: ResponseClass) {
+    fn classified(&mut self, class: ResponseClass) {
         let complete = match &self.peeked {
             Some(frame) => frame.is_trailers(),
             None => self.recv.as_ref().is_none_or(RecvStream::is_end_stream),
@@ -124,6 +143,35 @@ impl ResponseBody {
             })));
         }
         Poll::Ready(ready!(recv.poll_trailers(cx)).transpose().map(|trailers| trailers.map(Frame::trailers)))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.done {
+            // What was looked at before the end is still to be given.
+            return Poll::Ready(self.peeked.take().map(Ok));
+        }
+        let next = match self.peeked.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => self.poll_recv(cx),
+        };
+        match next {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    let class = self.protocol.classify_trailers(trailers);
+                    self.finish(end_of(class));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => self.fail(BodyError::Broken(error)),
+            Poll::Ready(None) => {
+                self.finish(AttemptEnd::Answered);
+                Poll::Ready(None)
+            }
+            Poll::Pending => match self.poll_deadline(cx) {
+                Poll::Ready(()) => self.fail(BodyError::Deadline),
+                Poll::Pending => Poll::Pending,
+            },
+        }
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -152,15 +200,13 @@ impl ResponseBody {
         Poll::Ready(Some(Err(self.protocol.body_error(error))))
     }
 
-    /// Ends a response that is not complete: its stream is reset when the server can take that.
-    pub(super) fn abandon(&mut self, end: AttemptEnd) {
+    fn abandon(&mut self, end: AttemptEnd) {
         self.done = true;
         self.deadline = None;
         let Some(mut in_flight) = self.in_flight.take() else { return };
         in_flight.set_end(end);
-        if let Some(recv) = self.recv.take()
-            && let Some(connection) = in_flight.connection().cloned()
-        {
+        if let Some(recv) = self.recv.take() {
+            let connection = Arc::clone(in_flight.connection());
             connection.cancel(CancelledStream::new(recv.stream_id(), (recv, in_flight.into_held())));
         }
     }
@@ -172,7 +218,7 @@ fn end_of(class: ResponseClass) -> AttemptEnd {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.abandon(AttemptEnd::Cancelled);
+        self.0.abandon(AttemptEnd::Cancelled);
     }
 }
 
@@ -181,37 +227,12 @@ impl Body for ResponseBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        if this.done {
-            // What was looked at before the end is still to be given.
-            return Poll::Ready(this.peeked.take().map(Ok));
-        }
-        let next = match this.peeked.take() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => this.poll_recv(cx),
-        };
-        match next {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    let class = this.protocol.classify_trailers(trailers);
-                    this.finish(end_of(class));
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => this.fail(BodyError::Broken(error)),
-            Poll::Ready(None) => {
-                this.finish(AttemptEnd::Answered);
-                Poll::Ready(None)
-            }
-            Poll::Pending => match this.poll_deadline(cx) {
-                Poll::Ready(()) => this.fail(BodyError::Deadline),
-                Poll::Pending => Poll::Pending,
-            },
-        }
+        self.0.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.peeked.is_none() && (self.done || self.recv.as_ref().is_none_or(RecvStream::is_end_stream))
+        let Receiving { peeked, done, recv, .. } = &*self.0;
+        peeked.is_none() && (*done || recv.as_ref().is_none_or(RecvStream::is_end_stream))
     }
 
     fn size_hint(&self) -> SizeHint {

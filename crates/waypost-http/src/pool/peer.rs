@@ -68,21 +68,21 @@ impl PooledPeer {
         let connections = self.connections.load();
         let permit = match connections.as_slice() {
             [] => return None,
-            [only] => self.try_acquire(only),
+            [only] => self.try_acquire(only, now),
             many => {
                 let usable = many.iter().filter(|connection| connection.has_room());
                 usable
                     .min_by_key(|connection| (connection.needs_proof(now), connection.streams()))
-                    .and_then(|least| self.try_acquire(least))
+                    .and_then(|least| self.try_acquire(least, now))
             }
         };
-        if permit.as_ref().is_none_or(|permit| permit.connection.needs_proof(now)) {
+        if permit.as_ref().is_none_or(|permit| permit.unproven) {
             self.ask_for_a_look();
         }
         permit
     }
 
-    fn try_acquire(&self, connection: &Arc<Connection>) -> Option<Permit> {
+    fn try_acquire(&self, connection: &Arc<Connection>, now: Instant) -> Option<Permit> {
         if !connection.has_room() {
             return None;
         }
@@ -90,7 +90,7 @@ impl PooledPeer {
         if streams >= BUSY || streams >= nearly_full(connection.limit()) {
             self.ask_for_a_look();
         }
-        Some(Permit { connection: Arc::clone(connection), room: Arc::clone(&self.room) })
+        Some(Permit { connection: Arc::clone(connection), unproven: connection.needs_proof(now), room: Arc::clone(&self.room) })
     }
 
     /// Asks the pool's task to look at this peer: a call found its connections busy, or learned something of it.
@@ -111,6 +111,8 @@ impl Pickable for PooledPeer {
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(crate) connection: Arc<Connection>,
+    /// True if the connection was idle for so long that it may be dead.
+    pub(crate) unproven: bool,
     room: Arc<Room>,
 }
 

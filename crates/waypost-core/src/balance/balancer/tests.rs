@@ -27,7 +27,7 @@ fn only_the_ready_are_picked_and_counted_until_the_pick_ends() {
     let peers = peers(1, &loads);
     let stats = Arc::clone(&peers[0].0.0);
     balancer.publish(Instant::now(), peers).unwrap();
-    let pick = balancer.pick(&context(), |_| true).unwrap();
+    let mut pick = balancer.pick(&context(), |_| true).unwrap();
     assert_eq!(stats.stats().in_flight(), 1);
     pick.finish(&finished(AttemptEnd::NodeFailed, 1));
     drop(balancer.pick(&context(), |_| true).unwrap());
@@ -215,7 +215,7 @@ fn a_weighted_strategy_can_be_written() {
     balancer.publish(now, peers.clone()).unwrap();
     let mut counts = [0; 3];
     for _ in 0..800 {
-        let pick = balancer.pick(&context(), |_| true).unwrap();
+        let mut pick = balancer.pick(&context(), |_| true).unwrap();
         counts[peers.iter().position(|(own, _)| Arc::ptr_eq(own, pick.item())).unwrap()] += 1;
         pick.finish(&finished(AttemptEnd::Answered, 1));
     }

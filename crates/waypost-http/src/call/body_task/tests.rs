@@ -108,7 +108,9 @@ async fn piece(body: &mut RecvStream) -> Bytes {
 
 #[tokio::test]
 async fn a_body_that_fails_or_panics_while_it_is_sent_ends_the_call_with_its_own_error() {
-    for (bad, text) in [(Give::Error, "request body failed"), (Give::Panic, "request body panicked: the user's stream")] {
+    let (failed, panicked) = ("request body failed", "request body panicked: the user's stream");
+    let cases = [(Give::Error, failed, true), (Give::Panic, panicked, true), (Give::Error, failed, false)];
+    for (bad, text, taken) in cases {
         let mut pair = Pair::new().await;
         let (give, replay) = body(1 << 16);
         let (response, stream) = pair.open();
@@ -120,13 +122,18 @@ async fn a_body_that_fails_or_panics_while_it_is_sent_ends_the_call_with_its_own
         give.send(bad).unwrap();
         let error = timeout(LONG, response).await.expect("the call hangs").unwrap_err();
         assert!(error.is_reset() && !error.is_remote(), "{error}");
-        let error = task.take_error().unwrap();
+        assert_eq!(read(&mut received).await.unwrap_err().reason(), Some(Reason::CANCEL));
+        let error = if taken {
+            let error = task.take_error().unwrap();
+            assert!(!task.take_back().await.unwrap().unwrap().can_replay());
+            error
+        } else {
+            task.take_back().await.err().unwrap()
+        };
         assert_eq!(error.to_string(), text);
         if let RequestError::Body(source) = error {
             assert!(source.downcast_ref::<Own>().is_some());
         }
-        assert_eq!(read(&mut received).await.unwrap_err().reason(), Some(Reason::CANCEL));
-        assert!(!task.take_back().await.unwrap().can_replay());
     }
 }
 
@@ -163,7 +170,7 @@ fn a_task_that_is_aborted_with_its_runtime_ends_the_call() {
         other.shutdown_background();
         assert!(timeout(LONG, response).await.expect("the call hangs").is_err());
         assert!(matches!(task.take_error(), Some(RequestError::BodyAborted)));
-        assert!(task.take_back().await.is_none());
+        assert!(task.take_back().await.unwrap().is_none());
     });
 }
 
@@ -180,7 +187,7 @@ async fn a_body_taken_back_while_it_is_sent_is_replayed_whole_on_another_stream(
     // The node answers that it is unavailable while the body is still sent.
     respond.send_response(Response::builder().status(503).body(()).unwrap(), true).unwrap();
     assert_eq!(timeout(LONG, response).await.unwrap().unwrap().status(), 503);
-    let replay = timeout(LONG, task.take_back()).await.unwrap().unwrap();
+    let replay = timeout(LONG, task.take_back()).await.unwrap().unwrap().unwrap();
     assert!(replay.can_replay() && !replay.is_complete());
     let (response, stream) = pair.open();
     let task = BodyTask::spawn(replay, stream);
@@ -193,7 +200,7 @@ async fn a_body_taken_back_while_it_is_sent_is_replayed_whole_on_another_stream(
     assert_eq!(timeout(LONG, response).await.unwrap().unwrap().status(), 200);
     assert!(task.is_finished() && task.take_error().is_none());
     // Complete by now, it needs no task any more.
-    let replay = task.take_back().await.unwrap();
+    let replay = task.take_back().await.unwrap().unwrap();
     assert!(replay.is_complete());
     let (_response, mut stream) = pair.open();
     replay.send_whole(&mut stream).unwrap();
@@ -212,7 +219,7 @@ async fn a_body_above_its_limit_is_sent_whole_and_never_again() {
     drop(give);
     let (mut received, _respond) = pair.accept().await;
     assert_eq!(read(&mut received).await.unwrap().0.len(), 2_000_000, "larger than the window of a stream and of a connection");
-    let replay = task.take_back().await.unwrap();
+    let replay = task.take_back().await.unwrap().unwrap();
     assert!(!replay.can_replay() && replay.kept_bytes() == 0);
 }
 

@@ -1,0 +1,235 @@
+//! How a call waits for its answer, and what that tells: the response's headers, its first frame, and whether the node served the call.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Buf;
+use h2::RecvStream;
+use http::Response;
+use http_body::Body;
+use tokio::time::{Instant, sleep_until};
+use waypost_core::peer::AttemptEnd;
+
+use super::attempt::{InFlight, Sent, classify_error};
+use super::response::{ResponseBody, ServedBy};
+use super::watch::{Unanswered, Watch};
+use super::{Call, Failed};
+use crate::channel::now;
+use crate::conn::Connection;
+use crate::error::{BodyError, FailureKind};
+use crate::pool::PooledPeer;
+use crate::protocol::{BoxError, ResponseClass};
+use crate::retry::{AttemptFailure, FailureCause};
+
+impl<B> Call<B>
+where
+    B: Body + Unpin + Send + 'static,
+    B::Data: Buf + Send,
+    B::Error: Into<BoxError>,
+{
+    /// Waits for the response's headers, from `sent_at` on.
+    pub(super) async fn wait_for_head(
+        &mut self,
+        sent: &mut Sent<B>,
+        peer: &PooledPeer,
+        sent_at: Instant,
+    ) -> Result<Response<RecvStream>, Unanswered> {
+        let watch = Watch::new(peer, self.deadline, self.idempotent, sent.unproven);
+        let mut slow_at = watch.slow_at(sent_at);
+        loop {
+            let until = [slow_at, self.deadline].into_iter().flatten().min();
+            let mut timer = self.timer_at(until);
+            let head = poll_fn(|cx| match sent.poll_head(cx) {
+                Poll::Ready(head) => Poll::Ready(Some(head)),
+                Poll::Pending => timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx).map(|()| None)),
+            });
+            if let Some(head) = head.await {
+                return head.map_err(Unanswered::Broken);
+            }
+            let now = now();
+            if self.deadline.is_some_and(|deadline| deadline <= now) {
+                return Err(Unanswered::Deadline);
+            }
+            if sent.is_sent_in_full()
+                && let Some(connection) = sent.connection().cloned()
+            {
+                let head = Box::pin(watch.watch(&connection, |cx| sent.poll_head(cx))).await?;
+                return head.map_err(Unanswered::Broken);
+            }
+            // Still sending: the peer owes nothing yet.
+            slow_at = watch.slow_at(now);
+        }
+    }
+
+    /// Ends an attempt that has no response: says how, and takes its body back for another.
+    pub(super) async fn unanswered(&mut self, sent: Sent<B>, peer: &Arc<PooledPeer>, why: Unanswered) -> Failed {
+        let stale = sent.unproven && sent.connection().is_some_and(|connection| connection.needs_proof(now()));
+        // A body that failed resets the stream when the server can take that: the node is not to blame.
+        if let Some(error) = sent.take_request_error() {
+            drop(sent.abandon(AttemptEnd::LocalMistake));
+            return self.local_mistake(error);
+        }
+        let (end, cause, text) = match &why {
+            Unanswered::Deadline => {
+                drop(sent.abandon(AttemptEnd::Deadline));
+                return Failed::Terminal(FailureKind::Deadline);
+            }
+            Unanswered::Unresponsive => (AttemptEnd::Lost, FailureCause::Lost { stale }, "the node answers no PING".to_owned()),
+            Unanswered::Broken(error) => describe(error, sent.connection(), stale),
+        };
+        if let Some(task) = sent.abandon(end) {
+            match task.take_back().await {
+                Ok(body) => self.body = body,
+                Err(error) => return self.local_mistake(error),
+            }
+        }
+        self.note(peer, text);
+        match (&why, cause) {
+            (Unanswered::Broken(error), FailureCause::Reset) => {
+                Failed::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)))
+            }
+            _ => Failed::Retryable(AttemptFailure::uncommitted(cause), None),
+        }
+    }
+
+    /// The response as the caller gets it, and the class of its head.
+    pub(super) fn response(
+        &mut self,
+        head: Response<RecvStream>,
+        sent: Sent<B>,
+        peer: &PooledPeer,
+    ) -> Option<(Response<ResponseBody>, ResponseClass)> {
+        let in_flight = sent.into_answered(now())?;
+        let protocol = Arc::clone(&self.channel.shared().protocol);
+        let (mut parts, recv) = head.into_parts();
+        let class = protocol.classify_head(parts.status, &parts.headers);
+        parts.extensions = self.head.take_extensions();
+        parts.extensions.insert(ServedBy { node: peer.peer.node(), attempts: self.sent });
+        let mut body = ResponseBody::new(recv, in_flight, protocol);
+        if let (Some(deadline), Some(timer)) = (self.deadline, self.timer.take()) {
+            body.set_deadline(deadline, timer);
+        }
+        Some((Response::from_parts(parts, body), class))
+    }
+
+    /// Looks at the first frame of the response: of a unary call once it is there, of any other only if it is there already, since its
+    /// caller may want the headers first.
+    pub(super) async fn peek(&mut self, body: &mut ResponseBody, peer: &PooledPeer) -> Result<ResponseClass, Unpeeked> {
+        if let Poll::Ready(peeked) = poll_fn(|cx| Poll::Ready(body.poll_peek(cx))).await {
+            return peeked.map_err(Unpeeked::Body);
+        }
+        if !self.unary {
+            return Ok(ResponseClass::Success);
+        }
+        let watch = Watch::new(peer, self.deadline, self.idempotent, false);
+        Box::pin(peek_watchfully(body, watch)).await
+    }
+
+    pub(super) fn classify(
+        &mut self,
+        mut response: Response<ResponseBody>,
+        peeked: Result<ResponseClass, Unpeeked>,
+        peer: &Arc<PooledPeer>,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let class = match peeked {
+            Ok(class) => class,
+            Err(why) => return Err(self.broken(response, why, peer)),
+        };
+        if let ResponseClass::Unavailable(_) = class {
+            self.note(peer, "the node says that it is unavailable".to_owned());
+        }
+        response.body_mut().classified(class);
+        match class {
+            ResponseClass::Unavailable(pushback) => {
+                let failure = AttemptFailure::uncommitted(FailureCause::Unavailable(pushback));
+                Err(Failed::Retryable(failure, Some(Box::new(response))))
+            }
+            ResponseClass::Success | ResponseClass::NodeFailed => Ok(response),
+        }
+    }
+
+    /// The response broke off before its caller saw any of it. Its headers prove that the node has processed the request.
+    fn broken(&mut self, response: Response<ResponseBody>, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
+        let mut body = response.into_body();
+        self.timer = body.take_timer();
+        if matches!(why, Unpeeked::Body(BodyError::Broken(_)))
+            && let Some(error) = body.in_flight().and_then(InFlight::take_request_error)
+        {
+            body.abandon(AttemptEnd::LocalMistake);
+            return self.local_mistake(error);
+        }
+        let (end, cause, text) = match why {
+            Unpeeked::Body(BodyError::Request(error)) => {
+                body.abandon(AttemptEnd::LocalMistake);
+                return self.local_mistake(error);
+            }
+            Unpeeked::Body(BodyError::Deadline) => {
+                body.abandon(AttemptEnd::Deadline);
+                return Failed::Terminal(FailureKind::Deadline);
+            }
+            Unpeeked::Unresponsive => {
+                body.abandon(AttemptEnd::Lost);
+                (AttemptEnd::Lost, FailureCause::Lost { stale: false }, "the node answers no PING".to_owned())
+            }
+            Unpeeked::Body(BodyError::Broken(error)) => {
+                let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
+                let (_, cause, text) = describe(&error, connection.as_ref(), false);
+                if cause == FailureCause::Reset {
+                    body.abandon(AttemptEnd::NodeFailed);
+                    self.note(peer, text);
+                    return Failed::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)));
+                }
+                (AttemptEnd::Lost, FailureCause::Lost { stale: false }, text)
+            }
+        };
+        if let Some(in_flight) = body.take_in_flight() {
+            in_flight.finish(end);
+        }
+        self.note(peer, text);
+        Failed::Retryable(AttemptFailure::committed(cause), None)
+    }
+}
+
+/// Waits for the first frame: a node may freeze after its headers, too.
+async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<ResponseClass, Unpeeked> {
+    let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
+    let slow = async {
+        match watch.slow_at(now()) {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        peeked = poll_fn(|cx| body.poll_peek(cx)) => return peeked.map_err(Unpeeked::Body),
+        () = slow => {}
+    }
+    let Some(connection) = connection else { return Ok(ResponseClass::Success) };
+    match watch.watch(&connection, |cx| body.poll_peek(cx)).await {
+        Ok(peeked) => peeked.map_err(Unpeeked::Body),
+        Err(Unanswered::Unresponsive) => Err(Unpeeked::Unresponsive),
+        Err(_) => Err(Unpeeked::Body(BodyError::Deadline)),
+    }
+}
+
+/// Describes the end of a stream. A connection that has ended says more than the stream does.
+fn describe(error: &h2::Error, connection: Option<&Arc<Connection>>, stale: bool) -> (AttemptEnd, FailureCause, String) {
+    let cause = classify_error(error, stale);
+    let (end, text) = match cause {
+        FailureCause::Unprocessed => (AttemptEnd::Refused, format!("not processed: {error}")),
+        FailureCause::Reset => (AttemptEnd::NodeFailed, format!("the node reset the call: {error}")),
+        FailureCause::GoAwayError => (AttemptEnd::Lost, format!("the node closed the connection: {error}")),
+        _ => match connection.and_then(|connection| connection.end_reason()) {
+            Some(reason) => (AttemptEnd::Lost, format!("connection lost: {reason}")),
+            None => (AttemptEnd::Lost, format!("connection lost: {error}")),
+        },
+    };
+    (end, cause, text)
+}
+
+/// Why the first frame of a response could not be looked at.
+pub(super) enum Unpeeked {
+    Body(BodyError),
+    Unresponsive,
+}

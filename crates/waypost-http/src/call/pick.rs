@@ -1,0 +1,99 @@
+//! How a call comes to its node: at once where one has room, or through the line of waiting calls.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Buf;
+use http_body::Body;
+use tokio::time::Instant;
+use waypost_core::balance::PickContext;
+
+use super::replay::ReplayBody;
+use super::{Call, DEFAULT_TIMEOUT};
+use crate::channel::{Membership, now};
+use crate::error::{CallError, FailureKind};
+use crate::pool::{Full, Picking, Wanted};
+use crate::protocol::BoxError;
+
+/// A call waits for a node so long where none is known.
+const NO_NODE_WAIT: Duration = Duration::from_secs(3);
+
+impl<B> Call<B>
+where
+    B: Body + Unpin + Send + 'static,
+    B::Data: Buf + Send,
+    B::Error: Into<BoxError>,
+{
+    /// A ready peer that was not tried yet, with a permit; none if there is none now, or others wait already.
+    pub(super) fn pick_now(&self, members: &Membership, now: Instant) -> Option<Picking> {
+        let balancer = &members.joined(self.channel.subset_name()).balancer;
+        let context = PickContext::new(self.head.path(), now).with_key(self.head.key());
+        members.pool.room.pick_now(balancer, &context, self.tried())
+    }
+
+    /// Waits in line for a ready peer. A tried one is taken only after a while, and only where no other comes.
+    pub(super) async fn wait_and_pick(&mut self, members: &mut Arc<Membership>) -> Result<Picking, CallError> {
+        let start = now();
+        let config = &self.channel.shared().config;
+        let longest = self.deadline.or_else(|| start.checked_add(config.default_timeout.unwrap_or(DEFAULT_TIMEOUT)));
+        let given = config.ready_wait.and_then(|wait| start.checked_add(wait));
+        let until = [longest, given].into_iter().flatten().min();
+        let mut unknown_until = if config.ready_wait.is_none() { start.checked_add(NO_NODE_WAIT) } else { None };
+        let mut accept_at =
+            (!self.tried().is_empty()).then(|| start.checked_add(self.retry.retry_delay(fastrand::f64()))).flatten();
+        loop {
+            let joined = members.joined(self.channel.subset_name()).clone();
+            let mut waiting = match members.pool.room.wait(&joined.balancer, self.wanted()) {
+                Ok(waiting) => waiting,
+                Err(full) => {
+                    return Err(self.fail(if full == Full::Calls { FailureKind::QueueFull } else { FailureKind::QueueBytes }));
+                }
+            };
+            loop {
+                let wake = [until, unknown_until, accept_at].into_iter().flatten().min();
+                let mut timer = self.timer_at(wake);
+                let served = poll_fn(|cx| match waiting.poll(cx) {
+                    Poll::Ready(served) => Poll::Ready(Some(served)),
+                    Poll::Pending => timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx).map(|()| None)),
+                });
+                match served.await {
+                    Some(Ok(picking)) => return Ok(picking),
+                    // The task that connects nodes has ended: the next to ask starts it again.
+                    Some(Err(_gone)) => break,
+                    None => {}
+                }
+                let now = now();
+                self.check_wait(until, now)?;
+                if accept_at.take_if(|at| *at <= now).is_some() {
+                    self.forget_tried();
+                    waiting.accept_tried();
+                }
+                if unknown_until.take_if(|at| *at <= now).is_some() && !joined.knows_a_node() {
+                    return Err(self.fail(FailureKind::NoPeer));
+                }
+            }
+            drop(waiting);
+            // A pool that dies at once is not started in a loop.
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
+            self.check_wait(until, now())?;
+            *members = self.members()?;
+            self.forget_tried();
+        }
+    }
+
+    /// Ends a wait that was to last `until` then.
+    fn check_wait(&mut self, until: Option<Instant>, now: Instant) -> Result<(), CallError> {
+        if until.is_none_or(|until| now < until) {
+            return Ok(());
+        }
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
+        Err(self.fail(if is_late { FailureKind::Deadline } else { FailureKind::NoPeer }))
+    }
+
+    fn wanted(&self) -> Wanted {
+        let bytes = self.body.as_ref().map_or(0, ReplayBody::kept_bytes) + self.head.size();
+        Wanted { path: self.head.path().into(), key: self.head.key().map(Arc::from), tried: self.tried().to_vec(), bytes }
+    }
+}

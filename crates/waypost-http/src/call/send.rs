@@ -1,0 +1,103 @@
+//! How an attempt is sent: what is known of the method, whether the connection must be proven first, and the request as this node gets it.
+
+use std::sync::Arc;
+
+use bytes::Buf;
+use http::Request;
+use http_body::Body;
+use tokio::time::Instant;
+use waypost_core::peer::AttemptEnd;
+
+use super::attempt::{InFlight, Sent};
+use super::{BodyTask, Call, DEFAULT_TIMEOUT, Failed, headers};
+use crate::error::FailureKind;
+use crate::pool::PooledPeer;
+use crate::protocol::BoxError;
+use crate::retry::{AttemptFailure, FailureCause};
+
+impl<B> Call<B>
+where
+    B: Body + Unpin + Send + 'static,
+    B::Data: Buf + Send,
+    B::Error: Into<BoxError>,
+{
+    /// Takes in what the picked node's record, the client's methods and the policy say of this method.
+    pub(super) fn learn(&mut self, peer: &PooledPeer) {
+        let config = &self.channel.shared().config;
+        let path = self.head.path();
+        let known = config.methods.get(path).copied().or_else(|| peer.peer.entry().head.method(path));
+        self.idempotent = config.policy.is_idempotent(path, known.is_some_and(|method| method.idempotent));
+        self.retry.set_idempotent(self.idempotent);
+        self.unary = known.is_some_and(|method| !method.streaming);
+        if self.deadline.is_none() {
+            let timeout = match known {
+                Some(method) if method.streaming => None,
+                Some(_) => Some(config.default_timeout.unwrap_or(DEFAULT_TIMEOUT)),
+                None => config.default_timeout,
+            };
+            self.deadline = timeout.and_then(|timeout| self.start.checked_add(timeout));
+        }
+    }
+
+    /// Proves that the picked connection lives, before a call is sent on it that could not be sent again.
+    pub(super) async fn prove(&mut self, peer: &Arc<PooledPeer>) -> Result<(), Failed> {
+        let Some(picked) = self.picked.take() else { return Ok(()) };
+        let connection = &picked.permit.connection;
+        let proven = match self.deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline, connection.proven()).await.ok(),
+            None => Some(connection.proven().await),
+        };
+        match proven {
+            Some(true) => {
+                self.picked = Some(picked);
+                Ok(())
+            }
+            Some(false) => Err(self.not_sent(peer, "not sent: the connection was idle, and answers no PING".to_owned())),
+            None => Err(Failed::Terminal(FailureKind::Deadline)),
+        }
+    }
+
+    /// Sends the request, and as much of its body as is here; the rest of it in a task.
+    pub(super) fn send(&mut self, peer: &Arc<PooledPeer>, unproven: bool, now: Instant) -> Result<Sent<B>, Failed> {
+        let Some(picked) = self.picked.take() else { return Err(self.not_sent(peer, "not sent".to_owned())) };
+        let connection = Arc::clone(&picked.permit.connection);
+        let request = self.request_for(peer, now);
+        let limit = connection.max_header_list_size();
+        let size = headers::check_size(request.method(), peer.authority.as_str(), self.head.path(), request.headers(), limit);
+        if let Err(error) = size {
+            return Err(self.local_mistake(error));
+        }
+        let in_flight = InFlight::new(picked, &self.channel, now);
+        match connection.open(request) {
+            Ok((response, mut stream)) => {
+                let body = self.body.take().and_then(|body| {
+                    if !body.is_complete() {
+                        return Some(BodyTask::spawn_paced(body, stream, connection));
+                    }
+                    // What the stream refuses, the response explains.
+                    let _ = body.send_whole(&mut stream);
+                    self.body = Some(body);
+                    None
+                });
+                Ok(Sent::new(response, body, in_flight, unproven))
+            }
+            Err(error) => {
+                in_flight.finish(AttemptEnd::Refused);
+                Err(self.not_sent(peer, format!("not sent: {error}")))
+            }
+        }
+    }
+
+    fn request_for(&mut self, peer: &PooledPeer, now: Instant) -> Request<()> {
+        let remaining = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let protocol = &self.channel.shared().protocol;
+        let request = self.head.request(&peer.authority, |headers| protocol.prepare(headers, self.sent, remaining));
+        self.sent += 1;
+        request
+    }
+
+    fn not_sent(&mut self, peer: &Arc<PooledPeer>, ended: String) -> Failed {
+        self.note(peer, ended);
+        Failed::Retryable(AttemptFailure::uncommitted(FailureCause::NotSent), None)
+    }
+}
