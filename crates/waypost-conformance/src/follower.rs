@@ -1,5 +1,7 @@
 //! A listener that holds every event against the promise.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
@@ -15,6 +17,8 @@ pub(crate) struct Follower {
     watcher: Watcher,
     options: WatchOptions,
     patience: Duration,
+    /// True once the connections were cut: from then on an outage may be told.
+    cut: Arc<AtomicBool>,
     pub(crate) picture: NodeSet,
     /// All events but the first `Reset`.
     pub(crate) heard: Vec<Event>,
@@ -24,21 +28,34 @@ impl Follower {
     pub(crate) async fn open(registry: &AnyRegistry, options: WatchOptions, time: Time) -> Self {
         let watcher = registry.watch(&options).await.expect("a watch opens");
         let (patience, picture, heard) = (time.patience(), NodeSet::default(), Vec::new());
-        let mut follower = Self { watcher, options, patience, picture, heard };
+        let mut follower = Self { watcher, options, patience, cut: Arc::default(), picture, heard };
         let first = follower.step("the first item").await;
         assert!(matches!(first, Event::Reset(_)), "the first item is {first:?}");
         follower.heard.clear();
         follower
     }
 
+    /// This follower, which bears trouble once the connections were cut.
+    pub(crate) fn hearing_of(self, cut: &Arc<AtomicBool>) -> Self {
+        Self { cut: Arc::clone(cut), ..self }
+    }
+
     /// The next event, checked and folded in.
     pub(crate) async fn step(&mut self, what: &str) -> Event {
-        match timeout(self.patience, self.watcher.next()).await {
-            Ok(Some(Ok(event))) => self.fold(event),
-            Ok(Some(Err(error))) => panic!("waiting for {what}: {}", error.chain()),
-            Ok(None) => panic!("waiting for {what}: the watcher ended"),
-            Err(_) => panic!("waiting for {what}: nothing came; heard {:?}", self.heard),
+        loop {
+            match timeout(self.patience, self.watcher.next()).await {
+                Ok(Some(Ok(event))) => return self.fold(event),
+                Ok(Some(Err(error))) => self.bear(what, &error),
+                Ok(None) => panic!("waiting for {what}: the watcher ended"),
+                Err(_) => panic!("waiting for {what}: nothing came; heard {:?}", self.heard),
+            }
         }
+    }
+
+    /// A registry that cannot be reached for a while says so.
+    fn bear(&self, what: &str, error: &Error) {
+        let is_outage = matches!(error, Error::Unavailable { .. } | Error::Timeout { .. });
+        assert!(is_outage && self.cut.load(Relaxed), "waiting for {what}: {}", error.chain());
     }
 
     /// Asks once and drops the question, whether answered or not.
@@ -79,7 +96,10 @@ impl Follower {
             assert!(Instant::now() < deadline, "the picture differs from a fresh list:\n{:#?}", self.picture.events_to(&fresh));
             let deadline = Instant::now() + COMPARE;
             while let Ok(Some(item)) = timeout_at(deadline, self.watcher.next()).await {
-                self.fold(item.expect("no trouble"));
+                match item {
+                    Ok(event) => drop(self.fold(event)),
+                    Err(error) => self.bear("a picture that equals a fresh list", &error),
+                }
             }
         }
     }

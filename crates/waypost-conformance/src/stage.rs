@@ -1,6 +1,7 @@
 //! What a case has in its hands: handles, owners of records, and the harness's abilities.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use waypost_core::record::{Key, Node, Service, keys};
@@ -28,13 +29,14 @@ impl From<Error> for Skip {
 pub(crate) struct Stage {
     harness: Box<dyn DynHarness>,
     opened: Mutex<Vec<AnyRegistry>>,
+    cut: Arc<AtomicBool>,
     pub(crate) time: Time,
     pub(crate) seed: u64,
 }
 
 impl Stage {
     pub(crate) fn new(harness: impl Harness, time: Time, seed: u64) -> Self {
-        Self { harness: Box::new(harness), opened: Mutex::default(), time, seed }
+        Self { harness: Box::new(harness), opened: Mutex::default(), cut: Arc::default(), time, seed }
     }
 
     /// A handle that is closed at the end.
@@ -73,17 +75,18 @@ impl Stage {
     }
 
     pub(crate) async fn cut(&self) -> Result<(), Skip> {
+        self.cut.store(true, Relaxed);
         Ok(self.harness.dyn_cut().await?)
     }
 
     /// Follows everything.
     pub(crate) async fn follow(&self, registry: &AnyRegistry) -> Follower {
-        Follower::open(registry, WatchOptions::all(), self.time).await
+        Follower::open(registry, WatchOptions::all(), self.time).await.hearing_of(&self.cut)
     }
 
     /// Follows one service.
     pub(crate) async fn follow_one(&self, registry: &AnyRegistry, service: &str) -> Follower {
-        Follower::open(registry, WatchOptions::service(service), self.time).await
+        Follower::open(registry, WatchOptions::service(service), self.time).await.hearing_of(&self.cut)
     }
 }
 
