@@ -1,19 +1,16 @@
 //! The background tasks of a handle: started when they are first needed, and again when they have ended with their runtime while the handle
 //! is used on another. This room never knows what they do.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_core::Stream;
 use tokio::runtime::Handle;
-use tokio::sync::futures::OwnedNotified;
 use tokio::sync::watch::Sender;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
-use waypost_core::registry::{Error, Event, Result, Watcher};
+use waypost_core::registry::{Error, Result, Watcher};
 
 use crate::{lease, watch};
 
@@ -114,8 +111,21 @@ impl Tasks {
 
     /// The watcher, which starts the tasks again on the runtime that it is polled on.
     pub(crate) fn keep_running(self: &Arc<Self>, watcher: Watcher) -> Watcher {
-        let ended = Box::pin(Arc::clone(&self.ended).notified_owned());
-        Watcher::new(Watched { watcher, tasks: Arc::clone(self), ended })
+        let tasks = Arc::clone(self);
+        // The next end of a task.
+        let mut ended = Box::pin(Arc::clone(&self.ended).notified_owned());
+        watcher.on_pending(move |cx| {
+            if Handle::try_current().is_err() {
+                return;
+            }
+            if ended.as_mut().poll(cx).is_ready() {
+                ended.set(Arc::clone(&tasks.ended).notified_owned());
+                // Polled again, the new one wakes it.
+                cx.waker().wake_by_ref();
+            }
+            // A closed handle ends its watchers itself.
+            let _ = tasks.start();
+        })
     }
 
     /// From now on none is started. Those that run go on until [`join`](Self::join).
@@ -148,31 +158,5 @@ struct Guard(Arc<Notify>);
 impl Drop for Guard {
     fn drop(&mut self) {
         self.0.notify_waiters();
-    }
-}
-
-struct Watched {
-    watcher: Watcher,
-    tasks: Arc<Tasks>,
-    /// The next end of a task.
-    ended: Pin<Box<OwnedNotified>>,
-}
-
-impl Stream for Watched {
-    type Item = Result<Event>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = Pin::new(&mut self.watcher).poll_next(cx);
-        if polled.is_pending() && Handle::try_current().is_ok() {
-            if self.ended.as_mut().poll(cx).is_ready() {
-                let ended = Arc::clone(&self.tasks.ended);
-                self.ended.set(ended.notified_owned());
-                // Polled again, the new one wakes it.
-                cx.waker().wake_by_ref();
-            }
-            // A closed handle ends its watchers itself.
-            let _ = self.tasks.start();
-        }
-        polled
     }
 }

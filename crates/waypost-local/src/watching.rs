@@ -1,15 +1,12 @@
 //! Starts the engine of a handle, and starts it again for those who still listen when it has ended with its runtime.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
 
-use futures_core::Stream;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use waypost_core::registry::{Error, Event, Feed, Result, WatchOptions, Watcher};
+use waypost_core::registry::{Error, Feed, Result, WatchOptions, Watcher};
 
 use crate::engine::{AFTER_A_GAP, Engine};
 use crate::reader::Reader;
@@ -65,7 +62,8 @@ impl Watching {
             self.start(&mut slot, false);
             self.feed.subscribe(options)
         };
-        Ok(Watcher::new(Watched { watcher, watching: self.clone() }))
+        let watching = self.clone();
+        Ok(watcher.on_pending(move |_| watching.start_again()))
     }
 
     /// Ends every watcher, and returns the tasks that end now.
@@ -121,6 +119,7 @@ impl Watching {
         });
     }
 
+    /// Starts the engine again if it has ended while somebody listens, on the runtime of a watcher.
     fn start_again(&self) {
         let mut slot = self.slot();
         if !slot.closed && slot.engine.strong_count() == 0 && Handle::try_current().is_ok() {
@@ -149,23 +148,5 @@ impl Drop for Unfinished {
         // From here on the next engine may be started, by those whom this wakes or by others.
         self.alive = None;
         feed.cut();
-    }
-}
-
-/// A watcher that starts the engine again, on its own runtime.
-struct Watched {
-    watcher: Watcher,
-    watching: Watching,
-}
-
-impl Stream for Watched {
-    type Item = Result<Event>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = Pin::new(&mut self.watcher).poll_next(cx);
-        if polled.is_pending() {
-            self.watching.start_again();
-        }
-        polled
     }
 }

@@ -36,6 +36,12 @@ impl Watcher {
         Self(Box::pin(stream))
     }
 
+    /// This watcher, which calls `hook` whenever it is polled and has nothing to tell, with the context of that poll: a registry starts its
+    /// tasks again there when they have ended with the runtime that they ran on.
+    pub fn on_pending(self, hook: impl FnMut(&mut Context<'_>) + Send + 'static) -> Self {
+        Self::new(OnPending { watcher: self, hook: Box::new(hook) })
+    }
+
     /// The next event; none when the registry was closed.
     ///
     /// # Cancel safety
@@ -56,5 +62,22 @@ impl Stream for Watcher {
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watcher")
+    }
+}
+
+struct OnPending {
+    watcher: Watcher,
+    hook: Box<dyn FnMut(&mut Context<'_>) + Send>,
+}
+
+impl Stream for OnPending {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Pin::new(&mut self.watcher).poll_next(cx);
+        if polled.is_pending() {
+            (self.hook)(cx);
+        }
+        polled
     }
 }
