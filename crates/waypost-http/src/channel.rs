@@ -183,6 +183,11 @@ impl ServiceChannel {
         {
             return Ok(members);
         }
+        self.join()
+    }
+
+    #[cold]
+    fn join(&self) -> Result<Arc<Membership>, Error> {
         let pool = self.shared.client.pool(&self.shared.service)?;
         let config = &self.shared.config;
         let subset = |(name, filters): (&String, &balance::Filters)| {

@@ -18,7 +18,7 @@ pub(crate) use load::LoadReader;
 pub use load::LoadTable;
 pub use stats::PeerStats;
 
-use crate::record::{Entry, Node, keys};
+use crate::record::{Entry, Method, Node, keys};
 
 /// Which peer: a node of a service at an address. A node that comes back elsewhere is another peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -178,6 +178,11 @@ impl Peer {
     /// The entry as the registry last described it.
     pub fn entry(&self) -> Arc<Entry> {
         self.entry.load_full()
+    }
+
+    /// What its record says of the method at `path`.
+    pub fn method(&self, path: &str) -> Option<Method> {
+        self.entry.load().head.method(path)
     }
 
     /// Takes a new description of the same node; its stats stay.

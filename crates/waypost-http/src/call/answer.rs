@@ -14,7 +14,7 @@ use waypost_core::peer::AttemptEnd;
 use super::attempt::{InFlight, Sent, classify_error};
 use super::response::{ResponseBody, ServedBy};
 use super::watch::{Unanswered, Watch};
-use super::{Call, Failed};
+use super::{Call, Failed, rare};
 use crate::channel::now;
 use crate::conn::Connection;
 use crate::error::{BodyError, FailureKind};
@@ -54,7 +54,7 @@ where
             if sent.is_sent_in_full()
                 && let Some(connection) = sent.connection().cloned()
             {
-                let head = Box::pin(watch.watch(&connection, |cx| sent.poll_head(cx))).await?;
+                let head = rare(watch.watch(&connection, |cx| sent.poll_head(cx))).await?;
                 return head.map_err(Unanswered::Broken);
             }
             // Still sending: the peer owes nothing yet.
@@ -101,12 +101,11 @@ where
         peer: &PooledPeer,
     ) -> Option<(Response<ResponseBody>, ResponseClass)> {
         let in_flight = sent.into_answered(now())?;
-        let protocol = Arc::clone(&self.channel.shared().protocol);
         let (mut parts, recv) = head.into_parts();
-        let class = protocol.classify_head(parts.status, &parts.headers);
+        let class = in_flight.protocol().classify_head(parts.status, &parts.headers);
         parts.extensions = self.head.take_extensions();
         parts.extensions.insert(ServedBy { node: peer.peer.node(), attempts: self.sent });
-        let mut body = ResponseBody::new(recv, in_flight, protocol);
+        let mut body = ResponseBody::new(recv, in_flight);
         if let (Some(deadline), Some(timer)) = (self.deadline, self.timer.take()) {
             body.set_deadline(deadline, timer);
         }
@@ -123,7 +122,7 @@ where
             return Ok(ResponseClass::Success);
         }
         let watch = Watch::new(peer, self.deadline, self.idempotent, false);
-        Box::pin(peek_watchfully(body, watch)).await
+        rare(peek_watchfully(body, watch)).await
     }
 
     pub(super) fn classify(
@@ -150,6 +149,7 @@ where
     }
 
     /// The response broke off before its caller saw any of it. Its headers prove that the node has processed the request.
+    #[cold]
     fn broken(&mut self, response: Response<ResponseBody>, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
         let mut body = response.into_body();
         self.timer = body.take_timer();

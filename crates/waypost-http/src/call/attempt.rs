@@ -16,6 +16,7 @@ use super::body_task::{BodyGuard, BodyTask};
 use crate::channel::{ServiceChannel, Shared};
 use crate::conn::{CancelledStream, Connection};
 use crate::pool::{Permit, Picking, PooledPeer};
+use crate::protocol::Protocol;
 use crate::retry::FailureCause;
 
 /// An attempt from its pick to its end.
@@ -37,19 +38,24 @@ struct Record {
 pub(super) struct Held {
     body: Option<Box<BodyGuard>>,
     permit: Permit,
-    _channel: Arc<Shared>,
+    channel: Arc<Shared>,
 }
 
 impl InFlight {
     /// Creates an attempt of a call on `channel` that is sent now.
     pub(super) fn new(Picking { pick, permit }: Picking, channel: &ServiceChannel, sent: Instant) -> Self {
-        let held = Held { body: None, permit, _channel: Arc::clone(channel.shared()) };
+        let held = Held { body: None, permit, channel: Arc::clone(channel.shared()) };
         Self { record: Record { pick, sent, first_byte: None, end: None }, held }
     }
 
     /// The connection.
     pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.held.permit.connection
+    }
+
+    /// What the headers and trailers of its response mean.
+    pub(super) fn protocol(&self) -> &dyn Protocol {
+        &*self.held.channel.protocol
     }
 
     /// Takes the error of the request's body, if it ended with one.
@@ -140,15 +146,21 @@ impl<B> Sent<B> {
         }
         self.body.take()
     }
-}
 
-impl<B> Drop for Sent<B> {
-    fn drop(&mut self) {
-        let Some(mut in_flight) = self.in_flight.take() else { return };
+    #[cold]
+    fn cancel(&mut self, mut in_flight: InFlight) {
         in_flight.held.body = self.body.take().map(BodyTask::into_guard);
         if let Some(response) = self.response.take() {
             let connection = Arc::clone(in_flight.connection());
             connection.cancel(CancelledStream::new(response.stream_id(), (response, in_flight.into_held())));
+        }
+    }
+}
+
+impl<B> Drop for Sent<B> {
+    fn drop(&mut self) {
+        if let Some(in_flight) = self.in_flight.take() {
+            self.cancel(in_flight);
         }
     }
 }

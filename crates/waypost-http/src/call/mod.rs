@@ -16,7 +16,7 @@ pub(crate) mod response;
 mod send;
 mod watch;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -79,6 +79,12 @@ enum Failed {
     Terminal(FailureKind),
 }
 
+/// Boxes what few calls do, and keeps its code apart: what every call does is small enough then for the processor's cache.
+#[cold]
+fn rare<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+    Box::pin(future)
+}
+
 impl<B> Call<B>
 where
     B: Body + Unpin + Send + 'static,
@@ -118,7 +124,7 @@ where
                 self.picked = self.pick_now(&members, at);
             }
             let Some(peer) = self.picked.as_ref().map(|picked| Arc::clone(picked.pick.item())) else {
-                self.picked = Some(Box::pin(self.wait_and_pick(&mut members)).await?);
+                self.picked = Some(rare(self.wait_and_pick(&mut members)).await?);
                 continue;
             };
             let (failure, response) = match self.attempt(&peer, at).await {
@@ -126,7 +132,7 @@ where
                 Err(Failed::Terminal(kind)) => return Err(self.fail(kind)),
                 Err(Failed::Retryable(failure, response)) => (failure, response),
             };
-            if Box::pin(self.next_attempt(failure, &members)).await.is_err() {
+            if rare(self.next_attempt(failure, &members)).await.is_err() {
                 return response.map_or_else(|| Err(self.fail(FailureKind::NoAnswer)), |response| Ok(*response));
             }
         }
@@ -153,7 +159,7 @@ where
         self.learn(peer);
         let mut unproven = self.picked.as_ref().is_some_and(|picked| picked.permit.unproven);
         if unproven && !self.idempotent {
-            Box::pin(self.prove(peer)).await?;
+            rare(self.prove(peer)).await?;
             (unproven, at) = (false, now());
         }
         let mut sent = self.send(peer, unproven, at)?;
@@ -161,7 +167,7 @@ where
             Ok(head) => return self.response(head, sent, peer).ok_or(Failed::Terminal(FailureKind::NoAnswer)),
             Err(why) => why,
         };
-        Err(Box::pin(self.unanswered(sent, peer, why)).await)
+        Err(rare(self.unanswered(sent, peer, why)).await)
     }
 
     fn members(&mut self) -> Result<Arc<Membership>, CallError> {
@@ -237,6 +243,7 @@ where
     }
 
     /// Notes an attempt that got no response of use; its peer is not tried again before the others.
+    #[cold]
     fn note(&mut self, peer: &PooledPeer, ended: String) {
         let id = peer.peer.id();
         let failures = self.failures();
@@ -254,22 +261,26 @@ where
         self.failures.as_ref().map_or(&[], |failures| &failures.tried)
     }
 
+    #[cold]
     fn forget_tried(&mut self) {
         if let Some(failures) = &mut self.failures {
             failures.tried.clear();
         }
     }
 
+    #[cold]
     fn local_mistake(&mut self, error: RequestError) -> Failed {
         self.failures().request_error = Some(error);
         Failed::Terminal(FailureKind::Request)
     }
 
+    #[cold]
     fn fail_request(&mut self, error: RequestError) -> CallError {
         self.failures().request_error = Some(error);
         self.fail(FailureKind::Request)
     }
 
+    #[cold]
     fn fail(&mut self, kind: FailureKind) -> CallError {
         let Failures { tried: _, history, stopped, request_error } =
             self.failures.take().map(|failures| *failures).unwrap_or_default();

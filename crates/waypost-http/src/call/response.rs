@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use waypost_core::peer::AttemptEnd;
@@ -16,7 +17,7 @@ use waypost_core::record::Node;
 use super::attempt::InFlight;
 use crate::conn::CancelledStream;
 use crate::error::BodyError;
-use crate::protocol::{BoxError, Protocol, ResponseClass};
+use crate::protocol::{BoxError, ResponseClass};
 
 /// The node that served a call: an extension of every response.
 #[derive(Clone, Debug)]
@@ -39,7 +40,6 @@ struct Receiving {
     done: bool,
     in_flight: Option<InFlight>,
     deadline: Option<Deadline>,
-    protocol: Arc<dyn Protocol>,
 }
 
 /// The end of the caller's time. The timer comes from the wait for the headers, and is set right only when it is needed.
@@ -64,9 +64,9 @@ impl fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(recv: RecvStream, in_flight: InFlight, protocol: Arc<dyn Protocol>) -> Self {
+    pub(super) fn new(recv: RecvStream, in_flight: InFlight) -> Self {
         let in_flight = Some(in_flight);
-        Self(Box::new(Receiving { recv: Some(recv), peeked: None, done: false, in_flight, deadline: None, protocol }))
+        Self(Box::new(Receiving { recv: Some(recv), peeked: None, done: false, in_flight, deadline: None }))
     }
 
     /// Ends the body at `at`, told by `timer`, whatever that is set to now.
@@ -114,7 +114,7 @@ impl Receiving {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Pending => return self.poll_deadline(cx).map(|()| Err(BodyError::Deadline)),
         };
-        let class = frame.trailers_ref().map_or(ResponseClass::Success, |trailers| self.protocol.classify_trailers(trailers));
+        let class = frame.trailers_ref().map_or(ResponseClass::Success, |trailers| self.classify(trailers));
         self.peeked = Some(frame);
         Poll::Ready(Ok(class))
     }
@@ -131,6 +131,11 @@ impl Receiving {
         {
             in_flight.set_end(end_of(class));
         }
+    }
+
+    /// The class of the trailers, while the attempt has not ended.
+    fn classify(&self, trailers: &HeaderMap) -> ResponseClass {
+        self.in_flight.as_ref().map_or(ResponseClass::Success, |in_flight| in_flight.protocol().classify_trailers(trailers))
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
@@ -157,7 +162,7 @@ impl Receiving {
         match next {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    let class = self.protocol.classify_trailers(trailers);
+                    let class = self.classify(trailers);
                     self.finish(end_of(class));
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -186,24 +191,40 @@ impl Receiving {
         }
     }
 
+    #[cold]
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let of_request = match error {
             BodyError::Broken(_) => self.in_flight.as_ref().and_then(InFlight::take_request_error),
             _ => None,
         };
         let error = of_request.map_or(error, BodyError::Request);
-        match error {
-            BodyError::Request(_) => self.finish(AttemptEnd::LocalMistake),
-            BodyError::Deadline => self.abandon(AttemptEnd::Deadline),
-            _ => self.finish(AttemptEnd::Lost),
+        let (end, abandons) = match error {
+            BodyError::Request(_) => (AttemptEnd::LocalMistake, false),
+            BodyError::Deadline => (AttemptEnd::Deadline, true),
+            BodyError::Broken(_) => (AttemptEnd::Lost, false),
+        };
+        let error = match &self.in_flight {
+            Some(in_flight) => in_flight.protocol().body_error(error),
+            None => Box::new(error),
+        };
+        if abandons {
+            self.abandon(end);
+        } else {
+            self.finish(end);
         }
-        Poll::Ready(Some(Err(self.protocol.body_error(error))))
+        Poll::Ready(Some(Err(error)))
     }
 
     fn abandon(&mut self, end: AttemptEnd) {
         self.done = true;
         self.deadline = None;
-        let Some(mut in_flight) = self.in_flight.take() else { return };
+        if let Some(in_flight) = self.in_flight.take() {
+            self.cancel(in_flight, end);
+        }
+    }
+
+    #[cold]
+    fn cancel(&mut self, mut in_flight: InFlight, end: AttemptEnd) {
         in_flight.set_end(end);
         if let Some(recv) = self.recv.take() {
             let connection = Arc::clone(in_flight.connection());

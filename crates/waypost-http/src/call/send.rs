@@ -25,7 +25,7 @@ where
     pub(super) fn learn(&mut self, peer: &PooledPeer) {
         let config = &self.channel.shared().config;
         let path = self.head.path();
-        let known = config.methods.get(path).copied().or_else(|| peer.peer.entry().head.method(path));
+        let known = config.methods.get(path).copied().or_else(|| peer.peer.method(path));
         self.idempotent = config.policy.is_idempotent(path, known.is_some_and(|method| method.idempotent));
         self.retry.set_idempotent(self.idempotent);
         self.unary = known.is_some_and(|method| !method.streaming);
@@ -60,19 +60,18 @@ where
     /// Sends the request, and as much of its body as is here; the rest of it in a task.
     pub(super) fn send(&mut self, peer: &Arc<PooledPeer>, unproven: bool, now: Instant) -> Result<Sent<B>, Failed> {
         let Some(picked) = self.picked.take() else { return Err(self.not_sent(peer, "not sent".to_owned())) };
-        let connection = Arc::clone(&picked.permit.connection);
         let request = self.request_for(peer, now);
-        let limit = connection.max_header_list_size();
+        let limit = picked.permit.connection.max_header_list_size();
         let size = headers::check_size(request.method(), peer.authority.as_str(), self.head.path(), request.headers(), limit);
         if let Err(error) = size {
             return Err(self.local_mistake(error));
         }
         let in_flight = InFlight::new(picked, &self.channel, now);
-        match connection.open(request) {
+        match in_flight.connection().open(request) {
             Ok((response, mut stream)) => {
                 let body = self.body.take().and_then(|body| {
                     if !body.is_complete() {
-                        return Some(BodyTask::spawn_paced(body, stream, connection));
+                        return Some(BodyTask::spawn_paced(body, stream, Arc::clone(in_flight.connection())));
                     }
                     // What the stream refuses, the response explains.
                     let _ = body.send_whole(&mut stream);
@@ -96,6 +95,7 @@ where
         request
     }
 
+    #[cold]
     fn not_sent(&mut self, peer: &Arc<PooledPeer>, ended: String) -> Failed {
         self.note(peer, ended);
         Failed::Retryable(AttemptFailure::uncommitted(FailureCause::NotSent), None)
