@@ -162,26 +162,29 @@ impl PeerEntry {
         [self.machine.next_wake(), place, self.surplus.next_wake(), self.log.next_wake()].into_iter().flatten().min()
     }
 
-    /// Number of connections that are of use, where `ready` peers share the load.
-    pub(super) fn target(&self, ready: usize) -> usize {
+    /// Number of connections that are of use, where so many peers share the load, now or in a moment.
+    pub(super) fn target(&self, sharing: impl FnOnce() -> usize) -> usize {
         let connections = &self.shared;
         let all = |is: &dyn Fn(&Arc<Connection>) -> bool| !connections.is_empty() && connections.iter().all(is);
         let most = if all(&|c| c.limit() > 0 && (c.streams() >= nearly_full(c.limit()) || !c.has_room())) {
             CONNECTIONS_AT_MOST
         } else if all(&|c| c.streams() >= BUSY) {
-            CONNECTIONS_IN_ALL.div_ceil(ready.max(1))
+            connections_each(sharing())
         } else {
             0
         };
         if connections.len() < most { connections.len() + 1 } else { connections.len() }
     }
 
-    /// Returns the connection to be drained, if one fewer has been enough for a while: one that does not answer, or the least busy.
-    pub(super) fn surplus(&mut self, now: Instant) -> Option<ConnectionId> {
+    /// Returns the connection to be drained, if one fewer has been enough for a while where so many peers share the load: one that does not
+    /// answer, or the least busy.
+    pub(super) fn surplus(&mut self, now: Instant, sharing: usize) -> Option<ConnectionId> {
         let ready = || self.machine.ready().map(|(_, connection)| connection);
+        // From as many connections as each peer is to have, only one that is nearly full opens another.
+        let busy = if ready().count() <= connections_each(sharing) { BUSY } else { usize::MAX };
         let carried = || Carried {
             peak: ready().map(|connection| connection.take_peak()).sum(),
-            busy: ready().map(|connection| BUSY.min(nearly_full(connection.limit()))).min().unwrap_or(BUSY),
+            busy: ready().map(|connection| busy.min(nearly_full(connection.limit()))).min().unwrap_or(BUSY),
         };
         if !self.surplus.look(now, ready().count(), carried) {
             return None;
@@ -217,6 +220,11 @@ impl PeerEntry {
     pub(super) fn has_failed(&self) -> bool {
         self.machine.failures() > u32::from(self.closed_early) && self.machine.connectivity() == ConnectivityState::Backoff
     }
+}
+
+/// Connections that each of so many peers is to have under load.
+fn connections_each(sharing: usize) -> usize {
+    CONNECTIONS_IN_ALL.div_ceil(sharing.max(1))
 }
 
 fn dialable(address: &str, policy: &AddressPolicy) -> Result<Address, Exclusion> {

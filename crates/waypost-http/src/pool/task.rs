@@ -3,6 +3,9 @@
 //! Everything that happens marks peers dirty or shares unsettled, and a turn ends when none is. Events of one connection come on one ordered
 //! channel, so its end is never seen before its beginning.
 
+mod connections;
+mod lines;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +19,8 @@ use waypost_core::record::Entry;
 use waypost_core::registry::Error;
 
 use super::entry::PeerEntry;
-use super::log::{Line, LineBudget, NodeLog, Readiness, ServiceLog, reasons};
-use super::machine::{Action, ConnectionId, Event};
+use super::log::{LineBudget, NodeLog, ServiceLog};
+use super::machine::{ConnectionId, Event};
 use super::members::{Members, Retry};
 use super::peer::PeerKey;
 use super::share::{Change, Place};
@@ -26,7 +29,7 @@ use super::timers::Timers;
 use super::{ServicePool, Used, lock};
 use crate::config::Config;
 use crate::conn::connect::{AddressPolicy, Connect};
-use crate::conn::{Connection, ConnectionConfig, ConnectionEvent, DialSlots, Dialer, EventSender, Liveness};
+use crate::conn::{ConnectionConfig, ConnectionEvent, DialSlots};
 
 /// Waiting calls are spread over nodes that are about to be ready for so long, then served by those that are.
 const SPREAD: Duration = Duration::from_millis(100);
@@ -117,8 +120,8 @@ impl PoolTask {
         }
     }
 
-    /// Runs until told to stop, until the directory is closed (its task alone may end: another is started on this runtime), or until no channel has used the service for the idle time and `forget`
-    /// agrees; then closes every connection.
+    /// Runs until told to stop, until the directory is closed (its task alone may end: another is started on this runtime), or until no
+    /// channel has used the service for the idle time and `forget` agrees; then closes every connection.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>, forget: impl Fn() -> bool) {
         let pool = Arc::clone(&self.pool);
         let gone = Gone(Arc::clone(&pool));
@@ -304,10 +307,10 @@ impl PoolTask {
 
     fn take_looks(&mut self) {
         for key in self.pool.room.take_looks() {
-            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let Some(peer) = self.peers.get(&key) else { continue };
             // Cleared before the look, so that what comes later asks again.
             peer.pooled.look.store(false, std::sync::atomic::Ordering::SeqCst);
-            let target = peer.target(self.ready);
+            let target = peer.target(|| self.ready + self.ready_soon());
             let needs_proof = peer.needs_proof(now());
             self.step(key, Event::Target(target));
             self.mark(key);
@@ -325,113 +328,6 @@ impl PoolTask {
         }
         self.proven_at = Some(now);
         self.peers.values().for_each(PeerEntry::prove);
-    }
-
-    // What connections say.
-
-    fn on_connection_event(&mut self, key: PeerKey, id: ConnectionId, event: ConnectionEvent) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        let (now, spreading) = (now(), self.serve_all_at.is_some());
-        let failures = peer.machine.failures();
-        let mut in_order = matches!(event, ConnectionEvent::GoAway(_));
-        let event = match event {
-            ConnectionEvent::Ready(connection) => {
-                if !peer.machine.is_ready() {
-                    self.room_made = self.room_made.max(1);
-                } else {
-                    more_room(&mut self.room_made, spreading);
-                }
-                Event::Ready(id, connection)
-            }
-            ConnectionEvent::Slow => Event::Slow(id),
-            ConnectionEvent::GoAway(go_away) => {
-                if go_away.calm {
-                    peer.calm.raise(now);
-                }
-                Event::GoAway(id)
-            }
-            ConnectionEvent::Liveness(change) => match change.take() {
-                Liveness::Alive => {
-                    more_room(&mut self.room_made, spreading);
-                    Event::Liveness(id, Liveness::Alive)
-                }
-                liveness => {
-                    if liveness == Liveness::Unresponsive {
-                        self.prove_all();
-                    }
-                    Event::Liveness(id, liveness)
-                }
-            },
-            ConnectionEvent::Capacity(change) => {
-                change.take();
-                more_room(&mut self.room_made, spreading);
-                Event::Tick
-            }
-            ConnectionEvent::Ended(result) => {
-                let aborted = peer.dials.remove(&id).is_none();
-                match result {
-                    Ok(()) => in_order = true,
-                    Err(_) if aborted => {}
-                    Err(why) => self.note_failure(key, why),
-                }
-                Event::Ended(id)
-            }
-        };
-        self.step(key, event);
-        self.note_early_close(key, failures, in_order);
-        self.mark(key);
-    }
-
-    fn note_failure(&self, key: PeerKey, why: Arc<str>) {
-        let Some(peer) = self.peers.get(&key) else { return };
-        tracing::debug!(service = %self.service, node = %peer.entry.node.id, error = %why, "connection ended");
-        peer.pooled.peer.note_failure(Arc::clone(&why));
-        *lock(&self.pool.last_failure) = Some(why);
-    }
-
-    /// Gives a failure that the machine has counted since there were `failures` its reason, if the connection ended in order and has none.
-    fn note_early_close(&mut self, key: PeerKey, failures: u32, in_order: bool) {
-        let settled_after = self.shared.config.reconnect.settled_after;
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.machine.failures() > failures) else { return };
-        peer.closed_early = in_order;
-        if in_order {
-            let why = format!("connection to {}: closed by the server within {settled_after:?}", peer.entry.node.address);
-            self.note_failure(key, why.into());
-        }
-    }
-
-    fn step(&mut self, key: PeerKey, event: Event<Arc<Connection>>) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        for action in peer.machine.step(now(), event) {
-            self.act(key, action);
-        }
-    }
-
-    fn act(&mut self, key: PeerKey, action: Action<Arc<Connection>>) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        match action {
-            Action::Connect(id) => {
-                let Ok(address) = peer.address.clone() else { return };
-                let dialer = Dialer {
-                    address,
-                    policy: self.shared.policy,
-                    connect: Arc::clone(&self.shared.connect),
-                    config: Arc::clone(&self.shared.connection),
-                    calm: peer.share_calm(now()),
-                };
-                let reports = self.reports.clone();
-                // A closed channel is a pool that has ended: its connections end with it.
-                let events = EventSender::new(move |event| _ = reports.send((key, id, event)));
-                let task = self.connections.spawn(dialer.run(events, self.shared.slots.clone()));
-                peer.dials.insert(id, task);
-            }
-            Action::Drain(connection) => connection.drain(),
-            Action::Abort(id) => {
-                if let Some(dial) = peer.dials.remove(&id) {
-                    dial.abort();
-                }
-            }
-        }
     }
 
     // What follows.
@@ -522,7 +418,7 @@ impl PoolTask {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.dirty = false;
         let desired = peer.desired();
-        let surplus = peer.surplus(now());
+        let surplus = peer.surplus(now(), self.ready);
         self.step(key, Event::Desired(desired));
         if let Some(id) = surplus {
             self.step(key, Event::Surplus(id));
@@ -582,7 +478,7 @@ impl PoolTask {
         }
     }
 
-    /// Publishes the ready sets that changed: a walk over a share, at most `max_peers` nodes.
+    /// Publishes the ready sets that changed: a walk over the nodes that a share connects.
     fn publish(&mut self) {
         let now = now();
         for members in self.members.iter_mut().filter(|members| members.unpublished) {
@@ -607,6 +503,11 @@ impl PoolTask {
         }
     }
 
+    /// Number of nodes that are about to be ready: a walk over those in use.
+    fn ready_soon(&self) -> usize {
+        self.peers.values().filter(|peer| !peer.machine.is_ready() && peer.machine.may_be_ready_soon()).count()
+    }
+
     /// Serves waiting calls with the room of this turn. A node that has just become ready gets its part of them; the rest waits a moment for
     /// those that are about to be.
     fn serve(&mut self) {
@@ -615,74 +516,13 @@ impl PoolTask {
         if made == 0 || waiting == 0 {
             return;
         }
-        let soon = self.peers.values().filter(|peer| !peer.machine.is_ready() && peer.machine.may_be_ready_soon()).count();
+        let soon = self.ready_soon();
         if made == usize::MAX || soon == 0 {
             self.serve_all_at = None;
             return self.pool.room.serve(usize::MAX);
         }
         self.serve_all_at = self.serve_all_at.or_else(|| now().checked_add(SPREAD));
         self.pool.room.serve(waiting.div_ceil(soon + 1));
-    }
-
-    fn log(&mut self, key: PeerKey, now: Instant) {
-        self.log_left_out(now);
-        // A node that is ready comes after the line that the service has one.
-        if self.ready > 0 {
-            self.log_service(now);
-        }
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        let (service, node, address) = (&*self.service, &*peer.entry.node.id, &*peer.entry.node.address);
-        let readiness = match peer.exclusion {
-            None => Readiness::Ready,
-            Some(_) if peer.has_failed() => Readiness::Down(now),
-            Some(_) => Readiness::Pending,
-        };
-        if readiness == Readiness::Ready && !std::mem::replace(&mut self.connected_once, true) {
-            tracing::info!(service, node, address, "first node connected");
-        }
-        match peer.log.on_state(now, readiness, &mut self.lines) {
-            None => {}
-            Some(Line::Down { changes }) => {
-                let error = peer.pooled.peer.status().last_failure;
-                let error = error.as_deref().unwrap_or_default();
-                tracing::info!(service, node, address, error, changes, "node unreachable");
-            }
-            Some(Line::Back { after, changes }) => {
-                tracing::info!(service, node, address, ?after, changes, "node reachable again");
-            }
-        }
-    }
-
-    fn log_left_out(&mut self, now: Instant) {
-        if let Some(count) = self.lines.take_left_out(now) {
-            tracing::info!(service = %self.service, count, "more nodes changed in the last minute");
-        }
-    }
-
-    fn log_service(&mut self, now: Instant) {
-        let service = &*self.service;
-        let is_ready = self.ready > 0;
-        let expected = is_ready || self.snapshot.synced && !self.pool.is_idle();
-        match self.service_log.on_state(now, is_ready, expected) {
-            None => {}
-            Some(Line::Down { changes }) => {
-                let counts = self.members.iter().map(|members| lock(&members.registered.counts).clone());
-                let counts = counts.max_by_key(|counts| counts.passing).unwrap_or_default();
-                let excluded = counts.by_reason();
-                let failed = excluded.contains_key(&Exclusion::NotConnected);
-                let last_failure = self.pool.last_failure().filter(|_| failed);
-                let (nodes, excluded, last_failure) = (counts.known(), reasons(&excluded), last_failure.as_deref());
-                tracing::info!(service, nodes, excluded, last_failure, changes, "no node ready");
-            }
-            Some(Line::Back { after, changes }) => tracing::info!(service, ?after, changes, "a node is ready again"),
-        }
-    }
-}
-
-/// A node that is ready already has more room. While waiting calls are spread over nodes that come, it has its part and gets no more of them.
-fn more_room(room_made: &mut usize, spreading: bool) {
-    if !spreading {
-        *room_made = usize::MAX;
     }
 }
 

@@ -8,7 +8,7 @@ use waypost_core::balance::Decision;
 use waypost_core::peer::Exclusion;
 use waypost_http::{ChannelConfig, ServiceChannel};
 
-use crate::net::{World, call};
+use crate::net::{Host, World, call};
 
 fn count(sender: &ServiceChannel, decision: Decision) -> usize {
     sender.snapshot().nodes.iter().filter(|node| node.decision == decision).count()
@@ -30,7 +30,7 @@ async fn at_most_max_peers_are_connected_sixteen_at_a_time() {
     assert_eq!((open(), world.net.most_dials_at_once()), (100, 16));
     // One of the share leaves: another takes its place, and nobody else moves.
     let gone = sender.snapshot().nodes.into_iter().find(|node| node.decision == Decision::Picked).unwrap();
-    let dialled = |hosts: &[crate::net::Host]| -> usize { hosts.iter().map(|host| host.dialled.load(Relaxed)).sum() };
+    let dialled = |hosts: &[Host]| -> usize { hosts.iter().map(|host| host.dialled.load(Relaxed)).sum() };
     let before = dialled(&hosts);
     world.leave(gone.id.trim_start_matches("echo-")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -113,6 +113,69 @@ async fn connections_that_a_burst_opened_are_closed_when_it_is_over_and_no_call_
         burst(10).await;
     }
     assert_eq!((open(), host.dialled.load(Relaxed)), (1, dialled));
+}
+
+/// Nodes that come one after the other share the load in the end: the first of them needs no more connections than the last.
+#[tokio::test(start_paused = true)]
+async fn a_burst_at_the_start_opens_no_more_connections_than_all_nodes_need() {
+    let world = World::new();
+    let hosts = world.hosts(4).await;
+    for (host, delay) in hosts.iter().zip([0, 20, 40, 60]) {
+        host.delay_dials(Duration::from_millis(delay));
+    }
+    let sender = world.sender();
+    let calls: Vec<_> = (0..400)
+        .map(|_| {
+            let sender = sender.clone();
+            tokio::spawn(async move { call(&sender, "/act", "wait").await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while !calls.iter().all(JoinHandle::is_finished) {
+        hosts.iter().for_each(|host| host.answers.notify_waiters());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let dialled: Vec<_> = hosts.iter().map(|host| host.dialled.load(Relaxed)).collect();
+    assert_eq!(dialled, [1; 4]);
+}
+
+/// What one node alone needed is closed when others share the load, though it is well used.
+#[tokio::test(start_paused = true)]
+async fn connections_that_one_node_needed_alone_are_closed_when_others_have_come() {
+    let world = World::new();
+    let first = world.host("a").await;
+    let sender = world.sender();
+    sender.ready(Duration::from_secs(1)).await.unwrap();
+    let callers: Vec<_> = (0..160)
+        .map(|_| {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                loop {
+                    call(&sender, "/act", "wait").await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut hosts = vec![first.clone()];
+    let serve = async |hosts: &[Host], seconds: u64| {
+        for _ in 0..seconds {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            hosts.iter().for_each(|host| host.answers.notify_waiters());
+        }
+    };
+    serve(&hosts, 5).await;
+    assert_eq!(first.open.load(Relaxed), 4);
+    for name in ["b", "c", "d"] {
+        hosts.push(world.host(name).await);
+    }
+    serve(&hosts, 240).await;
+    let open: Vec<_> = hosts.iter().map(|host| host.open.load(Relaxed)).collect();
+    assert_eq!(open, [1; 4]);
+    assert!(callers.iter().all(|caller| !caller.is_finished()), "no call has failed");
+    callers.iter().for_each(JoinHandle::abort);
 }
 
 /// Frozen nodes accept connections and never speak. Slots that they held would let the good ones wait for their time-outs.
