@@ -100,7 +100,7 @@ where
             deadline: shared.protocol.timeout(&parts.headers).and_then(|timeout| start.checked_add(timeout)),
             head: Head::new(parts),
             body: Some(ReplayBody::new(body, shared.config.replay_limit)),
-            retry: RetryState::new(Arc::clone(&shared.config.policy)),
+            retry: RetryState::new(&shared.config.policy),
             idempotent: false,
             unary: false,
             picked: None,

@@ -42,7 +42,7 @@ where
         let until = [longest, given].into_iter().flatten().min();
         let mut unknown_until = if config.ready_wait.is_none() { start.checked_add(NO_NODE_WAIT) } else { None };
         let mut accept_at =
-            (!self.tried().is_empty()).then(|| start.checked_add(self.retry.retry_delay(fastrand::f64()))).flatten();
+            (!self.tried().is_empty()).then(|| start.checked_add(config.policy.retry_delay(fastrand::f64()))).flatten();
         loop {
             let joined = members.joined(self.channel.subset_name()).clone();
             let mut waiting = match members.pool.room.wait(&joined.balancer, self.wanted()) {

@@ -31,15 +31,29 @@ pub struct ServedBy {
 
 /// The body of a response. Dropped early, it ends the call; read to its end, it tells the balancer how the call ended. It keeps the client's
 /// connections alive, whatever becomes of the client's own handles.
-pub struct ResponseBody(Box<Receiving>);
-
-/// What a [`ResponseBody`] holds: behind a pointer, since a response is handed on by every layer of a call.
-struct Receiving {
+///
+/// Every layer of a call hands it on, so it is small.
+pub struct ResponseBody {
     recv: Option<RecvStream>,
-    peeked: Option<Frame<Bytes>>,
+    peeked: Option<Peeked>,
     done: bool,
     in_flight: Option<InFlight>,
     deadline: Option<Deadline>,
+}
+
+/// The first frame, looked at and not given yet.
+enum Peeked {
+    Data(Bytes),
+    Trailers(Box<HeaderMap>),
+}
+
+impl From<Peeked> for Frame<Bytes> {
+    fn from(peeked: Peeked) -> Self {
+        match peeked {
+            Peeked::Data(data) => Self::data(data),
+            Peeked::Trailers(trailers) => Self::trailers(*trailers),
+        }
+    }
 }
 
 /// The end of the caller's time. The timer comes from the wait for the headers, and is set right only when it is needed.
@@ -59,69 +73,60 @@ impl Deadline {
 
 impl fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseBody").field("done", &self.0.done).finish_non_exhaustive()
+        f.debug_struct("ResponseBody").field("done", &self.done).finish_non_exhaustive()
     }
 }
 
 impl ResponseBody {
     pub(super) fn new(recv: RecvStream, in_flight: InFlight) -> Self {
-        let in_flight = Some(in_flight);
-        Self(Box::new(Receiving { recv: Some(recv), peeked: None, done: false, in_flight, deadline: None }))
+        Self { recv: Some(recv), peeked: None, done: false, in_flight: Some(in_flight), deadline: None }
     }
 
     /// Ends the body at `at`, told by `timer`, whatever that is set to now.
     pub(super) fn set_deadline(&mut self, at: Instant, timer: Pin<Box<Sleep>>) {
-        self.0.deadline = Some(Deadline { at, timer });
+        self.deadline = Some(Deadline { at, timer });
     }
 
     /// Takes the timer back, for another attempt.
     pub(super) fn take_timer(&mut self) -> Option<Pin<Box<Sleep>>> {
-        self.0.deadline.take().map(|deadline| deadline.timer)
+        self.deadline.take().map(|deadline| deadline.timer)
     }
 
     /// The attempt that it is the response of, until it ends.
     pub(super) fn in_flight(&self) -> Option<&InFlight> {
-        self.0.in_flight.as_ref()
+        self.in_flight.as_ref()
     }
 
     /// Takes the attempt out: its stream has ended, and the caller saw nothing of it.
     pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
-        self.0.in_flight.take()
+        self.in_flight.take()
     }
 
     /// Looks at the first frame without taking it. Some class once it is there, or the stream's end.
     pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
-        self.0.poll_peek(cx)
-    }
-
-    /// Notes the class of the response, and ends the attempt if nothing more will come: it ended with its headers, or with trailers that
-    /// were looked at.
-    pub(super) fn classified(&mut self, class: ResponseClass) {
-        self.0.classified(class);
-    }
-
-    /// Ends a response that is not complete: its stream is reset when the server can take that.
-    pub(super) fn abandon(&mut self, end: AttemptEnd) {
-        self.0.abandon(end);
-    }
-}
-
-impl Receiving {
-    fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
         let frame = match self.poll_recv(cx) {
             Poll::Ready(None) => return Poll::Ready(Ok(ResponseClass::Success)),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(BodyError::Broken(error))),
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Pending => return self.poll_deadline(cx).map(|()| Err(BodyError::Deadline)),
         };
-        let class = frame.trailers_ref().map_or(ResponseClass::Success, |trailers| self.classify(trailers));
-        self.peeked = Some(frame);
+        let (peeked, class) = match frame.into_data() {
+            Ok(data) => (Some(Peeked::Data(data)), ResponseClass::Success),
+            Err(frame) => {
+                let trailers = frame.into_trailers().ok().map(Box::new);
+                let class = trailers.as_ref().map_or(ResponseClass::Success, |trailers| self.classify(trailers));
+                (trailers.map(Peeked::Trailers), class)
+            }
+        };
+        self.peeked = peeked;
         Poll::Ready(Ok(class))
     }
 
-    fn classified(&mut self, class: ResponseClass) {
+    /// Notes the class of the response, and ends the attempt if nothing more will come: it ended with its headers, or with trailers that
+    /// were looked at.
+    pub(super) fn classified(&mut self, class: ResponseClass) {
         let complete = match &self.peeked {
-            Some(frame) => frame.is_trailers(),
+            Some(peeked) => matches!(peeked, Peeked::Trailers(_)),
             None => self.recv.as_ref().is_none_or(RecvStream::is_end_stream),
         };
         if complete {
@@ -150,13 +155,13 @@ impl Receiving {
         Poll::Ready(ready!(recv.poll_trailers(cx)).transpose().map(|trailers| trailers.map(Frame::trailers)))
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.done {
             // What was looked at before the end is still to be given.
-            return Poll::Ready(self.peeked.take().map(Ok));
+            return Poll::Ready(self.peeked.take().map(|peeked| Ok(peeked.into())));
         }
         let next = match self.peeked.take() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some(peeked) => Poll::Ready(Some(Ok(peeked.into()))),
             None => self.poll_recv(cx),
         };
         match next {
@@ -215,7 +220,8 @@ impl Receiving {
         Poll::Ready(Some(Err(error)))
     }
 
-    fn abandon(&mut self, end: AttemptEnd) {
+    /// Ends a response that is not complete: its stream is reset when the server can take that.
+    pub(super) fn abandon(&mut self, end: AttemptEnd) {
         self.done = true;
         self.deadline = None;
         if let Some(in_flight) = self.in_flight.take() {
@@ -239,7 +245,7 @@ fn end_of(class: ResponseClass) -> AttemptEnd {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.0.abandon(AttemptEnd::Cancelled);
+        self.abandon(AttemptEnd::Cancelled);
     }
 }
 
@@ -248,12 +254,11 @@ impl Body for ResponseBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.0.poll_frame(cx)
+        self.poll_next_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        let Receiving { peeked, done, recv, .. } = &*self.0;
-        peeked.is_none() && (*done || recv.as_ref().is_none_or(RecvStream::is_end_stream))
+        self.peeked.is_none() && (self.done || self.recv.as_ref().is_none_or(RecvStream::is_end_stream))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -84,7 +84,7 @@ pub(crate) enum RetryDecision {
     /// Another peer that this call has not tried, at once. If none is ready, ask again by
     /// [`RetryState::on_no_untried_peer`](super::RetryState::on_no_untried_peer).
     MoveToUntried,
-    /// Any peer, untried ones first; a tried one after [`RetryState::retry_delay`](super::RetryState::retry_delay).
+    /// Any peer, untried ones first; a tried one after [`Policy::retry_delay`](super::policy::Policy::retry_delay).
     Move,
     /// As [`Move`](Self::Move), after this delay; counted, and paid by the budget.
     Retry(Duration),

@@ -1,6 +1,5 @@
 //! The attempts of one call, counted.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,7 +11,7 @@ use super::policy::Policy;
 /// The attempts of one call so far.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryState {
-    policy: Arc<Policy>,
+    max_attempts: u32,
     idempotent: bool,
     goaway_error: bool,
     attempts: u32,
@@ -35,8 +34,15 @@ pub(crate) struct RetryContext {
 
 impl RetryState {
     /// Creates the state of a call in its first attempt.
-    pub(crate) fn new(policy: Arc<Policy>) -> Self {
-        Self { policy, idempotent: false, goaway_error: false, attempts: 1, moves: 0, connections_ended: 0 }
+    pub(crate) fn new(policy: &Policy) -> Self {
+        Self {
+            max_attempts: policy.max_attempts,
+            idempotent: false,
+            goaway_error: false,
+            attempts: 1,
+            moves: 0,
+            connections_ended: 0,
+        }
     }
 
     /// Sets whether the method may be sent twice, by the picked node's record and the policy.
@@ -69,11 +75,6 @@ impl RetryState {
         self.decide(failure, &RetryContext { untried: false, ..*context }, budget, now)
     }
 
-    /// Returns the delay before a peer is tried a second time; `chance` is even in 0..1.
-    pub(crate) fn retry_delay(&self, chance: f64) -> Duration {
-        self.policy.retry_delay(chance)
-    }
-
     fn decide(&mut self, failure: AttemptFailure, context: &RetryContext, budget: &Budget, now: Instant) -> RetryDecision {
         let decision = next(failure, self, context, || budget.withdraw(now));
         match decision {
@@ -94,7 +95,7 @@ impl RetryState {
     }
 
     pub(super) fn max_attempts(&self) -> u32 {
-        self.policy.max_attempts
+        self.max_attempts
     }
 
     pub(super) fn moves(&self) -> u32 {

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use tokio::time::Instant;
 
@@ -17,7 +15,7 @@ fn context() -> RetryContext {
 }
 
 fn state(idempotent: bool, max_attempts: u32) -> RetryState {
-    let mut state = RetryState::new(Arc::new(Policy { max_attempts, ..Policy::default() }));
+    let mut state = RetryState::new(&Policy { max_attempts, ..Policy::default() });
     state.set_idempotent(idempotent);
     state
 }
