@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 use waypost_core::record::{Entry, Key, Service};
-use waypost_core::registry::{AnyRegistry, Error, Event, NodeSet, Registry, WatchOptions, Watcher};
+use waypost_core::registry::{AnyRegistry, Error, Event, NodeSet, Registry, Result, WatchOptions, Watcher};
 
 use crate::runner::Time;
 
@@ -17,7 +17,7 @@ pub(crate) struct Follower {
     watcher: Watcher,
     options: WatchOptions,
     patience: Duration,
-    /// True once the connections were cut: from then on an outage may be told.
+    /// Set once the connections were cut: from then on the watcher may report an outage.
     cut: Arc<AtomicBool>,
     pub(crate) picture: NodeSet,
     /// All events but the first `Reset`.
@@ -25,37 +25,41 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) async fn open(registry: &AnyRegistry, options: WatchOptions, time: Time) -> Self {
+    pub(crate) async fn open(registry: &AnyRegistry, options: WatchOptions, time: Time, cut: Arc<AtomicBool>) -> Self {
         let watcher = registry.watch(&options).await.expect("a watch opens");
         let (patience, picture, heard) = (time.patience(), NodeSet::default(), Vec::new());
-        let mut follower = Self { watcher, options, patience, cut: Arc::default(), picture, heard };
+        let mut follower = Self { watcher, options, patience, cut, picture, heard };
         let first = follower.step("the first item").await;
         assert!(matches!(first, Event::Reset(_)), "the first item is {first:?}");
         follower.heard.clear();
         follower
     }
 
-    /// This follower, which bears trouble once the connections were cut.
-    pub(crate) fn hearing_of(self, cut: &Arc<AtomicBool>) -> Self {
-        Self { cut: Arc::clone(cut), ..self }
-    }
-
     /// The next event, checked and folded in.
     pub(crate) async fn step(&mut self, what: &str) -> Event {
         loop {
             match timeout(self.patience, self.watcher.next()).await {
-                Ok(Some(Ok(event))) => return self.fold(event),
-                Ok(Some(Err(error))) => self.bear(what, &error),
+                Ok(Some(item)) => {
+                    if let Some(event) = self.take(what, item) {
+                        return event;
+                    }
+                }
                 Ok(None) => panic!("waiting for {what}: the watcher ended"),
                 Err(_) => panic!("waiting for {what}: nothing came; heard {:?}", self.heard),
             }
         }
     }
 
-    /// A registry that cannot be reached for a while says so.
-    fn bear(&self, what: &str, error: &Error) {
-        let is_outage = matches!(error, Error::Unavailable { .. } | Error::Timeout { .. });
-        assert!(is_outage && self.cut.load(Relaxed), "waiting for {what}: {}", error.chain());
+    /// Checks an item and folds it in; none for an outage, which a watcher reports if it lasts for a while after a cut.
+    fn take(&mut self, what: &str, item: Result<Event>) -> Option<Event> {
+        match item {
+            Ok(event) => Some(self.fold(event)),
+            Err(error) => {
+                let is_outage = matches!(error, Error::Unavailable { .. } | Error::Timeout { .. });
+                assert!(is_outage && self.cut.load(Relaxed), "waiting for {what}: {}", error.chain());
+                None
+            }
+        }
     }
 
     /// Asks once and drops the question, whether answered or not.
@@ -96,10 +100,7 @@ impl Follower {
             assert!(Instant::now() < deadline, "the picture differs from a fresh list:\n{:#?}", self.picture.events_to(&fresh));
             let deadline = Instant::now() + COMPARE;
             while let Ok(Some(item)) = timeout_at(deadline, self.watcher.next()).await {
-                match item {
-                    Ok(event) => drop(self.fold(event)),
-                    Err(error) => self.bear("a picture that equals a fresh list", &error),
-                }
+                self.take("a picture that equals a fresh list", item);
             }
         }
     }

@@ -29,7 +29,8 @@ impl From<Error> for Skip {
 pub(crate) struct Stage {
     harness: Box<dyn DynHarness>,
     opened: Mutex<Vec<AnyRegistry>>,
-    cut: Arc<AtomicBool>,
+    /// Set once the connections were cut.
+    pub(crate) cut: Arc<AtomicBool>,
     pub(crate) time: Time,
     pub(crate) seed: u64,
 }
@@ -81,12 +82,12 @@ impl Stage {
 
     /// Follows everything.
     pub(crate) async fn follow(&self, registry: &AnyRegistry) -> Follower {
-        Follower::open(registry, WatchOptions::all(), self.time).await.hearing_of(&self.cut)
+        Follower::open(registry, WatchOptions::all(), self.time, Arc::clone(&self.cut)).await
     }
 
     /// Follows one service.
     pub(crate) async fn follow_one(&self, registry: &AnyRegistry, service: &str) -> Follower {
-        Follower::open(registry, WatchOptions::service(service), self.time).await.hearing_of(&self.cut)
+        Follower::open(registry, WatchOptions::service(service), self.time, Arc::clone(&self.cut)).await
     }
 }
 

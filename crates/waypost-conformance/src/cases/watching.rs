@@ -1,5 +1,7 @@
 //! What a watcher hears.
 
+use std::sync::Arc;
+
 use tokio::runtime::Builder;
 use tokio::task::{JoinSet, spawn_blocking};
 use waypost_core::registry::{AnyRegistry, Event, Registry, WatchOptions};
@@ -189,10 +191,10 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict 
 /// As the watcher of a client in a `static` does.
 pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(stage: &Stage) -> Verdict {
     let registry = stage.open().await;
-    let (watched, time) = (registry.clone(), stage.time);
+    let (watched, time, cut) = (registry.clone(), stage.time, Arc::clone(&stage.cut));
     let opened = spawn_blocking(move || {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
-        runtime.block_on(Follower::open(&watched, WatchOptions::all(), time))
+        runtime.block_on(Follower::open(&watched, WatchOptions::all(), time, cut))
     });
     let mut early = opened.await.expect("a watcher is opened elsewhere");
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
