@@ -8,7 +8,7 @@ use waypost_core::balance::Decision;
 use waypost_core::peer::Exclusion;
 use waypost_http::{ChannelConfig, ServiceChannel};
 
-use crate::net::{Host, World, call};
+use crate::net::{Host, World, call, calls_at_once};
 
 fn count(sender: &ServiceChannel, decision: Decision) -> usize {
     sender.snapshot().nodes.iter().filter(|node| node.decision == decision).count()
@@ -83,6 +83,14 @@ async fn a_service_without_channels_is_let_go_after_ten_minutes_and_found_again(
     call(&world.sender(), "/act", "hi").await.unwrap();
 }
 
+/// Lets the hosts answer what waits at them until all calls have ended.
+async fn answer_all<T>(hosts: &[Host], calls: &[JoinHandle<T>]) {
+    while !calls.iter().all(JoinHandle::is_finished) {
+        hosts.iter().for_each(|host| host.answers.notify_waiters());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn connections_that_a_burst_opened_are_closed_when_it_is_over_and_no_call_is_lost() {
     let world = World::new();
@@ -90,17 +98,9 @@ async fn connections_that_a_burst_opened_are_closed_when_it_is_over_and_no_call_
     let sender = world.sender();
     sender.ready(Duration::from_secs(1)).await.unwrap();
     let burst = async |number: usize| {
-        let calls: Vec<_> = (0..number)
-            .map(|_| {
-                let sender = sender.clone();
-                tokio::spawn(async move { call(&sender, "/act", "wait").await })
-            })
-            .collect();
+        let calls = calls_at_once(&sender, number, "/act", "wait");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        while !calls.iter().all(JoinHandle::is_finished) {
-            host.answers.notify_waiters();
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        answer_all(std::slice::from_ref(&host), &calls).await;
         for call in calls {
             assert_eq!(call.await.unwrap().unwrap().1, 1);
         }
@@ -124,17 +124,9 @@ async fn a_burst_at_the_start_opens_no_more_connections_than_all_nodes_need() {
         host.delay_dials(Duration::from_millis(delay));
     }
     let sender = world.sender();
-    let calls: Vec<_> = (0..400)
-        .map(|_| {
-            let sender = sender.clone();
-            tokio::spawn(async move { call(&sender, "/act", "wait").await })
-        })
-        .collect();
+    let calls = calls_at_once(&sender, 400, "/act", "wait");
     tokio::time::sleep(Duration::from_millis(500)).await;
-    while !calls.iter().all(JoinHandle::is_finished) {
-        hosts.iter().for_each(|host| host.answers.notify_waiters());
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    answer_all(&hosts, &calls).await;
     for call in calls {
         call.await.unwrap().unwrap();
     }
@@ -142,7 +134,7 @@ async fn a_burst_at_the_start_opens_no_more_connections_than_all_nodes_need() {
     assert_eq!(dialled, [1; 4]);
 }
 
-/// What one node alone needed is closed when others share the load, though it is well used.
+/// Connections that one node alone needed are closed when others share the load, though they are well used.
 #[tokio::test(start_paused = true)]
 async fn connections_that_one_node_needed_alone_are_closed_when_others_have_come() {
     let world = World::new();

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
 use waypost_http::{FailureKind, ServiceChannel};
 
-use crate::net::{Host, World, begin, call};
+use crate::net::{Host, World, begin, call, calls_at_once};
 use crate::raw::Step::{Close, GoAway};
 use crate::support::{all_ready, all_used};
 
@@ -95,12 +95,7 @@ async fn headers_above_the_limit_of_the_server_are_not_sent() {
         }
         let sender = world.sender();
         all_used(&sender).await;
-        let innocents: Vec<_> = (0..12)
-            .map(|_| {
-                let sender = sender.clone();
-                tokio::spawn(async move { call(&sender, "/act", "sleep 500").await })
-            })
-            .collect();
+        let innocents = calls_at_once(&sender, 12, "/act", "sleep 500");
         tokio::time::sleep(Duration::from_millis(100)).await;
         let count = |get: fn(&Host) -> usize| hosts.iter().map(get).sum::<usize>();
         let received = count(|host| host.requests.load(Relaxed));

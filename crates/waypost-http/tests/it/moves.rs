@@ -9,7 +9,7 @@ use http::Request;
 use http_body_util::Full;
 use waypost_http::{ChannelConfig, FailureKind, Policy};
 
-use crate::net::{World, call};
+use crate::net::{World, call, calls_at_once};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -219,12 +219,7 @@ async fn one_attempt_allows_the_moves_that_are_free() {
     let before = a.requests.load(Relaxed) + b.requests.load(Relaxed);
     assert_eq!(call(&sender, "/look", "unavailable").await.unwrap().1, 1, "a retry is not free");
     assert_eq!(a.requests.load(Relaxed) + b.requests.load(Relaxed) - before, 1);
-    let under_way: Vec<_> = (0..20)
-        .map(|_| {
-            let sender = sender.clone();
-            tokio::spawn(async move { call(&sender, "/look", "sleep 100").await })
-        })
-        .collect();
+    let under_way = calls_at_once(&sender, 20, "/look", "sleep 100");
     tokio::time::sleep(Duration::from_millis(50)).await;
     a.kill();
     for call in under_way {

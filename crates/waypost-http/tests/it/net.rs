@@ -12,7 +12,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Address, Endpoint, Node, Service, keys};
@@ -138,8 +138,11 @@ pub(crate) fn service(node: &str) -> Service {
     service
 }
 
+/// Name of the node, number of attempts and body of a response.
+pub(crate) type Answer = Result<(String, u32, String), CallError>;
+
 /// Makes a call and says who answered, after how many attempts, with what.
-pub(crate) async fn call(sender: &ServiceChannel, path: &str, body: &str) -> Result<(String, u32, String), CallError> {
+pub(crate) async fn call(sender: &ServiceChannel, path: &str, body: &str) -> Answer {
     let response = begin(sender, path, body, None).await?;
     let picked = response.extensions().get::<ServedBy>().unwrap().clone();
     let text = response
@@ -148,6 +151,20 @@ pub(crate) async fn call(sender: &ServiceChannel, path: &str, body: &str) -> Res
         .await
         .map_or_else(|error| error.to_string(), |all| String::from_utf8(all.to_bytes().to_vec()).unwrap());
     Ok((picked.node.id.trim_start_matches("echo-").to_owned(), picked.attempts, text))
+}
+
+/// Makes so many calls together, each in a task of its own.
+pub(crate) fn calls_at_once(
+    sender: &ServiceChannel,
+    number: usize,
+    path: &'static str,
+    body: &'static str,
+) -> Vec<JoinHandle<Answer>> {
+    let one = |_| {
+        let sender = sender.clone();
+        tokio::spawn(async move { call(&sender, path, body).await })
+    };
+    (0..number).map(one).collect()
 }
 
 pub(crate) async fn begin(

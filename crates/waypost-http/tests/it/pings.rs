@@ -8,7 +8,7 @@ use waypost_core::balance::Decision;
 use waypost_core::peer::Exclusion;
 use waypost_http::{FailureKind, ServiceChannel};
 
-use crate::net::{World, begin, call};
+use crate::net::{World, begin, call, calls_at_once};
 use crate::support::{all_ready, all_used};
 
 const LONG: Duration = Duration::from_secs(5);
@@ -97,12 +97,7 @@ async fn idempotent_calls_move_off_a_node_that_froze_after_their_headers() {
     let (a, b) = (world.host("a").await, world.host("b").await);
     let sender = world.sender();
     all_used(&sender).await;
-    let calls: Vec<_> = (0..20)
-        .map(|_| {
-            let sender = sender.clone();
-            tokio::spawn(async move { call(&sender, "/look", "begin 200").await })
-        })
-        .collect();
+    let calls = calls_at_once(&sender, 20, "/look", "begin 200");
     let stays = tokio::spawn({
         let sender = sender.clone();
         async move { call(&sender, "/act", "begin 200").await }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use waypost_http::{Config, FailureKind};
 
-use crate::net::{World, begin, call};
+use crate::net::{World, begin, call, calls_at_once};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -84,12 +84,7 @@ async fn calls_past_the_stream_limit_open_connections_and_wait_rather_than_queue
     a.limit_streams(2);
     let sender = world.sender();
     sender.ready(LONG).await.unwrap();
-    let calls: Vec<_> = (0..100)
-        .map(|_| {
-            let sender = sender.clone();
-            tokio::spawn(async move { call(&sender, "/act", "sleep 100").await })
-        })
-        .collect();
+    let calls = calls_at_once(&sender, 100, "/act", "sleep 100");
     for call in calls {
         call.await.unwrap().unwrap();
     }
