@@ -8,29 +8,25 @@ use super::RequestError;
 /// Size that HTTP/2 counts for a field beside its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-const CONNECTION_SPECIFIC: [HeaderName; 4] =
-    [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
+const CONNECTION_SPECIFIC: [HeaderName; 5] =
+    [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
 
 /// Removes the fields that HTTP/2 forbids (RFC 9113, 8.2.2): h2 refuses a request that has one. `Connection` also names others.
 pub(crate) fn strip_connection_specific(headers: &mut HeaderMap) {
     // Nearly every request has none: one look at each name costs less than a search for each that is forbidden.
-    let forbidden = |(name, value): (&HeaderName, &HeaderValue)| {
-        *name == CONNECTION || CONNECTION_SPECIFIC.contains(name) || *name == TE && value != "trailers"
-    };
-    if !headers.iter().any(forbidden) {
-        return;
-    }
-    for connection in headers.get_all(CONNECTION).iter().cloned().collect::<Vec<_>>() {
-        for name in connection.to_str().unwrap_or_default().split(',') {
-            headers.remove(name.trim());
+    let is_forbidden =
+        |name: &HeaderName, value: &HeaderValue| CONNECTION_SPECIFIC.contains(name) || *name == TE && value != "trailers";
+    let forbidden: Vec<HeaderName> =
+        headers.iter().filter(|(name, value)| is_forbidden(name, value)).map(|(name, _)| name.clone()).collect();
+    if forbidden.contains(&CONNECTION) {
+        for connection in headers.get_all(CONNECTION).iter().cloned().collect::<Vec<_>>() {
+            for name in connection.to_str().unwrap_or_default().split(',') {
+                headers.remove(name.trim());
+            }
         }
     }
-    headers.remove(CONNECTION);
-    for name in CONNECTION_SPECIFIC {
+    for name in forbidden {
         headers.remove(name);
-    }
-    if headers.get_all(TE).iter().any(|te| te != "trailers") {
-        headers.remove(TE);
     }
 }
 
