@@ -119,7 +119,7 @@ impl Watching {
         });
     }
 
-    /// Starts the engine again if it has ended while somebody listens, on the runtime of a watcher.
+    /// Restarts an engine that has ended, on the runtime of a watcher that is still polled.
     fn start_again(&self) {
         let mut slot = self.slot();
         if !slot.closed && slot.engine.strong_count() == 0 && Handle::try_current().is_ok() {

@@ -180,7 +180,7 @@ impl Peer {
         self.entry.load_full()
     }
 
-    /// What its record says of the method at `path`.
+    /// Returns the properties of the method at `path`, as the node's record states them.
     pub fn method(&self, path: &str) -> Option<Method> {
         self.entry.load().head.method(path)
     }

@@ -36,8 +36,8 @@ impl Watcher {
         Self(Box::pin(stream))
     }
 
-    /// This watcher, which calls `hook` whenever it is polled and has nothing to tell, with the context of that poll: a registry starts its
-    /// tasks again there when they have ended with the runtime that they ran on.
+    /// Calls `hook` whenever a poll of this watcher is pending, with the context of that poll. A registry restarts there tasks that ended
+    /// with the runtime that they ran on.
     pub fn on_pending(self, hook: impl FnMut(&mut Context<'_>) + Send + 'static) -> Self {
         Self::new(OnPending { watcher: self, hook: Box::new(hook) })
     }

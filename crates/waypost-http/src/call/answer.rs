@@ -1,4 +1,4 @@
-//! How a call waits for its answer, and what that tells: the response's headers, its first frame, and whether the node served the call.
+//! The answer of a node: waits for the response's headers and its first frame, and decides whether the node served the call.
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -86,9 +86,7 @@ where
         }
         self.note(peer, text);
         match (&why, cause) {
-            (Unanswered::Broken(error), FailureCause::Reset) => {
-                Failed::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)))
-            }
+            (Unanswered::Broken(error), FailureCause::Reset) => reset(error),
             _ => Failed::Retryable(AttemptFailure::uncommitted(cause), None),
         }
     }
@@ -125,6 +123,7 @@ where
         rare(peek_watchfully(body, watch)).await
     }
 
+    /// Hands the response on, or says why another attempt may do better.
     pub(super) fn classify(
         &mut self,
         mut response: Response<ResponseBody>,
@@ -153,12 +152,12 @@ where
     fn broken(&mut self, response: Response<ResponseBody>, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
         let mut body = response.into_body();
         self.timer = body.take_timer();
-        if matches!(why, Unpeeked::Body(BodyError::Broken(_)))
-            && let Some(error) = body.in_flight().and_then(InFlight::take_request_error)
-        {
-            body.abandon(AttemptEnd::LocalMistake);
-            return self.local_mistake(error);
-        }
+        // A request body that failed resets the stream itself.
+        let of_request = match &why {
+            Unpeeked::Body(BodyError::Broken(_)) => body.in_flight().and_then(InFlight::take_request_error),
+            _ => None,
+        };
+        let why = of_request.map_or(why, |error| Unpeeked::Body(BodyError::Request(error)));
         let (end, cause, text) = match why {
             Unpeeked::Body(BodyError::Request(error)) => {
                 body.abandon(AttemptEnd::LocalMistake);
@@ -178,7 +177,7 @@ where
                 if cause == FailureCause::Reset {
                     body.abandon(AttemptEnd::NodeFailed);
                     self.note(peer, text);
-                    return Failed::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)));
+                    return reset(&error);
                 }
                 (AttemptEnd::Lost, FailureCause::Lost { stale: false }, text)
             }
@@ -228,7 +227,12 @@ fn describe(error: &h2::Error, connection: Option<&Arc<Connection>>, stale: bool
     (end, cause, text)
 }
 
-/// Why the first frame of a response could not be looked at.
+/// Ends a call that the node reset, with the node's code.
+fn reset(error: &h2::Error) -> Failed {
+    Failed::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)))
+}
+
+/// Failure to look at the first frame of a response.
 pub(super) enum Unpeeked {
     Body(BodyError),
     Unresponsive,

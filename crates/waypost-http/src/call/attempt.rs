@@ -26,7 +26,7 @@ pub(super) struct InFlight {
     held: Held,
 }
 
-/// What is told of an attempt. However it ends, one [`Finished`] is made of it, here.
+/// Record of an attempt. Dropped, however the attempt ends, it makes the one [`Finished`].
 struct Record {
     pick: Pick<PooledPeer>,
     sent: Instant,
@@ -34,7 +34,7 @@ struct Record {
     end: Option<AttemptEnd>,
 }
 
-/// What is let go with the stream, in this order: the task that sends the body, the permit, the client's hold on its connections.
+/// Resources of the stream, released with it in this order: the task that sends the body, the permit, the client's hold on its connections.
 pub(super) struct Held {
     body: Option<Box<BodyGuard>>,
     permit: Permit,
@@ -53,7 +53,7 @@ impl InFlight {
         &self.held.permit.connection
     }
 
-    /// What the headers and trailers of its response mean.
+    /// Returns the protocol, which classifies headers and trailers.
     pub(super) fn protocol(&self) -> &dyn Protocol {
         &*self.held.channel.protocol
     }

@@ -61,7 +61,7 @@ pub(crate) struct Call<B> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What failed in a call so far. Most calls have none.
+/// Failures of a call so far. Most calls have none.
 #[derive(Default)]
 struct Failures {
     /// Peers that are not tried again before the others.

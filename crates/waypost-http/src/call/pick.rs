@@ -1,4 +1,4 @@
-//! How a call comes to its node: at once where one has room, or through the line of waiting calls.
+//! Picking a node for a call: at once where one has room, or through the line of waiting calls.
 
 use std::future::poll_fn;
 use std::sync::Arc;

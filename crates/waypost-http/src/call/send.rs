@@ -1,4 +1,4 @@
-//! How an attempt is sent: what is known of the method, whether the connection must be proven first, and the request as this node gets it.
+//! Sending an attempt: applies what is known of the method, proves an idle connection first, and fits the request to the node.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What connections say, and what is done about them.
+//! Events of connections, and the actions that follow.
 
 use std::sync::Arc;
 
