@@ -8,10 +8,10 @@ use waypost_http::{BodyError, BoxError, Protocol, Pushback, ResponseClass};
 
 use crate::status;
 
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+static PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("waypost/", env!("CARGO_PKG_VERSION")));
 
 /// The default deadline as it is sent, nearly always.
@@ -34,15 +34,15 @@ pub(crate) struct Grpc;
 
 impl Protocol for Grpc {
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
-        parse_timeout(headers.get(TIMEOUT)?.to_str().ok()?)
+        parse_timeout(headers.get(&TIMEOUT)?.to_str().ok()?)
     }
 
     fn prepare(&self, headers: &mut HeaderMap, earlier_attempts: u32, remaining: Option<Duration>) {
         if let Some(remaining) = remaining {
-            headers.insert(TIMEOUT, format_timeout(remaining));
+            headers.insert(&TIMEOUT, format_timeout(remaining));
         }
         if earlier_attempts > 0 {
-            headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(earlier_attempts));
+            headers.insert(&PREVIOUS_ATTEMPTS, HeaderValue::from(earlier_attempts));
         }
         headers.entry(USER_AGENT).or_insert(AGENT);
     }
@@ -59,7 +59,7 @@ impl Protocol for Grpc {
     }
 
     fn classify_trailers(&self, trailers: &HeaderMap) -> ResponseClass {
-        match trailers.get(STATUS).map(HeaderValue::as_bytes) {
+        match trailers.get(&STATUS).map(HeaderValue::as_bytes) {
             Some(UNAVAILABLE) => ResponseClass::Unavailable(pushback(trailers)),
             Some(INTERNAL | RESOURCE_EXHAUSTED) => ResponseClass::NodeFailed,
             _ => ResponseClass::Success,
@@ -73,7 +73,7 @@ impl Protocol for Grpc {
 
 /// A server says when to try again; what cannot be read, or is negative, means never (gRFC A6).
 fn pushback(headers: &HeaderMap) -> Pushback {
-    let Some(value) = headers.get(PUSHBACK) else { return Pushback::None };
+    let Some(value) = headers.get(&PUSHBACK) else { return Pushback::None };
     match value.to_str().ok().and_then(|ms| ms.parse::<u32>().ok()) {
         Some(ms) => Pushback::After(Duration::from_millis(ms.into())),
         None => Pushback::Never,

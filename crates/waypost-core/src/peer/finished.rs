@@ -43,22 +43,32 @@ pub struct ReportedLoad {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Finished {
-    /// When it ended.
+    /// Time of the send.
+    pub sent: Instant,
+    /// Time of its end.
     pub at: Instant,
-    /// How long it took from the send to its end.
-    pub waited: Duration,
-    /// How long it took from the send to the response's headers, if they came.
-    pub first_byte: Option<Duration>,
+    /// Time of the response's headers, if they came.
+    pub head_at: Option<Instant>,
     /// How it ended.
     pub end: AttemptEnd,
-    /// The load that the node reported, if it did.
+    /// Load that the node reported, if it did.
     pub load: Option<ReportedLoad>,
 }
 
 impl Finished {
-    /// An attempt that was sent at `sent` and ended at `at`.
+    /// Creates the record of an attempt that was sent at `sent` and ended at `at`.
     pub fn new(sent: Instant, at: Instant, end: AttemptEnd) -> Self {
-        Self { at, waited: at.saturating_duration_since(sent), first_byte: None, end, load: None }
+        Self { sent, at, head_at: None, end, load: None }
+    }
+
+    /// Returns the time from the send to the end.
+    pub fn waited(&self) -> Duration {
+        self.at.saturating_duration_since(self.sent)
+    }
+
+    /// Returns the time from the send to the response's headers, if they came.
+    pub fn first_byte(&self) -> Option<Duration> {
+        self.head_at.map(|at| at.saturating_duration_since(self.sent))
     }
 }
 

@@ -59,9 +59,9 @@ impl PeerStats {
             _ => {}
         }
         let wait = if finished.end == AttemptEnd::Deadline {
-            finished.first_byte.or(Some(finished.waited))
+            finished.first_byte().or_else(|| Some(finished.waited()))
         } else {
-            finished.first_byte
+            finished.first_byte()
         };
         if let Some(wait) = wait {
             self.record_wait(wait);
@@ -74,7 +74,8 @@ impl PeerStats {
     }
 
     fn record_wait(&self, wait: Duration) {
-        let wait_us = u32::try_from(wait.as_micros()).unwrap_or(u32::MAX);
+        let wait_us = wait.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(wait.subsec_micros()));
+        let wait_us = u32::try_from(wait_us).unwrap_or(u32::MAX);
         let n = self.waits.fetch_add(1, Relaxed);
         self.waits_us[n as usize % RING].store(wait_us, Relaxed);
         let n = n.saturating_add(1);
@@ -140,7 +141,8 @@ mod tests {
 
     fn finished(end: AttemptEnd, first_byte: Option<u64>) -> Finished {
         let now = Instant::now();
-        Finished { first_byte: first_byte.map(Duration::from_millis), ..Finished::new(now, now + Duration::from_millis(50), end) }
+        let head_at = first_byte.map(|ms| now + Duration::from_millis(ms));
+        Finished { head_at, ..Finished::new(now, now + Duration::from_millis(50), end) }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) struct InFlight {
 struct Record {
     pick: Pick<PooledPeer>,
     sent: Instant,
-    first_byte: Option<Instant>,
+    head_at: Option<Instant>,
     end: Option<AttemptEnd>,
 }
 
@@ -45,7 +45,7 @@ impl InFlight {
     /// Creates an attempt of a call on `channel` that is sent now.
     pub(super) fn new(Picking { pick, permit }: Picking, channel: &ServiceChannel, sent: Instant) -> Self {
         let held = Held { body: None, permit, channel: Arc::clone(channel.shared()) };
-        Self { record: Record { pick, sent, first_byte: None, end: None }, held }
+        Self { record: Record { pick, sent, head_at: None, end: None }, held }
     }
 
     /// The connection.
@@ -84,7 +84,7 @@ impl Drop for Record {
         let now = crate::channel::now();
         let end = self.end.unwrap_or(AttemptEnd::Cancelled);
         let mut finished = Finished::new(self.sent, now, end);
-        finished.first_byte = self.first_byte.map(|at| at.saturating_duration_since(self.sent));
+        finished.head_at = self.head_at;
         if end.is_failure() {
             self.pick.item().ask_for_a_look();
         }
@@ -134,7 +134,7 @@ impl<B> Sent<B> {
     /// Takes the attempt, whose response's headers have come at `now`.
     pub(super) fn into_answered(mut self, now: Instant) -> Option<InFlight> {
         let mut in_flight = self.in_flight.take()?;
-        in_flight.record.first_byte = Some(now);
+        in_flight.record.head_at = Some(now);
         in_flight.held.body = self.body.take().map(BodyTask::into_guard);
         Some(in_flight)
     }

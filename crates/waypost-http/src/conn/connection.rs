@@ -185,7 +185,7 @@ impl Connection {
     /// PING along.
     pub(crate) fn needs_proof(&self, now: Instant) -> bool {
         let last_read = Duration::from_millis(self.state.last_read.load(Relaxed));
-        now.saturating_duration_since(self.opened_at).saturating_sub(last_read) >= self.idle_timeout
+        now.saturating_duration_since(self.opened_at) >= last_read.saturating_add(self.idle_timeout)
     }
 
     /// Proves the connection by a PING if [it needs that](Self::needs_proof); returns whether it answers. True at once where no PING may be

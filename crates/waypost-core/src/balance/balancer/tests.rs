@@ -17,7 +17,7 @@ fn balancer(strategy: impl Strategy) -> (Balancer<Own>, LoadTable) {
 fn finished(end: AttemptEnd, ms: u64) -> Finished {
     let now = Instant::now();
     let took = Duration::from_millis(ms);
-    Finished { first_byte: Some(took), ..Finished::new(now, now + took, end) }
+    Finished { head_at: Some(now + took), ..Finished::new(now, now + took, end) }
 }
 
 #[test]
@@ -118,10 +118,10 @@ impl AttemptObserver for Cost {
         let observed = match finished.end {
             AttemptEnd::LocalMistake | AttemptEnd::Cancelled => return,
             end if end.is_failure() => PENALTY_MS,
-            _ => finished.first_byte.unwrap_or(finished.waited).as_secs_f32() * 1_000.0,
+            _ => finished.first_byte().unwrap_or_else(|| finished.waited()).as_secs_f32() * 1_000.0,
         };
         let old = f32::from_bits(self.0.load(Relaxed));
-        let weight = (-finished.waited.as_secs_f32() / DECAY).exp();
+        let weight = (-finished.waited().as_secs_f32() / DECAY).exp();
         let cost = if observed > old { observed } else { old * weight + observed * (1.0 - weight) };
         self.0.store(cost.to_bits(), Relaxed);
     }
