@@ -28,7 +28,8 @@ pub trait Protocol: Debug + Send + Sync + 'static {
     /// The time that the caller allows, as the request's headers state it.
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration>;
 
-    /// Fits the headers for one attempt: the number of attempts before it, and what remains of the caller's time.
+    /// Prepares the headers for one attempt: the number of attempts before it, and what remains of the caller's time. They may grow by 512
+    /// bytes in all, at 32 bytes for each beside its name and value; more is not checked against the server's limit of header bytes.
     fn prepare(&self, headers: &mut HeaderMap, earlier_attempts: u32, remaining: Option<Duration>);
 
     /// Classifies a response by its status and headers.

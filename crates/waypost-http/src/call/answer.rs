@@ -1,8 +1,8 @@
 //! The answer of a node: waits for the response's headers and its first frame, and decides whether the node served the call.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Buf;
 use h2::RecvStream;
@@ -40,25 +40,27 @@ where
         loop {
             let until = [slow_at, self.deadline].into_iter().flatten().min();
             let mut timer = self.timer_at(until);
-            let head = poll_fn(|cx| match sent.poll_head(cx) {
-                Poll::Ready(head) => Poll::Ready(Some(head)),
-                Poll::Pending => timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx).map(|()| None)),
-            });
-            if let Some(head) = head.await {
+            // Into a place of its own, since what a future returns is copied by each layer.
+            let mut head = None;
+            poll_fn(|cx| match sent.poll_head(cx) {
+                Poll::Ready(result) => {
+                    head = Some(result);
+                    Poll::Ready(())
+                }
+                Poll::Pending => timer.as_mut().map_or(Poll::Pending, |timer| timer.poll(cx)),
+            })
+            .await;
+            if let Some(head) = head {
                 return head.map_err(Unanswered::Broken);
             }
-            let now = now();
-            if self.deadline.is_some_and(|deadline| deadline <= now) {
+            if self.deadline.is_some_and(|deadline| deadline <= now()) {
                 return Err(Unanswered::Deadline);
             }
-            if sent.is_sent_in_full()
-                && let Some(connection) = sent.connection().cloned()
-            {
-                let head = rare(watch.watch(&connection, |cx| sent.poll_head(cx))).await?;
-                return head.map_err(Unanswered::Broken);
+            if sent.is_sent_in_full() {
+                return rare(watch_for_head(sent, watch)).await;
             }
             // Still sending: the peer owes nothing yet.
-            slow_at = watch.slow_at(now);
+            slow_at = watch.slow_at(now());
         }
     }
 
@@ -91,23 +93,22 @@ where
         }
     }
 
-    /// The response as the caller gets it, and the class of its head.
+    /// Makes the response as the caller gets it.
     pub(super) fn response(
         &mut self,
         head: Response<RecvStream>,
         sent: Sent<B>,
         peer: &PooledPeer,
-    ) -> Option<(Response<ResponseBody>, ResponseClass)> {
+    ) -> Option<Response<ResponseBody>> {
         let in_flight = sent.into_answered(now())?;
         let (mut parts, recv) = head.into_parts();
-        let class = in_flight.protocol().classify_head(parts.status, &parts.headers);
         parts.extensions = self.head.take_extensions();
         parts.extensions.insert(ServedBy { node: peer.peer.node(), attempts: self.sent });
         let mut body = ResponseBody::new(recv, in_flight);
         if let (Some(deadline), Some(timer)) = (self.deadline, self.timer.take()) {
             body.set_deadline(deadline, timer);
         }
-        Some((Response::from_parts(parts, body), class))
+        Some(Response::from_parts(parts, body))
     }
 
     /// Looks at the first frame of the response: of a unary call once it is there, of any other only if it is there already, since its
@@ -123,34 +124,22 @@ where
         rare(peek_watchfully(body, watch)).await
     }
 
-    /// Hands the response on, or says why another attempt may do better.
+    /// Notes the class of the response; returns why another attempt may do better, if it may.
     pub(super) fn classify(
         &mut self,
-        mut response: Response<ResponseBody>,
-        peeked: Result<ResponseClass, Unpeeked>,
-        peer: &Arc<PooledPeer>,
-    ) -> Result<Response<ResponseBody>, Failed> {
-        let class = match peeked {
-            Ok(class) => class,
-            Err(why) => return Err(self.broken(response, why, peer)),
-        };
-        if let ResponseClass::Unavailable(_) = class {
-            self.note(peer, "the node says that it is unavailable".to_owned());
-        }
-        response.body_mut().classified(class);
-        match class {
-            ResponseClass::Unavailable(pushback) => {
-                let failure = AttemptFailure::uncommitted(FailureCause::Unavailable(pushback));
-                Err(Failed::Retryable(failure, Some(Box::new(response))))
-            }
-            ResponseClass::Success | ResponseClass::NodeFailed => Ok(response),
-        }
+        class: ResponseClass,
+        body: &mut ResponseBody,
+        peer: &PooledPeer,
+    ) -> Option<AttemptFailure> {
+        body.classified(class);
+        let ResponseClass::Unavailable(pushback) = class else { return None };
+        self.note(peer, "the node says that it is unavailable".to_owned());
+        Some(AttemptFailure::uncommitted(FailureCause::Unavailable(pushback)))
     }
 
     /// The response broke off before its caller saw any of it. Its headers prove that the node has processed the request.
     #[cold]
-    fn broken(&mut self, response: Response<ResponseBody>, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
-        let mut body = response.into_body();
+    pub(super) fn broken(&mut self, body: &mut ResponseBody, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
         self.timer = body.take_timer();
         // A request body that failed resets the stream itself.
         let of_request = match &why {
@@ -188,6 +177,17 @@ where
         self.note(peer, text);
         Failed::Retryable(AttemptFailure::committed(cause), None)
     }
+}
+
+/// Waits for the headers of a response that takes too long.
+async fn watch_for_head<B>(sent: &mut Sent<B>, watch: Watch) -> Result<Response<RecvStream>, Unanswered> {
+    let connection = sent.connection().cloned();
+    let poll = |cx: &mut Context<'_>| sent.poll_head(cx);
+    let head = match &connection {
+        Some(connection) => watch.watch(connection, poll).await?,
+        None => poll_fn(poll).await,
+    };
+    head.map_err(Unanswered::Broken)
 }
 
 /// Waits for the first frame: a node may freeze after its headers, too.

@@ -6,7 +6,7 @@ use http::header::HeaderName;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
 
-use super::headers::strip_connection_specific;
+use super::headers::{field_size, strip_connection_specific};
 
 /// Method, path and headers of one call.
 pub(crate) struct Head {
@@ -32,13 +32,29 @@ impl Head {
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let key = parts.extensions.remove::<PickKey>().map(|key| key.0.into());
         parts.extensions.clear();
-        strip_connection_specific(&mut parts.headers);
-        Self { method: parts.method, path, headers: Headers::Unsent(parts.headers), key, extensions: parts.extensions }
+        let mut headers = parts.headers;
+        // h2 looks at the first value of each name. All others are left to `strip`: nearly every request has nothing to remove.
+        if headers.len() != headers.keys_len() {
+            strip_connection_specific(&mut headers);
+        }
+        let headers = Headers::Unsent(headers);
+        Self { method: parts.method, path, headers, key, extensions: parts.extensions }
     }
 
-    /// Bytes that the headers take.
-    pub(crate) fn size(&self) -> usize {
-        self.headers.size()
+    /// Removes the fields that HTTP/2 forbids, after h2 refused a request. Returns false if there are none.
+    #[cold]
+    pub(crate) fn strip(&mut self) -> bool {
+        let mut headers = self.headers.take();
+        let before = headers.len();
+        strip_connection_specific(&mut headers);
+        let removed = headers.len() < before;
+        self.headers = Headers::Unsent(headers);
+        removed
+    }
+
+    /// Returns the size of the headers as HTTP/2 counts it (RFC 9113, 6.5.2), before they are fitted to an attempt.
+    pub(crate) fn header_list_size(&self) -> usize {
+        self.headers.list_size()
     }
 
     /// The caller's affinity key.
@@ -73,11 +89,10 @@ impl Head {
 }
 
 impl Headers {
-    fn size(&self) -> usize {
-        let size = |name: &HeaderName, value: &HeaderValue| name.as_str().len() + value.len();
+    fn list_size(&self) -> usize {
         match self {
-            Self::Unsent(headers) => headers.iter().map(|(name, value)| size(name, value)).sum(),
-            Self::Sent(kept) => kept.iter().map(|(name, value)| size(name, value)).sum(),
+            Self::Unsent(headers) => headers.iter().map(|(name, value)| field_size(name.as_str(), value)).sum(),
+            Self::Sent(kept) => kept.iter().map(|(name, value)| field_size(name.as_str(), value)).sum(),
         }
     }
 

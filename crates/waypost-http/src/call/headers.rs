@@ -8,29 +8,30 @@ use super::RequestError;
 /// Size that HTTP/2 counts for a field beside its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-const CONNECTION_SPECIFIC: [HeaderName; 5] =
+/// Size of the headers that a protocol may add without being measured ([`Protocol::prepare`](crate::Protocol::prepare)).
+const MAX_PREPARED: usize = 512;
+
+static CONNECTION_SPECIFIC: [HeaderName; 5] =
     [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
 
 /// Removes the fields that HTTP/2 forbids (RFC 9113, 8.2.2): h2 refuses a request that has one. `Connection` also names others.
 pub(crate) fn strip_connection_specific(headers: &mut HeaderMap) {
-    // Nearly every request has none: one look at each name costs less than a search for each that is forbidden.
     let is_forbidden =
         |name: &HeaderName, value: &HeaderValue| CONNECTION_SPECIFIC.contains(name) || *name == TE && value != "trailers";
-    let forbidden: Vec<HeaderName> =
-        headers.iter().filter(|(name, value)| is_forbidden(name, value)).map(|(name, _)| name.clone()).collect();
-    if forbidden.contains(&CONNECTION) {
-        for connection in headers.get_all(CONNECTION).iter().cloned().collect::<Vec<_>>() {
-            for name in connection.to_str().unwrap_or_default().split(',') {
-                headers.remove(name.trim());
-            }
+    for connection in headers.get_all(CONNECTION).iter().cloned().collect::<Vec<_>>() {
+        for name in connection.to_str().unwrap_or_default().split(',') {
+            headers.remove(name.trim());
         }
     }
+    let forbidden: Vec<HeaderName> =
+        headers.iter().filter(|(name, value)| is_forbidden(name, value)).map(|(name, _)| name.clone()).collect();
     for name in forbidden {
         headers.remove(name);
     }
 }
 
-/// Checks that a request fits into `limit`, the peer's SETTINGS_MAX_HEADER_LIST_SIZE.
+/// Checks that a request fits into `limit`, the peer's SETTINGS_MAX_HEADER_LIST_SIZE. `kept`: the size of its headers before the protocol
+/// prepared them.
 ///
 /// # Errors
 /// [`RequestError::HeadersTooLarge`]: the peer would end the stream, and maybe the connection.
@@ -38,19 +39,24 @@ pub(crate) fn check_size(
     method: &Method,
     authority: &str,
     path: &str,
+    kept: usize,
     headers: &HeaderMap,
     limit: Option<u32>,
 ) -> Result<(), RequestError> {
     let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(()) };
     let pseudo = [(":method", method.as_str()), (":scheme", "https"), (":authority", authority), (":path", path)];
-    let pseudo: usize = pseudo.iter().map(|(name, value)| field_size(name.len(), value.len())).sum();
-    let fields: usize = headers.iter().map(|(name, value)| field_size(name.as_str().len(), value.len())).sum();
+    let pseudo: usize = pseudo.iter().map(|(name, value)| field_size(name, value)).sum();
+    if pseudo + kept + MAX_PREPARED <= limit {
+        return Ok(());
+    }
+    let fields: usize = headers.iter().map(|(name, value)| field_size(name.as_str(), value)).sum();
     let size = pseudo + fields;
     if size > limit { Err(RequestError::HeadersTooLarge { size, limit }) } else { Ok(()) }
 }
 
-fn field_size(name: usize, value: usize) -> usize {
-    name + value + FIELD_OVERHEAD
+/// Returns the size of a field as HTTP/2 counts it.
+pub(super) fn field_size(name: &str, value: impl AsRef<[u8]>) -> usize {
+    name.len() + value.as_ref().len() + FIELD_OVERHEAD
 }
 
 #[cfg(test)]
@@ -97,7 +103,7 @@ mod tests {
     fn headers_above_the_limit_of_the_peer_are_an_error_that_says_so() {
         let headers =
             HeaderMap::from_iter([(HeaderName::from_static("big"), HeaderValue::from_str(&"x".repeat(1_000)).unwrap())]);
-        let check = |limit| check_size(&Method::POST, "h:1", "/a/b", &headers, limit);
+        let check = |limit| check_size(&Method::POST, "h:1", "/a/b", 1_003 + 32, &headers, limit);
         // 7+4, 7+5, 10+3, 5+4 and 3+1000, with 32 each.
         let size = 11 + 12 + 13 + 9 + 1_003 + 5 * 32;
         assert!(check(None).is_ok() && check(Some(size)).is_ok());

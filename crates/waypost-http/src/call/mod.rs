@@ -14,6 +14,7 @@ mod replay;
 mod request_error;
 pub(crate) mod response;
 mod send;
+mod timer;
 mod watch;
 
 use std::future::{Future, poll_fn};
@@ -25,7 +26,7 @@ use std::time::Duration;
 use bytes::Buf;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 pub use request_error::RequestError;
 
@@ -39,6 +40,7 @@ use head::Head;
 pub use head::PickKey;
 pub(crate) use replay::ReplayBody;
 use response::ResponseBody;
+use timer::Timer;
 
 /// Deadline of unary calls that set none, and the longest wait for a node of calls that have none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,7 +60,7 @@ pub(crate) struct Call<B> {
     picked: Option<Picking>,
     sent: u32,
     failures: Option<Box<Failures>>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
 }
 
 /// Failures of a call so far. Most calls have none.
@@ -138,36 +140,43 @@ where
         }
     }
 
-    /// Makes one attempt on the picked peer, from `at` on.
-    async fn attempt(&mut self, peer: &Arc<PooledPeer>, at: Instant) -> Result<Response<ResponseBody>, Failed> {
-        let (mut response, class) = self.exchange(peer, at).await?;
-        let peeked = if class == ResponseClass::Success && !response.body().is_end_stream() {
-            self.peek(response.body_mut(), peer).await
-        } else {
-            Ok(class)
-        };
-        self.classify(response, peeked, peer)
-    }
-
-    /// Sends the request and waits for the response's headers. A connection that may have died while it was idle is proven first, if the
-    /// call could not be sent again.
-    async fn exchange(
-        &mut self,
-        peer: &Arc<PooledPeer>,
-        mut at: Instant,
-    ) -> Result<(Response<ResponseBody>, ResponseClass), Failed> {
+    /// Makes one attempt on the picked peer, from `at` on. A connection that may have died while it was idle is proven first, if the call
+    /// could not be sent again.
+    ///
+    /// One function, since each layer of futures copies the response once more.
+    async fn attempt(&mut self, peer: &Arc<PooledPeer>, mut at: Instant) -> Result<Response<ResponseBody>, Failed> {
         self.learn(peer);
         let mut unproven = self.picked.as_ref().is_some_and(|picked| picked.permit.unproven);
         if unproven && !self.idempotent {
             rare(self.prove(peer)).await?;
             (unproven, at) = (false, now());
         }
-        let mut sent = self.send(peer, unproven, at)?;
-        let why = match self.wait_for_head(&mut sent, peer, at).await {
-            Ok(head) => return self.response(head, sent, peer).ok_or(Failed::Terminal(FailureKind::NoAnswer)),
-            Err(why) => why,
+        let (mut response, class) = 'answered: {
+            let unanswered = {
+                let mut sent = self.send(peer, unproven, at)?;
+                match self.wait_for_head(&mut sent, peer, at).await {
+                    Ok(head) => {
+                        let class = self.channel.shared().protocol.classify_head(head.status(), head.headers());
+                        match self.response(head, sent, peer) {
+                            Some(response) => break 'answered (response, class),
+                            None => return Err(Failed::Terminal(FailureKind::NoAnswer)),
+                        }
+                    }
+                    Err(why) => rare(self.unanswered(sent, peer, why)),
+                }
+            };
+            return Err(unanswered.await);
         };
-        Err(rare(self.unanswered(sent, peer, why)).await)
+        let peeked = if class == ResponseClass::Success && !response.body().is_end_stream() {
+            self.peek(response.body_mut(), peer).await
+        } else {
+            Ok(class)
+        };
+        match peeked.map(|class| self.classify(class, response.body_mut(), peer)) {
+            Ok(None) => Ok(response),
+            Ok(Some(failure)) => Err(Failed::Retryable(failure, Some(Box::new(response)))),
+            Err(why) => Err(self.broken(&mut response.into_body(), why, peer)),
+        }
     }
 
     fn members(&mut self) -> Result<Arc<Membership>, CallError> {
@@ -230,16 +239,16 @@ where
         }
         let until = [now().checked_add(delay), self.deadline].into_iter().flatten().min();
         if let Some(timer) = self.timer_at(until) {
-            timer.as_mut().await;
+            poll_fn(|cx| timer.poll(cx)).await;
         }
     }
 
-    fn timer_at(&mut self, at: Option<Instant>) -> Option<&mut Pin<Box<Sleep>>> {
+    fn timer_at(&mut self, at: Option<Instant>) -> Option<&mut Timer> {
         let at = at?;
         if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(at);
+            timer.reset(at);
         }
-        Some(self.timer.get_or_insert_with(|| Box::pin(sleep_until(at))))
+        Some(self.timer.get_or_insert_with(|| Timer::at(at)))
     }
 
     /// Notes an attempt that got no response of use; its peer is not tried again before the others.

@@ -56,7 +56,7 @@ where
                 let mut timer = self.timer_at(wake);
                 let served = poll_fn(|cx| match waiting.poll(cx) {
                     Poll::Ready(served) => Poll::Ready(Some(served)),
-                    Poll::Pending => timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx).map(|()| None)),
+                    Poll::Pending => timer.as_mut().map_or(Poll::Pending, |timer| timer.poll(cx).map(|()| None)),
                 });
                 match served.await {
                     Some(Ok(picking)) => return Ok(picking),
@@ -93,7 +93,7 @@ where
     }
 
     fn wanted(&self) -> Wanted {
-        let bytes = self.body.as_ref().map_or(0, ReplayBody::kept_bytes) + self.head.size();
+        let bytes = self.body.as_ref().map_or(0, ReplayBody::kept_bytes) + self.head.header_list_size();
         Wanted { path: self.head.path().into(), key: self.head.key().map(Arc::from), tried: self.tried().to_vec(), bytes }
     }
 }

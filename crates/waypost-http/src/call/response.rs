@@ -1,7 +1,6 @@
 //! A response's body, in flight until it ends or is dropped.
 
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,11 +9,12 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use waypost_core::peer::AttemptEnd;
 use waypost_core::record::Node;
 
 use super::attempt::InFlight;
+use super::timer::Timer;
 use crate::conn::CancelledStream;
 use crate::error::BodyError;
 use crate::protocol::{BoxError, ResponseClass};
@@ -59,15 +59,13 @@ impl From<Peeked> for Frame<Bytes> {
 /// The end of the caller's time. The timer comes from the wait for the headers, and is set right only when it is needed.
 struct Deadline {
     at: Instant,
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
 }
 
 impl Deadline {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.timer.deadline() != self.at {
-            self.timer.as_mut().reset(self.at);
-        }
-        self.timer.as_mut().poll(cx)
+        self.timer.reset(self.at);
+        self.timer.poll(cx)
     }
 }
 
@@ -83,12 +81,12 @@ impl ResponseBody {
     }
 
     /// Ends the body at `at`, told by `timer`, whatever that is set to now.
-    pub(super) fn set_deadline(&mut self, at: Instant, timer: Pin<Box<Sleep>>) {
+    pub(super) fn set_deadline(&mut self, at: Instant, timer: Timer) {
         self.deadline = Some(Deadline { at, timer });
     }
 
     /// Takes the timer back, for another attempt.
-    pub(super) fn take_timer(&mut self) -> Option<Pin<Box<Sleep>>> {
+    pub(super) fn take_timer(&mut self) -> Option<Timer> {
         self.deadline.take().map(|deadline| deadline.timer)
     }
 

@@ -62,12 +62,18 @@ where
         let Some(picked) = self.picked.take() else { return Err(self.not_sent(peer, "not sent".to_owned())) };
         let request = self.request_for(peer, now);
         let limit = picked.permit.connection.max_header_list_size();
-        let size = headers::check_size(request.method(), peer.authority.as_str(), self.head.path(), request.headers(), limit);
+        let (authority, kept) = (peer.authority.as_str(), self.head.header_list_size());
+        let size = headers::check_size(request.method(), authority, self.head.path(), kept, request.headers(), limit);
         if let Err(error) = size {
             return Err(self.local_mistake(error));
         }
         let in_flight = InFlight::new(picked, &self.channel, now);
-        match in_flight.connection().open(request) {
+        let opened = match in_flight.connection().open(request) {
+            Err(_) if self.head.strip() => in_flight.connection().open(self.request_for(peer, now)),
+            opened => opened,
+        };
+        self.sent += 1;
+        match opened {
             Ok((response, mut stream)) => {
                 let body = self.body.take().and_then(|body| {
                     if !body.is_complete() {
@@ -90,9 +96,7 @@ where
     fn request_for(&mut self, peer: &PooledPeer, now: Instant) -> Request<()> {
         let remaining = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let protocol = &self.channel.shared().protocol;
-        let request = self.head.request(&peer.authority, |headers| protocol.prepare(headers, self.sent, remaining));
-        self.sent += 1;
-        request
+        self.head.request(&peer.authority, |headers| protocol.prepare(headers, self.sent, remaining))
     }
 
     #[cold]
