@@ -5,6 +5,9 @@ mod build_cost;
 mod etcd;
 mod etcd_faults;
 mod lint;
+mod paths;
+mod size;
+mod source;
 mod test;
 mod workspace;
 
@@ -25,6 +28,7 @@ usage: cargo xtask <command>
                        every fault on every etcd, the long ones too (minutes): what each costs; ends with `N passed, N failed`
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)
   bench <name> [flags] what the client costs and survives: callers, churn, deadlines, hostile, stuck, zombie (release build); `bench help`
+  size [--json]        lines by crate, doc sentences, type names, module cycles and examples, counted from the source
   build-cost [--json]  packages and CPU seconds of a user of Waypost beside a user of bare tonic (cold builds, minutes)
 ";
 
@@ -56,6 +60,8 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["compare", rest @ ..] => compare(&Workspace::find()?, rest)?,
         ["bench", rest @ ..] => measured(&Workspace::find()?, "waypost-bench", "bench", rest).status()?.success(),
         ["build-cost"] => build_cost::run(&Workspace::find()?, build_cost::Format::Text)?,
+        ["size"] => size::run(&Workspace::find()?, false)?,
+        ["size", "--json"] => size::run(&Workspace::find()?, true)?,
         ["build-cost", "--json"] => build_cost::run(&Workspace::find()?, build_cost::Format::Json)?,
         _ => return Ok(wrong_usage()),
     };

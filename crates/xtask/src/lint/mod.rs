@@ -2,13 +2,15 @@
 //! what to do.
 
 mod architecture;
+mod language;
 mod layering;
 mod machine;
 mod outside;
 mod rooms;
-mod source;
 
 use std::fmt;
+
+pub(crate) use language::hides_subject;
 
 use crate::workspace::{Result, Workspace};
 
@@ -41,6 +43,7 @@ const HOUSE: &[(&str, Check)] = &[
     ("ARCHITECTURE.md", architecture::run),
     ("room order", rooms::run),
     ("no path of a machine", machine::run),
+    ("language", language::run),
 ];
 
 /// What cargo checks. The façade is checked with each feature alone, since the workspace build turns on all of them together.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::Finding;
 use super::architecture;
-use super::source::{Token, tokens};
+use crate::paths::{WHOLE, module, uses};
+use crate::source::tokens;
 use crate::workspace::{Result, Workspace};
 
 /// Where the rooms are.
@@ -51,9 +52,10 @@ fn check(rooms: &[String], file: &str, source: &str) -> Vec<Finding> {
     } else {
         format!("it may use: {}", before.join(", "))
     };
-    let wrong = uses(&tokens(source), module).into_iter().filter(|used| used.room != room && !before.contains(&used.room));
+    let used = uses(&tokens(source), module).into_iter().map(|used| (used.room().to_owned(), used.line));
+    let wrong = used.filter(|(used, _)| *used != room && !before.contains(used));
     wrong
-        .map(|used| Finding::new(place(used.line), format!("the room {room} {}", complaint(rooms, &used.room)), remedy.clone()))
+        .map(|(used, line)| Finding::new(place(line), format!("the room {room} {}", complaint(rooms, &used)), remedy.clone()))
         .collect()
 }
 
@@ -62,128 +64,6 @@ fn complaint(rooms: &[String], used: &str) -> String {
         WHOLE => "takes in the whole crate; name the room".to_owned(),
         used if rooms.iter().any(|name| name == used) => format!("uses the later room {used}"),
         used => format!("uses crate::{used}, which is no room; name the room it comes from"),
-    }
-}
-
-/// The module a file is: `registry/mod.rs` is `[registry]`, `lib.rs` the root.
-fn module(file: &str) -> Vec<String> {
-    let path = file.trim_end_matches(".rs");
-    path.split('/').filter(|part| !matches!(*part, "mod" | "lib")).map(str::to_owned).collect()
-}
-
-/// The crate root as a whole: `use crate::*`, `use crate as x`.
-const WHOLE: &str = "*";
-
-/// One use of something by its path from the crate's root.
-#[derive(Debug, PartialEq, Eq)]
-struct Use {
-    room: String,
-    line: usize,
-}
-
-/// Every room that these tokens of `module` name by `crate::` or `super::`.
-fn uses(tokens: &[Token], module: Vec<String>) -> Vec<Use> {
-    let mut reader = Reader { tokens, at: 0, module, inline: Vec::new(), depth: 0, found: Vec::new() };
-    while reader.at < tokens.len() {
-        reader.step();
-    }
-    reader.found
-}
-
-struct Reader<'a> {
-    tokens: &'a [Token],
-    at: usize,
-    module: Vec<String>,
-    /// The brace depth at which each inline module opened.
-    inline: Vec<usize>,
-    depth: usize,
-    found: Vec<Use>,
-}
-
-impl Reader<'_> {
-    fn text(&self, ahead: usize) -> &str {
-        self.tokens.get(self.at + ahead).map_or("", |token| &token.text)
-    }
-
-    fn step(&mut self) {
-        match (self.text(0), self.text(1), self.text(2)) {
-            ("mod", name, "{") => {
-                self.module.push(name.to_owned());
-                self.inline.push(self.depth);
-                self.depth += 1;
-                self.at += 3;
-            }
-            ("{", ..) => {
-                self.depth += 1;
-                self.at += 1;
-            }
-            ("}", ..) => self.close(),
-            ("crate" | "super" | "self", "::", _) => self.path(None),
-            ("crate", "as", _) => self.take(WHOLE),
-            _ => self.at += 1,
-        }
-    }
-
-    fn close(&mut self) {
-        self.depth = self.depth.saturating_sub(1);
-        if self.inline.last() == Some(&self.depth) {
-            self.inline.pop();
-            self.module.pop();
-        }
-        self.at += 1;
-    }
-
-    /// Follows one path, or one branch of a `use` tree below `base`, up to the room it names.
-    fn path(&mut self, base: Option<Vec<String>>) {
-        let mut base = base.unwrap_or_else(|| self.module.clone());
-        loop {
-            match self.text(0) {
-                "crate" => base.clear(),
-                "super" => drop(base.pop()),
-                "self" => {}
-                _ => break,
-            }
-            if self.text(1) != "::" {
-                break;
-            }
-            self.at += 2;
-        }
-        if self.text(0) == "{" { self.group(&base) } else { self.name(base.first().cloned()) }
-    }
-
-    /// The path ends here: in `room`, or at the root, where the next word names the room.
-    fn name(&mut self, room: Option<String>) {
-        let next = match self.text(0) {
-            "self" | "super" | "crate" => WHOLE,
-            next => next,
-        };
-        let room = room.unwrap_or_else(|| next.to_owned());
-        self.take(&room);
-    }
-
-    fn take(&mut self, room: &str) {
-        let line = self.tokens.get(self.at).map_or(0, |token| token.line);
-        self.found.push(Use { room: room.to_owned(), line });
-        self.at += 1;
-    }
-
-    /// The branches of `{a, b::{c, d}}`, each from `base`.
-    fn group(&mut self, base: &[String]) {
-        self.at += 1;
-        let mut first = true;
-        let mut depth = 1;
-        while depth > 0 && self.at < self.tokens.len() {
-            match self.text(0) {
-                "{" => (depth, self.at) = (depth + 1, self.at + 1),
-                "}" => (depth, self.at) = (depth - 1, self.at + 1),
-                "," => (first, self.at) = (first || depth == 1, self.at + 1),
-                _ if first => {
-                    first = false;
-                    self.path(Some(base.to_vec()));
-                }
-                _ => self.at += 1,
-            }
-        }
     }
 }
 

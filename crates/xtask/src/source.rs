@@ -1,15 +1,17 @@
-//! Rust source as a stream of words and marks: comments and literals are gone, lines are kept. Not a parser; enough to follow paths.
+//! Rust source as a stream of words and marks, as lines of code and as doc comments. Not a parser;
+//! enough to follow paths and to count.
 
 /// A word or a mark, and the line it stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) text: String,
-    pub(super) line: usize,
+pub(crate) struct Token {
+    pub(crate) text: String,
+    pub(crate) line: usize,
 }
 
-/// The tokens of a source: identifiers, `::`, and any other character by itself.
-pub(super) fn tokens(source: &str) -> Vec<Token> {
-    let masked = mask(source);
+/// Returns the tokens of a source: identifiers, `::`, and any other character by itself. Comments and
+/// literals are left out.
+pub(crate) fn tokens(source: &str) -> Vec<Token> {
+    let masked = mask(source, Literals::Blank);
     let mut found = Vec::new();
     for (index, line) in masked.lines().enumerate() {
         let mut rest = line.trim_start();
@@ -32,22 +34,63 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The source with a blank for every character of a comment, string or character literal; line breaks stay.
-fn mask(source: &str) -> String {
+/// Returns for each line whether it holds code: anything but blanks and comments.
+pub(crate) fn code_lines(source: &str) -> Vec<bool> {
+    mask(source, Literals::Kept).lines().map(|line| !line.trim().is_empty()).collect()
+}
+
+/// A doc comment: its text without the marks, and the line that it starts on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DocComment {
+    pub(crate) text: String,
+    pub(crate) line: usize,
+}
+
+/// Returns the doc comments of a source: each run of lines that begin with `///` or `//!`.
+pub(crate) fn doc_comments(source: &str) -> Vec<DocComment> {
+    let mut found: Vec<DocComment> = Vec::new();
+    let mut open = false;
+    for (index, line) in source.lines().enumerate() {
+        let trimmed = line.trim_start();
+        let text = trimmed.strip_prefix("///").or_else(|| trimmed.strip_prefix("//!"));
+        match (text, found.last_mut()) {
+            (Some(text), Some(last)) if open => {
+                last.text.push('\n');
+                last.text.push_str(text.strip_prefix(' ').unwrap_or(text));
+            }
+            (Some(text), _) => {
+                let text = text.strip_prefix(' ').unwrap_or(text).to_owned();
+                found.push(DocComment { text, line: index + 1 });
+            }
+            (None, _) => {}
+        }
+        open = text.is_some();
+    }
+    found
+}
+
+/// Treatment of string and character literals.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Literals {
+    Blank,
+    Kept,
+}
+
+/// Returns the source with a blank for every character of a comment, and of a literal if wanted.
+/// Line breaks stay.
+fn mask(source: &str, literals: Literals) -> String {
     let mut masked = String::with_capacity(source.len());
     let mut rest = source;
     while !rest.is_empty() {
         let after_word = masked.chars().next_back().is_some_and(is_word);
-        let skip = if after_word { 0 } else { prefixed_literal(rest) };
-        let skip = if skip == 0 { comment(rest).max(literal(rest)) } else { skip };
-        if skip == 0 {
-            let c = rest.chars().next().unwrap_or_default();
-            masked.push(c);
-            rest = &rest[c.len_utf8()..];
-        } else {
-            masked.extend(rest[..skip].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
-            rest = &rest[skip..];
-        }
+        let in_comment = comment(rest);
+        let prefixed = if after_word { 0 } else { prefixed_literal(rest) };
+        let skip = if prefixed > 0 { prefixed } else { in_comment.max(literal(rest)) };
+        let blank = skip > 0 && (in_comment > 0 || literals == Literals::Blank);
+        let length = skip.max(rest.chars().next().map_or(0, char::len_utf8));
+        let kept = |c| if blank && c != '\n' { ' ' } else { c };
+        masked.extend(rest[..length].chars().map(kept));
+        rest = &rest[length..];
     }
     masked
 }
@@ -141,6 +184,19 @@ mod tests {
     #[test]
     fn words_that_only_end_like_a_prefix_are_no_literals() {
         assert_eq!(words("bar(r, b) str\"x\" y"), "bar ( r , b ) str y");
+    }
+
+    #[test]
+    fn lines_of_code_hold_more_than_comments() {
+        let source = "a // b\n\n/// c\n/* d\ne */ f\nlet g = \"\nh\n\";";
+        assert_eq!(code_lines(source), [true, false, false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn doc_comments_are_runs_of_lines() {
+        let found = doc_comments("//! A.\n//!\n//! B.\nx\n    /// C\n    y // d\n// e");
+        let texts: Vec<_> = found.iter().map(|comment| (comment.text.as_str(), comment.line)).collect();
+        assert_eq!(texts, [("A.\n\nB.", 1), ("C", 5)]);
     }
 
     #[test]

@@ -1,0 +1,137 @@
+//! Paths in Rust source: the module that a file is, and what it names of its own crate.
+
+use crate::source::Token;
+
+/// Returns the module that a file is: `registry/mod.rs` is `[registry]`, `lib.rs` the root.
+pub(crate) fn module(file: &str) -> Vec<String> {
+    let path = file.trim_end_matches(".rs");
+    path.split('/').filter(|part| !matches!(*part, "mod" | "lib")).map(str::to_owned).collect()
+}
+
+/// The crate root as a whole: `use crate::*`, `use crate as x`.
+pub(crate) const WHOLE: &str = "*";
+
+/// Use of something by its path from the crate's root.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// Segments of the path; never empty.
+    pub(crate) path: Vec<String>,
+    pub(crate) line: usize,
+}
+
+impl Use {
+    /// Returns the first segment: a module of the crate's root, or [`WHOLE`].
+    pub(crate) fn room(&self) -> &str {
+        self.path.first().map_or(WHOLE, String::as_str)
+    }
+}
+
+/// Returns every path that these tokens of `module` name by `crate::`, `self::` or `super::`.
+pub(crate) fn uses(tokens: &[Token], module: Vec<String>) -> Vec<Use> {
+    let mut reader = Reader { tokens, at: 0, module, inline: Vec::new(), depth: 0, found: Vec::new() };
+    while reader.at < tokens.len() {
+        reader.step();
+    }
+    reader.found
+}
+
+struct Reader<'a> {
+    tokens: &'a [Token],
+    at: usize,
+    module: Vec<String>,
+    /// The brace depth at which each inline module opened.
+    inline: Vec<usize>,
+    depth: usize,
+    found: Vec<Use>,
+}
+
+impl Reader<'_> {
+    fn text(&self, ahead: usize) -> &str {
+        self.tokens.get(self.at + ahead).map_or("", |token| &token.text)
+    }
+
+    fn step(&mut self) {
+        match (self.text(0), self.text(1), self.text(2)) {
+            ("mod", name, "{") => {
+                self.module.push(name.to_owned());
+                self.inline.push(self.depth);
+                self.depth += 1;
+                self.at += 3;
+            }
+            ("{", ..) => {
+                self.depth += 1;
+                self.at += 1;
+            }
+            ("}", ..) => self.close(),
+            ("crate" | "super" | "self", "::", _) => self.path(None),
+            ("crate", "as", _) => self.take(vec![WHOLE.to_owned()]),
+            _ => self.at += 1,
+        }
+    }
+
+    fn close(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+        if self.inline.last() == Some(&self.depth) {
+            self.inline.pop();
+            self.module.pop();
+        }
+        self.at += 1;
+    }
+
+    /// Follows one path, or one branch of a `use` tree below `base`, to its end.
+    fn path(&mut self, base: Option<Vec<String>>) {
+        let mut base = base.unwrap_or_else(|| self.module.clone());
+        loop {
+            match self.text(0) {
+                "crate" => base.clear(),
+                "super" => drop(base.pop()),
+                "self" => {}
+                _ => break,
+            }
+            if self.text(1) != "::" {
+                break;
+            }
+            self.at += 2;
+        }
+        while self.text(1) == "::" {
+            base.push(self.text(0).to_owned());
+            self.at += 2;
+        }
+        if self.text(0) == "{" { self.group(&base) } else { self.end(base) }
+    }
+
+    /// Ends a path with the word here.
+    fn end(&mut self, mut path: Vec<String>) {
+        match self.text(0) {
+            "self" | "super" | "crate" | "*" if path.is_empty() => path.push(WHOLE.to_owned()),
+            "self" | "super" | "crate" | "*" => {}
+            word => path.push(word.to_owned()),
+        }
+        self.take(path);
+    }
+
+    fn take(&mut self, path: Vec<String>) {
+        let line = self.tokens.get(self.at).map_or(0, |token| token.line);
+        self.found.push(Use { path, line });
+        self.at += 1;
+    }
+
+    /// The branches of `{a, b::{c, d}}`, each from `base`.
+    fn group(&mut self, base: &[String]) {
+        self.at += 1;
+        let mut first = true;
+        let mut depth = 1;
+        while depth > 0 && self.at < self.tokens.len() {
+            match self.text(0) {
+                "{" => (depth, self.at) = (depth + 1, self.at + 1),
+                "}" => (depth, self.at) = (depth - 1, self.at + 1),
+                "," => (first, self.at) = (first || depth == 1, self.at + 1),
+                _ if first => {
+                    first = false;
+                    self.path(Some(base.to_vec()));
+                }
+                _ => self.at += 1,
+            }
+        }
+    }
+}
