@@ -138,12 +138,12 @@ impl Owner {
         match kept.map_err(|trouble| trouble.error("keeping the lease alive"))? {
             Fate::Kept => return Ok(true),
             Fate::Outlived => {
-                tracing::debug!(node = claim.key.id, "etcd has another leader; moving to a lease of its own");
+                tracing::debug!(node = claim.key.id, "etcd leader changed; moving to a new lease");
                 self.slots.replace(Instant::now(), held);
                 self.leases.forget(lease).await;
             }
             Fate::Lost => {
-                tracing::info!(node = claim.key.id, "its lease is gone; registering it anew");
+                tracing::info!(node = claim.key.id, "lease lost; registering again");
                 self.slots.lost(held);
             }
         }
@@ -189,7 +189,7 @@ impl Owner {
             let Some(revision) = stands else { continue };
             if self.keep(claim, &held, id, None).await? {
                 if let Some(why) = repaired {
-                    tracing::warn!(node = claim.key.id, why, "its record was not as it was left; it is written again");
+                    tracing::warn!(node = claim.key.id, why, "record changed or deleted by another writer; writing it again");
                 }
                 self.settle(claim, held, id, revision).await;
                 return Ok(());
@@ -342,7 +342,7 @@ impl Owner {
         let Some(lease) = lease else { return };
         match self.leases.revoke(lease, until).await {
             Ok(()) => self.slots.ended(lease),
-            Err(trouble) => tracing::debug!(%trouble, "a lease was not revoked; it runs out by itself"),
+            Err(trouble) => tracing::debug!(%trouble, "lease not revoked; it expires by its TTL"),
         }
     }
 

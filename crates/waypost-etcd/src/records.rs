@@ -54,7 +54,7 @@ impl Records {
             }
             Err(why) => {
                 if state.remember(&key, kv.mod_revision) {
-                    tracing::warn!(service = ?key.service, id = ?key.id, %why, "what is no record is skipped");
+                    tracing::warn!(service = ?key.service, id = ?key.id, %why, "invalid record skipped");
                 }
                 Found::Garbage(key)
             }

@@ -81,7 +81,7 @@ impl Tasks {
         tasks.spawn(async move {
             let _guard = guard;
             if !is_first {
-                tracing::debug!("a background task ended with its runtime; running it on another");
+                tracing::debug!("background task ended with its runtime; restarting on another");
                 sleep(RESTART).await;
             }
             task.await;

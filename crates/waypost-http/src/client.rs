@@ -91,7 +91,7 @@ impl Client {
             if let Err(error) = ended
                 && error.is_panic()
             {
-                tracing::error!(%error, "pool task panicked; started again");
+                tracing::error!(%error, "pool task panicked; restarting");
             }
         }
         let runtime = Handle::try_current().map_err(|_| {

@@ -69,7 +69,7 @@ impl Engine {
 
     fn report(&self, error: &Error) {
         let what = error.chain();
-        tracing::warn!(error = %what, "cannot follow the directory; trying again");
+        tracing::warn!(error = %what, "directory watch fails; retrying");
         self.feed.fail(move || Error::Unavailable { registry: NAME, what: what.clone(), source: None });
     }
 

@@ -156,7 +156,7 @@ impl Reader {
     /// Counts what is no record, and says so once.
     fn garbage(&self, key: &Key, stamp: Option<Stamp>, why: &dyn std::fmt::Display) -> Seen {
         if self.state().garbage.insert(key.clone(), stamp) != Some(stamp) {
-            tracing::warn!(service = ?key.service, id = ?key.id, %why, "a file that is no record is skipped");
+            tracing::warn!(service = ?key.service, id = ?key.id, %why, "invalid record skipped");
         }
         Seen::Garbage
     }

@@ -228,7 +228,7 @@ impl Selected {
         listed.0.describe(&entry);
         let passes = self.balancer.config().filters.try_check(&entry).map(|checked| checked.is_ok());
         if let Err(panicked) = &passes {
-            tracing::warn!(node = %entry.node.id, %panicked, "filter panicked; the node is out until it is asked again");
+            tracing::warn!(node = %entry.node.id, %panicked, "filter panicked; node excluded until the next evaluation");
             self.recheck_at = now.checked_add(RECHECK_AFTER);
         }
         self.peers.insert(id, Known { listed, passes: passes.ok() });

@@ -176,7 +176,7 @@ impl State {
     fn reap(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Some(error) = ended.err().filter(JoinError::is_panic) {
-                tracing::error!(%error, "directory task panics; the next subscription starts another");
+                tracing::error!(%error, "directory task panicked; the next subscription restarts it");
             }
         }
     }

@@ -136,11 +136,11 @@ impl Task {
         match line {
             None => {}
             Some(Line::Down) => {
-                tracing::warn!(service, error, "registry watch fails; the last snapshot stays");
+                tracing::warn!(service, error, "registry watch fails; keeping the last snapshot");
             }
             Some(Line::Up) => {
                 let outage_ms = old.map(|old| old.staleness(now()).as_millis());
-                tracing::info!(service, outage_ms, "registry watch works again");
+                tracing::info!(service, outage_ms, "registry watch recovered");
             }
             Some(Line::Flapping { outages }) => {
                 tracing::warn!(service, outages, error, "registry watch flaps");

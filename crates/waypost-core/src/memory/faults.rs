@@ -47,7 +47,7 @@ impl Faults {
     /// Several changes by hand at one moment; `None` deletes.
     pub fn batch(&self, changes: impl IntoIterator<Item = (Key, Option<Vec<u8>>)>) {
         for error in self.0.lock().put_raw(changes.into_iter().collect()) {
-            tracing::warn!(%error, "a record is skipped");
+            tracing::warn!(%error, "invalid record skipped");
         }
     }
 

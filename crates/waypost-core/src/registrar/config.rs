@@ -63,7 +63,7 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.check()?;
         if self.ttl < self.interval.saturating_mul(2) {
-            tracing::warn!(ttl = ?self.ttl, interval = ?self.interval, "one lost heartbeat loses the record; set ttl to two intervals or more");
+            tracing::warn!(ttl = ?self.ttl, interval = ?self.interval, "ttl is below two intervals: one lost heartbeat expires the record");
         }
         Ok(())
     }

@@ -168,9 +168,9 @@ impl Worker {
         match state {
             State::Failing { why, .. } => tracing::warn!(service, node, registry, why, "registration fails; retrying"),
             State::Unhealthy { why, .. } => {
-                tracing::warn!(service, node, registry, why, "health check fails; node is out of the registry");
+                tracing::warn!(service, node, registry, why, "health check fails; node deregistered");
             }
-            state => tracing::info!(service, node, registry, state = state.name(), "registration changes state"),
+            state => tracing::info!(service, node, registry, state = state.name(), "registration state changed"),
         }
     }
 }

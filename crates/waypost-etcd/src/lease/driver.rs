@@ -123,7 +123,7 @@ impl Driver {
     }
 
     fn give_up(&mut self, why: &Trouble) {
-        tracing::debug!(%why, "the stream of lease beats is over");
+        tracing::debug!(%why, "lease keepalive stream ended");
         self.note(Some(why.clone()));
         if let Some(stream) = self.stream.take() {
             stream.give_up(why);

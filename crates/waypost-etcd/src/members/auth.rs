@@ -62,7 +62,7 @@ impl Auth {
             Ok(answer) => Ok(Some(Secret::new(answer.token))),
             Err(status) => match Trouble::of(&status) {
                 Trouble::AuthIsOff(_) => {
-                    tracing::warn!(user, "etcd has no users: it is open to everybody");
+                    tracing::warn!(user, "etcd authentication is disabled; every client may read and write");
                     Ok(None)
                 }
                 trouble => Err(trouble),

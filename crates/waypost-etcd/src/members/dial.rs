@@ -63,14 +63,14 @@ async fn dial(member: &Member, connect: &dyn Connect) -> Result<(Single, Driver)
 
 fn tell(member: &Member, first: bool, why: &str) {
     if first {
-        tracing::info!(member = %member.address, why, "an etcd member cannot be reached");
+        tracing::info!(member = %member.address, why, "etcd member unreachable");
     }
 }
 
 async fn drive(member: &Member, driver: Driver) {
     match driver.run().await {
         Ok(()) => tracing::debug!(member = %member.address, "connection closed"),
-        Err(error) => tracing::info!(member = %member.address, %error, "connection to etcd lost"),
+        Err(error) => tracing::info!(member = %member.address, %error, "etcd connection lost"),
     }
 }
 

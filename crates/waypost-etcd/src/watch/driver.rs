@@ -119,7 +119,7 @@ impl Driver {
         match answer {
             Ok(response) => {
                 if !std::mem::replace(&mut self.heard_any, true) {
-                    tracing::debug!("the watch on etcd is open");
+                    tracing::debug!("etcd watch opened");
                 }
                 Event::Heard(response)
             }
@@ -178,7 +178,7 @@ impl Driver {
             Action::Missed(scope, missed) => {
                 let Missed { created, changed, gone, first } = &missed;
                 let service = scope.as_deref().unwrap_or("all");
-                tracing::warn!(service, created, changed, gone, ?first, "a list found what the watch had not told");
+                tracing::warn!(service, created, changed, gone, ?first, "relist found changes that the watch did not deliver");
                 lock(&self.feeds).missed += missed.count();
             }
         }
@@ -187,8 +187,8 @@ impl Driver {
     fn give_up(&mut self, why: &Trouble) {
         let Some(stream) = self.stream.take() else { return };
         match std::mem::take(&mut self.heard_any) {
-            true => tracing::info!(%why, "the watch on etcd is broken; opening another"),
-            false => tracing::debug!(%why, "the watch on etcd cannot be opened"),
+            true => tracing::info!(%why, "etcd watch broken; reopening"),
+            false => tracing::debug!(%why, "etcd watch cannot be opened; retrying"),
         }
         stream.give_up(why);
     }

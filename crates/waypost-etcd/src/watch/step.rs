@@ -308,7 +308,7 @@ impl Machine {
         let odd = self.cluster.is_some_and(another) || went_back;
         self.cluster = Some(header);
         if odd {
-            tracing::warn!(revision = header.revision, "etcd's history is another, or went back; reading everything anew");
+            tracing::warn!(revision = header.revision, "etcd revision went backwards or cluster changed; re-listing");
             self.doubt(now, actions);
         }
     }
@@ -346,7 +346,7 @@ impl Machine {
             return;
         }
         if response.compact_revision > 0 {
-            tracing::info!(at = response.compact_revision, "etcd has compacted what was to be watched; reading it anew");
+            tracing::info!(at = response.compact_revision, "watched revision is compacted; re-listing");
             self.compacted = response.compact_revision;
             return self.end_watch(now, target, None, actions);
         }

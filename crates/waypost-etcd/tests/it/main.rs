@@ -68,7 +68,7 @@ impl Write for ToLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         LOG.lock().unwrap().extend_from_slice(bytes);
         let line = String::from_utf8_lossy(bytes);
-        if line.contains("a list found what the watch had not told") {
+        if line.contains("relist found changes that the watch did not deliver") {
             MISSED.lock().unwrap().push(line.into_owned());
         }
         if TELL.get().is_some() {

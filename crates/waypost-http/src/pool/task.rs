@@ -358,7 +358,7 @@ impl PoolTask {
             let changes = members[at].settle(now(), &self.snapshot, |id| self.is_ready(id));
             self.members = members;
             if let Some(panicked) = self.members[at].take_panic(now()) {
-                tracing::warn!(service = %self.service, %panicked, "filter panicked; nodes it panicked on are out until it is asked again");
+                tracing::warn!(service = %self.service, %panicked, "filter panicked; affected nodes excluded until the next evaluation");
             }
             for change in changes {
                 self.on_share_change(change, Some(at));

@@ -119,7 +119,7 @@ pub(super) fn failed(error: io::Error) -> Error {
 pub(super) fn poll_instead(error: io::Error) -> Result<Signals> {
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::NOSYS) => {
-            tracing::warn!(%error, "the host gives no inotify; looking each second instead (see fs.inotify.max_user_instances)");
+            tracing::warn!(%error, "inotify unavailable; polling every second (see fs.inotify.max_user_instances)");
             Ok(Signals::Polled)
         }
         _ => Err(failed(error)),

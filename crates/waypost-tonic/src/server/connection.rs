@@ -91,7 +91,7 @@ impl Stream for Incoming {
                 }
                 // The peer ended its connection before it was accepted: the next may be accepted at once.
                 Err(error) if is_of_the_peer(&error) => {
-                    tracing::debug!(%error, "the peer ended a connection before it was accepted");
+                    tracing::debug!(%error, "connection ended by the peer before it was accepted");
                 }
                 Err(error) => {
                     self.log_failure(&error);
@@ -112,7 +112,7 @@ impl Incoming {
 
     fn log_accepted(&mut self) {
         if self.log.on_accepted() {
-            tracing::info!(address = ?self.listener.local_addr().ok(), "accepts connections again");
+            tracing::info!(address = ?self.listener.local_addr().ok(), "accepting connections again");
         }
     }
 }
@@ -132,7 +132,7 @@ pub(super) struct Connection {
 impl Connection {
     fn new(stream: TcpStream, shared: &Arc<Shared>) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY refused");
+            tracing::debug!(%error, "TCP_NODELAY not set");
         }
         shared.open.fetch_add(1, Ordering::SeqCst);
         Self { stream, shared: Arc::clone(shared), until_aborted: Box::pin(Arc::clone(shared).until_aborted()) }

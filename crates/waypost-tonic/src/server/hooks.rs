@@ -55,12 +55,12 @@ impl Hooks {
         let all = async {
             for hook in self.hooks {
                 if let Err(error) = run(hook).await {
-                    tracing::warn!(hook = name, %error, "a hook failed; the stop continues");
+                    tracing::warn!(hook = name, %error, "hook failed; shutdown continues");
                 }
             }
         };
         if timeout(limit, all).await.is_err() {
-            tracing::warn!(hook = name, ?limit, "a hook did not end in time and was aborted; the stop continues");
+            tracing::warn!(hook = name, ?limit, "hook timed out and was aborted; shutdown continues");
         }
     }
 }

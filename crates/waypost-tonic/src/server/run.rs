@@ -90,8 +90,8 @@ async fn serve_until(
     };
     let connections = guard.abort();
     match reason {
-        Overdue::DrainLimit => tracing::warn!(connections, "the drain limit is over; aborting what is in flight"),
-        Overdue::Ordered => tracing::info!(connections, "stopped a second time; aborting what is in flight"),
+        Overdue::DrainLimit => tracing::warn!(connections, "drain timeout expired; aborting requests in flight"),
+        Overdue::Ordered => tracing::info!(connections, "second stop signal; aborting requests in flight"),
     }
     timeout(ABORT_LIMIT, serve).await.unwrap_or(Ok(())).map_err(Error::Serve)
 }
@@ -162,7 +162,7 @@ async fn leave(registration: &Registration, limit: Duration) {
     match timeout(limit, registration.leave()).await {
         // A static list has no records of its own, and a registry that is closed has taken care of its records.
         Ok(Ok(()) | Err(registry::Error::Unsupported { .. } | registry::Error::Closed)) => {}
-        Ok(Err(error)) => tracing::warn!(error = %error.chain(), "cannot deregister; the record stays until its ttl is over"),
-        Err(_) => tracing::warn!(?limit, "stopped a second time before the record is out; it stays until its ttl is over"),
+        Ok(Err(error)) => tracing::warn!(error = %error.chain(), "deregistration fails; the record expires by its TTL"),
+        Err(_) => tracing::warn!(?limit, "second stop signal before deregistration; the record expires by its TTL"),
     }
 }

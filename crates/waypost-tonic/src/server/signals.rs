@@ -19,8 +19,8 @@ impl Signals {
     /// The next one.
     pub(super) async fn next(&mut self) {
         tokio::select! {
-            _ = self.terminate.recv() => tracing::info!(signal = "SIGTERM", "received a signal to stop"),
-            _ = self.interrupt.recv() => tracing::info!(signal = "SIGINT", "received a signal to stop"),
+            _ = self.terminate.recv() => tracing::info!(signal = "SIGTERM", "stop signal received"),
+            _ = self.interrupt.recv() => tracing::info!(signal = "SIGINT", "stop signal received"),
         }
     }
 }

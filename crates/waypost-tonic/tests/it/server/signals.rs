@@ -199,11 +199,11 @@ async fn a_server_without_descriptors_says_so_once_and_when_it_accepts_again() {
     // Long enough for several more failures, which have no line of their own.
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.signal(Signal::USR1);
-    assert_eq!(server.tells("log ").await, "INFO accepts connections again");
+    assert_eq!(server.tells("log ").await, "INFO accepting connections again");
     drop(waiting);
     assert_eq!(echo::client(&address).await.say(word("hello")).await.unwrap().into_inner().text, "hello");
     server.signal(Signal::TERM);
-    assert_eq!(server.tells("log ").await, "INFO received a signal to stop");
+    assert_eq!(server.tells("log ").await, "INFO stop signal received");
     assert_eq!(server.tells("done, ").await, "0 sockets left");
     server.ends().await;
 }
