@@ -8,11 +8,11 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AttemptEnd {
-    /// The node responded with any status that concerns the caller's request.
+    /// The node responded, even if the response reports an error of the caller's request.
     Answered,
     /// The node responded, in its headers or trailers, that it failed to process the request.
     NodeFailed,
-    /// The connection was reset or became unresponsive before the response was complete.
+    /// The connection was lost or became unresponsive before the response was complete.
     Lost,
     /// The node did not process the request: it was not sent, or was refused unprocessed.
     Refused,

@@ -49,7 +49,7 @@ impl PeerStats {
     }
 
     /// Counts the end of an attempt. The time of an attempt without response headers counts only if
-    /// its deadline expired; a reset connection carries no information about the latency.
+    /// its deadline expired; a lost connection carries no information about the latency.
     pub fn finish(&self, finished: &Finished) {
         self.release();
         match finished.end {
