@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{LeastRequest, Random, RoundRobin, Strategy};
 
 /// Name of a built-in strategy. Parses `random`, `round-robin` and `least-request`, go-micro's
-/// `roundrobin`, and the names in views.
+/// `roundrobin`, and the names of [`Strategy::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StrategyName {

@@ -18,8 +18,8 @@ impl Service {
     /// wrong type is skipped and the rest is kept: a list loses the item, a map keeps its key with
     /// an empty text. Each byte that is not UTF-8, and each unpaired surrogate, becomes one U+FFFD.
     ///
-    /// Numbers are skipped whatever their size. Values nested deeper than 100 levels are skipped
-    /// too; go-micro writes 8. Names are not checked: see [`Service::check`].
+    /// Numbers are skipped regardless of their size. Values nested deeper than 100 levels are
+    /// skipped too; go-micro writes 8. Names are not checked: see [`Service::check`].
     ///
     /// # Errors
     /// [`DecodeError`] if the bytes are not exactly one JSON object.

@@ -11,8 +11,8 @@ use super::metadata::KeyList;
 /// Number of lists below which unused ones are not pruned.
 const PRUNE_AT: usize = 64;
 
-/// Interner of key lists, by weak references. The number of entries is at most [`PRUNE_AT`] or
-/// twice the number of metadata in use, whichever is larger.
+/// Interner of key lists, by weak references. Unused lists are pruned: the number of entries is at
+/// most [`PRUNE_AT`], or twice the number in use at the last pruning, whichever is larger.
 #[derive(Debug, Default)]
 pub(crate) struct KeyLists {
     /// Lists by hash. The hash is keyed, so that the author of a record cannot force a collision.

@@ -16,8 +16,8 @@ use super::packed::{Item, Items, pack, pack_numbers};
 /// Sorted pairs of text, by key. May be `null`, as a nil map of Go is; a `null` metadata has no
 /// pairs.
 ///
-/// Values keep the positions of the U+FFFD that were escaped in the record: Go escapes bytes that
-/// are not UTF-8 so.
+/// Values keep the positions of the U+FFFD that were escaped in the record: Go writes bytes that
+/// are not UTF-8 in this form.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Metadata(Option<Pairs>);
 

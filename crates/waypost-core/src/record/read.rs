@@ -2,8 +2,8 @@
 //! does.
 //!
 //! The type of a value is checked before the field changes: `null` clears the field, a value of the
-//! wrong type leaves it unchanged. The decoder knows the shape of a record; it does not handle
-//! bytes or characters.
+//! wrong type leaves it unchanged. The decoder depends on the shape of a record, not on bytes or
+//! characters.
 
 use std::fmt;
 
@@ -143,8 +143,8 @@ impl Place for String {
     }
 }
 
-/// Pairs of a metadata before they are packed. They are packed once per object, even if the object
-/// repeats the key.
+/// Pairs of a metadata before they are packed. They are packed once per outer object, even if that
+/// repeats its `metadata`.
 #[derive(Default)]
 struct Pairs {
     text: String,

@@ -53,7 +53,7 @@ struct Running {
     work: Work,
     since: Instant,
     until: Option<Instant>,
-    /// True if the registry may have contained our record before this work.
+    /// True if the registry may have contained the record before this work.
     written_before: bool,
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Machine {
     due: Option<Instant>,
     /// Time of the last register, successful or not.
     written_at: Option<Instant>,
-    /// True if the registry may contain our record.
+    /// True if the registry may contain the record.
     written: bool,
     /// True if the record differs from the one last written.
     changed: bool,
@@ -202,7 +202,7 @@ impl Machine {
     }
 
     /// Records the result of a check. A check that took longer than the interval is repeated at
-    /// once, so that a hung node is deregistered after one timeout per failure of the threshold.
+    /// once, so that a hung node is deregistered after [`Config::failure_threshold`] timeouts.
     fn checked(&mut self, now: Instant, check: Running, answer: Result<(), String>) {
         self.check_due = self.next_beat(check.since).map(|at| at.max(now));
         if self.health.record(answer.is_ok()) {

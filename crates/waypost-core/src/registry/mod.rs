@@ -99,8 +99,8 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// the watcher.
     fn watch(&self, options: &WatchOptions) -> impl Future<Output = Result<Watcher>> + Send;
 
-    /// Releases all resources: revokes leases, ends the watchers, joins the tasks. The call is
-    /// idempotent.
+    /// Releases all resources: ends what keeps its records alive (such as a lease), ends the
+    /// watchers, joins the tasks. The call is idempotent.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if something could not be revoked. The registry is closed

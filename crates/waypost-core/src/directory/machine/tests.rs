@@ -216,8 +216,8 @@ fn any_event(rng: &mut Rng, nodes: u32) -> Event {
 }
 
 /// After any events in any order, the snapshot equals that of the model. Its generation increases
-/// only if its nodes change. The changes since any older snapshot lead from that one to the current
-/// one.
+/// if and only if its nodes change. The changes since any older snapshot lead from that one to the
+/// current one.
 #[tokio::test(start_paused = true)]
 async fn any_events_add_up_to_what_the_rules_say() {
     for seed in 0..60 {
