@@ -1,9 +1,10 @@
-//! How long to wait before the next try of something that fails: full jitter, so that many clients do not try at once.
+//! Exponential backoff with full jitter. The jitter keeps many clients from retrying at the same
+//! moment.
 
 use std::time::Duration;
 
-/// Bounds of an exponential back-off with full jitter: the delay after failure `n` is drawn evenly from zero to `initial × 2^n`, at most
-/// `max`.
+/// Bounds of an exponential backoff with full jitter. The delay after failure `n` is drawn
+/// uniformly from zero to `initial × 2^n`, at most `max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffConfig {
     /// Longest delay after the first failure.
@@ -12,10 +13,10 @@ pub struct BackoffConfig {
     pub max: Duration,
 }
 
-/// Draws a delay evenly from zero to `min × 2^failures`, at most `max` (full jitter).
+/// Draws a delay uniformly from zero to `min × 2^failures`, at most `max` (full jitter).
 pub fn full_jitter(rng: &mut fastrand::Rng, min: Duration, max: Duration, failures: u32) -> Duration {
     let bound = min.saturating_mul(1 << failures.min(16)).min(max.max(min));
-    // Rounding may not exceed what a duration holds.
+    // Rounding must not exceed the range of a duration.
     Duration::try_from_secs_f64(bound.as_secs_f64() * rng.f64()).unwrap_or(bound)
 }
 

@@ -1,6 +1,7 @@
-//! A fixed list of nodes, whatever service is asked for: for people who have no registry yet, and for tests.
+//! Registry of a static list of addresses, the same for every service. Intended for deployments
+//! without a registry, and for tests.
 //!
-//! It knows addresses and a protocol; nothing registers in it and nothing changes.
+//! The nodes consist of an address and a protocol. Nothing can be registered, and nothing changes.
 
 use std::fmt;
 use std::future::Future;
@@ -15,13 +16,13 @@ use crate::registry::{
     DeregisterOptions, Error, Event, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_name,
 };
 
-/// The name of this backend in errors and URLs.
+/// Name of this backend in errors and URLs.
 const NAME: &str = "static";
 
-/// What its nodes speak unless told otherwise.
+/// Default protocol of the nodes.
 pub const DEFAULT_PROTOCOL: &str = "grpc";
 
-/// The registry behind `static://host:port[,host:port…]`: every service has these nodes and no others.
+/// Registry of `static://host:port[,host:port…]`: every service has exactly these nodes.
 pub struct FixedRegistry {
     options: Options,
     protocol: String,
@@ -29,10 +30,11 @@ pub struct FixedRegistry {
 }
 
 impl FixedRegistry {
-    /// A registry of these addresses; its nodes say that they speak `protocol` ([`DEFAULT_PROTOCOL`] as a rule).
+    /// Creates a registry of these addresses. The metadata of its nodes names `protocol`, usually
+    /// [`DEFAULT_PROTOCOL`].
     pub fn new(addresses: impl IntoIterator<Item = Address>, protocol: impl Into<String>) -> Self {
         let mut options = Options::new();
-        // Whoever gives a loopback address means it.
+        // A loopback address in the list is intentional.
         options.on_this_host = true;
         for address in addresses.into_iter().map(|address| address.to_string()) {
             if !options.addresses.contains(&address) {
@@ -113,7 +115,7 @@ impl Registry for FixedRegistry {
     }
 }
 
-/// One event, then nothing until the end.
+/// Stream of one event that then stays pending until its end.
 struct Still {
     first: Option<Event>,
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,

@@ -1,12 +1,14 @@
-//! The words of Waypost, the contract of a registry, and the logic of both sides of it.
+//! Types of Waypost's records, the contract of a registry, and the logic of the server and client
+//! sides.
 //!
-//! The rooms, each importing only those before it: [`record`] (words and go-micro's JSON), [`panics`] (containment of users' code), [`registry`]
-//! (the contract, its events, the erased handle), [`backoff`], [`memory`] and [`fixed`] (two registries without a server), [`registrar`] (keeps one
-//! registration true), [`directory`] (the client's view), [`peer`] (what a client knows of one node that it uses), [`balance`] (which node is
-//! picked).
+//! Modules, each of which imports only those before it: [`record`] (record types and go-micro's
+//! JSON), [`panics`] (containment of users' code), [`registry`] (the contract, its events, the
+//! type-erased handle), [`backoff`], [`memory`] and [`fixed`] (two registries without a server),
+//! [`registrar`] (keeps one registration alive), [`directory`] (the client's view), [`peer`] (state
+//! of one node that a client uses), [`balance`] (selection of a node).
 //!
-//! This crate never knows sockets, HTTP, etcd, tonic, the environment, or the wall clock: time and chance are arguments, and drivers
-//! use tokio's clock, which a test can pause.
+//! This crate does not depend on sockets, HTTP, etcd, tonic, the environment, or the wall clock.
+//! Time and randomness are arguments. Tasks use tokio's clock, which a test can pause.
 
 pub mod backoff;
 pub mod balance;

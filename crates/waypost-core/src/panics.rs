@@ -1,6 +1,7 @@
-//! Containment of code that is not ours: filters, strategies, connectors, checks, registries and hooks may panic, and only they suffer.
+//! Containment of panics in code that users provide: filters, strategies, connectors, checks,
+//! registries and hooks.
 //!
-//! This room never decides what follows a panic.
+//! The caller decides how to proceed after a panic.
 
 use std::any::Any;
 use std::future::Future;
@@ -8,20 +9,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A panic that was contained, with its message.
+/// Error of a contained panic, with the panic's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("panicked: {0}")]
 pub struct Panicked(String);
 
 impl Panicked {
-    /// Reads the message out of a panic's payload.
+    /// Extracts the message from a panic's payload.
     pub fn from_payload(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         Self(text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned()))
     }
 }
 
-/// Runs `code`; its panic becomes an error. The panic hook has run by then, so the message is on stderr too.
+/// Runs `code` and converts a panic in it into an error. The panic hook runs first, so the message
+/// is also on stderr.
 ///
 /// # Errors
 /// [`Panicked`] with the panic's message.
@@ -29,13 +31,13 @@ pub fn contain<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| Panicked::from_payload(&*payload))
 }
 
-/// Drives `future`; a panic in it becomes its end.
+/// Polls `future` to its end and converts a panic in it into an error.
 ///
 /// # Errors
 /// [`Panicked`] with the panic's message.
 ///
 /// # Cancel safety
-/// As `future`.
+/// The same as that of `future`.
 pub async fn contain_future<F: Future>(future: F) -> Result<F::Output, Panicked> {
     Contained(Box::pin(future)).await
 }

@@ -1,4 +1,4 @@
-//! One per service and channel configuration: it holds the ready set, and picks.
+//! Balancer, one per service and channel configuration: holds the ready set, and picks.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -14,15 +14,17 @@ use crate::peer::{AttemptObserver, Finished, LoadTable, Peer};
 
 static DEFAULT_STRATEGY: LazyLock<Arc<dyn Strategy>> = LazyLock::new(|| Arc::new(LeastRequest));
 
-/// How one channel picks. Channels of a client with the same configuration share one balancer.
+/// Configuration of the picks of a channel. Channels of a client with an equal configuration share
+/// one balancer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
     /// Conditions that a node must meet to be used at all.
     pub filters: Filters,
-    /// How one is chosen. Default [`LeastRequest`].
+    /// Load-balancing strategy. Default [`LeastRequest`].
     pub strategy: Arc<dyn Strategy>,
-    /// Number of nodes that a client connects at most; of a larger service it connects its share. Default 100.
+    /// Maximum number of nodes to which a client connects. Of a larger service it connects to a
+    /// subset. Default 100.
     pub max_peers: usize,
 }
 
@@ -33,15 +35,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Returns true if both pick alike: equal filters (predicates by identity), the same strategy object, the same bound.
+    /// Returns true if both configurations pick alike: equal filters (predicates by identity), the
+    /// same strategy object, the same limit.
     pub fn is_same(&self, other: &Self) -> bool {
         self.max_peers == other.max_peers && Arc::ptr_eq(&self.strategy, &other.strategy) && self.filters == other.filters
     }
 }
 
-/// What can be picked: something that has a peer, such as its connections.
+/// Item that can be picked: it has a peer, as the connections of a node have.
 pub trait Pickable: Send + Sync + 'static {
-    /// The peer.
+    /// Returns the peer of the item.
     fn peer(&self) -> &Arc<Peer>;
 }
 
@@ -51,7 +54,7 @@ struct Ready<P> {
     picker: Box<dyn Picker>,
 }
 
-/// Picks among the ready peers of one service, by one channel's configuration.
+/// Balancer of the ready peers of one service, with one channel's configuration.
 pub struct Balancer<P> {
     config: Config,
     loads: LoadTable,
@@ -67,22 +70,25 @@ impl<P> fmt::Debug for Balancer<P> {
 }
 
 impl<P: Pickable> Balancer<P> {
-    /// A balancer without ready peers; the stats of those to come must be in `loads`.
+    /// Creates a balancer without ready peers. The stats of peers published later must be in
+    /// `loads`.
     pub fn new(config: Config, loads: LoadTable) -> Self {
         let ready = Ready { items: Vec::new(), set: ReadySet::default(), picker: Box::new(Random) };
         Self { config, loads, ready: ArcSwap::from_pointee(ready), states: Mutex::default(), changed: watch::channel(0).0 }
     }
 
-    /// The configuration it was made with.
+    /// Returns the configuration of the balancer.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Publishes the ready peers, each with the time since when it is ready. Calls that wait for a change are woken if the set differs from
-    /// the one before. Costs one build of the strategy.
+    /// Publishes the ready peers, each with the time since which it has been ready. Calls that wait
+    /// for a change are woken if the set differs from the previous one. Costs one build of the
+    /// strategy.
     ///
     /// # Errors
-    /// The strategy panicked: these peers are picked at random until a later publish succeeds.
+    /// [`Panicked`] if the strategy panicked. The peers are then picked at random until a later
+    /// call succeeds.
     pub fn publish(&self, now: Instant, ready: Vec<(Arc<P>, Instant)>) -> Result<(), Panicked> {
         let set = ReadySet::new(&self.loads, ready.iter().map(|(item, since)| (Arc::clone(item.peer()), *since)));
         let items: Vec<_> = ready.into_iter().map(|(item, _)| item).collect();
@@ -108,14 +114,16 @@ impl<P: Pickable> Balancer<P> {
         contain(|| self.config.strategy.build(set, &mut BuildContext::new(now, &mut states)))
     }
 
-    /// Picks one of the ready peers that `usable` accepts, counted as in flight from now on; none if there is none.
+    /// Picks one of the ready peers that `usable` accepts, and counts it as in flight. Returns none
+    /// if there is no such peer.
     pub fn pick(&self, context: &PickContext<'_>, mut usable: impl FnMut(&Arc<P>) -> bool) -> Option<Pick<P>> {
         let ready = self.ready.load();
         let n = ready.items.len();
         if n == 0 {
             return None;
         }
-        // The picker's choice is nearly always usable; where it is not, one more choice, then the next that is.
+        // The picker's choice is nearly always usable. If it is not, the picker chooses once more,
+        // and the first usable peer from there on is taken.
         let first = ready.choose(context);
         let chosen = if usable(&ready.items[first]) {
             first
@@ -127,17 +135,17 @@ impl<P: Pickable> Balancer<P> {
         Some(Pick::new(Arc::clone(&ready.items[chosen]), observer))
     }
 
-    /// Number of peers that may be picked now.
+    /// Returns the number of ready peers.
     pub fn ready_count(&self) -> usize {
         self.ready.load().items.len()
     }
 
-    /// The peers that may be picked now.
+    /// Returns the ready peers.
     pub fn ready(&self) -> Vec<Arc<P>> {
         self.ready.load().items.clone()
     }
 
-    /// Resolves whenever the ready set has changed since the receiver last looked.
+    /// Returns a receiver that is notified when the ready set changes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -150,7 +158,8 @@ impl<P> Ready<P> {
     }
 }
 
-/// A peer that was picked, in flight until this is finished or dropped. Dropped without [`finish`](Pick::finish), it was never sent.
+/// Guard of a picked peer, which counts as in flight until the guard is finished or dropped. If it
+/// is dropped without [`finish`](Pick::finish), the attempt counts as never sent.
 pub struct Pick<P: Pickable> {
     item: Arc<P>,
     observer: Option<Arc<dyn AttemptObserver>>,
@@ -163,12 +172,13 @@ impl<P: Pickable> Pick<P> {
         Self { item, observer, in_flight: true }
     }
 
-    /// What was picked.
+    /// Returns the picked item.
     pub fn item(&self) -> &Arc<P> {
         &self.item
     }
 
-    /// Ends the attempt: stats and the picker's observer hear of it, once.
+    /// Ends the attempt, and notifies the stats and the picker's observer. Later calls have no
+    /// effect.
     pub fn finish(&mut self, finished: &Finished) {
         if !std::mem::take(&mut self.in_flight) {
             return;
@@ -181,7 +191,8 @@ impl<P: Pickable> Pick<P> {
         }
     }
 
-    /// Leaves it in flight, to be ended through [`PeerStats`](crate::peer::PeerStats).
+    /// Leaves the attempt in flight. Its end is reported through
+    /// [`PeerStats`](crate::peer::PeerStats).
     pub(super) fn leave_in_flight(mut self) {
         self.in_flight = false;
     }

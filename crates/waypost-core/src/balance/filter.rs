@@ -1,4 +1,4 @@
-//! Which nodes a channel may use at all: evaluated when the set changes, never per call.
+//! Filters of the nodes that a channel may use. Evaluated when the set changes, never per call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,25 +7,26 @@ use crate::panics::{Panicked, contain};
 use crate::peer::Exclusion;
 use crate::record::{Entry, keys};
 
-/// One condition on a node.
+/// Condition on a node.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Filter {
-    /// Node metadata `protocol` is this; a node without one is out.
+    /// Node metadata `protocol` has this value. A node without the key is excluded.
     Protocol(String),
-    /// The service's version is this.
+    /// The version of the service equals this one.
     Version(String),
     /// Node metadata has this key with this value.
     Label(String, String),
-    /// The record names this endpoint, `Greeter.Hello`.
+    /// The record contains this endpoint, such as `Greeter.Hello`.
     Endpoint(String),
-    /// The user's own condition. It must be quick and always return the same for the same entry. A node that it panics on is out until it
-    /// is asked again, after 1 s to 60 s.
+    /// The predicate of the user returns true. It must be quick, and always return the same for the
+    /// same entry. A node on which it panics is excluded until the predicate is evaluated again,
+    /// after 1 s to 60 s.
     Predicate(Arc<dyn Fn(&Entry) -> bool + Send + Sync>),
 }
 
 impl Filter {
-    /// A condition in the user's own words.
+    /// Creates a condition from a predicate.
     pub fn predicate(predicate: impl Fn(&Entry) -> bool + Send + Sync + 'static) -> Self {
         Self::Predicate(Arc::new(predicate))
     }
@@ -56,7 +57,7 @@ impl fmt::Debug for Filter {
 }
 
 impl PartialEq for Filter {
-    /// Compares conditions; predicates are equal only to clones of themselves.
+    /// Compares conditions. A predicate equals only its own clones.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Protocol(a), Self::Protocol(b))
@@ -69,7 +70,7 @@ impl PartialEq for Filter {
     }
 }
 
-/// All of these conditions.
+/// Conjunction of conditions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters(Vec<Filter>);
 
@@ -79,30 +80,32 @@ impl Filters {
         self.0.push(filter);
     }
 
-    /// Adds all of these conditions too.
+    /// Adds all conditions of `others`.
     pub fn extend(&mut self, others: &Self) {
         self.0.extend(others.0.iter().cloned());
     }
 
-    /// These conditions and one more.
+    /// Returns the filters with one more condition.
     #[must_use]
     pub fn and(mut self, filter: Filter) -> Self {
         self.push(filter);
         self
     }
 
-    /// Returns whether a node passes.
+    /// Checks that a node meets all conditions.
     ///
     /// # Errors
-    /// The reason of the first condition that it does not meet. A predicate that panics is not met.
+    /// Exclusion by the first condition that the node does not meet. A predicate that panics is not
+    /// met.
     pub fn check(&self, entry: &Entry) -> Result<(), Exclusion> {
         self.try_check(entry).unwrap_or(Err(Exclusion::Predicate))
     }
 
-    /// Returns what [`check`](Self::check) does, but tells a predicate's panic apart: it says nothing of the node.
+    /// Checks as [`check`](Self::check) does, but returns a panic of a predicate separately, since
+    /// it carries no information about the node.
     ///
     /// # Errors
-    /// A predicate panicked.
+    /// [`Panicked`] if a predicate panicked.
     pub fn try_check(&self, entry: &Entry) -> Result<Result<(), Exclusion>, Panicked> {
         for filter in &self.0 {
             if let Err(exclusion) = filter.check(entry)? {

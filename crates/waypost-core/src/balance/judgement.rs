@@ -1,5 +1,5 @@
-//! What is decided of a peer, and on what evidence. Observations stay with the peer; an exclusion is derived from judgements and from
-//! nothing else.
+//! Judgements of a peer, and their evidence. Observations are stored in the peer; an exclusion is
+//! derived from judgements only.
 
 use std::sync::Arc;
 
@@ -8,50 +8,51 @@ use tokio::time::Instant;
 
 use crate::peer::{ConnectivityState, Exclusion, Membership, PeerStatus};
 
-/// How sure a judgement is.
+/// Certainty of a judgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Basis {
-    /// A fact: no connection, a leaving mark, another protocol. Never ignored.
+    /// Observed fact: no connection, a leaving mark, another protocol. Never ignored.
     Hard,
-    /// Inferred from how calls went. Ignored when it would leave too few peers (panic threshold, DESIGN "Sick peers").
+    /// Inference from the results of calls. Ignored if it would leave too few peers (panic
+    /// threshold, DESIGN "Sick peers").
     Inferred,
 }
 
-/// One reason not to pick a peer.
+/// Reason not to pick a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Judgement {
-    /// The reason.
+    /// Reason for the exclusion.
     pub reason: Exclusion,
-    /// How sure it is.
+    /// Certainty of the judgement.
     pub basis: Basis,
-    /// Since when it holds without a break.
+    /// Time since which the judgement has held without an interruption.
     pub since: Instant,
-    /// When it ends by itself; none if only an event ends it.
+    /// Time at which the judgement expires; none if only an event ends it.
     pub until: Option<Instant>,
-    /// What it rests on, such as the last connection failure.
+    /// Evidence, such as the last connection failure.
     pub evidence: Option<Arc<str>>,
 }
 
-/// What is observed of a peer's connections when it is judged.
+/// Observations of a peer on which it is judged.
 #[derive(Clone, Debug)]
 pub struct Observed<'a> {
     /// Membership, connectivity and the last failure.
     pub status: &'a PeerStatus,
-    /// Returns false if no ready connection answers PINGs.
+    /// True if a ready connection responds to PINGs.
     pub responsive: bool,
-    /// Why the address cannot be dialled, if so.
+    /// Exclusion by the address, if it cannot be dialled.
     pub address: Option<Exclusion>,
 }
 
-/// The judgements on one peer, worst first. None of them: it is picked.
+/// Judgements of one peer, worst first. A peer without judgements is picked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judgements(Vec<Judgement>);
 
 impl Judgements {
-    /// Judges anew what is observed. A reason that held before keeps its `since`.
+    /// Judges the observations again. A reason that already held keeps its `since`.
     pub fn update(&mut self, now: Instant, observed: &Observed<'_>) {
         let old = std::mem::take(&mut self.0);
         let since = |reason| old.iter().find(|judgement| judgement.reason == reason).map_or(now, |judgement| judgement.since);
@@ -64,18 +65,18 @@ impl Judgements {
         }));
     }
 
-    /// The reason that keeps the peer from being picked; hard ones come first.
+    /// Returns the reason for which the peer is excluded, if any. Hard ones come first.
     pub fn exclusion(&self) -> Option<Exclusion> {
         self.0.iter().find(|judgement| judgement.basis == Basis::Hard).or(self.0.first()).map(|judgement| judgement.reason)
     }
 
-    /// All judgements, worst first.
+    /// Returns all judgements, worst first.
     pub fn iter(&self) -> impl Iterator<Item = &Judgement> {
         self.0.iter()
     }
 }
 
-/// The reasons that hold now, worst first.
+/// Returns the reasons that hold for the observations, worst first.
 fn reasons(observed: &Observed<'_>) -> impl Iterator<Item = (Exclusion, Basis)> {
     let leaving = (observed.status.membership == Membership::Leaving).then_some(Exclusion::Leaving);
     let connection = match observed.status.connectivity {

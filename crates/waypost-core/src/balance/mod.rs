@@ -1,7 +1,9 @@
-//! Who is picked: filters, subset, strategies, and the balancer that publishes the ready set.
+//! Balancing: filters, subset, strategies, and the balancer that publishes the ready set.
 //!
-//! Picking has two tempos. When the ready set changes, a strategy builds a picker; per attempt the picker picks, without a lock, a clock
-//! or I/O. This room never knows sockets or registries' events; it is told which peers are ready and says which one is next.
+//! The work is split between two rates. When the ready set changes, a strategy builds a picker. For
+//! each attempt the picker picks, without a lock, a clock or I/O. This module does not depend on
+//! sockets or on the events of registries: its input is the set of ready peers, its output the next
+//! peer.
 
 mod balancer;
 mod filter;

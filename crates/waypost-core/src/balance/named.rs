@@ -1,4 +1,4 @@
-//! The strategies that come with Waypost, by name: for flags and configuration. It never knows where a name was written.
+//! Built-in strategies by name, for flags and configuration.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use super::{LeastRequest, Random, RoundRobin, Strategy};
 
-/// One of the strategies that come with Waypost. Read from text, it takes `random`, `round-robin` and `least-request`, go-micro's
-/// `roundrobin`, and the names that views show.
+/// Name of a built-in strategy. Parses `random`, `round-robin` and `least-request`, go-micro's
+/// `roundrobin`, and the names of [`Strategy::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StrategyName {
-    /// [`Random`].
+    /// Strategy [`Random`].
     Random,
-    /// [`RoundRobin`].
+    /// Strategy [`RoundRobin`].
     RoundRobin,
-    /// [`LeastRequest`], the default of a channel.
+    /// Strategy [`LeastRequest`], the default of a channel.
     LeastRequest,
 }
 
-/// There is no strategy of this name; the text says which there are.
+/// Error of an unknown strategy name. The text lists the known ones.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("strategy {given:?} {}", self.why())]
 pub struct UnknownStrategy {
@@ -27,7 +27,7 @@ pub struct UnknownStrategy {
 }
 
 impl UnknownStrategy {
-    /// Why it was refused, and what to give.
+    /// Returns the reason and the fix.
     pub fn why(&self) -> String {
         let [most @ .., last] = StrategyName::ALL.map(StrategyName::as_str);
         format!("is not known: give {} or {last}", most.join(", "))
@@ -35,10 +35,10 @@ impl UnknownStrategy {
 }
 
 impl StrategyName {
-    /// All of them.
+    /// All names.
     pub const ALL: [Self; 3] = [Self::Random, Self::RoundRobin, Self::LeastRequest];
 
-    /// Its name as people write it.
+    /// Returns the name as text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Random => "random",
@@ -47,7 +47,8 @@ impl StrategyName {
         }
     }
 
-    /// The strategy, each time a new one: no two channels share a turn.
+    /// Creates the strategy. Each call returns a new object, so that no two channels share a
+    /// round-robin position.
     pub fn strategy(self) -> Arc<dyn Strategy> {
         match self {
             Self::Random => Arc::new(Random),

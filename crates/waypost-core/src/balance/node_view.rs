@@ -1,4 +1,4 @@
-//! One node as a channel sees it, as plain data.
+//! View of one node as a channel sees it, as plain data.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use crate::peer::{ConnectivityState, Exclusion, Membership, Peer};
 use crate::record::Entry;
 
-/// Returns whether a node is picked, and if not, why: decided, never observed.
+/// Decision on a node: picked, or excluded with a reason. Decided, never observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The node is among the ready.
+    /// The node is in the ready set.
     Picked,
-    /// The node is not picked, for this reason.
+    /// The node is excluded for this reason.
     Excluded(Exclusion),
 }
 
@@ -33,38 +33,39 @@ impl Serialize for Decision {
     }
 }
 
-/// One node as a channel sees it: plain data for views.
+/// View of one node as a channel sees it, as plain data.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct NodeView {
-    /// The node's id.
+    /// Id of the node.
     pub id: String,
-    /// The node's address.
+    /// Address of the node.
     pub address: String,
-    /// The service's version.
+    /// Version of the service.
     pub version: String,
-    /// The registry's word.
+    /// Membership according to the registry.
     pub membership: Membership,
-    /// The best of its connections.
+    /// Best state among the node's connections.
     pub connection: ConnectivityState,
-    /// Picked, or the reason why not.
+    /// Decision: picked, or the reason of the exclusion.
     pub decision: Decision,
-    /// For how long membership and connection are as they are, in milliseconds; 0 for a node that is not used.
+    /// Time since the last change of membership or connection, in milliseconds; 0 for an unused
+    /// node.
     pub since_ms: u64,
-    /// Attempts in flight.
+    /// Number of attempts in flight.
     pub in_flight: u32,
-    /// Attempts made.
+    /// Number of attempts made.
     pub calls: u64,
-    /// Attempts that the node failed.
+    /// Number of attempts that failed by the node.
     pub failed: u64,
-    /// The median wait for response headers, in microseconds; none below 20 answers.
+    /// Median time to response headers, in microseconds; none before the 32nd sample.
     pub p50_us: Option<u64>,
-    /// The last failure of a connection.
+    /// Last failure of a connection.
     pub last_failure: Option<Arc<str>>,
 }
 
 impl NodeView {
-    /// A node that no channel uses: it has no peer.
+    /// Creates the view of a node that no channel uses and that has no peer.
     pub fn unused(entry: &Entry, membership: Membership, exclusion: Exclusion) -> Self {
         Self {
             id: entry.node.id.clone(),
@@ -82,7 +83,7 @@ impl NodeView {
         }
     }
 
-    /// A node that has a peer.
+    /// Creates the view of a node that has a peer.
     pub fn used(peer: &Peer, decision: Decision, now: Instant) -> Self {
         let status = peer.status();
         let stats = peer.stats();

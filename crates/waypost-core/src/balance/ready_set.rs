@@ -1,4 +1,5 @@
-//! The ready peers of one balancer at one moment, laid out for picking: what is compared is dense, the rest is behind a pointer.
+//! Ready peers of one balancer at one moment, laid out for picking: the compared data is dense, the
+//! rest is behind a pointer.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::peer::{LoadReader, LoadTable, Peer};
 
-/// The ready peers that a picker chooses among, by index. Immutable but for their loads.
+/// Set of the ready peers, from which a picker picks by index. Immutable except for the loads.
 #[derive(Debug, Default)]
 pub struct ReadySet {
     loads: LoadReader,
@@ -17,7 +18,8 @@ pub struct ReadySet {
 }
 
 impl ReadySet {
-    /// A set of these peers, each with the time since when it is ready; their stats must be in `loads`.
+    /// Creates a set of these peers, each with the time since which it has been ready. Their stats
+    /// must be in `loads`.
     pub fn new(loads: &LoadTable, peers: impl IntoIterator<Item = (Arc<Peer>, Instant)>) -> Self {
         let (peers, since): (Vec<_>, Vec<_>) = peers.into_iter().unzip();
         Self {
@@ -29,7 +31,7 @@ impl ReadySet {
         }
     }
 
-    /// Number of ready peers.
+    /// Returns the number of ready peers.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -39,25 +41,26 @@ impl ReadySet {
         self.slots.is_empty()
     }
 
-    /// Attempts in flight on peer `index` now: two reads, of which the pick of many threads shares no written line but the counter's own.
+    /// Returns the number of attempts in flight on peer `index`. Costs two reads; the only cache
+    /// line that other threads write is that of the counter.
     ///
     /// # Panics
-    /// If `index` is not below [`len`](ReadySet::len), as the others do.
+    /// Panics if `index` is not below [`len`](ReadySet::len), as the other methods do.
     pub fn load(&self, index: usize) -> u32 {
         self.loads.load(self.slots[index])
     }
 
-    /// Weight of peer `index`, 1 to 65 535, from its metadata ([`Peer::weight`]).
+    /// Returns the weight of peer `index`, 1 to 65 535, from its metadata ([`Peer::weight`]).
     pub fn weight(&self, index: usize) -> u32 {
         self.weights[index]
     }
 
-    /// Time since when peer `index` is ready without a break.
+    /// Returns the time since which peer `index` has been ready without an interruption.
     pub fn ready_since(&self, index: usize) -> Instant {
         self.since[index]
     }
 
-    /// Peer `index` itself.
+    /// Returns peer `index`.
     pub fn peer(&self, index: usize) -> &Arc<Peer> {
         &self.peers[index]
     }

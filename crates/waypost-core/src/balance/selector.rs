@@ -1,4 +1,5 @@
-//! go-micro's word for those who call in their own way: a thin face on the balancer, in which every node counts as ready.
+//! Selector in the sense of go-micro, for callers that connect on their own: a thin layer over the
+//! balancer, in which every node counts as ready.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,38 +13,39 @@ use crate::peer::{AttemptEnd, Finished, LoadTable, Peer, PeerId};
 use crate::record::{Entry, NameError, Node, Service, ServiceName};
 use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet, Registry};
 
-/// How long a first `select` waits for the registry's first answer.
+/// Maximum time that a first `select` waits for the first response of the registry.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// A filter that panicked on a node is asked again at the first `select` after this time.
+/// Time after which a filter that panicked on a node is evaluated again, at the next `select`.
 const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// Why there is no node.
+/// Error of a selection without a node.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectError {
-    /// The name is none that can be registered.
+    /// Error for an invalid service name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The registry knows no node of the service that passes the filters. Wait for one, or look with `waypost list`.
+    /// Error for a service without a node that passes the filters. Wait for one, or list the nodes
+    /// with `waypost list`.
     #[error("no node of {service:?} passes the filters; the registry knows {known}")]
     NoNode {
-        /// The service.
+        /// Name of the service.
         service: String,
-        /// How many nodes there are in all.
+        /// Number of all nodes of the service.
         known: usize,
     },
-    /// The registry could not be asked.
+    /// Error for a registry that could not be queried.
     #[error("the nodes of {service:?} are not known")]
     Registry {
-        /// The service.
+        /// Name of the service.
         service: String,
-        /// Why.
+        /// Cause.
         #[source]
         source: Error,
     },
 }
 
-/// Selects nodes for callers that connect on their own.
+/// Selector of nodes for callers that connect on their own.
 #[derive(Debug)]
 pub struct Selector {
     source: Source,
@@ -58,7 +60,7 @@ enum Source {
     Uncached(AnyRegistry),
 }
 
-/// A node that counts as ready because it is listed.
+/// Listed node, which counts as ready.
 #[derive(Debug)]
 struct Listed(Arc<Peer>);
 
@@ -72,24 +74,24 @@ impl Pickable for Listed {
 struct Selected {
     subscription: Option<Subscription>,
     listing: Listing,
-    /// By node id.
+    /// Nodes by id.
     peers: BTreeMap<String, Known>,
     loads: LoadTable,
     balancer: Arc<Balancer<Listed>>,
     seed: u64,
-    /// When the filters are asked again about nodes that one panicked on.
+    /// Time of the next evaluation of the filters for nodes on which one panicked.
     recheck_at: Option<Instant>,
 }
 
-/// A node that is listed.
+/// Listed node with the result of its filters.
 #[derive(Debug)]
 struct Known {
     listed: Arc<Listed>,
-    /// None: a filter panicked.
+    /// Result of the filters; none if one panicked.
     passes: Option<bool>,
 }
 
-/// The nodes of a service as its source lists them.
+/// Nodes of a service as its source lists them.
 #[derive(Debug)]
 enum Listing {
     Cached(Snapshot),
@@ -97,23 +99,26 @@ enum Listing {
 }
 
 impl Selector {
-    /// Reads the directory, so that a `select` of a known service does no I/O: the one to use.
+    /// Creates a selector that reads the directory, so that a `select` of a known service does no
+    /// I/O. The recommended selector.
     pub fn cached(directory: Directory, config: Config) -> Self {
         Self { source: Source::Cached(directory), config, services: Mutex::default(), seed: fastrand::u64(..) }
     }
 
-    /// Asks the registry on each `select`, as go-micro's plain one does: for tools and tests.
+    /// Creates a selector that queries the registry on each `select`, as go-micro's selector
+    /// without a cache does. Intended for tools and tests.
     pub fn uncached(registry: AnyRegistry, config: Config) -> Self {
         Self { source: Source::Uncached(registry), config, services: Mutex::default(), seed: fastrand::u64(..) }
     }
 
-    /// The nodes of a service, to be taken one by one.
+    /// Returns the nodes of a service, to be taken one by one.
     ///
     /// # Errors
-    /// [`SelectError::NoNode`] if there is none that passes, [`SelectError::Registry`] if the registry could not be asked.
+    /// [`SelectError::NoNode`] if no node passes the filters, [`SelectError::Registry`] if the
+    /// registry could not be queried, [`SelectError::Name`] if the name is invalid.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn select(&self, service: &str) -> Result<Next, SelectError> {
         let name: ServiceName = service.parse()?;
         let listing = match &self.source {
@@ -141,7 +146,7 @@ impl Selector {
         Ok(snapshot)
     }
 
-    /// Returns the subscription to a service, made again if its task or runtime has ended.
+    /// Returns the subscription to a service. Subscribes again if its task or runtime has ended.
     fn subscription(&self, directory: &Directory, name: &ServiceName) -> Result<Subscription, Error> {
         let mut services = self.lock();
         let selected = services.entry(name.clone()).or_insert_with(|| Selected::new(&self.config, self.seed));
@@ -151,7 +156,7 @@ impl Selector {
         }
     }
 
-    /// Feeds back how a call to a selected node ended: it is no longer in flight.
+    /// Reports the end of a call to a selected node, which is then no longer in flight.
     pub fn mark(&self, service: &str, node: &Node, end: AttemptEnd) {
         let now = Instant::now();
         self.with_peers(service, |peers| {
@@ -161,7 +166,7 @@ impl Selector {
         });
     }
 
-    /// Forgets the calls in flight of a service's nodes: for callers that do not mark.
+    /// Resets the calls in flight of a service's nodes, for callers that do not report the end.
     pub fn reset(&self, service: &str) {
         self.with_peers(service, |peers| peers.values().for_each(|known| known.listed.0.stats().reset()));
     }
@@ -197,7 +202,7 @@ impl Selected {
         Self { subscription: None, listing, peers: BTreeMap::new(), loads, balancer, seed, recheck_at: None }
     }
 
-    /// Becomes what is listed now; a listing without a difference costs nothing.
+    /// Updates the nodes to those of the listing. A listing without a difference costs nothing.
     fn update(&mut self, listing: Listing) {
         let now = Instant::now();
         let mut changes = listing.changes_since(&self.listing);
@@ -214,7 +219,7 @@ impl Selected {
         self.publish(now);
     }
 
-    /// Describes, adds or removes one node. Its peer stays as long as its address does.
+    /// Updates, adds or removes one node. Its peer is kept as long as the address is the same.
     fn apply(&mut self, now: Instant, id: String, entry: Option<Entry>) {
         let Some(entry) = entry else {
             self.peers.remove(&id);
@@ -234,7 +239,7 @@ impl Selected {
         self.peers.insert(id, Known { listed, passes: passes.ok() });
     }
 
-    /// Publishes the nodes that pass the filters, up to this client's share.
+    /// Publishes the nodes that pass the filters, up to this client's subset.
     fn publish(&self, now: Instant) {
         let config = self.balancer.config();
         let passing = self.peers.values().filter(|known| known.passes == Some(true));
@@ -257,7 +262,7 @@ impl Listing {
         }
     }
 
-    /// Returns the nodes that differ, with what they are now.
+    /// Returns the nodes that differ, with their current entries.
     fn changes_since(&self, old: &Self) -> Vec<(String, Option<Entry>)> {
         match (self, old) {
             (Self::Cached(new), Self::Cached(old)) => new
@@ -266,7 +271,7 @@ impl Listing {
                 .collect(),
             (Self::Uncached(new), Self::Uncached(old)) => changes(old, new),
             (Self::Uncached(new), Self::Cached(_)) => changes(&NodeSet::default(), new),
-            // One selector has one source.
+            // A selector has only one source.
             (Self::Cached(_), Self::Uncached(_)) => Vec::new(),
         }
     }
@@ -280,7 +285,7 @@ fn changes(old: &NodeSet, new: &NodeSet) -> Vec<(String, Option<Entry>)> {
     old.diff(new).map(now).collect()
 }
 
-/// The nodes of one service, one by one.
+/// Nodes of one service, returned one at a time.
 #[derive(Debug)]
 pub struct Next {
     balancer: Arc<Balancer<Listed>>,
@@ -288,8 +293,9 @@ pub struct Next {
 }
 
 impl Next {
-    /// The next node, by the selector's strategy: each once before any comes again. It counts as in flight until it is
-    /// [marked](Selector::mark). None if all nodes are gone.
+    /// Returns the next node by the selector's strategy. Each node is returned once before any is
+    /// repeated. It counts as in flight until its end is [marked](Selector::mark). Returns none if
+    /// all nodes have been removed.
     #[expect(clippy::should_implement_trait, reason = "go-micro's name; it never ends, so it is no iterator")]
     pub fn next(&mut self) -> Option<Arc<Node>> {
         let context = PickContext::new("", Instant::now());

@@ -1,6 +1,7 @@
-//! How one of the ready peers is chosen.
+//! Strategies, which choose one of the ready peers.
 //!
-//! Two tempos: a [`Strategy`] builds a [`Picker`] whenever the ready set changes; the picker picks, per attempt.
+//! The work is split between two rates: a [`Strategy`] builds a [`Picker`] whenever the ready set
+//! changes; the picker picks, per attempt.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -13,35 +14,35 @@ use tokio::time::Instant;
 use super::ReadySet;
 use crate::peer::{AttemptObserver, PeerId};
 
-/// What a picker may know of an attempt.
+/// Information about an attempt for the picker.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct PickContext<'a> {
     /// Full path of the method, `/package.Service/Method`.
     pub path: &'a str,
-    /// The time of the pick.
+    /// Time of the pick.
     pub now: Instant,
-    /// The caller's affinity key, if it gave one: for strategies that send equal keys to the same node.
+    /// Affinity key of the caller, if any, for strategies that send equal keys to the same node.
     pub key: Option<&'a str>,
 }
 
 impl<'a> PickContext<'a> {
-    /// An attempt at `now` to call the method at `path`.
+    /// Creates the context of an attempt at `now` to call the method at `path`.
     pub fn new(path: &'a str, now: Instant) -> Self {
         Self { path, now, key: None }
     }
 
-    /// The same with an affinity key.
+    /// Returns the context with an affinity key.
     #[must_use]
     pub fn with_key(self, key: Option<&'a str>) -> Self {
         Self { key, ..self }
     }
 }
 
-/// State that a strategy keeps for each peer across rebuilds, held by the balancer.
+/// State that a strategy keeps for each peer across rebuilds, stored in the balancer.
 pub(super) type PeerStates = HashMap<PeerId, Arc<dyn Any + Send + Sync>>;
 
-/// What a strategy may use while it builds a picker.
+/// Context of the build of a picker.
 #[derive(Debug)]
 pub struct BuildContext<'a> {
     now: Instant,
@@ -54,13 +55,14 @@ impl<'a> BuildContext<'a> {
         Self { now, old: std::mem::take(states), states }
     }
 
-    /// The time of the build.
+    /// Returns the time of the build.
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// The state that this balancer keeps for peer `index` of `ready`, made by `init` when the peer is new. It survives every rebuild in
-    /// which the strategy asks for it, and is dropped when the peer leaves the ready set.
+    /// Returns the state that this balancer keeps for peer `index` of `ready`, created by `init`
+    /// when the peer is new. The state survives every rebuild in which the strategy requests it,
+    /// and is dropped when the peer leaves the ready set.
     pub fn peer_state<T: Send + Sync + 'static>(&mut self, ready: &ReadySet, index: usize, init: impl FnOnce() -> T) -> Arc<T> {
         let id = ready.peer(index).id();
         let kept = self.states.get(id).cloned().or_else(|| self.old.remove(id));
@@ -70,8 +72,9 @@ impl<'a> BuildContext<'a> {
     }
 }
 
-/// Builds a picker whenever the ready set changes. Called by one task at a time for each balancer; it may take its time, but not block.
-/// A panic is contained: peers are picked at random until a later build succeeds.
+/// Factory of pickers, called whenever the ready set changes. For each balancer, one task at a time
+/// calls it. It may be slow, but must not block. A panic is contained: peers are picked at random
+/// until a later build succeeds.
 ///
 /// ```
 /// use waypost_core::balance::{BuildContext, PickContext, Picker, ReadySet, Strategy};
@@ -97,11 +100,11 @@ impl<'a> BuildContext<'a> {
 /// }
 /// ```
 pub trait Strategy: Debug + Send + Sync + 'static {
-    /// The name in logs and snapshots.
+    /// Returns the name in logs and snapshots.
     fn name(&self) -> &'static str;
 
-    /// Builds a picker over these peers, never none. What must survive a change of the set lives in [`BuildContext::peer_state`] or in the
-    /// strategy.
+    /// Builds a picker for these peers; the set is never empty. State that must survive a change of
+    /// the set is kept in [`BuildContext::peer_state`] or in the strategy.
     fn build(&self, ready: &ReadySet, context: &mut BuildContext<'_>) -> Box<dyn Picker>;
 }
 
@@ -115,19 +118,22 @@ impl<S: Strategy + ?Sized> Strategy for Arc<S> {
     }
 }
 
-/// Picks, per attempt, from many tasks at once: no lock, no clock, no I/O. A panic is contained: the attempt is picked at random.
+/// Picker of one ready set, called per attempt from many tasks at once. It uses no lock, no clock
+/// and no I/O. A panic is contained: the attempt is picked at random.
 pub trait Picker: Send + Sync {
-    /// The index of one of `ready`, the very set the picker was built for; one out of range counts modulo its length.
+    /// Returns the index of one of `ready`, the same set for which the picker was built. An index
+    /// out of range counts modulo the length.
     fn pick(&self, ready: &ReadySet, context: &PickContext<'_>) -> usize;
 
-    /// What hears how the attempt on peer `index` ends; none by default. Asked once for each attempt, after its pick.
+    /// Returns the observer of the attempt on peer `index`; none by default. Called once for each
+    /// attempt, after its pick.
     fn observer(&self, index: usize) -> Option<Arc<dyn AttemptObserver>> {
         let _ = index;
         None
     }
 }
 
-/// Each peer with the same chance.
+/// Strategy that picks each peer with the same probability.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Random;
 
@@ -147,7 +153,8 @@ impl Picker for Random {
     }
 }
 
-/// One after the other. The turn belongs to the strategy, not to the call, and survives changes of the set.
+/// Strategy that picks the peers in turn. The position belongs to the strategy, not to the call,
+/// and survives changes of the set.
 #[derive(Clone, Debug, Default)]
 pub struct RoundRobin(Arc<AtomicUsize>);
 
@@ -167,8 +174,9 @@ impl Picker for RoundRobin {
     }
 }
 
-/// Two distinct peers at random, and of these the one with fewer attempts in flight (gRFC A48, but without replacement, so that a frozen
-/// node is picked only when it is the last). The default.
+/// Strategy that draws two distinct peers at random, and picks the one with fewer attempts in
+/// flight. As in gRFC A48, but without replacement, so that a frozen node is picked only if it is
+/// the last one. The default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastRequest;
 
@@ -189,7 +197,8 @@ impl Picker for LeastRequest {
     }
 }
 
-/// Two distinct indices below `n`, each ordered pair with the same chance; none for fewer than two.
+/// Draws two distinct indices below `n`, each ordered pair with the same probability. Returns none
+/// if `n` is below two.
 fn two_of(n: usize) -> Option<(usize, usize)> {
     if n < 2 {
         return None;
@@ -219,7 +228,8 @@ mod tests {
         fastrand::seed(42);
         let ready = ready_set(5);
         for strategy in [&Random as &dyn Strategy, &LeastRequest] {
-            // Mean 2 000, standard deviation 40: six of them, with a fixed seed.
+            // The mean is 2 000, the standard deviation 40. The bounds are six deviations, with a
+            // fixed seed.
             let counts = shares(strategy, &ready, 10_000);
             assert!(counts.iter().all(|n| (1_760..2_240).contains(n)), "{}: {counts:?}", strategy.name());
         }

@@ -1,4 +1,4 @@
-//! Ready peers for this room's tests.
+//! Ready peers for the tests of this module.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The directory and its subscriptions: which services have a task, and who reads what it publishes.
+//! Directory and its subscriptions. The directory holds one task per watched service; subscriptions
+//! read the snapshots that the tasks publish.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,10 +16,12 @@ use super::{Config, Snapshot};
 use crate::record::ServiceName;
 use crate::registry::{AnyRegistry, Error};
 
-/// Time for which [`Directory::close`] waits for its tasks. One on a runtime that nothing drives would never end.
+/// Maximum time for which [`Directory::close`] waits for its tasks. A task on a runtime that is not
+/// driven would never end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The client's view: the latest [`Snapshot`] of every service in use. Clones are the same directory.
+/// Client's view of the registry: the latest [`Snapshot`] of every service in use. Clones share one
+/// directory.
 #[derive(Clone, Debug)]
 pub struct Directory(Arc<Inner>);
 
@@ -36,54 +39,57 @@ struct State {
     tasks: JoinSet<()>,
 }
 
-/// A service with a task. The task alone holds its channel, so that its end, however it ends, is the end of the channel.
+/// Slot of a service with a task. Only the task holds the channel strongly, so that the channel
+/// closes whenever the task ends, for any reason.
 #[derive(Debug, Default)]
 struct Slot {
     channel: Weak<Channel>,
     last: LastSnapshot,
 }
 
-/// The last snapshot of a task that has ended before its time: the next one goes on with it.
+/// Last snapshot of a task that ended prematurely. The next task resumes from it.
 type LastSnapshot = Arc<Mutex<Snapshot>>;
 
-/// What a task publishes to its subscriptions.
+/// Channel on which a task publishes snapshots to its subscriptions.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) sender: watch::Sender<Snapshot>,
     last: LastSnapshot,
-    /// Subscriptions ever made, so that one that comes and goes is noticed.
+    /// Number of subscriptions ever made, so that a short-lived one is noticed.
     subscribed: AtomicU64,
 }
 
-/// A reader of one service's snapshots, which are kept current while this or a clone of it lives.
+/// Subscription to one service's snapshots, which are kept current while it or a clone of it
+/// exists.
 #[derive(Clone, Debug)]
 pub struct Subscription(watch::Receiver<Snapshot>);
 
 impl Subscription {
-    /// Returns the latest snapshot. Needs no runtime.
+    /// Returns the latest snapshot. Requires no runtime.
     pub fn snapshot(&self) -> Snapshot {
         self.0.borrow().clone()
     }
 
-    /// Waits until the snapshot is another than at the last call; false if it will never change again: see
-    /// [`is_closed`](Self::is_closed).
+    /// Waits until the snapshot differs from that of the last call. Returns false if it will never
+    /// change again: see [`is_closed`](Self::is_closed).
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()
     }
 
-    /// Waits until the registry has answered; false if it never will.
+    /// Waits until the registry has delivered the nodes. Returns false if it never will.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn synced(&mut self) -> bool {
         self.0.wait_for(|snapshot| snapshot.synced).await.is_ok()
     }
 
-    /// Returns true once nothing keeps the snapshot current: the directory was closed, or the task or its runtime has ended.
-    /// [`Directory::subscribe`] starts another, which goes on with the nodes of this one.
+    /// Returns true if the snapshot is no longer kept current: the directory was closed, or the
+    /// task or its runtime has ended. [`Directory::subscribe`] starts another task, which resumes
+    /// with the nodes of this one.
     pub fn is_closed(&self) -> bool {
         self.0.has_changed().is_err()
     }
@@ -117,22 +123,22 @@ impl Drop for Channel {
 }
 
 impl Directory {
-    /// Creates a directory of `registry`; it watches nothing yet.
+    /// Creates a directory of `registry`. A watch starts with the first subscription.
     pub fn new(registry: AnyRegistry, config: Config) -> Self {
         Self(Arc::new(Inner { registry, config, state: Mutex::default() }))
     }
 
-    /// The registry it reads.
+    /// Returns the registry of the directory.
     pub fn registry(&self) -> &AnyRegistry {
         &self.0.registry
     }
 
-    /// Subscribes to a service. The first subscription starts its watch, on the runtime this is called in; so does the first after the
-    /// watch's task or its runtime has ended.
+    /// Subscribes to a service. The first subscription starts a watch on the caller's runtime; so
+    /// does the first one after the task of the watch or its runtime has ended.
     ///
     /// # Errors
-    /// [`Error::Closed`] after [`close`](Self::close), [`Error::Invalid`] if a watch has to be started outside a Tokio runtime. Neither
-    /// leaves anything behind.
+    /// [`Error::Closed`] after [`close`](Self::close), [`Error::Invalid`] if a watch has to be
+    /// started outside a Tokio runtime. In both cases nothing is started.
     pub fn subscribe(&self, service: &ServiceName) -> Result<Subscription, Error> {
         let mut state = self.0.lock();
         if state.closed {
@@ -156,10 +162,11 @@ impl Directory {
         subscription
     }
 
-    /// Ends all watches and joins their tasks, for 2 s at most. The registry stays open: its owner closes it.
+    /// Ends all watches and joins their tasks, for at most 2 s. The registry stays open; its owner
+    /// closes it.
     ///
     /// # Cancel safety
-    /// Dropped half-way, all watches end all the same.
+    /// If the future is dropped, all watches end nevertheless.
     pub async fn close(&self) {
         let mut tasks = {
             let mut state = self.0.lock();
@@ -172,7 +179,7 @@ impl Directory {
 }
 
 impl State {
-    /// Forgets tasks that have ended.
+    /// Removes tasks that have ended.
     fn reap(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Some(error) = ended.err().filter(JoinError::is_panic) {
@@ -187,7 +194,7 @@ impl Inner {
         lock(&self.state)
     }
 
-    /// Removes a service without a subscription; false if there is one by now.
+    /// Removes a service without a subscription. Returns false if it has one again.
     pub(super) fn remove_if_idle(&self, service: &ServiceName, channel: &Arc<Channel>) -> bool {
         let mut state = self.lock();
         if !channel.is_idle() {
@@ -215,7 +222,8 @@ mod tests {
     use super::*;
     use crate::memory::MemoryRegistry;
 
-    /// A task that ends before its time, however: its subscriptions learn of it, and the next one starts another.
+    /// After a task ends prematurely, its subscriptions are closed, and the next subscription
+    /// starts another task.
     #[tokio::test]
     async fn a_task_that_is_gone_is_seen_and_started_again() {
         let memory = MemoryRegistry::new();

@@ -1,7 +1,9 @@
-//! The state of one service, as a pure state machine.
+//! Pure state machine of the nodes of one service.
 //!
-//! A node that says it is leaving goes at once. One that vanishes without a word is lost: it becomes a suspect, kept until it is confirmed
-//! again, leaves, or its grace is over. An outage of the registry changes nothing. An event costs what changed.
+//! A node that is marked as leaving is removed at once. A node that disappears without the mark is
+//! lost: it becomes a suspect, which is kept until it is confirmed again, leaves, or its grace
+//! period expires. An outage of the registry does not change the nodes. The cost of an event is
+//! proportional to the change.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -15,15 +17,17 @@ use crate::record::{Entry, ServiceName};
 use crate::registry::sorted_set::Positioned;
 use crate::registry::{Event, Insertion, NodeChange, NodeSet};
 
-/// Ends of graces kept beyond two for each suspect, before those that no longer count are removed.
+/// Number of expiries kept in addition to two per suspect, before outdated ones are removed.
 const SPARE_EXPIRIES: usize = 64;
 
-/// The nodes of one service as the events of its registry add up, losses kept for a grace.
+/// Cache of one service's nodes, to which the events of the registry are applied. Lost nodes are
+/// kept for a grace period.
 #[derive(Clone, Debug)]
 pub struct ServiceCache {
     grace: Duration,
     snapshot: Snapshot,
-    /// Ends of graces, soonest first. One that its suspect outlived (confirmed, or lost again later) is skipped when it is due.
+    /// Expiries of grace periods, soonest first. An outdated one (its suspect was confirmed, or
+    /// lost again later) is skipped when it is due.
     expiries: BinaryHeap<Reverse<Expiry>>,
 }
 
@@ -39,7 +43,8 @@ impl ServiceCache {
         Self::resume(service, grace, Snapshot::default())
     }
 
-    /// Creates a cache that goes on with a snapshot of `service`: its suspects keep the rest of their grace.
+    /// Creates a cache that resumes from a snapshot of `service`. Its suspects keep the rest of
+    /// their grace period.
     pub fn resume(service: &ServiceName, grace: Duration, snapshot: Snapshot) -> Self {
         let at = |suspect: &Suspect| suspect.since.checked_add(grace);
         let expiry = |suspect: &Suspect| Some(Reverse(Expiry { at: at(suspect)?, entry: suspect.entry.clone() }));
@@ -47,12 +52,13 @@ impl ServiceCache {
         Self { grace, snapshot: Snapshot { service: service.as_str().into(), ..snapshot }, expiries }
     }
 
-    /// The nodes now.
+    /// Returns the current snapshot.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
-    /// Applies an event of the registry, which ends an outage. Nodes of other services are ignored.
+    /// Applies an event of the registry. The event ends an outage. Nodes of other services are
+    /// ignored.
     pub fn on_event(&mut self, now: Instant, event: Event) {
         self.snapshot.outage = None;
         let is_first = !std::mem::replace(&mut self.snapshot.synced, true);
@@ -64,7 +70,7 @@ impl ServiceCache {
         self.snapshot.generation += u64::from(is_first || has_changed);
     }
 
-    /// Begins an outage of the registry, or goes on with it: its first moment stays.
+    /// Starts an outage of the registry, or continues it with its original start.
     pub fn on_outage(&mut self, now: Instant, why: &str) {
         let since = self.snapshot.outage.as_ref().map_or(now, |outage| outage.since);
         let is_known = self.snapshot.outage.as_ref().is_some_and(|outage| *outage.why == *why);
@@ -73,7 +79,7 @@ impl ServiceCache {
         }
     }
 
-    /// Removes suspects whose grace is over.
+    /// Removes suspects whose grace period has expired.
     pub fn on_tick(&mut self, now: Instant) {
         let over = self.take_over(now);
         self.snapshot.generation += u64::from(!over.is_empty());
@@ -88,7 +94,7 @@ impl ServiceCache {
         }
     }
 
-    /// Takes the suspects whose grace is over from the heap.
+    /// Takes the suspects with an expired grace period from the heap.
     fn take_over(&mut self, now: Instant) -> Vec<Entry> {
         let mut over = Vec::new();
         while self.expiries.peek().is_some_and(|Reverse(expiry)| expiry.at <= now) {
@@ -98,7 +104,7 @@ impl ServiceCache {
         over
     }
 
-    /// Returns when to tick even if nothing happens.
+    /// Returns the time of the next tick if no event comes before.
     pub fn next_wake(&self) -> Option<Instant> {
         self.expiries.peek().map(|Reverse(expiry)| expiry.at)
     }
@@ -154,7 +160,7 @@ impl ServiceCache {
         Some(Reverse(Expiry { at: since.checked_add(self.grace)?, entry: entry.clone() }))
     }
 
-    /// Keeps the ends of graces from growing with a node that comes and goes.
+    /// Removes outdated expiries, so that a flapping node does not grow the heap.
     fn forget_outlived_expiries(&mut self) {
         if self.expiries.len() > 2 * self.snapshot.suspects.len() + SPARE_EXPIRIES {
             let mut expiries = std::mem::take(&mut self.expiries);
@@ -168,7 +174,8 @@ impl ServiceCache {
         suspect.is_some_and(|suspect| suspect.since.checked_add(self.grace) == Some(expiry.at))
     }
 
-    /// Becomes what the registry holds now, by difference, so that the snapshots before and after share what stayed.
+    /// Replaces the nodes by those of the registry, as a difference, so that the snapshots before
+    /// and after share the unchanged part.
     fn reset(&mut self, now: Instant, entries: Vec<Entry>) -> bool {
         let ours = entries.into_iter().filter(|entry| self.is_ours(entry));
         let (leaving, present): (Vec<_>, NodeSet) = split_leaving(ours.collect());
@@ -192,7 +199,8 @@ impl ServiceCache {
     }
 }
 
-/// Returns true if so much changes that building a set anew is cheaper than so many edits.
+/// Returns true if there are so many changes that building a new set is cheaper than editing the
+/// old one.
 fn is_most(changes: usize, len: usize) -> bool {
     4 * changes > len
 }
@@ -202,7 +210,7 @@ fn split_leaving(entries: Vec<Entry>) -> (Vec<Entry>, NodeSet) {
     (leaving, present.into_iter().collect())
 }
 
-/// Returns the entries that are new or other than before, and those that are gone.
+/// Returns the entries that were added or changed, and those that were removed.
 fn changes(old: &NodeSet, new: &NodeSet) -> (Vec<Entry>, Vec<Entry>) {
     let (mut found, mut lost) = (Vec::new(), Vec::new());
     for change in old.diff(new) {

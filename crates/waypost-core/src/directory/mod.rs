@@ -1,7 +1,9 @@
-//! The client's view of each service in use: the nodes in the registry, and the nodes that were lost but are kept.
+//! Client's view of each service in use: the registered nodes, and lost nodes that are kept for a
+//! while.
 //!
-//! [`ServiceCache`] is the state of one service as a pure state machine; [`Directory`] keeps one cache current by one watch for each
-//! service with a [`Subscription`]. This room never knows connections, and never who is picked.
+//! [`ServiceCache`] is the pure state machine of one service. [`Directory`] keeps one cache
+//! current, by one watch, for each service with a [`Subscription`]. This module does not depend on
+//! connections or balancing.
 
 mod handle;
 mod machine;
@@ -16,16 +18,19 @@ pub use handle::{Directory, Subscription};
 pub use machine::ServiceCache;
 pub use snapshot::{Member, MemberChange, Outage, Snapshot, Suspect};
 
-/// How a directory keeps its snapshots.
+/// Settings of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Time for which a lost node is kept as a suspect. Default 15 s, the default TTL: what was lost by the registry's fault is back by
-    /// then. `Duration::MAX` keeps it until it is confirmed or leaves.
+    /// Time for which a lost node is kept as a suspect. Default 15 s, the default TTL: a record
+    /// that the registry lost is registered again by then. `Duration::MAX` keeps the suspect until
+    /// it is confirmed or leaves.
     pub suspect_grace: Duration,
-    /// Time for which a watch goes on after the last subscription to its service ended. Default 10 min. `Duration::MAX` never ends it.
+    /// Time for which a watch continues after the last subscription to its service ended. Default
+    /// 10 min. `Duration::MAX` never ends it.
     pub idle_watch: Duration,
-    /// Bounds of the back-off between two attempts to watch. Default 50 ms to 2 s, full jitter. Below 1 ms counts as 1 ms.
+    /// Bounds of the backoff between two attempts to watch. Default 50 ms to 2 s, full jitter. A
+    /// bound below 1 ms counts as 1 ms.
     pub backoff: (Duration, Duration),
 }
 

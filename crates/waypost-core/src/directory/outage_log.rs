@@ -1,22 +1,23 @@
-//! What is logged of outages: one line per change, and one a minute where changes follow each other.
+//! Rate limit of the log of outages: one line per change, but at most one per minute for a flapping
+//! registry.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time after a first line in which no more than [`LINES`] are written.
+/// Time after a first line in which at most [`LINES`] lines are written.
 const WINDOW: Duration = Duration::from_secs(60);
-/// An outage and its end.
+/// Number of lines per window: an outage and its end.
 const LINES: u32 = 2;
 
-/// A line to be logged.
+/// Line to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// The registry cannot be watched.
+    /// The watch of the registry fails.
     Down,
-    /// The registry is watched again.
+    /// The watch of the registry works again.
     Up,
-    /// The registry came and went so often, without a line of its own.
+    /// Summary of outages that were not logged individually.
     Flapping { outages: u32 },
 }
 
@@ -31,14 +32,14 @@ pub(super) struct OutageLog {
 struct Window {
     begun: Instant,
     lines: u32,
-    /// Changes without a line.
+    /// Number of changes that were not logged.
     suppressed: u32,
-    /// Outages that began without a line.
+    /// Number of outages whose start was not logged.
     outages: u32,
 }
 
 impl OutageLog {
-    /// Takes the state of the registry; returns the line of a change.
+    /// Records the state of the registry. Returns the line if the change is to be logged.
     pub(super) fn on_state(&mut self, now: Instant, down: bool) -> Option<Line> {
         if std::mem::replace(&mut self.down, down) == down {
             return None;
@@ -53,7 +54,8 @@ impl OutageLog {
         None
     }
 
-    /// Returns the line that sums up the last minute, when it is due. The next minute has one such line at most.
+    /// Returns the summary of the last window when it is due. The next window has at most one such
+    /// line.
     pub(super) fn on_tick(&mut self, now: Instant) -> Option<Line> {
         if self.next_wake().is_none_or(|at| at > now) {
             return None;
@@ -63,7 +65,7 @@ impl OutageLog {
         Some(Line::Flapping { outages })
     }
 
-    /// Returns when a line is due even if nothing happens.
+    /// Returns the time of the next summary if no change comes before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let window = self.window.as_ref().filter(|window| window.suppressed > 0)?;
         window.begun.checked_add(WINDOW)

@@ -1,4 +1,4 @@
-//! One service's nodes at one moment, and the difference between two moments.
+//! Snapshot of one service's nodes, and the difference between two snapshots.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
@@ -11,11 +11,11 @@ use crate::record::Entry;
 use crate::registry::sorted_set::{Position, Positioned, SortedSet};
 use crate::registry::{NodeChange, NodeSet};
 
-/// A node that was lost without having left.
+/// Node that was lost without having left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Suspect {
-    /// The node as it was last seen.
+    /// Last known entry of the node.
     pub entry: Entry,
     /// Time of the loss.
     pub since: Instant,
@@ -31,67 +31,69 @@ impl Positioned for Suspect {
     }
 }
 
-/// A registry that cannot be watched. The nodes of a [`Snapshot`] stay as they are; only its staleness grows.
+/// Outage of a registry, during which it cannot be watched. The nodes of a [`Snapshot`] do not
+/// change; only its staleness grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
     /// Time of the first error.
     pub since: Instant,
-    /// The last error, with its causes.
+    /// Last error, with its causes.
     pub why: Arc<str>,
 }
 
-/// One service's nodes at one moment, immutable. A clone is O(1).
+/// Immutable snapshot of one service's nodes. A clone is O(1).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// True once the registry has answered; before that, an empty snapshot says nothing.
+    /// True after the registry has delivered the nodes. Before that, an empty snapshot does not
+    /// mean that there are no nodes.
     pub synced: bool,
-    /// Moves whenever the nodes change, and never otherwise.
+    /// Counter that increases when the nodes change or become synced, and at no other time.
     pub generation: u64,
-    /// The outage of the registry, while it lasts.
+    /// Current outage of the registry; none if there is no outage.
     pub outage: Option<Outage>,
     pub(super) service: Arc<str>,
     pub(super) confirmed: NodeSet,
     pub(super) suspects: SortedSet<Suspect>,
 }
 
-/// A node of a [`Snapshot`].
+/// Node of a [`Snapshot`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Member {
-    /// A node that is in the registry and not leaving.
+    /// A node that is registered and not leaving.
     Confirmed(Entry),
-    /// A node that was lost and is kept for a while.
+    /// A node that was lost and is kept for a grace period.
     Suspect(Suspect),
 }
 
-/// The difference in one node between two [`Snapshot`]s. At least one side is there.
+/// Difference of one node between two [`Snapshot`]s. At least one side is present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberChange {
-    /// The node in the older snapshot; none if it was added.
+    /// Node in the older snapshot; none if it was added.
     pub before: Option<Member>,
-    /// The node in the newer snapshot; none if it was removed.
+    /// Node in the newer snapshot; none if it was removed.
     pub now: Option<Member>,
 }
 
 impl Snapshot {
-    /// Iterates over the nodes in the registry that are not leaving, by id.
+    /// Iterates over the confirmed nodes, by id.
     pub fn confirmed(&self) -> impl ExactSizeIterator<Item = &Entry> + Clone {
         self.confirmed.iter()
     }
 
-    /// Iterates over the nodes that were lost and are kept for a while, by id.
+    /// Iterates over the suspects, by id.
     pub fn suspects(&self) -> impl ExactSizeIterator<Item = &Suspect> + Clone {
         self.suspects.iter()
     }
 
-    /// Number of nodes, suspects included.
+    /// Returns the number of nodes, suspects included.
     pub fn len(&self) -> usize {
         self.confirmed.len() + self.suspects.len()
     }
 
-    /// Returns true if there is no node, confirmed or suspect.
+    /// Returns true if there is no node, neither confirmed nor suspect.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -103,13 +105,14 @@ impl Snapshot {
         confirmed().or_else(suspect)
     }
 
-    /// Time for which the registry could not be watched: zero while it is, growing during an outage.
+    /// Returns the time since the start of the current outage; zero if there is no outage.
     pub fn staleness(&self, now: Instant) -> Duration {
         self.outage.as_ref().map_or(Duration::ZERO, |outage| now.saturating_duration_since(outage.since))
     }
 
-    /// Iterates by id over the nodes that differ from those of an older snapshot of the same service. Costs what differs, not what is
-    /// there, between snapshots of one [`Directory`](super::Directory).
+    /// Iterates by id over the nodes that differ from those of an older snapshot of the same
+    /// service. The cost is proportional to the difference for snapshots of one
+    /// [`Directory`](super::Directory).
     pub fn changes_since<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = MemberChange> + use<'a> {
         let confirmed = old.confirmed.diff(&self.confirmed).map(MemberChange::from);
         let suspects = old.suspects.diff(&self.suspects).map(|(before, now)| MemberChange::of_suspect(before, now));
@@ -118,7 +121,7 @@ impl Snapshot {
 }
 
 impl Member {
-    /// The node's entry, of a suspect as it was last seen.
+    /// Returns the node's entry; of a suspect, the last known one.
     pub fn entry(&self) -> &Entry {
         match self {
             Self::Confirmed(entry) => entry,
@@ -126,14 +129,14 @@ impl Member {
         }
     }
 
-    /// Returns true if the node was lost and is kept for a while.
+    /// Returns true if the node is a suspect.
     pub fn is_suspect(&self) -> bool {
         matches!(self, Self::Suspect(_))
     }
 }
 
 impl MemberChange {
-    /// The node's id.
+    /// Returns the node's id.
     pub fn id(&self) -> &str {
         self.now.as_ref().or(self.before.as_ref()).map_or("", |member| &member.entry().node.id)
     }
@@ -142,7 +145,8 @@ impl MemberChange {
         Self { before: before.cloned().map(Member::Suspect), now: now.cloned().map(Member::Suspect) }
     }
 
-    /// Joins what two sets say of one node, which is in one of them at a time.
+    /// Merges the changes of one node in the confirmed set and in the suspects. A node is in one of
+    /// the two at a time.
     fn merge(self, other: Self) -> Self {
         Self { before: self.before.or(other.before), now: self.now.or(other.now) }
     }
@@ -159,7 +163,7 @@ impl From<NodeChange<'_>> for MemberChange {
     }
 }
 
-/// The changes of the confirmed and of the suspects, in one order.
+/// Iterator that merges the changes of the confirmed nodes and of the suspects by id.
 struct Merged<C: Iterator, S: Iterator> {
     confirmed: Peekable<C>,
     suspects: Peekable<S>,

@@ -1,7 +1,8 @@
-//! An endless source of one service's events: a watch that is opened again whenever it fails, with back-off.
+//! Endless source of one service's events: a watch that is opened again with backoff whenever it
+//! fails.
 //!
-//! The registry is the user's code. It may panic wherever it is called: that is an error of the watch like any other. It may also fail
-//! again and again without a rest: then it is not polled for a while.
+//! The registry is user code. A panic in it counts as an error of the watch. A watcher that fails
+//! repeatedly without a pause is not polled for a backoff.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,18 +17,19 @@ use crate::backoff::full_jitter;
 use crate::record::ServiceName;
 use crate::registry::{AnyRegistry, Error, Event, Registry, WatchOptions, Watcher};
 
-/// A watch that lives for so long without an error resets the back-off.
+/// Time without an error after which a watch resets the backoff.
 const CALM: Duration = Duration::from_secs(10);
-/// Least bound of a back-off, whatever is configured: no loop is without one.
+/// Minimum of the backoff's bounds, regardless of the settings, so that no loop is without a
+/// backoff.
 const MIN_BACKOFF: Duration = Duration::from_millis(1);
 
-/// An event, or the text of an error.
+/// Event, or the text of an error.
 pub(super) type Item = Result<Event, String>;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 type Opening = Pin<Box<dyn Future<Output = Result<Watcher>> + Send>>;
 
-/// The events of one service, and the errors of its registry. Never ends.
+/// Stream of one service's events and of its registry's errors. Never ends.
 pub(super) struct Source {
     registry: AnyRegistry,
     options: WatchOptions,
@@ -39,14 +41,14 @@ pub(super) struct Source {
 enum State {
     Opening(Opening),
     Watching(Watcher),
-    /// Waits out a back-off, then polls the watcher again, or opens one.
+    /// Waits for a backoff, then polls the watcher again, or opens one.
     Resting(Option<Watcher>, Pin<Box<Sleep>>),
-    /// Waits for a moment that the clock cannot express.
+    /// Waits for an instant that the clock cannot represent.
     Never,
 }
 
 impl Source {
-    /// Creates a source; the first poll opens its watch.
+    /// Creates a source. The first poll opens its watch.
     pub(super) fn new(registry: AnyRegistry, service: &ServiceName, backoff: (Duration, Duration)) -> Self {
         let options = WatchOptions::service(service.as_str());
         let name = contain(|| registry.name()).unwrap_or("user's");
@@ -57,7 +59,7 @@ impl Source {
     /// Returns the next event or error.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Item {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -105,7 +107,7 @@ impl Source {
         self.set(next);
     }
 
-    /// Takes an error of a watcher that goes on.
+    /// Handles an error of a watcher that continues.
     fn failed(&mut self, error: Error) -> Error {
         let now = Instant::now();
         let resume_at = self.backoff.on_error(now, &mut fastrand::Rng::new());
@@ -117,7 +119,7 @@ impl Source {
         error
     }
 
-    /// Ends the watch for an error; it is opened again after a back-off.
+    /// Ends the watch after an error. It is opened again after a backoff.
     fn end(&mut self, error: Error) -> Error {
         let resume_at = self.backoff.on_end(Instant::now(), &mut fastrand::Rng::new());
         self.rest(None, resume_at);
@@ -143,7 +145,7 @@ impl Source {
         });
     }
 
-    /// Changes the state. The old one may hold the user's code, whose drop may panic too.
+    /// Changes the state. The old state may hold user code, and its drop may panic.
     fn set(&mut self, state: State) {
         let old = std::mem::replace(&mut self.state, state);
         let _ = contain(|| drop(old));
@@ -161,12 +163,12 @@ fn open(registry: &AnyRegistry, options: &WatchOptions) -> Opening {
     Box::pin(async move { registry.watch(&options).await })
 }
 
-/// Returns the text of an error and its causes. They may be the user's types.
+/// Returns the text of an error and its causes. They may be types of the user.
 fn text(error: Error) -> String {
     contain(move || error.chain()).unwrap_or_else(|message| format!("an error whose text panicked: {message}"))
 }
 
-/// Calls the user's code and returns the message of a panic as an error.
+/// Calls user code, and returns the message of a panic as an error.
 fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| message(&*payload).to_owned())
 }
@@ -176,13 +178,14 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-/// The back-off of one watch; grows with errors, and is reset by a watch that lives without one for [`CALM`].
+/// Backoff of one watch. It grows with errors, and is reset by a watch that lives for [`CALM`]
+/// without one.
 #[derive(Debug)]
 struct Backoff {
     min: Duration,
     max: Duration,
     failures: u32,
-    /// Start of the time without an error; none while no watch is open.
+    /// Start of the time without an error; none if no watch is open.
     calm_since: Option<Instant>,
 }
 
@@ -195,15 +198,16 @@ impl Backoff {
         self.calm_since = Some(now);
     }
 
-    /// Returns when to open a watch again; none for never.
+    /// Returns the time to open a watch again, or none for never.
     fn on_end(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Instant> {
         let delay = self.delay(now, rng);
         self.calm_since = None;
         now.checked_add(delay)
     }
 
-    /// Returns when to poll the watcher again after an error; none for never. Counted from the error before, so that errors with a
-    /// pause of their own delay nothing.
+    /// Returns the time to poll the watcher again after an error, or none for never. The delay
+    /// counts from the previous error, so that errors with a pause of their own are not delayed
+    /// further.
     fn on_error(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Instant> {
         let delay = self.delay(now, rng);
         self.calm_since.replace(now).unwrap_or(now).checked_add(delay)
@@ -226,7 +230,7 @@ mod tests {
 
     const BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-    /// The longest of many delays, as far as chance shows it.
+    /// Returns the longest of 1 000 random delays, an estimate of the bound.
     fn bound(backoff: &Backoff, now: Instant) -> Duration {
         let mut rng = fastrand::Rng::with_seed(7);
         let draw = || {

@@ -1,4 +1,5 @@
-//! The task of one service: watches it, keeps its cache, publishes snapshots. The machine decides; this holds the clock and the I/O.
+//! Task of one service: watches it, updates its cache, publishes snapshots. The state machine
+//! decides; the task owns the clock and the I/O.
 
 use std::future::{pending, poll_fn};
 use std::sync::{Arc, Weak};
@@ -15,7 +16,8 @@ use super::{Config, ServiceCache, Snapshot};
 use crate::record::ServiceName;
 use crate::registry::AnyRegistry;
 
-/// Most events applied between two publications: a burst costs one snapshot, and other tasks get their turn.
+/// Maximum number of events applied between two publications. A burst costs one snapshot, and other
+/// tasks are not starved.
 const BATCH: usize = 256;
 
 pub(super) struct Task {
@@ -29,10 +31,10 @@ pub(super) struct Task {
     idle_watch: Duration,
 }
 
-/// A time without a subscription.
+/// Period without a subscription.
 struct Idle {
     since: Instant,
-    /// Subscriptions ever made by then.
+    /// Number of subscriptions ever made at the start of the period.
     subscribed: u64,
 }
 
@@ -71,7 +73,7 @@ impl Task {
         }
     }
 
-    /// Takes an item and what else is there already, and publishes the result.
+    /// Applies an item and all items that are ready, and publishes the result.
     async fn take(&mut self, first: Item) {
         let mut item = first;
         for _ in 0..BATCH {
@@ -88,7 +90,7 @@ impl Task {
         yield_now().await;
     }
 
-    /// Applies one item; false for an error, which is published before anything after it.
+    /// Applies one item. Returns false for an error, which is published before any later item.
     fn apply(&mut self, item: Item) -> bool {
         let now = now();
         match item {
@@ -110,14 +112,15 @@ impl Task {
         self.publish();
     }
 
-    /// Publishes the snapshot if it is news. Compares counters, never nodes.
+    /// Publishes the snapshot if it changed. The comparison uses counters, not nodes.
     fn publish(&mut self) {
         let new = self.cache.snapshot();
         let mut old = None;
         self.channel.sender.send_if_modified(|published| {
             let is_news = published.generation != new.generation || published.outage != new.outage;
             if is_news {
-                // Dropped after the readers are let in again: it may be the last of many nodes.
+                // Drop the old snapshot after the lock of the readers is released: it may be the
+                // last owner of many nodes.
                 old = Some(std::mem::replace(published, new.clone()));
             }
             is_news
@@ -129,7 +132,7 @@ impl Task {
         }
     }
 
-    /// Logs a line about the registry; `old` is the snapshot before.
+    /// Logs a line about the registry. `old` is the previous snapshot.
     fn write(&self, line: Option<Line>, old: Option<&Snapshot>) {
         let service = self.service.as_str();
         let error = self.cache.snapshot().outage.as_ref().map(|outage| &*outage.why);
@@ -148,7 +151,8 @@ impl Task {
         }
     }
 
-    /// Returns when the watch ends if no subscription comes; none while there is one. Events do not delay it.
+    /// Returns the end of the watch if no subscription is made before; none if there is a
+    /// subscription. Events do not delay the end.
     fn idle_until(&mut self, now: Instant) -> Option<Instant> {
         let subscribed = self.channel.subscribed();
         match &self.idle {
@@ -166,7 +170,7 @@ impl Task {
     }
 }
 
-/// Waits until a moment, for ever if there is none.
+/// Waits until `moment`, or forever if there is none.
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,

@@ -1,4 +1,4 @@
-//! What breaks a memory registry, and what it counts.
+//! Fault injection and counters of a memory registry.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Shared;
 use crate::record::Key;
 
-/// Faults of a [`MemoryRegistry`](super::MemoryRegistry), for all its handles at once.
+/// Faults of a [`MemoryRegistry`](super::MemoryRegistry), which apply to all its handles at once.
 #[derive(Clone)]
 pub struct Faults(Shared);
 
@@ -16,57 +16,61 @@ impl Faults {
         Self(shared)
     }
 
-    /// While unreachable, calls fail with `Unavailable`; watchers hear one `Err`, and a `Reset` when it is over. Records run out
-    /// all the same.
+    /// Makes the registry unreachable or reachable again. While it is unreachable, calls fail with
+    /// `Unavailable`; watchers receive one `Err` at the start and a `Reset` at the end. Records
+    /// expire nevertheless.
     pub fn set_unreachable(&self, unreachable: bool) {
         let mut world = self.0.lock();
         world.expire(Instant::now());
         world.set_unreachable(unreachable);
     }
 
-    /// Cuts all watchers off once: what they have not heard yet is lost to them, and they hear a `Reset`.
+    /// Resets all watchers once: their undelivered events are dropped, and they receive a `Reset`.
     pub fn cut(&self) {
         self.0.lock().cut();
     }
 
-    /// Lets one record run out now: a loss.
+    /// Expires one record at once, which is a loss.
     pub fn expire(&self, key: &Key) {
         self.0.lock().lose(key.clone());
     }
 
-    /// Puts bytes under a key by hand, as anybody who can write to a registry may; nothing keeps them alive, nothing ends them.
+    /// Writes bytes under a key, as any other writer of a registry may. The record has no lease: it
+    /// needs no heartbeat and never expires.
     pub fn put_raw(&self, service: &str, id: &str, bytes: impl Into<Vec<u8>>) {
         self.batch([(key(service, id), Some(bytes.into()))]);
     }
 
-    /// Deletes what stands under a key by hand.
+    /// Deletes the record under a key, as any other writer may.
     pub fn remove_raw(&self, service: &str, id: &str) {
         self.batch([(key(service, id), None)]);
     }
 
-    /// Several changes by hand at one moment; `None` deletes.
+    /// Writes several records at one instant, without leases; `None` deletes.
     pub fn batch(&self, changes: impl IntoIterator<Item = (Key, Option<Vec<u8>>)>) {
         for error in self.0.lock().put_raw(changes.into_iter().collect()) {
             tracing::warn!(%error, "invalid record skipped");
         }
     }
 
-    /// How long each answer takes from now on; over `Options::timeout` (2 s) calls fail with `Timeout`. Default none.
+    /// Sets the latency of each response. Calls fail with `Timeout` if it exceeds
+    /// `Options::timeout` (2 s). Default none.
     pub fn set_delay(&self, delay: Duration) {
         self.0.lock().delay = delay;
     }
 
-    /// The next `count` calls are done, but answered by `Timeout`.
+    /// Executes the next `count` calls, but responds to them with `Timeout`.
     pub fn lose_answers(&self, count: u32) {
         self.0.lock().answers_to_lose = count;
     }
 
-    /// How many writes `register` and `deregister` have cost so far: one for a record, two for a leave, none for an unchanged beat.
+    /// Returns the number of writes of `register` and `deregister` so far: one for a record, two
+    /// for a deregistration, none for an unchanged heartbeat.
     pub fn writes(&self) -> u64 {
         self.0.lock().writes
     }
 
-    /// How many records there are that cannot be decoded.
+    /// Returns the number of records that cannot be decoded.
     pub fn skipped(&self) -> usize {
         self.0.lock().skipped()
     }

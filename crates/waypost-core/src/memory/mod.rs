@@ -1,8 +1,9 @@
-//! A registry inside one process, for tests: all of the promise, and faults on demand.
+//! Registry inside one process, for tests. It implements the whole contract and injects faults on
+//! demand.
 //!
-//! Handles made by [`MemoryRegistry::open`] share one set of records, as processes share a real registry. Records run out by tokio's
-//! clock, which a test can pause; nothing is spawned, since calls and watchers look at the clock themselves. This room knows no faults
-//! that a real registry does not have.
+//! Handles made by [`MemoryRegistry::open`] share one set of records, as processes share a real
+//! registry. Records expire by tokio's clock, which a test can pause. No task is spawned: calls and
+//! watchers check the clock themselves. Only faults that a real registry has can be injected.
 
 mod faults;
 mod stream;
@@ -23,11 +24,11 @@ pub use faults::Faults;
 use stream::Clocked;
 use world::{HandleId, World};
 
-/// The name of this backend in errors and URLs.
+/// Name of this backend in errors and URLs.
 const NAME: &str = "memory";
 
-/// One handle on a registry inside this process. Dropped without [`close`](Registry::close), its records stay until their ttl is over,
-/// as those of a killed process do.
+/// Handle on a registry inside this process. If it is dropped without [`close`](Registry::close),
+/// its records stay until their TTL expires, as those of a killed process do.
 pub struct MemoryRegistry {
     shared: Shared,
     id: HandleId,
@@ -35,7 +36,7 @@ pub struct MemoryRegistry {
     options: Options,
 }
 
-/// The records behind all handles of one registry.
+/// Records behind all handles of one registry.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<World>>);
 
@@ -46,17 +47,18 @@ impl Shared {
 }
 
 impl MemoryRegistry {
-    /// A registry of its own, empty.
+    /// Creates an empty registry.
     pub fn new() -> Self {
         Self::handle(Shared::default())
     }
 
-    /// A second handle on the same registry, as another process would have: closed by itself, owner of what it registers.
+    /// Opens another handle on the same registry, as another process would. It owns what it
+    /// registers, and is closed separately.
     pub fn open(&self) -> Self {
         Self::handle(self.shared.clone())
     }
 
-    /// What breaks it, for all its handles.
+    /// Returns the fault injection of the registry, for all its handles.
     pub fn faults(&self) -> Faults {
         Faults::new(self.shared.clone())
     }
@@ -69,7 +71,8 @@ impl MemoryRegistry {
         Self { shared, id, feed, options }
     }
 
-    /// Lets a call pass as the faults allow, acts at one moment, and may lose the answer.
+    /// Executes a call at one instant, subject to the injected faults: latency, an outage, or a
+    /// lost response.
     async fn call<T>(&self, act: impl FnOnce(&mut World, Instant) -> Result<T>) -> Result<T> {
         let delay = self.shared.lock().open(self.id)?;
         if !delay.is_zero() {

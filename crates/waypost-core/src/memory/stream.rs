@@ -1,4 +1,4 @@
-//! A watcher that looks at the clock, so that records run out when they should and not when somebody asks.
+//! Watcher with a timer, so that records expire on time and not at the next call.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,7 +20,8 @@ impl Clocked {
         Self { shared, events, alarm: None }
     }
 
-    /// Removes what has run out, and says when the next record will. A later record wakes us, since it is news.
+    /// Removes expired records, and returns the expiry of the next one. A record added later wakes
+    /// the watcher, since it causes an event.
     fn tick(&self) -> Option<Instant> {
         let mut world = self.shared.lock();
         world.expire(Instant::now());

@@ -1,4 +1,5 @@
-//! The records and the rules of whose they are. Time is an argument; what happens is told to the feed of every handle.
+//! Records of a memory registry, and the rules of their ownership. Time is an argument. Changes are
+//! applied to the feed of every handle.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -9,21 +10,21 @@ use super::NAME;
 use crate::record::{Entry, Key, Service};
 use crate::registry::{BadRecord, Change, DeregisterOptions, Error, Feed, Heads, Instance, NodeSet, RegisterOptions, Result};
 
-/// Which handle.
+/// Id of a handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct HandleId(u64);
 
 #[derive(Default)]
 pub(super) struct World {
-    /// Every record and what keeps it alive; none if it was put by hand.
+    /// Lease of every record; none if another writer put it.
     records: BTreeMap<Key, Option<Lease>>,
-    /// The records that can be decoded.
+    /// Records that can be decoded.
     nodes: NodeSet,
-    /// When each lease ends, soonest first; one without an end is not in it.
+    /// Expiry of each lease, soonest first. Leases without an end are not included.
     ends: BTreeSet<(Instant, Key)>,
     handles: BTreeMap<HandleId, Feed>,
     last_handle: HandleId,
-    /// Who has written what before: only a first write may take over.
+    /// Keys that each instance has written before. Only a first write may take a record over.
     written: HashSet<(HandleId, Key, Instance)>,
     heads: Heads,
     pub(super) unreachable: bool,
@@ -35,11 +36,11 @@ pub(super) struct World {
 #[derive(Clone, Copy)]
 struct Lease {
     handle: HandleId,
-    /// None if it never ends.
+    /// Expiry; none if the lease never ends.
     until: Option<Instant>,
 }
 
-/// What a registering instance may do with what stands under its key.
+/// Permitted treatment of the record under a key by a registering instance.
 enum Verdict {
     Keep,
     Write,
@@ -56,13 +57,13 @@ impl World {
         self.last_handle
     }
 
-    /// The handle is gone; its records run out by themselves.
+    /// Removes a dropped handle. Its records expire by themselves.
     pub(super) fn leave(&mut self, handle: HandleId) {
         self.handles.remove(&handle);
         self.written.retain(|(owner, ..)| *owner != handle);
     }
 
-    /// The handle is closed; its leases end now.
+    /// Closes a handle, and revokes its leases.
     pub(super) fn close(&mut self, handle: HandleId) {
         self.leave(handle);
         let is_ours = |lease: &Option<Lease>| lease.is_some_and(|lease| lease.handle == handle);
@@ -70,7 +71,7 @@ impl World {
         ours.into_iter().for_each(|key| self.lose(key));
     }
 
-    /// How long the answer takes, if the handle is open.
+    /// Returns the latency of the response if the handle is open.
     pub(super) fn open(&self, handle: HandleId) -> Result<Duration> {
         if self.handles.contains_key(&handle) { Ok(self.delay) } else { Err(Error::Closed) }
     }
@@ -140,14 +141,14 @@ impl World {
         }
     }
 
-    /// A beat: it never brings the end nearer, so no watcher has to hear of it.
+    /// Renews a lease. The expiry never moves to an earlier time, so no watcher has to be woken.
     fn refresh(&mut self, key: &Key, handle: HandleId, until: Option<Instant>) {
         let Some(lease) = self.records.get(key).copied() else { return };
         let until = lease.map_or(until, |lease| Some(lease.until?.max(until?)));
         self.lease(key.clone(), Some(Lease { handle, until }));
     }
 
-    /// Keeps a record alive by another lease, or by none.
+    /// Attaches another lease, or none, to a record.
     fn lease(&mut self, key: Key, lease: Option<Lease>) {
         self.forget_end(&key);
         self.ends.extend(lease.and_then(|lease| lease.until).map(|until| (until, key.clone())));
@@ -197,7 +198,7 @@ impl World {
         self.tell(&[Change::Put(entry)]);
     }
 
-    /// Puts bytes by hand, without a lease; all at one moment.
+    /// Writes bytes without a lease, all at one instant.
     pub(super) fn put_raw(&mut self, puts: Vec<(Key, Option<Vec<u8>>)>) -> Vec<BadRecord> {
         let (mut changes, mut bad) = (Vec::new(), Vec::new());
         for (key, bytes) in puts {
@@ -213,7 +214,7 @@ impl World {
         bad
     }
 
-    /// Ends what keeps one record alive.
+    /// Revokes the lease of one record.
     pub(super) fn lose(&mut self, key: Key) {
         self.remove(&key);
         self.tell(&[Change::Lose(key)]);

@@ -1,57 +1,58 @@
-//! One record of how an attempt ended, made in one place and read by everything that judges a node.
+//! Result of an attempt. It is created in one place and read by all code that judges a node.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How an attempt on a node ended.
+/// End of an attempt on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AttemptEnd {
-    /// The node answered, whatever the answer says of the caller's request.
+    /// The node responded, even if the response reports an error of the caller's request.
     Answered,
-    /// The node answered that it could not do its work, in its headers or its trailers.
+    /// The node responded, in its headers or trailers, that it failed to process the request.
     NodeFailed,
-    /// The connection was lost or went silent before the answer was complete.
+    /// The connection was lost or became unresponsive before the response was complete.
     Lost,
-    /// The node never processed the request: it was not sent, or was refused unprocessed.
+    /// The node did not process the request: it was not sent, or was refused unprocessed.
     Refused,
-    /// The caller's deadline passed.
+    /// The caller's deadline expired.
     Deadline,
     /// The caller dropped the call.
     Cancelled,
-    /// The request could not be sent as the caller made it. It says nothing of the node.
+    /// The request was invalid and could not be sent. The end carries no information about the
+    /// node.
     LocalMistake,
 }
 
 impl AttemptEnd {
-    /// Whether it speaks against the node.
+    /// Returns true if the end counts as a failure of the node.
     pub fn is_failure(self) -> bool {
         matches!(self, Self::NodeFailed | Self::Lost | Self::Deadline)
     }
 }
 
-/// The load that a node reported of itself with an answer (ORCA, gRFC A51).
+/// Load that a node reported with a response (ORCA, gRFC A51).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ReportedLoad {
-    /// Utilization by the application's own measure, 0 to 1 and more.
+    /// Utilization by the application's own measure, from 0; may exceed 1.
     pub utilization: f64,
 }
 
-/// One attempt that has ended.
+/// Record of one attempt that has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Finished {
     /// Time of the send.
     pub sent: Instant,
-    /// Time of its end.
+    /// Time of the end.
     pub at: Instant,
-    /// Time of the response's headers, if they came.
+    /// Time of the response headers, if they were received.
     pub head_at: Option<Instant>,
-    /// How it ended.
+    /// Kind of the end.
     pub end: AttemptEnd,
-    /// Load that the node reported, if it did.
+    /// Load that the node reported, if any.
     pub load: Option<ReportedLoad>,
 }
 
@@ -66,17 +67,18 @@ impl Finished {
         self.at.saturating_duration_since(self.sent)
     }
 
-    /// Returns the time from the send to the response's headers, if they came.
+    /// Returns the time from the send to the response headers, if they were received.
     pub fn first_byte(&self) -> Option<Duration> {
         self.head_at.map(|at| at.saturating_duration_since(self.sent))
     }
 }
 
-/// What hears of every attempt that a picker's choice led to; given by [`Picker::observer`](crate::balance::Picker::observer).
+/// Observer of the attempts that follow from a picker's choice; provided by
+/// [`Picker::observer`](crate::balance::Picker::observer).
 ///
-/// Called once for each attempt, from many tasks at once, when the response has ended or was dropped. It must not block. A panic in it is
-/// contained.
+/// Called once for each attempt, from many tasks at once, after the response has ended or was
+/// dropped. It must not block. A panic in it is contained.
 pub trait AttemptObserver: Send + Sync {
-    /// Takes in how the attempt ended.
+    /// Processes the end of an attempt.
     fn finished(&self, finished: &Finished);
 }

@@ -1,4 +1,5 @@
-//! Calls in flight, dense: one counter of four bytes for each peer, in pages that never move, so that a pick reads no more than it compares.
+//! Dense counters of attempts in flight: four bytes per peer, in pages that never move. A pick
+//! reads only the counters that it compares.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -9,7 +10,8 @@ const PAGE: usize = 256;
 /// Counters of [`PAGE`] peers.
 type Page = [AtomicU32; PAGE];
 
-/// The counters of calls in flight of all peers of a client's service. Clones are the same table.
+/// Table of the counters of attempts in flight, for all peers of a client's service. Clones share
+/// one table.
 #[derive(Clone, Default)]
 pub struct LoadTable(Arc<Mutex<Slots>>);
 
@@ -21,7 +23,7 @@ struct Slots {
 }
 
 impl LoadTable {
-    /// Reserves a counter at zero; it returns to the table when dropped.
+    /// Reserves a counter at zero. The counter returns to the table when it is dropped.
     pub(super) fn reserve(&self) -> LoadSlot {
         let mut slots = self.lock();
         let index = slots.free.pop().unwrap_or(slots.used);
@@ -34,7 +36,7 @@ impl LoadTable {
         LoadSlot { table: self.clone(), page, index }
     }
 
-    /// The pages as they are now, for reading by slot.
+    /// Returns a reader of the current pages, by slot.
     pub(crate) fn reader(&self) -> LoadReader {
         LoadReader(self.lock().pages.clone().into())
     }
@@ -50,7 +52,7 @@ impl fmt::Debug for LoadTable {
     }
 }
 
-/// One counter, for as long as this lives.
+/// Reservation of one counter, for as long as it lives.
 #[derive(Debug)]
 pub(super) struct LoadSlot {
     table: LoadTable,
@@ -75,7 +77,7 @@ impl Drop for LoadSlot {
     }
 }
 
-/// Reads counters by slot.
+/// Reader of counters by slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoadReader(Arc<[Arc<Page>]>);
 

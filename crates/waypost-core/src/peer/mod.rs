@@ -1,6 +1,7 @@
-//! What a client knows of one node that it uses: connectivity and stats. A peer outlives snapshots; a node that no channel uses has none.
+//! State of one node that a client uses: connectivity and stats. A peer outlives snapshots; a node
+//! that no channel uses has no peer.
 //!
-//! This room never knows sockets, and never who is picked.
+//! This module does not depend on sockets or balancing.
 
 mod finished;
 mod load;
@@ -20,68 +21,69 @@ pub use stats::PeerStats;
 
 use crate::record::{Entry, Method, Node, keys};
 
-/// Which peer: a node of a service at an address. A node that comes back elsewhere is another peer.
+/// Identity of a peer: a node of a service at an address. A node that returns at another address is
+/// another peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId {
-    /// The service's name.
+    /// Name of the service.
     pub service: String,
-    /// The node's id.
+    /// Id of the node.
     pub id: String,
-    /// The node's address.
+    /// Address of the node.
     pub address: String,
 }
 
 impl PeerId {
-    /// The peer that `entry` describes.
+    /// Returns the id of the peer for `entry`.
     pub fn of(entry: &Entry) -> Self {
         Self { service: entry.head.name.clone(), id: entry.node.id.clone(), address: entry.node.address.clone() }
     }
 }
 
-/// The registry's word on a node.
+/// Membership of a node according to the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Membership {
-    /// The node is in the registry.
+    /// The node is registered.
     Confirmed,
-    /// The node was lost without having left, and is kept for a while.
+    /// The node was lost without having left, and is kept for a grace period.
     Suspect,
     /// The node announced that it is leaving.
     Leaving,
 }
 
-/// The best state among a peer's connections: observed, never decided.
+/// Best state among a peer's connections: observed, never decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ConnectivityState {
-    /// No connection, and none wanted.
+    /// No connection exists, and none is wanted.
     Idle,
-    /// Dialling, or waiting for the server's SETTINGS.
+    /// A connection is being dialled, or waits for the server's SETTINGS.
     Connecting,
-    /// The server's SETTINGS have been read.
+    /// The server's SETTINGS have been received.
     Ready,
-    /// Between two attempts to connect.
+    /// The peer waits between two attempts to connect.
     Backoff,
-    /// The last connection takes no new calls and finishes those it has.
+    /// The last connection accepts no new calls and finishes those in flight.
     Draining,
 }
 
-/// Why a node is not picked.
+/// Reason for which a node is not picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Exclusion {
     /// No connection is ready.
     NotConnected,
-    /// A call waits too long on the node, and no connection of it has answered a PING yet.
+    /// A call is overdue on the node, and none of its connections has responded to a PING yet.
     Stalled,
-    /// The last connection takes no new calls.
+    /// The last connection accepts no new calls.
     Draining,
     /// The node announced that it is leaving.
     Leaving,
-    /// The node speaks another protocol.
+    /// The node has another protocol.
     Protocol,
     /// The node has another version.
     Version,
@@ -89,16 +91,16 @@ pub enum Exclusion {
     Label,
     /// The node lacks an endpoint.
     Endpoint,
-    /// The user's own predicate rejects the node, or panicked on it.
+    /// The user's predicate rejects the node, or panicked on it.
     Predicate,
-    /// The service has more nodes than `max_peers`, and the node is not in this client's share.
+    /// The service has more nodes than `max_peers`, and the node is not in this client's subset.
     OutsideSubset,
-    /// The node's address cannot or may not be dialled.
+    /// The node's address is invalid or not allowed.
     AddressRefused,
 }
 
 impl Exclusion {
-    /// The name in errors, logs and JSON.
+    /// Returns the name in errors, logs and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotConnected => "not_connected",
@@ -122,23 +124,23 @@ impl fmt::Display for Exclusion {
     }
 }
 
-/// What is observed of a peer at one moment.
+/// Observed status of a peer at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerStatus {
-    /// The registry's word.
+    /// Membership according to the registry.
     pub membership: Membership,
-    /// The best of its connections.
+    /// Best state among the peer's connections.
     pub connectivity: ConnectivityState,
-    /// Since when both are as they are.
+    /// Time of the last change of membership or connectivity.
     pub since: Instant,
-    /// When a connection became ready after none was.
+    /// Time since which a connection has been ready; none if no connection is ready.
     pub ready_since: Option<Instant>,
-    /// The last failure of a connection.
+    /// Last failure of a connection.
     pub last_failure: Option<Arc<str>>,
 }
 
-/// What a client knows of one node.
+/// State of one node that a client uses.
 #[derive(Debug)]
 pub struct Peer {
     id: PeerId,
@@ -148,7 +150,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer for `entry`, idle, with its load in `loads`.
+    /// Creates an idle peer for `entry`, with its load counter in `loads`.
     pub fn new(entry: Entry, loads: &LoadTable, now: Instant) -> Self {
         let status = PeerStatus {
             membership: Membership::Confirmed,
@@ -165,51 +167,52 @@ impl Peer {
         }
     }
 
-    /// Identifies the peer.
+    /// Returns the identity of the peer.
     pub fn id(&self) -> &PeerId {
         &self.id
     }
 
-    /// The node as the registry last described it.
+    /// Returns the node of the latest entry.
     pub fn node(&self) -> Arc<Node> {
         Arc::clone(&self.entry.load().node)
     }
 
-    /// The entry as the registry last described it.
+    /// Returns the latest entry of the registry.
     pub fn entry(&self) -> Arc<Entry> {
         self.entry.load_full()
     }
 
-    /// Returns the properties of the method at `path`, as the node's record states them.
+    /// Returns the properties of the method at `path`, according to the node's record.
     pub fn method(&self, path: &str) -> Option<Method> {
         self.entry.load().head.method(path)
     }
 
-    /// Takes a new description of the same node; its stats stay.
+    /// Replaces the entry of the node. The stats are kept.
     pub fn describe(&self, entry: &Entry) {
         if **self.entry.load() != *entry {
             self.entry.store(Arc::new(entry.clone()));
         }
     }
 
-    /// The node's weight for strategies that know one: node metadata `weight`, 1 to 65 535, else 1.
+    /// Returns the node's weight for weighted strategies: node metadata `weight` from 1 to 65 535,
+    /// otherwise 1.
     pub fn weight(&self) -> u32 {
         let entry = self.entry.load();
         let weight = entry.node.metadata.get(keys::WEIGHT).and_then(|weight| weight.parse().ok());
         weight.filter(|weight| (1..=65_535).contains(weight)).unwrap_or(1)
     }
 
-    /// The peer's counters.
+    /// Returns the peer's counters.
     pub fn stats(&self) -> &PeerStats {
         &self.stats
     }
 
-    /// What is observed of the peer now.
+    /// Returns the observed status.
     pub fn status(&self) -> PeerStatus {
         self.lock().clone()
     }
 
-    /// Notes what is observed; `since` moves only when something changed.
+    /// Records observations. `since` changes only if one of them changed.
     pub fn observe(&self, now: Instant, membership: Membership, connectivity: ConnectivityState) {
         let mut status = self.lock();
         if (status.membership, status.connectivity) == (membership, connectivity) {
@@ -222,7 +225,7 @@ impl Peer {
         (status.membership, status.connectivity, status.since) = (membership, connectivity, now);
     }
 
-    /// Notes the last failure of a connection.
+    /// Records the last failure of a connection.
     pub fn note_failure(&self, why: Arc<str>) {
         self.lock().last_failure = Some(why);
     }

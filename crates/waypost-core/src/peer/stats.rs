@@ -9,7 +9,8 @@ use super::{AttemptEnd, Finished};
 const RING: usize = 64;
 const ENOUGH: u32 = 20;
 
-/// Attempts in flight, begun and failed, and the median wait for response headers.
+/// Counters of a peer: attempts in flight, started and failed, and the median time to response
+/// headers.
 #[derive(Debug)]
 pub struct PeerStats {
     in_flight: LoadSlot,
@@ -22,7 +23,7 @@ pub struct PeerStats {
 }
 
 impl PeerStats {
-    /// Counters at zero, the one of attempts in flight in `loads`.
+    /// Creates counters at zero. The counter of attempts in flight is in `loads`.
     pub fn new(loads: &LoadTable) -> Self {
         Self {
             in_flight: loads.reserve(),
@@ -35,19 +36,20 @@ impl PeerStats {
         }
     }
 
-    /// Counts an attempt begun.
+    /// Counts the start of an attempt.
     pub fn begin(&self) {
         self.in_flight.counter().fetch_add(1, Relaxed);
         self.attempts.fetch_add(1, Relaxed);
     }
 
-    /// Takes back an attempt that was begun and never sent.
+    /// Reverts the start of an attempt that was not sent.
     pub fn abandon(&self) {
         self.release();
         self.attempts.fetch_sub(1, Relaxed);
     }
 
-    /// Counts an attempt ended. A lost connection says nothing of how long answers take, so its wait is not counted.
+    /// Counts the end of an attempt. The time of an attempt without response headers counts only if
+    /// its deadline expired; a lost connection carries no information about the latency.
     pub fn finish(&self, finished: &Finished) {
         self.release();
         match finished.end {
@@ -68,7 +70,7 @@ impl PeerStats {
         }
     }
 
-    /// Ends one attempt in flight; never below zero.
+    /// Decrements the attempts in flight, never below zero.
     fn release(&self) {
         let _ = self.in_flight.counter().fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
     }
@@ -90,7 +92,8 @@ impl PeerStats {
         *median
     }
 
-    /// Median wait for response headers over the last 64 answers, renewed every 16; none below 20 answers.
+    /// Returns the median time to response headers over the last 64 samples, recomputed after every
+    /// 16; none before the 32nd.
     pub fn p50(&self) -> Option<Duration> {
         match self.p50_us.load(Relaxed) {
             0 => None,
@@ -98,32 +101,32 @@ impl PeerStats {
         }
     }
 
-    /// Attempts begun and not ended.
+    /// Returns the number of attempts in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.counter().load(Relaxed)
     }
 
-    /// Attempts begun.
+    /// Returns the number of attempts started.
     pub fn attempts(&self) -> u64 {
         self.attempts.load(Relaxed)
     }
 
-    /// Attempts whose end speaks against the node ([`AttemptEnd::is_failure`]).
+    /// Returns the number of attempts that failed ([`AttemptEnd::is_failure`]).
     pub fn failed(&self) -> u64 {
         self.failed.load(Relaxed)
     }
 
-    /// Failed attempts since the last answer.
+    /// Returns the number of failed attempts since the last response.
     pub fn consecutive_failures(&self) -> u32 {
         self.consecutive_failures.load(Relaxed)
     }
 
-    /// Forgets the attempts in flight: for callers that never say how they ended.
+    /// Resets the attempts in flight, for callers that never report the end.
     pub fn reset(&self) {
         self.in_flight.counter().store(0, Relaxed);
     }
 
-    /// The slot of the counter of attempts in flight.
+    /// Returns the slot of the counter of attempts in flight.
     pub(crate) fn load_slot(&self) -> u32 {
         self.in_flight.index()
     }

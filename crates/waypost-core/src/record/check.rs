@@ -1,15 +1,15 @@
-//! What a record must keep to be registered. Nothing here is asked of a record that is read.
+//! Validation of a record before it is registered. Records that are read are not validated.
 
 use super::{Address, Metadata, NameError, Node, NodeId, Service, ServiceName, write};
 
-/// The longest JSON of a record with one node, in bytes.
+/// Maximum length of the JSON of a record with one node, in bytes.
 const LONGEST: usize = 64 * 1024;
-/// The most entries of one metadata map.
+/// Maximum number of entries of one metadata map.
 const MOST_METADATA: usize = 64;
-/// The most endpoints of one service.
+/// Maximum number of endpoints of one service.
 const MOST_ENDPOINTS: usize = 1024;
 
-/// Why a record cannot be registered, and what to change.
+/// Error of a record that cannot be registered: the reason, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {why}")]
 pub struct RecordError {
@@ -22,12 +22,12 @@ impl RecordError {
         Self { what: what.into(), why: why.into() }
     }
 
-    /// What is wrong, such as `service name "a/b"`.
+    /// Returns the invalid part, such as `service name "a/b"`.
     pub fn what(&self) -> &str {
         &self.what
     }
 
-    /// Why, and what to do.
+    /// Returns the reason and the fix.
     pub fn why(&self) -> &str {
         &self.why
     }
@@ -40,11 +40,12 @@ impl From<NameError> for RecordError {
 }
 
 impl Service {
-    /// Whether it may be registered: a good name, at least one node, ids and addresses that others can use, at most 1 024 endpoints, 64
-    /// entries in each metadata, and 64 KiB of JSON for each node's record.
+    /// Checks that the service may be registered: a valid name, at least one node, valid ids and
+    /// addresses, at most 1 024 endpoints, at most 64 entries in each metadata, and at most 64 KiB
+    /// of JSON for each node's record.
     ///
     /// # Errors
-    /// [`RecordError`] names the first thing that is wrong and says what to do. Trying again does not help.
+    /// [`RecordError`] names the first invalid part and the fix. A retry does not help.
     pub fn check(&self) -> Result<(), RecordError> {
         self.name.parse::<ServiceName>()?;
         if self.nodes.is_empty() {

@@ -1,26 +1,28 @@
-//! go-micro's JSON: the two directions, and the bytes that need a second look.
+//! Decoding and encoding of go-micro's JSON.
 //!
-//! A record is read in one pass by [`read`](super::read). Only where that fails, or where Go left its mark for bytes that are no text, is it
-//! put in order by [`mend`](super::mend) first and read again.
+//! A record is decoded in one pass by [`read`](super::read). Two cases take a slower path, in which
+//! [`mend`](super::mend) repairs the text before it is decoded again: the first pass failed, or the
+//! record has Go's escape for bytes that are not UTF-8.
 
 use super::mend::{REPLACEMENT, STAND_IN, mend_escapes, to_text, without_numbers};
 use super::{Metadata, NilableVec, Node, Service, read, write};
 
-/// Bytes that are no record. Skip it, count it, and go on with the others.
+/// Error of bytes that are not a record. Skip the record, count it, and continue with the others.
 #[derive(Debug, thiserror::Error)]
 #[error("not a go-micro record: {0}")]
 pub struct DecodeError(String);
 
 impl Service {
-    /// Reads a record as Go does: keys in any letter case, `null` for anything, unknown fields ignored, of two equal keys the later, and
-    /// what has the wrong type skipped with the rest kept (a list loses the item, a map keeps its key with no text). A byte that is no
-    /// UTF-8 and half of a surrogate pair become one U+FFFD each.
+    /// Decodes a record as Go does. Keys match in any letter case, `null` is accepted for any
+    /// value, and unknown fields are ignored. Of two equal keys the later one wins. A value of the
+    /// wrong type is skipped and the rest is kept: a list loses the item, a map keeps its key with
+    /// an empty text. Each byte that is not UTF-8, and each unpaired surrogate, becomes one U+FFFD.
     ///
-    /// A number is skipped whatever its size. What is nested deeper than 100 levels, where go-micro writes 8, is skipped too. Names are not
-    /// checked: see [`Service::check`].
+    /// Numbers are skipped regardless of their size. Values nested deeper than 100 levels are
+    /// skipped too; go-micro writes 8. Names are not checked: see [`Service::check`].
     ///
     /// # Errors
-    /// [`DecodeError`] if the bytes are no JSON object, or more than one.
+    /// [`DecodeError`] if the bytes are not exactly one JSON object.
     pub fn from_json(bytes: &[u8]) -> Result<Self, DecodeError> {
         match read::service(bytes) {
             Ok(service) if !holds_replacement(bytes) => Ok(service),
@@ -28,14 +30,15 @@ impl Service {
         }
     }
 
-    /// Writes the record as Go's `encoding/json` does, byte for byte.
+    /// Encodes the record as Go's `encoding/json` does, byte for byte.
     pub fn to_json(&self) -> String {
         write::service(self)
     }
 }
 
-/// The nodes of a record whose bytes are known up to them, `rest` being those that follow. None if anything comes after the nodes, or a
-/// second look is needed: then the record is read whole.
+/// Decodes the nodes of a record whose prefix is known; `rest` is the part from the value of the
+/// nodes to the end. Returns none if another field follows the nodes, or if the slow path is
+/// needed. The caller then decodes the whole record.
 pub(crate) fn nodes_at_end(rest: &[u8]) -> Option<NilableVec<Node>> {
     let list = rest.strip_suffix(b"}")?;
     if list.contains(&b'\\') { None } else { read::nodes(list).ok()? }
@@ -45,7 +48,8 @@ fn holds_replacement(bytes: &[u8]) -> bool {
     bytes.contains(&b'\\') && bytes.windows(REPLACEMENT.len()).any(|window| window.eq_ignore_ascii_case(REPLACEMENT.as_bytes()))
 }
 
-/// Reads twice, with each `\ufffd` as itself and as something else: where the two differ, Go had bytes that are no text.
+/// Decodes the text twice, once with each `\ufffd` unchanged and once with another character in its
+/// place. Where the two results differ, Go had bytes that are not UTF-8.
 fn from_odd_json(bytes: &[u8]) -> serde_json::Result<Service> {
     let text = without_numbers(&to_text(bytes));
     let mut service = read::service(mend_escapes(&text, REPLACEMENT).as_bytes())?;

@@ -1,4 +1,5 @@
-//! Lists of keys shared by all metadata that have the same keys: the nodes of a fleet differ in values, hardly ever in keys.
+//! Interning of key lists. Metadata with the same keys share one list: the nodes of a fleet differ
+//! in values, rarely in keys.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -7,20 +8,21 @@ use std::sync::{Arc, Weak};
 use super::Metadata;
 use super::metadata::KeyList;
 
-/// Fewest lists that are worth looking through for unused ones.
+/// Number of lists below which unused ones are not pruned.
 const PRUNE_AT: usize = 64;
 
-/// Lists of keys in use. An unused one is forgotten; there are never more than twice as many as metadata that use them, and [`PRUNE_AT`].
+/// Interner of key lists, by weak references. Unused lists are pruned: the number of entries is at
+/// most [`PRUNE_AT`], or twice the number in use at the last pruning, whichever is larger.
 #[derive(Debug, Default)]
 pub(crate) struct KeyLists {
-    /// By the hash of the list. The hash is keyed, so that a writer of records cannot make two lists share one.
+    /// Lists by hash. The hash is keyed, so that the author of a record cannot force a collision.
     known: HashMap<u64, Weak<KeyList>>,
     hasher: RandomState,
     prune_at: usize,
 }
 
 impl KeyLists {
-    /// Gives `metadata` the list of keys that an earlier one with the same keys has.
+    /// Replaces the key list of `metadata` by the interned list with the same keys.
     pub(crate) fn share(&mut self, metadata: &mut Metadata) {
         let Some(keys) = metadata.keys() else { return };
         let hash = self.hasher.hash_one(keys);

@@ -1,16 +1,19 @@
-//! Puts JSON in order that Go reads and serde_json does not: bytes that are no UTF-8, halves of surrogate pairs, numbers out of the range of
-//! an `f64`. This file knows characters and nothing of records.
+//! Repair of JSON that Go accepts and serde_json rejects: bytes that are not UTF-8, unpaired
+//! surrogates, numbers out of the range of an `f64`. The functions work on characters and do not
+//! depend on the shape of a record.
 
 use std::iter;
 
 use serde::de::IgnoredAny;
 
-/// How Go writes a byte that is no text; a U+FFFD that is text it leaves as it is.
+/// Go's escape for a byte that is not UTF-8. Go writes a U+FFFD of the text itself without an
+/// escape.
 pub(super) const REPLACEMENT: &str = "\\ufffd";
-/// The same number of bytes once read, and told apart from U+FFFD.
+/// Escape of another character with the same length in UTF-8, distinguishable from U+FFFD.
 pub(super) const STAND_IN: &str = "\\ufffe";
 
-/// One U+FFFD for each byte that is no UTF-8, as Go does, where Rust's own lossy reading gives one for several.
+/// Decodes text with one U+FFFD for each byte that is not UTF-8, as Go does. Rust's own lossy
+/// decoding writes one for several bytes.
 pub(super) fn to_text(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -20,8 +23,9 @@ pub(super) fn to_text(bytes: &[u8]) -> String {
     text
 }
 
-/// Writes each number as 0, since no record has a number and serde_json refuses those out of range. What is no number stays to be refused,
-/// and spaces keep all else in its column.
+/// Replaces each number by 0, since no field of a record is a number and serde_json rejects those
+/// out of range. Invalid numbers are kept, so that the decoder rejects them. Spaces pad each 0, so
+/// that the columns do not change.
 pub(super) fn without_numbers(json: &str) -> String {
     let mut mended = String::with_capacity(json.len());
     let mut rest = json;
@@ -47,7 +51,7 @@ fn number_len(json: &str) -> usize {
     json.find(|character| !is_of_number(character)).unwrap_or(json.len())
 }
 
-/// Returns the length of the string that `json` begins with, quotes included.
+/// Returns the length of the string at the start of `json`, quotes included.
 fn string_len(json: &str) -> usize {
     let mut is_escaped = false;
     let is_end = |byte: &u8| {
@@ -62,7 +66,7 @@ fn is_number(token: &str) -> bool {
     token.starts_with(|first: char| first == '-' || first.is_ascii_digit()) && serde_json::from_str::<IgnoredAny>(token).is_ok()
 }
 
-/// Writes each half of a surrogate pair as U+FFFD, and each escaped U+FFFD as `replacement`.
+/// Replaces each unpaired surrogate by U+FFFD, and each escaped U+FFFD by `replacement`.
 pub(super) fn mend_escapes(text: &str, replacement: &str) -> String {
     let mut mended = String::with_capacity(text.len());
     let mut rest = text;
@@ -76,7 +80,7 @@ pub(super) fn mend_escapes(text: &str, replacement: &str) -> String {
     mended + rest
 }
 
-/// The length of the escape that `rest` begins with, and what to write for it.
+/// Returns the length of the escape at the start of `rest`, and its replacement.
 fn mend_escape<'a>(rest: &'a str, replacement: &'a str) -> (usize, &'a str) {
     let same = |length: usize| (length, &rest[..length]);
     match code_unit(rest) {

@@ -1,7 +1,10 @@
-//! Metadata: sorted pairs of text that may be `null`, packed for the memory of clients that know many nodes.
+//! Metadata: sorted pairs of text that may be `null`, packed to save memory in clients that hold
+//! many nodes.
 //!
-//! The keys are one packed list, shared by all that have the same ([`KeyLists`](super::KeyLists)), the values another of this metadata alone:
-//! one allocation a node. A change packs anew, for metadata is read far more often than it is changed.
+//! The keys are one packed list, shared by all metadata with the same keys
+//! ([`KeyLists`](super::KeyLists)). The values are a packed list of their own, which is one
+//! allocation per node. A change repacks the pairs, since metadata is read far more often than it
+//! is changed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,24 +13,27 @@ use serde::{Serialize, Serializer};
 
 use super::packed::{Item, Items, pack, pack_numbers};
 
-/// Pairs of text, sorted by key, that may be `null`, as a nil map of Go is. A `null` metadata has no pairs.
+/// Sorted pairs of text, by key. May be `null`, as a nil map of Go is; a `null` metadata has no
+/// pairs.
 ///
-/// Values remember which of their U+FFFD were escaped in the record they were read from: Go writes bytes that are no text so.
+/// Values keep the positions of the U+FFFD that were escaped in the record: Go writes bytes that
+/// are not UTF-8 in this form.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Metadata(Option<Pairs>);
 
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Pairs {
-    /// None if there are no pairs.
+    /// Packed keys; none if there are no pairs.
     keys: Option<Arc<KeyList>>,
     values: Box<str>,
 }
 
-/// Packed keys of a metadata. Behind two pointers, since an `Arc<str>` would take 8 bytes more in every node.
+/// Packed keys of a metadata. The list is behind two pointers, since an `Arc<str>` would take 8
+/// bytes more in every node.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct KeyList(Box<str>);
 
-/// One pair as it is packed.
+/// One packed pair.
 #[derive(Clone, Copy)]
 struct Pair<'a> {
     key: &'a str,
@@ -65,18 +71,18 @@ impl Metadata {
         self.iter().take_while(|(known, _)| *known <= key).find(|(known, _)| *known == key).map(|(_, value)| value)
     }
 
-    /// Returns true if there is a value of `key`, an empty one included.
+    /// Returns true if `key` has a value, even an empty one.
     pub fn contains_key(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
 
-    /// Iterates over the pairs by key.
+    /// Iterates over the pairs in the order of their keys.
     pub fn iter(&self) -> MetadataIter<'_> {
         let Some(Pairs { keys, values }) = &self.0 else { return MetadataIter::default() };
         MetadataIter { keys: Items(keys.as_ref().map_or("", |keys| &keys.0)), values: Items(values) }
     }
 
-    /// Sets `key` to `value`; a `null` metadata becomes a map.
+    /// Sets `key` to `value`. A `null` metadata becomes a map.
     pub fn insert(&mut self, key: impl AsRef<str>, value: impl AsRef<str>) {
         self.extend([(key, value)]);
     }
@@ -89,14 +95,16 @@ impl Metadata {
         Some(removed)
     }
 
-    /// Packs pairs that stand in `text` one after the other, given by the end of each key and of each value; of equal keys the last.
+    /// Packs the pairs of `text`, in which keys and values follow each other. `ends` has the end of
+    /// each key and of each value. Of equal keys the last one wins.
     pub(super) fn from_text(text: &str, ends: &[(usize, usize)]) -> Self {
         let starts = std::iter::once(0).chain(ends.iter().map(|(_, value)| *value));
         let pairs = starts.zip(ends).map(|(start, &(key, value))| Pair::new(&text[start..key], &text[key..value]));
         pack_unsorted(pairs.collect())
     }
 
-    /// Marks each U+FFFD of the values that is another character in `other`: there Go had bytes that are no text.
+    /// Marks each U+FFFD of the values that is another character in `other`: Go had bytes there
+    /// that are not UTF-8.
     pub(super) fn mark_lost(&mut self, other: &Self) {
         let mut others = other.iter().peekable();
         let mut same_of = |key| {
@@ -112,7 +120,8 @@ impl Metadata {
         *self = pack_pairs(&pairs.collect::<Vec<_>>());
     }
 
-    /// Iterates over keys and values, with the places in the value where Go had bytes that are no text.
+    /// Iterates over keys and values, with the positions in the value where Go had bytes that are
+    /// not UTF-8.
     pub(super) fn iter_lost(&self) -> impl Iterator<Item = (&str, &str, Vec<usize>)> {
         self.pairs().map(|pair| (pair.key, pair.value.text, pair.value.marks().collect()))
     }
@@ -133,13 +142,13 @@ impl Metadata {
         keys.zip(values).map(|(key, value)| Pair { key: key.text, value })
     }
 
-    /// Returns this metadata with `pairs` set, of equal keys the last.
+    /// Returns a copy of the metadata with `pairs` set. Of equal keys the last one wins.
     fn with<'a>(&'a self, pairs: impl Iterator<Item = Pair<'a>>) -> Self {
         pack_unsorted(self.pairs().chain(pairs).collect())
     }
 }
 
-/// Packs pairs, of equal keys the last.
+/// Sorts and packs pairs. Of equal keys the last one wins.
 fn pack_unsorted(mut pairs: Vec<Pair<'_>>) -> Metadata {
     pairs.sort_by_key(|pair| pair.key);
     pairs.dedup_by(|later, earlier| {
@@ -161,7 +170,7 @@ fn pack_pairs(pairs: &[Pair<'_>]) -> Metadata {
     Metadata(Some(Pairs { keys: Some(keys), values: pack(pairs.iter().map(|pair| pair.value)) }))
 }
 
-/// Packs the places of those U+FFFD of `text` where `other` has another character.
+/// Packs the positions of those U+FFFD of `text` where `other` has another character.
 fn replaced(text: &str, other: &str) -> String {
     let replacement = char::REPLACEMENT_CHARACTER;
     let both = text.char_indices().zip(other.chars());
@@ -174,7 +183,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Iterator over the pairs of a [`Metadata`], by key.
+/// Iterator over the pairs of a [`Metadata`], in the order of their keys.
 #[derive(Clone, Debug, Default)]
 pub struct MetadataIter<'a> {
     keys: Items<'a>,

@@ -4,21 +4,22 @@ use std::cmp::Ordering;
 
 use super::{Endpoint, keys};
 
-/// Properties of one method, as its record states them.
+/// Properties of one method, from the metadata of its endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Method {
-    /// True if the method may be sent twice ([`keys::IDEMPOTENT`]).
+    /// True if the method is idempotent and may be sent twice ([`keys::IDEMPOTENT`]).
     pub idempotent: bool,
     /// True if either side streams ([`keys::STREAM`]).
     pub streaming: bool,
 }
 
-/// Index of the methods of a service. A look-up allocates nothing.
+/// Index of the methods of a service. A lookup does not allocate.
 #[derive(Debug, Default)]
 pub(super) struct Methods {
-    /// Sorted by path: few comparisons cost less than a hash, which every call would pay.
+    /// Methods sorted by path. A few comparisons cost less than a hash, which every call would pay.
     by_path: Vec<(String, Method)>,
-    /// Sorted by name; none where the name says too little: it is ambiguous, or the path decides.
+    /// Methods sorted by name. None for a name that does not identify a method: it is ambiguous, or
+    /// the endpoint has a path.
     by_name: Vec<(String, Option<Method>)>,
 }
 
@@ -42,7 +43,7 @@ impl Methods {
     }
 }
 
-/// Of two endpoints with one path, the later counts.
+/// Returns the methods sorted by path. Of two endpoints with the same path the later one wins.
 fn by_path(endpoints: &[Endpoint]) -> Vec<(String, Method)> {
     let path = |endpoint: &Endpoint| Some((endpoint.metadata.get(keys::PATH)?.to_owned(), method(endpoint)));
     let mut paths: Vec<_> = endpoints.iter().rev().filter_map(path).collect();
@@ -76,7 +77,7 @@ fn is(endpoint: &Endpoint, key: &str) -> bool {
     endpoint.metadata.get(key) == Some("true")
 }
 
-/// Compares `name` with the text that `parts` make together.
+/// Compares `name` with the concatenation of `parts`.
 fn compare(name: &str, parts: [&str; 3]) -> Ordering {
     name.bytes().cmp(parts.into_iter().flat_map(str::bytes))
 }

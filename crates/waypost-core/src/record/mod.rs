@@ -1,7 +1,8 @@
-//! The words: what a registry holds, in the shape go-micro gives it.
+//! Types of a registry's records, in go-micro's format.
 //!
-//! [`Service`] is a record as people see it; [`Entry`] is what moves inside, one node with a [`Head`] shared by every record that says the
-//! same. This room knows JSON and names, and never who stores a record or who reads it.
+//! [`Service`] is the record as users see it. [`Entry`] is the internal form: one node with a
+//! [`Head`], which is shared by every record with the same one. This module handles JSON and names;
+//! it does not depend on the storage or the readers of a record.
 
 mod check;
 mod json;
@@ -31,84 +32,88 @@ pub use nilable_vec::NilableVec;
 
 /// Metadata keys that Waypost itself writes and reads.
 pub mod keys {
-    /// Node metadata: the random instance drawn once per registration; whose record it is.
+    /// Node metadata: the random id of the instance that owns the record, drawn once per
+    /// registration.
     pub const INSTANCE: &str = "waypost.instance";
     /// Node metadata: set to [`LEAVING`] just before a deregistered record is deleted.
     pub const STATE: &str = "waypost.state";
-    /// The value of [`STATE`] of a node that is going of its own accord.
+    /// Value of [`STATE`] of a node that shuts down gracefully.
     pub const LEAVING: &str = "leaving";
     /// Endpoint metadata: the full gRPC path, `/package.Service/Method`.
     pub const PATH: &str = "waypost.path";
     /// Endpoint metadata: `true` if the method may be sent twice.
     pub const IDEMPOTENT: &str = "waypost.idempotent";
-    /// Endpoint metadata, go-micro's: `true` if either side streams.
+    /// Endpoint metadata of go-micro: `true` if either side streams.
     pub const STREAM: &str = "stream";
-    /// Endpoint metadata, go-micro's: `true` if the endpoint takes messages of a topic and cannot be called.
+    /// Endpoint metadata of go-micro: `true` if the endpoint consumes messages of a topic and
+    /// cannot be called.
     pub const SUBSCRIBER: &str = "subscriber";
-    /// Node metadata, go-micro's: what the node speaks, such as `grpc`, `mucp` or `http`.
+    /// Node metadata of go-micro: the node's protocol, such as `grpc`, `mucp` or `http`.
     pub const PROTOCOL: &str = "protocol";
-    /// Node metadata: a whole number from 1 to 65 535 for strategies that weigh nodes.
+    /// Node metadata: an integer from 1 to 65 535 for weighted strategies.
     pub const WEIGHT: &str = "weight";
 }
 
-/// The version a service has unless it is given another, as in go-micro.
+/// Default version of a service, as in go-micro.
 pub const DEFAULT_VERSION: &str = "latest";
 
-/// A registry's record as people see it: one version of one service, and the nodes that run it.
+/// A registry's record as users see it: one version of one service, and the nodes that run it.
 ///
-/// The JSON is go-micro's, field for field; see [`Service::to_json`] and [`Service::from_json`].
+/// The JSON format is go-micro's, field for field; see [`Service::to_json`] and
+/// [`Service::from_json`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Service {
-    /// What clients ask for. Checked when registered ([`ServiceName`]), taken as it stands when read.
+    /// Name by which clients find the service. Checked on registration ([`ServiceName`]), not on
+    /// reads.
     pub name: String,
-    /// Free text; [`DEFAULT_VERSION`] unless given.
+    /// Version, as free text. Default [`DEFAULT_VERSION`].
     pub version: String,
-    /// Of the service; go-micro always writes `null`.
+    /// Metadata of the service. go-micro always writes `null`.
     pub metadata: Metadata,
-    /// The public methods.
+    /// Public methods.
     pub endpoints: NilableVec<Endpoint>,
-    /// The running instances.
+    /// Running instances.
     pub nodes: NilableVec<Node>,
 }
 
 /// One running instance of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Node {
-    /// What the user and the server say of it: `protocol`, labels, [`keys::INSTANCE`].
+    /// Metadata that the user and the server set: `protocol`, labels, [`keys::INSTANCE`].
     pub metadata: Metadata,
-    /// `<service>-<id>`, the id a UUIDv4 unless given.
+    /// Id in the form `<service>-<id>`. The default of `<id>` is a UUIDv4.
     pub id: String,
-    /// `host:port`; IPv6 hosts in brackets.
+    /// Address as `host:port`. An IPv6 host is in brackets.
     pub address: String,
 }
 
 /// One public method of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
-    /// The shape of the request.
+    /// Schema of the request.
     pub request: Option<Value>,
-    /// The shape of the response.
+    /// Schema of the response.
     pub response: Option<Value>,
-    /// Such as [`keys::PATH`], [`keys::IDEMPOTENT`] and [`keys::STREAM`].
+    /// Metadata such as [`keys::PATH`], [`keys::IDEMPOTENT`] and [`keys::STREAM`].
     pub metadata: Metadata,
-    /// `Greeter.Hello`.
+    /// Name in go-micro's form, such as `Greeter.Hello`.
     pub name: String,
 }
 
-/// One field, or a whole message, of a request or response.
+/// Schema of a whole message, or of one of its fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Value {
-    /// The field's name; of a whole message, its type.
+    /// Name of the field, or the type of a whole message.
     pub name: String,
-    /// Go's name of the type: `string`, `int64`, `[]string`, `Address`; empty for maps.
+    /// Go's name of the type: `string`, `int64`, `[]string`, `Address`. Empty for maps.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The fields of a message, three levels deep.
+    /// Fields of the message, up to three levels deep.
     pub values: NilableVec<Value>,
 }
 
 impl Service {
-    /// A service with the default version and nothing in it.
+    /// Creates a service with the default version, no endpoints and no nodes.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -118,12 +123,12 @@ impl Service {
         }
     }
 
-    /// What all its nodes share.
+    /// Returns the part of the record that all its nodes share.
     pub fn head(&self) -> Head {
         Head::new(self.name.clone(), self.version.clone(), self.metadata.clone(), self.endpoints.clone())
     }
 
-    /// Its nodes, one entry each, sharing one head.
+    /// Returns one entry per node. All share one head.
     pub fn entries(&self) -> Vec<Entry> {
         let head = Arc::new(self.head());
         self.nodes.iter().map(|node| Entry { head: Arc::clone(&head), node: Arc::new(node.clone()) }).collect()
@@ -131,37 +136,37 @@ impl Service {
 }
 
 impl Node {
-    /// A node called `<service>-<uuid>` at `address`.
+    /// Creates a node with the id `<service>-<uuid>` at `address`.
     pub fn new(service: &str, address: impl Into<String>) -> Self {
         Self::with_id(service, &uuid::Uuid::new_v4().to_string(), address)
     }
 
-    /// A node called `<service>-<id>` at `address`.
+    /// Creates a node with the id `<service>-<id>` at `address`.
     pub fn with_id(service: &str, id: &str, address: impl Into<String>) -> Self {
         Self { metadata: Metadata::default(), id: format!("{service}-{id}"), address: address.into() }
     }
 
-    /// Whether it says that it is going ([`keys::STATE`]).
+    /// Returns true if the node is marked as leaving ([`keys::STATE`]).
     pub fn is_leaving(&self) -> bool {
         self.metadata.get(keys::STATE) == Some(keys::LEAVING)
     }
 
-    /// The instance that owns the record, if a Waypost registrar wrote it.
+    /// Returns the id of the instance that owns the record, if a Waypost registrar wrote it.
     pub fn instance(&self) -> Option<&str> {
         self.metadata.get(keys::INSTANCE)
     }
 }
 
-/// What the records of one version of a service share: all but the node.
+/// Part that the records of one version of a service share: everything but the node.
 #[derive(Debug, Default)]
 pub struct Head {
-    /// The service's name.
+    /// Name of the service.
     pub name: String,
-    /// The service's version.
+    /// Version of the service.
     pub version: String,
-    /// The service's metadata.
+    /// Metadata of the service.
     pub metadata: Metadata,
-    /// The public methods.
+    /// Public methods.
     pub endpoints: NilableVec<Endpoint>,
     methods: OnceLock<Methods>,
 }
@@ -178,45 +183,47 @@ impl PartialEq for Head {
 impl Eq for Head {}
 
 impl Head {
-    /// A head of these parts.
+    /// Creates a head from its parts.
     pub fn new(name: String, version: String, metadata: Metadata, endpoints: NilableVec<Endpoint>) -> Self {
         Self { name, version, metadata, endpoints, methods: OnceLock::new() }
     }
 
-    /// Returns what the record says of the method at `path` (`/package.Service/Method`), or none if it does not name that method.
+    /// Returns the properties of the method at `path` (`/package.Service/Method`), or none if the
+    /// record does not name the method.
     ///
-    /// An endpoint with [`keys::PATH`] is known by that path only. Any other is known by go-micro's name of it: `Greeter.Hello` is the method
-    /// of `/any.package.Greeter/Hello`, unless several endpoints have that name.
+    /// An endpoint with [`keys::PATH`] matches that path only. Any other endpoint matches by
+    /// go-micro's name: `Greeter.Hello` is the method of `/any.package.Greeter/Hello`, unless
+    /// several endpoints have that name.
     pub fn method(&self, path: &str) -> Option<Method> {
         self.methods.get_or_init(|| Methods::new(self.endpoints.as_slice())).get(path)
     }
 }
 
-/// One node of one service: what moves inside.
+/// One node of one service: the internal form of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Shared by all entries whose records say the same.
+    /// Part that all entries with equal records share.
     pub head: Arc<Head>,
-    /// The node itself.
+    /// The node.
     pub node: Arc<Node>,
 }
 
-/// Which entry: a service's name and a node's id.
+/// Identity of an entry: a service's name and a node's id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
-    /// The service's name.
+    /// Name of the service.
     pub service: String,
-    /// The node's id.
+    /// Id of the node.
     pub id: String,
 }
 
 impl Entry {
-    /// Which entry it is.
+    /// Returns the identity of the entry.
     pub fn key(&self) -> Key {
         Key { service: self.head.name.clone(), id: self.node.id.clone() }
     }
 
-    /// The record of this one node.
+    /// Returns the record of this node alone.
     pub fn to_service(&self) -> Service {
         Service {
             name: self.head.name.clone(),
@@ -227,7 +234,8 @@ impl Entry {
         }
     }
 
-    /// The records of many nodes as people see them: one per name and version, in that order, nodes by id.
+    /// Merges entries into records as users see them: one per name and version, in that order, with
+    /// nodes sorted by id.
     pub fn to_services<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<Service> {
         let mut services = std::collections::BTreeMap::<(&str, &str), Service>::new();
         for entry in entries {
@@ -246,7 +254,8 @@ impl Entry {
         services
     }
 
-    /// The same of entries that nobody else needs: a node that is not shared is not copied.
+    /// Merges owned entries as [`to_services`](Self::to_services) does. A node that is not shared
+    /// is moved, not copied.
     pub fn into_services(mut entries: Vec<Self>) -> Vec<Service> {
         entries.sort_by(|a, b| (&a.head.name, &a.head.version, &a.node.id).cmp(&(&b.head.name, &b.head.version, &b.node.id)));
         let mut services = Vec::<Service>::new();

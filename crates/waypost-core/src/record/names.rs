@@ -1,10 +1,10 @@
-//! Names and addresses, checked where they enter: when we register, never when we read.
+//! Types of names and addresses. They are checked on registration, not on reads.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// Why a name or an address was refused, and what to give instead.
+/// Error of an invalid name or address: the reason, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} {why}", self.what())]
 pub struct NameError {
@@ -14,12 +14,12 @@ pub struct NameError {
 }
 
 impl NameError {
-    /// What was refused, such as `service name "a/b"`; cut where it is long.
+    /// Returns the rejected text, such as `service name "a/b"`, truncated to 64 characters.
     pub fn what(&self) -> String {
         format!("{} {:?}", self.what, excerpt(&self.given))
     }
 
-    /// Why, and what to do.
+    /// Returns the reason and the fix.
     pub fn why(&self) -> &'static str {
         self.why
     }
@@ -40,10 +40,10 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// The longest allowed, in bytes.
+            /// Maximum length in bytes.
             pub const LONGEST: usize = $longest;
 
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -69,11 +69,13 @@ macro_rules! name {
 }
 
 name! {
-    /// A service's name: `[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}` without `..`, so that it is one level of a registry's tree.
+    /// Name of a service: `[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}` without `..`, so that it is one level
+    /// of a registry's tree.
     ServiceName, "service name", 128
 }
 name! {
-    /// A node's id, by the same rule as a [`ServiceName`] but up to 255 bytes, since it begins with the service's name.
+    /// Id of a node. The rule is that of a [`ServiceName`], but with up to 255 bytes, since the id
+    /// begins with the service's name.
     NodeId, "node id", 255
 }
 
@@ -92,12 +94,13 @@ fn check(given: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A `host:port` that can be dialled.
+/// Address that can be dialled, as `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// A name or an IP address, without brackets; an IPv6 address may have a zone, as in `fe80::1%eth0`.
+    /// Host name or IP address, without brackets. An IPv6 address may have a zone, as in
+    /// `fe80::1%eth0`.
     pub host: String,
-    /// Never 0.
+    /// Port; never 0.
     pub port: u16,
 }
 

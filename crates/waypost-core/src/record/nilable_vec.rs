@@ -1,4 +1,5 @@
-//! Lists that remember whether Go wrote them as `null`, so that a record reads and writes byte for byte.
+//! Lists that keep the difference between `null` and empty, so that a record is encoded byte for
+//! byte as it was decoded.
 
 use std::ops::{Index, IndexMut};
 use std::slice::{Iter, IterMut, SliceIndex};
@@ -24,17 +25,17 @@ impl<T> NilableVec<T> {
         self.0.is_none()
     }
 
-    /// Returns the items; none for `null`.
+    /// Returns the items as a slice, empty for `null`.
     pub fn as_slice(&self) -> &[T] {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// Returns the items, to be changed in place or sorted.
+    /// Returns the items as a mutable slice.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         self.0.as_deref_mut().unwrap_or_default()
     }
 
-    /// Returns the items as a plain vector; an empty one for `null`.
+    /// Returns the items as a vector, empty for `null`.
     pub fn into_vec(self) -> Vec<T> {
         self.0.unwrap_or_default()
     }
@@ -54,12 +55,12 @@ impl<T> NilableVec<T> {
         self.as_slice().iter()
     }
 
-    /// Iterates over the items, to be changed in place.
+    /// Iterates over mutable references to the items.
     pub fn iter_mut(&mut self) -> IterMut<'_, T> {
         self.as_mut_slice().iter_mut()
     }
 
-    /// Returns the item at `index`, or none out of bounds.
+    /// Returns the item at `index`, or none if `index` is out of bounds.
     pub fn get(&self, index: usize) -> Option<&T> {
         self.as_slice().get(index)
     }
@@ -69,12 +70,12 @@ impl<T> NilableVec<T> {
         self.as_slice().first()
     }
 
-    /// Returns the first item, to be changed in place.
+    /// Returns a mutable reference to the first item.
     pub fn first_mut(&mut self) -> Option<&mut T> {
         self.as_mut_slice().first_mut()
     }
 
-    /// Appends one item; a `null` list becomes a list of one.
+    /// Appends one item. A `null` list becomes a list of one.
     pub fn push(&mut self, item: T) {
         self.0.get_or_insert_default().push(item);
     }

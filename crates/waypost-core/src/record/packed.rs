@@ -1,17 +1,18 @@
-//! Lists of text in one text: each item is its length, as digits of base 64, and then itself.
+//! Lists of texts packed into one text. Each item is its length, as digits of base 64, and then the
+//! text.
 //!
-//! Each digit is one ASCII character, so that the whole is text too and is cut without any check of its bytes. This file knows nothing of
-//! metadata.
+//! Each digit is one ASCII character, so that the whole is valid UTF-8 and is sliced without a
+//! check of its bytes. The format does not depend on metadata.
 
-/// Digits of a number, the lowest first; all but the last carry [`MORE`].
+/// Bits per digit of a number. The lowest digit comes first; all but the last carry [`MORE`].
 const DIGIT_BITS: u32 = 6;
 const MORE: u8 = 1 << DIGIT_BITS;
 
-/// One item of a packed list: a text, and the places in it that were marked.
+/// One item of a packed list: a text, and its marked positions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Item<'a> {
     pub(super) text: &'a str,
-    /// Marked places, packed, in rising order.
+    /// Marked positions, packed, in ascending order.
     pub(super) marks: &'a str,
 }
 
@@ -31,7 +32,8 @@ impl<'a> Item<'a> {
         number_len(self.text.len() << 1) + marks + self.text.len()
     }
 
-    /// Appends the item to a packed list. The lowest bit of the length says that there are marks, and that their length follows.
+    /// Appends the item to a packed list. The lowest bit of the length is 1 if the item has marks;
+    /// the length of the marks then follows.
     pub(super) fn push_to(self, list: &mut String) {
         let is_marked = !self.marks.is_empty();
         push_number(list, self.text.len() << 1 | usize::from(is_marked));

@@ -1,7 +1,9 @@
-//! Reads go-micro's JSON in one pass, each value straight into its place, as Go's decoder does.
+//! Decoder of go-micro's JSON in one pass. Each value is decoded into its field, as Go's decoder
+//! does.
 //!
-//! What stands there is looked at before it is taken: `null` empties, the wrong type changes nothing. This file knows the shape of a record
-//! and nothing of bytes or characters.
+//! The type of a value is checked before the field changes: `null` clears the field, a value of the
+//! wrong type leaves it unchanged. The decoder depends on the shape of a record, not on bytes or
+//! characters.
 
 use std::fmt;
 
@@ -10,7 +12,8 @@ use serde::de::{Deserialize, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, 
 
 use super::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
-/// Deepest level of nesting that is read. Deeper values are skipped without recursion, which serde_json refuses below level 128.
+/// Deepest level of nesting that is decoded. Deeper values are skipped without recursion;
+/// serde_json rejects recursion at level 128.
 const DEEPEST: u8 = 100;
 
 pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
@@ -20,7 +23,7 @@ pub(super) fn service(bytes: &[u8]) -> serde_json::Result<Service> {
     Ok(service)
 }
 
-/// A list of nodes, and nothing else; none if it is something else.
+/// Decodes a list of nodes and nothing else. Returns none if the value is not a list.
 pub(super) fn nodes(bytes: &[u8]) -> serde_json::Result<Option<NilableVec<Node>>> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let mut nodes = NilableVec::null();
@@ -29,7 +32,7 @@ pub(super) fn nodes(bytes: &[u8]) -> serde_json::Result<Option<NilableVec<Node>>
     Ok(is_list.then_some(nodes))
 }
 
-/// The record itself, which must be an object.
+/// Visitor of the record, which must be an object.
 struct Whole;
 
 impl<'de> Visitor<'de> for Whole {
@@ -46,8 +49,9 @@ impl<'de> Visitor<'de> for Whole {
     }
 }
 
-/// Something that JSON is read into. Each method returns true if it took that type of JSON; what it could not take changed nothing. `depth`
-/// is the number of levels that may still be read below.
+/// Target into which JSON is decoded. Each method returns true if the target accepts that type of
+/// JSON; a rejected value changes nothing. `depth` is the number of levels that may still be
+/// decoded below.
 trait Place: Sized {
     fn null(&mut self) {}
 
@@ -74,7 +78,7 @@ fn skip_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<bool, A::Error> 
     Ok(false)
 }
 
-/// The place to read a value into, and the number of levels that may be read below it.
+/// Seed that decodes a value into a target, with the number of levels that may be decoded below it.
 struct Into<'a, T>(&'a mut T, u8);
 
 impl<'de, T: Place> DeserializeSeed<'de> for Into<'_, T> {
@@ -139,7 +143,8 @@ impl Place for String {
     }
 }
 
-/// Pairs of a metadata on their way to be packed: once an object, however often the object repeats the key.
+/// Pairs of a metadata before they are packed. They are packed once per outer object, even if that
+/// repeats its `metadata`.
 #[derive(Default)]
 struct Pairs {
     text: String,
@@ -166,7 +171,7 @@ impl Pairs {
     }
 }
 
-/// Text that is appended to another: keys and values of metadata on their way to be packed.
+/// Target that appends to a text: keys and values of metadata before they are packed.
 struct Appended<'a>(&'a mut String);
 
 impl Place for Appended<'_> {
@@ -189,7 +194,7 @@ impl<T: Place + Default> Place for NilableVec<T> {
         *self = Self::null();
     }
 
-    /// Without those that are of the wrong type.
+    /// Decodes the list without the items of the wrong type.
     fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A, depth: u8) -> Result<bool, A::Error> {
         let mut items = Vec::new();
         let mut item = T::default();
@@ -239,7 +244,7 @@ object!(Value { Name => name, Type => kind, Values => values });
 
 macro_rules! keys {
     ($($key:ident $text:literal),*) => {
-        /// The keys of all objects of a record, in any letter case.
+        /// Keys of all objects of a record, in any letter case.
         #[derive(Clone, Copy)]
         enum Key { $($key,)* Other }
 

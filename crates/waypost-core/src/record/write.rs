@@ -1,4 +1,5 @@
-//! Writes go-micro's JSON as Go's `encoding/json` does: compact, fields in Go's order, nil as `null`, strings safe inside HTML.
+//! Encoder of go-micro's JSON. The output is that of Go's `encoding/json`: compact, fields in Go's
+//! order, nil as `null`, strings safe inside HTML.
 
 use super::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
@@ -8,7 +9,7 @@ pub(super) fn service(service: &Service) -> String {
     json
 }
 
-/// The length of a record's JSON without what stands between the brackets of its nodes.
+/// Returns the length of a record's JSON without the content of its list of nodes.
 pub(super) fn head_len(service: &Service) -> usize {
     let Service { name, version, metadata, endpoints, nodes: _ } = service;
     let parts: [&dyn Write; 4] = [name, version, metadata, endpoints];
@@ -16,7 +17,7 @@ pub(super) fn head_len(service: &Service) -> usize {
     keys.len() + parts.into_iter().map(len).sum::<usize>()
 }
 
-/// The length of the JSON of one node.
+/// Returns the length of the JSON of one node.
 pub(super) fn node_len(node: &Node) -> usize {
     len(node)
 }
@@ -103,7 +104,8 @@ fn comma(json: &mut String, at: usize) {
     }
 }
 
-/// `lost` are the places in `text` where Go had bytes that are no text, in rising order.
+/// Writes `text` as a JSON string. `lost` has the positions in `text` where Go had bytes that are
+/// not UTF-8, in ascending order.
 fn quoted(json: &mut String, text: &str, lost: &[usize]) {
     json.push('"');
     let mut from = 0;

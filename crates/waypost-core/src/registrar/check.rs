@@ -1,21 +1,23 @@
-//! The health check that decides if a node is in the registry.
+//! Health check of a node, which decides if the node is registered.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// Health check of a node, called at every interval beside the heartbeat; `Err` says why clients should not find the node.
+/// Health check of a node, called at every interval in parallel with the heartbeat. `Err` is the
+/// reason why clients should not find the node.
 ///
-/// Nothing is registered before the first check has passed. After that a check that is still running delays no heartbeat, and is called
-/// again as soon as it has ended where that takes longer than the interval. Called from one task, never twice at once, and dropped when it
-/// takes longer than [`Config::timeout`](super::Config::timeout), which counts as a failure, as does a panic. It must not block its
-/// thread. Any `Fn() -> impl Future<Output = Result<(), String>>` is one.
+/// Nothing is registered before the first check has passed. After that, a slow check does not delay
+/// the heartbeat; if it takes longer than the interval, it is called again as soon as it has ended.
+/// The check is called from one task, never concurrently. It is dropped after
+/// [`Config::timeout`](super::Config::timeout), which counts as a failure, as does a panic. It must
+/// not block its thread. Any `Fn() -> impl Future<Output = Result<(), String>>` is a check.
 pub trait RegisterCheck: Send + Sync + 'static {
-    /// Checks that the node is fit to be called.
+    /// Checks that the node can serve calls.
     ///
     /// # Errors
-    /// Returns why it is not, for people to read.
+    /// Returns the reason for a failed check, as text for logs and states.
     fn check(&self) -> impl Future<Output = Result<(), String>> + Send;
 }
 
@@ -29,12 +31,12 @@ where
     }
 }
 
-/// Clonable handle on any [`RegisterCheck`]; it is a `RegisterCheck` itself.
+/// Type-erased, clonable [`RegisterCheck`]. The handle implements `RegisterCheck` itself.
 #[derive(Clone)]
 pub struct AnyCheck(Arc<dyn DynCheck>);
 
 impl AnyCheck {
-    /// Makes a handle on `check`.
+    /// Creates a handle on `check`.
     pub fn new(check: impl RegisterCheck) -> Self {
         Self(Arc::new(check))
     }

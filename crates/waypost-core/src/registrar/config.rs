@@ -1,41 +1,47 @@
-//! Settings of a registration, and the rules between them.
+//! Settings of a registration, and their validation.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::registry::{Error, LONGEST_TTL, Result, SHORTEST_TTL};
 
-/// Settings of a registration. Start from [`Config::default`] and change what differs.
+/// Settings of a registration. Start from [`Config::default`] and change individual fields.
 ///
-/// Each duration may be [`Duration::MAX`], which means no limit, except [`ttl`](Config::ttl) and [`interval`](Config::interval).
+/// Each duration may be [`Duration::MAX`], which means no limit, except [`ttl`](Config::ttl) and
+/// [`interval`](Config::interval).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Lifetime of the record unless it is refreshed. Default 15 s; at least 1 s, at most 9 000 000 000 s (the longest lease of etcd), and
-    /// more than [`interval`](Config::interval). Clients take a crashed server for lost after it.
+    /// Lifetime of the record unless it is refreshed. Default 15 s; at least 1 s, at most 9 000 000
+    /// 000 s (the longest lease of etcd), and more than [`interval`](Config::interval). Clients
+    /// treat a crashed server as lost after this time.
     pub ttl: Duration,
-    /// Time between two heartbeats, each of which repairs any loss of the record, and between two health checks. Default 5 s; below half
-    /// the ttl, so that one lost heartbeat costs nothing. All registrations on one registry handle send their heartbeats together, at a
-    /// time drawn by chance, so that a fleet does not: the first heartbeat after the start comes sooner.
+    /// Time between two heartbeats and between two health checks. Each heartbeat repairs any loss
+    /// of the record. Default 5 s; keep it below half the TTL, so that one lost heartbeat has no
+    /// effect. All registrations of one registry handle send their heartbeats together. Their phase
+    /// is random, so that the heartbeats of a fleet do not coincide; for this reason the first
+    /// heartbeat after the start comes sooner.
     pub interval: Duration,
-    /// Maximum duration of one request to the registry, and of one health check. Default 2 s. A registry whose own timeout is longer has
-    /// that longer time for its requests; a check has not. Leaving as a whole takes no longer than one request.
+    /// Maximum duration of one request to the registry, and of one health check. Default 2 s. A
+    /// longer timeout of the registry itself applies to its requests, but not to the check. A
+    /// deregistration with its retries takes no longer than one request.
     pub timeout: Duration,
-    /// Upper bound of the wait before the first retry. Default 50 ms. The bound doubles with each failure; the wait is drawn evenly from
-    /// zero to the bound (full jitter).
+    /// Upper bound of the delay before the first retry. Default 50 ms. The bound doubles with each
+    /// failure; the delay is drawn uniformly from zero to the bound (full jitter).
     pub back_off_min: Duration,
-    /// Upper bound of the wait before any retry. Default 2 s.
+    /// Upper bound of the delay before any retry. Default 2 s.
     pub back_off_max: Duration,
-    /// Upper bound of the wait before the first retry after a registry lost a record that was registered, so that a fleet does not come
-    /// back at one instant. Default 3 s; never more than the interval, nor than half of what is left of the ttl.
+    /// Upper bound of the delay before the first retry after the registry became unreachable while
+    /// the record was registered, so that a fleet does not register again at one instant. Default 3
+    /// s; never more than the interval, nor than half of the rest of the TTL after one interval.
     pub reregister_jitter: Duration,
-    /// Time for which a draining server continues to serve after it left the registry. Default 1 s. Clients with a stale list still
-    /// reach it.
+    /// Time for which a draining server continues to serve after it was deregistered. Default 1 s.
+    /// Clients with a stale snapshot can still reach it.
     pub drain_delay: Duration,
-    /// Number of consecutive failed checks after which the node leaves the registry. Default 1.
+    /// Number of consecutive failed checks after which the node is deregistered. Default 1.
     pub failure_threshold: NonZeroU32,
-    /// Number of consecutive passed checks after which a node that left as unhealthy is registered again. Default 2, against flapping.
-    /// At the start one is enough.
+    /// Number of consecutive passed checks after which an unhealthy node is registered again.
+    /// Default 2, against flapping. At the start one is enough.
     pub success_threshold: NonZeroU32,
 }
 
@@ -56,10 +62,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks the settings against each other; a ttl of less than two intervals is allowed, with a warning in the log.
+    /// Validates the settings. A TTL of less than two intervals is allowed, but logged as a
+    /// warning.
     ///
     /// # Errors
-    /// [`Error::Invalid`], naming the setting and what it must be.
+    /// [`Error::Invalid`] names the invalid setting and the allowed values.
     pub fn validate(&self) -> Result<()> {
         self.check()?;
         if self.ttl < self.interval.saturating_mul(2) {
@@ -68,10 +75,11 @@ impl Config {
         Ok(())
     }
 
-    /// Checks as [`validate`](Config::validate) does, without the warning: for callers that check before the registration does.
+    /// Validates as [`validate`](Config::validate) does, without the warning. Intended for callers
+    /// that validate before the registration does.
     ///
     /// # Errors
-    /// [`Error::Invalid`], naming the setting and what it must be.
+    /// [`Error::Invalid`] names the invalid setting and the allowed values.
     pub fn check(&self) -> Result<()> {
         let refuse = |what: &str, why: String| Err(Error::invalid(format!("registration {what}"), why));
         if self.ttl < SHORTEST_TTL {
@@ -101,20 +109,23 @@ impl Config {
         Ok(())
     }
 
-    /// Draws the wait before retry number `failures` by `chance` (0 to 1), evenly from zero to a bound that doubles.
+    /// Draws the delay before retry number `failures` by `chance` (0 to 1), uniformly from zero to
+    /// a bound that doubles with each failure.
     pub(super) fn back_off(&self, failures: u32, chance: f64) -> Duration {
         let doubled = self.back_off_min.saturating_mul(2_u32.saturating_pow(failures));
         fraction(doubled.min(self.back_off_max), chance)
     }
 
-    /// Draws the wait before the first retry of a record that was registered when its registry failed.
+    /// Draws the delay before the first retry of a record that was registered when the registry
+    /// became unreachable.
     pub(super) fn jitter(&self, chance: f64) -> Duration {
         let left = self.ttl.saturating_sub(self.interval) / 2;
         fraction(self.reregister_jitter.min(self.interval).min(left), chance)
     }
 }
 
-/// Returns the part `chance` (0 to 1) of `bound`. `Duration::mul_f64` panics where rounding leaves the range, at `Duration::MAX`.
+/// Returns the fraction `chance` (0 to 1) of `bound`. `Duration::mul_f64` would panic at
+/// `Duration::MAX`, where rounding exceeds the range.
 pub(super) fn fraction(bound: Duration, chance: f64) -> Duration {
     Duration::try_from_secs_f64(bound.as_secs_f64() * chance).unwrap_or(bound)
 }

@@ -6,37 +6,38 @@ use crate::registry::Error;
 /// Input of the machine.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// The time of [`Machine::deadline`](super::machine::Machine::deadline) has come, or the machine was just made.
+    /// The time of [`Machine::deadline`](super::machine::Machine::deadline) has come, or the
+    /// machine was just created.
     Tick,
-    /// The check answered.
+    /// The check ended.
     Checked(Result<(), String>),
-    /// The registry answered a register.
+    /// The registry responded to a register request.
     Registered(Result<(), Failure>),
-    /// The registry answered a deregister.
+    /// The registry responded to a deregister request.
     Deregistered(Result<(), Failure>),
-    /// The record was changed by its owner.
+    /// The owner changed the record.
     Changed,
-    /// The owner wants out.
+    /// The owner ordered the registration to leave.
     Leave,
 }
 
-/// Output of the machine, for the task to do.
+/// Output of the machine, executed by the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Begin this work; nothing else is under way in its lane.
+    /// Start this work. No other work is in progress in its lane.
     Start(Work),
-    /// Give up the work of this lane; its answer no longer counts.
+    /// Abort the work of this lane. Its result no longer counts.
     Abandon(Lane),
     /// Publish this state.
     SetState(State),
     /// End the task.
     Finish {
-        /// True if the record is known to be out; else it expires by itself.
+        /// True if the record is known to be deregistered; otherwise it expires by itself.
         out: bool,
     },
 }
 
-/// One request, to the check or to the registry.
+/// Request to the check or to the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     Check,
@@ -44,14 +45,14 @@ pub(super) enum Work {
     Deregister,
 }
 
-/// Where work runs, one piece at a time.
+/// Queue of work, at most one piece of which is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Check,
     Request,
 }
 
-/// Failure of a request to the registry, as far as it decides what comes next.
+/// Failure of a request to the registry, reduced to the part that decides the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) kind: Kind,
@@ -61,13 +62,13 @@ pub(super) struct Failure {
 /// Kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The registry cannot be reached: by other nodes neither, most likely.
+    /// The registry cannot be reached. Other nodes most likely cannot reach it either.
     Unreachable,
-    /// The record is another's.
+    /// The record belongs to another instance, or does not exist.
     Conflict,
-    /// The registry refuses us.
+    /// The registry denies the request.
     Denied,
-    /// The same request cannot succeed.
+    /// A retry of the same request cannot succeed.
     Permanent,
 }
 

@@ -1,8 +1,9 @@
-//! Result of the health checks: counts of consecutive answers, and the thresholds that keep it from flapping. It never knows time.
+//! Health of a node: counts of consecutive check results, and thresholds against flapping. The
+//! counts do not depend on time.
 
 use std::num::NonZeroU32;
 
-/// Result of the checks so far.
+/// Health status by the checks so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     /// No check has passed yet, and fewer have failed than the threshold.
@@ -11,7 +12,7 @@ pub(super) enum Status {
     Failing,
 }
 
-/// Consecutive answers of one check.
+/// Consecutive results of one check.
 #[derive(Debug)]
 pub(super) struct Health {
     status: Status,
@@ -22,12 +23,12 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Health by checks, none of which has been answered.
+    /// Creates the health of a node with checks, none of which has ended yet.
     pub(super) fn unknown(failure_threshold: NonZeroU32, success_threshold: NonZeroU32) -> Self {
         Self { status: Status::Unknown, passes: 0, failures: 0, failure_threshold, success_threshold }
     }
 
-    /// Health of a node without checks.
+    /// Creates the health of a node without checks.
     pub(super) fn passing() -> Self {
         Self { status: Status::Passing, ..Self::unknown(NonZeroU32::MIN, NonZeroU32::MIN) }
     }
@@ -40,7 +41,7 @@ impl Health {
         self.status == Status::Failing
     }
 
-    /// Takes one answer in, and returns true if it changed the status.
+    /// Records one result. Returns true if it changed the status.
     pub(super) fn record(&mut self, passed: bool) -> bool {
         if passed {
             (self.passes, self.failures) = (self.passes.saturating_add(1), 0);
@@ -66,7 +67,7 @@ impl Health {
 mod tests {
     use super::*;
 
-    /// Returns the statuses after each of `answers`, of which `+` passed.
+    /// Returns the status after each of `answers`, of which `+` passed.
     fn statuses(failure_threshold: u32, success_threshold: u32, answers: &str) -> String {
         let [failures, successes] = [failure_threshold, success_threshold].map(|n| NonZeroU32::new(n).unwrap());
         let mut health = Health::unknown(failures, successes);

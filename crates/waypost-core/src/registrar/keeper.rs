@@ -1,4 +1,5 @@
-//! The life of a registration's task: it is started, started again when it has panicked or its runtime has ended, and joined.
+//! Lifecycle of a registration's task: start, restart after a panic or the end of its runtime, and
+//! join.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -13,10 +14,11 @@ use super::shared::{AtWork, Shared};
 use super::task::Worker;
 use crate::registry::{Error, Result};
 
-/// Time that a task may take to leave beyond what its requests take. A task that takes longer is not being run by its runtime.
+/// Additional time that a task may take to leave, beyond its requests. A task that takes longer is
+/// not polled by its runtime.
 const SPARE: Duration = Duration::from_secs(1);
 
-/// Owner of the task of one registration. Dropped, it aborts the task.
+/// Owner of the task of one registration. Dropping it aborts the task.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
@@ -25,7 +27,7 @@ pub(super) struct Keeper {
 
 #[derive(Debug, Default)]
 struct Tasks {
-    /// The task at work, and those before it that have not been joined.
+    /// Running task, and earlier ones that have not been joined.
     all: JoinSet<Result<()>>,
     started: u64,
 }
@@ -39,8 +41,8 @@ impl Keeper {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a task on the caller's runtime if none is at work and the registration has not left. Returns true if nothing is missing;
-    /// outside a runtime nothing can be started.
+    /// Starts a task on the caller's runtime if none is running and the registration has not left.
+    /// Returns false if a task is missing and the caller is outside a runtime.
     pub(super) fn keep_running(&self) -> bool {
         let mut tasks = self.tasks();
         if self.shared.is_running() || self.shared.state.borrow().is_left() {
@@ -50,7 +52,7 @@ impl Keeper {
         runtime.map(|runtime| tasks.spawn(&self.shared, &runtime)).is_ok()
     }
 
-    /// Gives up the task at work, and starts another on the caller's runtime.
+    /// Aborts the running task, and starts another on the caller's runtime.
     fn replace(&self) {
         let mut tasks = self.tasks();
         tasks.all.abort_all();
@@ -63,7 +65,7 @@ impl Keeper {
         self.shared.request_timeout.saturating_mul(2).saturating_add(SPARE)
     }
 
-    /// Waits for a state that `fits`, and keeps the task running meanwhile.
+    /// Waits for a state that `fits`, and restarts the task meanwhile if it has ended.
     pub(super) async fn reach(&self, fits: impl Fn(&State) -> bool) -> State {
         let mut states = self.shared.state.subscribe();
         loop {
@@ -75,7 +77,7 @@ impl Keeper {
         }
     }
 
-    /// Returns the result of the task that left; `Ok` if another caller has had it.
+    /// Returns the result of the task that left, or `Ok` if another caller has received it.
     pub(super) async fn join(&self) -> Result<()> {
         let mut tasks = std::mem::take(&mut self.tasks().all);
         let joined = async {
@@ -94,8 +96,9 @@ fn outside() -> Error {
     Error::invalid("registration", "cannot leave outside a tokio runtime; call close inside one")
 }
 
-/// Orders the registration to leave, and waits until it has left: on the runtime that keeps it, or else on the caller's. Returns at once
-/// if the registration has been dropped, which this does not prevent.
+/// Orders the registration to leave, and waits until it has left: on the runtime of its task, or
+/// else on that of the caller. Returns at once if the registration has been dropped. The weak
+/// reference does not prevent that.
 pub(super) async fn leave(keeper: &Weak<Keeper>) {
     let Some(limit) = keeper.upgrade().map(|keeper| keeper.leave_limit()) else { return };
     if within(limit, left(keeper)).await.is_none() {
@@ -117,7 +120,7 @@ async fn left(keeper: &Weak<Keeper>) {
     }
 }
 
-/// Awaits `future` for no longer than `limit`; outside a runtime there is no clock, and no limit.
+/// Awaits `future` for at most `limit`. Outside a runtime there is no clock, and thus no limit.
 async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     match Handle::try_current() {
         Ok(_) => timeout(limit, future).await.ok(),
@@ -130,7 +133,8 @@ impl Tasks {
         self.started += 1;
         let resumed = (self.started > 1).then(|| shared.state.borrow().clone());
         let (at_work, shared) = (AtWork::new(Arc::clone(shared), self.started), Arc::clone(shared));
-        // The mark is made before the task first runs: a runtime that is shutting down drops it unrun.
+        // The guard is created before the task first runs: a runtime that shuts down drops the task
+        // without a poll.
         let task = async move {
             let _at_work = at_work;
             supervise(shared, resumed).await
@@ -139,7 +143,8 @@ impl Tasks {
     }
 }
 
-/// Runs a worker until it has left; one that panics is followed by another. It runs no code of users itself.
+/// Runs a worker until it has left, and restarts it after a panic. The supervisor runs no user
+/// code.
 async fn supervise(shared: Arc<Shared>, mut resumed: Option<State>) -> Result<()> {
     let mut failures = 0;
     loop {
@@ -162,7 +167,7 @@ async fn supervise(shared: Arc<Shared>, mut resumed: Option<State>) -> Result<()
     }
 }
 
-/// Waits for a back-off, or for the order to leave.
+/// Waits for a backoff, or for the order to leave.
 async fn rest(shared: &Shared, failures: u32) {
     let mut leave = shared.leave.subscribe();
     tokio::select! {

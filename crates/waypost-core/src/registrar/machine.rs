@@ -1,24 +1,28 @@
-//! The registrar's state machine. It is pure: time and chance are arguments, and what is to be done comes out as actions.
+//! Pure state machine of the registrar. Time and randomness are arguments; the output is a list of
+//! actions.
 //!
-//! Two lanes run side by side, each with at most one piece of work under way: the check, and the request to the registry. A slow check
-//! never delays a heartbeat, and a hung one never delays a deregister.
+//! Two lanes run concurrently, each with at most one piece of work in progress: the check, and the
+//! request to the registry. A slow check never delays a heartbeat, and a hung check never delays a
+//! deregister request.
 //!
 //! ```text
-//!   check lane      start ─▶ check ──▶ rest until the next beat ──▶ check …       (each answer goes into the health)
+//!   check lane      start ─▶ check ──▶ wait for the next heartbeat ──▶ check …
+//!                   (each result is recorded in the health)
 //!
 //!   request lane    health unknown ─▶ idle
-//!                   passing ─▶ register ──ok──▶ rest until the next beat ──▶ register …
-//!                                 └──failed──▶ rest a back-off ──▶ register …
+//!                   passing ─▶ register ──ok──▶ wait for the next heartbeat ──▶ register …
+//!                                 └──failed──▶ backoff ──▶ register …
 //!                   failing ─▶ deregister ──ok──▶ idle
-//!                                 └──failed──▶ rest a back-off ──▶ deregister …
+//!                                 └──failed──▶ backoff ──▶ deregister …
 //!
-//!   leave, anywhere: let a register under way land ─▶ deregister ─▶ left; no longer than the timeout
+//!   leave, in any state: await a register in progress ─▶ deregister ─▶ left; at most the timeout
 //! ```
 //!
-//! Beats are an interval apart and counted from the pulse, a moment that all registrations of a handle share: those of one process come
-//! together, and those of a fleet do not, however it was started and whatever befell its registry.
+//! Heartbeats are an interval apart, counted from the pulse: an instant that all registrations of a
+//! handle share. The heartbeats of one process coincide, those of a fleet do not, regardless of its
+//! start or of outages of its registry.
 //!
-//! A time of `None` is never: a setting such as `Duration::MAX` has no end.
+//! A time of `None` means never: a setting such as `Duration::MAX` has no end.
 
 use std::time::Duration;
 
@@ -29,10 +33,11 @@ use super::health::{Health, Status};
 use super::{Config, State};
 use crate::registry::in_millis;
 
-/// The longest duration that is counted: what is longer never ends. Far below the range of an instant, so that timers can add to it.
+/// Longest duration that is counted; a longer one never ends. Far below the range of an instant, so
+/// that timers can add to it.
 const ENDLESS: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Returns the moment `duration` after `now`; none if there is none.
+/// Returns the instant `duration` after `now`, or none for never.
 fn after(now: Instant, duration: Duration) -> Option<Instant> {
     if duration > ENDLESS { None } else { now.checked_add(duration) }
 }
@@ -42,13 +47,13 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
 }
 
-/// Work under way in a lane.
+/// Work in progress in a lane.
 #[derive(Clone, Copy, Debug)]
 struct Running {
     work: Work,
     since: Instant,
     until: Option<Instant>,
-    /// A record of ours may have been in the registry before it.
+    /// True if the registry may have contained the record before this work.
     written_before: bool,
 }
 
@@ -59,9 +64,9 @@ pub(super) struct Setup {
     /// Maximum duration of one request to the registry; that of a check is [`Config::timeout`].
     pub(super) request_timeout: Duration,
     pub(super) checks: bool,
-    /// A moment from which intervals are counted, both ways.
+    /// Instant from which intervals are counted, in both directions.
     pub(super) pulse: Instant,
-    /// Last state of the machine whose work this one takes over, if there was one.
+    /// Last state of the machine that this one replaces, if any.
     pub(super) resumed: Option<State>,
 }
 
@@ -82,9 +87,9 @@ pub(super) struct Machine {
     due: Option<Instant>,
     /// Time of the last register, successful or not.
     written_at: Option<Instant>,
-    /// A record of ours may be in the registry.
+    /// True if the registry may contain the record.
     written: bool,
-    /// The record differs from what was last written.
+    /// True if the record differs from the one last written.
     changed: bool,
     /// Consecutive failed requests.
     failures: u32,
@@ -93,16 +98,16 @@ pub(super) struct Machine {
     finished: bool,
 }
 
-/// The end, once it has been ordered.
+/// State of an ordered deregistration.
 #[derive(Debug)]
 struct Leaving {
     by: Option<Instant>,
-    /// The registry will not take the record out, however often it is asked.
+    /// True if the registry denies the deregistration permanently.
     refused: bool,
 }
 
 impl Machine {
-    /// Makes a machine that wants to begin at `now`.
+    /// Creates a machine whose first work is due at `now`.
     pub(super) fn new(setup: Setup, now: Instant) -> Self {
         let Setup { config, request_timeout, checks, pulse, resumed } = setup;
         let health = match checks {
@@ -135,7 +140,8 @@ impl Machine {
         }
     }
 
-    /// Returns the time at which it wants an [`Event::Tick`] if nothing else happens before; none for never, and when it is over.
+    /// Returns the time of the next [`Event::Tick`] if no other event comes before; none for never,
+    /// and after the end.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.finished {
             return None;
@@ -152,7 +158,7 @@ impl Machine {
         earlier(earlier(check, request), by)
     }
 
-    /// Takes one event in; `chance` is drawn from 0 to 1 for each.
+    /// Processes one event. `chance` is drawn from 0 to 1 for each event.
     pub(super) fn step(&mut self, now: Instant, chance: f64, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         let before = self.state.clone();
@@ -180,7 +186,7 @@ impl Machine {
         }
     }
 
-    /// Ends what has run out of time: no answer is a failed check, or an unreachable registry.
+    /// Ends overdue work: a missing result counts as a failed check, or as an unreachable registry.
     fn expire(&mut self, now: Instant, chance: f64, actions: &mut Vec<Action>) {
         let overdue = |running: &mut Running| running.until.is_some_and(|until| until <= now);
         let no_answer = |since: Instant| format!("no answer within {:?}", in_millis(now - since));
@@ -195,7 +201,8 @@ impl Machine {
         }
     }
 
-    /// A check that took longer than the interval is asked again at once, so that a hung node leaves within so many timeouts.
+    /// Records the result of a check. A check that took longer than the interval is repeated at
+    /// once, so that a hung node is deregistered after [`Config::failure_threshold`] timeouts.
     fn checked(&mut self, now: Instant, check: Running, answer: Result<(), String>) {
         self.check_due = self.next_beat(check.since).map(|at| at.max(now));
         if self.health.record(answer.is_ok()) {
@@ -243,7 +250,7 @@ impl Machine {
         }
     }
 
-    /// Returns the first beat after `since`: at most an interval away.
+    /// Returns the first heartbeat after `since`, at most an interval later.
     fn next_beat(&self, since: Instant) -> Option<Instant> {
         const NANOS: u128 = 1_000_000_000;
         let interval = self.config.interval.as_nanos();
@@ -265,7 +272,7 @@ impl Machine {
         self.state = State::Failing { since, why, registered_before: self.registered_before };
     }
 
-    /// Draws the wait after a failure, and counts it.
+    /// Draws the delay after a failure, and counts the failure.
     fn wait(&mut self, kind: Kind, chance: f64) -> Duration {
         let wait = match kind {
             Kind::Permanent => self.config.interval.max(self.config.back_off_max),
@@ -283,7 +290,8 @@ impl Machine {
         }
     }
 
-    /// A change is written at once while the record is registered; else the next attempt carries it.
+    /// Schedules a write of a changed record, at once while the record is registered. Otherwise the
+    /// next attempt includes the change.
     fn change(&mut self, now: Instant) {
         self.changed = true;
         if self.state.is_registered() {
@@ -291,12 +299,14 @@ impl Machine {
         }
     }
 
-    /// Returns the earliest time of a write; consecutive changes are written no faster than the shortest back-off.
+    /// Returns the earliest time of a write. Consecutive changes are at least
+    /// [`Config::back_off_min`] apart.
     fn soonest(&self, now: Instant) -> Option<Instant> {
         self.written_at.map_or(Some(now), |at| after(at, self.config.back_off_min).map(|at| at.max(now)))
     }
 
-    /// A register under way may yet land, so it has half the time to be answered: dropped, it could land after the deregister.
+    /// Starts the deregistration. A register request in progress has half of the timeout to end: if
+    /// it were aborted, it could take effect after the deregistration.
     fn leave(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.leaving.is_some() {
             return;
@@ -314,7 +324,7 @@ impl Machine {
         }
     }
 
-    /// Begins what is due in each lane, or ends.
+    /// Starts the due work of each lane, or ends the machine.
     fn begin(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.finished {
             return;
@@ -340,7 +350,7 @@ impl Machine {
         !self.written || leaving.refused || leaving.by.is_some_and(|by| by <= now)
     }
 
-    /// Returns the next request to the registry, once it is due.
+    /// Returns the next request to the registry, to be sent when it is due.
     fn wanted(&self) -> Option<Work> {
         match self.health.status() {
             _ if self.leaving.is_some() => Some(Work::Deregister),
@@ -361,8 +371,9 @@ impl Machine {
         }
     }
 
-    /// Returns `work` begun at `now`. A registry has a timeout of its own, and its error says more than that no answer came: it has the
-    /// last word, for a quarter longer.
+    /// Returns `work` started at `now`. The limit of a registry request is a quarter longer than
+    /// the timeout, since the registry's own timeout error is more specific than that of the
+    /// machine.
     fn running(&self, now: Instant, work: Work) -> Running {
         let limit = match work {
             Work::Check => self.config.timeout,

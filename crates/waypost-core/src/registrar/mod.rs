@@ -1,9 +1,10 @@
-//! Keeps one registration true until it is closed.
+//! Registrar: keeps one registration alive until it is closed.
 //!
-//! [`Registration`] is the user's handle; behind it one task writes the record again at every interval, which repairs any loss, asks the
-//! health check beside it, and takes the record out at the end. What it does is decided by a pure state machine (`machine`); the task
-//! (`task`) only awaits, and `keeper` starts it again when it has panicked or its runtime has ended. This room knows the words and the
-//! [`Registry`](crate::registry::Registry), and never a balancer, a socket or a protocol.
+//! [`Registration`] is the user's handle. Its task writes the record at every interval, which
+//! repairs any loss, runs the health check in parallel, and deregisters at the end. A pure state
+//! machine (`machine`) makes the decisions; the task (`task`) only awaits; `keeper` restarts it
+//! after a panic or the end of its runtime. This module uses the record types and the
+//! [`Registry`](crate::registry::Registry); it does not depend on balancers, sockets or protocols.
 
 mod check;
 mod config;
@@ -36,23 +37,25 @@ use crate::registry::{AnyRegistry, Error, Instance, Registry as _, Result};
 use keeper::Keeper;
 use shared::Shared;
 
-/// One node kept in a registry for as long as this handle lives.
+/// Registration of one node, kept alive for as long as this handle lives.
 ///
-/// Made by [`Registration::builder`]. It owns one task: [`close`](Registration::close) takes the record out and joins it. Dropped
-/// instead, the task is aborted and the record stays until its ttl is over, or, where a registry ties records to their owner
-/// (`local`), until that registry is closed or the process ends.
+/// Created by [`Registration::builder`]. The handle owns one task: [`close`](Registration::close)
+/// deregisters the node and joins the task. If the handle is dropped instead, the task is aborted
+/// and the record stays until its TTL expires. Where a registry ties records to their owner
+/// (`local`), the record stays until that registry is closed or the process ends.
 ///
 /// # Runtimes
-/// The task runs on the runtime in which the registration was started. When that runtime has ended, the state is
-/// [`State::Failing`] and says so, and the next use of the handle inside another runtime (any method but
-/// [`service`](Registration::service)) starts the task there again, as the same instance. A runtime that exists and is not driven
-/// cannot be told from a slow one: only leaving, which has a time limit, takes its task over. A panic of the task is followed by another
-/// task on the same runtime, after a back-off.
+/// The task runs on the runtime in which the registration was started. After that runtime has
+/// ended, the state is [`State::Failing`] with this reason. The next use of the handle inside
+/// another runtime (any method but [`service`](Registration::service)) restarts the task there, as
+/// the same instance. A runtime that exists but is not driven cannot be distinguished from a slow
+/// one. Only a deregistration, which has a time limit, replaces its task. A task that panics is
+/// restarted on the same runtime after a backoff.
 pub struct Registration {
     keeper: Arc<Keeper>,
 }
 
-/// Builder of a [`Registration`]: what to register, where, and how to keep it.
+/// Builder of a [`Registration`].
 #[derive(Debug)]
 #[must_use = "nothing is registered until `start`"]
 pub struct Builder {
@@ -81,18 +84,19 @@ impl Builder {
         self
     }
 
-    /// Calls `check` at every interval, and keeps the node out of the registry while it fails. See [`RegisterCheck`].
+    /// Calls `check` at every interval, and keeps the node deregistered while it fails. See
+    /// [`RegisterCheck`].
     pub fn check(mut self, check: impl RegisterCheck) -> Self {
         self.check = Some(AnyCheck::new(check));
         self
     }
 
-    /// Begins to register, in a task of its own, and returns at once: a registry out of reach is retried for ever, and shows in
-    /// [`Registration::state`] and the log.
+    /// Starts the registration in a task of its own, and returns at once. An unreachable registry
+    /// is retried forever, and is visible in [`Registration::state`] and the log.
     ///
     /// # Errors
-    /// Returns [`Error::Invalid`] if a setting or the record is wrong, or if it is called outside a tokio runtime; a registration is of
-    /// exactly one node.
+    /// Returns [`Error::Invalid`] if a setting or the record is invalid, if the record does not
+    /// have exactly one node, or outside a tokio runtime.
     pub fn start(self) -> Result<Registration> {
         self.config.validate()?;
         validate(&self.service)?;
@@ -101,7 +105,8 @@ impl Builder {
         }
         let shared = Shared {
             name: self.registry.name(),
-            // A registry that was given more time has it; the check has not.
+            // A longer timeout of the registry itself applies to its requests, but not to the
+            // check.
             request_timeout: self.config.timeout.max(self.registry.options().timeout),
             registry: self.registry,
             instance: Instance::random(),
@@ -118,7 +123,7 @@ impl Builder {
     }
 }
 
-/// Checks that the record is of one node that may be registered.
+/// Checks that the record has exactly one node and may be registered.
 fn validate(service: &Service) -> Result<()> {
     if service.nodes.len() != 1 {
         return Err(Error::invalid("registration", format!("has {} nodes; register each node by itself", service.nodes.len())));
@@ -127,18 +132,19 @@ fn validate(service: &Service) -> Result<()> {
 }
 
 impl Registration {
-    /// Returns a builder of a registration of the one node in `service` with `registry`.
+    /// Returns a builder for a registration of the one node in `service` with `registry`.
     pub fn builder(registry: AnyRegistry, service: Service) -> Builder {
         Builder { registry, service, config: Config::default(), check: None }
     }
 
-    /// Returns the present state.
+    /// Returns the current state.
     pub fn state(&self) -> State {
         self.keeper.keep_running();
         self.keeper.shared.state.borrow().clone()
     }
 
-    /// Returns the present state and all to come. Ends after [`State::Left`], or when the registration is dropped.
+    /// Returns a receiver of the current state and all later ones. The channel closes after
+    /// [`State::Left`], or when the registration is dropped.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.keeper.keep_running();
         self.keeper.shared.state.subscribe()
@@ -149,13 +155,13 @@ impl Registration {
         self.keeper.shared.record.borrow().clone()
     }
 
-    /// Waits until the record is in the registry.
+    /// Waits until the record is registered.
     ///
     /// # Errors
-    /// Returns [`Error::Closed`] if it leaves before.
+    /// Returns [`Error::Closed`] if the registration leaves before.
     ///
     /// # Cancel safety
-    /// Safe: it only reads.
+    /// Safe: the future only reads.
     pub async fn registered(&self) -> Result<()> {
         let state = self.keeper.reach(|state| state.is_registered() || state.is_left()).await;
         if state.is_registered() { Ok(()) } else { Err(Error::Closed) }
@@ -164,17 +170,18 @@ impl Registration {
     /// Sets one entry of the node's metadata; see [`update`](Registration::update).
     ///
     /// # Errors
-    /// As for [`update`](Registration::update).
+    /// The same as for [`update`](Registration::update).
     pub fn set_metadata(&self, key: impl Into<String>, value: impl Into<String>) -> Result<()> {
         let (key, value) = (key.into(), value.into());
         self.update(|metadata| metadata.insert(key, value))
     }
 
-    /// Changes the node's metadata. While registered it is written at once (several changes within 50 ms may be one write); it survives
-    /// any outage. `change` must not call this registration.
+    /// Changes the node's metadata. While registered, the change is written at once; several
+    /// changes within 50 ms may be one write. The change survives any outage. `change` must not
+    /// call this registration.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the record would be wrong; it stays as it was.
+    /// [`Error::Invalid`] if the record would be invalid. The record is not changed then.
     pub fn update(&self, change: impl FnOnce(&mut Metadata)) -> Result<()> {
         let mut result = Ok(());
         self.keeper.shared.record.send_if_modified(|record| {
@@ -193,15 +200,18 @@ impl Registration {
         result
     }
 
-    /// Returns a future for graceful shutdown: it waits for `signal`, takes the record out, waits for the drain delay while the server
-    /// serves, and resolves; then the server may stop to accept and finish what is in flight.
+    /// Returns a future for graceful shutdown. It waits for `signal`, deregisters the node, waits
+    /// for the drain delay while the server continues to serve, and resolves. The server may then
+    /// stop accepting and finish the calls in flight.
     ///
-    /// A registry that does not answer delays it by [`Config::timeout`], no longer; one that refuses, or is closed, does not delay it. It
-    /// fits axum's `with_graceful_shutdown` and tonic's `serve_with_shutdown`. Keep the registration until the server has stopped:
-    /// dropped before the signal, the record is no longer kept alive.
+    /// A registry that does not respond delays the future by at most [`Config::timeout`]; one that
+    /// denies the request or is closed does not delay it. The future fits axum's
+    /// `with_graceful_shutdown` and tonic's `serve_with_shutdown`. Keep the registration until the
+    /// server has stopped: if it is dropped before the signal, the record is no longer kept alive.
     ///
     /// # Cancel safety
-    /// Dropped before the signal, nothing happens; after it, the registration still leaves.
+    /// If the future is dropped before the signal, nothing happens. If it is dropped later, the
+    /// registration still leaves.
     pub fn drain_on<S>(&self, signal: S) -> impl Future<Output = ()> + Send + 'static + use<S>
     where
         S: Future<Output = ()> + Send + 'static,
@@ -214,27 +224,29 @@ impl Registration {
         }
     }
 
-    /// Takes the record out, without a drain delay, and ends the task. Takes no longer than twice [`Config::timeout`] where the runtime
-    /// of the task is driven; a task on one that is not is taken over after that.
+    /// Deregisters the node without a drain delay, and ends the task. Takes at most twice
+    /// [`Config::timeout`] if the runtime of the task is driven. If it is not, the task is replaced
+    /// after that time.
     ///
     /// # Errors
-    /// Returns why the record could not be taken out; it stays until its ttl is over. [`Error::Closed`] if the registry was closed
-    /// before, which has taken care of its records.
+    /// Returns the error of the deregistration; the record then stays until its TTL expires.
+    /// [`Error::Closed`] if the registry was closed before, which has removed its records.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the task is aborted and the record may or may not be out.
+    /// If the future is dropped, the task is aborted and the record may or may not be deregistered.
     pub async fn close(self) -> Result<()> {
         self.leave().await
     }
 
-    /// Leaves as [`close`](Registration::close) does, for a registration that is shared. The state is [`State::Left`] then, and nothing is
-    /// registered again. Of several callers, one is told why the record could not be taken out.
+    /// Leaves as [`close`](Registration::close) does, for a registration that is shared. The state
+    /// is then [`State::Left`], and nothing is registered again. Of several callers, one receives
+    /// the error of the deregistration.
     ///
     /// # Errors
-    /// As for [`close`](Registration::close).
+    /// The same as for [`close`](Registration::close).
     ///
     /// # Cancel safety
-    /// Dropped half-way, the registration still leaves.
+    /// If the future is dropped, the registration still leaves.
     pub async fn leave(&self) -> Result<()> {
         keeper::leave(&Arc::downgrade(&self.keeper)).await;
         self.keeper.join().await

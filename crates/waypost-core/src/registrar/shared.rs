@@ -1,4 +1,5 @@
-//! What the handle of a registration and its task have in common: the settings, the record, the order to leave, and the state.
+//! State shared by the handle of a registration and its task: the settings, the record, the order
+//! to leave, and the published state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,13 +24,14 @@ pub(super) struct Shared {
     pub(super) name: &'static str,
     pub(super) instance: Instance,
     pub(super) config: Config,
-    /// Maximum duration of one request: [`Config::timeout`], or the registry's own if that is longer.
+    /// Maximum duration of one request: [`Config::timeout`], or the registry's own if that is
+    /// longer.
     pub(super) request_timeout: Duration,
     pub(super) check: Option<AnyCheck>,
     pub(super) record: watch::Sender<Service>,
     pub(super) leave: watch::Sender<bool>,
     pub(super) state: watch::Sender<State>,
-    /// Number of the task that is at work; zero for none.
+    /// Number of the running task; zero for none.
     pub(super) task: AtomicU64,
 }
 
@@ -38,7 +40,7 @@ impl Shared {
         self.task.load(Ordering::SeqCst) != 0
     }
 
-    /// Orders the registration to leave, and returns its states.
+    /// Orders the registration to leave, and returns a receiver of its states.
     pub(super) fn order_to_leave(&self) -> watch::Receiver<State> {
         self.leave.send_replace(true);
         self.state.subscribe()
@@ -62,7 +64,7 @@ impl Shared {
         Error::Timeout { registry: self.name, after: self.request_timeout }
     }
 
-    /// Publishes that the record is no longer kept, unless it has left.
+    /// Publishes that the record is no longer kept alive, unless the registration has left.
     pub(super) fn set_failing(&self, reason: &str) {
         self.state.send_if_modified(|state| {
             let registered_before = match state {
@@ -78,7 +80,8 @@ impl Shared {
     }
 }
 
-/// Marks a task as at work for as long as it lives, and publishes its end: with its runtime, by a panic, or because it was aborted.
+/// Guard that marks a task as running. Its drop publishes the end of the task: with its runtime, by
+/// a panic, or by an abort.
 #[derive(Debug)]
 pub(super) struct AtWork {
     shared: Arc<Shared>,
@@ -86,7 +89,7 @@ pub(super) struct AtWork {
 }
 
 impl AtWork {
-    /// Marks task number `task`, which takes over from the one before.
+    /// Marks task number `task` as running, in place of the one before.
     pub(super) fn new(shared: Arc<Shared>, task: u64) -> Self {
         shared.task.store(task, Ordering::SeqCst);
         Self { shared, task }
@@ -94,7 +97,8 @@ impl AtWork {
 }
 
 impl Drop for AtWork {
-    /// The mark goes before the state: who is woken by the state finds no task, and can start another.
+    /// Clears the mark before it publishes the state, so that a client woken by the state can start
+    /// another task.
     fn drop(&mut self) {
         if self.shared.task.compare_exchange(self.task, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.shared.set_failing(ENDED);

@@ -2,35 +2,36 @@
 
 use tokio::time::Instant;
 
-/// State of a registration. Times are of tokio's clock.
+/// State of a registration. Times are instants of tokio's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// The node has not been in the registry yet, and nothing has gone wrong.
+    /// The node has not been registered yet, and no error has occurred.
     Starting,
-    /// The record is in the registry: the last heartbeat was answered.
+    /// The node is registered: the registry confirmed the last heartbeat.
     Registered {
-        /// Beginning of this state, without a break since.
+        /// Start of the state, without an interruption since.
         since: Instant,
     },
-    /// The registry does not take the record, or the runtime of the registration has ended. The first is retried for ever, with back-off;
-    /// see [`Registration`](super::Registration) for the second. A record that was registered may stay until its ttl is over.
+    /// The registry does not accept the record, or the runtime of the registration has ended. The
+    /// first is retried forever, with backoff; see [`Registration`](super::Registration) for the
+    /// second. A record that was registered may stay until its TTL expires.
     Failing {
-        /// Beginning of this state, without a break since.
+        /// Start of the state, without an interruption since.
         since: Instant,
         /// Error of the last attempt, with its causes.
         why: String,
-        /// True if the record ever was registered.
+        /// True if the record was ever registered.
         registered_before: bool,
     },
-    /// The check fails: the node stays out of the registry until it passes again.
+    /// The health check fails. The node stays deregistered until the check passes again.
     Unhealthy {
-        /// Beginning of this state.
+        /// Start of the state.
         since: Instant,
-        /// Answer of the last failed check.
+        /// Error of the last failed check.
         why: String,
     },
-    /// The registration was ordered to leave, and is taking its record out.
+    /// The registration was ordered to leave, and deregisters the node.
     Leaving,
     /// The registration has left; this is its last state.
     Left,
@@ -54,7 +55,7 @@ impl State {
         matches!(self, Self::Registered { .. })
     }
 
-    /// Returns true once the registration has left for good.
+    /// Returns true after the registration has left permanently.
     pub fn is_left(&self) -> bool {
         matches!(self, Self::Left)
     }

@@ -1,4 +1,4 @@
-//! The registrar's task: it awaits, and decides nothing. What to do comes from [`Machine`].
+//! Task of the registrar. The task only awaits; [`Machine`] makes the decisions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use super::{RegisterCheck, State};
 use crate::record::Service;
 use crate::registry::{DeregisterOptions, Error, RegisterOptions, Registry, Result};
 
-/// Maximum time for abandoned work to end. Only what blocks its thread takes longer; it is left behind.
+/// Maximum time for aborted work to end. Only work that blocks its thread takes longer; the task
+/// does not wait for it.
 const JOIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Keeps the record of one registration until it is ordered to leave.
@@ -24,18 +25,19 @@ pub(super) struct Worker {
     record: watch::Receiver<Service>,
     leave: watch::Receiver<bool>,
     lanes: Lanes,
-    /// Last error of the registry, for the owner who leaves without an answer.
+    /// Last error of the registry, returned to an owner whose deregistration gets no response.
     error: Option<Error>,
 }
 
-/// Answer of a piece of work.
+/// Result of a piece of work.
 enum Answer {
     Checked(Result<(), String>),
     Registered(Result<(), Refusal>),
     Deregistered(Result<(), Refusal>),
 }
 
-/// Error of a registry, and what the machine needs of it. It is made where the request ran: an error's text is the registry's own code.
+/// Error of a registry, with the failure that the machine needs. Created in the task of the
+/// request, since the text of an error is code of the registry.
 struct Refusal(Failure, Error);
 
 impl From<Error> for Refusal {
@@ -44,7 +46,8 @@ impl From<Error> for Refusal {
     }
 }
 
-/// The work under way, each in a task of its own, so that a check or a registry that panics ends itself and not the registration.
+/// Work in progress, each piece in a task of its own, so that a panic of a check or a registry does
+/// not end the registration.
 #[derive(Default)]
 struct Lanes {
     tasks: JoinSet<Answer>,
@@ -58,10 +61,11 @@ impl Worker {
         Self { shared, record, leave, lanes: Lanes::default(), error: None }
     }
 
-    /// Keeps the record until it is ordered to leave. `resumed` is the last state of the worker before, if there was one.
+    /// Keeps the record alive until the order to leave. `resumed` is the last state of the previous
+    /// worker, if any.
     ///
     /// # Errors
-    /// Returns why the record could not be taken out; it expires by itself.
+    /// Returns the error of the deregistration. The record then expires by itself.
     pub(super) async fn run(mut self, resumed: Option<State>) -> Result<()> {
         let mut machine = Machine::new(self.setup(resumed), Instant::now());
         let mut event = if *self.leave.borrow() { Event::Leave } else { Event::Tick };
@@ -91,13 +95,14 @@ impl Worker {
         }
     }
 
-    /// Ends what is still under way, and only then publishes the last state: after it nothing of this registration is at work.
+    /// Aborts and joins all work before it publishes the last state, so that no work of this
+    /// registration runs after that state.
     async fn finish(mut self, out: bool) -> Result<()> {
         let limit = JOIN_LIMIT.min(self.shared.request_timeout);
         let _ = timeout(limit, self.lanes.tasks.shutdown()).await;
         self.set_state(&State::Left);
         match self.error {
-            // Nothing was written, and the owner is to know why.
+            // Nothing was written, but the owner must learn of the denial.
             Some(error @ Error::Denied { .. }) => Err(error),
             _ if out => Ok(()),
             error => Err(error.unwrap_or_else(|| self.shared.no_answer())),
@@ -141,7 +146,7 @@ impl Worker {
         let request = async move { registry.register(&record, &options).await.map_err(Refusal::from) };
         let task = self.lanes.tasks.spawn(async { Answer::Registered(request.await) });
         self.lanes.request = Some((task, Work::Register));
-        // A register that is not answered has no error yet; the one before is not its own.
+        // Clear the error of an earlier request: a register request without a response has none.
         self.error = None;
     }
 
@@ -186,7 +191,7 @@ impl Lanes {
         }
     }
 
-    /// Waits for the next answer, as an event. Pending while no work is under way.
+    /// Waits for the next result, as an event. Pending while no work is in progress.
     async fn event(&mut self, shared: &Shared, last: &mut Option<Error>) -> Event {
         let mut keep = |answer: Result<(), Refusal>| {
             *last = None;
@@ -205,7 +210,7 @@ impl Lanes {
         }
     }
 
-    /// Waits for the end of work under way; the end of abandoned work is passed over.
+    /// Waits for the end of work in progress. The end of aborted work is ignored.
     async fn answer(&mut self) -> Result<Answer, (Work, JoinError)> {
         loop {
             let ended = match self.tasks.join_next_with_id().await {
@@ -219,7 +224,7 @@ impl Lanes {
         }
     }
 
-    /// Clears the lane that `id` works in, if it has not been abandoned.
+    /// Clears the lane of the task `id`, unless the lane was aborted.
     fn end(&mut self, id: task::Id) -> Option<Work> {
         if self.check.take_if(|check| check.id() == id).is_some() {
             return Some(Work::Check);

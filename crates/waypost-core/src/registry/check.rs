@@ -1,29 +1,30 @@
-//! What every backend checks before it writes or asks.
+//! Checks that every backend makes before it sends a request.
 
 use std::time::Duration;
 
 use super::{Error, RegisterOptions, Result};
 use crate::record::{NodeId, Service, ServiceName};
 
-/// Shortest lifetime of a record; registries count in whole seconds.
+/// Shortest lifetime of a record. Registries count in whole seconds.
 pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
 /// Longest lifetime of a record: the longest lease of etcd (`MaxLeaseTTL`).
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(9_000_000_000);
 
-/// Whether `name` can be a service's name: one level of a registry's tree.
+/// Checks that `name` is a valid service name: one level of a registry's tree.
 ///
 /// # Errors
-/// [`Error::Invalid`], which says what a name may look like.
+/// [`Error::Invalid`] describes the names that are allowed.
 pub fn check_name(name: &str) -> Result<()> {
     name.parse::<ServiceName>()?;
     Ok(())
 }
 
-/// Whether `service` says which records it means: a good name, and nodes with good ids.
+/// Checks that `service` identifies its records: a valid name, at least one node, and valid node
+/// ids.
 ///
 /// # Errors
-/// [`Error::Invalid`], which names the part that is wrong.
+/// [`Error::Invalid`] names the invalid part.
 pub fn check_keys(service: &Service) -> Result<()> {
     check_name(&service.name)?;
     if service.nodes.is_empty() {
@@ -35,10 +36,11 @@ pub fn check_keys(service: &Service) -> Result<()> {
     Ok(())
 }
 
-/// Checks that `service` may be registered ([`Service::check`]), with a ttl of 1 s to 9 000 000 000 s.
+/// Checks that `service` may be registered ([`Service::check`]), and that the TTL is from 1 s to 9
+/// 000 000 000 s.
 ///
 /// # Errors
-/// [`Error::Invalid`], which names the part that is wrong.
+/// [`Error::Invalid`] names the invalid part.
 pub fn check_registration(service: &Service, options: &RegisterOptions) -> Result<()> {
     service.check()?;
     if options.ttl < SHORTEST_TTL {

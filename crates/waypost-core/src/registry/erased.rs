@@ -1,4 +1,4 @@
-//! The erased handle: one cheap type for every backend.
+//! Type-erased handle on a registry of any backend.
 
 use std::fmt;
 use std::future::Future;
@@ -12,7 +12,7 @@ use crate::record::Service;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// Any [`Registry`] behind one cheap, clonable handle; it is a `Registry` itself.
+/// Type-erased [`Registry`], cheap to clone. The handle implements `Registry` itself.
 #[derive(Clone)]
 pub struct AnyRegistry(Arc<Shared<dyn DynRegistry>>);
 
@@ -22,13 +22,15 @@ struct Shared<R: ?Sized> {
 }
 
 impl AnyRegistry {
-    /// A handle on `registry`.
+    /// Creates a handle on `registry`.
     pub fn new(registry: impl Registry) -> Self {
         Self(Arc::new(Shared { pulse: OnceLock::new(), registry }))
     }
 
-    /// A moment at which all that is registered through this handle beats, and from which it counts its intervals: together within a
-    /// process, which saves the registry work, and at a time of its own beside other processes. The first who asks chooses it.
+    /// Returns the phase of the heartbeats of all registrations made through this handle: an
+    /// instant from which they count their intervals. The registrations of one process send their
+    /// heartbeats together, which saves the registry work; different processes send at different
+    /// times. The first call sets the instant with `choose`.
     pub(crate) fn pulse(&self, choose: impl FnOnce() -> Instant) -> Instant {
         *self.0.pulse.get_or_init(choose)
     }
@@ -78,7 +80,8 @@ impl Registry for AnyRegistry {
     }
 }
 
-/// [`Registry`] with boxed futures; its names differ so that no call is ambiguous.
+/// [`Registry`] with boxed futures. The method names differ from those of [`Registry`], so that no
+/// call is ambiguous.
 trait DynRegistry: fmt::Debug + Send + Sync {
     fn dyn_name(&self) -> &'static str;
     fn dyn_options(&self) -> &Options;

@@ -1,105 +1,107 @@
-//! What can go wrong with a registry, by what the caller decides next.
+//! Errors of a registry, grouped by the decision of the caller.
 
 use std::time::Duration;
 
 use crate::record::{NameError, RecordError};
 
-/// A result with a registry's [`Error`].
+/// Result with a registry's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A time as texts show it: in whole milliseconds.
+/// Truncates `time` to whole milliseconds for error texts.
 pub fn in_millis(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Trouble with a registry. It says nothing about nodes: whoever listens keeps what they have.
+/// Error of a registry. An error carries no information about nodes: a watcher's client keeps the
+/// nodes that it has.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no such service. Wait for it with a watch, or list what there is.
+    /// Error for a service that is not registered. Wait for it with a watch, or list the services.
     #[error("service {service:?} is not registered")]
     NotFound {
-        /// The name asked for.
+        /// Requested name.
         service: String,
     },
-    /// Another live instance holds this id. Retried by the registrar; give one of the two another id.
+    /// Error for an id that another live instance holds. The registrar retries; give one of the two
+    /// another id.
     #[error("id {id:?} is held by another instance, {holder}")]
     IdTaken {
-        /// The id both want.
+        /// Contested id.
         id: String,
-        /// Who holds it: its address and instance.
+        /// Address and instance of the holder.
         holder: String,
     },
-    /// A name, option or URL is wrong. Trying again does not help.
+    /// Error for an invalid name, option or URL. A retry does not help.
     #[error("{what}: {why}")]
     Invalid {
-        /// What is wrong, such as `registry URL` or `service name "a/b"`.
+        /// Invalid part, such as `registry URL` or `service name "a/b"`.
         what: String,
-        /// Why, and what to do.
+        /// Reason and fix.
         why: String,
     },
-    /// This backend cannot do that.
+    /// Error for an operation that the backend does not support.
     #[error("the {registry} registry cannot {operation}")]
     Unsupported {
-        /// The backend's name.
+        /// Name of the backend.
         registry: &'static str,
-        /// What it was asked.
+        /// Requested operation.
         operation: &'static str,
     },
-    /// The registry cannot be reached, or answered with trouble. Try again with back-off.
+    /// Error for a registry that cannot be reached or responds with an error. Retry with backoff.
     #[error("the {registry} registry is unavailable: {what}")]
     Unavailable {
-        /// The backend's name.
+        /// Name of the backend.
         registry: &'static str,
-        /// What was tried.
+        /// Attempted operation.
         what: String,
-        /// Why it failed, where known.
+        /// Cause, if known.
         #[source]
         source: Option<Source>,
     },
-    /// The registry refuses us. Check its credentials and permissions.
+    /// Error for a request that the registry denies. Check the credentials and permissions.
     #[error("the {registry} registry refused: {what}")]
     Denied {
-        /// The backend's name.
+        /// Name of the backend.
         registry: &'static str,
-        /// What was refused.
+        /// Denied operation.
         what: String,
-        /// Why, where known.
+        /// Cause, if known.
         #[source]
         source: Option<Source>,
     },
-    /// No answer in time. Try again with back-off.
+    /// Error for a request without a response within the timeout. Retry with backoff.
     #[error("the {registry} registry did not answer within {:?}", in_millis(*after))]
     Timeout {
-        /// The backend's name.
+        /// Name of the backend.
         registry: &'static str,
-        /// How long was waited.
+        /// Time waited.
         after: Duration,
     },
-    /// The registry was closed by its owner.
+    /// Error for a registry that its owner closed.
     #[error("the registry is closed")]
     Closed,
 }
 
 impl Error {
-    /// An [`Error::Unavailable`] with its cause.
+    /// Creates an [`Error::Unavailable`] with its cause.
     pub fn unavailable(registry: &'static str, what: impl Into<String>, source: impl Into<Source>) -> Self {
         Self::Unavailable { registry, what: what.into(), source: Some(source.into()) }
     }
 
-    /// An [`Error::Invalid`].
+    /// Creates an [`Error::Invalid`].
     pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), why: why.into() }
     }
 
-    /// Whether the same call may succeed later, without anybody changing the code.
+    /// Returns true if a retry of the same call may succeed without a change of the code.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::IdTaken { .. } | Self::Unavailable { .. } | Self::Denied { .. } | Self::Timeout { .. })
     }
 
-    /// The error and its causes in one line, as logs and states show it.
+    /// Returns the error and its causes in one line, for logs and states.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);

@@ -1,4 +1,4 @@
-//! What a watcher tells.
+//! Events of a registry, and the watcher that delivers them.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,43 +9,47 @@ use futures_core::Stream;
 use super::Result;
 use crate::record::{Entry, Key};
 
-/// One piece of news about nodes. Trouble with the registry is never an event: it is the `Err` of a [`Watcher`]'s item.
+/// Event about nodes. An error of the registry is never an event: it is an `Err` item of the
+/// [`Watcher`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Everything there is, now: the first item, and the first after any gap.
+    /// Complete set of entries: the first item, and the first after any gap.
     Reset(Vec<Entry>),
-    /// A node that was not there.
+    /// A node that was added.
     Created(Entry),
-    /// A node that was there and now says something else; `leaving` is never merged away.
+    /// A node whose record changed. An update to `leaving` is never merged away.
     Updated(Entry),
-    /// A node that is gone: after `Updated(leaving)` it left, else it was lost.
+    /// A node that was removed. After `Updated(leaving)` it left; otherwise it was lost.
     Deleted(Key),
 }
 
-/// The ordered, gap-free events of a registry: a `Stream`, and [`next`](Watcher::next) for those without stream extensions.
+/// Ordered, gap-free events of a registry. The watcher is a `Stream`; [`next`](Watcher::next)
+/// serves callers without stream extensions.
 ///
-/// The first item is [`Event::Reset`]; then changes in order; after any gap another `Reset`. Passing states of one node may be merged;
-/// the last state is never lost and nothing is told twice; `Updated(leaving)` precedes `Deleted`, and only a `Reset` may hide it.
-/// `Err` means trouble with the registry: keep what you have, the watcher goes on by itself. It ends only when dropped, or when its
-/// registry is closed. Dropping it stops what it holds in the registry.
+/// The first item is [`Event::Reset`]. Changes follow in order; after any gap comes another
+/// `Reset`. Intermediate states of one node may be merged, but the last state is never lost and no
+/// event is emitted twice. `Updated(leaving)` precedes `Deleted`; only a `Reset` may hide it. `Err`
+/// is an error of the registry: keep the current nodes, the watcher recovers by itself. The stream
+/// ends only when its registry is closed. Dropping the watcher releases its resources in the
+/// registry.
 pub struct Watcher(Pin<Box<dyn Stream<Item = Result<Event>> + Send>>);
 
 impl Watcher {
-    /// A watcher over any stream that keeps the promise above.
+    /// Creates a watcher from a stream that keeps the contract of [`Watcher`].
     pub fn new(stream: impl Stream<Item = Result<Event>> + Send + 'static) -> Self {
         Self(Box::pin(stream))
     }
 
-    /// Calls `hook` whenever a poll of this watcher is pending, with the context of that poll. A registry restarts there tasks that ended
-    /// with the runtime that they ran on.
+    /// Calls `hook` whenever a poll of this watcher is pending, with the context of that poll. A
+    /// registry uses the hook to restart tasks that ended with the runtime on which they ran.
     pub fn on_pending(self, hook: impl FnMut(&mut Context<'_>) + Send + 'static) -> Self {
         Self::new(OnPending { watcher: self, hook: Box::new(hook) })
     }
 
-    /// The next event; none when the registry was closed.
+    /// Returns the next event, or none after the registry was closed.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses no event.
     pub async fn next(&mut self) -> Option<Result<Event>> {
         std::future::poll_fn(|cx| self.0.as_mut().poll_next(cx)).await
     }

@@ -1,7 +1,9 @@
-//! One picture told to many watchers: the part of a [`Watcher`]'s promise that every backend would otherwise write again.
+//! Broadcast of one node set to many watchers: the part of a [`Watcher`]'s contract that all
+//! backends share.
 //!
-//! A backend says what it sees ([`Change`]); the feed knows what was told, so it decides what is news, and nothing is told twice. Each
-//! listener has a queue of its own; one that lags behind [`QUEUE`] events gets a `Reset` in their place.
+//! A backend reports its observations ([`Change`]). The feed compares them with the set that it has
+//! emitted, so that each event is emitted once. Each listener has its own queue. If the queue
+//! exceeds [`QUEUE`] events, a `Reset` replaces them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -14,27 +16,28 @@ use futures_core::Stream;
 use super::{Error, Event, NodeSet, Result, WatchOptions, Watcher};
 use crate::record::{Entry, Key, keys};
 
-/// Events kept for one listener; memory against resets.
+/// Maximum number of events queued for one listener. A longer queue takes more memory; a shorter
+/// one causes more resets.
 const QUEUE: usize = 1_024;
 
-/// What a backend saw of one node.
+/// Observation of one node by a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is there and says this.
+    /// The node exists with this record.
     Put(Entry),
-    /// It is gone, and nobody said why: lost.
+    /// The node is gone without a deregistration: lost.
     Lose(Key),
-    /// It went of its own accord: told as `Updated(leaving)` and `Deleted`.
+    /// The node deregistered. Emitted as `Updated(leaving)` and `Deleted`.
     Leave(Key),
 }
 
-/// One picture told to many watchers. Clones are the same feed.
+/// Broadcast of one node set to many watchers. Clones share the same state.
 ///
-/// It starts unknown: watchers wait for the first [`reset`](Feed::reset).
+/// A new feed is not synced: watchers wait for the first [`reset`](Feed::reset).
 #[derive(Clone, Default)]
 pub struct Feed(Arc<Mutex<State>>);
 
-/// The newest listener at some moment.
+/// Id of the newest listener at some moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Newest(u64);
 
@@ -44,16 +47,17 @@ type Trouble = Box<dyn Fn() -> Error + Send>;
 struct State {
     picture: NodeSet,
     known: bool,
-    /// The picture is not known to be true, and was told all the same.
+    /// True if the set was emitted although it could not be verified.
     unverified: bool,
     trouble: Option<Trouble>,
     closed: bool,
     next_id: u64,
     listeners: BTreeMap<u64, Listener>,
-    /// The listeners of all services, and those of each: an event costs those that hear it.
+    /// Ids of the listeners of all services, and of each service. An event costs only the listeners
+    /// that receive it.
     of_all: BTreeSet<u64>,
     of_service: HashMap<String, BTreeSet<u64>>,
-    /// Listeners to be woken once the lock is let go.
+    /// Wakers to be called after the lock is released.
     wakers: Vec<Waker>,
 }
 
@@ -62,29 +66,31 @@ struct Listener {
     queue: VecDeque<Event>,
     trouble: Option<Error>,
     wants_reset: bool,
-    /// For a fresh picture, before its first reset.
+    /// True while the first reset waits for a refresh of the set.
     waits: bool,
     waker: Option<Waker>,
 }
 
 impl Feed {
-    /// A new listener. It first hears a `Reset`, after an `Err` if there is trouble now.
+    /// Adds a listener. It receives a `Reset` first, preceded by an `Err` during an outage.
     pub fn subscribe(&self, options: &WatchOptions) -> Watcher {
         self.add(options, false)
     }
 
-    /// A new listener whose `Reset` waits until the picture has been brought up to date: for a backend that hears of changes a moment
-    /// after they are made. It asks [`newest`](Feed::newest), looks at everything, and says [`refreshed`](Feed::refreshed).
+    /// Adds a listener whose `Reset` waits until the set has been refreshed. Intended for a backend
+    /// that observes changes with a delay. The backend calls [`newest`](Feed::newest), lists all
+    /// records, and calls [`refreshed`](Feed::refreshed).
     pub fn subscribe_to_fresh(&self, options: &WatchOptions) -> Watcher {
         self.add(options, true)
     }
 
-    /// The newest listener, to be handed to [`refreshed`](Feed::refreshed).
+    /// Returns the id of the newest listener, for [`refreshed`](Feed::refreshed).
     pub fn newest(&self) -> Newest {
         Newest(self.lock().next_id)
     }
 
-    /// The picture is as fresh as the moment `newest` was asked for: those who waited since before then hear their `Reset`.
+    /// Marks the set as fresh as of the call that returned `newest`. Listeners added before that
+    /// call receive their `Reset`.
     pub fn refreshed(&self, newest: Newest) {
         self.update(|state| state.listeners.range_mut(..newest.0).for_each(|(_, listener)| listener.waits = false));
     }
@@ -103,7 +109,7 @@ impl Feed {
         Watcher::new(Subscription { feed: self.clone(), id })
     }
 
-    /// Applies changes and emits what is news, in order.
+    /// Applies changes in order, and emits an event for each that changes the set.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) {
         let mut state = self.lock();
         changes.into_iter().for_each(|change| state.apply(change));
@@ -112,7 +118,8 @@ impl Feed {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Everything there is, first or after a gap. Ends trouble; every listener hears a `Reset`.
+    /// Replaces the set, initially or after a gap. Ends an outage. Every listener receives a
+    /// `Reset`.
     pub fn reset(&self, picture: NodeSet) {
         self.update(|state| {
             (state.picture, state.known, state.unverified) = (picture, true, false);
@@ -121,8 +128,8 @@ impl Feed {
         });
     }
 
-    /// Trouble with the registry: every listener, also one still to come, hears one `Err`; nothing is known until the next
-    /// [`reset`](Feed::reset).
+    /// Reports an error of the registry. Every listener, including later ones, receives one `Err`.
+    /// The set is not synced until the next [`reset`](Feed::reset).
     pub fn fail(&self, trouble: impl Fn() -> Error + Send + 'static) {
         self.update(|state| {
             state.known = false;
@@ -134,8 +141,9 @@ impl Feed {
         });
     }
 
-    /// A picture that cannot be verified, and why: every listener, also one still to come, hears a `Reset` of it and then one `Err`. It is
-    /// better than none; as far as changes go, nothing is known until the next [`reset`](Feed::reset).
+    /// Replaces the set by one that cannot be verified, with the reason. Every listener, including
+    /// later ones, receives a `Reset` and then one `Err`. The feed accepts no changes until the
+    /// next [`reset`](Feed::reset).
     pub fn reset_unverified(&self, picture: NodeSet, trouble: impl Fn() -> Error + Send + 'static) {
         self.update(|state| {
             (state.picture, state.known, state.unverified) = (picture, false, true);
@@ -147,14 +155,15 @@ impl Feed {
         });
     }
 
-    /// Knows nothing any more, and tells nobody: for a backend that stops looking while nobody listens.
+    /// Clears the set without an event. Intended for a backend that stops observing while there is
+    /// no listener.
     pub fn forget(&self) {
         let mut state = self.lock();
         (state.known, state.unverified) = (false, false);
         state.picture = NodeSet::default();
     }
 
-    /// Makes every listener lose what it has not heard yet, and hear a `Reset` instead.
+    /// Drops the queued events of every listener. Each receives a `Reset` in their place.
     pub fn cut(&self) {
         self.update(|state| {
             for listener in state.listeners.values_mut() {
@@ -164,23 +173,23 @@ impl Feed {
         });
     }
 
-    /// Ends every watcher, those still to come too.
+    /// Ends every watcher, including later ones.
     pub fn close(&self) {
         self.update(|state| state.closed = true);
     }
 
-    /// How many listen.
+    /// Returns the number of listeners.
     pub fn listeners(&self) -> usize {
         self.lock().listeners.len()
     }
 
-    /// All that was told so far; none while nothing is known.
+    /// Returns the current set, or none while the feed is not synced.
     pub fn picture(&self) -> Option<NodeSet> {
         let state = self.lock();
         state.known.then(|| state.picture.clone())
     }
 
-    /// What was told so far of one node.
+    /// Returns the emitted entry of one node.
     pub fn get(&self, key: &Key) -> Option<Entry> {
         self.lock().picture.get(key).cloned()
     }
@@ -189,7 +198,7 @@ impl Feed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what concerns every listener, and wakes them all.
+    /// Applies a change that concerns all listeners, and wakes them.
     fn update(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
@@ -468,7 +477,7 @@ mod tests {
         assert!(poll(&mut waits).is_pending() && poll(&mut later).is_pending());
     }
 
-    /// Counts how often it is woken.
+    /// Waker that counts its wakes.
     #[derive(Default)]
     struct Wakes(AtomicUsize);
 

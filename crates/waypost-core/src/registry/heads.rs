@@ -1,6 +1,7 @@
-//! Records read: checked against the key they stand under, and their heads shared.
+//! Decoding of records: validation against their key, and interning of their heads.
 //!
-//! The nodes of a service say the same up to their nodes, byte for byte: what begins as a record that was read before is read from there on.
+//! The records of a service usually have the same bytes up to their nodes. If a record begins with
+//! a known prefix, only the rest is decoded.
 
 use std::collections::HashMap;
 use std::mem;
@@ -8,36 +9,40 @@ use std::sync::{Arc, Weak};
 
 use crate::record::{DecodeError, Entry, Head, Key, KeyLists, NilableVec, Node, Service, nodes_at_end};
 
-/// The longest record that is read, in bytes: 64 KiB, and 1 KiB more for the instance and the mark that are added to what was checked.
+/// Maximum length of a record that is decoded, in bytes: the 64 KiB of [`Service::check`], and 1
+/// KiB for the instance and the leaving mark, which are added after the check.
 pub const LONGEST_RECORD: usize = 65 * 1024;
 
-/// More heads than this of one service are not looked through; a hostile writer could make each look-up long.
+/// Maximum number of heads of one service that are compared. The bound protects against a hostile
+/// writer that makes each lookup long.
 const COMPARED: usize = 16;
 
-/// What stands between a head and its nodes, where they come last, as Go writes them.
+/// Bytes between a head and its nodes if the nodes come last, as Go writes them.
 const NODES: &[u8] = b",\"nodes\":";
-/// Something inside a head may be called so too.
+/// Maximum number of occurrences of [`NODES`] that are tried. The bytes may also occur inside a
+/// head.
 const PLACES: usize = 4;
 
-/// Why the bytes under a key are no record of that key. It is skipped, counted, and hides no other.
+/// Error of bytes that are not a record of their key. The record is skipped and counted, and does
+/// not hide any other.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRecord {
-    /// The bytes are no record.
+    /// Error for bytes that are not a record.
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
-    /// It is longer than [`LONGEST_RECORD`].
+    /// Error for a record longer than [`LONGEST_RECORD`].
     #[error("the record is {0} bytes long, more than the {LONGEST_RECORD} allowed")]
     TooLong(usize),
-    /// It is a record of another service or node than its key says.
+    /// Error for a record of another service or node than that of its key.
     #[error("the record names service {service:?}, or another node than its key")]
     Misplaced {
-        /// The service it names.
+        /// Service that the record names.
         service: String,
     },
 }
 
-/// The heads in use, so that records that say the same share one.
+/// Interner of heads. Records with equal heads share one.
 #[derive(Debug, Default)]
 pub struct Heads {
     known: HashMap<String, Vec<Known>>,
@@ -45,28 +50,28 @@ pub struct Heads {
     keys: KeyLists,
 }
 
-/// A head in use.
+/// Interned head.
 #[derive(Debug)]
 struct Known {
     head: Weak<Head>,
     beginning: Beginning,
 }
 
-/// How the records begin that have this head, up to the value of their nodes.
+/// Common prefix of the records with this head, up to the value of their nodes.
 #[derive(Debug)]
 enum Beginning {
-    /// It was read once: not worth finding out.
+    /// The head occurred once; its prefix is not computed yet.
     Once,
     Bytes(Box<[u8]>),
-    /// Their nodes do not come last.
+    /// The nodes do not come last, so there is no common prefix.
     Odd,
 }
 
 impl Heads {
-    /// Reads the record that stands under `key`.
+    /// Decodes the record of `key`.
     ///
     /// # Errors
-    /// [`BadRecord`] if it is none, or one of another key.
+    /// [`BadRecord`] if the bytes are not a record, or are the record of another key.
     pub fn decode(&mut self, key: &Key, bytes: &[u8]) -> Result<Entry, BadRecord> {
         if bytes.len() > LONGEST_RECORD {
             return Err(BadRecord::TooLong(bytes.len()));
@@ -84,7 +89,7 @@ impl Heads {
         Ok(self.entry(head, node))
     }
 
-    /// The nodes of `service`, one entry each, sharing a head with all that say the same.
+    /// Returns one entry per node of `service`. The head is shared with all equal records.
     pub fn entries(&mut self, service: &Service) -> Vec<Entry> {
         let head = self.share(service.head());
         service.nodes.iter().map(|node| self.entry(Arc::clone(&head), node.clone())).collect()
@@ -95,7 +100,8 @@ impl Heads {
         Entry { head, node: Arc::new(node) }
     }
 
-    /// What begins as another record does has its head; only the rest is read.
+    /// Decodes a record that begins with a known prefix: the head is reused, and only the nodes are
+    /// decoded.
     fn decode_alike(&self, key: &Key, bytes: &[u8]) -> Option<(Arc<Head>, Node)> {
         let (head, rest) = self.newest(&key.service).find_map(|known| {
             let Beginning::Bytes(beginning) = &known.beginning else { return None };
@@ -121,7 +127,7 @@ impl Heads {
         head
     }
 
-    /// A second record with this head: there may be more that begin as it does.
+    /// Computes the prefix when a second record with this head is decoded, since more may follow.
     fn learn(&mut self, head: &Arc<Head>, bytes: &[u8]) {
         if Arc::strong_count(head) == 1 {
             return;
@@ -146,7 +152,8 @@ fn take(nodes: &mut NilableVec<Node>, id: &str) -> Option<Node> {
     nodes.iter_mut().find(|node| node.id == id).map(mem::take)
 }
 
-/// The record up to the value of its nodes, if all of the head stands before: closed there, it must be a record that says the same.
+/// Returns the bytes up to the value of the nodes if they contain the whole head: completed with a
+/// brace, they must decode to an equal head.
 fn beginning(head: &Head, bytes: &[u8]) -> Option<Box<[u8]>> {
     let is_whole = |at: &usize| {
         let closed = [&bytes[..*at], b"}"].concat();
@@ -197,7 +204,7 @@ mod tests {
         assert!(matches!(heads.decode(&key("a", "a-1"), &vec![b' '; LONGEST_RECORD + 1]), Err(BadRecord::TooLong(_))));
     }
 
-    /// What is read from a known beginning on is what is read whole, in the first records of a service and in later ones.
+    /// Records that are decoded from a known prefix equal those that are decoded whole.
     #[test]
     fn records_that_begin_alike_are_read_alike() {
         let begin = r#"{"name":"a","version":"1","metadata":{"x":",\"nodes\":"},"endpoints":[{"name":"E","nodes":[]}]"#;

@@ -1,7 +1,8 @@
-//! The promise a backend keeps, and the handle the rest of the code holds.
+//! Contract of a registry backend, and the handle that the rest of the code uses.
 //!
-//! Whoever implements [`Registry`] has brought a registry of their own; the suite in `waypost-conformance` tells whether it keeps the
-//! promise. This room knows events and errors, and never who watches or who registers.
+//! A type that implements [`Registry`] is a backend. The suite in `waypost-conformance` checks the
+//! contract. This module defines events and errors; it does not depend on the watchers or the
+//! registrants.
 
 mod check;
 mod erased;
@@ -30,63 +31,79 @@ pub use node_set::{Entries, Insertion, NodeChange, NodeSet};
 pub use options::{DeregisterOptions, Instance, Options, RegisterOptions, WatchOptions};
 pub use redacted::redacted_url;
 
-/// Where servers put their records and clients find them: go-micro's interface, with the `close` it lacks.
+/// Backend in which servers register their records and clients find them: go-micro's interface,
+/// with an additional `close`.
 ///
-/// Implement it with plain `async fn`. All methods may be called from many tasks at once; none may block its thread.
+/// Implement it with plain `async fn`. All methods may be called from many tasks at once; none may
+/// block its thread.
 pub trait Registry: Debug + Send + Sync + 'static {
-    /// The backend's name: `memory`, `local`, `etcd`.
+    /// Returns the name of the backend: `memory`, `local`, `etcd`.
     fn name(&self) -> &'static str;
 
-    /// What it was made with.
+    /// Returns the options with which the registry was created.
     fn options(&self) -> &Options;
 
-    /// Makes it so: after `Ok` the record of every node in `service` is there, is ours, and stays at least `ttl` unless refreshed.
+    /// Creates, refreshes or repairs the records. After `Ok` the record of every node in `service`
+    /// exists, belongs to `options.instance`, and stays for at least `ttl` unless refreshed.
     ///
-    /// It creates, refreshes or repairs; called again at every interval it is the heartbeat, and unchanged it costs no write. The
-    /// backend writes `options.instance` into each node's metadata (see [`RegisterOptions::stamp`]). A record that is there already is
-    /// ours by that instance: keep it. One that cannot be decoded, or has lost its owner: repair it. One with the same id at the same
-    /// address, at our first write, is our predecessor: take it over. Another's live record is [`Error::IdTaken`].
+    /// The call is idempotent and serves as the heartbeat: it is repeated at every interval, and an
+    /// unchanged record costs no write. The backend writes `options.instance` into each node's
+    /// metadata (see [`RegisterOptions::stamp`]). The existing record decides the effect:
+    ///
+    /// * It carries this instance: refresh it, and write it only if it differs.
+    /// * It cannot be decoded, or has no owner: repair it.
+    /// * It has the same id at the same address, and this is the instance's first write: take it
+    ///   over, it is the record of a predecessor.
+    /// * It is the live record of another instance: return [`Error::IdTaken`].
     ///
     /// # Errors
-    /// [`Error::IdTaken`] (retry, and show it), [`Error::Invalid`] (do not retry), [`Error::Unavailable`] and
-    /// [`Error::Timeout`] (retry with back-off), [`Error::Unsupported`], [`Error::Closed`].
+    /// [`Error::IdTaken`] (retry, and report it), [`Error::Invalid`] (do not retry),
+    /// [`Error::Unavailable`] and [`Error::Timeout`] (retry with backoff), [`Error::Unsupported`],
+    /// [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Dropped half-way, the record may or may not have been written; call it again.
+    /// If the future is dropped, the record may or may not have been written; call again.
     fn register(&self, service: &Service, options: &RegisterOptions) -> impl Future<Output = Result<()>> + Send;
 
-    /// Leaves: marks each node `waypost.state=leaving`, then deletes it, in two steps that a watcher sees as two events.
+    /// Deregisters in two steps that a watcher receives as two events: marks each node with
+    /// `waypost.state=leaving`, then deletes it.
     ///
-    /// Removes only what is ours by `options.instance`, unless forced. A record that is not there is no error.
+    /// Removes only the records of `options.instance`, unless forced. A missing record is not an
+    /// error.
     ///
     /// # Errors
-    /// As for [`register`](Registry::register); [`Error::IdTaken`] if the record is another's.
+    /// The same as for [`register`](Registry::register); [`Error::IdTaken`] if the record belongs
+    /// to another instance.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the record may stand, be marked, or be gone; call it again.
+    /// If the future is dropped, the record may be unchanged, marked, or deleted; call again.
     fn deregister(&self, service: &Service, options: &DeregisterOptions) -> impl Future<Output = Result<()>> + Send;
 
-    /// All nodes of one service, one [`Service`] per version.
+    /// Returns all nodes of one service, as one [`Service`] per version.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none.
+    /// [`Error::NotFound`] if the service has no node.
     fn get_service(&self, name: &str) -> impl Future<Output = Result<Vec<Service>>> + Send;
 
-    /// Everything in the registry, one [`Service`] per name and version, in that order.
+    /// Returns all records of the registry, as one [`Service`] per name and version, in that order.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], [`Error::Timeout`], [`Error::Closed`]; an empty registry is an empty list.
+    /// [`Error::Unavailable`], [`Error::Timeout`], [`Error::Closed`]. An empty registry returns an
+    /// empty list.
     fn list_services(&self) -> impl Future<Output = Result<Vec<Service>>> + Send;
 
-    /// The ordered, gap-free events of one service or of all. See [`Watcher`] for what a watcher promises.
+    /// Watches one service or all, with ordered, gap-free events. See [`Watcher`] for the contract.
     ///
     /// # Errors
-    /// Only on wrong options or a closed registry; an unreachable registry is an `Err` item of the watcher.
+    /// Only for invalid options or a closed registry. An unreachable registry is an `Err` item of
+    /// the watcher.
     fn watch(&self, options: &WatchOptions) -> impl Future<Output = Result<Watcher>> + Send;
 
-    /// Lets go of everything: revokes what keeps its records alive, ends its watchers, joins its tasks. Twice is once.
+    /// Releases all resources: ends what keeps its records alive (such as a lease), ends the
+    /// watchers, joins the tasks. The call is idempotent.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if something could not be revoked; it is closed all the same.
+    /// [`Error::Unavailable`] if something could not be revoked. The registry is closed
+    /// nevertheless.
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
 }

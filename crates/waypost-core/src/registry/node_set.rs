@@ -1,7 +1,8 @@
-//! The nodes of one service or of all, as one value: what the events of a watcher add up to.
+//! Node set: the nodes of one service or of all, as one value. Events of a watcher are applied to
+//! it.
 //!
-//! Backends compute their events from two sets; listeners apply events to one. A clone is a snapshot and costs nothing, and two snapshots
-//! know their difference without looking at what they share.
+//! Backends compute their events from two sets; listeners apply events to one. A clone is a
+//! snapshot in O(1). The difference of two snapshots skips the parts that they share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,42 +21,43 @@ impl Positioned for Entry {
     }
 }
 
-/// A persistent set of [`Entry`]s, one per service name and node id, in that order.
+/// Persistent set of [`Entry`]s, one per service name and node id, in that order.
 ///
-/// `Clone` is O(1). An edit is O(log n) and leaves clones as they were. [`diff`](Self::diff) costs what differs where one set was made
-/// from a clone of the other, and O(n) between sets that share nothing.
+/// `Clone` is O(1). An edit is O(log n) and does not change clones. [`diff`](Self::diff) is
+/// proportional to the difference if one set derives from a clone of the other, and O(n) between
+/// sets that share nothing.
 #[derive(Clone, Default)]
 pub struct NodeSet(SortedSet<Entry>);
 
-/// The effect of an insertion into a [`NodeSet`].
+/// Effect of an insertion into a [`NodeSet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insertion {
-    /// No entry was at this service name and node id.
+    /// No entry had this service name and node id.
     Added,
-    /// Another entry was there.
+    /// A different entry was replaced.
     Replaced,
-    /// An equal entry was there; the set is as it was.
+    /// An equal entry was present; the set did not change.
     Unchanged,
 }
 
-/// One difference between two [`NodeSet`]s. `From` makes the [`Event`] of it.
+/// Difference of one node between two [`NodeSet`]s. `From` converts it into an [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeChange<'a> {
-    /// A node that is in the newer set only.
+    /// A node that is only in the newer set.
     Added(&'a Entry),
     /// A node whose entries differ.
     Updated {
-        /// The entry in the older set.
+        /// Entry in the older set.
         before: &'a Entry,
-        /// The entry in the newer set.
+        /// Entry in the newer set.
         now: &'a Entry,
     },
-    /// A node that is in the older set only.
+    /// A node that is only in the older set.
     Removed(&'a Entry),
 }
 
 impl NodeSet {
-    /// Number of nodes.
+    /// Returns the number of nodes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -85,7 +87,8 @@ impl NodeSet {
         self.0.get((service, id))
     }
 
-    /// Puts an entry in, in place of the one with the same service name and node id. An equal one stays, and so does what is shared.
+    /// Inserts an entry, in place of the one with the same service name and node id. If that one is
+    /// equal, it stays and shared structure is kept.
     pub fn insert(&mut self, entry: Entry) -> Insertion {
         let insertion = match self.0.get(entry.position()) {
             Some(old) if *old == entry => return Insertion::Unchanged,
@@ -173,7 +176,7 @@ impl<'a> IntoIterator for &'a NodeSet {
 }
 
 impl<'a> NodeChange<'a> {
-    /// The newest entry of the node.
+    /// Returns the newest entry of the node.
     pub fn entry(&self) -> &'a Entry {
         match self {
             Self::Added(entry) | Self::Updated { now: entry, .. } | Self::Removed(entry) => entry,
@@ -191,7 +194,7 @@ impl From<NodeChange<'_>> for Event {
     }
 }
 
-/// The entries of a [`NodeSet`], in order.
+/// Iterator over the entries of a [`NodeSet`], in order.
 #[derive(Clone, Debug)]
 pub struct Entries<'a>(sorted_set::Iter<'a, Entry>);
 

@@ -1,44 +1,46 @@
-//! What a registry is made with, and what its calls take.
+//! Options of a registry and of its operations.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::record::{Metadata, Service, keys};
 
-/// What a registry was made with: for logs, `Debug` and the command line. Never holds a secret.
+/// Options with which a registry was created, for logs, `Debug` and the command line. They contain
+/// no secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// Where it is: `host:port` of each member, or a folder.
+    /// Addresses: `host:port` of each member, or a directory.
     pub addresses: Vec<String>,
-    /// How long one request may take.
+    /// Timeout of one request.
     pub timeout: Duration,
-    /// Whether the connection is encrypted.
+    /// True if the connection is encrypted.
     pub tls: bool,
-    /// The prefix of its keys, where it has keys.
+    /// Prefix of the keys, if the backend has keys.
     pub prefix: String,
-    /// Whether everybody who reads it is on this host, so that a loopback address means the same to all of them. Default no.
+    /// True if all readers of the registry are on this host, so that a loopback address is valid
+    /// for all of them. Default false.
     pub on_this_host: bool,
 }
 
 impl Options {
-    /// Options with a timeout of 2 s and nothing else.
+    /// Creates options with a timeout of 2 s and no other value.
     pub fn new() -> Self {
         Self { timeout: Duration::from_secs(2), ..Self::default() }
     }
 }
 
-/// Whose record it is: random, drawn once per registration.
+/// Random id of the owner of a record, drawn once per registration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instance(String);
 
 impl Instance {
-    /// A new one: 128 random bits.
+    /// Draws a new id of 128 bits.
     pub fn random() -> Self {
         Self(uuid::Uuid::new_v4().simple().to_string())
     }
 
-    /// The instance as it stands in a record.
+    /// Returns the id in the form that the record stores.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -56,17 +58,18 @@ impl fmt::Display for Instance {
     }
 }
 
-/// How to register.
+/// Options of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisterOptions {
-    /// How long the record stays unless refreshed; at least 1 s. A registration without one cannot be expressed.
+    /// Lifetime of the record unless refreshed; at least 1 s. A registration without a TTL cannot
+    /// be expressed.
     pub ttl: Duration,
-    /// Whose record it is.
+    /// Owner of the record.
     pub instance: Instance,
 }
 
 impl RegisterOptions {
-    /// The record to write: `service` with the instance in the metadata of each node.
+    /// Returns the record to be written: `service` with the instance in the metadata of each node.
     pub fn stamp(&self, service: &Service) -> Service {
         let mut service = service.clone();
         for node in &mut service.nodes {
@@ -76,52 +79,53 @@ impl RegisterOptions {
     }
 }
 
-/// How to deregister.
+/// Options of a deregistration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeregisterOptions {
-    /// Remove only records of this instance.
+    /// Owner whose records are removed.
     pub instance: Option<Instance>,
-    /// Remove it whoever owns it: for the command line. A live owner will be back at its next beat.
+    /// True to remove the record of any owner, for the command line. A live owner registers again
+    /// at its next heartbeat.
     pub force: bool,
 }
 
 impl DeregisterOptions {
-    /// Removes what is ours by `instance`.
+    /// Creates options that remove only the records of `instance`.
     pub fn ours(instance: Instance) -> Self {
         Self { instance: Some(instance), force: false }
     }
 
-    /// Removes it whoever owns it.
+    /// Creates options that remove the record of any owner.
     pub fn force() -> Self {
         Self { instance: None, force: true }
     }
 
-    /// Whether a record with this node metadata may be removed.
+    /// Returns true if a record with this node metadata may be removed.
     pub fn may_remove(&self, metadata: &Metadata) -> bool {
         let owner = metadata.get(keys::INSTANCE);
         self.force || owner == self.instance.as_ref().map(Instance::as_str)
     }
 }
 
-/// What to watch.
+/// Options of a watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchOptions {
-    /// One service, or all if none.
+    /// Watched service; all services if none.
     pub service: Option<String>,
 }
 
 impl WatchOptions {
-    /// All services.
+    /// Creates options that watch all services.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// One service.
+    /// Creates options that watch one service.
     pub fn service(name: impl Into<String>) -> Self {
         Self { service: Some(name.into()) }
     }
 
-    /// Whether records of `service` are watched.
+    /// Returns true if records of `service` are watched.
     pub fn covers(&self, service: &str) -> bool {
         self.service.as_deref().is_none_or(|name| name == service)
     }

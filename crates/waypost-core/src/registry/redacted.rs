@@ -1,12 +1,14 @@
-//! A registry's URL without what may be a password: for errors, logs and `Debug`. It hides too much rather than too little.
+//! Redaction of a registry's URL for errors, logs and `Debug`. In doubt, text is hidden.
 
-/// The URL as it may be shown: who logs in is `…`, and so is the value of an option that sounds like a secret, with all that follows it.
-/// It takes any text, since what is wrong is shown too.
+/// Returns the URL with `…` in place of the credentials and of the value of an option that may be a
+/// secret, and of all that follows such a value. Accepts any text, since invalid URLs are shown
+/// too.
 pub fn redacted_url(url: &str) -> String {
     let scheme = url.find("://").filter(|end| url[..*end].chars().all(is_of_scheme)).map_or(0, |end| end + 3);
     let (scheme, rest) = url.split_at(scheme);
     let (shown, hidden) = rest.split_at(secret(rest).unwrap_or(rest.len()));
-    // A password may hold anything that should have been escaped: what stands before the last @ is all of the login.
+    // A password may contain any character that should have been escaped, so everything before the
+    // last @ counts as the credentials.
     match (shown.rsplit_once('@'), hidden) {
         (Some((_, shown)), "") => format!("{scheme}…@{shown}"),
         (Some((_, shown)), _) => format!("{scheme}…@{shown}…"),
@@ -20,7 +22,8 @@ fn is_of_scheme(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')
 }
 
-/// Where the first value begins whose name sounds like a secret's; the name of a file is none.
+/// Returns the start of the first value whose option name suggests a secret. Names of files are
+/// excluded.
 fn secret(text: &str) -> Option<usize> {
     let names = text.match_indices(['?', '&']).map(|(mark, _)| mark + 1);
     names.into_iter().find_map(|start| {

@@ -1,4 +1,4 @@
-//! The directory over a real registry in memory, in paused time.
+//! Tests of the directory with the memory registry, in paused time.
 
 use std::time::Duration;
 

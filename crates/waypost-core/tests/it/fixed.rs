@@ -1,4 +1,4 @@
-//! The fixed list behind `static://`.
+//! Tests of the static list behind `static://`.
 
 use std::future::poll_fn;
 use std::pin::Pin;

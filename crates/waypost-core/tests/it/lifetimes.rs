@@ -1,4 +1,5 @@
-//! A directory never dies: registries that panic, fail without a rest or end again and again, runtimes that end, settings without a bound.
+//! Tests that a directory survives registries that panic, fail without a pause or end repeatedly;
+//! runtimes that end; and settings without a bound.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use waypost_core::registry::{AnyRegistry, Error, Event, Instance, RegisterOption
 
 use super::scripted::{Counter, error, reset, scripted, watcher};
 
-/// More than any back-off of these tests, on a busy machine.
+/// Timeout above any backoff of these tests, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn name() -> ServiceName {
@@ -65,7 +66,7 @@ async fn a_panic_of_watch_is_an_outage_and_the_watch_is_opened_again() {
     directory.close().await;
 }
 
-/// Its nodes stay; its drop may panic too.
+/// The nodes are kept. The drop of the stream may panic too.
 #[tokio::test]
 async fn a_panic_of_the_stream_is_an_outage_and_the_watch_is_opened_again() {
     struct Bomb;
@@ -115,7 +116,8 @@ async fn an_error_whose_text_panics_is_an_outage() {
     directory.close().await;
 }
 
-/// On one thread, in real time: another task gets its turn, and the watcher is not polled hot.
+/// On one thread, in real time: other tasks make progress, and the watcher is not polled in a busy
+/// loop.
 #[test]
 fn a_watcher_of_endless_errors_starves_nobody() {
     let polls = Counter::default();
@@ -143,7 +145,7 @@ fn a_watcher_of_endless_errors_starves_nobody() {
     assert_eq!(watches.get(), 1);
 }
 
-/// On one thread, in real time: events without a rest, each of them news.
+/// On one thread, in real time: events without a pause, each of which changes the set.
 #[test]
 fn a_watcher_of_endless_events_starves_nobody() {
     let (registry, _) = scripted(|_| {
@@ -179,14 +181,14 @@ async fn a_watch_that_ends_again_and_again_backs_off_until_it_lives() {
     while watches.get() <= 40 {
         sleep(Duration::from_millis(10)).await;
     }
-    // 40 delays: five while the bound doubles, the others drawn from 2 s.
+    // There are 40 delays: five while the bound doubles, the others drawn from up to 2 s.
     assert!(begun.elapsed() > Duration::from_secs(15), "{:?}", begun.elapsed());
     let snapshot = until(&mut subscription, |snapshot| snapshot.outage.is_none()).await;
     assert_eq!((snapshot.len(), snapshot.generation), (1, 1));
     directory.close().await;
 }
 
-/// As a `static` client in one test after another.
+/// A directory in a `static`, used by one test after another.
 #[test]
 fn a_directory_outlives_each_runtime_it_is_used_on() {
     let memory = MemoryRegistry::new();
@@ -211,7 +213,7 @@ fn a_directory_outlives_each_runtime_it_is_used_on() {
     runtime().block_on(directory.close());
 }
 
-/// Another runtime goes on with what the first knew, before the registry has answered.
+/// Another runtime resumes with the nodes of the first one, before the registry has responded.
 #[test]
 fn another_runtime_goes_on_with_the_nodes_of_the_first() {
     let (registry, _) = scripted(|number| match number {
@@ -232,7 +234,8 @@ fn another_runtime_goes_on_with_the_nodes_of_the_first() {
     });
 }
 
-/// The task itself panics, here for want of timers: its subscription ends, and the next one starts another.
+/// The task itself panics, here because the runtime has no timers. Its subscription ends, and the
+/// next one starts another task.
 #[test]
 fn a_task_that_panics_is_started_again() {
     let (registry, _) = scripted(|number| {
@@ -273,12 +276,12 @@ fn a_subscription_outside_a_runtime_is_an_error_and_leaves_nothing_behind() {
         let mut again = directory.subscribe(&name()).unwrap();
         assert!(again.synced().await);
     });
-    // One that stands needs no runtime of its own.
+    // A subscription to a running watch needs no runtime of its own.
     assert!(directory.subscribe(&name()).unwrap().snapshot().synced);
     runtime.block_on(directory.close());
 }
 
-/// The longest time to live that a registration may have.
+/// Longest TTL of a registration.
 const LONGEST_TTL: Duration = Duration::from_secs(9_000_000_000);
 
 #[tokio::test(start_paused = true)]
@@ -303,7 +306,7 @@ async fn settings_without_a_bound_panic_nowhere() {
     directory.close().await;
 }
 
-/// An event a minute does not keep alive what nothing reads.
+/// An event per minute does not keep a watch without a subscription alive.
 #[tokio::test(start_paused = true)]
 async fn an_idle_watch_ends_although_events_come() {
     let before = Handle::current().metrics().num_alive_tasks();
@@ -325,7 +328,7 @@ async fn an_idle_watch_ends_although_events_come() {
     directory.close().await;
 }
 
-/// A subscription that comes and goes while the watch is idle begins the idle time again.
+/// A short subscription during the idle time restarts the idle time.
 #[tokio::test(start_paused = true)]
 async fn the_idle_time_counts_from_the_last_subscription() {
     let before = Handle::current().metrics().num_alive_tasks();
@@ -341,7 +344,7 @@ async fn the_idle_time_counts_from_the_last_subscription() {
     directory.close().await;
 }
 
-/// A burst is one snapshot or a few, and nothing of it is lost.
+/// A burst is published as one snapshot or a few, and no event is lost.
 #[tokio::test]
 async fn a_burst_of_events_is_published_at_once() {
     let (registry, _) = scripted(|_| {

@@ -1,4 +1,4 @@
-//! What waypost-core promises, seen from outside.
+//! Integration tests of the public API of waypost-core.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,5 @@
-//! The memory registry: the suite, and what only it can show.
+//! Tests of the memory registry: the conformance suite, and tests that need its fault injection or
+//! clock.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! After any mixture of faults and registrations, the confirmed nodes are what the registry holds: registrations and directories over the
-//! memory registry, in paused time, from seeds.
+//! Seeded simulation of registrations and directories with the memory registry, in paused time.
+//! After any mixture of faults and registrations, the confirmed nodes equal the content of the
+//! registry.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -15,16 +16,17 @@ use waypost_core::record::{Entry, Key, Node, Service, ServiceName};
 use waypost_core::registrar::Registration;
 use waypost_core::registry::{AnyRegistry, Error, Registry};
 
-/// How long a lost node is kept, less what tokio's clock rounds.
+/// Grace period of a lost node, less the rounding of tokio's clock.
 const GRACE: Duration = Duration::from_millis(15_000 - 5);
-/// Within how long all is well again: what was killed runs out, and the suspects it leaves, and a margin.
+/// Maximum time of the recovery: the TTL of the killed servers, the grace period of their suspects,
+/// and a margin.
 const WELL_AGAIN: Duration = Duration::from_secs(15 + 15 + 10);
 const STEPS: usize = 60;
 
 #[test]
 fn whatever_happens_the_confirmed_are_what_is_registered() {
     for seed in seeds(200) {
-        // The registrars draw from the thread's own.
+        // The registrars draw from the generator of the thread.
         fastrand::seed(seed);
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(play(Story::new("-p waypost-core --test it whatever_happens", seed)));
@@ -53,7 +55,7 @@ async fn play(story: Story) {
     world.close().await;
 }
 
-/// A server, at an address that no other has.
+/// Server at a unique address.
 struct Server {
     registry: AnyRegistry,
     registration: Registration,
@@ -61,13 +63,13 @@ struct Server {
     address: String,
 }
 
-/// Somebody who follows the service.
+/// Client that subscribes to the service.
 struct Client {
     registry: AnyRegistry,
     directory: Directory,
     subscription: Subscription,
     last: Snapshot,
-    /// Where each node was when it was last confirmed, and when that was.
+    /// Address and time of the last confirmation of each node.
     seen: BTreeMap<String, (String, Instant)>,
 }
 
@@ -80,7 +82,7 @@ struct World {
     clients: [Client; 2],
     unreachable: bool,
     delay: Duration,
-    /// Answers may be lost for so many steps.
+    /// Number of steps during which responses may be lost.
     losing: u32,
     started: u32,
 }
@@ -145,7 +147,7 @@ impl World {
         }
     }
 
-    /// A server, now and then with an id that another has.
+    /// Starts a server, sometimes with an id that another one has.
     fn start(&mut self) {
         if self.servers.len() >= 8 {
             return;
@@ -169,7 +171,7 @@ impl World {
     async fn leave(&mut self) {
         let Some(server) = self.take_one() else { return };
         self.tell(format!("{} leaves", server.id));
-        // While the registry is away it cannot; its record runs out.
+        // The registration cannot leave while the registry is unreachable. Its record expires.
         let _ = self.until(server.registration.close()).await;
         server.registry.close().await.unwrap();
     }
@@ -198,7 +200,8 @@ impl World {
         self.memory.faults().expire(&key);
     }
 
-    /// Some changes at one moment: another's record, garbage, nothing. What nobody owns is deleted in the end.
+    /// Writes some records at one instant: another node's record, garbage, or a deletion. Records
+    /// without an owner are deleted in the end.
     fn write_by_hand(&mut self) {
         let mut changes = Vec::new();
         for _ in 0..self.rng.usize(1..4) {
@@ -249,7 +252,7 @@ impl World {
         self.until(sleep(duration)).await;
     }
 
-    /// Waits for something, and looks at the pictures whenever one changes.
+    /// Waits for a future, and checks the snapshots whenever one changes.
     async fn until<T>(&mut self, something: impl Future<Output = T>) -> T {
         let mut something = pin!(something);
         loop {
@@ -266,7 +269,7 @@ impl World {
         }
     }
 
-    /// Within its grace, no node that lives leaves a picture.
+    /// Asserts that no live node is removed from a snapshot within its grace period.
     fn look(&mut self) {
         let now = Instant::now();
         for client in &mut self.clients {
@@ -281,7 +284,8 @@ impl World {
         }
     }
 
-    /// What is confirmed is what a fresh list says, byte for byte; what happens while it is asked for is told a moment later.
+    /// Asserts that the confirmed nodes equal a fresh list, byte for byte. Changes during the
+    /// request are emitted a moment later, so the comparison is repeated.
     async fn is_what_is_registered(&mut self) {
         for _ in 0..4 {
             let fresh = self.fresh().await;
@@ -305,7 +309,8 @@ impl World {
         }
     }
 
-    /// Each server is in, or another that has its id, and says what it says now; nobody is suspected.
+    /// Asserts that each server's id is registered with its own or another server's current record,
+    /// and that there are no suspects.
     async fn is_well(&mut self) {
         let snapshot = self.clients[0].subscription.snapshot();
         assert!(self.clients.iter().all(|client| client.subscription.snapshot().suspects().len() == 0));
@@ -319,7 +324,7 @@ impl World {
         }
     }
 
-    /// Nothing is left.
+    /// Closes all servers and clients, and asserts that no task is left.
     async fn close(self) {
         for server in self.servers {
             server.registration.close().await.unwrap();
@@ -328,7 +333,7 @@ impl World {
         for client in self.clients {
             client.close().await;
         }
-        // What was aborted is gone when the runtime has turned.
+        // Aborted tasks end after one poll of the runtime.
         sleep(Duration::from_millis(1)).await;
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "tasks are left");
     }
@@ -343,7 +348,7 @@ impl Client {
         Self { registry, directory, subscription, last, seen: BTreeMap::new() }
     }
 
-    /// Takes the picture there is now; until now it was the last.
+    /// Takes the current snapshot. The previous one counts as confirmed until now.
     fn look(&mut self, now: Instant) {
         let next = self.subscription.snapshot();
         for entry in self.last.confirmed().chain(next.confirmed()) {
@@ -363,7 +368,7 @@ impl Client {
     }
 }
 
-/// The bytes of records, in order.
+/// Returns the encoded records, sorted.
 fn records<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<String> {
     let mut records: Vec<_> = entries.map(|entry| entry.to_service().to_json()).collect();
     records.sort();

@@ -1,4 +1,4 @@
-//! A registry whose watch does as a test says.
+//! Registry for tests whose watch is a function.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use waypost_core::registry::{
 
 type Watch = dyn Fn(usize) -> Result<Watcher> + Send + Sync;
 
-/// A registry that answers the n-th watch, counted from 0, by a function.
+/// Registry that responds to the n-th watch, counted from 0, by a function.
 pub(crate) struct Scripted {
     watch: Box<Watch>,
     watches: Counter,
     options: Options,
 }
 
-/// A count that a test keeps a clone of.
+/// Counter of which a test keeps a clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counter(Arc<AtomicUsize>);
 
@@ -35,14 +35,15 @@ impl Counter {
     }
 }
 
-/// Returns a registry, and the count of its watches.
+/// Returns a registry, and the counter of its watches.
 pub(crate) fn scripted(watch: impl Fn(usize) -> Result<Watcher> + Send + Sync + 'static) -> (AnyRegistry, Counter) {
     let watches = Counter::default();
     let registry = Scripted { watch: Box::new(watch), watches: watches.clone(), options: Options::new() };
     (AnyRegistry::new(registry), watches)
 }
 
-/// Returns a watcher that yields the n-th item, counted from 0, by a function; none is an item that never comes.
+/// Returns a watcher that yields the n-th item, counted from 0, by a function; none is an item that
+/// never comes.
 pub(crate) fn watcher(item: impl FnMut(usize) -> Option<Item> + Send + Unpin + 'static) -> Watcher {
     Watcher::new(Items { item, polls: 0 })
 }

@@ -1,4 +1,4 @@
-//! The selector: nodes for callers that connect on their own.
+//! Tests of the selector: nodes for callers that connect on their own.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ async fn marks_free_a_node_and_reset_frees_all() {
         selector.mark("greeter", &node, AttemptEnd::Answered);
         seen.insert(node.id.clone());
     }
-    // Two nodes with the same load: 64 draws miss one of them once in 2^63.
+    // Two nodes have the same load: 64 draws miss one of them with a probability of 1 in 2^63.
     assert_eq!(seen.len(), 2);
 }
 

@@ -102,11 +102,12 @@ fn a_strategy_that_panics_loses_no_pick() {
     assert!(peers.iter().all(|(own, _)| own.0.stats().in_flight() == 0));
 }
 
-/// Peak EWMA as Finagle has it, reduced to what the traits must allow: latency that remembers, failures as latency, load times cost.
+/// Peak EWMA as in Finagle, reduced to the parts that the traits must support: per-peer state,
+/// failures as latency, load times cost.
 #[derive(Debug)]
 struct PeakEwma;
 
-/// The cost of one peer, kept ready to compare: f32 bits of milliseconds.
+/// Cost of one peer in milliseconds, as the bits of an f32.
 #[derive(Debug, Default)]
 struct Cost(AtomicU32);
 
@@ -173,7 +174,8 @@ fn peak_ewma_can_be_written_and_its_costs_survive_a_rebuild() {
     assert_eq!(picked(), 0, "a peer that left and came back begins again; the other's failure is still known");
 }
 
-/// Static stride scheduling over weights (gRFC A58), reduced to what the traits must allow.
+/// Static stride scheduling over weights (gRFC A58), reduced to the parts that the traits must
+/// support.
 #[derive(Debug, Default)]
 struct Weighted(Arc<AtomicU64>);
 

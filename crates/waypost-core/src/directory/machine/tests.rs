@@ -103,7 +103,8 @@ async fn a_grace_without_end_keeps_a_suspect_until_it_is_back() {
     assert_eq!(ids(&cache), (owned(&["a"]), owned(&[])));
 }
 
-/// A grace that was cut short by a return does not end the next one, and what comes and goes leaves nothing behind.
+/// Each loss starts its own grace period. The expiry of an earlier one does not end it, and a
+/// flapping node does not grow the heap.
 #[tokio::test(start_paused = true)]
 async fn each_loss_has_a_grace_of_its_own() {
     let mut now = Instant::now();
@@ -132,7 +133,7 @@ async fn nodes_of_other_services_are_ignored() {
     assert_eq!(ids(&cache), (owned(&["a"]), owned(&[])));
 }
 
-/// The rules of the cache, written the plain way.
+/// Model of the cache, a plain implementation of its rules.
 #[derive(Default)]
 struct Model(BTreeMap<String, (Entry, Option<Instant>)>);
 
@@ -214,8 +215,9 @@ fn any_event(rng: &mut Rng, nodes: u32) -> Event {
     }
 }
 
-/// After any events, in any order, a snapshot is what the plain rules say; its generation moves with its nodes and only then; and the
-/// changes since any older snapshot lead from that one to it.
+/// After any events in any order, the snapshot equals that of the model. Its generation increases
+/// if and only if its nodes change. The changes since any older snapshot lead from that one to the
+/// current one.
 #[tokio::test(start_paused = true)]
 async fn any_events_add_up_to_what_the_rules_say() {
     for seed in 0..60 {

@@ -1,4 +1,5 @@
-//! Ends of runtimes, panics of the task, and calls from outside: what a registration says then, and how it goes on.
+//! Tests of ended runtimes, panics of the task, and calls from outside a runtime: the reported
+//! state, and the recovery.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +26,7 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// A registration that was registered on `runtime`.
+/// Returns a registration that was registered on `runtime`.
 fn registered_on(runtime: &Runtime, registry: &Scripted) -> Registration {
     runtime.block_on(async {
         let registration = registration(registry);
@@ -34,7 +35,7 @@ fn registered_on(runtime: &Runtime, registry: &Scripted) -> Registration {
     })
 }
 
-/// A registration whose runtime has ended.
+/// Returns a registration whose runtime has ended.
 fn orphaned(registry: &Scripted) -> Registration {
     let runtime = runtime();
     let registration = registered_on(&runtime, registry);
@@ -130,7 +131,7 @@ fn outside_any_runtime_close_is_an_error_and_does_not_hang() {
     insta::assert_snapshot!(closed.unwrap_err(), @"registration: cannot leave outside a tokio runtime; call close inside one");
 }
 
-/// A subscriber that panics at the first event: code of the user that runs in the registrar's own task.
+/// Subscriber that panics at the first event: user code that runs in the registrar's own task.
 #[derive(Default)]
 struct Panics(AtomicBool);
 

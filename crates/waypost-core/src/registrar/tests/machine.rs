@@ -1,4 +1,4 @@
-//! The state machine alone: no task, no clock but a number.
+//! Tests of the state machine without a task. The clock is a number.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn failure(kind: Kind) -> Failure {
     Failure { kind, why: "no".to_owned() }
 }
 
-/// A machine and its clock.
+/// Machine and its clock.
 struct Bench {
     machine: Machine,
     start: Instant,
@@ -43,13 +43,14 @@ impl Bench {
         Self { machine: Machine::new(setup, start), start, now: start }
     }
 
-    /// What the machine makes of `event`, `after` the last one.
+    /// Returns the machine's actions on `event`, `after` the last one.
     fn step(&mut self, after: Duration, event: Event) -> Vec<Action> {
         self.now += after;
         self.machine.step(self.now, HALF, event)
     }
 
-    /// Goes to the machine's deadline; how long that was, and what comes of it.
+    /// Advances to the machine's deadline. Returns the time until then in milliseconds, and the
+    /// actions.
     fn tick(&mut self) -> (u128, Vec<Action>) {
         let deadline = self.machine.deadline().expect("it goes on");
         let wait = deadline.saturating_duration_since(self.now);
@@ -83,7 +84,7 @@ fn a_beat_comes_every_interval_however_long_the_last_took() {
 #[test]
 fn beats_keep_to_the_pulse_whenever_the_first_came() {
     let begin = Bench::new(false).start + ms(60_000);
-    // Of each pulse, before the beginning and after it: when the first two beats come.
+    // Pulses before and after the start, each with the times of the first two heartbeats.
     for (pulse, beats) in [(begin - ms(12_000), [3000, 8000]), (begin, [5000, 10_000]), (begin + ms(13_000), [3000, 8000])] {
         let mut bench = Bench::beating(Config::default(), false, pulse, begin);
         bench.registered();
@@ -169,14 +170,14 @@ fn a_change_while_failing_waits_for_the_retry() {
     assert_eq!(bench.tick(), (24, start(Work::Register)));
 }
 
-/// Both lanes at the first beat after a start at which the first check passed.
+/// Actions of both lanes at the first heartbeat after a start at which the first check passed.
 const BOTH: [Action; 2] = [Action::Start(Work::Check), Action::Start(Work::Register)];
 
 fn healthy(config: Config) -> Bench {
     passed(Bench::with(config, true))
 }
 
-/// Lets the first check pass and the record be registered.
+/// Passes the first check and registers the record.
 fn passed(mut bench: Bench) -> Bench {
     assert_eq!(bench.step(ms(0), Event::Tick), start(Work::Check));
     assert_eq!(bench.step(ms(0), Event::Checked(Ok(()))), start(Work::Register));

@@ -1,4 +1,4 @@
-//! The registrar over a real registry: what its watchers see.
+//! Tests of the registrar with the memory registry, as its watchers see it.
 
 use std::time::Duration;
 

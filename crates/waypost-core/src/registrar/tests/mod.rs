@@ -1,5 +1,5 @@
-//! Tables and a property for the machine, and the task in paused time: against a scripted registry, and against the one in memory. Ends
-//! of runtimes and panics in real time.
+//! Tests of the registrar: tables and a property for the machine; the task in paused time with a
+//! scripted registry and with the memory registry; ended runtimes and panics in real time.
 
 mod lifetime;
 mod machine;

@@ -1,4 +1,5 @@
-//! Random settings, answers and orders against the state machine, with a model of what may be under way.
+//! Property tests of the state machine with random settings, results and orders, against a model of
+//! the work in progress.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use crate::registrar::Config;
 use crate::registrar::event::{Action, Event, Failure, Kind, Lane, Work};
 use crate::registrar::machine::{Machine, Setup};
 
-/// One thing that happens to a machine: the time since the last, the lane that answers and its answer, an order, and chance.
+/// Random input of a machine: the time since the last one, the lane that ends and its result, an
+/// order, and the chance.
 #[derive(Clone, Debug)]
 struct Turn {
     after: u64,
@@ -40,7 +42,7 @@ fn duration() -> impl Strategy<Value = Duration> {
     ]
 }
 
-/// Settings of any kind, valid or not.
+/// Generates settings of any kind, valid or not.
 fn configs() -> impl Strategy<Value = Config> {
     let threshold = (1_u32..4).prop_map(|n| n.try_into().unwrap());
     let times = proptest::array::uniform7(duration());
@@ -60,7 +62,7 @@ fn configs() -> impl Strategy<Value = Config> {
     })
 }
 
-/// What must hold of every run, with a model of its own of the health.
+/// Model of a run, with its own health counts. It asserts the invariants of every run.
 #[derive(Debug)]
 struct Model {
     check: Option<Work>,
@@ -131,7 +133,7 @@ impl Model {
         }
     }
 
-    /// Ends the work of one lane, if there is any, with this answer.
+    /// Ends the work of one lane, if there is any, with this result.
     fn ends(&mut self, check_first: bool, kind: Option<Kind>) -> Option<Event> {
         let lanes = if check_first { [Lane::Check, Lane::Request] } else { [Lane::Request, Lane::Check] };
         let work = lanes.into_iter().find_map(|lane| self.lane(lane).take())?;
@@ -158,7 +160,7 @@ fn answer(work: Work, kind: Option<Kind>) -> Event {
     }
 }
 
-/// Plays `turns` and asserts what must hold of every run.
+/// Runs `turns` and asserts the invariants of every run.
 fn play(config: &Config, checks: bool, turns: Vec<Turn>) {
     let start = super::start();
     let setup = Setup { config: config.clone(), request_timeout: config.timeout, checks, pulse: start, resumed: None };
@@ -216,7 +218,7 @@ proptest! {
         if config.validate().is_ok() {
             play(&config, checks, turns.clone());
         }
-        // Most are refused for their ttl: the others are tried with one that is not.
+        // Most settings are invalid for their TTL alone, so the others are tested with a valid one.
         let config = Config { ttl: Duration::from_secs(60), interval: Duration::from_secs(20), ..config };
         if config.validate().is_ok() {
             play(&config, checks, turns);

@@ -1,4 +1,4 @@
-//! A registry that keeps one record and does what it is told: answer, fail, hang, panic.
+//! Registry for tests that keeps one record and behaves as configured: respond, fail, hang, panic.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::record::{Node, Service};
 use crate::registry::{DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher};
 
-/// How the registry behaves.
+/// Behaviour of the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Mood {
     #[default]
@@ -21,7 +21,7 @@ pub(super) enum Mood {
     Closed,
 }
 
-/// What was asked of it, and when.
+/// Received request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Register,
@@ -35,7 +35,7 @@ struct Inside {
     asked: Vec<(Instant, Asked)>,
 }
 
-/// A clonable handle on the one registry.
+/// Clonable handle on the registry.
 #[derive(Clone, Debug)]
 pub(super) struct Scripted {
     inside: Arc<Mutex<Inside>>,
@@ -65,7 +65,7 @@ impl Scripted {
         self.inside.lock().unwrap().record.as_ref().map(|service| service.nodes[0].clone())
     }
 
-    /// What was asked since `start`, in milliseconds.
+    /// Returns the requests received since `start`, with their times in milliseconds.
     pub(super) fn asked(&self, start: Instant) -> Vec<(u128, Asked)> {
         self.inside.lock().unwrap().asked.iter().map(|(at, asked)| ((*at - start).as_millis(), *asked)).collect()
     }

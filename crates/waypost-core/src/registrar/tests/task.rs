@@ -1,4 +1,5 @@
-//! The whole registrar against a scripted registry, in paused time: a wait costs nothing and is exact.
+//! Tests of the whole registrar with a scripted registry, in paused time, in which a wait costs
+//! nothing and is exact.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -52,7 +53,8 @@ async fn beats_come_every_interval_and_the_end_leaves_nothing() {
     assert_eq!(alive(), 0, "no task left");
 }
 
-/// When the first beat after the start comes, on each of many handles: the chance that four quarters are not all there is 4 × 0.75^100.
+/// Samples the phase of the heartbeats on many handles. The probability that the phases do not
+/// cover all four quarters of the interval is at most 4 × 0.75^100.
 #[tokio::test(start_paused = true)]
 async fn handles_beat_each_at_its_own_time_and_what_shares_one_beats_together() {
     let start = Instant::now();
@@ -65,7 +67,8 @@ async fn handles_beat_each_at_its_own_time_and_what_shares_one_beats_together() 
         first.registered().await.unwrap();
         sleep(Duration::from_millis(777)).await;
         let second = Registration::builder(handle.clone(), service()).start().unwrap();
-        // Three intervals: a beat at the moment of a start is left out below, and two are looked at.
+        // Wait for three intervals: the heartbeats at the two starts are left out below, and two
+        // remain.
         sleep(Duration::from_secs(15)).await;
         let times: Vec<_> = registry.asked(start).into_iter().map(|(at, _)| at - begin).collect();
         let beats: Vec<_> = times.into_iter().filter(|at| ![0, 777].contains(at)).collect();
@@ -230,7 +233,8 @@ async fn a_check_is_called_at_each_heartbeat() {
     drop(registration);
 }
 
-/// Returns in how many samples of the next minute the record was there, and how many samples were taken.
+/// Returns the number of samples of the next minute in which the node was registered, and the
+/// number of all samples.
 async fn registered_samples(registry: &Scripted, registration: &Registration) -> (u32, u32) {
     let mut found = 0;
     for _ in 0..600 {
@@ -284,7 +288,8 @@ async fn a_registry_that_will_not_take_the_record_out_delays_no_drain() {
             registration.drain_on(async {}).await;
             assert_eq!(start.elapsed().as_millis(), 1000, "{mood:?}: no more than the drain delay");
             let closed = registration.close().await;
-            // What was never taken has nothing to take out; one that was denied says so, since its owner must act.
+            // A record that was never written needs no deregistration. A denial is reported, since
+            // its owner must act.
             let denied = matches!(closed, Err(Error::Denied { .. }));
             assert_eq!(closed.is_ok(), !registered && !denied, "{mood:?}: {closed:?}");
             assert_eq!(denied, matches!(mood, Mood::Denies), "{mood:?}: {closed:?}");
@@ -324,7 +329,7 @@ async fn metadata_changes_at_once_and_survives() {
     let start = Instant::now();
     let registration = builder(&registry).start().unwrap();
     registration.registered().await.unwrap();
-    // Right after a beat, so that none comes in between.
+    // Wait until just after a heartbeat, so that none comes in between.
     while registry.asked(start).len() < 2 {
         sleep(Duration::from_millis(1)).await;
     }

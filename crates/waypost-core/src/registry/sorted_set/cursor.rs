@@ -1,11 +1,13 @@
-//! A way through a sorted set in order: iteration, and differences that skip what two sets share.
+//! Cursors over a sorted set: iteration in order, and differences that skip the parts that two sets
+//! share.
 
 use std::cmp::Ordering;
 
 use super::tree::{Tree, search};
 use super::{Position, Positioned};
 
-/// A place in a tree: of each level what is still to come, the deepest last. No level is empty.
+/// Position in a tree: the remaining items or subtrees of each level, the deepest level last. No
+/// level is empty.
 #[derive(Clone, Debug)]
 pub(super) struct Cursor<'a, T> {
     levels: Vec<Level<'a, T>>,
@@ -55,7 +57,7 @@ impl<'a, T> Cursor<'a, T> {
         }
     }
 
-    /// Replaces the next tree, which is `tree`, by what it holds.
+    /// Replaces the next tree, which is `tree`, by its content.
     fn open(&mut self, tree: &'a Tree<T>) {
         self.skip();
         match tree {
@@ -99,7 +101,7 @@ impl<'a, T: Positioned> Cursor<'a, T> {
     }
 }
 
-/// The items of a [`SortedSet`], in order.
+/// Iterator over the items of a [`SortedSet`], in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Iter<'a, T> {
     cursor: Cursor<'a, T>,
@@ -128,7 +130,8 @@ impl<'a, T> Iterator for Iter<'a, T> {
 
 impl<T> ExactSizeIterator for Iter<'_, T> {}
 
-/// The positions at which two [`SortedSet`]s differ, in order: the items before and after.
+/// Iterator over the positions at which two [`SortedSet`]s differ, in order, as the items before
+/// and after.
 #[derive(Clone, Debug)]
 pub(crate) struct Diff<'a, T> {
     old: Cursor<'a, T>,
@@ -179,7 +182,8 @@ impl<'a, T> Diff<'a, T> {
         Self { old: Cursor::new(old), new: Cursor::new(new) }
     }
 
-    /// Skips a tree that both share, else opens the higher one, so that shared parts meet at their own height.
+    /// Skips a tree that both sets share. Otherwise opens the higher of the two, so that shared
+    /// parts are compared at the same height.
     fn narrow(&mut self, old: &'a Tree<T>, new: &'a Tree<T>) {
         if old.is_same(new) {
             return self.skip_both();

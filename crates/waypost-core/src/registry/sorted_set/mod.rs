@@ -1,7 +1,9 @@
-//! A persistent sorted set: clones share their structure, an edit copies one path, a difference skips what is shared.
+//! Persistent sorted set: clones share their structure, an edit copies one path, a difference skips
+//! shared parts.
 //!
-//! A B+-tree of reference-counted nodes. A clone costs one reference count. An insertion or removal copies the path from the root to
-//! one leaf, and edits in place what no other clone shares. It knows how items are ordered, and never what they mean.
+//! The set is a B+-tree of reference-counted nodes. A clone costs one reference count. An insertion
+//! or removal copies the path from the root to one leaf, and edits in place the nodes that no clone
+//! shares. The set depends only on the order of the items.
 
 mod cursor;
 mod tree;
@@ -13,19 +15,21 @@ use cursor::Cursor;
 pub(crate) use cursor::{Diff, Iter};
 use tree::Tree;
 
-/// The order of items: service name, then node id.
+/// Sort key of an item: service name, then node id.
 pub(crate) type Position<'a> = (&'a str, &'a str);
 
-/// An item with a position in a [`SortedSet`].
+/// Item with a position in a [`SortedSet`].
 pub(crate) trait Positioned: Clone {
-    /// Position of the item; unique within a set, constant while the item is in it.
+    /// Returns the position of the item. It is unique within a set and constant while the item is
+    /// in it.
     fn position(&self) -> Position<'_>;
 
-    /// Returns whether both are one allocation; false says nothing. Spares a difference the look into what did not change.
+    /// Returns true if both are the same allocation; false permits no conclusion. A difference uses
+    /// it to skip unchanged items without a comparison.
     fn is_same(&self, other: &Self) -> bool;
 }
 
-/// A sorted set with structure shared between clones.
+/// Sorted set whose clones share their structure.
 #[derive(Clone, Debug)]
 pub(crate) struct SortedSet<T> {
     root: Tree<T>,
@@ -39,7 +43,7 @@ impl<T> Default for SortedSet<T> {
 }
 
 impl<T: Positioned> SortedSet<T> {
-    /// Builds a set of items in any order; of several at one position the last stays.
+    /// Builds a set from items in any order. Of several items at one position the last one wins.
     pub(crate) fn build(mut items: Vec<T>) -> Self {
         items.sort_by(|a, b| a.position().cmp(&b.position()));
         items.reverse();
@@ -48,7 +52,7 @@ impl<T: Positioned> SortedSet<T> {
         Self { len: items.len(), root: Tree::build(items) }
     }
 
-    /// Number of items.
+    /// Returns the number of items.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -58,7 +62,7 @@ impl<T: Positioned> SortedSet<T> {
         self.root.get(position)
     }
 
-    /// Puts an item at its position and returns whether none was there.
+    /// Inserts an item at its position. Returns true if the position was empty.
     pub(crate) fn insert(&mut self, item: T) -> bool {
         let is_new = self.get(item.position()).is_none();
         self.len += usize::from(is_new);
@@ -69,7 +73,7 @@ impl<T: Positioned> SortedSet<T> {
         is_new
     }
 
-    /// Removes and returns the item at a position. A position without an item copies nothing.
+    /// Removes and returns the item at a position. If there is none, no node is copied.
     pub(crate) fn remove(&mut self, position: Position<'_>) -> Option<T> {
         self.get(position)?;
         let removed = self.root.remove(position)?;
@@ -91,8 +95,9 @@ impl<T: Positioned> SortedSet<T> {
         std::iter::from_fn(move || cursor.next_item())
     }
 
-    /// Iterates in order over the positions whose items differ in `next`: the items before and after. Costs what differs, not what is
-    /// there, where one set was made from a clone of the other.
+    /// Iterates in order over the positions whose items differ in `next`, as the items before and
+    /// after. The cost is proportional to the difference if one set derives from a clone of the
+    /// other.
     pub(crate) fn diff<'a>(&'a self, next: &'a Self) -> Diff<'a, T> {
         Diff::new(&self.root, &next.root)
     }

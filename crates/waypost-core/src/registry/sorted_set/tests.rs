@@ -80,7 +80,8 @@ fn remove(set: &mut SortedSet<Item>, model: &mut Model, id: u32) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// After any edits a set is what a map is, and so is every clone that was kept, and every difference between two of them.
+    /// After any edits the set equals a map with the same content, and so does every kept clone and
+    /// every difference between two of them.
     #[test]
     fn a_set_is_a_map_and_its_clones_keep_what_they_were(steps in steps()) {
         let (mut set, mut model) = (SortedSet::default(), Model::new());
@@ -108,7 +109,7 @@ proptest! {
     }
 }
 
-/// Of several items at one position the last stays.
+/// Of several items at one position the last one wins.
 #[test]
 fn a_set_is_built_of_items_in_any_order() {
     let items = [(3, 0), (1, 0), (2, 0), (1, 1), (3, 1), (1, 2)].map(|(id, value)| Item::new(id, value));
@@ -117,7 +118,8 @@ fn a_set_is_built_of_items_in_any_order() {
     assert_eq!(values, [("000001", 2), ("000002", 0), ("000003", 1)]);
 }
 
-/// One edit of a set of 100 000 leaves all but one path shared, and a difference looks at no more than that.
+/// One edit of a set of 100 000 items leaves all but one path shared, and a difference compares no
+/// more than that path.
 #[test]
 fn a_difference_looks_only_at_what_is_not_shared() {
     use std::cell::Cell;

@@ -1,12 +1,13 @@
-//! The nodes of a sorted set: where items are put, when a node is split, when two are merged.
+//! Tree of a sorted set: insertion, removal, splits and merges of its nodes.
 
 use std::sync::Arc;
 
 use super::{Position, Positioned};
 
-/// Most items of a leaf and most children of a branch: an edit copies so many pointers per level.
+/// Maximum number of items of a leaf and of children of a branch. An edit copies that many pointers
+/// per level.
 const MAX: usize = 32;
-/// Below this a leaf or branch is merged with its neighbour.
+/// Minimum width of a leaf or branch; a narrower one is merged with its neighbour.
 const MIN: usize = MAX / 4;
 
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub(super) enum Tree<T> {
 
 #[derive(Clone, Debug)]
 pub(super) struct Branch<T> {
-    /// Levels below this one; a leaf has none.
+    /// Number of levels below the branch. A leaf has none.
     height: u8,
     pub(super) children: Vec<Tree<T>>,
 }
@@ -55,7 +56,7 @@ impl<T> Tree<T> {
 }
 
 impl<T: Positioned> Tree<T> {
-    /// Builds a tree of items in order.
+    /// Builds a tree from sorted items.
     pub(super) fn build(items: Vec<T>) -> Self {
         let mut level: Vec<_> = chunks(items).map(Self::leaf).collect();
         let mut height = 0;
@@ -66,12 +67,12 @@ impl<T: Positioned> Tree<T> {
         level.pop().unwrap_or_else(|| Self::leaf(Vec::new()))
     }
 
-    /// Returns a root over the halves of one that was split.
+    /// Returns a root over the two halves of a split tree.
     pub(super) fn over(left: Self, right: Self) -> Self {
         Self::branch(left.height() + 1, vec![left, right])
     }
 
-    /// Returns what stands in for a root of one child or none.
+    /// Returns the replacement of a root that has at most one child.
     pub(super) fn only_child(&self) -> Option<Self> {
         match self {
             Self::Branch(branch) if branch.children.is_empty() => Some(Self::leaf(Vec::new())),
@@ -94,7 +95,7 @@ impl<T: Positioned> Tree<T> {
         }
     }
 
-    /// Puts an item in and returns the right half if this had to be split.
+    /// Inserts an item. Returns the right half if the tree was split.
     pub(super) fn insert(&mut self, item: T) -> Option<Self> {
         match self {
             Self::Leaf(items) => {
@@ -130,7 +131,7 @@ impl<T: Positioned> Tree<T> {
         }
     }
 
-    /// Appends the right neighbour and returns the right half if both are too much for one.
+    /// Appends the right neighbour. Returns the right half if both exceed one node.
     fn append(&mut self, right: Self) -> Option<Self> {
         match (self, right) {
             (Self::Leaf(left), Self::Leaf(right)) => join(Arc::make_mut(left), Arc::unwrap_or_clone(right)).map(Self::leaf),
@@ -145,7 +146,7 @@ impl<T: Positioned> Tree<T> {
 }
 
 impl<T: Positioned> Branch<T> {
-    /// Index of the child that holds a position, or would.
+    /// Returns the index of the child whose range includes a position.
     pub(super) fn child_of(&self, position: Position<'_>) -> usize {
         let after = |child: &Tree<T>| child.first().is_some_and(|first| first.position() > position);
         self.children.partition_point(|child| !after(child)).saturating_sub(1)
@@ -172,7 +173,8 @@ pub(super) fn search<T: Positioned>(items: &[T], position: Position<'_>) -> Resu
     items.binary_search_by(|item| item.position().cmp(&position))
 }
 
-/// Inserts, and returns the right half if there are too many. Items that come in ascending order leave full parts behind.
+/// Inserts an item. Returns the right half if there are more than [`MAX`] items. Items inserted in
+/// ascending order leave full nodes behind.
 fn insert_at<T>(items: &mut Vec<T>, at: usize, item: T) -> Option<Vec<T>> {
     let is_last = at == items.len();
     items.reserve_exact(1);
@@ -194,7 +196,7 @@ fn split<T>(items: &mut Vec<T>, at: usize) -> Vec<T> {
     right
 }
 
-/// Splits into parts of at most [`MAX`], each with no room to spare.
+/// Splits items into chunks of at most [`MAX`], each without spare capacity.
 fn chunks<T>(items: Vec<T>) -> impl Iterator<Item = Vec<T>> {
     let parts = items.len().div_ceil(MAX);
     let mut items = items.into_iter();

@@ -1,9 +1,9 @@
-//! Records of every kind that can be, for proptest.
+//! Generators of arbitrary records for proptest.
 
 use proptest::prelude::*;
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
-/// Text with everything that Go escapes, and what it must not.
+/// Generates text with all characters that Go escapes, and similar ones that it does not.
 pub(crate) fn text() -> impl Strategy<Value = String> {
     let odd = prop::sample::select(
         "\0\u{7}\u{8}\t\n\u{b}\u{c}\r\u{1f} \"\\/<>&'\u{7f}\u{80}é\u{2027}\u{2028}\u{2029}日\u{feff}\u{fffd}\u{ffff}😀"

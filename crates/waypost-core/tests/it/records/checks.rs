@@ -1,4 +1,4 @@
-//! What may be registered, to the last byte, and what is said of the rest.
+//! Tests of the validation of records, to the exact byte, and of its errors.
 
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service};
 use waypost_core::registry;

@@ -1,4 +1,4 @@
-//! Records that go-micro itself wrote: the key on the first line, the value on the second.
+//! Records written by go-micro itself: the key on the first line, the value on the second.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Memory of nodes: a client may know 100 000 of them.
+//! Tests of the memory per node, since a client may hold 100 000 of them.
 
 use allocation_counter::measure;
 use waypost_core::record::{Entry, Key, Metadata, Node, Service, keys};
@@ -6,7 +6,7 @@ use waypost_core::registry::Heads;
 
 const NODES: usize = 1_000;
 
-/// Record of a node with an id of 45 bytes, an address of 20 and four labels.
+/// Returns the record of a node with an id of 45 bytes, an address of 20 and four labels.
 fn record(number: usize) -> (Key, String) {
     let mut service = Service::new("greeter1");
     let mut node = Node::with_id(&service.name, &format!("{number:036}"), format!("10.123.100.100:{number:05}"));
@@ -33,7 +33,8 @@ fn a_node_takes_few_bytes() {
     );
 }
 
-/// A record of 64 KiB that says its metadata 1 700 times: packing anew for each would cost one pass over all pairs each time.
+/// A record of 64 KiB repeats its metadata 1 700 times. Packing each repetition would cost one pass
+/// over all pairs each time.
 #[test]
 fn metadata_that_is_repeated_is_packed_once() {
     let pairs: Vec<_> = (0..3_600).map(|number| format!(r#""{number:x}":"""#)).collect();

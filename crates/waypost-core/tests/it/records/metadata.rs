@@ -1,4 +1,4 @@
-//! Metadata behaves as a sorted map that may be `null`.
+//! Tests that metadata behaves as a sorted map that may be `null`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use waypost_core::record::{Metadata, Service};
 
 use super::arbitrary::text;
 
-/// Anything that changes a map.
+/// Change of a map.
 #[derive(Clone, Debug)]
 enum Change {
     Insert(String, String),
@@ -15,12 +15,12 @@ enum Change {
     Extend(Vec<(String, String)>),
 }
 
-/// Few keys, so that changes meet.
+/// Generates keys from a small set, so that changes collide.
 fn key() -> impl Strategy<Value = String> {
     prop_oneof![prop::sample::select(vec!["", "a", "aa", "b", "\u{fffd}"]).prop_map(str::to_owned), text()]
 }
 
-/// Long ones too: a length takes one digit up to 31 bytes, then more.
+/// Generates values, long ones too: a length takes one digit up to 31 bytes, then more.
 fn value() -> impl Strategy<Value = String> {
     prop_oneof![
         text(),
@@ -87,7 +87,7 @@ fn null_and_empty_differ() {
     assert_eq!((emptied.remove("a"), Metadata::null().remove("a")), (None, None));
 }
 
-/// Marks for bytes that are no text stay with their value, whatever happens to the others.
+/// Marks for bytes that are not UTF-8 stay with their value when other values change.
 #[test]
 fn changes_keep_the_marks_of_other_values() {
     let json = r#"{"name":"","version":"","metadata":{"a":"1","b":"x\ufffdy\ufffd","c":"\ufffd","d":"2"},"endpoints":null,"nodes":null}"#;

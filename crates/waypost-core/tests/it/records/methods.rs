@@ -1,4 +1,4 @@
-//! Methods by path, and by go-micro's name where that is unambiguous.
+//! Tests of methods by path, and by go-micro's name if it is unambiguous.
 
 use waypost_core::record::{Endpoint, Head, Metadata, Method, NilableVec, Service, keys};
 

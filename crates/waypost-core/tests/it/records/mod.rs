@@ -1,4 +1,5 @@
-//! Records: what Go writes, reads and refuses to see, and what we refuse to register.
+//! Tests of records: compatibility with the encoding and decoding of Go, and validation before
+//! registration.
 
 mod arbitrary;
 mod checks;

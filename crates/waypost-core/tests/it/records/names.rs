@@ -1,4 +1,4 @@
-//! Names and addresses: what is taken, and what is said of the rest.
+//! Tests of names and addresses: the accepted ones, and the errors of the others.
 
 use waypost_core::record::{Address, NodeId, ServiceName};
 

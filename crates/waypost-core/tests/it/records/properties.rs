@@ -1,4 +1,4 @@
-//! What holds for every record and every bytes.
+//! Properties that hold for every record and for arbitrary bytes.
 
 use proptest::prelude::*;
 use waypost_core::record::Service;
@@ -6,7 +6,7 @@ use waypost_core::record::Service;
 use super::arbitrary::{service, text};
 use super::golden;
 
-/// A golden value with some of its bytes replaced, taken out or put in twice.
+/// Generates a golden value with some bytes replaced, removed or duplicated.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let values: Vec<_> = golden::values().into_iter().map(|(_, value)| value.into_bytes()).collect();
     let change = (any::<prop::sample::Index>(), 0..4_u8, any::<u8>());
@@ -24,7 +24,8 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What is read from any bytes is a record like any other: written and read again, it is the same to the byte.
+/// Asserts that a record decoded from any bytes is the same, to the byte, after it is encoded and
+/// decoded again.
 fn reads_safely(bytes: &[u8]) {
     if let Ok(service) = Service::from_json(bytes) {
         let json = service.to_json();

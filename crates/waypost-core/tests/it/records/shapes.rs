@@ -1,4 +1,4 @@
-//! Every shape of JSON that go-micro's readers take, and those that nobody takes.
+//! Tests of all shapes of JSON that go-micro decodes, and of those that it rejects.
 
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value};
 
@@ -164,7 +164,7 @@ fn nothing_is_nested_too_deep_for_the_stack() {
     assert_eq!(read(&format!(r#"{{"name":"n","endpoints":[{{"request":{values}}}]}}"#)).name, "n");
 }
 
-/// Go reads 10 000 levels.
+/// Go decodes up to 10 000 levels.
 #[test]
 fn what_is_nested_too_deep_is_skipped_and_the_rest_kept() {
     let lists = "[".repeat(9_000) + &"]".repeat(9_000);
