@@ -25,7 +25,8 @@ fn budget(initial: u32) -> Budget {
     Budget::new(config, Instant::now())
 }
 
-/// Decisions for a sequence of failures of one call, none of which finds its untried peer gone.
+/// Returns the decisions for a sequence of failures of one call. Every move to an untried peer
+/// finds one.
 fn decide(mut state: RetryState, context: &RetryContext, budget: &Budget, failures: &[AttemptFailure]) -> Vec<RetryDecision> {
     failures.iter().map(|failure| state.on_failure(*failure, context, budget, Instant::now())).collect()
 }
