@@ -3,12 +3,16 @@
 //! | end of the attempt | decision |
 //! |---|---|
 //! | not sent | an untried peer at once, else any peer: a move |
-//! | not processed (`REFUSED_STREAM`, above the last id of a GOAWAY without error) | an untried peer at once: a move; none left: a retry |
-//! | GOAWAY with an error code, above its last id | the same for the first connection that ended under the request; then stop |
-//! | connection lost, idempotent | any peer: a move the first time, and whenever the connection was stale; then a retry |
-//! | `UNAVAILABLE`, idempotent | a retry, after the server's pushback; stop if that exceeds the deadline |
-//! | after response headers | never "not processed": an idempotent call may retry, any other stops |
+//! | not processed | an untried peer at once: a move; none left: a retry |
+//! | GOAWAY with an error code | as not processed, for the first connection it ends; then stop |
+//! | connection lost, idempotent | any peer: a move the first time and if stale; then a retry |
+//! | `UNAVAILABLE`, idempotent | a retry after the pushback; stop if beyond the deadline |
+//! | after response headers | never "not processed": an idempotent call may retry, others stop |
 //! | anything else | stop |
+//!
+//! *Not processed*: reset by `REFUSED_STREAM`, or above the last id of a GOAWAY without error. The
+//! GOAWAY with an error code has a last id below the request's stream, too. *Stale*: the connection
+//! was dead before the request was sent.
 //!
 //! A move is free and bounded; a retry is counted and needs the budget.
 
@@ -119,7 +123,8 @@ pub(crate) enum StopReason {
     MaxAttempts,
     /// The budget of the service is used up.
     Budget,
-    /// This many connections ended under this request, one of them by a GOAWAY with an error code.
+    /// Several connections (their number) ended under this request, one of them by a GOAWAY with an
+    /// error code.
     ConnectionsEnded(u32),
 }
 
