@@ -1,11 +1,14 @@
-//! The nodes of a service that one configuration connects: this client's share of it, by rank, pure.
+//! The nodes of a service that one configuration connects: this client's share of it, by rank,
+//! pure.
 //!
-//! Every node that passes the filters has a rank, drawn from the client's seed and its id. The share is the best by rank until `max_peers`
-//! of them fill a place. A node that cannot be connected fills none, so the next by rank is connected beside it until it is back: a dead
-//! share is replaced, and a connected node is never given up for one that is not. Better nodes that come push the worst out, a while after
-//! they are ready.
+//! Every node that passes the filters has a rank, drawn from the client's seed and its id. The
+//! share is the best by rank until `max_peers` of them fill a place. A node that cannot be
+//! connected fills none, so the next by rank is connected beside it until it is back: a dead share
+//! is replaced, and a connected node is never given up for one that is not. Better nodes that come
+//! push the worst out, a while after they are ready.
 //!
-//! Only the best few ranks are held; the rest of a large service is counted, and looked through again when those are used up.
+//! Only the best few ranks are held; the rest of a large service is counted, and looked through
+//! again when those are used up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +17,8 @@ use tokio::time::Instant;
 use waypost_core::balance::subset;
 use waypost_core::record::Entry;
 
-/// A connection beyond the share is kept so long, so that a node that comes and goes moves no other.
+/// A connection beyond the share is kept so long, so that a node that comes and goes moves no
+/// other.
 const SURPLUS_KEPT: Duration = Duration::from_secs(30);
 /// Ranks held beyond twice the share.
 const RESERVE: usize = 64;
@@ -105,7 +109,8 @@ impl Share {
         self.joined.contains(&self.rank(id))
     }
 
-    /// Takes in a node that passes the filters and did not before; not eligible: a suspect without a connection.
+    /// Takes in a node that passes the filters and did not before; not eligible: a suspect without
+    /// a connection.
     pub(crate) fn add(&mut self, entry: &Entry, eligible: bool) {
         let rank = self.rank(&entry.node.id);
         if self.floor.as_ref().is_some_and(|floor| rank >= *floor) {
@@ -178,8 +183,9 @@ impl Share {
         }
     }
 
-    /// Brings the share in line with what is known, and returns what changed. `refill` lists every entry that passes the filters, with its
-    /// eligibility; it is asked only when the ranks that are held are used up.
+    /// Brings the share in line with what is known, and returns what changed. `refill` lists every
+    /// entry that passes the filters, with its eligibility; it is asked only when the ranks that
+    /// are held are used up.
     pub(crate) fn settle<'a, I>(&mut self, now: Instant, refill: impl Fn() -> I) -> Vec<Change>
     where
         I: Iterator<Item = (&'a Entry, bool)>,
@@ -212,7 +218,8 @@ impl Share {
         Change::Join(self.members[rank].entry.clone())
     }
 
-    /// While the share is full of ready nodes, the worst that are not ready leave at once, and ready ones too many after a while.
+    /// While the share is full of ready nodes, the worst that are not ready leave at once, and
+    /// ready ones too many after a while.
     fn leave_surplus(&mut self, now: Instant, changes: &mut Vec<Change>) {
         while self.ready >= self.limit
             && let Some(last) = self.joined.last().cloned()
@@ -264,7 +271,8 @@ impl Share {
         self.limit.saturating_mul(2).saturating_add(RESERVE).max(self.joined.len().saturating_mul(2))
     }
 
-    /// Lets go of ranks that are held beyond need; what they were is looked through again when it is wanted.
+    /// Lets go of ranks that are held beyond need; what they were is looked through again when it
+    /// is wanted.
     fn trim(&mut self) {
         if self.members.len() <= self.capacity().saturating_mul(2) {
             return;
@@ -281,7 +289,8 @@ impl Share {
         }
     }
 
-    /// Holds the best ranks that were not held: a walk over all nodes, each time over twice as many as before.
+    /// Holds the best ranks that were not held: a walk over all nodes, each time over twice as many
+    /// as before.
     fn refill<'a>(&mut self, passing: impl Iterator<Item = (&'a Entry, bool)>) {
         let wanted = self.capacity();
         let mut more: Vec<_> = passing
