@@ -1,4 +1,4 @@
-//! This client's share of a service: the nodes that one configuration connects, by rank. Pure.
+//! Share of a service for this client: the nodes that one configuration connects, by rank. Pure.
 //!
 //! Every node that passes the filters has a rank, derived from the client's seed and its id. The
 //! share is the best by rank, until `max_peers` of them hold a slot. A node that cannot be
