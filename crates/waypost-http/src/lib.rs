@@ -6,7 +6,7 @@
 //! classifies the result, and may retry. The [`Protocol`] defines the meaning of a response; this
 //! crate never knows gRPC, nor the registry behind the directory.
 //!
-//! The rooms, each importing only those before it: `config`, `retry` (retry policy, budget and
+//! The modules, each importing only those before it: `config`, `retry` (retry policy, budget and
 //! decision), `conn` (one connection), `pool` (a service's peers), `client`, `channel`, `call` (the
 //! attempts of a call).
 

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use crate::error::BodyError;
 use crate::retry::Pushback;
 
-/// Any error.
+/// Boxed error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Classification of a response with regard to the node that sent it.

@@ -20,7 +20,8 @@ use crate::conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, dial};
 pub struct TlsConfig {
     /// CA certificates that the server's certificate must be signed by; the system's own if none.
     pub ca: Option<Vec<u8>>,
-    /// Client certificate with its chain, and its private key, for servers that require mutual TLS.
+    /// Client certificate with its chain, and its private key, for servers that request a client
+    /// certificate.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
     /// Name that the server's certificate must match; the dialled host if none.
     pub server_name: Option<String>,

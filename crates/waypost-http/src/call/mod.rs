@@ -3,7 +3,7 @@
 //! [`Call`] is the state shared by all attempts of a call: the request's head, its buffered body,
 //! the policy and the deadline. The state of one attempt is in [`attempt`], so that two may be in
 //! flight. An attempt passes from [`pick`] to [`send`] to [`answer`];
-//! [`next_attempt`](Call::next_attempt) decides what follows a failed one. This room never knows
+//! [`next_attempt`](Call::next_attempt) decides what follows a failed one. This module never knows
 //! how a node is picked or connected.
 
 mod answer;

@@ -17,12 +17,12 @@ use super::event::Queued;
 /// Liveness of a connection, as its PINGs show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// No PING is overdue.
+    /// No PING is outstanding, except for one that verifies an idle connection and is not late.
     #[default]
     Alive,
-    /// A PING was sent and is not acknowledged; new calls use other connections.
+    /// Nothing was read since a PING was sent; new calls use other connections.
     Probing,
-    /// A PING was not acknowledged in time; calls that may move do so.
+    /// Nothing was read within the timeout of a PING; calls that may move do so.
     Unresponsive,
 }
 

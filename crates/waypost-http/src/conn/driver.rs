@@ -1,6 +1,6 @@
 //! Task that drives a connection.
 //!
-//! The socket is read until it would block before liveness is judged, so that a client that is
+//! The socket is read until it would block before liveness is evaluated, so that a client that is
 //! short of CPU does not blame its servers.
 
 use std::future::{Future, poll_fn};
@@ -247,7 +247,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Notifies the calls that wait for a proof once no PING is outstanding.
+    /// Notifies the calls that wait for the verification once no PING is outstanding.
     fn tell_proof(&mut self) {
         if self.proof_wanted && !self.keep_alive.is_asking() {
             self.proof_wanted = false;

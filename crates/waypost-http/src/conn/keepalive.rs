@@ -90,8 +90,8 @@ struct Times {
 struct Probe {
     sent: Instant,
     timeout: Duration,
-    /// True for the proof of an idle connection, which is not doubted until the acknowledgement is
-    /// late.
+    /// True for the PING that verifies an idle connection. The connection stays alive until its
+    /// acknowledgement is late.
     is_proof: bool,
 }
 

@@ -114,7 +114,8 @@ impl PeerEntry {
         }
     }
 
-    /// Observes and judges the node. Returns the previous exclusion if it has changed.
+    /// Observes the node and updates its exclusion. Returns the previous exclusion if it has
+    /// changed.
     pub(super) fn judge(&mut self, now: Instant) -> Option<Option<Exclusion>> {
         let peer = &self.pooled.peer;
         peer.observe(now, self.membership, self.machine.connectivity());

@@ -3,7 +3,7 @@
 //!
 //! Calls use [`ServicePool`]. One task ([`task`]) owns the peers: it connects them, follows the
 //! events of their connections, and publishes the ready ones to the balancers. The cost of an
-//! iteration is proportional to the changes in it. This room never knows what a request means, or
+//! iteration is proportional to the changes in it. This module never knows what a request means, or
 //! if a call may be sent again.
 
 mod balancers;

@@ -422,7 +422,7 @@ impl PoolTask {
         key
     }
 
-    /// Reconciles one peer: its connections, its judgement, its slot in the shares, its timer.
+    /// Reconciles one peer: its connections, its exclusion, its slot in the shares, its timer.
     fn tend(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.dirty = false;

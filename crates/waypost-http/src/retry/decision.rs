@@ -121,7 +121,7 @@ pub(crate) enum StopReason {
     PushbackBeyondDeadline,
     /// The policy's maximum is reached.
     MaxAttempts,
-    /// The budget of the service is used up.
+    /// The budget of the service is exhausted.
     Budget,
     /// Several connections (their number) ended under this request, one of them by a GOAWAY with an
     /// error code.

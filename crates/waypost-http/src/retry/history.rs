@@ -6,7 +6,7 @@ use std::fmt;
 /// Number of attempts kept from the start, and the same number from the end.
 const KEPT: usize = 3;
 
-/// One attempt that gave the caller no response.
+/// Record of an attempt that gave the caller no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AttemptRecord {

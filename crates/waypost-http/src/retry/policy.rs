@@ -1,4 +1,4 @@
-//! The retry policy: which methods may be sent twice, and how often.
+//! Retry policy: the methods that may be sent twice, and the maximum number of attempts.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -131,8 +131,8 @@ fn calls_that_wait_outlive_the_end_of_another_runtime() {
     });
 }
 
-/// The first snapshot is empty, and says that the registry has not responded; a later one shows the
-/// nodes, with or without a runtime.
+/// The first snapshot is empty, and reports that the registry has not responded; a later one shows
+/// the nodes, with or without a runtime.
 #[test]
 fn a_snapshot_outside_a_runtime_starts_nothing_and_spoils_nothing() {
     let world = World::new();

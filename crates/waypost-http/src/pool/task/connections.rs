@@ -115,9 +115,9 @@ impl PoolTask {
     }
 }
 
-/// Serves all waiting calls with the capacity that a node which is already ready has added. While
-/// waiting calls are spread over nodes that become ready, such a node has its part already and is
-/// given no more of them.
+/// Lets the capacity that an already ready node has added serve all waiting calls. While waiting
+/// calls are spread over nodes that become ready, such a node has its part already and is given no
+/// more of them.
 fn more_room(room_made: &mut usize, spreading: bool) {
     if !spreading {
         *room_made = usize::MAX;

@@ -103,7 +103,7 @@ fn what_a_call_gets_in_all() {
     let suspect = Stop(StopReason::ConnectionsEnded(2));
     let unavailable = Unavailable(Pushback::None);
     type Steps<'a> = &'a [(FailureCause, RetryDecision)];
-    // name, idempotent, attempts, budget, what happens and what follows
+    // name, idempotent, attempts, budget, causes and decisions
     let table: &[(&str, bool, u32, u32, Steps<'_>)] = &[
         ("three attempts", true, 3, 10, &[(unavailable, NOW), (unavailable, NOW), (unavailable, max)]),
         ("one attempt still moves", true, 1, 10, &[(Unprocessed, MoveToUntried), (LOST, Move), (unavailable, max)]),
