@@ -1,4 +1,4 @@
-//! One channel to one service: its configuration, its balancers, and what it knows of the nodes.
+//! A channel to one service: its configuration and its balancers.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,34 +23,34 @@ use crate::error::{CallError, Report};
 use crate::pool::{Joined, ServicePool};
 use crate::protocol::{BoxError, Protocol};
 
-/// No node was ready in time.
+/// Error of a wait in which no node became ready in time.
 #[derive(Debug, thiserror::Error)]
 #[error("{service}: no node was ready within {after:?} ({report})", service = report.service)]
 #[non_exhaustive]
 pub struct NotReady {
-    /// Time that was waited.
+    /// Time waited.
     pub after: Duration,
-    /// What was known of the service.
+    /// State of the service at the time of the error.
     pub report: Box<Report>,
 }
 
-/// What a channel knows of its service, as plain data.
+/// Snapshot of a channel's view of its service, as plain data.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ChannelSnapshot {
     /// The service's name.
     pub service: String,
-    /// True once the registry has answered; before that, no node says nothing.
+    /// True once the registry has responded; before that, an empty node list means nothing.
     pub loaded: bool,
-    /// Time for which the registry could not be watched, in milliseconds; zero while it is.
+    /// Time for which the registry could not be watched, in milliseconds; zero while it is watched.
     pub age_ms: u64,
-    /// The outage of the registry, while it lasts.
+    /// Outage of the registry, while it lasts.
     pub trouble: Option<String>,
-    /// Every node, picked or not, by id.
+    /// All nodes, picked or not, ordered by id.
     pub nodes: Vec<NodeView>,
 }
 
-/// Makes the calls of one channel. Clones share everything.
+/// Balanced channel to one service. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct ServiceChannel {
     shared: Arc<Shared>,
@@ -66,7 +66,7 @@ pub(crate) struct Shared {
     members: ArcSwapOption<Membership>,
 }
 
-/// A channel's place in the pool of its service.
+/// Membership of a channel in the pool of its service.
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) pool: Arc<ServicePool>,
@@ -85,7 +85,7 @@ impl Drop for Shared {
         let members = self.members.swap(None);
         let pool = members.as_ref().map(|members| Arc::clone(&members.pool));
         drop(members);
-        // The pool's task sees whether any channel still uses it.
+        // The pool's task then checks if any channel still uses it.
         if let Some(pool) = pool {
             pool.left();
         }
@@ -98,25 +98,27 @@ impl ServiceChannel {
         Self { shared: Arc::new(shared), subset: None }
     }
 
-    /// The service that is called.
+    /// Returns the name of the channel's service.
     pub fn service(&self) -> &ServiceName {
         &self.shared.service
     }
 
-    /// The same channel, confined to a subset that was prepared by this name; none if there is none of this name. A subset without nodes
-    /// waits, and never falls back to the whole.
+    /// Returns the same channel, restricted to the configured subset of this name; none if there is
+    /// no such subset. A call to a subset without nodes waits, and never falls back to the whole
+    /// service.
     pub fn subset(&self, name: &str) -> Option<Self> {
         self.shared.config.subsets.contains_key(name).then(|| Self { subset: Some(name.into()), ..self.clone() })
     }
 
-    /// Makes a call: picks a node, sends, classifies the response, and tries again where that is allowed. The request's URI needs only its
-    /// path.
+    /// Makes a call: picks a node, sends the request, classifies the response, and retries if the
+    /// policy allows. The request's URI needs only a path.
     ///
     /// # Errors
-    /// [`CallError`] if no node answered; a response that says the call failed is a response.
+    /// [`CallError`] if no node responded. A response that reports a failure of the call is a
+    /// response.
     ///
     /// # Cancel safety
-    /// Dropped, it ends the call: nothing stays in flight.
+    /// If dropped, the call ends: nothing stays in flight.
     pub fn call<B>(&self, request: Request<B>) -> impl Future<Output = Result<Response<ResponseBody>, CallError>> + Send + use<B>
     where
         B: Body + Unpin + Send + 'static,
@@ -127,20 +129,20 @@ impl ServiceChannel {
         async move { call.run().await }
     }
 
-    /// Waits until a node is ready: the gate at start-up.
+    /// Waits until a node is ready, as a readiness gate at start-up.
     ///
     /// # Errors
-    /// [`NotReady`] with what is known, once the time is over.
+    /// [`NotReady`] with the state of the service, once the timeout has passed.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Nothing is lost if it is dropped.
     pub async fn ready(&self, timeout: Duration) -> Result<(), NotReady> {
         let start = now();
         let not_ready = || NotReady { after: start.elapsed(), report: Box::new(self.report()) };
         tokio::time::timeout(timeout, self.until_ready()).await.ok().flatten().ok_or_else(not_ready)
     }
 
-    /// Resolves once a node is ready; none if the client is closed.
+    /// Waits until a node is ready; returns none if the client is closed.
     async fn until_ready(&self) -> Option<()> {
         loop {
             let members = self.members().ok()?;
@@ -151,13 +153,15 @@ impl ServiceChannel {
                 if balancer.ready_count() > 0 {
                     return Some(());
                 }
-                // A pool that is gone publishes an empty set last; look again now and then in case it could not.
+                // A pool publishes an empty set last when it ends. Checked again periodically, in
+                // case it could not.
                 let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
             }
         }
     }
 
-    /// What the channel knows of its service now. Inside a runtime, asking starts the watch, as a call does.
+    /// Returns a snapshot of the channel's view of its service. Inside a runtime, this starts the
+    /// watch, as a call does.
     pub fn snapshot(&self) -> ChannelSnapshot {
         let members = self.members().ok();
         let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
@@ -172,11 +176,13 @@ impl ServiceChannel {
         }
     }
 
-    /// The channel's place in the pool of its service; the first use starts the pool's task, on the runtime that this is called in, and so
-    /// does the first after the task or its runtime has ended.
+    /// Returns the channel's membership in the pool of its service. The first use starts the pool's
+    /// task on the current runtime, and so does the first use after the task or its runtime has
+    /// ended.
     ///
     /// # Errors
-    /// [`Error::Closed`] once the client is closed; [`Error::Invalid`] outside a runtime, if a task must be started.
+    /// [`Error::Closed`] once the client is closed; [`Error::Invalid`] outside a runtime, if a task
+    /// must be started.
     pub(crate) fn members(&self) -> Result<Arc<Membership>, Error> {
         if let Some(members) = self.shared.members.load_full()
             && !members.pool.room.is_closed()
@@ -209,7 +215,8 @@ impl ServiceChannel {
         self.subset.as_ref()
     }
 
-    /// What is known of the service, for errors. Costs the same for any number of nodes.
+    /// Returns the state of the service, for errors. The cost does not depend on the number of
+    /// nodes.
     pub(crate) fn report(&self) -> Report {
         let members = self.shared.members.load_full();
         let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();

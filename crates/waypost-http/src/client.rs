@@ -1,4 +1,4 @@
-//! A client: one directory, and the pool of every service in use, shared by all its channels.
+//! Client: one directory, and the pool of every service in use, shared by all its channels.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,10 +20,11 @@ use crate::pool::{Limits, PoolShared, PoolTask, ServicePool};
 use crate::protocol::Protocol;
 use crate::retry::Budget;
 
-/// Time for which [`Client::close`] waits for its tasks. One on a runtime that nothing drives would never end.
+/// Time for which [`Client::close`] waits for its tasks. A task on a runtime that is no longer
+/// driven would never end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Finds services and calls them. Clones are the same client.
+/// Client that discovers services and calls them. Clones are handles of the same client.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Inner>);
 
@@ -43,12 +44,13 @@ struct State {
 }
 
 impl Client {
-    /// A client of `registry` over TCP; nothing is watched or connected until the first call.
+    /// Creates a client of `registry` over TCP. Nothing is watched or connected until the first
+    /// call.
     pub fn new(registry: AnyRegistry, config: Config) -> Self {
         Self::with_connect(registry, config, TcpConnect)
     }
 
-    /// A client that makes its connections in its own way.
+    /// Creates a client with a custom connector.
     pub fn with_connect(registry: AnyRegistry, config: Config, connect: impl Connect) -> Self {
         let policy = config.addresses.unwrap_or(AddressPolicy { loopback: registry.options().on_this_host });
         let directory = Directory::new(registry, config.directory.clone());
@@ -63,18 +65,18 @@ impl Client {
         Self(Arc::new(Inner { directory, shared, stop: watch::channel(false).0, state: Mutex::default() }))
     }
 
-    /// The client's view of the services in use.
+    /// Returns the directory: the client's view of the services in use.
     pub fn directory(&self) -> &Directory {
         &self.0.directory
     }
 
-    /// Makes calls to one service.
+    /// Creates a channel to one service.
     pub fn channel(&self, service: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> ServiceChannel {
         ServiceChannel::new(self.clone(), service, config, protocol)
     }
 
-    /// The pool of a service. The first to ask starts its task, on the runtime that this is called in, and so does the first after the task
-    /// or its runtime has ended.
+    /// Returns the pool of a service. The first use starts its task on the current runtime, and so
+    /// does the first use after the task or its runtime has ended.
     pub(crate) fn pool(&self, service: &ServiceName) -> Result<Arc<ServicePool>, Error> {
         let mut state = self.0.lock();
         if state.closed {
@@ -112,8 +114,9 @@ impl Client {
         Ok(pool)
     }
 
-    /// Ends everything: calls in flight fail, connections close, watches stop, and every task has ended when this returns, but for those of
-    /// a runtime that nothing drives. The registry stays open: its owner closes it.
+    /// Closes the client: calls in flight fail, connections close, watches stop. Every task has
+    /// ended when this returns, except those of a runtime that is no longer driven. The registry
+    /// stays open: its owner closes it.
     pub async fn close(&self) {
         let mut tasks = {
             let mut state = self.0.lock();
@@ -128,7 +131,8 @@ impl Client {
 }
 
 impl Inner {
-    /// Forgets the pool of a service that no channel uses; false if one does by now.
+    /// Removes the pool of a service that no channel uses. Returns false if a channel uses it
+    /// meanwhile.
     fn forget(&self, service: &ServiceName, own: &Weak<ServicePool>) -> bool {
         let mut state = self.lock();
         let is_own = |pool: &Arc<ServicePool>| std::ptr::eq(Arc::as_ptr(pool), own.as_ptr());

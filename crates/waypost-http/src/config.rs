@@ -13,13 +13,14 @@ use crate::conn::ConnectionConfig;
 use crate::conn::connect::AddressPolicy;
 use crate::retry::{BudgetConfig, Policy};
 
-/// When a lost connection is opened again.
+/// Settings for reopening lost connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconnectConfig {
     /// Delay between two attempts to connect one node. Default 50 ms to 5 s.
     pub backoff: BackoffConfig,
-    /// Age from which a connection ends all back-off and, when lost, is replaced at once. Default 1 s.
+    /// Minimum age of a settled connection. A settled connection resets the backoff and, when lost,
+    /// is replaced at once. Default 1 s.
     pub settled_after: Duration,
 }
 
@@ -32,23 +33,26 @@ impl Default for ReconnectConfig {
     }
 }
 
-/// What the channels of a client share. Every duration may be [`Duration::MAX`], which means never.
+/// Settings shared by all channels of a client. Every duration may be [`Duration::MAX`], which
+/// means never.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// How the snapshots of each service are kept.
+    /// Settings of the client's directory, which keeps the snapshots of the services.
     pub directory: directory::Config,
     /// Dialling, windows and keep-alive of each connection.
     pub connection: ConnectionConfig,
-    /// When lost connections are opened again.
+    /// Settings for reopening lost connections.
     pub reconnect: ReconnectConfig,
-    /// Retries that a service may cost. Default 20 % of its calls and ten a second.
+    /// Retry budget of each service. Default 20 % of its calls and ten retries a second.
     pub budget: BudgetConfig,
     /// Addresses that may be dialled. Default: loopback only where the registry is on this host.
     pub addresses: Option<AddressPolicy>,
-    /// Number of calls of one service that may wait for a node; one more fails at once. Default 100 000.
+    /// Maximum number of calls of one service that may wait for a node; one more fails at once.
+    /// Default 100 000.
     pub waiting_calls: usize,
-    /// Bytes of kept requests of one service that may wait for a node; one more fails at once. Default 64 MiB.
+    /// Maximum number of request bytes that the waiting calls of one service may buffer; one more
+    /// call fails at once. Default 64 MiB.
     pub waiting_bytes: usize,
 }
 
@@ -66,25 +70,27 @@ impl Default for Config {
     }
 }
 
-/// How one channel makes its calls. Every duration may be [`Duration::MAX`], which means never.
+/// Settings of the calls of one channel. Every duration may be [`Duration::MAX`], which means
+/// never.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ChannelConfig {
-    /// Nodes that may be picked, and how.
+    /// Filters and strategy by which nodes are picked.
     pub balance: balance::Config,
-    /// Subsets prepared by name: the channel's filters and these.
+    /// Named subsets of the nodes: each has the channel's filters and its own.
     pub subsets: HashMap<String, Filters>,
-    /// Methods that may be sent twice, and how often.
+    /// Retry policy: the methods that may be sent twice, and the maximum number of attempts.
     pub policy: Arc<Policy>,
-    /// Methods that the client knows, by full path, beside those of the nodes' records.
+    /// Methods known to the client, by full path, in addition to those in the nodes' records.
     pub methods: HashMap<String, Method>,
-    /// How long a call waits for a ready node, within its deadline. Default none: until its deadline while nodes are known, and 3 s where
-    /// none is.
+    /// Maximum time that a call waits for a ready node, within its deadline. Default none: until
+    /// its deadline while any node is known, and 3 s while none is.
     pub ready_wait: Option<Duration>,
-    /// Deadline of calls that set none, streams apart. Default none: 30 s for methods known to be unary, no deadline for unknown ones. One
-    /// that is given holds for unknown methods too.
+    /// Deadline of calls that set none, except streams. Default none: 30 s for methods known to be
+    /// unary, no deadline for unknown ones. A configured timeout applies to unknown methods too.
     pub default_timeout: Option<Duration>,
-    /// Bytes of a request's body that are kept to be sent again. Default 64 KiB; a body in one piece is kept whole.
+    /// Maximum number of bytes of a request's body that are buffered for a retry. Default 64 KiB. A
+    /// body of a single chunk is always buffered whole.
     pub replay_limit: usize,
 }
 

@@ -1,4 +1,4 @@
-//! How a call fails, and what its error says.
+//! Errors of calls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,48 +9,49 @@ use waypost_core::peer::Exclusion;
 use crate::call::RequestError;
 use crate::retry::AttemptHistory;
 
-/// Why a call failed, by what the caller can do.
+/// Reason why a call failed, by what the caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// No peer was ready in time. Look at the counts: is the service registered, can its nodes be reached?
+    /// No peer was ready in time. Check the counts: is the service registered, can its nodes be
+    /// reached?
     NoPeer,
-    /// Too many calls wait already for a node of this service.
+    /// Too many calls already wait for a node of this service.
     QueueFull,
-    /// The calls that wait already for a node of this service keep too many bytes.
+    /// The calls that already wait for a node of this service buffer too many bytes.
     QueueBytes,
-    /// The last attempt ended without an answer, and the call may not be sent again.
+    /// The last attempt ended without a response, and the call may not be sent again.
     NoAnswer,
     /// The node reset the call with this HTTP/2 error code (RFC 9113, 7).
     Reset(u32),
-    /// The caller's time ran out.
+    /// The caller's deadline passed.
     Deadline,
-    /// The caller's own request cannot be sent; the error's source says why. No node is at fault.
+    /// The caller's request cannot be sent; the error's source is the reason. No node is at fault.
     Request,
     /// The client is closed.
     Closed,
-    /// The call was made outside of a Tokio runtime, and a task had to be started.
+    /// The call was made outside of a Tokio runtime and needed to spawn a task.
     NoRuntime,
 }
 
-/// What was known of the service when the call failed.
+/// State of the service at the time when the call failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The service's name.
     pub service: String,
-    /// Whether the registry has answered at all.
+    /// True if the registry has responded at least once.
     pub loaded: bool,
-    /// How old the picture is; zero while the registry is watched.
+    /// Staleness of the snapshot; zero while the registry is watched.
     pub age: Duration,
-    /// The registry's trouble, while it lasts.
+    /// Error of the registry, while its outage lasts.
     pub trouble: Option<String>,
-    /// How many nodes are known.
+    /// Number of known nodes.
     pub known: usize,
-    /// How many of them are ready.
+    /// Number of nodes that are ready.
     pub ready: usize,
-    /// How many are not, by reason.
+    /// Number of nodes that are not ready, by reason.
     pub excluded: BTreeMap<Exclusion, usize>,
-    /// The last thing that went wrong with a connection to one of them.
+    /// Last failure of a connection to one of the nodes.
     pub last_failure: Option<String>,
 }
 
@@ -76,21 +77,22 @@ impl fmt::Display for Report {
     }
 }
 
-/// A call that got no response: why, what was known, and what was tried.
+/// Error of a call that got no response: the reason, the state of the service, and the failed
+/// attempts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub struct CallError {
-    /// Why, by what the caller can do.
+    /// Reason of the failure, by what the caller can do about it.
     pub kind: FailureKind,
-    /// Time that the call took, or waited, until it failed.
+    /// Time from the start of the call to its failure.
     pub after: Duration,
-    /// What was known of the service.
+    /// State of the service at the time of the failure.
     pub report: Box<Report>,
-    /// The attempts that gave no response.
+    /// Attempts that gave no response.
     pub history: AttemptHistory,
-    /// Why the last attempt was the last, if one was made.
+    /// Reason why the last attempt was not followed by another; none if no attempt was made.
     pub stopped: Option<String>,
-    /// The mistake in the caller's request, for [`FailureKind::Request`].
+    /// Defect of the caller's request, for [`FailureKind::Request`].
     #[source]
     pub source: Option<RequestError>,
 }
@@ -120,17 +122,17 @@ impl fmt::Display for CallError {
     }
 }
 
-/// A response's body that broke off.
+/// Error of a response's body that ended early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
     /// The connection was lost, or the stream was reset.
     #[error("the response broke off")]
     Broken(#[source] h2::Error),
-    /// The request failed by itself while the response arrived; the stream was reset for it.
+    /// The request body failed while the response arrived; the stream was therefore reset.
     #[error("the request failed while the response arrived")]
     Request(#[source] RequestError),
-    /// The caller's time ran out.
+    /// The caller's deadline passed.
     #[error("deadline exceeded while the response arrived")]
     Deadline,
 }

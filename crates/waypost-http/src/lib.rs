@@ -1,11 +1,14 @@
 //! HTTP/2 transport with balanced, retried calls.
 //!
-//! A [`Client`] has one directory and, for each service in use, one task that owns its peers: it connects nodes, follows their connections,
-//! and publishes to the balancers which are ready. A [`ServiceChannel`] makes calls: pick, send, classify, maybe again. What a response means
-//! is the [`Protocol`]'s to say; this crate never knows gRPC, and never which registry is behind the directory.
+//! A [`Client`] has one directory and, for each service in use, one task that owns its peers. The
+//! task connects the nodes, follows the events of their connections, and publishes the ready peers
+//! to the balancers. A [`ServiceChannel`] makes calls: it picks a node, sends the request,
+//! classifies the result, and may retry. The [`Protocol`] defines the meaning of a response; this
+//! crate never knows gRPC, nor the registry behind the directory.
 //!
-//! The rooms, each importing only those before it: `config`, `retry` (what may be tried again), `conn` (one connection), `pool` (a service's
-//! peers), `client`, `channel`, `call` (the attempts of a call).
+//! The modules, each importing only those before it: `config`, `retry` (retry policy, budget and
+//! decision), `conn` (one connection), `pool` (a service's peers), `client`, `channel`, `call` (the
+//! attempts of a call).
 
 mod call;
 mod channel;

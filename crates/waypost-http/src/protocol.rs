@@ -1,4 +1,4 @@
-//! What a protocol over HTTP means: the one thing that calls ask about.
+//! Meaning of a protocol over HTTP, as an interface that calls use.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -8,28 +8,34 @@ use http::{HeaderMap, StatusCode};
 use crate::error::BodyError;
 use crate::retry::Pushback;
 
-/// Any error.
+/// Boxed error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a response says of the node that sent it.
+/// Classification of a response with regard to the node that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResponseClass {
-    /// The node did its work, whatever the response says of the caller's request; or it is too early to tell.
+    /// The node processed the request, whatever the response says about it; or the outcome is not
+    /// known yet.
     Success,
-    /// The node could not do its work, and another may not either: the response goes to the caller.
+    /// The node failed, and another may fail too: the response is returned to the caller.
     NodeFailed,
-    /// The node could not do its work, and another may.
+    /// The node failed, and another may succeed.
     Unavailable(Pushback),
 }
 
-/// Meaning of a protocol. Called for every attempt, from many tasks at once; it must not block.
+/// Meaning of a protocol. Called for every attempt, from many tasks concurrently; implementations
+/// must not block.
 pub trait Protocol: Debug + Send + Sync + 'static {
-    /// The time that the caller allows, as the request's headers state it.
+    /// Returns the timeout set by the caller in the request's headers.
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration>;
 
-    /// Prepares the headers for one attempt: the number of attempts before it, and what remains of the caller's time. They may grow by 512
-    /// bytes in all, at 32 bytes for each beside its name and value; more is not checked against the server's limit of header bytes.
+    /// Prepares the headers for one attempt. `earlier_attempts` is the number of attempts before
+    /// it, `remaining` the time until the caller's deadline.
+    ///
+    /// The added headers may take 512 bytes in all, counting 32 bytes for each header in addition
+    /// to its name and value. More is not checked against the server's limit of the header list
+    /// size.
     fn prepare(&self, headers: &mut HeaderMap, earlier_attempts: u32, remaining: Option<Duration>);
 
     /// Classifies a response by its status and headers.
@@ -38,6 +44,6 @@ pub trait Protocol: Debug + Send + Sync + 'static {
     /// Classifies a response by its trailers.
     fn classify_trailers(&self, trailers: &HeaderMap) -> ResponseClass;
 
-    /// Converts the end of a broken body into the error that the caller gets.
+    /// Converts the error of a broken body into the error that the caller receives.
     fn body_error(&self, error: BodyError) -> BoxError;
 }

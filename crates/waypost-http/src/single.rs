@@ -1,7 +1,8 @@
-//! One connection to one address, for those who talk to a server and not to a service: a registry's own way out.
+//! One connection to one address, for clients of a server rather than of a service, such as a
+//! registry.
 //!
-//! [`Single`] sends requests, [`Driver`] is the one task that must run meanwhile. Nothing is tried again and nothing is balanced here: the
-//! owner knows what its requests mean, and where else they could go.
+//! [`Single`] sends requests; [`Driver`] is the task that must run meanwhile. Requests are neither
+//! retried nor balanced here: the owner knows their meaning, and where else they could be sent.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -28,16 +29,17 @@ use crate::conn::connect::{AddressPolicy, Connect};
 use crate::conn::{FrameCounter, FrameCounts, FrameTotals, Handshake, handshake};
 use crate::protocol::BoxError;
 
-/// What of a request's body is handed over without a task of its own, in bytes.
+/// Maximum number of bytes of a request's body that are sent without a task.
 const WHOLE: usize = 64 * 1024;
 
-/// When a connection with open streams is asked whether it still lives.
+/// Keep-alive settings of a connection with open streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeepAlive {
-    /// A PING goes out when nothing was read for so long. Default 6 s; servers of gRPC cut connections that ping faster than every 5 s.
+    /// Time without any byte read after which a PING is sent. Default 6 s; gRPC servers close
+    /// connections with PINGs more frequent than every 5 s.
     pub after: Duration,
-    /// Without anything read for so long after it, the connection is dead. Default 3 s.
+    /// Time without any byte read after the PING, after which the connection is dead. Default 3 s.
     pub within: Duration,
 }
 
@@ -47,7 +49,8 @@ impl Default for KeepAlive {
     }
 }
 
-/// A connection to one server. Clones share it; when the last is gone and no stream is open, it closes.
+/// Connection to one server. Clones share it; it closes when the last is dropped and no stream is
+/// open.
 #[derive(Clone)]
 pub struct Single {
     send: SendRequest<Bytes>,
@@ -71,13 +74,15 @@ impl fmt::Debug for Single {
 }
 
 impl Single {
-    /// Connects and waits for the server's SETTINGS. Nothing moves on the connection until its [`Driver`] runs.
+    /// Connects and waits for the server's SETTINGS. No further data is read or written until its
+    /// [`Driver`] runs.
     ///
     /// # Errors
-    /// It could not be dialled, is no HTTP/2 server, or the policy forbids its address.
+    /// The address cannot be dialled, the peer is not an HTTP/2 server, or the policy forbids the
+    /// address.
     ///
     /// # Cancel safety
-    /// Dropped half-way, nothing is left. It has no deadline of its own.
+    /// If dropped, nothing is left. There is no deadline.
     pub async fn connect(
         connect: &dyn Connect,
         address: &Address,
@@ -94,23 +99,24 @@ impl Single {
         Ok((Self { send, scheme: connect.scheme(), authority, shared }, driver))
     }
 
-    /// Whether it had not ended when last driven.
+    /// Returns true if the connection had not ended when it was last driven.
     pub fn is_open(&self) -> bool {
         !self.shared.closed.load(Relaxed)
     }
 
-    /// How many bytes were read so far, of whichever answer.
+    /// Returns the number of bytes read so far, for all responses together.
     pub fn read_bytes(&self) -> u64 {
         self.shared.counts.totals().bytes
     }
 
-    /// Sends one request; the answer's body is read from [`SingleBody`].
+    /// Sends one request; the response's body is read from [`SingleBody`].
     ///
     /// # Errors
-    /// The connection is lost or closing, or the server reset the stream; whether the request arrived is not known.
+    /// The connection is lost or closing, or the server reset the stream. The request may or may
+    /// not have been received.
     ///
     /// # Cancel safety
-    /// Dropped, the stream is reset.
+    /// If dropped, the stream is reset.
     pub async fn send<B>(&self, request: Request<B>) -> Result<Response<SingleBody>, h2::Error>
     where
         B: Body + Unpin + Send + 'static,
@@ -151,7 +157,7 @@ impl Single {
     }
 }
 
-/// A stream that is open, until dropped.
+/// Guard that counts an open stream until dropped.
 struct Open(Arc<Shared>);
 
 impl Open {
@@ -168,7 +174,8 @@ impl Drop for Open {
     }
 }
 
-/// The body of an answer. Dropped early, it resets the stream; the request's body is fed for as long as this lives.
+/// Body of a response. Dropped early, it resets the stream. The request's body is sent for as long
+/// as this lives.
 pub struct SingleBody {
     recv: RecvStream,
     done: bool,
@@ -186,7 +193,7 @@ impl SingleBody {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if let Some(data) = ready!(self.recv.poll_data(cx)) {
             return Poll::Ready(Some(data.map(|data| {
-                // Refused only if more is given back than was taken.
+                // Refused only if more is released than was received.
                 let _ = self.recv.flow_control().release_capacity(data.len());
                 Frame::data(data)
             })));
@@ -214,7 +221,7 @@ impl Body for SingleBody {
     }
 }
 
-/// Drives a connection. Whoever connected runs it in a task of its own; dropped, the connection is gone.
+/// Driver of a connection. The caller runs it in a task; if dropped, the connection is closed.
 pub struct Driver {
     h2: h2::client::Connection<FrameCounter, Bytes>,
     ping: Option<PingPong>,
@@ -224,7 +231,7 @@ pub struct Driver {
     shared: Ending,
 }
 
-/// Tells the handles that it is over, however it ends.
+/// Drop guard that marks the connection as closed for its handles.
 struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
@@ -240,10 +247,10 @@ impl fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// Drives until the connection ends.
+    /// Drives the connection until it ends.
     ///
     /// # Errors
-    /// Why it ended, if its handles did not want it to.
+    /// The reason of the end, unless its handles closed it.
     pub async fn run(mut self) -> Result<(), BoxError> {
         let shared = Arc::clone(&self.shared.0);
         let mut timer = std::pin::pin!(sleep_until(now()));
@@ -262,7 +269,7 @@ impl Driver {
                 return Poll::Ready(ended.map_err(Into::into));
             }
             if !has_budget_remaining() {
-                // Not read dry: no judgement yet.
+                // The socket was not read until it would block, so liveness is not judged yet.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -285,7 +292,8 @@ impl Driver {
         if count.pongs > seen.pongs
             && let Some(ping) = &mut self.ping
         {
-            // Takes the pong, so that another PING may be sent; what it says is known already.
+            // Takes the PING acknowledgement, so that another PING may be sent; the frame counts
+            // have recorded it already.
             let _ = ping.poll_pong(cx);
         }
         let streams = self.shared.0.streams.load(Relaxed);
@@ -293,7 +301,7 @@ impl Driver {
             Beat::Fine => Poll::Pending,
             Beat::Ping => {
                 if let Some(ping) = &mut self.ping {
-                    // One PING at a time is the pulse's own rule, so h2 never refuses this one.
+                    // Only one PING is outstanding at a time, so h2 never refuses this one.
                     let _ = ping.send_ping(Ping::opaque());
                 }
                 cx.waker().wake_by_ref();
@@ -304,7 +312,7 @@ impl Driver {
     }
 }
 
-/// The clockwork: pure, time is an argument.
+/// Keep-alive state machine. Pure: time is an argument.
 #[derive(Clone, Copy, Debug)]
 struct Pulse {
     keep_alive: KeepAlive,
@@ -325,7 +333,8 @@ impl Pulse {
         Self { keep_alive, read: now, pinged: None, busy: false }
     }
 
-    /// Takes what was read since the last time, and whether streams are open: an idle connection is not asked.
+    /// Updates the state. `read` is true if bytes were read since the last step, `busy` if streams
+    /// are open: an idle connection is not probed.
     fn step(&mut self, now: Instant, read: bool, busy: bool) -> Beat {
         if read {
             self.pinged = None;

@@ -1,4 +1,5 @@
-//! TLS for connections: rustls with ring, given explicitly, so that no process-wide default decides.
+//! TLS for connections: rustls with the ring provider, passed explicitly, so that no process-wide
+//! default applies.
 
 use std::fmt;
 use std::io;
@@ -13,15 +14,16 @@ use waypost_core::record::Address;
 
 use crate::conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, dial};
 
-/// What TLS needs, each part as PEM text.
+/// Settings of TLS, each part as PEM text.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct TlsConfig {
-    /// The certificates that servers must be signed by; the system's own if none.
+    /// CA certificates that the server's certificate must be signed by; the system's own if none.
     pub ca: Option<Vec<u8>>,
-    /// Our certificate with its chain, and its private key, for servers that ask who we are.
+    /// Client certificate with its chain, and its private key, for servers that request a client
+    /// certificate.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The name that the server's certificate must bear; the host that is dialled if none.
+    /// Name that the server's certificate must match; the dialled host if none.
     pub server_name: Option<String>,
 }
 
@@ -35,7 +37,8 @@ impl fmt::Debug for TlsConfig {
     }
 }
 
-/// TCP with TLS 1.2 or 1.3 on it. The server proves its name; we prove ours if an identity is given.
+/// Connector for TCP with TLS 1.2 or 1.3. The server's certificate is verified against its name;
+/// the client presents a certificate if an identity is configured.
 #[derive(Clone)]
 pub struct TlsConnect {
     config: Arc<ClientConfig>,
@@ -49,10 +52,11 @@ impl fmt::Debug for TlsConnect {
 }
 
 impl TlsConnect {
-    /// Reads the certificates; nothing is dialled. They are read once: to change them, make another.
+    /// Reads the certificates, without dialling. They are read once: to change them, create another
+    /// connector.
     ///
     /// # Errors
-    /// Which part is no PEM, does not fit the others, or is missing.
+    /// Names the part that is not PEM, does not fit the others, or is missing.
     pub fn new(config: &TlsConfig) -> io::Result<Self> {
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()

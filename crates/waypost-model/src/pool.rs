@@ -1,9 +1,9 @@
-//! The hand-over of `waypost-http`'s pool: a permit that is given back finds the call that waits for it.
+//! Hand-over of `waypost-http`'s pool: a returned permit reaches the call that waits for it.
 
 #[path = "../../waypost-http/src/pool/handover.rs"]
 mod handover;
 
-/// What `handover` uses, as loom has it.
+/// Primitives of `handover`, replaced by loom's.
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicUsize, Ordering, fence};
     pub(super) use loom::sync::{Mutex, MutexGuard};
@@ -18,7 +18,7 @@ use loom::thread;
 
 use handover::Handover;
 
-/// A connection's permits: taken and given back by atomics, as `Connection` does.
+/// Permits of a connection: taken and returned by atomics, as in `Connection`.
 struct Permits(AtomicUsize);
 
 impl Permits {
@@ -31,7 +31,7 @@ impl Permits {
     }
 }
 
-/// Calls that wait: each has a place where it finds that it was served.
+/// Queue of waiting calls: each has a counter that records that it was served.
 type Line = VecDeque<Arc<AtomicUsize>>;
 
 struct Room {
@@ -82,7 +82,7 @@ fn a_permit_given_back_while_a_call_joins_the_line_is_never_lost() {
     });
 }
 
-/// Every order with at most two preemptions: more take hours.
+/// Every order with at most two preemptions; a higher bound takes hours.
 #[test]
 fn a_permit_given_back_serves_one_of_two_calls_once_and_the_other_keeps_waiting() {
     let mut model = loom::model::Builder::new();

@@ -1,4 +1,5 @@
-//! The answer of a node: waits for the response's headers and its first frame, and decides whether the node served the call.
+//! Response of a node: waits for the response's headers and its first frame, and decides if the
+//! node served the call.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ where
     B::Data: Buf + Send,
     B::Error: Into<BoxError>,
 {
-    /// Waits for the response's headers, from `sent_at` on.
+    /// Waits for the response's headers. The request was sent at `sent_at`.
     pub(super) async fn wait_for_head(
         &mut self,
         sent: &mut Sent<B>,
@@ -40,7 +41,7 @@ where
         loop {
             let until = [slow_at, self.deadline].into_iter().flatten().min();
             let mut timer = self.timer_at(until);
-            // Into a place of its own, since what a future returns is copied by each layer.
+            // Stored outside of the future, since each layer of futures copies its result.
             let mut head = None;
             poll_fn(|cx| match sent.poll_head(cx) {
                 Poll::Ready(result) => {
@@ -59,15 +60,17 @@ where
             if sent.is_sent_in_full() {
                 return rare(watch_for_head(sent, watch)).await;
             }
-            // Still sending: the peer owes nothing yet.
+            // The request is not sent in full, so no response is due yet.
             slow_at = watch.slow_at(now());
         }
     }
 
-    /// Ends an attempt that has no response: says how, and takes its body back for another.
+    /// Ends an attempt that has no response, records the reason, and takes its body back for
+    /// another attempt.
     pub(super) async fn unanswered(&mut self, sent: Sent<B>, peer: &Arc<PooledPeer>, why: Unanswered) -> Failed {
         let stale = sent.unproven && sent.connection().is_some_and(|connection| connection.needs_proof(now()));
-        // A body that failed resets the stream when the server can take that: the node is not to blame.
+        // A failed body resets its stream as soon as the server can take that: the node is not to
+        // blame.
         if let Some(error) = sent.take_request_error() {
             drop(sent.abandon(AttemptEnd::LocalMistake));
             return self.local_mistake(error);
@@ -93,7 +96,7 @@ where
         }
     }
 
-    /// Makes the response as the caller gets it.
+    /// Creates the response for the caller.
     pub(super) fn response(
         &mut self,
         head: Response<RecvStream>,
@@ -111,8 +114,8 @@ where
         Some(Response::from_parts(parts, body))
     }
 
-    /// Looks at the first frame of the response: of a unary call once it is there, of any other only if it is there already, since its
-    /// caller may want the headers first.
+    /// Peeks at the first frame of the response. For a unary call, waits for it; for any other,
+    /// reads it only if it has already arrived, since the caller may want the headers first.
     pub(super) async fn peek(&mut self, body: &mut ResponseBody, peer: &PooledPeer) -> Result<ResponseClass, Unpeeked> {
         if let Poll::Ready(peeked) = poll_fn(|cx| Poll::Ready(body.poll_peek(cx))).await {
             return peeked.map_err(Unpeeked::Body);
@@ -124,7 +127,7 @@ where
         rare(peek_watchfully(body, watch)).await
     }
 
-    /// Notes the class of the response; returns why another attempt may do better, if it may.
+    /// Records the class of the response. Returns the failure if another attempt may succeed.
     pub(super) fn classify(
         &mut self,
         class: ResponseClass,
@@ -137,7 +140,8 @@ where
         Some(AttemptFailure::uncommitted(FailureCause::Unavailable(pushback)))
     }
 
-    /// The response broke off before its caller saw any of it. Its headers prove that the node has processed the request.
+    /// Handles a response that ended early, before the caller has read any of it. Its headers prove
+    /// that the node has processed the request.
     #[cold]
     pub(super) fn broken(&mut self, body: &mut ResponseBody, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
         self.timer = body.take_timer();
@@ -179,7 +183,7 @@ where
     }
 }
 
-/// Waits for the headers of a response that takes too long.
+/// Waits for the headers of a slow response, and watches its connection.
 async fn watch_for_head<B>(sent: &mut Sent<B>, watch: Watch) -> Result<Response<RecvStream>, Unanswered> {
     let connection = sent.connection().cloned();
     let poll = |cx: &mut Context<'_>| sent.poll_head(cx);
@@ -190,7 +194,7 @@ async fn watch_for_head<B>(sent: &mut Sent<B>, watch: Watch) -> Result<Response<
     head.map_err(Unanswered::Broken)
 }
 
-/// Waits for the first frame: a node may freeze after its headers, too.
+/// Waits for the first frame, and watches the connection: a node may freeze after its headers, too.
 async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<ResponseClass, Unpeeked> {
     let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
     let slow = async {
@@ -212,7 +216,8 @@ async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<Respon
     }
 }
 
-/// Describes the end of a stream. A connection that has ended says more than the stream does.
+/// Describes the end of a stream. The end reason of the connection, if there is one, is more
+/// precise than the stream's error.
 fn describe(error: &h2::Error, connection: Option<&Arc<Connection>>, stale: bool) -> (AttemptEnd, FailureCause, String) {
     let cause = classify_error(error, stale);
     let (end, text) = match cause {
@@ -227,12 +232,12 @@ fn describe(error: &h2::Error, connection: Option<&Arc<Connection>>, stale: bool
     (end, cause, text)
 }
 
-/// Ends a call that the node reset, with the node's code.
+/// Ends a call that the node reset, with the node's error code.
 fn reset(error: &h2::Error) -> Failed {
     Failed::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)))
 }
 
-/// Failure to look at the first frame of a response.
+/// Failure to peek at the first frame of a response.
 pub(super) enum Unpeeked {
     Body(BodyError),
     Unresponsive,

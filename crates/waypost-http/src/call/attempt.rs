@@ -1,4 +1,4 @@
-//! One attempt: what it holds, and the one record that it leaves.
+//! One attempt: the resources it holds, and its single [`Finished`] record.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,14 +19,16 @@ use crate::pool::{Permit, Picking, PooledPeer};
 use crate::protocol::Protocol;
 use crate::retry::FailureCause;
 
-/// An attempt from its pick to its end.
+/// Attempt from its pick to its end.
 pub(super) struct InFlight {
-    /// First, so that the attempt has ended before others wait no longer for its permit.
+    /// Record of the attempt. First field, so that the attempt has finished before its permit is
+    /// handed to a waiting call.
     record: Record,
     held: Held,
 }
 
-/// Record of an attempt. Dropped, however the attempt ends, it makes the one [`Finished`].
+/// Record of an attempt. When dropped, however the attempt ends, it reports the single
+/// [`Finished`].
 struct Record {
     pick: Pick<PooledPeer>,
     sent: Instant,
@@ -34,7 +36,8 @@ struct Record {
     end: Option<AttemptEnd>,
 }
 
-/// Resources of the stream, released with it in this order: the task that sends the body, the permit, the client's hold on its connections.
+/// Resources of the stream, released with it in this order: the task that sends the body, the
+/// permit, the reference that keeps the client's connections open.
 pub(super) struct Held {
     body: Option<Box<BodyGuard>>,
     permit: Permit,
@@ -42,13 +45,13 @@ pub(super) struct Held {
 }
 
 impl InFlight {
-    /// Creates an attempt of a call on `channel` that is sent now.
+    /// Creates an attempt of a call on `channel` that is sent at `sent`.
     pub(super) fn new(Picking { pick, permit }: Picking, channel: &ServiceChannel, sent: Instant) -> Self {
         let held = Held { body: None, permit, channel: Arc::clone(channel.shared()) };
         Self { record: Record { pick, sent, head_at: None, end: None }, held }
     }
 
-    /// The connection.
+    /// Returns the connection of the attempt.
     pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.held.permit.connection
     }
@@ -63,7 +66,7 @@ impl InFlight {
         self.held.body.as_ref()?.take_error()
     }
 
-    /// Notes how the attempt ends, unless that is known already.
+    /// Sets the attempt's end, unless it is already set.
     pub(super) fn set_end(&mut self, end: AttemptEnd) {
         self.record.end.get_or_insert(end);
     }
@@ -73,7 +76,7 @@ impl InFlight {
         self.set_end(end);
     }
 
-    /// Ends the attempt, but for what is let go with its stream.
+    /// Ends the attempt, except for the resources that are released with its stream.
     pub(super) fn into_held(self) -> Held {
         self.held
     }
@@ -92,12 +95,14 @@ impl Drop for Record {
     }
 }
 
-/// An attempt that was sent and has no response yet. Dropped, its stream is reset when the server can take that.
+/// Attempt that was sent and has no response yet. When dropped, its stream is reset as soon as the
+/// server can take that.
 pub(super) struct Sent<B> {
     response: Option<ResponseFuture>,
     body: Option<BodyTask<B>>,
     in_flight: Option<InFlight>,
-    /// The connection had been idle for so long when the request was sent that it may have been dead.
+    /// True if the connection had been idle for so long when the request was sent that it may have
+    /// been dead.
     pub(super) unproven: bool,
 }
 
@@ -110,7 +115,7 @@ impl<B> Sent<B> {
         self.in_flight.as_ref().map(InFlight::connection)
     }
 
-    /// Returns true once the request was sent in full, so that the peer owes a response.
+    /// Returns true once the request was sent in full, so that a response is due.
     pub(super) fn is_sent_in_full(&self) -> bool {
         self.body.as_ref().is_none_or(BodyTask::is_finished)
     }
@@ -126,12 +131,12 @@ impl<B> Sent<B> {
         if let Poll::Ready(head) = Pin::new(response).poll(cx) {
             return Poll::Ready(head);
         }
-        // Its stream may be reset later, in line with others.
+        // A failed body ends the attempt now. Its stream may be reset later, paced with others.
         let failed = self.body.as_mut().map_or(Poll::Pending, |body| body.poll_failed(cx));
         failed.map(|()| Err(Reason::CANCEL.into()))
     }
 
-    /// Takes the attempt, whose response's headers have come at `now`.
+    /// Converts the attempt into one whose response headers were received at `now`.
     pub(super) fn into_answered(mut self, now: Instant) -> Option<InFlight> {
         let mut in_flight = self.in_flight.take()?;
         in_flight.record.head_at = Some(now);
@@ -139,7 +144,8 @@ impl<B> Sent<B> {
         Some(in_flight)
     }
 
-    /// Ends the attempt without a response, its stream reset at a pace that the server accepts; returns the task that sends its body.
+    /// Ends the attempt without a response; its stream is reset at a pace that the server accepts.
+    /// Returns the task that sends its body.
     pub(super) fn abandon(mut self, end: AttemptEnd) -> Option<BodyTask<B>> {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.set_end(end);
@@ -165,7 +171,8 @@ impl<B> Drop for Sent<B> {
     }
 }
 
-/// Classifies the end of a stream (RFC 9113, 6.8 and 8.7); `stale`: the connection may have been dead before the request was sent.
+/// Classifies the end of a stream (RFC 9113, 6.8 and 8.7). `stale` is true if the connection may
+/// have been dead before the request was sent.
 pub(super) fn classify_error(error: &h2::Error, stale: bool) -> FailureCause {
     if !error.is_remote() {
         return FailureCause::Lost { stale };

@@ -1,7 +1,8 @@
-//! The task that sends a request body which is not complete at once.
+//! Task that sends a request body which is not complete at once.
 //!
-//! However the task ends, its call learns of it: a body that fails or panics, and a task that is aborted, reset the stream, so that the
-//! response ends with an error, and leave the reason here.
+//! The call is always notified of the task's end. If the body fails or panics, or the task is
+//! aborted, the stream is reset, so that the response ends with an error, and the reason is stored
+//! here.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -21,17 +22,17 @@ use super::replay::ReplayBody;
 use crate::conn::{CancelledStream, Connection};
 use crate::protocol::BoxError;
 
-/// The task that sends one body on one stream. Dropped, it ends.
+/// Task that sends one body on one stream. When dropped, the task ends.
 pub(crate) struct BodyTask<B> {
     task: JoinHandle<ReplayBody<B>>,
     guard: Box<BodyGuard>,
-    /// Ends when the body has failed, or with the task.
+    /// Completes when the body has failed, or with the task.
     failed: Option<oneshot::Receiver<Infallible>>,
 }
 
-/// A [`BodyTask`] whose body will not be sent again. Dropped, it ends the task.
+/// Guard of a [`BodyTask`] whose body will not be sent again. When dropped, the task ends.
 pub(crate) struct BodyGuard {
-    /// Dropped, it stops the task, which returns the body.
+    /// Stop signal: when dropped, the task stops and returns the body.
     stop: Option<oneshot::Sender<Infallible>>,
     abort: AbortHandle,
     progress: Arc<Progress>,
@@ -56,7 +57,8 @@ where
         Self::spawn_on(body, stream, None)
     }
 
-    /// Spawns the task as [`spawn`](Self::spawn) does. If the body fails, its stream is reset when the server can take that.
+    /// Spawns the task as [`spawn`](Self::spawn) does. If the body fails, its stream is reset as
+    /// soon as the server can take that.
     pub(crate) fn spawn_paced(body: ReplayBody<B>, stream: SendStream<Bytes>, connection: Arc<Connection>) -> Self {
         Self::spawn_on(body, stream, Some(connection))
     }
@@ -74,12 +76,12 @@ where
 }
 
 impl<B> BodyTask<B> {
-    /// Returns true once the whole body was handed over, or the stream takes no more of it.
+    /// Returns true once the whole body was passed to h2, or the stream accepts no more of it.
     pub(crate) fn is_finished(&self) -> bool {
         self.guard.progress.finished.load(Relaxed)
     }
 
-    /// Ready once the body has failed, maybe long before its stream is reset.
+    /// Polls until the body has failed, which may be long before its stream is reset.
     pub(crate) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(failed) = &mut self.failed else { return Poll::Pending };
         let _ended = ready!(Pin::new(failed).poll(cx));
@@ -93,13 +95,14 @@ impl<B> BodyTask<B> {
         self.guard.take_error()
     }
 
-    /// Stops sending and takes the body back, at any time of the attempt. None if the task was aborted.
+    /// Stops sending and takes the body back, at any time of the attempt. Returns none if the task
+    /// was aborted.
     ///
     /// # Errors
     /// The body has failed, and its error was not taken yet.
     ///
     /// # Cancel safety
-    /// Dropped, it ends the task; the body is lost.
+    /// If dropped, the task ends and the body is lost.
     pub(crate) async fn take_back(self) -> Result<Option<ReplayBody<B>>, RequestError> {
         let Self { task, mut guard, failed: _ } = self;
         drop(guard.stop.take());
@@ -107,7 +110,8 @@ impl<B> BodyTask<B> {
         guard.take_error().map_or(Ok(body), Err)
     }
 
-    /// Lets the task go on without a way back: the response goes to the caller, and the body is not sent again.
+    /// Lets the task continue without returning the body: the response is returned to the caller,
+    /// and the body is not sent again.
     pub(crate) fn into_guard(self) -> Box<BodyGuard> {
         self.guard
     }
@@ -127,7 +131,8 @@ impl Drop for BodyGuard {
     }
 }
 
-/// The stream while a body is sent. Dropped before its end, and not by the call, it resets the stream.
+/// Stream on which a body is sent. Dropped before its end, and not by the call, it resets the
+/// stream.
 struct Sending {
     stream: SendStream<Bytes>,
     connection: Option<Arc<Connection>>,
@@ -145,7 +150,7 @@ impl Sending {
         let error = tokio::select! {
             biased;
             _ = &mut stopped => None,
-            // What the stream refuses, the response explains.
+            // An error of the stream is reported by its response.
             _ = send_all(&mut self.stream, &mut body) => {
                 let error = body.take_error();
                 self.progress.finished.store(error.is_none(), Relaxed);
@@ -164,18 +169,19 @@ impl Sending {
         body
     }
 
-    /// Leaves the error, and then wakes the call that looks for it.
+    /// Stores the error, and then wakes the call that waits for it.
     fn leave(&mut self, error: RequestError) {
         *self.progress.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.failing = None;
     }
 
-    /// Waits in line with the abandoned calls of the connection: many resets at once would end it.
+    /// Waits until the stream may be reset, paced with the abandoned calls of the connection: many
+    /// resets at once would end it.
     async fn may_reset(&self) {
         let Some(connection) = &self.connection else { return };
         let (waiting, released) = oneshot::channel::<Infallible>();
         connection.cancel(CancelledStream::new(self.stream.stream_id(), waiting));
-        // Released is dropped.
+        // Completes when the sender is dropped.
         let _ = released.await;
     }
 }
@@ -202,7 +208,7 @@ where
     while let Some(data) = poll_fn(|cx| body.poll_next(cx)).await {
         body.forget_above_limit();
         send_piece(stream, data).await?;
-        // A body that always has more must not starve the other tasks.
+        // A body that always has more data must not starve the other tasks.
         coop::consume_budget().await;
     }
     match body.trailers() {
@@ -212,7 +218,8 @@ where
     }
 }
 
-/// Sends one piece as the peer's windows allow. What is left of it when the stream was closed early is dropped.
+/// Sends one chunk as the peer's windows allow. If the stream is closed early, the rest of the
+/// chunk is dropped.
 async fn send_piece(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
     while !data.is_empty() {
         stream.reserve_capacity(data.len());

@@ -1,4 +1,4 @@
-//! The head of a request, kept so that it can be sent again.
+//! Head of a request, kept so that it can be sent again.
 
 use std::mem;
 
@@ -17,11 +17,13 @@ pub(crate) struct Head {
     extensions: Extensions,
 }
 
-/// A caller's affinity key, as an extension of its request: strategies that know one send equal keys to the same node.
+/// Affinity key of a call, as an extension of its request: strategies that use one send equal keys
+/// to the same node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PickKey(pub String);
 
-/// A map can be sent only once, and most calls are: what is kept for another time is a list, which costs a third of a second map.
+/// Headers of a call. A map can be sent only once, and most calls are sent once. The copy kept for
+/// another attempt is a list, which costs a third of a second map.
 enum Headers {
     Unsent(HeaderMap),
     Sent(Vec<(HeaderName, HeaderValue)>),
@@ -33,7 +35,8 @@ impl Head {
         let key = parts.extensions.remove::<PickKey>().map(|key| key.0.into());
         parts.extensions.clear();
         let mut headers = parts.headers;
-        // h2 looks at the first value of each name. All others are left to `strip`: nearly every request has nothing to remove.
+        // h2 checks only the first value of each name. Names with a single value are left to
+        // `strip`: nearly every request has nothing to remove.
         if headers.len() != headers.keys_len() {
             strip_connection_specific(&mut headers);
         }
@@ -41,7 +44,8 @@ impl Head {
         Self { method: parts.method, path, headers, key, extensions: parts.extensions }
     }
 
-    /// Removes the fields that HTTP/2 forbids, after h2 refused a request. Returns false if there are none.
+    /// Removes the fields that HTTP/2 forbids, after h2 refused a request. Returns false if there
+    /// are none.
     #[cold]
     pub(crate) fn strip(&mut self) -> bool {
         let mut headers = self.headers.take();
@@ -52,22 +56,23 @@ impl Head {
         removed
     }
 
-    /// Returns the size of the headers as HTTP/2 counts it (RFC 9113, 6.5.2), before they are fitted to an attempt.
+    /// Returns the size of the headers as counted by HTTP/2 (RFC 9113, 6.5.2), before the protocol
+    /// prepares them for an attempt.
     pub(crate) fn header_list_size(&self) -> usize {
         self.headers.list_size()
     }
 
-    /// The caller's affinity key.
+    /// Returns the caller's affinity key.
     pub(crate) fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// The path without its query.
+    /// Returns the path without its query.
     pub(crate) fn path(&self) -> &str {
         self.path.path()
     }
 
-    /// A request to `authority`, its headers fitted by `prepare`.
+    /// Creates a request to `authority`, with headers prepared by `prepare`.
     pub(crate) fn request(&mut self, authority: &Authority, prepare: impl FnOnce(&mut HeaderMap)) -> Request<()> {
         let mut parts = Parts::default();
         parts.scheme = Some(Scheme::HTTP);
@@ -82,7 +87,8 @@ impl Head {
         request
     }
 
-    /// The request's extensions, emptied: their memory serves the response.
+    /// Takes the request's extensions, which are empty: their allocation is reused for the
+    /// response.
     pub(crate) fn take_extensions(&mut self) -> Extensions {
         mem::take(&mut self.extensions)
     }

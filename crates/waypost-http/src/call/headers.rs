@@ -1,20 +1,22 @@
-//! Request headers made fit for HTTP/2: connection-specific fields and the peer's size limit.
+//! Adaptation of request headers to HTTP/2: connection-specific fields and the peer's size limit.
 
 use http::header::{CONNECTION, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::RequestError;
 
-/// Size that HTTP/2 counts for a field beside its name and value (RFC 9113, 6.5.2).
+/// Size that HTTP/2 counts for a field in addition to its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Size of the headers that a protocol may add without being measured ([`Protocol::prepare`](crate::Protocol::prepare)).
+/// Maximum size of the headers that a protocol may add unmeasured
+/// ([`Protocol::prepare`](crate::Protocol::prepare)).
 const MAX_PREPARED: usize = 512;
 
 static CONNECTION_SPECIFIC: [HeaderName; 5] =
     [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
 
-/// Removes the fields that HTTP/2 forbids (RFC 9113, 8.2.2): h2 refuses a request that has one. `Connection` also names others.
+/// Removes the fields that HTTP/2 forbids (RFC 9113, 8.2.2): h2 refuses a request that has one. A
+/// `Connection` field names further ones.
 pub(crate) fn strip_connection_specific(headers: &mut HeaderMap) {
     let is_forbidden =
         |name: &HeaderName, value: &HeaderValue| CONNECTION_SPECIFIC.contains(name) || *name == TE && value != "trailers";
@@ -30,11 +32,12 @@ pub(crate) fn strip_connection_specific(headers: &mut HeaderMap) {
     }
 }
 
-/// Checks that a request fits into `limit`, the peer's SETTINGS_MAX_HEADER_LIST_SIZE. `kept`: the size of its headers before the protocol
-/// prepared them.
+/// Checks that a request fits into `limit`, the peer's SETTINGS_MAX_HEADER_LIST_SIZE. `kept` is the
+/// size of its headers before the protocol prepared them.
 ///
 /// # Errors
-/// [`RequestError::HeadersTooLarge`]: the peer would end the stream, and maybe the connection.
+/// [`RequestError::HeadersTooLarge`]: the peer would reset the stream, and might close the
+/// connection.
 pub(crate) fn check_size(
     method: &Method,
     authority: &str,
@@ -54,7 +57,7 @@ pub(crate) fn check_size(
     if size > limit { Err(RequestError::HeadersTooLarge { size, limit }) } else { Ok(()) }
 }
 
-/// Returns the size of a field as HTTP/2 counts it.
+/// Returns the size of a field as counted by HTTP/2.
 pub(super) fn field_size(name: &str, value: impl AsRef<[u8]>) -> usize {
     name.len() + value.as_ref().len() + FIELD_OVERHEAD
 }

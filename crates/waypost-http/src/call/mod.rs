@@ -1,8 +1,10 @@
-//! One call: pick, send, classify, maybe again.
+//! One call: pick, send, classify, and possibly retry.
 //!
-//! [`Call`] is what all attempts of a call share: the request's head, its kept body, the policy and the deadline. What one attempt owns is in
-//! [`attempt`], so that two may be under way. It goes from [`pick`] to [`send`] to [`answer`], and [`next_attempt`](Call::next_attempt)
-//! decides what follows one that failed. This room never knows how a node is picked or connected.
+//! [`Call`] is the state shared by all attempts of a call: the request's head, its buffered body,
+//! the policy and the deadline. The state of one attempt is in [`attempt`], so that two may be in
+//! flight. An attempt passes from [`pick`] to [`send`] to [`answer`];
+//! [`next_attempt`](Call::next_attempt) decides what follows a failed one. This module never knows
+//! how a node is picked or connected.
 
 mod answer;
 mod attempt;
@@ -42,11 +44,11 @@ pub(crate) use replay::ReplayBody;
 use response::ResponseBody;
 use timer::Timer;
 
-/// Deadline of unary calls that set none, and the longest wait for a node of calls that have none.
+/// Deadline of unary calls that set none, and maximum wait for a node of calls without a deadline.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A call under way: what its attempts share. Its future is allocated for every call, so what is rare in it is boxed and what every call
-/// needs is kept small.
+/// Call in flight: the state that its attempts share. Its future is allocated for every call, so
+/// rare state is boxed and the common state is kept small.
 pub(crate) struct Call<B> {
     channel: ServiceChannel,
     start: Instant,
@@ -66,22 +68,23 @@ pub(crate) struct Call<B> {
 /// Failures of a call so far. Most calls have none.
 #[derive(Default)]
 struct Failures {
-    /// Peers that are not tried again before the others.
+    /// Peers that are tried again only after the others.
     tried: Vec<PeerKey>,
     history: AttemptHistory,
     stopped: Option<StopReason>,
     request_error: Option<RequestError>,
 }
 
-/// How an attempt failed.
+/// Outcome of a failed attempt.
 enum Failed {
-    /// Without a response, or with one that says another node may do better.
+    /// No response, or a response after which another node may succeed. Another attempt may follow.
     Retryable(AttemptFailure, Option<Box<Response<ResponseBody>>>),
-    /// There will be no other.
+    /// No other attempt follows.
     Terminal(FailureKind),
 }
 
-/// Boxes what few calls do, and keeps its code apart: what every call does is small enough then for the processor's cache.
+/// Boxes a future that few calls run, and keeps its code apart, so that the code that every call
+/// runs fits into the processor's cache.
 #[cold]
 fn rare<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
     Box::pin(future)
@@ -140,10 +143,10 @@ where
         }
     }
 
-    /// Makes one attempt on the picked peer, from `at` on. A connection that may have died while it was idle is proven first, if the call
-    /// could not be sent again.
+    /// Makes one attempt on the picked peer, starting at `at`. If the call may not be sent twice, a
+    /// connection that may have died while idle is verified first.
     ///
-    /// One function, since each layer of futures copies the response once more.
+    /// A single function, since each layer of futures copies the response again.
     async fn attempt(&mut self, peer: &Arc<PooledPeer>, mut at: Instant) -> Result<Response<ResponseBody>, Failed> {
         self.learn(peer);
         let mut unproven = self.picked.as_ref().is_some_and(|picked| picked.permit.unproven);
@@ -187,7 +190,8 @@ where
         })
     }
 
-    /// Takes what the body gives without waiting. A body that fails at once is sent to no node.
+    /// Takes the part of the body that is available at once. A body that fails at once is sent to
+    /// no node.
     async fn fill_body(&mut self) -> Result<(), CallError> {
         poll_fn(|cx| {
             if let Some(body) = &mut self.body {
@@ -202,7 +206,7 @@ where
         }
     }
 
-    /// Prepares for another attempt (whose peer may be picked already), if one may follow.
+    /// Prepares another attempt, if one may follow. Its peer may be picked already.
     async fn next_attempt(&mut self, failure: AttemptFailure, members: &Membership) -> Result<(), ()> {
         let joined = members.joined(self.channel.subset_name());
         let context = RetryContext {
@@ -251,7 +255,7 @@ where
         Some(self.timer.get_or_insert_with(|| Timer::at(at)))
     }
 
-    /// Notes an attempt that got no response of use; its peer is not tried again before the others.
+    /// Records an attempt without a usable response; its peer is tried again only after the others.
     #[cold]
     fn note(&mut self, peer: &PooledPeer, ended: String) {
         let id = peer.peer.id();

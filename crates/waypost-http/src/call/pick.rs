@@ -1,4 +1,4 @@
-//! Picking a node for a call: at once where one has room, or through the line of waiting calls.
+//! Pick of a node for a call: at once if one has capacity, or through the wait queue.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::error::{CallError, FailureKind};
 use crate::pool::{Full, Picking, Wanted};
 use crate::protocol::BoxError;
 
-/// A call waits for a node so long where none is known.
+/// Maximum time that a call waits for a node while none is known.
 const NO_NODE_WAIT: Duration = Duration::from_secs(3);
 
 impl<B> Call<B>
@@ -26,14 +26,16 @@ where
     B::Data: Buf + Send,
     B::Error: Into<BoxError>,
 {
-    /// A ready peer that was not tried yet, with a permit; none if there is none now, or others wait already.
+    /// Returns a ready peer that was not tried yet, with a permit; none if there is none now, or if
+    /// other calls already wait.
     pub(super) fn pick_now(&self, members: &Membership, now: Instant) -> Option<Picking> {
         let balancer = &members.joined(self.channel.subset_name()).balancer;
         let context = PickContext::new(self.head.path(), now).with_key(self.head.key());
         members.pool.room.pick_now(balancer, &context, self.tried())
     }
 
-    /// Waits in line for a ready peer. A tried one is taken only after a while, and only where no other comes.
+    /// Waits in the queue for a ready peer. A tried peer is accepted only after a delay, and only
+    /// if no other is ready.
     pub(super) async fn wait_and_pick(&mut self, members: &mut Arc<Membership>) -> Result<Picking, CallError> {
         let start = now();
         let config = &self.channel.shared().config;
@@ -60,7 +62,8 @@ where
                 });
                 match served.await {
                     Some(Ok(picking)) => return Ok(picking),
-                    // The task that connects nodes has ended: the next to ask starts it again.
+                    // The task that connects the nodes has ended; the next use of the pool starts
+                    // it again.
                     Some(Err(_gone)) => break,
                     None => {}
                 }
@@ -75,7 +78,7 @@ where
                 }
             }
             drop(waiting);
-            // A pool that dies at once is not started in a loop.
+            // The delay keeps a pool that ends at once from being restarted in a loop.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
             self.check_wait(until, now())?;
             *members = self.members()?;
@@ -83,7 +86,7 @@ where
         }
     }
 
-    /// Ends a wait that was to last `until` then.
+    /// Returns the error of a wait that has lasted until `until`.
     fn check_wait(&mut self, until: Option<Instant>, now: Instant) -> Result<(), CallError> {
         if until.is_none_or(|until| now < until) {
             return Ok(());

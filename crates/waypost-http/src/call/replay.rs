@@ -1,7 +1,8 @@
-//! A request body that can be sent again.
+//! Request body that can be sent again.
 //!
-//! A unary body is complete at once and is handed to h2 whole. Of any other, what was sent is kept up to a limit; beyond it the body
-//! cannot be replayed. The body is the user's code: it may fail and it may panic, and both are errors of the request.
+//! A unary body is complete at once and is passed to h2 whole. Of any other body, the sent part is
+//! buffered up to a limit; beyond it the body cannot be replayed. The body is user code: it may
+//! fail or panic, and both are errors of the request.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -15,12 +16,12 @@ use http_body::{Body, Frame};
 use super::RequestError;
 use crate::protocol::BoxError;
 
-/// Size up to which a piece is copied instead of kept with the buffer around it.
+/// Maximum size of a chunk that is copied instead of being kept with the buffer around it.
 const SMALL: usize = 1024;
-/// Least that a piece counts, so that a body of countless small pieces is bounded too.
+/// Minimum cost of a chunk, so that a body of very many small chunks is bounded too.
 const LEAST_COST: usize = size_of::<Bytes>();
 
-/// A request body that keeps what it has given.
+/// Request body that buffers the chunks that it has yielded.
 pub(crate) struct ReplayBody<B> {
     body: Option<B>,
     kept: Pieces,
@@ -32,7 +33,7 @@ pub(crate) struct ReplayBody<B> {
     error: Option<Box<RequestError>>,
 }
 
-/// Pieces of a body, in order: nearly always one, which then needs no list.
+/// Chunks of a body, in order: nearly always one, which needs no list.
 #[derive(Default)]
 struct Pieces {
     first: Option<Bytes>,
@@ -57,14 +58,15 @@ impl Pieces {
     }
 }
 
-/// A frame of a body, in our own memory.
+/// Frame of a body, in memory of our own.
 enum Piece {
     Data(Bytes),
     Trailers(Option<Box<HeaderMap>>),
 }
 
 impl<B> ReplayBody<B> {
-    /// Creates a body of which `limit` bytes are kept; a body in one piece is kept whole. A piece counts as 32 bytes at least.
+    /// Creates a body of which `limit` bytes are buffered; a body of a single chunk is buffered
+    /// whole. A chunk counts as at least the size of a [`Bytes`] handle, 32 bytes.
     pub(crate) fn new(body: B, limit: usize) -> Self {
         Self {
             body: Some(body),
@@ -78,7 +80,7 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// Returns true if the whole body is here.
+    /// Returns true if the whole body is buffered.
     pub(crate) fn is_complete(&self) -> bool {
         self.body.is_none() && !self.forgotten && !self.failed
     }
@@ -93,7 +95,7 @@ impl<B> ReplayBody<B> {
         self.failed
     }
 
-    /// Returns the bytes kept.
+    /// Returns the number of buffered bytes.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept.iter().map(Bytes::len).sum()
     }
@@ -103,7 +105,7 @@ impl<B> ReplayBody<B> {
         self.error.take().map(|error| *error)
     }
 
-    /// Returns a kept piece.
+    /// Returns a buffered chunk.
     pub(super) fn piece(&self, index: usize) -> Option<Bytes> {
         self.kept.get(index).cloned()
     }
@@ -113,7 +115,7 @@ impl<B> ReplayBody<B> {
         self.trailers.as_deref()
     }
 
-    /// Gives up what was kept of a body above its limit: it is sent once.
+    /// Drops the buffered part of a body above its limit: the body is then sent only once.
     pub(super) fn forget_above_limit(&mut self) {
         if self.size > self.limit {
             self.forgotten = true;
@@ -121,8 +123,8 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// Hands a complete body to h2 at once. The last DATA frame carries END_STREAM: some servers never answer a request that ends on
-    /// HEADERS.
+    /// Passes a complete body to h2 at once. The last DATA frame carries END_STREAM: some servers
+    /// never respond to a request that ends with HEADERS.
     pub(crate) fn send_whole(&self, stream: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
         let mut pieces = self.kept.iter().cloned().peekable();
         if let Some(trailers) = self.trailers() {
@@ -157,7 +159,7 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Takes what the body gives without waiting, up to the limit.
+    /// Buffers the part of the body that is available at once, up to the limit.
     pub(crate) fn fill(&mut self, cx: &mut Context<'_>) {
         while self.size <= self.limit && self.body.is_some() {
             if self.poll_next(cx).is_pending() {
@@ -166,7 +168,8 @@ where
         }
     }
 
-    /// Polls for the next piece, which is kept too. None at the end of the body, or at its error.
+    /// Polls for the next chunk, which is buffered too. Returns none at the end of the body, or at
+    /// its error.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let piece = ready!(poll_piece(body, cx));
@@ -183,7 +186,7 @@ where
         Poll::Ready(None)
     }
 
-    /// Drops the body, whose drop may panic too.
+    /// Drops the body. The drop may panic too.
     fn end(&mut self) {
         let body = self.body.take();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(body))) {
@@ -192,7 +195,7 @@ where
     }
 }
 
-/// Polls the user's body; a panic is an error of it.
+/// Polls the user's body; a panic becomes an error of the body.
 fn poll_piece<B>(body: &mut B, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, RequestError>>>
 where
     B: Body + Unpin,
@@ -212,8 +215,9 @@ fn into_piece(frame: Frame<impl Buf>) -> Piece {
     }
 }
 
-/// A small piece is mostly a slice of a large buffer (tonic makes one of 8 KiB for each call), which would live as long as the call and
-/// push everything else out of the processor's cache. So it is copied.
+/// Converts a chunk into bytes. A small chunk is mostly a slice of a large buffer (tonic allocates
+/// 8 KiB for each call), which would live as long as the call and displace other data from the
+/// processor's cache. It is therefore copied.
 fn into_bytes(mut data: impl Buf) -> Bytes {
     if data.remaining() > SMALL {
         return data.copy_to_bytes(data.remaining());

@@ -1,10 +1,10 @@
-//! Failures of the caller's own request.
+//! Errors of the caller's own request.
 
 use std::any::Any;
 
 use crate::protocol::BoxError;
 
-/// A failure of the caller's own request: no node is at fault, and no other attempt would do better.
+/// Error of the caller's own request: no node is at fault, and no other attempt would succeed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -22,7 +22,7 @@ pub enum RequestError {
         "request headers take {size} bytes, and the server accepts {limit} (SETTINGS_MAX_HEADER_LIST_SIZE): send less metadata"
     )]
     HeadersTooLarge {
-        /// Size of the headers as HTTP/2 counts it, in bytes.
+        /// Size of the headers as counted by HTTP/2, in bytes.
         size: usize,
         /// Limit of the server, in bytes.
         limit: usize,

@@ -1,4 +1,4 @@
-//! A response's body, in flight until it ends or is dropped.
+//! Body of a response, in flight until it ends or is dropped.
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,20 +19,21 @@ use crate::conn::CancelledStream;
 use crate::error::BodyError;
 use crate::protocol::{BoxError, ResponseClass};
 
-/// The node that served a call: an extension of every response.
+/// Node that served a call, as an extension of every response.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServedBy {
     /// The node, as the registry described it.
     pub node: Arc<Node>,
-    /// Number of attempts that the call took; more than one: it was moved or retried.
+    /// Number of attempts that the call took. More than one means that it was moved or retried.
     pub attempts: u32,
 }
 
-/// The body of a response. Dropped early, it ends the call; read to its end, it tells the balancer how the call ended. It keeps the client's
-/// connections alive, whatever becomes of the client's own handles.
+/// Body of a response. Dropped early, it ends the call; read to its end, it reports the outcome to
+/// the balancer. It keeps the client's connections open, even if all handles of the client are
+/// dropped.
 ///
-/// Every layer of a call hands it on, so it is small.
+/// Every layer of a call passes it on, so it is kept small.
 pub struct ResponseBody {
     recv: Option<RecvStream>,
     peeked: Option<Peeked>,
@@ -41,7 +42,7 @@ pub struct ResponseBody {
     deadline: Option<Deadline>,
 }
 
-/// The first frame, looked at and not given yet.
+/// First frame, peeked at and not yet yielded.
 enum Peeked {
     Data(Bytes),
     Trailers(Box<HeaderMap>),
@@ -56,7 +57,8 @@ impl From<Peeked> for Frame<Bytes> {
     }
 }
 
-/// The end of the caller's time. The timer comes from the wait for the headers, and is set right only when it is needed.
+/// Deadline of the caller. The timer comes from the wait for the headers, and is reset to the
+/// deadline only when it is polled.
 struct Deadline {
     at: Instant,
     timer: Timer,
@@ -80,7 +82,7 @@ impl ResponseBody {
         Self { recv: Some(recv), peeked: None, done: false, in_flight: Some(in_flight), deadline: None }
     }
 
-    /// Ends the body at `at`, told by `timer`, whatever that is set to now.
+    /// Sets the deadline to `at`. It is measured by `timer`, whose current setting does not matter.
     pub(super) fn set_deadline(&mut self, at: Instant, timer: Timer) {
         self.deadline = Some(Deadline { at, timer });
     }
@@ -90,17 +92,18 @@ impl ResponseBody {
         self.deadline.take().map(|deadline| deadline.timer)
     }
 
-    /// The attempt that it is the response of, until it ends.
+    /// Returns the attempt of this response, until it ends.
     pub(super) fn in_flight(&self) -> Option<&InFlight> {
         self.in_flight.as_ref()
     }
 
-    /// Takes the attempt out: its stream has ended, and the caller saw nothing of it.
+    /// Takes the attempt out: its stream has ended, and the caller has read nothing of it.
     pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
         self.in_flight.take()
     }
 
-    /// Looks at the first frame without taking it. Some class once it is there, or the stream's end.
+    /// Peeks at the first frame without consuming it. Returns the class once the frame has arrived,
+    /// or the stream has ended.
     pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
         let frame = match self.poll_recv(cx) {
             Poll::Ready(None) => return Poll::Ready(Ok(ResponseClass::Success)),
@@ -120,8 +123,8 @@ impl ResponseBody {
         Poll::Ready(Ok(class))
     }
 
-    /// Notes the class of the response, and ends the attempt if nothing more will come: it ended with its headers, or with trailers that
-    /// were looked at.
+    /// Records the class of the response, and ends the attempt if the response is complete: it
+    /// ended with its headers, or with trailers that were peeked at.
     pub(super) fn classified(&mut self, class: ResponseClass) {
         let complete = match &self.peeked {
             Some(peeked) => matches!(peeked, Peeked::Trailers(_)),
@@ -136,7 +139,7 @@ impl ResponseBody {
         }
     }
 
-    /// The class of the trailers, while the attempt has not ended.
+    /// Returns the class of the trailers, while the attempt has not ended.
     fn classify(&self, trailers: &HeaderMap) -> ResponseClass {
         self.in_flight.as_ref().map_or(ResponseClass::Success, |in_flight| in_flight.protocol().classify_trailers(trailers))
     }
@@ -145,7 +148,7 @@ impl ResponseBody {
         let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
         if let Some(data) = ready!(recv.poll_data(cx)) {
             return Poll::Ready(Some(data.map(|data| {
-                // Refused only if more is given back than was taken.
+                // Refused only if more is released than was received.
                 let _ = recv.flow_control().release_capacity(data.len());
                 Frame::data(data)
             })));
@@ -155,7 +158,7 @@ impl ResponseBody {
 
     fn poll_next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.done {
-            // What was looked at before the end is still to be given.
+            // A frame that was peeked at before the end is still to be yielded.
             return Poll::Ready(self.peeked.take().map(|peeked| Ok(peeked.into())));
         }
         let next = match self.peeked.take() {
@@ -218,7 +221,7 @@ impl ResponseBody {
         Poll::Ready(Some(Err(error)))
     }
 
-    /// Ends a response that is not complete: its stream is reset when the server can take that.
+    /// Ends an incomplete response: its stream is reset as soon as the server can take that.
     pub(super) fn abandon(&mut self, end: AttemptEnd) {
         self.done = true;
         self.deadline = None;

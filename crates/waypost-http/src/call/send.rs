@@ -1,4 +1,5 @@
-//! Sending an attempt: applies what is known of the method, proves an idle connection first, and fits the request to the node.
+//! Sending of an attempt: applies the method's properties, verifies an idle connection first, and
+//! adapts the request to the node.
 
 use std::sync::Arc;
 
@@ -21,7 +22,8 @@ where
     B::Data: Buf + Send,
     B::Error: Into<BoxError>,
 {
-    /// Takes in what the picked node's record, the client's methods and the policy say of this method.
+    /// Sets the method's properties, from the channel's methods or else the picked node's record,
+    /// and from the policy.
     pub(super) fn learn(&mut self, peer: &PooledPeer) {
         let config = &self.channel.shared().config;
         let path = self.head.path();
@@ -39,7 +41,8 @@ where
         }
     }
 
-    /// Proves that the picked connection lives, before a call is sent on it that could not be sent again.
+    /// Verifies that the picked connection is alive, before a call that may not be sent twice is
+    /// sent on it.
     pub(super) async fn prove(&mut self, peer: &Arc<PooledPeer>) -> Result<(), Failed> {
         let Some(picked) = self.picked.take() else { return Ok(()) };
         let connection = &picked.permit.connection;
@@ -57,7 +60,7 @@ where
         }
     }
 
-    /// Sends the request, and as much of its body as is here; the rest of it in a task.
+    /// Sends the request and the available part of its body; a task sends the rest.
     pub(super) fn send(&mut self, peer: &Arc<PooledPeer>, unproven: bool, now: Instant) -> Result<Sent<B>, Failed> {
         let Some(picked) = self.picked.take() else { return Err(self.not_sent(peer, "not sent".to_owned())) };
         let request = self.request_for(peer, now);
@@ -79,7 +82,7 @@ where
                     if !body.is_complete() {
                         return Some(BodyTask::spawn_paced(body, stream, Arc::clone(in_flight.connection())));
                     }
-                    // What the stream refuses, the response explains.
+                    // An error of the stream is reported by its response.
                     let _ = body.send_whole(&mut stream);
                     self.body = Some(body);
                     None

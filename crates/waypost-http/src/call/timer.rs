@@ -1,8 +1,10 @@
-//! Timers of calls, left armed from one call to the next.
+//! Timers of calls, kept armed from one call to the next.
 //!
-//! Every call needs a timer, and nearly every call ends before it fires. A timer that is dropped leaves tokio's timer wheel, and a new one
-//! enters it, both under the lock that all threads of a runtime share. A timer that stays in the wheel and is moved to a later time needs no
-//! lock. One that fires unused wakes the task of the call that had it last, which looks once and sleeps on.
+//! Every call needs a timer, and nearly every call ends before it fires. Dropping a timer removes
+//! it from tokio's timer wheel, and a new one is inserted into it, both under the lock that all
+//! threads of a runtime share. A timer that stays in the wheel and is moved to a later time needs
+//! no lock. A kept timer that fires wakes the task of the call that used it last, which polls once
+//! and sleeps again.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -11,15 +13,16 @@ use std::task::{Context, Poll};
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Timers that a thread keeps for its next calls, of 120 bytes or so each.
+/// Maximum number of timers that a thread keeps for its next calls, of about 120 bytes each.
 const MOST_IDLE: usize = 1_024;
 
 thread_local! {
-    /// The last ones first. All belong to the runtime that the thread's calls run on.
+    /// Kept timers, the last used at the end. All belong to the runtime that the thread's calls run
+    /// on.
     static IDLE: RefCell<Vec<(Id, Pin<Box<Sleep>>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Timer of one call. Dropped, it is kept for another call on the same runtime.
+/// Timer of one call. When dropped, it is kept for another call on the same runtime.
 pub(super) struct Timer {
     runtime: Id,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -40,7 +43,7 @@ impl Timer {
         Self { runtime, sleep }
     }
 
-    /// Moves it to `deadline`.
+    /// Moves the timer to `deadline`.
     pub(super) fn reset(&mut self, deadline: Instant) {
         if let Some(sleep) = &mut self.sleep
             && sleep.deadline() != deadline
@@ -49,7 +52,7 @@ impl Timer {
         }
     }
 
-    /// Polls until it fires.
+    /// Polls until the timer fires.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.sleep.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx))
     }
@@ -58,12 +61,13 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         let Some(sleep) = self.sleep.take() else { return };
-        // A thread that ends keeps none: the closure is dropped with its timer.
+        // A thread that is ending keeps no timer: the closure is dropped together with it.
         let _ = IDLE.try_with(|idle| keep(&mut idle.borrow_mut(), (self.runtime, sleep)));
     }
 }
 
-/// Keeps a timer. Returns it where there are enough, to be dropped once the list is no longer borrowed: its waker may own another timer.
+/// Keeps a timer. Returns it if enough are kept, so that it is dropped once the list is no longer
+/// borrowed: its waker may own another timer.
 fn keep(idle: &mut Vec<(Id, Pin<Box<Sleep>>)>, timer: (Id, Pin<Box<Sleep>>)) -> Option<(Id, Pin<Box<Sleep>>)> {
     if idle.len() >= MOST_IDLE {
         return Some(timer);
@@ -72,7 +76,7 @@ fn keep(idle: &mut Vec<(Id, Pin<Box<Sleep>>)>, timer: (Id, Pin<Box<Sleep>>)) -> 
     None
 }
 
-/// Takes the timer that was used last. Those of a runtime that the thread has left are dropped.
+/// Takes the timer that was used last. Timers of a runtime that the thread has left are dropped.
 fn take_idle(runtime: Id) -> Option<Pin<Box<Sleep>>> {
     let (timer, stale) = IDLE
         .try_with(|idle| {
@@ -87,7 +91,7 @@ fn take_idle(runtime: Id) -> Option<Pin<Box<Sleep>>> {
             }
         })
         .ok()?;
-    // Not while the list is borrowed: the waker of a timer may own another timer.
+    // Dropped while the list is not borrowed: the waker of a timer may own another timer.
     drop(stale);
     timer
 }
@@ -167,7 +171,8 @@ mod tests {
             assert!(timer.poll(&mut Context::from_waker(&waker)).is_pending());
         });
         assert_eq!(idle(), 1);
-        // The thread has left the first runtime: its timer is dropped, and the task's own is kept for a while.
+        // The thread has left the first runtime: its timer is dropped, and the task's own timer may
+        // be kept.
         second.block_on(async { drop(after(60)) });
         assert!(idle() <= 2);
     }

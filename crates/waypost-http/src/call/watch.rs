@@ -1,5 +1,5 @@
-//! What a call does while it waits too long: it makes sure that the socket was read, asks whether the node still lives, and moves if it does
-//! not and the call may.
+//! Watch of a slow call: it makes sure that the socket was read, has the node probed, and moves the
+//! call if the node is dead and the call may move.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -10,22 +10,22 @@ use tokio::time::{Instant, sleep_until};
 use crate::conn::Connection;
 use crate::pool::PooledPeer;
 
-/// A call waits at least so long before its peer is asked whether it lives.
+/// Minimum time that a call waits before its peer is probed.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 const SLOW_P50S: u32 = 8;
 
-/// Why a call that waited for its response's headers waits no longer.
+/// Reason why a call stopped waiting for its response's headers.
 #[derive(Debug)]
 pub(super) enum Unanswered {
     /// The stream ended.
     Broken(h2::Error),
-    /// The connection answers no PING.
+    /// The connection does not acknowledge a PING.
     Unresponsive,
-    /// The caller's time is over.
+    /// The caller's deadline has passed.
     Deadline,
 }
 
-/// How one attempt waits.
+/// Wait parameters of one attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
     slow_after: Duration,
@@ -34,19 +34,21 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// An attempt on `peer`. One on a connection that is being proven watches it from the start.
+    /// Creates the watch of an attempt on `peer`. An attempt on a connection that is being verified
+    /// watches it from the start, if it may move.
     pub(super) fn new(peer: &PooledPeer, deadline: Option<Instant>, may_move: bool, unproven: bool) -> Self {
         let usual = peer.peer.stats().p50().map_or(Duration::ZERO, |p50| p50.saturating_mul(SLOW_P50S));
         let slow_after = if unproven && may_move { Duration::ZERO } else { usual.max(SLOW_AFTER * peer.stall_factor()) };
         Self { slow_after, deadline, may_move }
     }
 
-    /// When an attempt that begins to wait at `now` is slow.
+    /// Returns the time at which an attempt that starts to wait at `now` is slow.
     pub(super) fn slow_at(&self, now: Instant) -> Option<Instant> {
         now.checked_add(self.slow_after)
     }
 
-    /// Waits on, after a wait that was too long: the socket is read first; if the answer was not there, the peer is asked.
+    /// Continues to wait after a wait that was too long. The socket is read first; if the response
+    /// has not arrived, the peer is probed.
     ///
     /// # Errors
     /// The connection is unresponsive and the call may move, or the deadline has passed.

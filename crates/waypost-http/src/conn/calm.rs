@@ -1,12 +1,14 @@
-//! How much less often a peer is asked after it demanded calm.
+//! Reduced PING rate towards a peer that sent `ENHANCE_YOUR_CALM`.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// `ENHANCE_YOUR_CALM` of one peer: each doubles the times between PINGs, each minute of calm halves them again.
+/// `ENHANCE_YOUR_CALM` state of one peer: each such GOAWAY doubles the intervals between PINGs,
+/// each minute without one halves them again.
 ///
-/// The factor spaces the PINGs and never the time for their answers, so that a frozen peer is found out in bounded time.
+/// The factor applies to the intervals and never to the timeouts of PINGs, so that a frozen peer is
+/// detected in bounded time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EnhanceYourCalm {
     doublings: u32,
@@ -28,7 +30,8 @@ impl EnhanceYourCalm {
         1 << self.doublings_at(now)
     }
 
-    /// Returns the factor for the time that a call waits before its peer is asked: 1 to 4, so that a frozen peer is out within 7 s.
+    /// Returns the factor for the time that a call waits before its peer is probed: 1 to 4, so that
+    /// a frozen peer is detected within 7 s.
     pub(crate) fn stall_factor(&self, now: Instant) -> u32 {
         self.factor(now).min(4)
     }

@@ -1,10 +1,12 @@
-//! Streams of abandoned calls, reset only as fast as the server is known to accept streams.
+//! Streams of abandoned calls, reset no faster than the server is known to accept streams.
 //!
-//! A server of h2 closes the connection with all its calls when more than 20 streams are reset that its application has not accepted yet.
-//! A stream whose HEADERS are still queued cannot be taken back from h2, so its reset is held instead. Streams are accepted in order: once
-//! one was answered, all before it were accepted, and their resets cost nothing. Of the others a batch is reset; the next one follows when
-//! the server has acknowledged a SETTINGS frame that was sent behind the batch. Time alone proves nothing: a server that is short of CPU
-//! reads everything that has arrived before it accepts the first stream.
+//! An h2 server closes the connection with all its calls when more than 20 streams are reset that
+//! its application has not accepted yet. h2 cannot withdraw a stream whose HEADERS are still
+//! queued, so its reset is delayed instead. Streams are accepted in order: once one has received a
+//! response, all before it were accepted, and their resets cost nothing. Of the others, one batch
+//! is reset. The next batch follows when the server has acknowledged a SETTINGS frame that was sent
+//! after the batch. Time alone proves nothing: a server that is short of CPU reads everything that
+//! has arrived before it accepts the first stream.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -13,12 +15,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Resets of unanswered streams that are sent without a proof. One batch more than is proven stays within the 20 that an h2 server allows.
+/// Number of resets of streams without a response that are sent without a proof. One batch beyond
+/// the proven ones stays within the 20 that an h2 server allows.
 const BATCH: usize = 10;
-/// Time in which a server accepts the streams that it has read when it acknowledges.
+/// Time within which a server accepts the streams that it has read when it acknowledges.
 const ACCEPTED_WITHIN: Duration = Duration::from_millis(10);
 
-/// Stream of an abandoned call: everything whose drop resets it, and the permit that it holds until then.
+/// Stream of an abandoned call: every handle whose drop resets it, and the permit that it holds
+/// until then.
 pub(crate) struct CancelledStream {
     id: u32,
     _handles: Box<dyn Any + Send>,
@@ -31,17 +35,18 @@ impl fmt::Debug for CancelledStream {
 }
 
 impl CancelledStream {
-    /// Wraps the h2 handles of the stream with this id, and its permit. They are dropped in the order of their fields: the permit is last.
+    /// Wraps the h2 handles of the stream with this id, and its permit. They are dropped in the
+    /// order of their fields; the permit must be last.
     pub(crate) fn new(id: h2::StreamId, handles: impl Send + 'static) -> Self {
         Self { id: id.as_u32(), _handles: Box::new(handles) }
     }
 }
 
-/// Streams to be reset. Pure: time is an argument.
+/// Queue of streams to be reset. Pure: time is an argument.
 #[derive(Debug)]
 pub(super) struct CancelQueue<T = CancelledStream> {
     waiting: BTreeMap<u32, T>,
-    /// Number of streams reset since the last proof, and the highest of their ids.
+    /// Number of streams reset since the last proof; the next field is the highest of their ids.
     unproven: usize,
     highest_unproven: u32,
     proof: Proof,
@@ -52,9 +57,9 @@ pub(super) struct CancelQueue<T = CancelledStream> {
 enum Proof {
     #[default]
     Unasked,
-    /// A SETTINGS frame is out.
+    /// A SETTINGS frame was sent.
     Asked,
-    /// Acknowledged at this time.
+    /// The SETTINGS frame was acknowledged at this time.
     Acknowledged(Instant),
 }
 
@@ -75,13 +80,14 @@ impl<T> CancelQueue<T> {
         self.waiting.insert(id, stream);
     }
 
-    /// Returns whether no stream waits to be reset.
+    /// Returns true if no stream waits to be reset.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Returns the streams to be reset now, where streams up to `answered` are known to be accepted. None of those that are not known to be
-    /// accepted while the peer is in doubt: a frozen server reads all their resets at once when it wakes.
+    /// Returns the streams to be reset now. Streams up to the id `answered` are known to be
+    /// accepted. While the peer is not known to be alive, only those are returned: a frozen server
+    /// reads all resets at once when it resumes.
     pub(super) fn release(&mut self, now: Instant, answered: u32, alive: bool) -> Vec<T> {
         let unanswered = self.waiting.split_off(&answered.saturating_add(1));
         let mut released: Vec<T> = std::mem::replace(&mut self.waiting, unanswered).into_values().collect();
@@ -99,7 +105,7 @@ impl<T> CancelQueue<T> {
         released
     }
 
-    /// Returns whether [`release`](Self::release) would return any.
+    /// Returns true if [`release`](Self::release) would return any stream.
     pub(super) fn can_release(&self, now: Instant, answered: u32, alive: bool) -> bool {
         let Some((first, _)) = self.waiting.first_key_value() else { return false };
         *first <= answered || alive && (self.unproven < BATCH || self.is_proven(now, answered))
@@ -110,24 +116,24 @@ impl<T> CancelQueue<T> {
         answered >= self.highest_unproven || matches!(self.proof, Proof::Acknowledged(at) if acknowledged(at))
     }
 
-    /// Returns whether a SETTINGS frame is to be sent behind the streams that were reset.
+    /// Returns true if a SETTINGS frame is to be sent after the streams that were reset.
     pub(super) fn wants_proof(&self) -> bool {
         self.proof == Proof::Unasked && self.unproven >= BATCH && !self.waiting.is_empty()
     }
 
-    /// Notes that the SETTINGS frame was sent.
+    /// Records that the SETTINGS frame was sent.
     pub(super) fn asked(&mut self) {
         self.proof = Proof::Asked;
     }
 
-    /// Notes that a SETTINGS frame was acknowledged.
+    /// Records that a SETTINGS frame was acknowledged.
     pub(super) fn acknowledged(&mut self, now: Instant) {
         if self.proof == Proof::Asked {
             self.proof = Proof::Acknowledged(now);
         }
     }
 
-    /// Returns when to release more even if nothing happens.
+    /// Returns the time at which to release more even if no event occurs.
     pub(super) fn next_wake(&self, alive: bool) -> Option<Instant> {
         match self.proof {
             Proof::Acknowledged(at) if alive && !self.waiting.is_empty() => at.checked_add(ACCEPTED_WITHIN),
@@ -179,7 +185,7 @@ mod tests {
         queue.push(11, 11);
         assert!(queue.release(start, 0, true).is_empty() && queue.wants_proof());
         queue.asked();
-        // An answer to a later stream is as good.
+        // A response on a later stream proves the same.
         assert_eq!(queue.release(start, 10, true), [11]);
         queue.acknowledged(start);
         assert_eq!((queue.unproven, queue.proof), (1, Proof::Unasked));

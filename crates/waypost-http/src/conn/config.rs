@@ -8,20 +8,22 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// Time from the start of a dial to the server's SETTINGS, all addresses of a name included. Default 2 s.
+    /// Time from the start of a dial to the server's SETTINGS, all addresses of a name included.
+    /// Default 2 s.
     pub connect_timeout: Duration,
-    /// Time that a dial may hold one of the slots for dials. A dial without an answer goes on outside of them, so that frozen nodes do not
-    /// delay good ones. Default 100 ms.
+    /// Maximum time that a dial may hold one of the dial slots. A dial that has not completed by
+    /// then continues without one, so that frozen nodes do not delay others. Default 100 ms.
     pub slot_timeout: Duration,
-    /// Time without any byte read after which a connection is proven by a PING at its next use. Default 10 s, less than the idle time-out
-    /// of every known firewall and load balancer.
+    /// Time without any byte read after which a connection is verified by a PING at its next use.
+    /// Default 10 s, less than the idle timeout of every known firewall and load balancer.
     pub idle_timeout: Duration,
-    /// Time for the answer to the PING that proves an idle connection, or 8 times its last round trip if that is longer. Default 500 ms.
+    /// Timeout of the PING that verifies an idle connection, or 8 times the last round trip if that
+    /// is longer. Default 500 ms.
     pub proof_timeout: Duration,
-    /// Time for the answer to a PING, after which the connection is unresponsive. Default 2 s.
+    /// Timeout of a PING, after which the connection is unresponsive. Default 2 s.
     pub ping_timeout: Duration,
-    /// Time for the answer to a PING, after which the connection is closed with all its calls. Default 8 s, so that a call on a frozen
-    /// server ends within 10 s.
+    /// Timeout of a PING, after which the connection is closed with all its calls. Default 8 s, so
+    /// that a call on a frozen server ends within 10 s.
     pub close_timeout: Duration,
 }
 

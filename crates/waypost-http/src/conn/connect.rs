@@ -1,4 +1,4 @@
-//! How a connection is made, and which addresses may be dialled at all.
+//! Connectors, and the policy of addresses that may be dialled.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -15,37 +15,41 @@ use waypost_core::record::Address;
 
 use super::eyeballs::{interleave, race};
 
-/// A stream of bytes in both directions.
+/// Bidirectional byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
-/// Any [`Io`].
+/// Boxed [`Io`].
 pub type BoxIo = Box<dyn Io>;
 
-/// A connection being made.
+/// Future of a connection attempt.
 pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<BoxIo>> + Send + 'a>>;
 
-/// Makes connections: the seam for TLS, simulated networks and one's own sockets. Called from many tasks at once, under a deadline.
+/// Connector: the interface for TLS, simulated networks and custom sockets. Called from many tasks
+/// concurrently, under a deadline.
 pub trait Connect: Debug + Send + Sync + 'static {
-    /// Connects to `address`, which `policy` allows; a name is checked again once it is resolved.
+    /// Connects to `address`, which `policy` allows. A name must be checked again once it is
+    /// resolved.
     fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a>;
 
-    /// What requests name as their scheme: `http` unless the connection is encrypted.
+    /// Returns the scheme of requests: `http` unless the connection is encrypted.
     fn scheme(&self) -> Scheme {
         Scheme::HTTP
     }
 }
 
-/// Which addresses may be dialled. Never the unspecified, multicast or link-local ones (the metadata services of clouds are).
+/// Policy of addresses that may be dialled. Unspecified, multicast and link-local addresses never
+/// may be (cloud metadata services are link-local).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressPolicy {
-    /// Whether loopback may: only where the registry is on this host too, since a record from elsewhere does not mean our loopback.
+    /// True if loopback addresses may be dialled. Set only if the registry is on this host: a
+    /// loopback address in a record from another host does not mean this host.
     pub loopback: bool,
 }
 
 impl AddressPolicy {
-    /// Whether this address may be dialled.
+    /// Returns true if this address may be dialled.
     pub fn allows(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         let link_local = match ip {
@@ -55,14 +59,15 @@ impl AddressPolicy {
         !ip.is_unspecified() && !ip.is_multicast() && !link_local && (self.loopback || !ip.is_loopback())
     }
 
-    /// Whether this host may be dialled, as far as can be told before a name is resolved.
+    /// Returns true if this host may be dialled, as far as is known before a name is resolved.
     pub(crate) fn allows_host(&self, host: &str) -> bool {
         host.parse::<IpAddr>().map_or(true, |ip| self.allows(ip))
     }
 }
 
-/// Plain TCP without delay. All addresses of a name are tried as RFC 8305 says. TCP keep-alive after 15 s without data keeps firewalls from
-/// forgetting the connection; data that is not acknowledged for 20 s ends it.
+/// Connector for plain TCP with `TCP_NODELAY`. All addresses of a name are tried as in RFC 8305.
+/// TCP keep-alive after 15 s without data keeps the connection in the tables of firewalls. On
+/// Linux, data that is not acknowledged for 20 s ends it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpConnect;
 
@@ -77,7 +82,8 @@ impl Connect for TcpConnect {
     }
 }
 
-/// Connects to the address of the host that answers first, among those that may be dialled. The name is resolved again at each dial.
+/// Connects to the first address of the host that answers, among those that may be dialled. The
+/// name is resolved again for each dial.
 pub(crate) async fn dial(address: &Address, policy: &AddressPolicy) -> io::Result<TcpStream> {
     if let Ok(ip) = address.host.parse()
         && policy.allows(ip)

@@ -1,4 +1,4 @@
-//! The handle on a connection that its calls share.
+//! Handle of a connection, shared by its calls.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -14,15 +14,15 @@ use tokio::time::Instant;
 use super::cancel::CancelledStream;
 use super::event::Queued;
 
-/// Whether a connection answers.
+/// Liveness of a connection, as its PINGs show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// Nothing is in doubt.
+    /// No PING is outstanding, except for one that verifies an idle connection and is not late.
     #[default]
     Alive,
-    /// A PING is out and not answered; new calls go elsewhere.
+    /// Nothing was read since a PING was sent; new calls use other connections.
     Probing,
-    /// A PING was not answered in time; calls that may move, move.
+    /// Nothing was read within the timeout of a PING; calls that may move do so.
     Unresponsive,
 }
 
@@ -36,7 +36,7 @@ impl Liveness {
     }
 }
 
-/// A connection, shared by its calls as `Arc<Connection>`.
+/// Connection that its calls share as `Arc<Connection>`.
 pub(crate) struct Connection {
     send: SendRequest<Bytes>,
     opened_at: Instant,
@@ -45,12 +45,12 @@ pub(crate) struct Connection {
     pub(super) queued: Queued,
 }
 
-/// What the driver and the calls tell each other.
+/// State shared by the driver and the calls.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) wake: Notify,
     pub(super) streams: AtomicUsize,
-    /// Most streams at one time since [`Connection::take_peak`].
+    /// Maximum number of concurrent streams since [`Connection::take_peak`].
     peak: AtomicUsize,
     pub(super) limit: AtomicUsize,
     pub(super) draining: AtomicBool,
@@ -91,14 +91,15 @@ impl Connection {
     /// Opens a stream.
     ///
     /// # Errors
-    /// Nothing was sent.
+    /// The stream was not opened, and nothing was sent.
     pub(crate) fn open(&self, request: http::Request<()>) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let opened = self.send.clone().send_request(request, false);
         self.state.opened.fetch_add(1, Relaxed);
         opened
     }
 
-    /// Takes a permit for one stream; returns the number of streams before. None while draining or at the peer's limit.
+    /// Takes a permit for one stream and returns the number of streams before. Returns none while
+    /// draining or at the peer's limit.
     pub(crate) fn try_acquire(&self) -> Option<usize> {
         if self.is_draining() {
             return None;
@@ -111,12 +112,13 @@ impl Connection {
         Some(before)
     }
 
-    /// Returns the most streams that were in use at one time since this was last asked.
+    /// Returns the maximum number of concurrent streams since the last call of this function.
     pub(crate) fn take_peak(&self) -> usize {
         self.state.peak.swap(self.streams(), Relaxed)
     }
 
-    /// Gives a permit back. Sequentially consistent, so that a queue of waiters that is looked at next is seen in order.
+    /// Returns a permit. Sequentially consistent, so that a subsequent read of the wait queue is
+    /// not reordered before it.
     pub(crate) fn release(&self) {
         let before = self.state.streams.fetch_sub(1, SeqCst);
         if before == 1 && self.is_draining() {
@@ -129,33 +131,33 @@ impl Connection {
         self.state.streams.load(SeqCst)
     }
 
-    /// Returns the peer's limit of streams.
+    /// Returns the peer's limit of concurrent streams.
     pub(crate) fn limit(&self) -> usize {
         self.state.limit.load(SeqCst)
     }
 
-    /// Returns whether a new call is welcome: alive, not draining, below the limit.
+    /// Returns true if a new call may be sent: alive, not draining, below the limit.
     pub(crate) fn has_room(&self) -> bool {
         !self.is_draining() && self.liveness() == Liveness::Alive && self.streams() < self.limit()
     }
 
-    /// Returns whether no new calls are taken: after [`drain`](Self::drain) or a GOAWAY.
+    /// Returns true if new calls are refused: after [`drain`](Self::drain) or a GOAWAY.
     pub(crate) fn is_draining(&self) -> bool {
         self.state.draining.load(SeqCst)
     }
 
-    /// Takes no new calls; the connection closes when it has none.
+    /// Refuses new calls from now on; the connection closes when its last call ends.
     pub(crate) fn drain(&self) {
         self.state.draining.store(true, SeqCst);
         self.state.wake.notify_one();
     }
 
-    /// Returns whether the connection answers.
+    /// Returns the liveness of the connection.
     pub(crate) fn liveness(&self) -> Liveness {
         Liveness::from_u8(self.state.liveness.load(SeqCst))
     }
 
-    /// Waits until the socket has been read until nothing was left, or the connection has ended.
+    /// Waits until the socket has been read until it would block, or the connection has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -169,27 +171,30 @@ impl Connection {
         }
     }
 
-    /// Reports that a call waits longer than it should, after the socket was [read](Self::read_until_pending): a PING is sent if one may be.
+    /// Reports that a call waits longer than expected, after the socket was
+    /// [read](Self::read_until_pending). The driver sends a PING if one may be sent.
     pub(crate) fn report_slow(&self) {
         self.state.slow.store(true, SeqCst);
         self.state.wake.notify_one();
     }
 
-    /// Sends a PING now if nothing was read for the idle time: another connection that was idle as long turned out to be dead.
+    /// Sends a PING now if nothing was read for the idle timeout: another connection that was idle
+    /// as long turned out to be dead.
     pub(crate) fn prove(&self) {
         self.state.prove.store(true, SeqCst);
         self.state.wake.notify_one();
     }
 
-    /// Returns whether nothing was read for so long that a firewall may have forgotten the connection. A call that is sent on it takes a
-    /// PING along.
+    /// Returns true if nothing was read for so long that a firewall may have dropped the
+    /// connection. A call on it is accompanied by a PING.
     pub(crate) fn needs_proof(&self, now: Instant) -> bool {
         let last_read = Duration::from_millis(self.state.last_read.load(Relaxed));
         now.saturating_duration_since(self.opened_at) >= last_read.saturating_add(self.idle_timeout)
     }
 
-    /// Proves the connection by a PING if [it needs that](Self::needs_proof); returns whether it answers. True at once where no PING may be
-    /// sent. A call that may not be sent twice waits for this first.
+    /// Verifies the connection by a PING if [needed](Self::needs_proof); returns true if it
+    /// responds. Returns true at once if no PING may be sent. A call that may not be sent twice
+    /// waits for this first.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -205,7 +210,8 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is unresponsive; for ever once it has ended, since its streams tell that.
+    /// Waits until the connection is unresponsive. Never completes once it has ended, since its
+    /// streams report that.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -216,12 +222,14 @@ impl Connection {
         }
     }
 
-    /// Returns the largest header list that the peer accepts, in bytes as RFC 9113 6.5.2 counts them; none if it set no limit.
+    /// Returns the maximum header list size that the peer accepts, in bytes as counted by RFC 9113,
+    /// 6.5.2; none if the peer set no limit.
     pub(crate) fn max_header_list_size(&self) -> Option<u32> {
         Some(self.state.max_header_list_size.load(Relaxed)).filter(|size| *size != u32::MAX)
     }
 
-    /// Resets the stream of an abandoned call, when the peer can take it. A stream that is answered or ended needs no pace, but may come here.
+    /// Resets the stream of an abandoned call as soon as the peer can take it. A stream that has
+    /// received a response or has ended needs no pacing, but may be passed too.
     pub(crate) fn cancel(&self, stream: CancelledStream) {
         self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
         self.state.has_cancelled.store(true, SeqCst);
@@ -231,7 +239,7 @@ impl Connection {
         }
     }
 
-    /// Returns why the connection ended; none while it lives.
+    /// Returns the reason why the connection ended; none while it is open.
     pub(crate) fn end_reason(&self) -> Option<&Arc<str>> {
         self.state.ended.get()
     }
@@ -255,7 +263,7 @@ impl Connection {
         self.state.last_read.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Marks the end before the streams learn it, so that their calls can say why.
+    /// Marks the end before the streams are notified, so that their calls can report the reason.
     pub(super) fn set_ended(&self, reason: &str) {
         let _ = self.state.ended.set(Arc::from(reason));
         self.state.draining.store(true, SeqCst);

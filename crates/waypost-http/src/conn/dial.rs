@@ -1,4 +1,4 @@
-//! One connection from its dial to its end.
+//! Dialer of one connection, which then drives it to its end.
 
 use std::fmt;
 use std::future::Future;
@@ -22,8 +22,9 @@ use super::panic::contain_panic;
 const FAST: usize = 16;
 const SLOW: usize = 512;
 
-/// Slots for dials of one client: 16 at once, and 512 more for those without an answer within
-/// [`slot_timeout`](ConnectionConfig::slot_timeout), so that frozen nodes do not delay good ones.
+/// Dial slots of one client: 16 concurrent dials, and 512 more for those that have not completed
+/// within [`slot_timeout`](ConnectionConfig::slot_timeout), so that frozen nodes do not delay
+/// others.
 #[derive(Clone, Debug)]
 pub(crate) struct DialSlots {
     fast: Arc<Semaphore>,
@@ -41,7 +42,7 @@ impl DialSlots {
         Arc::clone(&self.fast).acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Runs a dial; when it takes longer than `patience`, exchanges its slot for one of the others.
+    /// Runs a dial. If it takes longer than `patience`, exchanges its slot for a slow one.
     async fn run<T>(&self, patience: Duration, on_slow: impl FnOnce(), dial: impl Future<Output = T>) -> T {
         let fast = self.acquire().await;
         let mut dial = pin!(dial);
@@ -61,23 +62,23 @@ impl DialSlots {
     }
 }
 
-/// Opens and drives one connection.
+/// Dialer and driver of one connection.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     pub(crate) address: Address,
     pub(crate) policy: AddressPolicy,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) config: Arc<ConnectionConfig>,
-    /// Calm that the peer demanded, and that decays while the connection lives.
+    /// `ENHANCE_YOUR_CALM` state of the peer, which decays while the connection is open.
     pub(crate) calm: EnhanceYourCalm,
 }
 
 impl Dialer {
-    /// Dials, waits for the server's SETTINGS, and drives the connection until it ends. All that happens goes to `events`, panics of the
-    /// user's [`Connect`] included.
+    /// Dials, waits for the server's SETTINGS, and drives the connection until it ends. All events
+    /// are sent to `events`, panics of the user's [`Connect`] included.
     ///
     /// # Cancel safety
-    /// Dropped, the connection is closed, its calls are lost, and `Ended` is sent.
+    /// If dropped, the connection is closed, its calls are lost, and `Ended` is sent.
     pub(crate) async fn run(self, mut events: EventSender, slots: DialSlots) {
         let result = contain_panic(self.drive(&mut events, &slots)).await;
         let result = result.unwrap_or_else(|panic| Err(format!("connection to {}: panicked: {panic}", self.address)));

@@ -1,6 +1,7 @@
-//! The task that drives a connection.
+//! Task that drives a connection.
 //!
-//! The socket is read until nothing is left before anything is judged, so that a client short of CPU blames no server.
+//! The socket is read until it would block before liveness is evaluated, so that a client that is
+//! short of CPU does not blame its servers.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -24,9 +25,9 @@ use super::frames::{FrameCounter, FrameCounts, FrameTotals};
 use super::handshake::{Handshake, STREAM_WINDOW};
 use super::keepalive::{Activity, KeepAlive, KeepAliveAction, KeepAliveEvent};
 
-/// Drives one connection after its handshake.
+/// Driver of one connection after its handshake.
 pub(super) struct Driver {
-    /// First, so that it is marked as ended before h2 ends the streams.
+    /// Connection handle. First field, so that it is marked as ended before h2 ends the streams.
     connection: Ended,
     h2: client::Connection<FrameCounter, Bytes>,
     probe: SendRequest<Bytes>,
@@ -44,7 +45,7 @@ pub(super) struct Driver {
     close_timeout: Duration,
 }
 
-/// The connection; marked as ended when the driver is dropped, before h2 ends its streams.
+/// Drop guard that marks the connection as ended before h2 ends its streams.
 struct Ended(Arc<Connection>);
 
 impl Drop for Ended {
@@ -93,7 +94,7 @@ impl Driver {
         (driver, connection)
     }
 
-    /// Drives until the connection ends; returns why it ended.
+    /// Drives the connection until it ends, and returns the reason.
     pub(super) async fn run(mut self, events: &mut EventSender) -> Result<(), String> {
         let connection = Arc::clone(&self.connection.0);
         let mut timer = std::pin::pin!(sleep_until(Instant::now()));
@@ -126,7 +127,8 @@ impl Driver {
         }
         self.reset_cancelled();
         let state = &self.connection.0.state;
-        // A call that asks while the socket is being read must see it read again.
+        // The flag is cleared before the read: a call that sets it during the read needs another
+        // read.
         let read_wanted = state.read_wanted.swap(false, SeqCst);
         if let Poll::Ready(result) = Pin::new(&mut self.h2).poll(cx) {
             return Poll::Ready(self.closed(result));
@@ -160,7 +162,8 @@ impl Driver {
         self.arm(cx, timer.as_mut())
     }
 
-    /// Turns the end of h2's connection into a turn; a GOAWAY with nothing after it comes with the end.
+    /// Converts the end of h2's connection into a [`Turn`]. A GOAWAY that nothing follows arrives
+    /// together with the end.
     fn closed(&mut self, result: Result<(), h2::Error>) -> Turn {
         match result {
             Err(error) if error.is_go_away() && !self.going_away => {
@@ -171,7 +174,8 @@ impl Driver {
         }
     }
 
-    /// h2 refuses new streams from the moment it has read a GOAWAY, and says so here before a call finds out.
+    /// Detects a GOAWAY. h2 refuses new streams from the moment it has read one, and reports it
+    /// here before a call is affected.
     fn take_go_away(&mut self, cx: &mut Context<'_>) -> Option<Turn> {
         if self.going_away {
             return None;
@@ -198,14 +202,15 @@ impl Driver {
         drop(self.cancelled.release(Instant::now(), self.counts.highest_answered(), alive));
     }
 
-    /// Returns whether h2 must be polled again: there are streams to reset, or a SETTINGS frame is to be sent behind those that were.
+    /// Returns true if h2 must be polled again: there are streams to reset, or a SETTINGS frame is
+    /// to be sent after those that were.
     fn reset_more(&mut self, now: Instant) -> bool {
         let acks = self.counts.totals().settings_acks;
         if acks != std::mem::replace(&mut self.settings_acks, acks) {
             self.cancelled.acknowledged(now);
         }
-        // Sent behind the resets: with no write blocked, h2 has written all of them. It has one SETTINGS frame out at a time; the
-        // acknowledgement of another wakes this task.
+        // Sent after the resets: with no write blocked, h2 has written all of them. h2 has at most
+        // one unacknowledged SETTINGS frame; the acknowledgement of another one wakes this task.
         if self.cancelled.wants_proof()
             && !self.counts.is_write_blocked()
             && self.h2.set_initial_window_size(STREAM_WINDOW).is_ok()
@@ -242,7 +247,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Tells the calls that wait for a proof once no PING is out.
+    /// Notifies the calls that wait for the verification once no PING is outstanding.
     fn tell_proof(&mut self) {
         if self.proof_wanted && !self.keep_alive.is_asking() {
             self.proof_wanted = false;
@@ -267,7 +272,7 @@ impl Driver {
         if activity.pong
             && let Some(ping) = &mut self.ping
         {
-            // Takes the answer, so that another PING may be sent.
+            // Takes the acknowledgement, so that another PING may be sent.
             let _ = ping.poll_pong(cx);
         }
         activity
@@ -278,7 +283,7 @@ impl Driver {
             KeepAliveAction::None => {}
             KeepAliveAction::Ping => {
                 if let Some(ping) = &mut self.ping {
-                    // One PING at a time is the rule of the keep-alive, so h2 never refuses this one.
+                    // The keep-alive sends one PING at a time, so h2 never refuses this one.
                     let _ = ping.send_ping(Ping::opaque());
                 }
             }
@@ -287,7 +292,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Arms the timer for the next look; one that fires early only looks once more.
+    /// Arms the timer for the next check. A timer that fires early only causes an additional check.
     fn arm(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
         let wakes = [self.keep_alive.next_wake(), self.cancelled.next_wake(self.is_alive())];
         let Some(at) = wakes.into_iter().flatten().min() else { return Poll::Pending };

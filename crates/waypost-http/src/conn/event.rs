@@ -1,4 +1,4 @@
-//! The one ordered stream of events of a connection.
+//! Ordered stream of the events of one connection.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,27 +6,29 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use super::connection::{Connection, Liveness};
 
-/// Event of one connection. `Ready` precedes all others but `Slow` and `Ended`; `Ended` is the last.
+/// Event of one connection. `Ready` precedes all others but `Slow` and `Ended`; `Ended` is the
+/// last.
 #[derive(Debug)]
 pub(crate) enum ConnectionEvent {
     /// The server's SETTINGS were read.
     Ready(Arc<Connection>),
-    /// The dial has not answered within the slot time-out, and goes on. Precedes `Ready`.
+    /// The dial has not completed within the slot timeout, and continues. Precedes `Ready`.
     Slow,
-    /// The connection takes no new calls.
+    /// The connection accepts no new calls.
     GoAway(GoAway),
     /// The liveness changed.
     Liveness(LivenessChange),
-    /// The connection may take more calls than before: the peer's limit rose.
+    /// The connection may accept more calls than before: the peer's limit rose.
     Capacity(CapacityChange),
-    /// The connection is closed, or was never opened. The error says what was attempted and why it failed.
+    /// The connection is closed, or was never opened. The error names what was attempted and why it
+    /// failed.
     Ended(Result<(), Arc<str>>),
 }
 
 /// GOAWAY frame of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GoAway {
-    /// The peer asked for fewer PINGs: `ENHANCE_YOUR_CALM`.
+    /// True if the peer asked for fewer PINGs: `ENHANCE_YOUR_CALM`.
     pub(crate) calm: bool,
 }
 
@@ -35,7 +37,8 @@ pub(crate) struct GoAway {
 pub(crate) struct LivenessChange(Change);
 
 impl LivenessChange {
-    /// Returns the liveness now, which may be newer than the event. A later change is a new event.
+    /// Returns the current liveness, which may be newer than the event. A later change is a new
+    /// event.
     pub(crate) fn take(self) -> Liveness {
         self.0.connection().liveness()
     }
@@ -46,7 +49,8 @@ impl LivenessChange {
 pub(crate) struct CapacityChange(Change);
 
 impl CapacityChange {
-    /// Accepts the event: the limit read from now on is at least as new. A later change is a new event.
+    /// Accepts the event. A limit that is read from now on is at least as new. A later change is a
+    /// new event.
     pub(crate) fn take(self) {
         self.0.connection();
     }
@@ -66,13 +70,14 @@ struct Change {
 }
 
 impl Change {
-    /// Queues a change unless one is queued.
+    /// Queues a change unless one is already queued.
     fn queue(connection: &Arc<Connection>, flag: fn(&Queued) -> &AtomicBool) -> Option<Self> {
         let queued = flag(&connection.queued).swap(true, SeqCst);
         (!queued).then(|| Self { connection: Arc::clone(connection), flag })
     }
 
-    /// Clears the flag before the state is read, so that no change between the two is lost.
+    /// Clears the flag and returns the connection. The flag is cleared before the state is read, so
+    /// that no change between the two is lost.
     fn connection(&self) -> &Connection {
         (self.flag)(&self.connection.queued).store(false, SeqCst);
         &self.connection
@@ -85,7 +90,8 @@ impl Drop for Change {
     }
 }
 
-/// Sends the events of one connection. When dropped, sends `Ended` unless it was sent: a panic or an aborted task is an end too.
+/// Sender of the events of one connection. When dropped, it sends `Ended` unless it was sent: a
+/// panic or an aborted task is an end too.
 pub(crate) struct EventSender(Option<Box<dyn FnMut(ConnectionEvent) + Send>>);
 
 impl fmt::Debug for EventSender {
@@ -95,7 +101,8 @@ impl fmt::Debug for EventSender {
 }
 
 impl EventSender {
-    /// Creates a sender that calls `send` for each event, from the task of the connection. `send` must not block.
+    /// Creates a sender that calls `send` for each event, from the connection's task. `send` must
+    /// not block.
     pub(crate) fn new(send: impl FnMut(ConnectionEvent) + Send + 'static) -> Self {
         Self(Some(Box::new(send)))
     }

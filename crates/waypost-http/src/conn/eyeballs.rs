@@ -1,6 +1,8 @@
-//! Happy Eyeballs (RFC 8305): all addresses of a name are tried, families by turns, and the first that connects wins.
+//! Happy Eyeballs (RFC 8305): all addresses of a name are tried, alternating between families, and
+//! the first that connects wins.
 //!
-//! An address that swallows the first packet costs a quarter of a second, not the whole time-out. This file never resolves a name.
+//! An address that drops the first packet costs a quarter of a second, not the whole connect
+//! timeout. This file never resolves a name.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,12 +18,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// Time between the starts of two attempts (RFC 8305, 5: Connection Attempt Delay).
 const DELAY: Duration = Duration::from_millis(250);
 const MIN_DELAY: Duration = Duration::from_millis(10);
-/// Time in which the last of many addresses is begun, well within every connect time-out.
+/// Time within which the last of many addresses is tried, well within every connect timeout.
 const ALL_BEGUN_WITHIN: Duration = Duration::from_secs(1);
-/// Addresses that an error lists.
+/// Maximum number of addresses that an error lists.
 const LISTED: usize = 8;
 
-/// Orders addresses for the race: the resolver's order, but families by turns, beginning with that of the first; each once.
+/// Orders addresses for the race: in the resolver's order, but alternating between families,
+/// starting with that of the first; duplicates are removed.
 pub(super) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut seen = HashSet::new();
     let unique: Vec<SocketAddr> = addresses.into_iter().filter(|address| seen.insert(*address)).collect();
@@ -31,10 +34,11 @@ pub(super) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec
     (0..longer).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
 }
 
-/// Connects to the first address that answers; attempts begin in order, each a moment after the one before or as soon as that failed.
+/// Connects to the first address that answers. Attempts start in order, each after a delay or as
+/// soon as the one before failed.
 ///
 /// # Errors
-/// All addresses failed: each with its error.
+/// All addresses failed: lists each with its error.
 pub(super) async fn race<T, F>(addresses: &[SocketAddr], connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>> + Send,
@@ -109,7 +113,8 @@ where
     }
 }
 
-/// An error of the kind of the last one, which names each address. A single one keeps the system's own text.
+/// Returns an error of the kind of the last one, which names each address with the system's own
+/// text.
 fn all_failed(failed: &[(SocketAddr, io::Error)]) -> io::Error {
     let kind = failed.last().map_or(io::ErrorKind::NotFound, |(_, error)| error.kind());
     io::Error::new(kind, AllFailed::new(failed).to_string())

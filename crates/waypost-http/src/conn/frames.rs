@@ -1,7 +1,8 @@
-//! Counts the frames that arrive on a connection, on their way into h2.
+//! Counter of the frames that arrive on a connection, on their way into h2.
 //!
-//! h2 does not tell when SETTINGS, an answer or the answer to a PING was read, nor which header list the peer accepts. The frame's nine-byte
-//! header (RFC 9113, 4.1) and the payload of SETTINGS (6.5) do.
+//! h2 reports neither when SETTINGS, a response or a PING acknowledgement was read, nor the header
+//! list size that the peer accepts. Both are read from the nine-byte frame header (RFC 9113, 4.1)
+//! and the payload of SETTINGS (6.5).
 
 use std::any::Any;
 use std::io;
@@ -16,7 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connect::BoxIo;
 use super::panic::panic_message;
 
-/// Counts of what has arrived. Written by the connection's own task alone, and so without read-modify-write operations.
+/// Counts of the bytes and frames that have arrived. Written by the connection's own task only, and
+/// therefore without read-modify-write operations.
 #[derive(Debug)]
 pub(crate) struct FrameCounts {
     bytes: AtomicU64,
@@ -48,11 +50,11 @@ impl Default for FrameCounts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FrameTotals {
     pub(crate) bytes: u64,
-    /// HEADERS and DATA.
+    /// Number of HEADERS and DATA frames.
     pub(crate) answers: u64,
     pub(crate) pongs: u64,
     pub(crate) settings: u64,
-    /// Acknowledgements of our own SETTINGS.
+    /// Number of acknowledgements of our SETTINGS.
     pub(crate) settings_acks: u64,
 }
 
@@ -67,12 +69,12 @@ impl FrameCounts {
         }
     }
 
-    /// Returns whether the last write is not done: frames that are queued may not have been sent.
+    /// Returns true if the last write is incomplete: queued frames may not have been sent.
     pub(super) fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Relaxed)
     }
 
-    /// Returns the highest id of a stream that was answered.
+    /// Returns the highest id of a stream that has received a response.
     pub(super) fn highest_answered(&self) -> u32 {
         self.highest_answered.load(Relaxed)
     }
@@ -87,8 +89,8 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed) + n, Relaxed);
 }
 
-/// A stream of bytes whose incoming frames are counted, and whose panics are errors: h2 writes while it holds the lock of all streams, and a
-/// panic there would panic each of their calls.
+/// Byte stream whose incoming frames are counted, and whose panics become errors: h2 writes while
+/// it holds the lock of all streams, and a panic there would panic each of their calls.
 pub(crate) struct FrameCounter {
     io: BoxIo,
     counts: Arc<FrameCounts>,
@@ -113,7 +115,7 @@ const ACK: u8 = 1;
 
 const MAX_HEADER_LIST_SIZE: u16 = 6;
 
-/// Position in the stream of frames.
+/// Position of the parser in the stream of frames.
 #[derive(Default)]
 struct Parser {
     header: [u8; HEADER],
@@ -223,7 +225,7 @@ impl AsyncWrite for FrameCounter {
     }
 }
 
-/// Turns a panic of the user's stream of bytes into an error.
+/// Converts a panic of the user's byte stream into an error.
 fn contain<T>(poll: impl FnOnce() -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
     let failed = |panic: Box<dyn Any + Send>| io::Error::other(format!("panicked: {}", panic_message(panic.as_ref())));
     catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|panic| Poll::Ready(Err(failed(panic))))

@@ -1,4 +1,4 @@
-//! The beginning of a connection: windows, and the server's SETTINGS.
+//! Handshake of a connection: windows, and the server's SETTINGS.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,32 +11,37 @@ use h2::client::{self, SendRequest};
 use super::connect::BoxIo;
 use super::frames::{FrameCounter, FrameCounts};
 
-/// Bytes that a stream may hold unread.
+/// Stream window: maximum number of unread bytes of one stream.
 pub(super) const STREAM_WINDOW: u32 = 2 << 20;
 
-/// Bytes that all streams of a connection may hold unread, as in Go's client: a stream that is not read blocks itself and no other, until
-/// 512 full ones are unread. Memory is bounded by the windows of the streams.
+/// Connection window: maximum number of unread bytes of all streams of a connection, as in Go's
+/// client. A stream that is not read blocks itself and no other, until 512 full ones are unread.
+/// The windows of the streams bound the memory.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
-/// h2 closes the connection with all its calls when too many small DATA frames are unread, or were ignored since the connection was opened
-/// because their streams had been cancelled. Unread frames are bounded by the windows; ignored ones cost nothing.
+/// Budget of small DATA frames, unlimited. When it is exceeded, h2 closes the connection with all
+/// its calls. h2 counts frames that are unread, and those ignored since the connection was opened
+/// because their streams had been cancelled. Unread frames are bounded by the windows; ignored ones
+/// cost nothing.
 const DATA_FRAME_BUDGET: usize = usize::MAX;
 
-/// Cancelled streams that are remembered for a second, so that their late frames are ignored. A late frame of a forgotten one is answered
-/// by a reset, and h2 closes the connection at the 1 024th: that is switched off.
+/// Number of cancelled streams that are remembered for a second, so that their late frames are
+/// ignored. A late frame of a forgotten stream is answered by a reset. h2 would close the
+/// connection at the 1 024th; that limit is disabled.
 const REMEMBERED_RESETS: usize = 1_024;
 
-/// A connection on which both sides have sent SETTINGS.
+/// Connection on which both sides have sent SETTINGS.
 pub(crate) struct Handshake {
     pub(crate) send: SendRequest<Bytes>,
     pub(crate) h2: client::Connection<FrameCounter, Bytes>,
     pub(crate) counts: Arc<FrameCounts>,
 }
 
-/// Sends the preface and waits for the server's SETTINGS: a frozen process accepts connections too.
+/// Sends the preface and waits for the server's SETTINGS. A TCP connection alone proves nothing: a
+/// frozen process accepts connections too.
 ///
 /// # Errors
-/// The stream of bytes broke off, or the peer does not speak HTTP/2.
+/// The byte stream ended or failed, or the peer does not speak HTTP/2.
 pub(crate) async fn handshake(io: BoxIo) -> Result<Handshake, String> {
     let (io, counts) = FrameCounter::new(io);
     let (send, mut h2) = client::Builder::new()

@@ -1,4 +1,4 @@
-//! When a connection is asked by a PING whether it lives, and what follows.
+//! Keep-alive: the times at which a connection is probed by a PING, and the consequences.
 //!
 //! ```text
 //!             slow call, silence, idle: PING        nothing read in time
@@ -7,8 +7,9 @@
 //!     └─────────────────────────── anything read ───────────────────────────────┘
 //! ```
 //!
-//! A default grpc-go server closes the connection at the fourth PING that no response headers or data came between. So a connection has
-//! three, restored by headers and data and not by answers to PINGs, less the one that is out.
+//! A default grpc-go server closes the connection at the fourth PING without response headers or
+//! data in between. A connection therefore has a budget of three PINGs. Headers and data restore
+//! it, less the PING that is outstanding; PING acknowledgements do not.
 
 use std::time::Duration;
 
@@ -21,45 +22,46 @@ use super::connection::Liveness;
 const PINGS: u8 = 3;
 const SLOW_PING_INTERVAL: Duration = Duration::from_secs(1);
 const SILENCES: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(45)];
-/// Round trips after which the PING that proves an idle connection is late.
+/// Number of round trips after which the PING that verifies an idle connection is late.
 const PROOF_ROUND_TRIPS: u32 = 8;
 
-/// Event of a connection that concerns its liveness.
+/// Event of a connection that affects its liveness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeepAliveEvent {
-    /// The socket was read until nothing was left.
+    /// The socket was read until it would block.
     Read(Activity),
-    /// A call waits longer than it should, and the socket was read since.
+    /// A call waits longer than expected, and the socket has been read since.
     Slow,
-    /// A connection that was idle as long turned out to be dead.
+    /// Another connection that was idle as long turned out to be dead.
     Prove,
 }
 
 /// Activity since the last event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Activity {
-    /// Bytes were read.
+    /// True if bytes were read.
     pub(super) bytes: bool,
-    /// Response headers or data were read.
+    /// True if response headers or data were read.
     pub(super) answers: bool,
-    /// The answer to our PING was read.
+    /// True if the acknowledgement of our PING was read.
     pub(super) pong: bool,
-    /// Streams were opened.
+    /// True if streams were opened.
     pub(super) opened: bool,
-    /// Calls in flight now.
+    /// Current number of calls in flight.
     pub(super) calls: usize,
 }
 
-/// Action that an event demands.
+/// Action that follows an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeepAliveAction {
     None,
     Ping,
-    /// A PING was not answered for too long: close the connection with all its calls.
+    /// Close the connection with all its calls: a PING was not acknowledged within the close
+    /// timeout.
     Close,
 }
 
-/// Timers of a connection's liveness. Pure: time is an argument.
+/// Keep-alive state machine of a connection. Pure: time is an argument.
 #[derive(Clone, Debug)]
 pub(super) struct KeepAlive {
     times: Times,
@@ -88,11 +90,12 @@ struct Times {
 struct Probe {
     sent: Instant,
     timeout: Duration,
-    /// Sent as a proof of an idle connection, which is not doubted before the answer is late.
+    /// True for the PING that verifies an idle connection. The connection stays alive until its
+    /// acknowledgement is late.
     is_proof: bool,
 }
 
-/// Time without response headers or data while calls are in flight.
+/// Period without response headers or data while calls are in flight.
 #[derive(Clone, Copy, Debug)]
 struct Quiet {
     since: Instant,
@@ -100,7 +103,8 @@ struct Quiet {
 }
 
 impl KeepAlive {
-    /// Creates the timers of a connection that was opened at `now` to a peer of this calm, and whose first round trip took at most `rtt`.
+    /// Creates the keep-alive of a connection that was opened at `now` to a peer with this calm
+    /// state, and whose first round trip took at most `rtt`.
     pub(super) fn new(config: &ConnectionConfig, calm: EnhanceYourCalm, now: Instant, rtt: Duration) -> Self {
         Self {
             times: Times {
@@ -122,7 +126,7 @@ impl KeepAlive {
         }
     }
 
-    /// Returns whether the connection answers.
+    /// Returns the liveness of the connection.
     pub(super) fn liveness(&self) -> Liveness {
         match (self.unresponsive, self.probe) {
             (true, _) => Liveness::Unresponsive,
@@ -131,12 +135,13 @@ impl KeepAlive {
         }
     }
 
-    /// Returns whether a PING is out since which nothing was read.
+    /// Returns true if a PING is outstanding since which nothing was read.
     pub(super) fn is_asking(&self) -> bool {
         self.probe.is_some()
     }
 
-    /// Takes an event. [`Read`](KeepAliveEvent::Read) comes before any other at the same time.
+    /// Handles an event. [`Read`](KeepAliveEvent::Read) must precede any other event of the same
+    /// time.
     pub(super) fn step(&mut self, now: Instant, event: KeepAliveEvent) -> KeepAliveAction {
         self.factor = self.calm.factor(now);
         match event {
@@ -153,7 +158,7 @@ impl KeepAlive {
         }
     }
 
-    /// Returns when to look again even if nothing happens.
+    /// Returns the time of the next check if no event occurs before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let answer =
             self.probe.and_then(|probe| after(probe.sent, if self.unresponsive { self.times.close } else { probe.timeout }));
@@ -189,7 +194,8 @@ impl KeepAlive {
         }
     }
 
-    /// Skips the silences that passed while a PING was out: its answer is theirs too.
+    /// Skips the silences that passed while a PING was outstanding: its acknowledgement covers them
+    /// too.
     fn skip_silences(&mut self, now: Instant) {
         while self.next_silence().is_some_and(|at| now >= at) {
             self.count_silence();

@@ -1,7 +1,8 @@
-//! One HTTP/2 connection as the pool and the calls see it: dialled, driven and kept alive.
+//! One HTTP/2 connection: dialled, driven and kept alive.
 //!
-//! A [`Dialer`] runs one connection from the first byte to the last. All that it reports goes through one [`EventSender`], in order, its
-//! end included. This room never knows which node it serves, who is picked, or what a request means.
+//! A [`Dialer`] runs one connection from its first byte to its last. It reports all events, the end
+//! included, in order through one [`EventSender`]. This module never knows which node the
+//! connection serves, which node is picked, or what a request means.
 
 mod calm;
 mod cancel;

@@ -1,4 +1,4 @@
-//! Panics of user code, contained where it is called.
+//! Containment of panics in user code, where it is called.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-/// Runs a future; its panic becomes an error, in words.
+/// Runs a future, and converts its panic into an error with the panic's text.
 pub(super) async fn contain_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let mut future = pin!(future);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

@@ -1,4 +1,5 @@
-//! The balancers of one service, shared by the channels that pick alike, and the counts that errors report.
+//! The balancers of one service, shared by channels of equal configuration, and the counts that
+//! errors report.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,34 +10,35 @@ use waypost_core::peer::{Exclusion, LoadTable};
 
 use super::peer::PooledPeer;
 
-/// Unused balancers that are kept, so that a channel made for each call finds its own again.
+/// Number of unused balancers that are kept, so that a channel created for each call finds its
+/// balancer again.
 const UNUSED_KEPT: usize = 8;
 
-/// Numbers of nodes of one balancer, kept current by the pool's task.
+/// Node counts of one balancer, kept current by the pool's task.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
-    /// Nodes that the filters exclude, by reason.
+    /// Number of nodes that the filters exclude, by reason.
     pub(super) filtered: BTreeMap<Exclusion, usize>,
-    /// Nodes that pass the filters.
+    /// Number of nodes that pass the filters.
     pub(crate) passing: usize,
-    /// Nodes of these that are connected, or are to be.
+    /// Number of these that are connected, or to be connected.
     pub(super) joined: usize,
-    /// Nodes of these that are not picked, by reason.
+    /// Number of the joined nodes that are not picked, by reason.
     pub(super) excluded: BTreeMap<Exclusion, usize>,
 }
 
 impl Counts {
-    /// Number of nodes in all.
+    /// Returns the number of all nodes.
     pub(crate) fn known(&self) -> usize {
         self.passing + self.filtered.values().sum::<usize>()
     }
 
-    /// Number of nodes that are picked.
+    /// Returns the number of nodes that are picked.
     pub(crate) fn ready(&self) -> usize {
         self.joined.saturating_sub(self.excluded.values().sum())
     }
 
-    /// Number of nodes that are not picked, by reason.
+    /// Returns the number of nodes that are not picked, by reason.
     pub(crate) fn by_reason(&self) -> BTreeMap<Exclusion, usize> {
         let mut reasons = self.filtered.clone();
         for (reason, count) in &self.excluded {
@@ -48,13 +50,13 @@ impl Counts {
     }
 }
 
-/// Adds to a count, or takes one away.
+/// Increments a count if `add` is true; decrements it otherwise.
 pub(super) fn adjust(counts: &mut BTreeMap<Exclusion, usize>, reason: Exclusion, add: bool) {
     let count = counts.entry(reason).or_default();
     *count = if add { *count + 1 } else { count.saturating_sub(1) };
 }
 
-/// A channel's hold on a balancer.
+/// Handle of a channel on a balancer.
 #[derive(Clone, Debug)]
 pub(crate) struct Joined {
     pub(crate) balancer: Arc<Balancer<PooledPeer>>,
@@ -63,7 +65,7 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
-    /// Numbers of nodes now.
+    /// Returns the current node counts.
     pub(crate) fn counts(&self) -> Counts {
         lock(&self.counts).clone()
     }
@@ -78,7 +80,7 @@ pub(super) fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One balancer as the pool's task knows it.
+/// Balancer in the registry of the pool's task.
 #[derive(Clone, Debug)]
 pub(super) struct Registered {
     pub(super) id: u64,
@@ -96,7 +98,7 @@ pub(super) struct Balancers {
 }
 
 impl Balancers {
-    /// The balancer that picks by `config`, and true if it is new.
+    /// Returns the balancer that picks by `config`, and true if it is new.
     pub(super) fn join(&mut self, config: &balance::Config, loads: &LoadTable) -> (Joined, bool) {
         let known = self.all.iter_mut().find(|known| known.balancer.config().is_same(config));
         let new = known.is_none();
@@ -121,7 +123,8 @@ impl Balancers {
         (joined, new)
     }
 
-    /// Forgets the unused beyond a few, the longest unused first; returns those that are left.
+    /// Removes unused balancers beyond a few, the longest unused first, and returns the remaining
+    /// ones.
     pub(super) fn current(&mut self, now: Instant) -> &[Registered] {
         for registered in &mut self.all {
             let unused = registered.users.strong_count() == 0;
@@ -134,7 +137,7 @@ impl Balancers {
         &self.all
     }
 
-    /// Returns true if no channel uses any.
+    /// Returns true if no channel uses any balancer.
     pub(super) fn is_unused(&self) -> bool {
         self.all.iter().all(|known| known.users.strong_count() == 0)
     }

@@ -1,4 +1,4 @@
-//! One node in use, and all that is done about it.
+//! One node in use: its peer, its connections and its timers.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -22,14 +22,15 @@ use super::{PoolShared, ServicePool};
 use crate::conn::connect::AddressPolicy;
 use crate::conn::{Connection, EnhanceYourCalm, Liveness};
 
-/// A node that was connected keeps its place in the share for so long after it was lost.
+/// Time for which a lost node keeps its slot in the share, if it was connected.
 const PLACE_KEPT: Duration = Duration::from_secs(5);
-/// Connections to one node at most, when each is at its peer's limit.
+/// Maximum number of connections to one node, when each is at its peer's limit.
 const CONNECTIONS_AT_MOST: usize = 8;
-/// So many connections in all let a client and a few nodes work side by side rather than in lock step.
+/// Number of connections to all nodes together that lets a client and a few nodes work in parallel
+/// rather than in lockstep.
 const CONNECTIONS_IN_ALL: usize = 4;
 
-/// One node in use.
+/// Node in use.
 #[derive(Debug)]
 pub(super) struct PeerEntry {
     pub(super) entry: Entry,
@@ -39,18 +40,20 @@ pub(super) struct PeerEntry {
     pub(super) machine: Reconnect<Arc<Connection>>,
     pub(super) dials: HashMap<ConnectionId, AbortHandle>,
     pub(super) calm: EnhanceYourCalm,
-    /// Number of shares that want the node connected.
+    /// Number of shares that the node has joined.
     pub(super) wanted_by: usize,
     pub(super) dirty: bool,
     pub(super) armed: Option<Instant>,
     pub(super) log: NodeLog,
-    /// The last connection that lived too shortly was closed in order: the node may take the next one.
+    /// True if the last connection that ended before it was settled was closed in order: the node
+    /// may accept the next one.
     pub(super) closed_early: bool,
     pub(super) exclusion: Option<Exclusion>,
     judgements: Judgements,
-    /// Since when the node is usable without a break.
+    /// Time since which the node has been usable without interruption.
     usable_since: Option<Instant>,
-    /// When the node was last usable, if it ever was for the time that settles a connection: one that greets and closes keeps no place.
+    /// Time when the node was last usable, if it ever was for the time that settles a connection. A
+    /// node that completes the handshake and then closes keeps no slot.
     usable_until: Option<Instant>,
     settled_after: Duration,
     shared: Vec<Arc<Connection>>,
@@ -91,7 +94,7 @@ impl PeerEntry {
         }
     }
 
-    /// The client's intent for the node.
+    /// Returns the client's intent for the node.
     pub(super) fn desired(&self) -> Desired {
         match self.membership {
             _ if self.wanted_by == 0 || self.address.is_err() => Desired::Dropped,
@@ -101,7 +104,7 @@ impl PeerEntry {
         }
     }
 
-    /// Copies the machine's ready connections to where calls see them.
+    /// Publishes the machine's ready connections to the calls.
     pub(super) fn share_connections(&mut self) {
         let same = self.machine.ready().count() == self.shared.len()
             && self.machine.ready().zip(&self.shared).all(|((_, a), b)| Arc::ptr_eq(a, b));
@@ -111,7 +114,8 @@ impl PeerEntry {
         }
     }
 
-    /// Observes and judges the node; returns the exclusion before, if it is another now.
+    /// Observes the node and updates its exclusion. Returns the previous exclusion if it has
+    /// changed.
     pub(super) fn judge(&mut self, now: Instant) -> Option<Option<Exclusion>> {
         let peer = &self.pooled.peer;
         peer.observe(now, self.membership, self.machine.connectivity());
@@ -131,12 +135,12 @@ impl PeerEntry {
         (before != exclusion).then_some(before)
     }
 
-    /// Time since when the node is ready without a break.
+    /// Returns the time since which the node has been ready without interruption.
     pub(super) fn ready_since(&self, now: Instant) -> Instant {
         self.pooled.peer.status().ready_since.unwrap_or(now)
     }
 
-    /// How far the node has come towards taking calls.
+    /// Returns the node's progress towards taking calls.
     pub(super) fn place(&self, now: Instant) -> Place {
         if self.exclusion.is_none() {
             return Place::Ready;
@@ -156,13 +160,15 @@ impl PeerEntry {
         self.usable_until.and_then(|until| until.checked_add(PLACE_KEPT))
     }
 
-    /// When to look at the node even if nothing happens. It may be past; then it is due.
+    /// Returns the time of the next check if no event occurs before. It may be past; then the check
+    /// is due.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
         let place = self.kept_until().filter(|until| self.exclusion.is_some() && *until > now);
         [self.machine.next_wake(), place, self.surplus.next_wake(), self.log.next_wake()].into_iter().flatten().min()
     }
 
-    /// Number of connections that are of use, where so many peers share the load, now or in a moment.
+    /// Returns the target number of connections. `sharing` is the number of peers that share the
+    /// load, now or soon.
     pub(super) fn target(&self, sharing: impl FnOnce() -> usize) -> usize {
         let connections = &self.shared;
         let all = |is: &dyn Fn(&Arc<Connection>) -> bool| !connections.is_empty() && connections.iter().all(is);
@@ -176,11 +182,11 @@ impl PeerEntry {
         if connections.len() < most { connections.len() + 1 } else { connections.len() }
     }
 
-    /// Returns the connection to be drained, if one fewer has been enough for a while where so many peers share the load: one that does not
-    /// answer, or the least busy.
+    /// Returns the connection to be drained, if one fewer has been enough for a while with
+    /// `sharing` peers to share the load: an unresponsive one, or else the least busy.
     pub(super) fn surplus(&mut self, now: Instant, sharing: usize) -> Option<ConnectionId> {
         let ready = || self.machine.ready().map(|(_, connection)| connection);
-        // From as many connections as each peer is to have, only one that is nearly full opens another.
+        // Once a peer has its part of the connections, only a nearly full one opens another.
         let busy = if ready().count() <= connections_each(sharing) { BUSY } else { usize::MAX };
         let carried = || Carried {
             peak: ready().map(|connection| connection.take_peak()).sum(),
@@ -195,34 +201,36 @@ impl PeerEntry {
         self.machine.ready().min_by_key(least).map(|(id, _)| id)
     }
 
-    /// Copies the factor on the times of this peer to where calls see it; returns it for new connections.
+    /// Publishes the factor on this peer's stall timeout to the calls; returns the state for new
+    /// connections.
     pub(super) fn share_calm(&self, now: Instant) -> EnhanceYourCalm {
         self.pooled.stall_factor.store(self.calm.stall_factor(now), Relaxed);
         self.calm
     }
 
-    /// Returns true if nothing is left to be done about the node.
+    /// Returns true if no share uses the node and it has no connection.
     pub(super) fn is_gone(&self) -> bool {
         self.wanted_by == 0 && self.machine.is_empty()
     }
 
-    /// Asks whether connections that were idle still live.
+    /// Verifies the ready connections that were idle.
     pub(super) fn prove(&self) {
         self.machine.ready().for_each(|(_, connection)| connection.prove());
     }
 
-    /// Returns true if a ready connection was idle for so long that it is to be proven.
+    /// Returns true if a ready connection was idle for so long that it must be verified.
     pub(super) fn needs_proof(&self, now: Instant) -> bool {
         self.machine.ready().any(|(_, connection)| connection.needs_proof(now))
     }
 
-    /// Returns true if no connection is ready after a connect failed, or after the server closed two in a row early.
+    /// Returns true if no connection is ready after a failed connect, or after the server closed
+    /// two in a row early.
     pub(super) fn has_failed(&self) -> bool {
         self.machine.failures() > u32::from(self.closed_early) && self.machine.connectivity() == ConnectivityState::Backoff
     }
 }
 
-/// Connections that each of so many peers is to have under load.
+/// Returns the number of connections that each of `sharing` peers should have under load.
 fn connections_each(sharing: usize) -> usize {
     CONNECTIONS_IN_ALL.div_ceil(sharing.max(1))
 }

@@ -1,12 +1,14 @@
-//! Room that is given back finds the calls that wait for it, on any memory model.
+//! Hand-over of returned capacity to waiting calls, correct on any memory model.
 //!
-//! Room is given back by an atomic on the connection, waiting calls stand in a line behind a lock, and neither side may miss the other. Both
-//! put a sequentially consistent fence between what they write and what they read (Dekker): either a call that joins the line sees the
-//! room, or the giver sees that a call waits. `crates/waypost-model` checks this file with loom.
+//! Capacity is returned by an atomic on the connection; waiting calls are queued behind a lock.
+//! Neither side may miss the other. Both execute a sequentially consistent fence between their
+//! write and their read (Dekker): either a call that joins the queue sees the capacity, or the side
+//! that returns it sees that a call waits. `crates/waypost-model` checks this file with loom.
 
 use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, fence};
 
-/// A line of waiting calls, and the number of them where givers of room can read it without a lock.
+/// Queue of waiting calls, and their number, which is read without the lock when capacity is
+/// returned.
 #[derive(Debug)]
 pub(super) struct Handover<L> {
     waiting: AtomicUsize,
@@ -20,13 +22,15 @@ impl<L: Default> Default for Handover<L> {
 }
 
 impl<L> Handover<L> {
-    /// Number of calls that wait, as last published. Zero is exact enough for a call to try by itself first.
+    /// Returns the last published number of waiting calls. A value of zero is exact enough for a
+    /// call to try a pick without queueing.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Changes the line; `change` returns how many wait after it. Then, still under the lock and with the number published, `serve` looks for
-    /// room and returns how many are left.
+    /// Changes the queue; `change` returns the number of waiting calls afterwards. Then, still
+    /// under the lock and with the number published, `serve` uses free capacity and returns the
+    /// number of calls left.
     pub(super) fn enter<T>(&self, change: impl FnOnce(&mut L) -> (T, usize), serve: impl FnOnce(&mut L) -> usize) -> T {
         let mut line = self.lock();
         let (result, waiting) = change(&mut line);
@@ -36,7 +40,8 @@ impl<L> Handover<L> {
         result
     }
 
-    /// Tells that room was made before this call. If calls wait, `serve` gives it to them and returns how many are left.
+    /// Signals that capacity was added before this call. If calls wait, `serve` hands it to them
+    /// and returns the number of calls left.
     pub(super) fn room_made(&self, serve: impl FnOnce(&mut L) -> usize) {
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) > 0 {

@@ -1,4 +1,5 @@
-//! The lines at INFO about the nodes of a service, pure: one per change, two a minute for what comes and goes, and the last one is true.
+//! Rules of the INFO log lines about the nodes of a service, pure: one line per change, at most two
+//! a minute for a flapping node, and the last line reflects the current state.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,58 +8,61 @@ use tokio::time::Instant;
 use waypost_core::peer::Exclusion;
 
 const EVERY: Duration = Duration::from_secs(60);
-/// Lines about nodes of one service within a minute; more are counted and come later.
+/// Maximum number of lines about nodes of one service within a minute; more are counted and logged
+/// later.
 const LINES: u32 = 20;
-/// A service without a ready node for less than this has no line: a connection that is replaced in order takes a moment.
+/// Minimum time without a ready node before a service is logged: replacing a connection in order
+/// takes a moment.
 const NONE_READY: Duration = Duration::from_secs(1);
-/// The same before the first node is ready.
+/// Minimum time without a ready node before the first node was ready.
 const NONE_READY_YET: Duration = Duration::from_secs(5);
 
-/// State of a node, or of all nodes of a service together.
+/// Readiness of a node, or of all nodes of a service together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
     /// Ready for calls.
     Ready,
-    /// Not ready for long enough to be logged, since this time.
+    /// Not ready since this time, for long enough to be logged.
     Down(Instant),
-    /// Not ready, and perhaps in a moment.
+    /// Not ready, but possibly soon.
     Pending,
 }
 
-/// A line that is due.
+/// Log line that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Ready before, down now.
+    /// The node or service was ready before and is down now.
     Down {
-        /// Changes since the last line that were not logged.
+        /// Number of changes since the last line that were not logged.
         changes: u32,
     },
-    /// Down before, ready now.
+    /// The node or service was down before and is ready now.
     Back {
         /// Time for which it was down.
         after: Duration,
-        /// Changes since the last line that were not logged.
+        /// Number of changes since the last line that were not logged.
         changes: u32,
     },
 }
 
-/// The last that was logged of a node, and the change that is still to be logged.
+/// Last logged state of a node, and the change that is still to be logged.
 #[derive(Debug, Default)]
 pub(super) struct NodeLog {
     ready: bool,
     down_since: Option<Instant>,
-    /// Length of the last time down.
+    /// Length of the last outage.
     outage: Duration,
     logged_down: bool,
-    /// When the last lines were logged.
+    /// Times of the last two lines.
     lines: [Option<Instant>; 2],
-    /// When the budget has a line again, if it had none.
+    /// Time when the budget has a line again, if it was exhausted.
     left_out_until: Option<Instant>,
     changes: u32,
 }
 
 impl NodeLog {
-    /// Takes in the state now; returns the line that is due and in the budget. What comes and goes has two lines a minute.
+    /// Updates the state, and returns the line that is due and within the budget. A flapping node
+    /// has at most two lines a minute.
     pub(super) fn on_state(&mut self, now: Instant, readiness: Readiness, budget: &mut LineBudget) -> Option<Line> {
         self.observe(now, readiness);
         if !self.is_pending() {
@@ -94,12 +98,12 @@ impl NodeLog {
         if self.logged_down { Line::Down { changes } } else { Line::Back { after: self.outage, changes } }
     }
 
-    /// Returns true if it is down, or was and is not ready yet.
+    /// Returns true if it is down, or was down and is not ready yet.
     pub(super) fn is_down(&self) -> bool {
         self.down_since.is_some()
     }
 
-    /// Returns true if the last line is not true any more.
+    /// Returns true if the last line no longer reflects the state.
     fn is_pending(&self) -> bool {
         self.is_down() != self.logged_down && (self.is_down() || self.ready)
     }
@@ -108,13 +112,13 @@ impl NodeLog {
         self.lines[0].and_then(|at| at.checked_add(EVERY)).max(self.left_out_until)
     }
 
-    /// When to ask again even if nothing happens.
+    /// Returns the time of the next check if no event occurs before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.not_before().filter(|_| self.is_pending())
     }
 }
 
-/// Bounds the lines about all nodes of a service.
+/// Budget of lines about all nodes of a service.
 #[derive(Debug, Default)]
 pub(super) struct LineBudget {
     ends: Option<Instant>,
@@ -123,10 +127,10 @@ pub(super) struct LineBudget {
 }
 
 impl LineBudget {
-    /// Takes one line of this minute. A line that was left out `before` is not counted again.
+    /// Takes one line of this minute. A line that was omitted `before` is not counted again.
     ///
     /// # Errors
-    /// None is left; the time when there is one again.
+    /// The budget is exhausted: returns the time when it has a line again.
     fn take(&mut self, now: Instant, before: bool) -> Result<(), Instant> {
         let ends = self.ends.filter(|ends| now < *ends);
         self.lines = if ends.is_some() { self.lines + 1 } else { 1 };
@@ -140,23 +144,23 @@ impl LineBudget {
         }
     }
 
-    /// Returns the number of nodes whose line was left out, once the minute is over.
+    /// Returns the number of omitted lines, once the minute is over.
     pub(super) fn take_left_out(&mut self, now: Instant) -> Option<u32> {
         self.next_wake().filter(|at| *at <= now)?;
         Some(std::mem::take(&mut self.left_out))
     }
 
-    /// When the number of nodes whose line was left out is to be logged.
+    /// Returns the time when the number of omitted lines is to be logged.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.ends.filter(|_| self.left_out > 0)
     }
 }
 
-/// The last that was logged of all nodes of a service together.
+/// Last logged state of all nodes of a service together.
 #[derive(Debug, Default)]
 pub(super) struct ServiceLog {
     log: NodeLog,
-    /// Never used up: what comes and goes has two lines a minute.
+    /// Never exhausted: the service has at most two lines a minute.
     budget: LineBudget,
     none_since: Option<Instant>,
     was_ready: bool,
@@ -164,8 +168,9 @@ pub(super) struct ServiceLog {
 }
 
 impl ServiceLog {
-    /// Takes in whether any node is ready, and whether one should be: the registry has answered, and a channel uses the service. Returns the
-    /// line that is due. The first node that is ready has none here.
+    /// Updates the readiness. `ready` is true if any node is ready; `expected` if one should be:
+    /// the registry has responded, and a channel uses the service. Returns the line that is due.
+    /// The first ready node has no line here.
     pub(super) fn on_state(&mut self, now: Instant, ready: bool, expected: bool) -> Option<Line> {
         self.expected = expected;
         if ready || !expected {
@@ -189,14 +194,14 @@ impl ServiceLog {
         if self.was_ready { NONE_READY } else { NONE_READY_YET }
     }
 
-    /// When to ask again even if nothing happens.
+    /// Returns the time of the next check if no event occurs before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let down = self.none_since.filter(|_| !self.log.is_down()).and_then(|since| since.checked_add(self.patience()));
         [down, self.log.next_wake()].into_iter().flatten().min().filter(|_| self.expected)
     }
 }
 
-/// The numbers of nodes that are not picked, by reason; none if there are none.
+/// Returns the numbers of nodes that are not picked, by reason, as text; none if all are picked.
 pub(super) fn reasons(excluded: &BTreeMap<Exclusion, usize>) -> Option<String> {
     let reasons: Vec<_> = excluded.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     (!reasons.is_empty()).then(|| reasons.join(", "))

@@ -1,4 +1,5 @@
-//! When a node is connected, and when it is let go: the one holder of a peer's connections, pure.
+//! State machine of a peer's connections: it decides when a node is connected and released. It is
+//! the only owner of a peer's connections, and pure.
 //!
 //! ```text
 //!   connect ─▶ connecting ─▶ ready ─▶ draining ─▶ (ended)
@@ -6,8 +7,9 @@
 //!      └─ backoff ◀┴───────────┘ lost
 //! ```
 //!
-//! Only `ready` connections are offered to calls; a failed connect is never ready and never forgotten. A back-off is forgotten only by a
-//! connection that has lived, so that a node that greets and closes is not dialled in a loop.
+//! Only `ready` connections are offered to calls. A failed connect is never ready and never
+//! forgotten. Only a settled connection resets the backoff, so that a node that completes the
+//! handshake and then closes is not dialled in a loop.
 
 use std::time::Duration;
 
@@ -18,47 +20,47 @@ use waypost_core::peer::ConnectivityState;
 use crate::config::ReconnectConfig;
 use crate::conn::Liveness;
 
-/// One connection of a peer; never used twice.
+/// Id of one connection of a peer; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ConnectionId(pub(crate) u64);
 
 /// The client's intent for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Desired {
-    /// Connected, and connected again.
+    /// The node is to be connected, and reconnected when lost.
     Connected,
-    /// Existing connections stay; no new ones (a suspect).
+    /// Existing connections are kept, and no new ones are opened (a suspect).
     Kept,
-    /// Drained: finish what is in flight, then close.
+    /// Connections are drained: calls in flight finish, then they close.
     Dropped,
 }
 
-/// One event of a peer or of one of its connections.
+/// Event of a peer or of one of its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event<C> {
     /// The client's intent changed.
     Desired(Desired),
-    /// The registry announced the node again: a back-off ends.
+    /// The registry announced the node again: the backoff ends.
     Announced,
-    /// Number of ready connections that are of use.
+    /// The target number of ready connections changed.
     Target(usize),
     /// The server's SETTINGS were read.
     Ready(ConnectionId, C),
-    /// The dial did not answer quickly and goes on.
+    /// The dial has not completed quickly, and continues.
     Slow(ConnectionId),
-    /// The connection takes no new calls.
+    /// The connection accepts no new calls.
     GoAway(ConnectionId),
-    /// A ready connection stopped or began again to answer.
+    /// The liveness of a ready connection changed.
     Liveness(ConnectionId, Liveness),
-    /// One ready connection more than is of use; the last one stays.
+    /// A ready connection is surplus; the last one is kept.
     Surplus(ConnectionId),
-    /// The connection is closed, or never was established.
+    /// The connection is closed, or was never established.
     Ended(ConnectionId),
     /// Time has passed.
     Tick,
 }
 
-/// One thing to do.
+/// Action to be executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action<C> {
     /// Open this connection.
@@ -76,7 +78,7 @@ enum Phase<C> {
     Draining,
 }
 
-/// The connections of one peer, and when the next is opened.
+/// State machine of the connections of one peer.
 #[derive(Debug)]
 pub(crate) struct Reconnect<C> {
     config: ReconnectConfig,
@@ -91,7 +93,7 @@ pub(crate) struct Reconnect<C> {
 }
 
 impl<C: Clone> Reconnect<C> {
-    /// A machine with nothing connected and nothing desired; `rng` draws its jitter.
+    /// Creates a machine with no connection and none desired; `rng` draws its jitter.
     pub(crate) fn new(config: ReconnectConfig, rng: fastrand::Rng) -> Self {
         Self {
             config,
@@ -106,7 +108,7 @@ impl<C: Clone> Reconnect<C> {
         }
     }
 
-    /// Takes an event in; returns what is to be done.
+    /// Handles an event and returns the actions that follow.
     pub(crate) fn step(&mut self, now: Instant, event: Event<C>) -> Vec<Action<C>> {
         match event {
             Event::Desired(desired) => self.desired = desired,
@@ -138,7 +140,7 @@ impl<C: Clone> Reconnect<C> {
         self.connections.iter_mut().find(|(other, _)| *other == id).map(|(_, phase)| phase)
     }
 
-    /// Moves a known connection on; one that was let go meanwhile stays draining.
+    /// Changes the phase of a known connection. One that was released meanwhile stays draining.
     fn set(&mut self, id: ConnectionId, phase: Phase<C>) {
         if let Some(old) = self.find(id)
             && !matches!(old, Phase::Draining)
@@ -159,7 +161,8 @@ impl<C: Clone> Reconnect<C> {
         }
     }
 
-    /// A connection that never was, or not for long, costs a back-off; a settled one ends all back-off and is replaced at once.
+    /// Handles the end of a connection. One that was never ready, or was not settled, starts a
+    /// backoff; a settled one resets the backoff and is replaced at once.
     fn note_end(&mut self, now: Instant, id: ConnectionId) {
         let settled = match self.find(id) {
             Some(Phase::Ready { since, .. }) => Some(*since),
@@ -201,7 +204,8 @@ impl<C: Clone> Reconnect<C> {
         actions
     }
 
-    /// Opens what is missing. A connection that does not answer is not counted, so that a second one is tried beside it.
+    /// Opens the missing connections. An unresponsive connection is not counted, so that a second
+    /// one is tried next to it.
     fn fill(&mut self, now: Instant) -> Vec<Action<C>> {
         if self.retry_at.is_some_and(|at| now < at) {
             return Vec::new();
@@ -220,7 +224,7 @@ impl<C: Clone> Reconnect<C> {
             .collect()
     }
 
-    /// Number of connections to open now, but for the back-off.
+    /// Returns the number of connections to open now, the backoff disregarded.
     fn missing(&self) -> usize {
         if self.desired != Desired::Connected {
             return 0;
@@ -231,31 +235,32 @@ impl<C: Clone> Reconnect<C> {
             Phase::Draining => false,
         };
         let missing = self.target.saturating_sub(self.connections.iter().filter(|(_, phase)| counted(phase)).count());
-        // Until one is ready, one at a time: a node that refuses is not asked four times at once.
+        // Until one is ready, one at a time: a node that refuses is not dialled several times at
+        // once.
         if self.is_ready() { missing } else { missing.min(1_usize.saturating_sub(self.connecting())) }
     }
 
-    /// Number of connections being dialled.
+    /// Returns the number of connections being dialled.
     pub(crate) fn connecting(&self) -> usize {
         self.connections.iter().filter(|(_, phase)| matches!(phase, Phase::Connecting { .. })).count()
     }
 
-    /// Returns true if a dial is under way that may answer quickly.
+    /// Returns true if a dial is in progress that may complete quickly.
     pub(crate) fn may_be_ready_soon(&self) -> bool {
         self.connections.iter().any(|(_, phase)| matches!(phase, Phase::Connecting { slow: false }))
     }
 
-    /// Returns true if a connection is ready, whether or not it answers.
+    /// Returns true if a connection is ready, responsive or not.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready().next().is_some()
     }
 
-    /// Returns true if a ready connection answers.
+    /// Returns true if a ready connection is alive.
     pub(crate) fn is_responsive(&self) -> bool {
         self.connections.iter().any(|(_, phase)| matches!(phase, Phase::Ready { liveness: Liveness::Alive, .. }))
     }
 
-    /// The ready connections.
+    /// Returns the ready connections.
     pub(crate) fn ready(&self) -> impl Iterator<Item = (ConnectionId, &C)> {
         self.connections.iter().filter_map(|(id, phase)| match phase {
             Phase::Ready { handle, .. } => Some((*id, handle)),
@@ -263,12 +268,12 @@ impl<C: Clone> Reconnect<C> {
         })
     }
 
-    /// Failed attempts to connect since a connection has lived.
+    /// Returns the number of failed attempts to connect since the last settled connection.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// The best state among its connections.
+    /// Returns the best state among its connections.
     pub(crate) fn connectivity(&self) -> ConnectivityState {
         let any = |is: fn(&Phase<C>) -> bool| self.connections.iter().any(|(_, phase)| is(phase));
         if self.is_ready() {
@@ -284,17 +289,19 @@ impl<C: Clone> Reconnect<C> {
         }
     }
 
-    /// Raises the longest back-off to at least `floor`, so that many unreachable nodes together are not dialled too often.
+    /// Raises the maximum backoff to at least `floor`, so that many unreachable nodes together are
+    /// not dialled too often.
     pub(crate) fn set_backoff_floor(&mut self, floor: Duration) {
         self.backoff_floor = floor;
     }
 
-    /// Returns true if there is no connection at all, not even one that drains.
+    /// Returns true if there is no connection at all, not even a draining one.
     pub(crate) fn is_empty(&self) -> bool {
         self.connections.is_empty()
     }
 
-    /// The time of the next [`Event::Tick`], if nothing happens before. It may be past: then the tick is due now. It is never dropped.
+    /// Returns the time of the next [`Event::Tick`], if no event occurs before. It may be past;
+    /// then the tick is due now. It is never dropped.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         self.retry_at.filter(|_| self.missing() > 0)
     }

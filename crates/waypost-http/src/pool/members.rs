@@ -1,4 +1,4 @@
-//! The nodes of a service as one balancer takes them: filtered, counted, and ranked into its share.
+//! The nodes of a service for one balancer: filtered, counted, and ranked into its share.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,10 +14,11 @@ use waypost_core::record::Entry;
 use super::balancers::{Counts, Registered, adjust, lock};
 use super::share::{Change, Share};
 
-/// A strategy or a filter that panicked is asked again after this back-off.
+/// Backoff after which a strategy or a filter that panicked is called again.
 const AFTER_PANIC: BackoffConfig = BackoffConfig { initial: Duration::from_secs(1), max: Duration::from_secs(60) };
 
-/// User code that panicked: when it is asked again, and how often it has in a row.
+/// Backoff state of user code that panicked: the time of the next call, and the number of panics in
+/// a row.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Retry {
     at: Option<Instant>,
@@ -40,24 +41,26 @@ impl Retry {
     }
 }
 
-/// One balancer and the nodes that it takes.
+/// One balancer and the nodes that it uses.
 #[derive(Debug)]
 pub(super) struct Members {
     pub(super) registered: Registered,
     pub(super) share: Share,
-    /// The share is to be settled.
+    /// True if the share must be settled.
     pub(super) unsettled: bool,
-    /// The ready set is to be published.
+    /// True if the ready set must be published.
     pub(super) unpublished: bool,
-    /// The strategy is built again after it panicked.
+    /// Backoff until the strategy is built again after a panic.
     pub(super) rebuild: Retry,
-    /// The filters are asked again about all nodes after one panicked: what they said before is not to be relied on.
+    /// Backoff until the filters are applied again to all nodes after one panicked: their earlier
+    /// results are not reliable.
     pub(super) recheck: Retry,
     panicked: Option<Panicked>,
 }
 
 impl Members {
-    /// All nodes of a snapshot: the one walk that a new balancer costs.
+    /// Creates the members from all nodes of a snapshot: the one iteration over all nodes that a
+    /// new balancer costs.
     pub(super) fn new(registered: Registered, seed: u64, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Self {
         let share = Share::new(registered.balancer.config().max_peers, seed);
         let (rebuild, recheck) = (Retry::default(), Retry::default());
@@ -81,7 +84,8 @@ impl Members {
         })
     }
 
-    /// Returns the panic of a filter since this was last asked; the filters are asked again later.
+    /// Returns a filter's panic since the last call, and schedules another check. Returns none if
+    /// one is already scheduled.
     pub(super) fn take_panic(&mut self, now: Instant) -> Option<Panicked> {
         let panicked = self.panicked.take()?;
         if self.recheck.next_wake().is_some() {
@@ -111,7 +115,7 @@ impl Members {
         }
     }
 
-    /// Takes in one change of the directory. A suspect is eligible as long as it has a connection.
+    /// Applies one change of the directory. A suspect is eligible as long as it has a connection.
     pub(super) fn on_change(&mut self, change: &MemberChange, is_ready: bool) {
         self.unsettled = true;
         let eligible = |member: &Member| !member.is_suspect() || is_ready;
@@ -130,7 +134,7 @@ impl Members {
         }
     }
 
-    /// Settles the share; returns the nodes to be connected and to be let go.
+    /// Settles the share, and returns the nodes to be connected and to be released.
     pub(super) fn settle(&mut self, now: Instant, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Vec<Change> {
         self.unsettled = false;
         let mut changes = Vec::new();
@@ -161,7 +165,7 @@ impl Members {
         changes
     }
 
-    /// Asks the filters about all nodes again.
+    /// Applies the filters to all nodes again.
     fn start_over(&mut self, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Vec<Change> {
         let left = self.share.take_all();
         *lock(&self.registered.counts) = Counts::default();
@@ -173,7 +177,7 @@ impl Members {
         left
     }
 
-    /// Counts the nodes of the share that are not picked.
+    /// Updates the counts of the share's nodes, by reason if they are not picked.
     pub(super) fn count(&self, excluded: BTreeMap<Exclusion, usize>) {
         let mut counts = lock(&self.registered.counts);
         (counts.joined, counts.excluded) = (self.share.joined(), excluded);

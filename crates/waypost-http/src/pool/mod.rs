@@ -1,8 +1,10 @@
-//! The peers of one service: their connections, this client's share of the nodes, and the room where calls wait for them.
+//! The peers of one service: their connections, this client's share of the nodes, and the queue of
+//! calls that wait for them.
 //!
-//! [`ServicePool`] is what calls see. One task ([`task`]) owns the peers: it connects them, follows the events of their connections, and
-//! publishes to the balancers which are ready. Each of its turns costs what changed. This room never knows what a request means, or whether a
-//! call may be sent again.
+//! Calls use [`ServicePool`]. One task ([`task`]) owns the peers: it connects them, follows the
+//! events of their connections, and publishes the ready ones to the balancers. The cost of an
+//! iteration is proportional to the changes in it. This module never knows what a request means, or
+//! if a call may be sent again.
 
 mod balancers;
 mod entry;
@@ -38,7 +40,7 @@ pub(crate) use room::{Full, Limits, Picking, Room, Wanted};
 use subscription::ServiceSubscription;
 pub(crate) use task::{PoolShared, PoolTask};
 
-/// The peers of one service, as channels and calls see them.
+/// Peers of one service, as channels and calls use them.
 #[derive(Debug)]
 pub(crate) struct ServicePool {
     subscription: ServiceSubscription,
@@ -46,12 +48,12 @@ pub(crate) struct ServicePool {
     pub(crate) room: Arc<Room>,
     loads: LoadTable,
     balancers: Mutex<Balancers>,
-    /// The peer of each node in use, by node id; written by the task alone.
+    /// Peer of each node in use, by node id; written by the task only.
     peers: Mutex<HashMap<Box<str>, Used>>,
     last_failure: Mutex<Option<Arc<str>>>,
 }
 
-/// A peer as views see it.
+/// Peer in use, as snapshots of a channel read it.
 #[derive(Debug)]
 struct Used {
     peer: Arc<PooledPeer>,
@@ -59,10 +61,10 @@ struct Used {
 }
 
 impl ServicePool {
-    /// The pool of `service`, without a task yet.
+    /// Creates the pool of `service`, without a task yet.
     ///
     /// # Errors
-    /// As of [`Directory::subscribe`].
+    /// Those of [`Directory::subscribe`].
     pub(crate) fn new(directory: &Directory, service: &ServiceName, budget: Budget, limits: Limits) -> Result<Self, Error> {
         Ok(Self {
             subscription: ServiceSubscription::new(directory, service)?,
@@ -75,12 +77,13 @@ impl ServicePool {
         })
     }
 
-    /// The directory's latest snapshot of the service.
+    /// Returns the directory's latest snapshot of the service.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.subscription.snapshot()
     }
 
-    /// The balancer of a channel that picks by `config`. It is told from now on which peers are ready.
+    /// Joins the balancer of a channel that picks by `config`. The task publishes the ready peers
+    /// to it from now on.
     pub(crate) fn join(&self, config: &balance::Config) -> Joined {
         let (joined, new) = lock(&self.balancers).join(config, &self.loads);
         if new {
@@ -89,7 +92,7 @@ impl ServicePool {
         joined
     }
 
-    /// Tells that a channel has let go of its balancers.
+    /// Notifies the task that a channel has released its balancers.
     pub(crate) fn left(&self) {
         self.room.signal.notify_one();
     }
@@ -99,12 +102,12 @@ impl ServicePool {
         lock(&self.balancers).is_unused()
     }
 
-    /// The last failure of a connection to any node.
+    /// Returns the last failure of a connection to any node.
     pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
         lock(&self.last_failure).clone()
     }
 
-    /// Every node of `snapshot` as a channel with this balancer sees it, by id.
+    /// Returns every node of `snapshot` as a channel with this balancer uses it, ordered by id.
     pub(crate) fn nodes(&self, joined: &Joined, snapshot: &Snapshot, now: Instant) -> Vec<NodeView> {
         let ready: HashMap<_, _> = joined.balancer.ready().into_iter().map(|peer| (peer.key, peer)).collect();
         let peers = lock(&self.peers);

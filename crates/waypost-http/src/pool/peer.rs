@@ -1,4 +1,4 @@
-//! A peer and its connections: where an attempt gets its permit.
+//! A peer and its connections, from which an attempt takes its permit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -12,29 +12,30 @@ use waypost_core::peer::Peer;
 use super::room::Room;
 use crate::conn::Connection;
 
-/// Streams on each connection from which another connection is of use.
+/// Number of streams on each connection from which another connection is opened.
 pub(super) const BUSY: usize = 32;
 
-/// Streams on a connection with this limit from which another connection is of use.
+/// Returns the number of streams, on a connection with this limit, from which another connection is
+/// opened.
 pub(super) fn nearly_full(limit: usize) -> usize {
     limit / 4 * 3
 }
 
-/// A peer in the pool's table.
+/// Key of a peer in the pool's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PeerKey(pub(super) u64);
 
-/// A peer with the connections that take calls.
+/// Peer with the connections that take calls.
 #[derive(Debug)]
 pub(crate) struct PooledPeer {
     pub(super) key: PeerKey,
     pub(crate) peer: Arc<Peer>,
     pub(crate) authority: Authority,
-    /// Copy of the machine's ready connections, written by the pool's task alone.
+    /// Copy of the machine's ready connections, written by the pool's task only.
     pub(super) connections: ArcSwap<Vec<Arc<Connection>>>,
-    /// Set while the pool's task has been asked to look at this peer and has not yet begun to.
+    /// True from the request for a check of this peer until the pool's task starts it.
     pub(super) look: AtomicBool,
-    /// Factor on the time that a call waits before the peer is asked.
+    /// Factor on the time that a call waits before the peer is probed.
     pub(super) stall_factor: AtomicU32,
     room: Arc<Room>,
 }
@@ -52,18 +53,20 @@ impl PooledPeer {
         }
     }
 
-    /// Identifies the peer in its pool.
+    /// Returns the key of the peer in its pool.
     pub(crate) fn key(&self) -> PeerKey {
         self.key
     }
 
-    /// Factor on the time that a call waits before the peer is asked: 1, more after `ENHANCE_YOUR_CALM`.
+    /// Returns the factor on the time that a call waits before the peer is probed: 1, more after
+    /// `ENHANCE_YOUR_CALM`.
     pub(crate) fn stall_factor(&self) -> u32 {
         self.stall_factor.load(Relaxed)
     }
 
-    /// Takes a permit for one stream: on a connection that is proven over one that is not, then on the least busy. None if all are at their
-    /// peer's limit; then the pool's task hears of it.
+    /// Takes a permit for one stream: on a verified connection rather than one that needs proof,
+    /// then on the least busy. Returns none if all are at their peer's limit; the pool's task is
+    /// then notified.
     pub(crate) fn acquire(&self, now: Instant) -> Option<Permit> {
         let connections = self.connections.load();
         let permit = match connections.as_slice() {
@@ -93,7 +96,8 @@ impl PooledPeer {
         Some(Permit { connection: Arc::clone(connection), unproven: connection.needs_proof(now), room: Arc::clone(&self.room) })
     }
 
-    /// Asks the pool's task to look at this peer: a call found its connections busy, or learned something of it.
+    /// Requests a check of this peer by the pool's task: a call found its connections busy, or
+    /// observed a failure.
     pub(crate) fn ask_for_a_look(&self) {
         if !self.look.swap(true, Relaxed) {
             self.room.ask_for_a_look(self.key);
@@ -107,7 +111,7 @@ impl Pickable for PooledPeer {
     }
 }
 
-/// The right to one stream on one connection, given back when dropped.
+/// Permit for one stream on one connection, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(crate) connection: Arc<Connection>,

@@ -1,7 +1,9 @@
-//! Where calls and the pool's task meet: a fair line of waiting calls, and the peers that calls ask the task to look at.
+//! Interface between calls and the pool's task: a fair wait queue of calls, and the peers that
+//! calls request a check of.
 //!
-//! A call that finds no room joins the line. Whatever makes room (a permit given back, a new connection, a raised limit, a peer that is well
-//! again) serves the line from its front: the permit is taken on behalf of the call and handed over, so a new call cannot overtake.
+//! A call that finds no capacity joins the queue. Every event that adds capacity (a returned
+//! permit, a new connection, a raised limit, a peer that recovers) serves the queue from its front:
+//! the permit is taken on behalf of the call and handed over, so a new call cannot overtake.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -22,44 +24,44 @@ pub(crate) struct Picking {
     pub(crate) permit: Permit,
 }
 
-/// What a pick of one call depends on.
+/// Parameters of a call's pick.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
     /// Full path of the method.
     pub(crate) path: Arc<str>,
     /// The caller's affinity key.
     pub(crate) key: Option<Arc<str>>,
-    /// Peers that the call has tried and does not want again yet.
+    /// Peers that the call has tried and does not accept again yet.
     pub(crate) tried: Vec<PeerKey>,
-    /// Bytes that the call keeps while it waits.
+    /// Number of bytes that the call buffers while it waits.
     pub(crate) bytes: usize,
 }
 
-/// Bounds of the line.
+/// Bounds of the wait queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) calls: usize,
     pub(crate) bytes: usize,
 }
 
-/// The line is full.
+/// Error of a full wait queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
     /// Too many calls wait.
     Calls,
-    /// The calls that wait keep too many bytes.
+    /// The waiting calls buffer too many bytes.
     Bytes,
 }
 
-/// Why no peer was picked.
+/// Reason why no peer was picked.
 enum NoRoom {
-    /// No ready peer has room, for any call.
+    /// No ready peer has capacity, for any call.
     Anywhere,
-    /// Only peers that this call has tried were not looked at.
+    /// Peers that this call has tried were skipped, and no other has capacity.
     ForThisCall,
 }
 
-/// Takes a permit on one of the balancer's ready peers, `tried` ones left out.
+/// Takes a permit on one of the balancer's ready peers, except for those in `tried`.
 fn try_pick(balancer: &Balancer<PooledPeer>, context: &PickContext<'_>, tried: &[PeerKey]) -> Result<Picking, NoRoom> {
     let (mut permit, mut left_out) = (None, false);
     let pick = balancer.pick(context, |peer| {
@@ -77,13 +79,13 @@ fn try_pick(balancer: &Balancer<PooledPeer>, context: &PickContext<'_>, tried: &
     }
 }
 
-/// Where the calls of one service wait for room, and how they reach the pool's task.
+/// Wait queue of the calls of one service, and their channel to the pool's task.
 #[derive(Debug)]
 pub(crate) struct Room {
     lines: Handover<Lines>,
     limits: Limits,
     looks: Mutex<Vec<PeerKey>>,
-    /// Wakes the pool's task.
+    /// Signal that wakes the pool's task.
     pub(super) signal: Notify,
     closed: AtomicBool,
 }
@@ -104,12 +106,12 @@ impl Room {
         self.closed.load(SeqCst)
     }
 
-    /// Number of calls that wait.
+    /// Returns the number of waiting calls.
     pub(crate) fn waiting(&self) -> usize {
         self.lines.waiting()
     }
 
-    /// Picks at once, unless other calls wait already.
+    /// Picks at once, unless other calls already wait.
     pub(crate) fn pick_now(
         &self,
         balancer: &Balancer<PooledPeer>,
@@ -119,10 +121,10 @@ impl Room {
         (self.waiting() == 0).then(|| try_pick(balancer, context, tried).ok()).flatten()
     }
 
-    /// Joins the line, and is served at once if there is room for it.
+    /// Joins the queue. The call is served at once if there is capacity for it.
     ///
     /// # Errors
-    /// [`Full`] if as many calls or bytes wait as may.
+    /// [`Full`] if the maximum number of calls or bytes already waits.
     pub(crate) fn wait(self: &Arc<Self>, balancer: &Arc<Balancer<PooledPeer>>, wanted: Wanted) -> Result<Waiting, Full> {
         let slot = Arc::new(Slot::default());
         let mut wakers = Vec::new();
@@ -137,19 +139,19 @@ impl Room {
         Ok(Waiting { room: Arc::clone(self), id: joined?, slot })
     }
 
-    /// A permit was given back: one call may go on.
+    /// Serves one waiting call after a permit was returned.
     pub(super) fn permit_returned(&self) {
         self.serve(1);
     }
 
-    /// Room was made: up to `calls` waiting calls go on, as far as there is room.
+    /// Serves up to `calls` waiting calls after capacity was added, as far as it suffices.
     pub(super) fn serve(&self, calls: usize) {
         let mut wakers = Vec::new();
         self.lines.room_made(|lines| lines.serve(calls, &mut wakers));
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the line: every waiting call, also one still to come, hears that the pool is gone.
+    /// Closes the queue. Every waiting call, and every later one, receives the end of the pool.
     pub(super) fn close(&self) {
         self.closed.store(true, SeqCst);
         let mut slots = Vec::new();
@@ -162,7 +164,7 @@ impl Room {
         self.signal.notify_one();
     }
 
-    /// Peers that calls asked the task to look at.
+    /// Takes the peers that calls requested a check of.
     pub(super) fn take_looks(&self) -> Vec<PeerKey> {
         std::mem::take(&mut *self.lock_looks())
     }
@@ -172,7 +174,8 @@ impl Room {
     }
 }
 
-/// The waiting calls of one service: a line for each balancer, so that a call whose nodes are away holds up only its like.
+/// Waiting calls of one service: a queue per balancer, so that a call without ready nodes delays
+/// only calls of the same balancer.
 #[derive(Debug, Default)]
 struct Lines {
     next: u64,
@@ -240,7 +243,8 @@ impl Lines {
         self.lines.iter_mut().find_map(|line| line.calls.get_mut(&id))
     }
 
-    /// Hands permits to up to `most` calls, first come first served, as far as there is room; returns how many still wait.
+    /// Hands permits to up to `most` calls, in order of arrival, as far as there is capacity;
+    /// returns the number of calls that still wait.
     fn serve(&mut self, most: usize, wakers: &mut Vec<Waker>) -> usize {
         let mut full: Vec<bool> = vec![false; self.lines.len()];
         for _ in 0..most {
@@ -264,7 +268,8 @@ impl Lines {
 }
 
 impl Line {
-    /// Serves the first call that there is room for. One that only waits for peers it has not tried lets the next go first.
+    /// Serves the first call that there is capacity for. A call that only waits for peers it has
+    /// not tried lets the next one pass.
     fn serve_one(&mut self, wakers: &mut Vec<Waker>) -> Option<Call> {
         let now = Instant::now();
         for (&id, call) in &self.calls {
@@ -282,7 +287,7 @@ impl Line {
     }
 }
 
-/// Where one waiting call is handed its permit.
+/// Slot in which a waiting call receives its permit.
 #[derive(Debug, Default)]
 struct Slot(Mutex<SlotState>);
 
@@ -314,7 +319,7 @@ impl Slot {
     }
 }
 
-/// A call in the line, until it is served or this is dropped.
+/// Queued call, until it is served or this is dropped.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     room: Arc<Room>,
@@ -322,12 +327,12 @@ pub(crate) struct Waiting {
     slot: Arc<Slot>,
 }
 
-/// The pool's task has ended while a call waited.
+/// Error of a call that waited when the pool's task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PoolGone;
 
 impl Waiting {
-    /// Waits until the call is served.
+    /// Polls until the call is served.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Picking, PoolGone>> {
         let mut state = self.slot.lock();
         if let Some(picking) = state.picking.take() {
@@ -343,7 +348,7 @@ impl Waiting {
         Poll::Pending
     }
 
-    /// Lets the call be served by peers that it has tried, too. It keeps its place.
+    /// Accepts peers that the call has tried, too. It keeps its position in the queue.
     pub(crate) fn accept_tried(&self) {
         let mut wakers = Vec::new();
         self.room.lines.enter(
@@ -362,7 +367,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.room.lines.enter(|lines| (lines.leave(self.id), lines.waiting), |lines| lines.waiting);
-        // Given back outside of the locks, since that serves the line.
+        // Dropped outside of the locks, since the returned permit serves the queue.
         let picking = self.slot.lock().picking.take();
         drop(picking);
     }

@@ -1,11 +1,13 @@
-//! The nodes of a service that one configuration connects: this client's share of it, by rank, pure.
+//! Share of a service for this client: the nodes that one configuration connects, by rank. Pure.
 //!
-//! Every node that passes the filters has a rank, drawn from the client's seed and its id. The share is the best by rank until `max_peers`
-//! of them fill a place. A node that cannot be connected fills none, so the next by rank is connected beside it until it is back: a dead
-//! share is replaced, and a connected node is never given up for one that is not. Better nodes that come push the worst out, a while after
-//! they are ready.
+//! Every node that passes the filters has a rank, derived from the client's seed and its id. The
+//! share is the best by rank, until `max_peers` of them hold a slot. A node that cannot be
+//! connected holds no slot, so the next by rank is connected in addition until it is back: a dead
+//! share is replaced, and a connected node is never released for one that is not. New nodes of
+//! better rank displace the worst, a while after they are ready.
 //!
-//! Only the best few ranks are held; the rest of a large service is counted, and looked through again when those are used up.
+//! Only the best few ranks are held. The other nodes of a large service are counted, and ranked
+//! again when the held ones are used up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,22 +16,23 @@ use tokio::time::Instant;
 use waypost_core::balance::subset;
 use waypost_core::record::Entry;
 
-/// A connection beyond the share is kept so long, so that a node that comes and goes moves no other.
+/// Time for which a connection beyond the share is kept, so that a flapping node displaces no
+/// other.
 const SURPLUS_KEPT: Duration = Duration::from_secs(30);
-/// Ranks held beyond twice the share.
+/// Number of ranks held beyond twice the share.
 const RESERVE: usize = 64;
 
-/// Order of a node for one client: the lowest come first. The id breaks ties.
+/// Rank of a node for one client; the lowest is first. The id breaks ties.
 type Rank = (u64, Box<str>);
 
-/// Progress of a node of the share towards taking calls.
+/// Slot state of a node of the share: its progress towards taking calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It cannot be connected, for now.
+    /// The node cannot be connected for now, and holds no slot.
     Empty,
-    /// It is being connected, or was connected a moment ago.
+    /// The node is being connected, or was connected a moment ago.
     Held,
-    /// It is connected and answers.
+    /// The node is connected and responsive.
     Ready,
 }
 
@@ -37,20 +40,20 @@ pub(crate) enum Place {
 struct Member {
     entry: Entry,
     place: Place,
-    /// Returns false for a suspect without a connection: it is not connected again.
+    /// False for a suspect without a connection, which is not connected again.
     eligible: bool,
 }
 
-/// One change of the share.
+/// Change of the share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// This node is to be connected.
+    /// The node joins: it is to be connected.
     Join(Entry),
-    /// The node with this id is to be let go.
+    /// The node with this id leaves: it is to be released.
     Leave(Box<str>),
 }
 
-/// This client's share of one service under one configuration.
+/// Share of this client of one service under one configuration.
 #[derive(Debug)]
 pub(crate) struct Share {
     limit: usize,
@@ -58,18 +61,18 @@ pub(crate) struct Share {
     members: BTreeMap<Rank, Member>,
     joined: BTreeSet<Rank>,
     candidates: BTreeSet<Rank>,
-    /// Nodes of this rank and beyond are not held; none: all are.
+    /// Lowest rank that is not held; no rank beyond it is held either. None if all nodes are held.
     floor: Option<Rank>,
     outside: usize,
     held: usize,
     ready: usize,
     surplus_since: Option<Instant>,
-    /// Nodes that left the share without being asked to, since the last settle.
+    /// Nodes that left the share since the last settle, other than by settling.
     gone: Vec<Box<str>>,
 }
 
 impl Share {
-    /// An empty share of at most `limit` nodes (at least one), ranked by `seed`.
+    /// Creates an empty share of at most `limit` nodes (at least one), ranked by `seed`.
     pub(crate) fn new(limit: usize, seed: u64) -> Self {
         Self {
             limit: limit.max(1),
@@ -90,12 +93,12 @@ impl Share {
         (subset::rank(self.seed, id), id.into())
     }
 
-    /// Number of nodes that pass the filters.
+    /// Returns the number of nodes that pass the filters.
     pub(crate) fn passing(&self) -> usize {
         self.members.len() + self.outside
     }
 
-    /// Number of nodes that are to be connected.
+    /// Returns the number of nodes that are to be connected.
     pub(crate) fn joined(&self) -> usize {
         self.joined.len()
     }
@@ -105,7 +108,8 @@ impl Share {
         self.joined.contains(&self.rank(id))
     }
 
-    /// Takes in a node that passes the filters and did not before; not eligible: a suspect without a connection.
+    /// Adds a node that passes the filters and did not before; `eligible` is false for a suspect
+    /// without a connection.
     pub(crate) fn add(&mut self, entry: &Entry, eligible: bool) {
         let rank = self.rank(&entry.node.id);
         if self.floor.as_ref().is_some_and(|floor| rank >= *floor) {
@@ -123,14 +127,14 @@ impl Share {
         self.members.insert(rank, Member { entry: entry.clone(), place: Place::Empty, eligible });
     }
 
-    /// Takes in a new description of a node.
+    /// Updates the description of a node.
     pub(crate) fn describe(&mut self, entry: &Entry) {
         if let Some(member) = self.members.get_mut(&self.rank(&entry.node.id)) {
             member.entry = entry.clone();
         }
     }
 
-    /// Lets a node be connected, or not.
+    /// Sets the eligibility of a node for being connected.
     pub(crate) fn set_eligible(&mut self, id: &str, eligible: bool) {
         let rank = self.rank(id);
         let Some(member) = self.members.get_mut(&rank) else { return };
@@ -145,7 +149,7 @@ impl Share {
         }
     }
 
-    /// Takes out a node that is gone, or passes the filters no more.
+    /// Removes a node that is gone, or no longer passes the filters.
     pub(crate) fn remove(&mut self, id: &str) {
         let rank = self.rank(id);
         self.unjoin(&rank);
@@ -155,7 +159,7 @@ impl Share {
         }
     }
 
-    /// Notes how far a node of the share has come.
+    /// Sets the slot state of a node of the share.
     pub(crate) fn set_place(&mut self, id: &str, place: Place) {
         let rank = self.rank(id);
         if self.joined.contains(&rank) {
@@ -170,7 +174,7 @@ impl Share {
         self.ready = self.ready + usize::from(place == Place::Ready) - usize::from(old == Place::Ready);
     }
 
-    /// Ends a node's membership in the share from outside of [`settle`](Share::settle).
+    /// Removes a node from the share outside of [`settle`](Share::settle).
     fn unjoin(&mut self, rank: &Rank) {
         self.count(rank, Place::Empty);
         if self.joined.remove(rank) {
@@ -178,8 +182,9 @@ impl Share {
         }
     }
 
-    /// Brings the share in line with what is known, and returns what changed. `refill` lists every entry that passes the filters, with its
-    /// eligibility; it is asked only when the ranks that are held are used up.
+    /// Brings the share in line with the current nodes, and returns the changes. `refill` lists
+    /// every entry that passes the filters, with its eligibility; it is called only when the held
+    /// ranks are used up.
     pub(crate) fn settle<'a, I>(&mut self, now: Instant, refill: impl Fn() -> I) -> Vec<Change>
     where
         I: Iterator<Item = (&'a Entry, bool)>,
@@ -198,7 +203,7 @@ impl Share {
         changes
     }
 
-    /// The best candidate, while places are empty or it is better than one that has joined.
+    /// Returns the best candidate, while slots are free or it is better than one that has joined.
     fn next_to_join(&self) -> Option<Rank> {
         let best = self.candidates.first()?;
         let better = self.joined.last().is_some_and(|last| best < last);
@@ -212,7 +217,8 @@ impl Share {
         Change::Join(self.members[rank].entry.clone())
     }
 
-    /// While the share is full of ready nodes, the worst that are not ready leave at once, and ready ones too many after a while.
+    /// Shrinks the share while it is full of ready nodes: the worst nodes that are not ready leave
+    /// at once, surplus ready ones after a while.
     fn leave_surplus(&mut self, now: Instant, changes: &mut Vec<Change>) {
         while self.ready >= self.limit
             && let Some(last) = self.joined.last().cloned()
@@ -239,23 +245,23 @@ impl Share {
         Change::Leave(rank.1.clone())
     }
 
-    /// The nodes that are to be connected, best first.
+    /// Returns the ids of the nodes that are to be connected, best first.
     pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
         self.joined.iter().map(|(_, id)| &**id)
     }
 
-    /// Empties the share: every node that has joined it leaves.
+    /// Empties the share: every joined node leaves.
     pub(crate) fn take_all(&mut self) -> Vec<Change> {
         let old = std::mem::replace(self, Self::new(self.limit, self.seed));
         old.gone.into_iter().chain(old.joined.into_iter().map(|(_, id)| id)).map(Change::Leave).collect()
     }
 
-    /// When to settle even if nothing happens.
+    /// Returns the time of the next settle if no event occurs before.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         self.surplus_since.and_then(|since| since.checked_add(SURPLUS_KEPT))
     }
 
-    /// Number of nodes that are to be connected and fill no place.
+    /// Returns the number of nodes that are to be connected and hold no slot.
     pub(crate) fn unplaced(&self) -> usize {
         self.joined.len().saturating_sub(self.held)
     }
@@ -264,7 +270,7 @@ impl Share {
         self.limit.saturating_mul(2).saturating_add(RESERVE).max(self.joined.len().saturating_mul(2))
     }
 
-    /// Lets go of ranks that are held beyond need; what they were is looked through again when it is wanted.
+    /// Drops ranks held beyond need. The nodes are ranked again when they are needed.
     fn trim(&mut self) {
         if self.members.len() <= self.capacity().saturating_mul(2) {
             return;
@@ -281,7 +287,8 @@ impl Share {
         }
     }
 
-    /// Holds the best ranks that were not held: a walk over all nodes, each time over twice as many as before.
+    /// Holds the best ranks that were not held: an iteration over all nodes, each time for twice as
+    /// many as before.
     fn refill<'a>(&mut self, passing: impl Iterator<Item = (&'a Entry, bool)>) {
         let wanted = self.capacity();
         let mut more: Vec<_> = passing

@@ -1,4 +1,5 @@
-//! What the directory tells of one service, also after the directory's task or its runtime has ended.
+//! Subscription to one service in the directory, which survives the end of the directory's task or
+//! its runtime.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use waypost_core::registry::Error;
 
 use super::lock;
 
-/// Renewals of a subscription that ends again and again back off by this.
+/// Backoff between renewals of a subscription that ends repeatedly.
 const RENEWAL: BackoffConfig = BackoffConfig { initial: Duration::from_millis(50), max: Duration::from_secs(2) };
 
-/// A subscription that can be renewed.
+/// Subscription that can be renewed.
 #[derive(Debug)]
 pub(super) struct ServiceSubscription {
     directory: Directory,
@@ -23,10 +24,10 @@ pub(super) struct ServiceSubscription {
 }
 
 impl ServiceSubscription {
-    /// Subscribes.
+    /// Subscribes to a service.
     ///
     /// # Errors
-    /// As of [`Directory::subscribe`].
+    /// Those of [`Directory::subscribe`].
     pub(super) fn new(directory: &Directory, service: &ServiceName) -> Result<Self, Error> {
         let current = Mutex::new(directory.subscribe(service)?);
         Ok(Self { directory: directory.clone(), service: service.clone(), current })
@@ -37,15 +38,16 @@ impl ServiceSubscription {
         lock(&self.current).snapshot()
     }
 
-    /// Returns a reader of its own.
+    /// Returns an independent reader.
     pub(super) fn reader(&self) -> Subscription {
         lock(&self.current).clone()
     }
 
-    /// Subscribes again, on the runtime that this is called in. The new task goes on with the nodes of the one before.
+    /// Subscribes again, on the current runtime. The new task continues with the nodes of the one
+    /// before.
     ///
     /// # Errors
-    /// As of [`Directory::subscribe`].
+    /// Those of [`Directory::subscribe`].
     pub(super) fn renew(&self) -> Result<Subscription, Error> {
         let renewed = self.directory.subscribe(&self.service)?;
         *lock(&self.current) = renewed.clone();
@@ -53,7 +55,7 @@ impl ServiceSubscription {
     }
 }
 
-/// When an ended subscription is renewed.
+/// Renewal schedule of a subscription that has ended.
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
     failures: u32,
@@ -61,7 +63,8 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    /// A subscription has ended or could not be made: returns when to try again. One that lived for twice the longest back-off ends it.
+    /// Returns the time of the next renewal, after a subscription has ended or could not be
+    /// created. One that lived for twice the maximum backoff resets it.
     pub(super) fn next_try(&mut self, now: Instant) -> Instant {
         let lived = |since: Instant| now.saturating_duration_since(since) >= RENEWAL.max * 2;
         if self.renewed_at.take().is_some_and(lived) {
@@ -72,7 +75,7 @@ impl Renewal {
         now + delay
     }
 
-    /// The subscription was renewed.
+    /// Records that the subscription was renewed.
     pub(super) fn renewed(&mut self, now: Instant) {
         self.renewed_at = Some(now);
     }

@@ -1,22 +1,23 @@
-//! When one connection fewer to a node would do, pure.
+//! Detection of a surplus connection to a node, pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A connection goes only after one fewer would have done for so long.
+/// Time for which one connection fewer must have been enough before one is drained.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What the connections of a node carried since they were last asked.
+/// Load of the connections of a node since the last check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Carried {
-    /// Sum of the most streams that each had at one time: at least the most that all had.
+    /// Sum of the maximum number of concurrent streams of each connection: at least the maximum of
+    /// all together.
     pub(super) peak: usize,
-    /// Streams on each from which another connection is opened.
+    /// Number of streams on each connection from which another one is opened.
     pub(super) busy: usize,
 }
 
-/// Watches the connections of one node while there are several.
+/// Surplus detector for the connections of one node.
 #[derive(Debug, Default)]
 pub(super) struct Surplus {
     count: usize,
@@ -24,8 +25,9 @@ pub(super) struct Surplus {
 }
 
 impl Surplus {
-    /// Takes in that `count` connections are ready; `carried` is asked at the end of each window, and when a connection came. Returns true if
-    /// one is to go: the others would have been no more than half as busy as opens another.
+    /// Updates the number of ready connections; `carried` is called at the end of each window, and
+    /// when a connection was added. Returns true if one is to be drained: the others would have
+    /// been at most half as busy as it takes to open another.
     pub(super) fn look(&mut self, now: Instant, count: usize, carried: impl FnOnce() -> Carried) -> bool {
         let grown = count > std::mem::replace(&mut self.count, count);
         if count < 2 {
@@ -40,7 +42,7 @@ impl Surplus {
         !grown && peak <= (count - 1).saturating_mul(busy / 2)
     }
 
-    /// When to look even if nothing happens.
+    /// Returns the time of the next check if no event occurs before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.ends
     }

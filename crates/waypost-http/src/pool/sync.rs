@@ -1,4 +1,5 @@
-//! The primitives under [`handover`](super::handover), in one place, so that a model checker can put its own there.
+//! Synchronization primitives of [`handover`](super::handover), in a module that a model checker
+//! can replace by its own.
 
 pub(super) use std::sync::atomic::{AtomicUsize, Ordering, fence};
 pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,9 @@
-//! The one task of a service's pool: it awaits and acts; what to do comes from [`Reconnect`], [`Share`](super::share::Share) and the balancers.
+//! Task of a service's pool. It awaits and acts; the decisions are those of [`Reconnect`],
+//! [`Share`](super::share::Share) and the balancers.
 //!
-//! Everything that happens marks peers dirty or shares unsettled, and a turn ends when none is. Events of one connection come on one ordered
-//! channel, so its end is never seen before its beginning.
+//! Every event marks peers dirty or shares unsettled, and an iteration ends when none is left. The
+//! events of one connection arrive on one ordered channel, so its end is never seen before its
+//! beginning.
 
 mod connections;
 mod lines;
@@ -31,16 +33,17 @@ use crate::config::Config;
 use crate::conn::connect::{AddressPolicy, Connect};
 use crate::conn::{ConnectionConfig, ConnectionEvent, DialSlots};
 
-/// Waiting calls are spread over nodes that are about to be ready for so long, then served by those that are.
+/// Time for which waiting calls are spread over nodes that are about to be ready. Afterwards, the
+/// ready ones serve them.
 const SPREAD: Duration = Duration::from_millis(100);
-/// Idle connections of all nodes are proven together, at most so often.
+/// Minimum interval between verifications of the idle connections of all nodes.
 const PROVE_EVERY: Duration = Duration::from_secs(1);
-/// Dials of nodes that fill no place are spread so that they come no closer together than this on average.
+/// Minimum average interval between dials of nodes that hold no slot.
 const UNPLACED_DIAL_EVERY: Duration = Duration::from_millis(100);
 
 type Report = (PeerKey, ConnectionId, ConnectionEvent);
 
-/// What a client's pools share.
+/// Settings and state that a client's pools share.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolShared {
     pub(crate) config: Arc<Config>,
@@ -48,11 +51,11 @@ pub(crate) struct PoolShared {
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) policy: AddressPolicy,
     pub(crate) slots: DialSlots,
-    /// What this client's shares are drawn from.
+    /// Seed of this client's shares.
     pub(crate) seed: u64,
 }
 
-/// The task.
+/// Task of a service's pool.
 pub(crate) struct PoolTask {
     service: Arc<str>,
     pool: Arc<ServicePool>,
@@ -60,7 +63,7 @@ pub(crate) struct PoolTask {
     snapshot: Snapshot,
     members: Vec<Members>,
     peers: HashMap<PeerKey, PeerEntry>,
-    /// The current peer of each node id; older ones of the same id drain.
+    /// Current peer of each node id; older ones of the same id drain.
     by_id: HashMap<Box<str>, PeerKey>,
     next_key: u64,
     ready: usize,
@@ -69,7 +72,7 @@ pub(crate) struct PoolTask {
     reports: mpsc::UnboundedSender<Report>,
     events: mpsc::UnboundedReceiver<Report>,
     connections: JoinSet<()>,
-    /// Number of waiting calls that the room made in this turn may serve.
+    /// Number of waiting calls that the capacity added in this iteration may serve.
     room_made: usize,
     serve_all_at: Option<Instant>,
     proven_at: Option<Instant>,
@@ -79,7 +82,7 @@ pub(crate) struct PoolTask {
     connected_once: bool,
 }
 
-/// Tells channels and waiting calls that the task has ended, however it ends.
+/// Drop guard that notifies channels and waiting calls of the end of the task, including by panic.
 struct Gone(Arc<ServicePool>);
 
 impl Drop for Gone {
@@ -93,7 +96,7 @@ impl Drop for Gone {
 
 impl PoolTask {
     pub(crate) fn new(service: &str, pool: Arc<ServicePool>, shared: PoolShared) -> Self {
-        // Bounded by the connections: each has at most one event of each kind in it.
+        // Bounded by the number of connections: each has at most one event of each kind queued.
         let (reports, events) = mpsc::unbounded_channel();
         Self {
             service: service.into(),
@@ -120,8 +123,9 @@ impl PoolTask {
         }
     }
 
-    /// Runs until told to stop, until the directory is closed (its task alone may end: another is started on this runtime), or until no
-    /// channel has used the service for the idle time and `forget` agrees; then closes every connection.
+    /// Runs until stopped, until the directory is closed, or until no channel has used the service
+    /// for the idle time and `forget` agrees; then closes every connection. If only the directory's
+    /// task has ended, another is started on this runtime.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>, forget: impl Fn() -> bool) {
         let pool = Arc::clone(&self.pool);
         let gone = Gone(Arc::clone(&pool));
@@ -165,7 +169,8 @@ impl PoolTask {
         self.connections.shutdown().await;
     }
 
-    /// When to take a turn even if nothing happens. It may be past; then it is due.
+    /// Returns the time of the next iteration if no event occurs before. It may be past; then it is
+    /// due.
     fn next_wake(&self) -> Option<Instant> {
         let shares = self
             .members
@@ -181,7 +186,7 @@ impl PoolTask {
         self.idle_since?.checked_add(self.shared.config.directory.idle_watch)
     }
 
-    /// Takes in what has happened by now, connections and timers both.
+    /// Handles all events and timers that are due.
     fn take_due_events(&mut self) {
         while let Ok((key, id, event)) = self.events.try_recv() {
             self.on_connection_event(key, id, event);
@@ -220,9 +225,9 @@ impl PoolTask {
         peer.is_some_and(|peer| peer.machine.is_ready())
     }
 
-    // What the directory and the channels say.
+    // Changes of the directory and the channels.
 
-    /// Takes in balancers that came and went.
+    /// Adds new balancers and removes those that are gone.
     fn take_balancers(&mut self) {
         let current = lock(&self.pool.balancers).current(now()).to_vec();
         for mut gone in self
@@ -244,7 +249,8 @@ impl PoolTask {
     }
 
     fn take_snapshot(&mut self, snapshot: Snapshot) {
-        // Empty until the registry has answered: no word that the nodes are gone.
+        // A snapshot that is not synced is empty: the registry has not responded, and the nodes are
+        // not gone.
         if self.snapshot.synced && !snapshot.synced {
             return;
         }
@@ -287,7 +293,8 @@ impl PoolTask {
         self.mark(key);
     }
 
-    /// The node has come back at another address: another peer, wanted by the same shares.
+    /// Replaces the peer of a node that has a new address. The new peer is wanted by the same
+    /// shares.
     fn replace(&mut self, old: PeerKey, entry: Entry) {
         let id: Box<str> = (&*entry.node.id).into();
         let new = self.add_peer(entry);
@@ -308,7 +315,7 @@ impl PoolTask {
     fn take_looks(&mut self) {
         for key in self.pool.room.take_looks() {
             let Some(peer) = self.peers.get(&key) else { continue };
-            // Cleared before the look, so that what comes later asks again.
+            // Cleared before the check, so that a later event requests another.
             peer.pooled.look.store(false, std::sync::atomic::Ordering::SeqCst);
             let target = peer.target(|| self.ready + self.ready_soon());
             let needs_proof = peer.needs_proof(now());
@@ -320,7 +327,8 @@ impl PoolTask {
         }
     }
 
-    /// A common cause is met once: what made one connection doubtful may have taken the others. Walks the peers in use, at most once a second.
+    /// Verifies the idle connections of all nodes: the cause that made one doubtful may have
+    /// affected the others. Iterates over the peers in use, at most once a second.
     fn prove_all(&mut self) {
         let now = now();
         if self.proven_at.is_some_and(|at| now.saturating_duration_since(at) < PROVE_EVERY) {
@@ -330,9 +338,10 @@ impl PoolTask {
         self.peers.values().for_each(PeerEntry::prove);
     }
 
-    // What follows.
+    // Reconciliation.
 
-    /// Brings connections, shares and ready sets in line with what is known now, and serves waiting calls.
+    /// Brings connections, shares and ready sets in line with the current state, and serves waiting
+    /// calls.
     fn settle(&mut self) {
         loop {
             while let Some(key) = self.dirty.pop() {
@@ -413,7 +422,7 @@ impl PoolTask {
         key
     }
 
-    /// Brings one peer in line: its connections, its judgement, its place in the shares, its timer.
+    /// Reconciles one peer: its connections, its exclusion, its slot in the shares, its timer.
     fn tend(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.dirty = false;
@@ -478,7 +487,7 @@ impl PoolTask {
         }
     }
 
-    /// Publishes the ready sets that changed: a walk over the nodes that a share connects.
+    /// Publishes the ready sets that changed: an iteration over the nodes that a share connects.
     fn publish(&mut self) {
         let now = now();
         for members in self.members.iter_mut().filter(|members| members.unpublished) {
@@ -503,13 +512,13 @@ impl PoolTask {
         }
     }
 
-    /// Number of nodes that are about to be ready: a walk over those in use.
+    /// Returns the number of nodes that are about to be ready: an iteration over those in use.
     fn ready_soon(&self) -> usize {
         self.peers.values().filter(|peer| !peer.machine.is_ready() && peer.machine.may_be_ready_soon()).count()
     }
 
-    /// Serves waiting calls with the room of this turn. A node that has just become ready gets its part of them; the rest waits a moment for
-    /// those that are about to be.
+    /// Serves waiting calls with the capacity added in this iteration. A node that has just become
+    /// ready gets its part of them; the others wait a moment for the nodes that are about to be.
     fn serve(&mut self) {
         let made = std::mem::take(&mut self.room_made);
         let waiting = self.pool.room.waiting();

@@ -1,5 +1,5 @@
-//! The retry budget: a share of the calls of the last window and some retries a second, so that a failing service is not buried under
-//! retries. Nothing is saved up beyond the window.
+//! Retry budget: a fraction of the calls of the last window plus some retries per second, so that a
+//! failing service is not overloaded by retries. Nothing accumulates beyond the window.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Slots in a window. A sum over slots is exact to one slot; the rounding always favours the service.
+/// Number of slots in a window. A sum over slots is exact to one slot; the rounding always favours
+/// the service.
 const SLOTS: u64 = 10;
-/// Slots kept: more than a window and its partial slot, and a power of two.
+/// Number of slots kept: more than a window and its partial slot, and a power of two.
 const RING: usize = 16;
-/// Bits of a slot that count calls; the others tell which turn of the ring they belong to.
+/// Bits of a cell that count calls; the other bits hold the lap of the ring that the count belongs
+/// to.
 const COUNT_BITS: u32 = 40;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
@@ -20,19 +22,19 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Limits of the retries that a client may make to one service.
 ///
-/// Within any `window`, retries are at most `per_call` × the calls of that window, plus `per_second` × `window` or `initial`, whichever
-/// is more.
+/// Within any `window`, the number of retries is at most `per_call` × the calls of that window,
+/// plus the greater of `per_second` × `window` and `initial`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetConfig {
-    /// Retries for each call made. Default 0.2.
+    /// Retries per call. Default 0.2.
     pub per_call: f64,
-    /// Retries for each second that passes, at most a window's worth. Default 10.
+    /// Retries per second, at most those of one window. Default 10.
     pub per_second: f64,
     /// Retries available at the start, before any time has passed. Default 10.
     pub initial: u32,
-    /// Length of the sliding window: calls and retries before it do not count. Default 10 s. A window below 1 s counts as 1 s, and one
-    /// above a day as a day.
+    /// Length of the sliding window: earlier calls and retries do not count. Default 10 s. A window
+    /// below 1 s counts as 1 s, and one above a day as a day.
     pub window: Duration,
 }
 
@@ -42,7 +44,8 @@ impl Default for BudgetConfig {
     }
 }
 
-/// The retry budget of one client for one service. A call costs one atomic add; only a retry takes the lock.
+/// Retry budget of one client for one service. A call costs one atomic add; only a retry takes the
+/// lock.
 #[derive(Debug)]
 pub(crate) struct Budget {
     config: BudgetConfig,
@@ -68,7 +71,7 @@ impl Budget {
         Self { config, start: now, window, slot_nanos, calls: Default::default(), spent: Mutex::default() }
     }
 
-    /// Counts a call that begins at `now`. Its retries are not calls.
+    /// Counts a call that starts at `now`. Its retries are not calls.
     pub(crate) fn deposit(&self, now: Instant) {
         let slot = self.slot_at(now);
         let (cell, turn) = self.cell(slot);
@@ -76,12 +79,13 @@ impl Budget {
         if cell.load(Relaxed) & !COUNT == turn {
             cell.fetch_add(1, Relaxed);
         } else {
-            // The first call of a slot, once a second: it replaces the count of an earlier turn of the ring.
+            // The first call of a slot, once a second with defaults, replaces the count of an
+            // earlier lap.
             let _ = cell.fetch_update(Relaxed, Relaxed, |value| Some(add(value)));
         }
     }
 
-    /// Takes one retry at `now`; false if the budget is used up.
+    /// Takes one retry at `now`. Returns false if the budget is exhausted.
     pub(crate) fn withdraw(&self, now: Instant) -> bool {
         let slot = self.slot_at(now);
         let allowed = self.config.per_call * self.recent_calls(slot) as f64 + self.reserve(now);
@@ -94,7 +98,8 @@ impl Budget {
         covered
     }
 
-    /// Calls of the slot and the nine before it: never more than those of the last window.
+    /// Returns the calls of the slot and the nine before it: never more than those of the last
+    /// window.
     fn recent_calls(&self, slot: u64) -> u64 {
         (slot.saturating_sub(SLOTS - 1)..=slot).map(|slot| self.calls_in(slot)).sum()
     }
@@ -105,7 +110,8 @@ impl Budget {
         if value & !COUNT == turn { value & COUNT } else { 0 }
     }
 
-    /// Retries that need no calls: `initial` at the start, growing to a window's worth.
+    /// Returns the retries that need no calls: `initial` at the start, growing to those of one
+    /// window.
     fn reserve(&self, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.start).min(self.window);
         let initial = f64::from(self.config.initial);
@@ -117,7 +123,7 @@ impl Budget {
         nanos(now.saturating_duration_since(self.start)) / self.slot_nanos
     }
 
-    /// The cell of a slot, and the mark of the ring's turn that a current count carries.
+    /// Returns the cell of a slot, and the lap that a current count carries in its upper bits.
     fn cell(&self, slot: u64) -> (&AtomicU64, u64) {
         let turn = slot / RING as u64 + 1;
         (&self.calls[slot as usize % RING], turn << COUNT_BITS)
@@ -134,7 +140,8 @@ impl Spent {
         self.newest = self.newest.max(slot);
     }
 
-    /// Retries of the newest slot and the ten before it: never fewer than those of the last window.
+    /// Returns the retries of the newest slot and the ten before it: never fewer than those of the
+    /// last window.
     fn recent(&self) -> u64 {
         let oldest = self.newest.saturating_sub(SLOTS);
         (oldest..=self.newest).map(|slot| self.slots[slot as usize % RING]).sum()

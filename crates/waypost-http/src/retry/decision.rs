@@ -1,14 +1,18 @@
-//! The decision table: what follows a failed attempt.
+//! Decision table for failed attempts.
 //!
-//! | how the attempt ended | then |
+//! | end of the attempt | decision |
 //! |---|---|
-//! | not sent | an untried peer at once, else any: a move |
-//! | not processed (`REFUSED_STREAM`, above the last id of a GOAWAY without error) | an untried peer at once: a move; none left: a retry |
-//! | GOAWAY with an error code, above its last id | the same for the first connection that ended under the request; then stop |
-//! | connection lost, idempotent | any peer: a move the first time, and each time it was dead before; then a retry |
-//! | `UNAVAILABLE`, idempotent | a retry, after the server's pushback; stop if that outlasts the deadline |
-//! | after response headers | never "not processed": an idempotent call may retry, any other stops |
+//! | not sent | an untried peer at once, else any peer: a move |
+//! | not processed | an untried peer at once: a move; none left: a retry |
+//! | GOAWAY with an error code | as not processed, for the first connection it ends; then stop |
+//! | connection lost, idempotent | any peer: a move the first time and if stale; then a retry |
+//! | `UNAVAILABLE`, idempotent | a retry after the pushback; stop if beyond the deadline |
+//! | after response headers | never "not processed": an idempotent call may retry, others stop |
 //! | anything else | stop |
+//!
+//! *Not processed*: reset by `REFUSED_STREAM`, or above the last id of a GOAWAY without error. The
+//! GOAWAY with an error code has a last id below the request's stream, too. *Stale*: the connection
+//! was dead before the request was sent.
 //!
 //! A move is free and bounded; a retry is counted and needs the budget.
 
@@ -18,12 +22,13 @@ use std::time::Duration;
 use super::policy::Pushback;
 use super::state::{RetryContext, RetryState};
 
-/// Maximum number of moves in one call; never more than there are peers either.
+/// Maximum number of moves in one call; the number of peers is a further limit.
 const MAX_MOVES: u32 = 5;
-/// Connections that may end under one request, if a GOAWAY with an error code ended one of them: the request is the likely cause.
+/// Maximum number of connections that may end under one request, if a GOAWAY with an error code
+/// ended one of them: the request is the likely cause.
 const MAX_CONNECTIONS_ENDED: u32 = 2;
 
-/// How an attempt ended without a response for the caller.
+/// Failure of an attempt: its end without a response for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AttemptFailure {
     /// Event that ended the attempt.
@@ -38,7 +43,8 @@ impl AttemptFailure {
         Self { cause, committed: false }
     }
 
-    /// Creates the failure of an attempt that received response headers, and no data that its caller saw.
+    /// Creates the failure of an attempt that received response headers, but no data that the
+    /// caller has read.
     pub(crate) fn committed(cause: FailureCause) -> Self {
         Self { cause, committed: true }
     }
@@ -48,7 +54,8 @@ impl AttemptFailure {
         matches!(self.cause, FailureCause::GoAwayError | FailureCause::Lost { stale: false })
     }
 
-    /// The cause as it decides: headers prove that the request was processed, and that the connection was alive.
+    /// Returns the cause that the decision uses: headers prove that the request was processed, and
+    /// that the connection was alive.
     fn effective(self) -> FailureCause {
         match self.cause {
             FailureCause::NotSent | FailureCause::Unprocessed if self.committed => FailureCause::Unavailable(Pushback::None),
@@ -58,60 +65,66 @@ impl AttemptFailure {
     }
 }
 
-/// The event that ended an attempt.
+/// Event that ended an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureCause {
     /// The connection refused to open a stream: nothing was sent.
     NotSent,
-    /// The node declared the request unprocessed: `REFUSED_STREAM`, or an id above the last one of a GOAWAY with `NO_ERROR`.
+    /// The node declared the request unprocessed: `REFUSED_STREAM`, or an id above the last one of
+    /// a GOAWAY with `NO_ERROR`.
     Unprocessed,
-    /// The node ended the connection by a GOAWAY with an error code, whose last id is below the stream's.
+    /// The node ended the connection by a GOAWAY with an error code, whose last id is below the
+    /// stream's.
     GoAwayError,
-    /// The connection ended, or did not answer a PING, while the request was outstanding.
+    /// The connection ended, or a PING on it was not acknowledged, while the request was
+    /// outstanding.
     Lost {
-        /// True if the connection was dead before the request was sent: it read nothing since, and had been silent or idle before.
+        /// True if the connection was dead before the request was sent: nothing has been read
+        /// since, and it had been silent or idle before.
         stale: bool,
     },
     /// The node reset the stream with another code.
     Reset,
-    /// The node answered that it is unavailable.
+    /// The node responded that it is unavailable.
     Unavailable(Pushback),
 }
 
-/// What follows a failed attempt.
+/// Decision after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryDecision {
-    /// Another peer that this call has not tried, at once. If none is ready, ask again by
+    /// Another peer that this call has not tried, at once. If none is ready, decide again by
     /// [`RetryState::on_no_untried_peer`](super::RetryState::on_no_untried_peer).
     MoveToUntried,
-    /// Any peer, untried ones first; a tried one after [`Policy::retry_delay`](super::policy::Policy::retry_delay).
+    /// Any peer, untried ones first; a tried one after
+    /// [`Policy::retry_delay`](super::policy::Policy::retry_delay).
     Move,
-    /// As [`Move`](Self::Move), after this delay; counted, and paid by the budget.
+    /// As [`Move`](Self::Move), after this delay; counted as an attempt, and taken from the budget.
     Retry(Duration),
-    /// The failure, or the server's own response, goes to the caller.
+    /// The failure, or the server's own response, is returned to the caller.
     Stop(StopReason),
 }
 
-/// The reason why a failed attempt is the last.
+/// Reason why no attempt follows a failed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
     /// The method may not be sent twice, and a node may have processed the request.
     NotIdempotent,
-    /// No other node would do better.
+    /// No other node would succeed.
     Final,
-    /// The body is no longer here in full.
+    /// The body is not buffered in full.
     BodyNotReplayable,
     /// The deadline has passed.
     Deadline,
-    /// The server said not to retry.
+    /// The server forbade a retry.
     PushbackNever,
-    /// The server said to wait longer than the deadline allows.
+    /// The server's pushback exceeds the deadline.
     PushbackBeyondDeadline,
     /// The policy's maximum is reached.
     MaxAttempts,
-    /// The budget of the service is used up.
+    /// The budget of the service is exhausted.
     Budget,
-    /// So many connections ended under this request, one of them by a GOAWAY with an error code.
+    /// Several connections (their number) ended under this request, one of them by a GOAWAY with an
+    /// error code.
     ConnectionsEnded(u32),
 }
 
@@ -137,7 +150,8 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// Returns what follows `failure`, by the table above. `withdraw` takes a retry from the budget, and is asked last.
+/// Returns the decision after `failure`, by the table above. `withdraw` takes a retry from the
+/// budget, and is called last.
 pub(crate) fn next(
     failure: AttemptFailure,
     state: &RetryState,
@@ -162,7 +176,7 @@ pub(crate) fn next(
     }
 }
 
-/// The reason, if any, why nothing may follow.
+/// Returns the reason, if any, why no attempt may follow.
 fn obstacle(cause: FailureCause, state: &RetryState, context: &RetryContext) -> Option<StopReason> {
     use FailureCause::{GoAwayError, Lost, NotSent, Reset, Unavailable, Unprocessed};
     match cause {
@@ -180,7 +194,7 @@ fn obstacle(cause: FailureCause, state: &RetryState, context: &RetryContext) -> 
     }
 }
 
-/// The move, if this failure has one and the call has one left.
+/// Returns the move, if this failure allows one and the call has one left.
 fn free_move(cause: FailureCause, state: &RetryState, context: &RetryContext) -> Option<RetryDecision> {
     if state.moves() >= MAX_MOVES.min(context.peers.max(1)) {
         return None;

@@ -1,11 +1,12 @@
-//! The attempts of a failed call, for its error. Bounded, however many there were.
+//! History of the attempts of a failed call, for its error. Its size is bounded, whatever the
+//! number of attempts.
 
 use std::fmt;
 
-/// Attempts kept from the start, and as many from the end.
+/// Number of attempts kept from the start, and the same number from the end.
 const KEPT: usize = 3;
 
-/// One attempt that gave the caller no response.
+/// Record of an attempt that gave the caller no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AttemptRecord {
@@ -13,7 +14,7 @@ pub struct AttemptRecord {
     pub node: String,
     /// Address of the node, as registered.
     pub address: String,
-    /// Description of how the attempt ended.
+    /// Description of the attempt's end.
     pub ended: String,
 }
 
@@ -30,7 +31,7 @@ impl fmt::Display for AttemptRecord {
     }
 }
 
-/// The failed attempts of one call, in order: the first three, the last three, and the number of all.
+/// Failed attempts of one call, in order: the first three, the last three, and their total number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttemptHistory {
     records: Vec<AttemptRecord>,
@@ -57,7 +58,7 @@ impl AttemptHistory {
         self.records.last()
     }
 
-    /// Returns the number of all attempts, those without a record included.
+    /// Returns the total number of attempts, those without a record included.
     pub fn len(&self) -> usize {
         self.total
     }

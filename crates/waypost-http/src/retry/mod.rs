@@ -1,7 +1,8 @@
 //! Retries of one call: policy, budget, decision and history.
 //!
-//! The table of what follows a failed attempt is [`next`] and nothing else. This room never knows sockets, protocols, or how a node is
-//! picked; time and chance are arguments.
+//! The decision after a failed attempt is the table of [`next`](decision::next) and nothing else.
+//! This module never knows sockets, protocols, or how a node is picked; time and chance are
+//! arguments.
 
 mod budget;
 mod decision;

@@ -1,37 +1,39 @@
-//! The retry policy: which methods may be sent twice, and how often.
+//! Retry policy: the methods that may be sent twice, and the maximum number of attempts.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// The instruction of a server about retries (`grpc-retry-pushback-ms`, gRFC A6).
+/// Instruction of a server about retries (`grpc-retry-pushback-ms`, gRFC A6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pushback {
     /// No instruction.
     None,
-    /// Retry not before this time has passed.
+    /// Do not retry before this time has passed.
     After(Duration),
     /// Do not retry.
     Never,
 }
 
-/// The retry policy of a channel.
+/// Retry policy of a channel.
 ///
-/// *Moves* are free: an attempt that no node processed goes to another node whatever the method is, and an idempotent call leaves its
-/// first lost connection. Moves are not counted as attempts, need no budget, and are at most five in a call.
+/// *Moves* are free: an attempt that no node processed moves to another node, whatever the method
+/// is, and an idempotent call moves off its first lost connection. Moves are not counted as
+/// attempts, need no budget, and are limited to five per call.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Policy {
-    /// Maximum number of attempts that count, the first included; moves are not counted. Default 3. With 1, and with 0, only moves
-    /// are made.
+    /// Maximum number of attempts, the first included; moves are not counted. Default 3. With 0 or
+    /// 1, only moves are made.
     pub max_attempts: u32,
-    /// Full paths (`/package.Service/Method`) of methods that may be sent twice, beside those that the registry declares idempotent.
-    /// Default none.
+    /// Full paths (`/package.Service/Method`) of methods that may be sent twice, in addition to
+    /// those that the registry declares idempotent. Default none.
     pub idempotent: HashSet<String>,
-    /// Full paths of methods that are never sent twice, whatever the registry declares. Default none.
+    /// Full paths of methods that are never sent twice, whatever the registry declares. Default
+    /// none.
     pub never: HashSet<String>,
-    /// Bounds of the delay before a node is tried a second time in one call, drawn evenly between them (either order). Default 25 to
-    /// 250 ms.
+    /// Bounds of the delay before a node is tried a second time in one call, in either order. The
+    /// delay is drawn uniformly between them. Default 25 to 250 ms.
     pub retry_backoff: (Duration, Duration),
 }
 
@@ -47,12 +49,13 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Returns true if the method at `path` may be sent twice; `declared` is what its service's record says.
+    /// Returns true if the method at `path` may be sent twice; `declared` is the value in its
+    /// service's record.
     pub fn is_idempotent(&self, path: &str, declared: bool) -> bool {
         (declared || self.idempotent.contains(path)) && !self.never.contains(path)
     }
 
-    /// Returns the delay before a node is tried a second time; `chance` is even in 0..1.
+    /// Returns the delay before a node is tried a second time; `chance` is uniform in 0..1.
     pub(crate) fn retry_delay(&self, chance: f64) -> Duration {
         let (a, b) = self.retry_backoff;
         let (min, max) = (a.min(b), a.max(b));

@@ -1,4 +1,4 @@
-//! The attempts of one call, counted.
+//! Retry state of one call: its counted attempts and moves.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::budget::Budget;
 use super::decision::{AttemptFailure, FailureCause, RetryDecision, next};
 use super::policy::Policy;
 
-/// The attempts of one call so far.
+/// Retry state of one call.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryState {
     max_attempts: u32,
@@ -19,12 +19,12 @@ pub(crate) struct RetryState {
     connections_ended: u32,
 }
 
-/// The circumstances of a failed attempt.
+/// Circumstances of a failed attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryContext {
     /// True if the request can be sent again from its start.
     pub(crate) replayable: bool,
-    /// Time until the deadline; none without one.
+    /// Time until the deadline; none without a deadline.
     pub(crate) remaining: Option<Duration>,
     /// Number of known peers that may be picked, connected or not.
     pub(crate) peers: u32,
@@ -45,12 +45,12 @@ impl RetryState {
         }
     }
 
-    /// Sets whether the method may be sent twice, by the picked node's record and the policy.
+    /// Sets the idempotency of the method, from the picked node's record and the policy.
     pub(crate) fn set_idempotent(&mut self, idempotent: bool) {
         self.idempotent = idempotent;
     }
 
-    /// Decides what follows a failed attempt, and counts it.
+    /// Decides what follows a failed attempt, and counts the decision.
     pub(crate) fn on_failure(
         &mut self,
         failure: AttemptFailure,
@@ -63,7 +63,8 @@ impl RetryState {
         self.decide(failure, context, budget, now)
     }
 
-    /// Decides again after [`RetryDecision::MoveToUntried`] found no peer: the move was not made.
+    /// Decides again after [`RetryDecision::MoveToUntried`] found no peer. The move that was not
+    /// made is not counted.
     pub(crate) fn on_no_untried_peer(
         &mut self,
         failure: AttemptFailure,
@@ -89,7 +90,7 @@ impl RetryState {
         self.idempotent
     }
 
-    /// Attempts that count, the first included.
+    /// Returns the number of counted attempts, the first included.
     pub(super) fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -102,12 +103,12 @@ impl RetryState {
         self.moves
     }
 
-    /// Connections that ended under the request.
+    /// Returns the number of connections that ended under the request.
     pub(super) fn connections_ended(&self) -> u32 {
         self.connections_ended
     }
 
-    /// True if a GOAWAY with an error code ended one of them.
+    /// Returns true if a GOAWAY with an error code ended one of them.
     pub(super) fn goaway_error(&self) -> bool {
         self.goaway_error
     }

@@ -1,4 +1,4 @@
-//! All nodes are away for a while: calls wait, and those that come back share them.
+//! All nodes are unavailable for a while: calls wait, and the nodes that recover share them.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use waypost_http::{CallError, Config, FailureKind, ServiceChannel};
 
 use crate::net::{Host, World, call};
 
-/// How nodes are away.
+/// Kind of unavailability of a node.
 #[derive(Clone, Copy, Debug)]
 enum Absence {
-    /// Frozen, or cut off: nothing is answered, and connections stay.
+    /// Frozen or partitioned: nothing is answered, and connections stay.
     Silent,
-    /// Dead: connections break off, and none is accepted.
+    /// Dead: connections break, and no new ones are accepted.
     Dead,
-    /// Dead, and lost by the registry, too, until they register again.
+    /// Dead, and also removed from the registry until registered again.
     Lost,
 }
 
@@ -44,7 +44,7 @@ impl Absence {
 
 type Outcome = Result<(String, u32, String), CallError>;
 
-/// Calls that start at a steady pace, whatever becomes of those before.
+/// Starts calls at a steady pace, whatever the outcome of earlier ones.
 fn start_calls(sender: &ServiceChannel, order: &'static str, calls: u32, per_second: u32) -> JoinSet<Outcome> {
     let (start, mut all) = (Instant::now(), JoinSet::new());
     for i in 0..calls {
@@ -89,7 +89,7 @@ async fn thousands_of_calls_wait_for_nodes_that_come_back() {
     none_fails(Absence::Dead, Duration::from_secs(4), 1_000).await;
 }
 
-/// Ten calls of a body each, and what became of each in order. Dropped, it ends them.
+/// Makes ten calls with a body each; returns their outcomes in order. Dropped, it ends them.
 async fn ten_calls(sender: &ServiceChannel, body: usize) -> Vec<Outcome> {
     let mut all = JoinSet::new();
     for i in 0..10 {
@@ -117,7 +117,7 @@ async fn a_full_line_says_so_by_number_and_by_bytes_and_empties() {
         let host = world.host("a").await;
         host.kill();
         let sender = world.sender();
-        // Given up by their callers, they make room for others.
+        // Calls abandoned by their callers free capacity for others.
         assert!(tokio::time::timeout(Duration::from_secs(1), ten_calls(&sender, 10_000)).await.is_err());
         let calls = {
             let sender = sender.clone();

@@ -1,4 +1,4 @@
-//! What a client may retry.
+//! Retry budgets of a client.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -21,7 +21,7 @@ async fn a_total_failure_after_an_idle_hour_costs_no_more_retries_than_a_window_
         call(&sender, "/look", "hi").await.unwrap();
         sleep(Duration::from_millis(5)).await;
     }
-    // One retry of plenty, so that the budget has counted what it has.
+    // One retry of many, so that the budget has counted the earlier calls.
     let attempts = call(&sender, "/look", "unavailable").await.unwrap().1;
     assert!(attempts > 1);
     sleep(Duration::from_secs(3600)).await;

@@ -1,5 +1,6 @@
-//! Calls that are given up together cost their neighbours on the connection nothing, against a server of h2 with its default limits: it ends
-//! a connection on which more than 20 streams are reset that it has not accepted yet.
+//! Calls abandoned together do not affect other calls of the connection. The h2 server has its
+//! default limits: it closes a connection on which more than 20 streams are reset that it has not
+//! accepted yet.
 
 use std::future::poll_fn;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,7 +15,7 @@ use crate::net::{Host, World, call};
 
 type Answer = Result<(String, u32, String), CallError>;
 
-/// Begins `count` calls that are never answered and gives them all up in the same moment.
+/// Starts `count` calls that are never answered, and abandons them all at the same time.
 async fn give_up(sender: &ServiceChannel, count: usize) {
     let mut calls: Vec<_> = (0..count).map(|_| Box::pin(call(sender, "/act", "wait"))).collect();
     for call in &mut calls {
@@ -23,7 +24,7 @@ async fn give_up(sender: &ServiceChannel, count: usize) {
     }
 }
 
-/// Begins a call that the host answers on request.
+/// Starts an unrelated call, which the host answers on request.
 async fn innocent(sender: &ServiceChannel, host: &Host) -> JoinHandle<Answer> {
     let before = host.requests.load(Relaxed);
     let sender = sender.clone();
@@ -75,7 +76,7 @@ async fn calls_given_up_again_and_again_lose_no_call_beside_them() {
     assert_eq!(host.broken.load(Relaxed), 0);
 }
 
-/// The server reads nothing for a while, shorter than raises any doubt, and then all at once.
+/// The server reads nothing for a while, too short to raise a doubt, and then everything at once.
 #[tokio::test(start_paused = true)]
 async fn calls_given_up_while_the_server_is_short_of_cpu_lose_no_call_beside_them() {
     for (frozen, count) in [(15, 30), (50, 60), (300, 100), (900, 500)] {

@@ -1,4 +1,5 @@
-//! A node takes so many streams a connection: calls beyond that open connections, wait in order, and hear of all room that is made.
+//! A node limits the streams of each connection: calls beyond the limit open connections, wait in
+//! order, and are served when capacity is added.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,7 +23,7 @@ use crate::net::{World, begin, call};
 
 const LONG: Duration = Duration::from_secs(5);
 
-/// The side of a conversation that says nothing and does not end.
+/// Request body of a stream that sends nothing and does not end.
 struct Open;
 
 impl Body for Open {
@@ -34,12 +35,12 @@ impl Body for Open {
     }
 }
 
-/// Begins a conversation, which lasts as long as its response is held.
+/// Starts a bidirectional stream, which lasts as long as its response is held.
 async fn converse(sender: &ServiceChannel) -> Result<Response<ResponseBody>, CallError> {
     sender.call(Request::post("/flow").body(Open).unwrap()).await
 }
 
-/// Begins so many conversations together; none waits for a deadline.
+/// Starts `number` streams together; none waits for a deadline.
 async fn converse_at_once(sender: &ServiceChannel, number: usize) -> Vec<Response<ResponseBody>> {
     let start = Instant::now();
     let mut begun = JoinSet::new();
@@ -70,7 +71,7 @@ async fn conversations_at_a_hundred_streams() {
         }
         assert_eq!(host.requests.load(Relaxed), 300);
         let open = host.open.load(Relaxed);
-        // Another is opened once all are three quarters full.
+        // Another connection is opened once all are three quarters full.
         assert!((3..=5).contains(&open), "{open} connections, at once: {at_once}");
         drop(held);
     }
@@ -81,13 +82,13 @@ async fn conversations_beyond_the_limit_of_a_connection_all_begin() {
     conversations_at_a_hundred_streams().await;
 }
 
-/// Two threads in real time: room may be made between a call's look and its wait.
+/// Two threads in real time: capacity may be added between the pick and the wait of a call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_beyond_the_limit_of_a_connection_all_begin_in_real_time() {
     conversations_at_a_hundred_streams().await;
 }
 
-/// Added bit by bit, so that each connection is nearly full when the next is wanted.
+/// Streams are added one by one, so that each connection is nearly full when the next is needed.
 #[tokio::test(start_paused = true)]
 async fn connections_are_added_up_to_eight_as_conversations_come() {
     for (limit, connections) in [(100, 8..=8), (200, 4..=6)] {
@@ -103,7 +104,7 @@ async fn connections_are_added_up_to_eight_as_conversations_come() {
         let open = host.open.load(Relaxed);
         assert!(held.len() == 800 && connections.contains(&open), "limit {limit}: {} on {open} connections", held.len());
         if limit == 100 {
-            // All room is taken: one more waits, and begins when another ends.
+            // The capacity is exhausted: one more stream waits, and starts when another ends.
             let one_more = tokio::spawn({
                 let sender = sender.clone();
                 async move { converse(&sender).await }
@@ -116,7 +117,7 @@ async fn connections_are_added_up_to_eight_as_conversations_come() {
     }
 }
 
-/// Frames of HTTP/2, as far as this server knows them.
+/// Subset of HTTP/2 frames that this server uses.
 mod frame {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
@@ -131,18 +132,18 @@ mod frame {
         [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
     }
 
-    /// SETTINGS with `MAX_CONCURRENT_STREAMS` alone.
+    /// Returns a SETTINGS frame with `MAX_CONCURRENT_STREAMS` alone.
     pub(super) fn limit(streams: u32) -> Vec<u8> {
         frame(SETTINGS, 0, 0, &[&[0, 3], &streams.to_be_bytes()[..]].concat())
     }
 
-    /// Status 200 and the end of the stream.
+    /// Returns a HEADERS frame with status 200 and the end of the stream.
     pub(super) fn answer(stream: u32) -> Vec<u8> {
         frame(HEADERS, END | END_HEADERS, stream, &[0x88])
     }
 }
 
-/// A server that changes its limit of streams, on all its connections, and answers after `work`.
+/// Server that changes its limit of streams, on all its connections, and answers after `work`.
 #[derive(Clone, Debug)]
 struct Limited {
     limit: watch::Sender<u32>,
@@ -211,7 +212,8 @@ impl Connect for Limited {
     }
 }
 
-/// Three hundred calls wait at a server whose limit changes, the last time to a hundred; returns how many it had answered before that.
+/// Makes three hundred calls to a server whose limit changes, the last time to a hundred; returns
+/// the number answered before that.
 async fn calls_at_limits(limits: &[u32]) -> usize {
     let server = Limited::new(limits[0], Duration::from_millis(20));
     let connect = server.clone();
@@ -240,13 +242,13 @@ async fn calls_at_limits(limits: &[u32]) -> usize {
     before
 }
 
-/// Without a limit that rises the calls would wait for their deadline, 30 s.
+/// The calls would wait for their deadline of 30 s if the raised limit did not serve them.
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_rises_serves_the_calls_that_wait() {
     assert_eq!(calls_at_limits(&[0]).await, 0);
     assert_eq!(calls_at_limits(&[0, 0]).await, 0);
     assert!(calls_at_limits(&[1]).await <= 8, "a stream on each of at most eight connections");
-    // Lowered while calls wait and raised again.
+    // The limit is lowered while calls wait, and raised again.
     assert!((1..300).contains(&calls_at_limits(&[2, 1, 0]).await));
     assert!((1..300).contains(&calls_at_limits(&[2, 0, 1, 0]).await));
 }
@@ -257,7 +259,8 @@ async fn a_limit_that_rises_serves_the_calls_that_wait_in_real_time() {
     assert!((1..300).contains(&calls_at_limits(&[2, 0]).await));
 }
 
-/// Calls find the lost connections full until their end is taken in; that is no want of more.
+/// Calls find the lost connections full until the end of these is processed; that must not open
+/// more.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_restarts_keeps_its_number_of_connections() {
     let world = World::new();

@@ -15,7 +15,7 @@ use crate::net::{World, begin, call};
 
 const LONG: Duration = Duration::from_secs(5);
 
-/// Lets every task that can run, run.
+/// Lets every runnable task run.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -24,7 +24,7 @@ fn in_flight(sender: &ServiceChannel) -> u32 {
     sender.snapshot().nodes.iter().map(|node| node.in_flight).sum()
 }
 
-/// A body of three pieces, each of which lets others run first.
+/// Returns a body of three chunks, each of which yields to other tasks first.
 fn slow_body() -> impl http_body::Body<Data = Bytes, Error = std::convert::Infallible> + Unpin + Send + 'static {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, _>>(1);
     tokio::spawn(async move {
@@ -46,7 +46,8 @@ impl<T> futures_core::Stream for Pieces<T> {
     }
 }
 
-/// A call to be dropped at one moment after another: its path, its order, and how much time passes between two moments.
+/// Call to be dropped at successive moments: its path, its instruction, and the time between two
+/// moments.
 struct Dropped {
     path: &'static str,
     order: &'static str,
@@ -63,7 +64,7 @@ impl Dropped {
         let _ = response.unwrap().into_body().collect().await;
     }
 
-    /// Polls the call `moments` times and drops it; true if it had finished before.
+    /// Polls the call `moments` times and drops it; returns true if it had finished before.
     async fn drop_after(&self, sender: ServiceChannel, moments: usize) -> bool {
         let mut call = Box::pin(self.make(sender));
         for _ in 0..moments {
@@ -92,7 +93,8 @@ async fn a_call_dropped_at_every_await_point_leaves_nothing() {
         Dropped { path: "/look", order: "sleep 9", step: ms(1), at_least: 9 },
         // Waits before it returns to the only node, twice.
         Dropped { path: "/look", order: "unavailable", step: ms(1), at_least: 20 },
-        // Waits too long: asks for a dry socket, then listens whether the connection is silent.
+        // Exceeds the slow threshold: has the socket read, then waits until the connection is
+        // unresponsive.
         Dropped { path: "/look", order: "sleep 1500", step: ms(50), at_least: 25 },
     ];
     for dropped in calls {
@@ -108,7 +110,7 @@ async fn a_call_dropped_at_every_await_point_leaves_nothing() {
         assert_eq!(Handle::current().metrics().num_alive_tasks(), tasks, "{} {}", dropped.path, dropped.order);
     }
     assert_eq!(host.open.load(Relaxed), 1, "the connection survived it all");
-    // No permit is left either: the server's limit of streams would otherwise be met.
+    // No permit is leaked either: otherwise the server's limit of streams would be reached.
     host.drain();
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(host.open.load(Relaxed), 1, "drained at once, since nothing was in flight, and replaced");

@@ -1,4 +1,4 @@
-//! What a client says once the runtime that it was first used on has ended.
+//! Errors of a client whose first runtime has ended.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -13,7 +13,8 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// A client that has called a node on a runtime which has ended, and the registry unreachable since.
+/// Returns a client that has called a node on a runtime which has ended; the registry has been
+/// unreachable since.
 fn orphaned() -> (World, ServiceChannel, Host) {
     let first = runtime();
     let world = World::new();

@@ -1,4 +1,4 @@
-//! What one event of a large service costs, counted by what is looked at.
+//! Cost of one event of a large service, as the number of nodes examined.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -14,7 +14,7 @@ use crate::net::{World, begin, call, service};
 const NODES: usize = 5_000;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Nodes that a filter was asked about, and dials, since the last time.
+/// Counter of filter calls and dials since the last reading.
 struct Counter<'a> {
     world: &'a World,
     looks: Arc<AtomicUsize>,

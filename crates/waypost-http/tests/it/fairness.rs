@@ -1,4 +1,4 @@
-//! Calls that find no room are served in the order in which they came, and none is starved or overtaken.
+//! Calls that find no capacity are served in order of arrival, and none is starved or overtaken.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -11,10 +11,11 @@ use waypost_http::ServiceChannel;
 use crate::net::{Host, World, call};
 
 const LONG: Duration = Duration::from_secs(5);
-/// Streams that eight connections to a node of five streams each carry.
+/// Number of streams on eight connections to a node that allows five on each.
 const ROOM: usize = 40;
 
-/// A channel to one node that takes five streams a connection, with all the connections that it may have.
+/// Returns a channel to one node that allows five streams per connection, with the maximum number
+/// of connections open.
 async fn narrow() -> (World, Host, ServiceChannel) {
     let world = World::new();
     let host = world.host("a").await;
@@ -24,7 +25,8 @@ async fn narrow() -> (World, Host, ServiceChannel) {
     (world, host, sender)
 }
 
-/// Begins one call after another, so that they come in order; each notes its number when it is answered.
+/// Starts calls one after another, so that they arrive in order; each records its number when it is
+/// answered.
 fn begin_in_order(
     calls: &mut JoinSet<()>,
     sender: &ServiceChannel,
@@ -40,7 +42,8 @@ fn begin_in_order(
     }
 }
 
-/// Every answer comes at most a room's worth of calls before or after its turn.
+/// Asserts that every response arrives at most `ROOM` calls before or after its position in the
+/// order.
 fn assert_in_order(answered: &[usize]) {
     for (at, number) in answered.iter().enumerate() {
         assert!(at.abs_diff(*number) <= ROOM, "call {number} was answered as number {at}: {answered:?}");
@@ -59,7 +62,7 @@ async fn calls_that_wait_are_answered_in_the_order_they_came() {
     }
 }
 
-/// One new call for each moment at which permits are given back.
+/// Starts one new call each time permits are returned.
 #[tokio::test(start_paused = true)]
 async fn a_new_call_does_not_overtake_those_that_wait() {
     let (_world, _host, sender) = narrow().await;
@@ -74,8 +77,9 @@ async fn a_new_call_does_not_overtake_those_that_wait() {
     assert_in_order(&answered.lock().unwrap());
 }
 
-/// So many callers, each of which calls again as soon as it is answered, until all calls are made. Asserts that none fails and that each makes
-/// its part of the calls; returns the longest wait as a multiple of the mean.
+/// Runs `callers` callers, each of which calls again as soon as it is answered, until all calls are
+/// made. Asserts that none fails and that each makes its part of the calls. Returns the longest
+/// wait as a multiple of the mean.
 async fn closed_loop(callers: usize, calls: usize) -> f64 {
     let (_world, _host, sender) = narrow().await;
     let left = Arc::new(AtomicUsize::new(calls));
@@ -110,7 +114,7 @@ async fn callers_that_call_again_at_once_share_the_room() {
     }
 }
 
-/// Two threads in real time: permits are given back while calls join the line.
+/// Two threads in real time: permits are returned while calls join the wait queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_call_again_at_once_share_the_room_in_real_time() {
     closed_loop(200, 2_000).await;

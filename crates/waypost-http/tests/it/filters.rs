@@ -1,4 +1,5 @@
-//! A filter of the user that panics says nothing of a node: it is asked again after a back-off.
+//! The panic of a user's filter does not classify a node: the filter is called again after a
+//! backoff.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -10,7 +11,8 @@ use waypost_http::{ChannelConfig, ServiceChannel};
 
 use crate::net::{World, begin, call};
 
-/// Takes `a` and `b` and leaves `c` out; panics on `a` the next `panics` times.
+/// Returns a filter that accepts `a` and `b`, rejects `c`, and panics on `a` the next `panics`
+/// times.
 fn shaky(panics: &Arc<AtomicUsize>) -> Filter {
     let panics = Arc::clone(panics);
     Filter::predicate(move |entry| {
@@ -45,12 +47,12 @@ async fn a_node_that_a_filter_panicked_on_is_used_once_the_filter_has_an_answer(
         call(&sender, "/act", "hi").await.unwrap();
         until_both_are_picked(&sender, "from the start").await;
         assert_eq!(left.load(Relaxed), 0);
-        // When a record changes, it is asked about the record before and about the new one.
+        // When a record changes, the filter is called for the old record and for the new one.
         left.store(panics, Relaxed);
         world.relabel("a").await;
         sleep(Duration::from_secs(1)).await;
         until_both_are_picked(&sender, "after a change").await;
-        // Nothing is counted twice or lost.
+        // No node is counted twice or lost.
         sleep(Duration::from_secs(120)).await;
         hosts.iter().for_each(crate::net::Host::kill);
         sleep(Duration::from_secs(1)).await;

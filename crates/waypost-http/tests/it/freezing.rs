@@ -1,4 +1,5 @@
-//! The server's side of a connection in memory, whose process may freeze, and which a firewall may forget.
+//! Server side of a connection in memory, whose process may freeze, and which a firewall may drop
+//! silently.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +11,8 @@ use tokio::sync::watch;
 
 use crate::net::Host;
 
-/// The server's side of a connection: it neither reads nor writes while its process is frozen, and counts the PINGs it reads.
+/// Server side of a connection. It neither reads nor writes while its process is frozen, and counts
+/// the PINGs that it reads.
 pub(crate) struct Freezing {
     io: DuplexStream,
     frozen: watch::Receiver<bool>,
@@ -48,7 +50,7 @@ impl Freezing {
         thawed
     }
 
-    /// Counts the PINGs among the frames that are whole by now, and keeps the rest.
+    /// Counts the PINGs among the complete frames, and buffers the incomplete one.
     fn count_pings(&mut self, bytes: &[u8]) {
         const PREFACE: usize = 24;
         self.seen.extend_from_slice(bytes);

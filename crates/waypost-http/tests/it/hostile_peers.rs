@@ -1,4 +1,4 @@
-//! Peers that end each connection: how often they are dialled, and what that costs the calls beside them.
+//! Peers that end each connection: the number of their dials, and the cost to calls of other peers.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use waypost_http::ServiceChannel;
 use crate::hostility::Hostility;
 use crate::net::{World, begin, call};
 
-/// Dials of one peer in a minute, at most: a back-off of up to five seconds with full jitter makes 32 of them, and connections that live
-/// for a second 60.
+/// Maximum number of dials of one peer in a minute: a backoff of up to five seconds with full
+/// jitter makes 32 of them, and connections that live for a second 60.
 const DIALS_A_MINUTE: usize = 64;
 
-/// Makes calls one after another for a minute and more; returns how many failed, and how.
+/// Makes calls one after another for more than a minute; returns the errors of those that failed.
 async fn call_for_a_minute(sender: &ServiceChannel, path: &str) -> Vec<String> {
     let until = Instant::now() + Duration::from_secs(60);
     let mut failures = Vec::new();
@@ -27,7 +27,7 @@ async fn call_for_a_minute(sender: &ServiceChannel, path: &str) -> Vec<String> {
     failures
 }
 
-/// Makes calls at once, and returns the time of the slowest.
+/// Makes calls concurrently, and returns the time of the slowest.
 async fn together(sender: &ServiceChannel, calls: usize) -> Duration {
     let start = Instant::now();
     let mut under_way = JoinSet::new();

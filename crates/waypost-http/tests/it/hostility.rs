@@ -1,4 +1,4 @@
-//! Servers that accept connections and treat them badly.
+//! Servers that accept connections and misbehave.
 
 use std::time::Duration;
 
@@ -7,23 +7,24 @@ use h2::{Reason, server};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::time::{sleep, timeout};
 
-/// What a server does to each connection instead of serving it.
+/// Misbehaviour of a server on each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hostility {
-    /// Closes it without a word.
+    /// Closes the connection without sending anything.
     BreaksOff,
-    /// Never speaks.
+    /// Never sends anything.
     Mute,
-    /// Speaks another protocol.
+    /// Sends another protocol.
     Garbles,
-    /// Sends its SETTINGS, reads requests without an answer, and closes after this time.
+    /// Sends its SETTINGS, reads requests without a response, and closes after this time.
     Closes(Duration),
-    /// Sends its SETTINGS, reads requests without an answer, and after this time says GOAWAY with this code.
+    /// Sends its SETTINGS, reads requests without a response, and sends GOAWAY with this code after
+    /// this time.
     SaysGoAway(Duration, Reason),
 }
 
 impl Hostility {
-    /// Every kind; those that greet also with connections that live for a while.
+    /// Returns every kind; those that complete the handshake are included with several lifetimes.
     pub(crate) fn all() -> Vec<Self> {
         let lives = [0, 1, 30, 300, 990, 1_000].map(Duration::from_millis);
         let reasons = [Reason::ENHANCE_YOUR_CALM, Reason::NO_ERROR, Reason::INTERNAL_ERROR];
@@ -41,7 +42,7 @@ impl Hostility {
         }
     }
 
-    /// Treats one connection.
+    /// Misbehaves on one connection.
     pub(crate) async fn treat(self, mut io: DuplexStream) {
         match self {
             Self::BreaksOff => {}
@@ -69,7 +70,7 @@ impl Hostility {
     }
 }
 
-/// Reads requests and answers none.
+/// Reads requests and sends no response.
 async fn read_for(connection: &mut server::Connection<DuplexStream, Bytes>, time: Duration) {
     let mut unanswered = Vec::new();
     let reading = async {

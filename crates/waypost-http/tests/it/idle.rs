@@ -1,4 +1,5 @@
-//! Connections that were idle for long: a firewall, a NAT or a sleeping laptop may have forgotten them, and says nothing.
+//! Connections that were idle for long: a firewall, a NAT or a suspended laptop may have dropped
+//! them silently.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use crate::net::{Host, World, call};
 use crate::support::all_used;
 
 const REST: Duration = Duration::from_secs(600);
-/// Bound of the first call after a rest.
+/// Maximum time of the first call after an idle period.
 const FIRST: Duration = Duration::from_millis(1_500);
 
-/// A client of `nodes` nodes that has used all of them and then been idle.
+/// Returns a client of `nodes` nodes that has called all of them and then been idle.
 async fn rested(nodes: usize) -> (World, Vec<Host>, ServiceChannel) {
     let world = World::new();
     let mut hosts = Vec::new();
@@ -27,7 +28,7 @@ async fn rested(nodes: usize) -> (World, Vec<Host>, ServiceChannel) {
     (world, hosts, sender)
 }
 
-/// Makes a call; returns how long it took.
+/// Makes a call; returns the time it took.
 async fn timed(sender: &ServiceChannel, path: &str) -> Duration {
     let start = Instant::now();
     call(sender, path, "hi").await.unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -42,7 +43,8 @@ async fn the_first_call_after_a_rest_is_answered_though_all_connections_are_forg
             hosts.iter().for_each(Host::forget_connections);
             let took = timed(&sender, path).await;
             assert!(took <= FIRST, "{path}, {nodes} nodes: {took:?}");
-            // What one connection taught is known of all: no later call pays again.
+            // The failure of one connection causes all others to be verified: no later call is
+            // delayed again.
             for _ in 0..nodes * 2 {
                 let took = timed(&sender, path).await;
                 assert!(took <= Duration::from_millis(50), "{path}, {nodes} nodes, later: {took:?}");

@@ -1,4 +1,4 @@
-//! Captures what a client logs at INFO and above.
+//! Capture of a client's log lines at INFO and above.
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Write};
@@ -12,12 +12,14 @@ thread_local! {
     static LINES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// The lines of this thread, oldest first: level, message, fields. Capturing ends when it is dropped.
+/// Captured lines of this thread, oldest first: level, message, fields. The capture ends when it is
+/// dropped.
 pub(crate) struct Log(());
 
 impl Log {
     pub(crate) fn capture() -> Self {
-        // One subscriber for all threads: tracing asks the thread that comes first to a line of code whether anybody wants it, and keeps a no.
+        // One subscriber for all threads: tracing caches the interest of the thread that first
+        // reaches a callsite, and would cache a lack of interest.
         static INSTALL: Once = Once::new();
         INSTALL.call_once(|| {
             tracing::subscriber::set_global_default(Capture).unwrap();
@@ -27,7 +29,7 @@ impl Log {
         Self(())
     }
 
-    /// Takes the lines since the last time.
+    /// Takes the lines since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
         LINES.with_borrow_mut(|lines| lines.as_mut().map(std::mem::take).unwrap_or_default())
     }

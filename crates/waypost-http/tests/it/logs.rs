@@ -1,4 +1,5 @@
-//! What a client says of its nodes at INFO and above: each change once, and nothing of what is normal.
+//! Log lines of a client about its nodes at INFO and above: each change once, and nothing about
+//! normal events.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,7 +15,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The lines with what differs from run to run left out.
+/// Returns the lines without the fields that vary from run to run.
 fn lines(log: &Log) -> Vec<String> {
     let steady = |line: String| match line.split_once(" after=") {
         Some((before, after)) => {
@@ -25,7 +26,7 @@ fn lines(log: &Log) -> Vec<String> {
     log.take().into_iter().map(steady).collect()
 }
 
-/// A dead host is alive again, as another process at its address.
+/// Revives a dead host as another process at its address.
 async fn revive(world: &World, name: &str) -> Host {
     world.host(name).await
 }
@@ -124,7 +125,7 @@ async fn the_last_line_of_a_node_is_true_once_it_stays() {
     assert!(lines.last().unwrap().starts_with("INFO node reachable again"), "{lines:#?}");
 }
 
-/// Number of nodes whose last line begins like this.
+/// Returns the number of nodes whose last line begins with `message`.
 fn last_lines(log: &[String], message: &str) -> usize {
     let node = |line: &String| line.split_once(" node=").map(|(_, rest)| rest.split(' ').next().unwrap().to_owned());
     let last: HashMap<_, _> = log.iter().filter_map(|line| Some((node(line)?, line))).collect();

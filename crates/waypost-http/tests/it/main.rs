@@ -1,4 +1,5 @@
-//! One binary for all integration tests of this crate: real h2 servers on a network in memory, in paused time.
+//! Integration tests of this crate in one binary: real h2 servers on a network in memory, in paused
+//! time.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
 

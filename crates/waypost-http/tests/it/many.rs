@@ -1,4 +1,4 @@
-//! Services of many nodes: how many are connected, and how fast.
+//! Services of many nodes: the number of connected nodes, and the time until they are.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn at_most_max_peers_are_connected_sixteen_at_a_time() {
     assert_eq!(count(&sender, Decision::Excluded(Exclusion::OutsideSubset)), 30);
     let open = || hosts.iter().filter(|host| host.open.load(Relaxed) > 0).count();
     assert_eq!((open(), world.net.most_dials_at_once()), (100, 16));
-    // One of the share leaves: another takes its place, and nobody else moves.
+    // One node of the share leaves: another takes its slot, and no other changes.
     let gone = sender.snapshot().nodes.into_iter().find(|node| node.decision == Decision::Picked).unwrap();
     let dialled = |hosts: &[Host]| -> usize { hosts.iter().map(|host| host.dialled.load(Relaxed)).sum() };
     let before = dialled(&hosts);
@@ -83,7 +83,7 @@ async fn a_service_without_channels_is_let_go_after_ten_minutes_and_found_again(
     call(&world.sender(), "/act", "hi").await.unwrap();
 }
 
-/// Lets the hosts answer what waits at them until all calls have ended.
+/// Answers the calls that wait at the hosts until all calls have ended.
 async fn answer_all<T>(hosts: &[Host], calls: &[JoinHandle<T>]) {
     while !calls.iter().all(JoinHandle::is_finished) {
         hosts.iter().for_each(|host| host.answers.notify_waiters());
@@ -108,14 +108,15 @@ async fn connections_that_a_burst_opened_are_closed_when_it_is_over_and_no_call_
     burst(150).await;
     let (open, dialled) = (|| host.open.load(Relaxed), host.dialled.load(Relaxed));
     assert!(open() > 1 && open() == dialled, "{} of {dialled}", open());
-    // As many as one connection carries with ease, all the while.
+    // As many calls as one connection carries easily, for the whole time.
     for _ in 0..250 {
         burst(10).await;
     }
     assert_eq!((open(), host.dialled.load(Relaxed)), (1, dialled));
 }
 
-/// Nodes that come one after the other share the load in the end: the first of them needs no more connections than the last.
+/// Nodes that become ready one after another share the load in the end: the first needs no more
+/// connections than the last.
 #[tokio::test(start_paused = true)]
 async fn a_burst_at_the_start_opens_no_more_connections_than_all_nodes_need() {
     let world = World::new();
@@ -134,7 +135,8 @@ async fn a_burst_at_the_start_opens_no_more_connections_than_all_nodes_need() {
     assert_eq!(dialled, [1; 4]);
 }
 
-/// Connections that one node alone needed are closed when others share the load, though they are well used.
+/// Connections that a node needed alone are closed when others share the load, although they are
+/// well used.
 #[tokio::test(start_paused = true)]
 async fn connections_that_one_node_needed_alone_are_closed_when_others_have_come() {
     let world = World::new();
@@ -170,7 +172,8 @@ async fn connections_that_one_node_needed_alone_are_closed_when_others_have_come
     callers.iter().for_each(JoinHandle::abort);
 }
 
-/// Frozen nodes accept connections and never speak. Slots that they held would let the good ones wait for their time-outs.
+/// Frozen nodes accept connections and never send anything. If they held dial slots, the good nodes
+/// would wait for their timeouts.
 #[tokio::test(start_paused = true)]
 async fn a_few_good_nodes_among_many_frozen_ones_are_found_at_once() {
     for (frozen, good) in [(96, 4), (99, 1)] {

@@ -1,4 +1,5 @@
-//! Requests that fail by themselves: their caller learns why, they are not tried again, and neither a node nor a neighbour pays.
+//! Requests that fail by themselves: the caller receives the reason, they are not retried, and
+//! neither a node nor another call is affected.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use crate::net::{Host, World, begin, call, calls_at_once};
 use crate::raw::Step::{Close, GoAway};
 use crate::support::{all_ready, all_used};
 
-/// Gives a piece, waits for the signal, and fails.
+/// Body that yields a chunk, waits for the signal, and fails.
 struct Failing {
     piece: Option<Bytes>,
     told: oneshot::Receiver<Infallible>,
@@ -32,7 +33,7 @@ impl Body for Failing {
         if let Some(piece) = self.piece.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        // It is told by the drop of the sender.
+        // The signal is the drop of the sender.
         Pin::new(&mut self.told).poll(cx).map(|_| Some(Err(std::io::Error::other("the disk is gone"))))
     }
 }
@@ -64,7 +65,7 @@ async fn a_body_that_fails_ends_its_call_alone() {
         let call = tokio::spawn({
             let sender = sender.clone();
             async move {
-                // Where the response has begun, its body ends with the error.
+                // If the response has begun, its body ends with the error.
                 match sender.call(request).await {
                     Ok(response) => format!("{:?}", response.into_body().collect().await.unwrap_err()),
                     Err(error) => {
@@ -111,7 +112,8 @@ async fn headers_above_the_limit_of_the_server_are_not_sent() {
     }
 }
 
-/// Each server announces no limit, and ends the connection with an error when it sees the request.
+/// Each server announces no limit, and ends the connection with an error when it receives the
+/// request.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_ends_connections_ends_no_more_than_two() {
     for path in ["/look", "/act", "/flow"] {
@@ -134,7 +136,7 @@ async fn a_request_that_ends_connections_ends_no_more_than_two() {
     }
 }
 
-/// The server reads nothing for a moment, and finds the beginnings and the ends of all of them.
+/// The server reads nothing for a moment, and then finds the starts and the resets of all of them.
 #[tokio::test(start_paused = true)]
 async fn bodies_that_fail_together_lose_no_call_beside_them() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! The table of what ends an attempt and what follows.
+//! Table of the ends of an attempt and the decisions that follow.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,4 +1,5 @@
-//! A network in memory, under the `Connect` seam: real HTTP/2 servers, and hosts that freeze, die, drain or never speak.
+//! Network in memory, behind the `Connect` interface: real HTTP/2 servers, and hosts that freeze,
+//! die, drain or never send anything.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,7 +27,7 @@ use crate::freezing::Freezing;
 use crate::hostility::Hostility;
 use crate::raw::{self, Script};
 
-/// The world of one test: a registry, hosts, and a client.
+/// Environment of one test: a registry, hosts, and a client.
 pub(crate) struct World {
     pub(crate) memory: MemoryRegistry,
     pub(crate) net: Net,
@@ -43,7 +44,7 @@ impl World {
         Self::through(config, AnyRegistry::new, |net| net)
     }
 
-    /// A client that reaches the registry and the network through what a test puts before them.
+    /// Creates a client that uses the registry and the network through a test's wrappers.
     pub(crate) fn through<C: Connect>(
         config: Config,
         registry: impl FnOnce(MemoryRegistry) -> AnyRegistry,
@@ -55,14 +56,14 @@ impl World {
         Self { memory, net, client, instance: Instance::random() }
     }
 
-    /// A host that serves, and is registered.
+    /// Starts and registers a host.
     pub(crate) async fn host(&self, name: &str) -> Host {
         let host = self.net.host_of(name);
         self.register(name).await;
         host
     }
 
-    /// Hosts named `n0`, `n1` and so on that serve, and are registered.
+    /// Starts and registers hosts named `n0`, `n1` and so on.
     pub(crate) async fn hosts(&self, count: usize) -> Vec<Host> {
         let mut hosts = Vec::new();
         for i in 0..count {
@@ -75,7 +76,7 @@ impl World {
         self.register_for(name, Duration::from_secs(3600)).await;
     }
 
-    /// Registers a node that renews nothing.
+    /// Registers a node that is never refreshed.
     pub(crate) async fn register_for(&self, name: &str, ttl: Duration) {
         self.register_service(&service(name), ttl).await;
     }
@@ -85,7 +86,7 @@ impl World {
         self.memory.register(service, &options).await.unwrap();
     }
 
-    /// The host registers again, with a label that it did not have.
+    /// Registers the host again, with an additional label.
     pub(crate) async fn relabel(&self, name: &str) {
         let mut service = service(name);
         service.nodes[0].metadata.insert("label", "new");
@@ -98,7 +99,7 @@ impl World {
         self.memory.deregister(&service(name), &options).await.unwrap();
     }
 
-    /// Another client of the same registry and network.
+    /// Returns another client of the same registry and network.
     pub(crate) fn another_client(&self) -> Client {
         Client::with_connect(AnyRegistry::new(self.memory.open()), Config::default(), self.net.clone())
     }
@@ -112,7 +113,7 @@ impl World {
     }
 }
 
-/// A channel of any client to the one service.
+/// Returns a channel of any client to the one service.
 pub(crate) fn sender_of(client: &Client, config: ChannelConfig) -> ServiceChannel {
     client.channel("echo".parse().unwrap(), config, Arc::new(Plain))
 }
@@ -121,7 +122,8 @@ fn address_of(name: &str) -> String {
     format!("{name}.test:80")
 }
 
-/// A service with one method that may be sent twice, `/look`, and one that may not, `/act`; `/flow` streams.
+/// Returns a service with one method that may be sent twice, `/look`, and one that may not, `/act`;
+/// `/flow` streams.
 pub(crate) fn service(node: &str) -> Service {
     let mut service = Service::new("echo");
     for (name, path, extra) in
@@ -141,7 +143,7 @@ pub(crate) fn service(node: &str) -> Service {
 /// Name of the node, number of attempts and body of a response.
 pub(crate) type Answer = Result<(String, u32, String), CallError>;
 
-/// Makes a call and says who answered, after how many attempts, with what.
+/// Makes a call; returns the node that answered, the number of attempts, and the body.
 pub(crate) async fn call(sender: &ServiceChannel, path: &str, body: &str) -> Answer {
     let response = begin(sender, path, body, None).await?;
     let picked = response.extensions().get::<ServedBy>().unwrap().clone();
@@ -153,7 +155,7 @@ pub(crate) async fn call(sender: &ServiceChannel, path: &str, body: &str) -> Ans
     Ok((picked.node.id.trim_start_matches("echo-").to_owned(), picked.attempts, text))
 }
 
-/// Makes so many calls together, each in a task of its own.
+/// Makes `number` calls concurrently, each in its own task.
 pub(crate) fn calls_at_once(
     sender: &ServiceChannel,
     number: usize,
@@ -180,7 +182,7 @@ pub(crate) async fn begin(
     sender.call(request.body(Full::new(Bytes::from(body.to_owned()))).unwrap()).await
 }
 
-/// Plain HTTP: 503 says unavailable.
+/// Protocol of plain HTTP: status 503 means unavailable.
 #[derive(Debug)]
 pub(crate) struct Plain;
 
@@ -209,11 +211,11 @@ impl Protocol for Plain {
     }
 }
 
-/// All hosts, by address.
+/// Hosts of the network, by address.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Net(Arc<Mutex<HashMap<String, Host>>>, Arc<Dials>);
 
-/// How many dials there were, are now, and were at most at once; each takes 10 ms.
+/// Number of dials in all, now, and at most at one time; each takes 10 ms.
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
     all: AtomicUsize,
@@ -222,7 +224,7 @@ pub(crate) struct Dials {
 }
 
 impl Net {
-    /// Number of dials of any address by now.
+    /// Returns the number of dials of any address so far.
     pub(crate) fn dials(&self) -> usize {
         self.1.all.load(Relaxed)
     }
@@ -231,7 +233,7 @@ impl Net {
         self.1.most.load(Relaxed)
     }
 
-    /// A host that is not registered.
+    /// Starts a host that is not registered.
     pub(crate) fn host_of(&self, name: &str) -> Host {
         let host = Host::default();
         self.0.lock().unwrap().insert(address_of(name), host.clone());
@@ -257,7 +259,7 @@ impl Connect for Net {
     }
 }
 
-/// One host.
+/// Host of the network.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Host(Arc<HostState>);
 
@@ -278,7 +280,7 @@ pub(crate) struct HostState {
     connections: Mutex<JoinSet<()>>,
     pub(crate) dialled: AtomicUsize,
     pub(crate) open: AtomicUsize,
-    /// Connections that ended with an error.
+    /// Number of connections that ended with an error.
     pub(crate) broken: AtomicUsize,
     pub(crate) requests: AtomicUsize,
     pub(crate) resets: AtomicUsize,
@@ -295,53 +297,55 @@ impl std::ops::Deref for Host {
 }
 
 impl Host {
-    /// Its process stops and goes on, as by SIGSTOP and SIGCONT: connections are still accepted.
+    /// Stops and resumes the host's process, as by SIGSTOP and SIGCONT: connections are still
+    /// accepted.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.frozen.send_replace(frozen);
     }
 
-    /// It dies: connections break off, none is accepted.
+    /// Kills the host: its connections break, and no new ones are accepted.
     pub(crate) fn kill(&self) {
         self.down.send_replace(true);
         self.break_off();
     }
 
-    /// Its connections break off; new ones are accepted.
+    /// Breaks the host's connections; new ones are accepted.
     pub(crate) fn break_off(&self) {
         self.connections.lock().unwrap().abort_all();
     }
 
-    /// It comes back after it died.
+    /// Revives the host after it was killed.
     pub(crate) fn revive(&self) {
         self.down.send_replace(false);
     }
 
-    /// It treats every connection to come like this instead of serving; none: it serves again.
+    /// Makes the host misbehave on every new connection instead of serving it; none: serves again.
     pub(crate) fn turn(&self, hostility: impl Into<Option<Hostility>>) {
         *self.hostility.lock().unwrap() = hostility.into();
     }
 
-    /// A dial of it takes so much longer.
+    /// Delays each dial of the host by this time.
     pub(crate) fn delay_dials(&self, delay: Duration) {
         *self.dial_delay.lock().unwrap() = delay;
     }
 
-    /// It accepts and never speaks.
+    /// Makes the host accept connections and never send anything.
     pub(crate) fn mute(&self) {
         self.mute.send_replace(true);
     }
 
-    /// The way to it forgets the connections that there are, as a firewall does: what is sent on them is swallowed from now on.
+    /// Makes the network drop the existing connections silently, as a firewall does: data sent on
+    /// them is discarded from now on.
     pub(crate) fn forget_connections(&self) {
         self.forgotten.fetch_add(1, Relaxed);
     }
 
-    /// It resets the next `n` requests as not looked at.
+    /// Makes the host reset the next `n` requests as not processed.
     pub(crate) fn refuse(&self, n: usize) {
         self.refusing.send_replace(n);
     }
 
-    /// From now on, its new connections do this with each request.
+    /// Makes new connections of the host run this script for each request.
     pub(crate) fn obey(&self, script: Script) {
         *self.script.lock().unwrap() = Some(script);
     }
@@ -350,17 +354,17 @@ impl Host {
         *self.limit.lock().unwrap() = Some(limit);
     }
 
-    /// Its new connections take headers of so many bytes, and say so.
+    /// Makes new connections of the host announce and enforce this limit of header bytes.
     pub(crate) fn limit_headers(&self, limit: u32) {
         *self.header_limit.lock().unwrap() = Some(limit);
     }
 
-    /// Every connection says GOAWAY and finishes what it has.
+    /// Sends GOAWAY on every connection, which then finishes its streams.
     pub(crate) fn drain(&self) {
         self.drain.notify_waiters();
     }
 
-    /// Every connection is closed for too many pings.
+    /// Closes every connection with `ENHANCE_YOUR_CALM`, as for too many PINGs.
     pub(crate) fn ask_for_calm(&self) {
         self.calm.notify_waiters();
     }
@@ -374,7 +378,7 @@ impl Host {
         if let Some(script) = *self.script.lock().unwrap() {
             let host = self.clone();
             self.connections.lock().unwrap().spawn(async move {
-                // How it ends is the client's to say.
+                // The reason of the end is reported by the client.
                 let _ = raw::serve(theirs, host, script).await;
             });
         } else if let Some(hostility) = *self.hostility.lock().unwrap() {
@@ -428,7 +432,7 @@ impl Host {
         while handlers.join_next().await.is_some() {}
     }
 
-    /// Does what the request's body says.
+    /// Acts as the request's body instructs.
     async fn answer(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         self.requests.fetch_add(1, Relaxed);
         let refused = self.refusing.send_if_modified(|left| {

@@ -1,4 +1,4 @@
-//! What is booked of an attempt, by how it ended: strategies and ejection read it.
+//! Recorded outcome of an attempt, by its end: strategies and ejection use it.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use waypost_http::ServiceChannel;
 use crate::net::{Host, World, begin, call};
 use crate::support::all_used;
 
-/// Attempts, and how many of them speak against their node; of both nodes.
+/// Returns the number of attempts on both nodes, and how many of them count as failures of their
+/// node.
 fn booked(sender: &ServiceChannel) -> (u64, u64) {
     let nodes = sender.snapshot().nodes;
     assert!(nodes.iter().all(|node| node.in_flight == 0), "{nodes:?}");
@@ -51,7 +52,7 @@ async fn every_end_of_an_attempt_is_booked_as_what_it_is() {
         let after = booked(&sender);
         assert_eq!((after.0 - before.0, after.1 - before.1), (attempts, failed), "{path} {order}");
     }
-    // What the caller gives up, and what no node has looked at, speaks against none.
+    // Attempts that the caller abandons, or that no node processed, count against no node.
     let before = booked(&sender);
     for order in ["wait", "half", "begin 500"] {
         assert!(tokio::time::timeout(Duration::from_millis(100), make(&sender, "/act", order, None)).await.is_err());
@@ -62,7 +63,7 @@ async fn every_end_of_an_attempt_is_booked_as_what_it_is() {
     make(&sender, "/act", "hi", None).await;
     let after = booked(&sender);
     assert_eq!((after.0 - before.0, after.1 - before.1), (3 + 3, 0));
-    // A connection that breaks off, before and after the headers.
+    // The connection breaks, before and after the headers.
     for order in ["wait", "begin 5000", "half"] {
         let before = booked(&sender);
         let lost = tokio::spawn({

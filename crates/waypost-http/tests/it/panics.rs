@@ -1,4 +1,5 @@
-//! Code that users give may panic: it costs at most the calls that ran into it, never the service, the client or a permit.
+//! Panics of user code cost at most the calls that run into them, never the service, the client or
+//! a permit.
 
 use std::io;
 use std::pin::Pin;
@@ -26,7 +27,7 @@ use crate::net::{Net, Plain, World, call};
 
 const LONG: Duration = Duration::from_secs(5);
 
-/// Panics once, at the place that it was set for.
+/// Trigger of one panic, at the place that it was set for.
 #[derive(Clone, Debug, Default)]
 struct Bomb(Arc<AtomicUsize>);
 
@@ -35,7 +36,7 @@ impl Bomb {
         self.0.store(place, Relaxed);
     }
 
-    /// Panics if it was set for this place; places count from one.
+    /// Panics if it was set for this place; places are numbered from one.
     fn at(&self, place: usize) {
         if self.0.compare_exchange(place, 0, Relaxed, Relaxed).is_ok() {
             panic!("by the test, at {place}");
@@ -47,14 +48,15 @@ impl Bomb {
     }
 }
 
-/// A world with one node that takes one stream at a time, so that a permit that is not given back is missed at once.
+/// Starts a node that allows one stream at a time, so that a leaked permit is detected at once.
 async fn narrow(world: &World) -> crate::net::Host {
     let host = world.host("a").await;
     host.limit_streams(1);
     host
 }
 
-/// Calls through the same channel and through a new one are answered, one after the other, and nothing stays in flight.
+/// Asserts that calls on the same channel and on a new one are answered, one after another, and
+/// that nothing stays in flight.
 async fn assert_well(world: &World, sender: &ServiceChannel, what: &str) {
     for sender in [sender, &world.sender()] {
         for _ in 0..10 {
@@ -66,7 +68,7 @@ async fn assert_well(world: &World, sender: &ServiceChannel, what: &str) {
     }
 }
 
-/// A call in a task of its own, as most servers make them.
+/// Makes a call in its own task, as most servers do.
 async fn call_in_task(sender: &ServiceChannel, path: &'static str, body: &'static str) -> Result<String, JoinError> {
     let sender = sender.clone();
     let made =
@@ -74,7 +76,8 @@ async fn call_in_task(sender: &ServiceChannel, path: &'static str, body: &'stati
     made.await
 }
 
-/// Connects through the network; panics in `connect` (1), in its future (2), or in what its stream of bytes does (3 to 7).
+/// Connector through the network that panics in `connect` (1), in its future (2), or in the methods
+/// of its byte stream (3 to 7).
 #[derive(Debug)]
 struct Shaky(Net, Bomb);
 
@@ -170,7 +173,7 @@ async fn a_connection_whose_stream_of_bytes_panics_is_replaced() {
         call(&sender, "/act", "hi").await.unwrap();
         bomb.set(place);
         if place >= 6 {
-            // The connection ends in order, which is when these are called.
+            // The connection ends in order, which is when these methods are called.
             host.drain();
         }
         let answered = call_in_task(&sender, "/look", "hi").await;
@@ -202,7 +205,8 @@ async fn a_filter_that_panics_on_a_node_leaves_out_that_node_alone() {
     assert_well(&world, &sender, "filter").await;
 }
 
-/// Picks the first; panics in `build` (1), `pick` (2), `observer` (3), or when an attempt has finished (4).
+/// Strategy that picks the first node, and panics in `build` (1), `pick` (2), `observer` (3), or
+/// when an attempt has finished (4).
 #[derive(Clone, Debug)]
 struct ShakyFirst(Bomb);
 
@@ -254,7 +258,8 @@ async fn a_strategy_that_panics_loses_no_call() {
     }
 }
 
-/// The memory registry; panics in `watch` (1), in its future (2), or when its watcher is polled (3).
+/// Memory registry that panics in `watch` (1), in its future (2), or when its watcher is polled
+/// (3).
 #[derive(Debug)]
 struct ShakyRegistry(waypost_core::memory::MemoryRegistry, Bomb);
 
@@ -329,7 +334,7 @@ async fn a_registry_that_panics_once_is_watched_again() {
     }
 }
 
-/// Plain HTTP; each method panics at a place of its own.
+/// Protocol of plain HTTP; each method panics at a place of its own.
 #[derive(Debug)]
 struct ShakyProtocol(Bomb);
 
@@ -360,7 +365,7 @@ impl Protocol for ShakyProtocol {
     }
 }
 
-/// Its panic goes to the caller, whose mistake it is; the node's one stream is free again.
+/// The panic is passed to the caller, whose mistake it is; the node's one stream is free again.
 #[tokio::test(start_paused = true)]
 async fn a_protocol_that_panics_costs_the_one_call() {
     for (place, body, what) in [

@@ -1,4 +1,4 @@
-//! When a connection that says nothing is asked, and what follows.
+//! PINGs on silent connections, and their consequences.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn one_quiet_stream_of_60_s_gets_at_most_three_pings() {
     let world = World::new();
     let a = world.host("a").await;
     let sender = world.sender();
-    // An answer has begun, so nobody waits for headers; after that the stream is quiet.
+    // The response has begun, so no call waits for headers; after that the stream is quiet.
     let response = begin(&sender, "/look", "half", None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(a.pings.load(Relaxed), 3);
@@ -45,7 +45,7 @@ async fn a_slow_handler_is_asked_once_for_stalling_and_stays_picked() {
     assert_eq!((a.pings.load(Relaxed), decision(&sender, 0)), (1, Decision::Picked));
     assert_eq!(slow.await.unwrap().unwrap().1, 1);
     assert_eq!((a.pings.load(Relaxed), start.elapsed().as_millis()), (1, 4_900));
-    // Ten seconds of silence are asked about once more, as the quiet that they are.
+    // Ten seconds of silence cause two PINGs: for the slow call, and for the quiet stream.
     let (_, attempts, _) = call(&sender, "/look", "sleep 10000").await.unwrap();
     assert_eq!((attempts, a.pings.load(Relaxed)), (1, 3));
     assert_eq!(decision(&sender, 0), Decision::Picked);
@@ -75,7 +75,7 @@ async fn a_frozen_node_is_out_after_a_second_and_its_idempotent_calls_move_after
         assert!(took <= Duration::from_millis(if attempts == 1 { 100 } else { 3_100 }), "{attempts} {took:?}");
     }
     assert!(moved > 0);
-    // Out until it wakes, and back soon after.
+    // Excluded until it resumes, and picked again soon after.
     tokio::time::sleep(Duration::from_secs(15)).await;
     let on_b = b.requests.load(Relaxed);
     for _ in 0..50 {
@@ -90,7 +90,8 @@ async fn a_frozen_node_is_out_after_a_second_and_its_idempotent_calls_move_after
     assert!(start.elapsed() <= Duration::from_secs(8), "{:?}", start.elapsed());
 }
 
-/// The same for a node that froze after the headers of its responses; `begin` sends them at once, and the rest after a while.
+/// The same for a node that froze after the headers of its responses. `begin` sends them at once,
+/// and the rest after a while.
 #[tokio::test(start_paused = true)]
 async fn idempotent_calls_move_off_a_node_that_froze_after_their_headers() {
     let world = World::new();
@@ -114,7 +115,7 @@ async fn idempotent_calls_move_off_a_node_that_froze_after_their_headers() {
     }
     assert!((4..=16).contains(&moved), "{moved} of 20");
     assert!(start.elapsed() <= Duration::from_millis(3_200), "{:?}", start.elapsed());
-    // One that may not be sent twice is answered by its node, as soon as that wakes.
+    // A call that may not be sent twice is answered by its node as soon as that resumes.
     a.freeze(false);
     assert_eq!(stays.await.unwrap().unwrap().1, 1);
 }

@@ -1,4 +1,5 @@
-//! A server whose frames are written by hand: what no library sends, or only by chance of timing.
+//! Server with handwritten frames, for sequences that no library sends, or only by chance of
+//! timing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,23 +23,23 @@ const END_HEADERS: u8 = 4;
 /// `:status: 200`, from HPACK's static table.
 const STATUS_200: u8 = 0x88;
 
-/// What the server does about a request, in this order.
+/// Steps of a server's response to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Response headers.
     Headers,
-    /// A piece of the response.
+    /// DATA frame of the response.
     Data,
     Reset(Reason),
-    /// GOAWAY whose last id is the request's less this.
+    /// GOAWAY whose last id is the request's id minus this.
     GoAway(Reason, u32),
-    /// GOAWAY with the highest id there is: nothing is refused yet.
+    /// GOAWAY with the maximum id: nothing is refused yet.
     GoAwayAll,
     /// The end of the connection.
     Close,
 }
 
-/// Does what `steps` say with each request; each step is sent on its own.
+/// Steps for each request; each step is sent on its own.
 pub(crate) type Script = &'static [Step];
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -63,7 +64,7 @@ impl Step {
     }
 }
 
-/// Serves one connection; requests are counted at `host` when they have arrived in full.
+/// Serves one connection; requests are counted at `host` once they have been received in full.
 pub(crate) async fn serve(mut io: DuplexStream, host: Host, script: Script) -> std::io::Result<()> {
     let mut preface = [0; PREFACE];
     io.read_exact(&mut preface).await?;

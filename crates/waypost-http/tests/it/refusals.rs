@@ -1,4 +1,4 @@
-//! What a server says of a request that it did not answer, and how often the request is sent for it.
+//! Refusals of a request by a server, and the number of times that the request is sent then.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,7 +10,8 @@ use crate::raw::Script;
 use crate::raw::Step::{Close, Data, GoAway, GoAwayAll, Headers, Reset};
 use crate::support::all_ready;
 
-/// Makes one call to three nodes that all do as `script` says; returns how often it was received, and how many nodes received it.
+/// Makes one call to three nodes that all run `script`; returns how often it was received, and by
+/// how many nodes.
 async fn received(path: &str, script: Script) -> (usize, usize) {
     let world = World::new();
     let mut hosts = Vec::new();
@@ -33,7 +34,7 @@ const REFUSED: Reason = Reason::REFUSED_STREAM;
 const NO_ERROR: Reason = Reason::NO_ERROR;
 const CALM: Reason = Reason::ENHANCE_YOUR_CALM;
 
-/// Headers of a response, whatever follows, are word of a node that has looked at the request.
+/// Response headers, whatever follows, prove that a node has processed the request.
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_response_began_is_not_sent_again_if_it_may_not_be() {
     let scripts: [Script; 10] = [
@@ -55,7 +56,8 @@ async fn a_request_whose_response_began_is_not_sent_again_if_it_may_not_be() {
     }
 }
 
-/// Without headers, the last id of a GOAWAY and REFUSED_STREAM say whether a node may have looked at the request.
+/// Without headers, the last id of a GOAWAY and `REFUSED_STREAM` determine if a node may have
+/// processed the request.
 #[tokio::test(start_paused = true)]
 async fn a_request_is_sent_again_only_where_the_server_says_that_it_was_not_looked_at() {
     let scripts: [(Script, bool); 12] = [

@@ -1,4 +1,4 @@
-//! A client may be used on many runtimes, also after the one that it was first used on has ended, and outside of any.
+//! A client may be used on many runtimes, even after its first one has ended, and outside of any.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -41,7 +41,8 @@ fn a_client_answers_on_each_of_eleven_runtimes() {
     }
 }
 
-/// A node that registers after the first runtime has ended is found, and one that left is not called.
+/// A node that registers after the first runtime has ended is found, and one that has left is not
+/// called.
 #[test]
 fn a_client_follows_its_service_on_the_next_runtime() {
     let world = World::new();
@@ -62,8 +63,8 @@ fn a_client_follows_its_service_on_the_next_runtime() {
     });
 }
 
-/// The connections belong to the runtime that ends: what may be sent twice is answered all the same, and what may not fails as by a lost
-/// connection. Calls that begin later notice nothing.
+/// The connections belong to the runtime that ends. A call that may be sent twice is answered
+/// nevertheless; any other fails as by a lost connection. Later calls are not affected.
 #[test]
 fn calls_of_one_runtime_outlive_the_end_of_another() {
     let world = World::new();
@@ -107,7 +108,7 @@ fn calls_of_one_runtime_outlive_the_end_of_another() {
     });
 }
 
-/// Calls that wait for a node when their pool's runtime ends are served by the next.
+/// Calls that wait for a node when their pool's runtime ends are served by the next one.
 #[test]
 fn calls_that_wait_outlive_the_end_of_another_runtime() {
     let world = World::new();
@@ -130,7 +131,8 @@ fn calls_that_wait_outlive_the_end_of_another_runtime() {
     });
 }
 
-/// It knows nothing yet and says so; later it shows what is known, with or without a runtime.
+/// The first snapshot is empty, and reports that the registry has not responded; a later one shows
+/// the nodes, with or without a runtime.
 #[test]
 fn a_snapshot_outside_a_runtime_starts_nothing_and_spoils_nothing() {
     let world = World::new();
@@ -153,7 +155,7 @@ fn a_snapshot_outside_a_runtime_starts_nothing_and_spoils_nothing() {
     self::runtime().block_on(async { call(&sender, "/act", "hi").await.unwrap() });
 }
 
-/// A call that is polled by an executor without a runtime is an error that says so, not a panic.
+/// A call that is polled by an executor without a runtime returns an error, and does not panic.
 #[test]
 fn a_call_outside_a_runtime_is_an_error_and_spoils_nothing() {
     let world = World::new();

@@ -1,4 +1,5 @@
-//! Every setting may be as large or as small as its type allows: nothing panics, and calls are answered unless the setting itself says no.
+//! Every setting may be as large or as small as its type allows: nothing panics, and calls are
+//! answered unless the setting itself forbids it.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -11,14 +12,15 @@ use waypost_http::{CallError, ChannelConfig, Config, FailureKind, ServiceChannel
 use crate::net::{World, begin, call};
 
 const LONG: Duration = Duration::from_secs(5);
-/// Longer than every default time-out of something idle.
+/// Idle period, longer than every default idle timeout.
 const REST: Duration = Duration::from_secs(15 * 60);
 
 thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Number of panics on this thread, contained or not. A test in paused time has its thread for itself.
+/// Returns the number of panics on this thread, contained or not. A test in paused time has its
+/// thread for itself.
 fn panics() -> usize {
     static COUNTED: Once = Once::new();
     COUNTED.call_once(|| {
@@ -31,17 +33,18 @@ fn panics() -> usize {
     PANICS.get()
 }
 
-/// What both kinds of settings are made of.
+/// Settings of a client and its channel.
 #[derive(Default)]
 struct Settings {
     client: Config,
     channel: ChannelConfig,
 }
 
-/// What became of a call, by the moment it was made at.
+/// Failures of calls, by the phase in which they were made.
 type Failures = Vec<(&'static str, FailureKind)>;
 
-/// The life of a client: each moment at which some setting is read, with one node alone, so that no other hides it.
+/// Runs a client through each phase in which some setting is read, with a single node, so that no
+/// other hides its failure.
 async fn live(settings: Settings) -> Failures {
     let world = World::with(settings.client);
     let channel = settings.channel;
@@ -69,7 +72,7 @@ async fn live(settings: Settings) -> Failures {
             host.break_off();
         });
         note(when, moved);
-        // Long enough to end all back-off.
+        // Long enough to reset the backoff.
         tokio::time::sleep(LONG).await;
     }
     tokio::time::sleep(REST).await;
@@ -95,7 +98,8 @@ async fn live(settings: Settings) -> Failures {
     failures
 }
 
-/// A call in a task of its own, begun at once. Its panic is counted; an answer that says no is an answer.
+/// Starts a call in its own task at once. Its panic is counted; a response that reports a failure
+/// is a response.
 fn spawned(
     sender: &ServiceChannel,
     path: &'static str,
@@ -106,7 +110,7 @@ fn spawned(
     async move { made.await.unwrap() }
 }
 
-/// A setting and how it is made extreme.
+/// Setting, and the function that sets its extreme value.
 type Setting<T> = (&'static str, fn(&mut Settings, T));
 
 fn durations() -> Vec<Setting<Duration>> {
@@ -149,7 +153,8 @@ fn ratios() -> Vec<Setting<f64>> {
     vec![("budget.per_call", |s, n| s.client.budget.per_call = n), ("budget.per_second", |s, n| s.client.budget.per_second = n)]
 }
 
-/// A setting that says no by itself: the moments at which it does (none: at any), and how.
+/// Setting that causes failures by itself: the phases in which it does (none: any), and the
+/// failures.
 type Denial = (&'static str, Option<&'static [&'static str]>, &'static [FailureKind]);
 
 const DENIALS: [Denial; 13] = [
@@ -160,7 +165,7 @@ const DENIALS: [Denial; 13] = [
     ("default_timeout = 0ns", None, &[FailureKind::NoPeer, FailureKind::Deadline]),
     ("waiting_bytes = 0", Some(&["burst"]), &[FailureKind::QueueBytes]),
     ("waiting_calls = 0", None, &[FailureKind::QueueFull]),
-    // The one node is never tried a second time, or without end.
+    // The only node is never tried a second time, or without end.
     ("policy.retry_backoff.0 = MAX", Some(AGAIN), &[FailureKind::Deadline]),
     ("policy.retry_backoff.1 = MAX", Some(AGAIN), &[FailureKind::Deadline]),
     ("budget.per_call = NaN", Some(AGAIN), &[FailureKind::NoAnswer]),
@@ -169,7 +174,7 @@ const DENIALS: [Denial; 13] = [
     ("policy.max_attempts = MAX", Some(&["unavailable"]), &[FailureKind::Deadline]),
 ];
 
-/// The moments at which the one node is to be tried a second time in a call.
+/// Phases in which the only node is to be tried a second time in a call.
 const AGAIN: &[&str] = &["unavailable", "lost", "lost again", "drained"];
 
 fn is_denied(setting: &str, (moment, kind): (&str, FailureKind)) -> bool {
@@ -178,7 +183,7 @@ fn is_denied(setting: &str, (moment, kind): (&str, FailureKind)) -> bool {
     })
 }
 
-/// Runs a life for each setting at each value, given with its name.
+/// Runs all phases for each setting at each value, given with its name.
 async fn assert_lives<T: Copy>(settings: Vec<Setting<T>>, values: &[(T, &str)]) {
     for (name, set) in settings {
         for (value, text) in values {

@@ -1,4 +1,5 @@
-//! A client's share of a large service: what it connects when nodes of it are dead, and what channels of one client cost together.
+//! Share of a client in a large service: the nodes that it connects when some are dead, and the
+//! cost of several channels of one client.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ fn open(hosts: &[Host]) -> usize {
     hosts.iter().map(|host| host.open.load(Relaxed)).sum()
 }
 
-/// Splits hosts into those that a client has connected, and the others.
+/// Splits the hosts into those that a client has connected, and the others.
 fn by_connection(hosts: &[Host]) -> (Vec<Host>, Vec<Host>) {
     hosts.iter().cloned().partition(|host| host.open.load(Relaxed) > 0)
 }
@@ -37,7 +38,7 @@ fn picked(sender: &ServiceChannel) -> usize {
     sender.snapshot().nodes.iter().filter(|node| node.decision == Decision::Picked).count()
 }
 
-/// Makes calls one after another; returns how many, and the longest that one took.
+/// Makes calls one after another; returns their number, and the longest time of one.
 async fn calls_for(sender: &ServiceChannel, time: Duration) -> (usize, Duration) {
     let until = Instant::now() + time;
     let (mut calls, mut longest) = (0, Duration::ZERO);
@@ -90,7 +91,8 @@ async fn a_share_that_dies_is_replaced_by_nodes_beyond_it_and_given_back_later()
     assert_eq!((open(&share), open(&beyond), picked(&sender)), (20, 0, 20), "the nodes of this client are its own again");
 }
 
-/// Configurations that pick alike, and ones that pick in other ways or by filters of their own that exclude no node.
+/// Returns configurations with equal balancing, and ones with other strategies or with filters that
+/// exclude no node.
 fn configurations() -> Vec<ChannelConfig> {
     let strategies: [Arc<dyn Strategy>; 4] =
         [Arc::new(Random), Arc::new(RoundRobin::default()), Arc::new(RoundRobin::default()), Arc::new(LeastRequest)];
@@ -173,7 +175,7 @@ async fn five_good_nodes_among_hundreds_of_dead_ones_are_found_by_every_new_clie
         client.close().await;
         assert_eq!(open(&good), 0);
     }
-    // The dead are dialled on, but not in a storm.
+    // Dead nodes are still dialled, but not in a storm.
     let sender = world.sender_with(at_most(20));
     call(&sender, "/act", "hi").await.unwrap();
     sleep(Duration::from_secs(40)).await;
@@ -189,7 +191,7 @@ async fn dead_records_never_push_out_a_node_that_answers() {
     let good = world.hosts(5).await;
     let sender = world.sender_with(at_most(10));
     calls_for(&sender, Duration::from_secs(1)).await;
-    // Twenty processes a second register and die at once; their records run out later, as losses.
+    // Twenty processes a second register and die at once; their records expire later, as losses.
     for second in 0..45 {
         for i in 0..20 {
             world.register_for(&format!("crashed{second}x{i}"), Duration::from_secs(15)).await;
@@ -198,7 +200,7 @@ async fn dead_records_never_push_out_a_node_that_answers() {
         assert!(longest < Duration::from_millis(100), "after {second} s a call took {longest:?}");
     }
     assert!(good.iter().all(|host| (host.open.load(Relaxed), host.dialled.load(Relaxed)) == (1, 1)), "one was given up");
-    // A process that starts amid the dead is found, too.
+    // A process that starts among the dead is found, too.
     let late = world.host("late").await;
     calls_for(&sender, LONG).await;
     assert!(late.requests.load(Relaxed) > 0);
@@ -241,7 +243,8 @@ async fn nodes_that_greet_and_close_again_and_again_fill_no_place() {
                     sleep(Duration::from_millis(73)).await;
                     short += usize::from(picked(&sender) < 3);
                 }
-                // One that was ready for a moment has just ended, and the next is being connected.
+                // A node that was ready for a moment has just ended, and the next is being
+                // connected.
                 assert!(short <= 4, "{death:?}: fewer than three nodes are ready {short} times of 20");
                 client.close().await;
             }

@@ -1,4 +1,4 @@
-//! One connection to one address: what it asks, and how it ends.
+//! One connection to one address: its requests, its PINGs and its end.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -71,7 +71,7 @@ async fn a_dropped_driver_and_a_server_that_dies_end_the_connection() {
     assert!(!single.is_open());
     let (single, driver) = connect(&world).await;
     host.kill();
-    // How it ends is the network's to say; that it ends is ours.
+    // The reason of the end depends on the network; only the end is asserted.
     let _ = driver.await.unwrap();
     assert!(!single.is_open());
 }

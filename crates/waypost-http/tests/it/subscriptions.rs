@@ -1,4 +1,5 @@
-//! The directory's watch of a service may end before the pool that follows it, with its task or its runtime.
+//! The directory's watch of a service may end before the pool that uses it, with its task or its
+//! runtime.
 
 use std::time::Duration;
 

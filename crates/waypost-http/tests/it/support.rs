@@ -1,4 +1,4 @@
-//! What the tests of several files need of a client.
+//! Helpers for clients, used by several test files.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) async fn all_ready(sender: &ServiceChannel) {
     }
 }
 
-/// Waits until every node is picked, and has answered.
+/// Waits until every node is picked, and has responded.
 pub(crate) async fn all_used(sender: &ServiceChannel) {
     all_ready(sender).await;
     while sender.snapshot().nodes.iter().any(|node| node.calls == 0) {

@@ -1,4 +1,4 @@
-//! What a call waits for, and for how long.
+//! Waits of a call: their conditions and their limits.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -129,7 +129,8 @@ async fn a_leaving_node_gets_no_more_calls_and_a_lost_one_keeps_its_connections(
     assert_eq!(call(&sender, "/act", "hi").await.unwrap_err().kind, FailureKind::NoPeer);
 }
 
-/// In real time and on two threads: under a paused clock the request is dropped before the connection's task can send it.
+/// In real time and on two threads: under a paused clock, the request is dropped before the
+/// connection's task can send it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_without_time_left_is_not_sent() {
     let world = World::new();

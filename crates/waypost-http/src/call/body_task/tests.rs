@@ -1,4 +1,4 @@
-//! Bodies over a real h2 connection, in memory.
+//! Tests of bodies over a real h2 connection, in memory.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -30,7 +30,7 @@ enum Give {
     Panic,
 }
 
-/// A body that gives what its test sends.
+/// Body that yields the items that its test sends.
 struct Given(mpsc::UnboundedReceiver<Give>);
 
 impl Body for Given {
@@ -56,7 +56,7 @@ fn data(text: &'static str) -> Give {
     Give::Data(Bytes::from_static(text.as_bytes()))
 }
 
-/// A client and a server in one task each.
+/// Client and server, in one task each.
 struct Pair {
     client: SendRequest<Bytes>,
     requests: mpsc::UnboundedReceiver<(Request<RecvStream>, SendResponse<Bytes>)>,
@@ -184,7 +184,7 @@ async fn a_body_taken_back_while_it_is_sent_is_replayed_whole_on_another_stream(
     give.send(data("two")).unwrap();
     let (mut received, mut respond) = pair.accept().await;
     assert_eq!(piece(&mut received).await, "one");
-    // The node answers that it is unavailable while the body is still sent.
+    // The node responds that it is unavailable while the body is still being sent.
     respond.send_response(Response::builder().status(503).body(()).unwrap(), true).unwrap();
     assert_eq!(timeout(LONG, response).await.unwrap().unwrap().status(), 503);
     let replay = timeout(LONG, task.take_back()).await.unwrap().unwrap().unwrap();
@@ -199,7 +199,7 @@ async fn a_body_taken_back_while_it_is_sent_is_replayed_whole_on_another_stream(
     respond.send_response(Response::new(()), true).unwrap();
     assert_eq!(timeout(LONG, response).await.unwrap().unwrap().status(), 200);
     assert!(task.is_finished() && task.take_error().is_none());
-    // Complete by now, it needs no task any more.
+    // Complete by now, so it needs no task.
     let replay = task.take_back().await.unwrap().unwrap();
     assert!(replay.is_complete());
     let (_response, mut stream) = pair.open();
@@ -250,7 +250,7 @@ async fn a_body_that_always_has_more_starves_no_other_task() {
     assert!(!task.is_finished());
 }
 
-/// Endless empty frames.
+/// Body of endless empty frames.
 struct Endless;
 
 impl futures_core::Stream for Endless {

@@ -7,7 +7,7 @@ use super::*;
 #[error("of the body's own")]
 struct Own;
 
-/// A body that does what its script says.
+/// Body that follows a script.
 struct Script(VecDeque<Step>);
 
 enum Step {

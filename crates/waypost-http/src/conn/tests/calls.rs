@@ -1,4 +1,4 @@
-//! What one call gives up is not paid by its neighbours.
+//! Abandoned calls do not affect other calls of the connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,8 @@ async fn tcp_dial(address: &str) -> Dialled {
     dial_with(Arc::new(tcp()), &ConnectionConfig::default(), &DialSlots::default(), address)
 }
 
-/// Opens calls and gives them up at once, beside an innocent one; returns the rounds in which the innocent one was lost.
+/// Opens calls and abandons them at once, next to an unrelated one; returns the number of rounds in
+/// which the unrelated call was lost.
 async fn lost(burst: usize, give_up: fn(Opened)) -> usize {
     let (address, _server) = tcp_server(server::Builder::new()).await;
     let mut lost = 0;

@@ -1,4 +1,5 @@
-//! Frozen nodes do not delay the dials of good ones, and an address that swallows packets not its name.
+//! Frozen nodes do not delay the dials of others, and an address that drops packets does not delay
+//! the other addresses of its name.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use super::net::{self, Dialled, FnConnect, boxed, dial_with};
 use crate::conn::connect::{AddressPolicy, Connecting, dial_any};
 use crate::conn::{ConnectionConfig, ConnectionEvent, DialSlots};
 
-/// A node on port 1 accepts and never says anything; any other serves.
+/// Returns a connector whose node on port 1 accepts and never sends anything; any other port is
+/// served.
 fn frozen_and_good() -> Arc<FnConnect<impl Fn(&Address) -> Connecting<'static> + Send + Sync + 'static>> {
     let servers = std::sync::Mutex::new(JoinSet::new());
     Arc::new(FnConnect(move |address: &Address| -> Connecting<'static> {
@@ -69,7 +71,8 @@ async fn settings_without_end_dial_too() {
     dialled.ready().await;
 }
 
-/// A listener whose queue is full, so that the system swallows the first packet of each further connection.
+/// Listener whose accept queue is full, so that the system drops the first packet of each further
+/// connection.
 struct Swallowing {
     address: SocketAddr,
     _listener: Socket,
@@ -100,7 +103,8 @@ async fn an_address_that_swallows_packets_does_not_hide_the_next_one() {
     assert!(took >= Duration::from_millis(250) && took < Duration::from_millis(1_000), "{took:?}");
 }
 
-/// From the dial to the answer of a call: the time-out of a connection is for all addresses of its name together.
+/// Measures from the dial to the response of a call: the connect timeout covers all addresses of
+/// the name together.
 #[tokio::test]
 async fn a_name_is_reached_and_answers_though_its_first_addresses_swallow_packets() {
     let (good, _server) = net::tcp_server(server::Builder::new()).await;

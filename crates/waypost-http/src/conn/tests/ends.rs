@@ -1,4 +1,4 @@
-//! Each connection ends once, and the end is its last event, whatever happens.
+//! Each connection ends exactly once, and the end is always its last event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn a_panic_of_the_connector_is_an_end() {
     assert!(later.tasks.join_next().await.unwrap().is_ok(), "the panic is contained");
 }
 
-/// Panics at its n-th read or write.
+/// Byte stream that panics at its n-th read or write.
 struct Panicking {
     io: tokio::io::DuplexStream,
     reads: usize,
@@ -98,7 +98,7 @@ async fn a_panic_of_the_stream_of_bytes_is_an_end_and_no_panic_of_its_calls() {
             calls += 1;
             assert!(calls < 100, "{what}: never panicked");
         }
-        // Neither waiting for an answer nor dropping a call panics.
+        // Neither waiting for a response nor dropping a call panics.
         assert!(held.response.await.is_err(), "{what}");
         let end = text(dialled.ended().await);
         assert!(end.ends_with(what), "{end}");
@@ -133,7 +133,7 @@ async fn a_drained_connection_ends_after_its_last_call() {
     assert_eq!(connection.streams(), 0);
 }
 
-/// What a server does right after its SETTINGS.
+/// Action of a server right after its SETTINGS.
 #[derive(Clone, Copy, Debug)]
 enum Farewell {
     Close,
@@ -188,7 +188,8 @@ async fn events_come_in_order_from_servers_that_leave_at_once() {
                 Farewell::GoAway(_) => Some("goaway"),
             };
             let all: Vec<&str> = ["ready"].into_iter().chain(middle).chain(["ended"]).collect();
-            // A server may be gone before its SETTINGS are seen; and a GOAWAY without error ends an idle connection at once.
+            // A server may close before its SETTINGS are read, and a GOAWAY without error ends an
+            // idle connection at once.
             let short =
                 seen == ["ended"] || (seen == ["ready", "ended"] && matches!(farewell, Farewell::GoAway(Reason::NO_ERROR)));
             assert!(seen == all || short, "{farewell:?}, round {round}: {seen:?}");

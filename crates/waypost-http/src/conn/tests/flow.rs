@@ -1,4 +1,4 @@
-//! A stream that is not read blocks itself only.
+//! A stream that is not read blocks only itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ struct Unread {
     _opened: Option<Opened>,
 }
 
-/// Opens a flood and waits until so many bytes of it have arrived unread.
+/// Opens a flood and waits until this number of bytes has arrived unread.
 async fn unread(connection: &Arc<Connection>, path: &str, bytes: usize) -> Unread {
     let mut opened = open(connection, path);
     let body = (&mut opened.response).await.unwrap().into_body();

@@ -1,4 +1,4 @@
-//! The keep-alive's rules, in paused time.
+//! Keep-alive rules, in paused time.
 
 use super::*;
 
@@ -34,7 +34,8 @@ fn answer(calls: usize) -> KeepAliveEvent {
     read(Activity { bytes: true, answers: true, calls, ..Activity::default() })
 }
 
-/// Plays `seconds` with one call in flight, each PING answered within 100 ms; returns the times of the PINGs in seconds.
+/// Simulates `seconds` with one call in flight, each PING acknowledged within 100 ms; returns the
+/// times of the PINGs in seconds.
 fn quiet_pings(keep_alive: &mut KeepAlive, at: &impl Fn(u64) -> Instant, seconds: u64) -> Vec<u64> {
     let mut pings = Vec::new();
     let mut sent = false;
@@ -192,7 +193,8 @@ async fn durations_without_end_mean_never() {
     assert_eq!(keep_alive.liveness(), Liveness::Probing);
 }
 
-/// A timer that is due and does nothing would spin; one that is due and not armed would be lost.
+/// A timer that is due and causes no action would spin; one that is due and not armed would be
+/// lost.
 #[tokio::test(start_paused = true)]
 async fn the_next_wake_is_always_acted_on() {
     for seed in 0..200 {

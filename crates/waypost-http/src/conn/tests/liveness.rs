@@ -1,4 +1,4 @@
-//! Frozen servers, and connections that a firewall forgot.
+//! Frozen servers, and connections that a firewall dropped silently.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ async fn a_server_that_wakes_within_eight_seconds_loses_nothing() {
     while connection.liveness() != Liveness::Alive {
         sleep(Duration::from_millis(1)).await;
     }
-    // At most one change was queued meanwhile, and it shows the last one.
+    // At most one change was queued meanwhile, and it reports the latest state.
     assert_eq!(next_liveness(&mut dialled).await, Liveness::Alive);
     assert!(dialled.events.try_recv().is_err());
 }

@@ -1,4 +1,4 @@
-//! Connections against real servers of h2, over TCP or in memory.
+//! Tests of connections against real h2 servers, over TCP or in memory.
 
 mod calls;
 mod dials;

@@ -1,4 +1,4 @@
-//! Servers that do what a request's path says, and one connection to them.
+//! Test servers that act by the request's path, and connections to them.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use crate::conn::{
     CancelledStream, Connection, ConnectionConfig, ConnectionEvent, DialSlots, Dialer, EnhanceYourCalm, EventSender,
 };
 
-/// Connects by calling a function for each dial.
+/// Connector that calls a function for each dial.
 pub(super) struct FnConnect<F>(pub(super) F);
 
 impl<F> fmt::Debug for FnConnect<F> {
@@ -42,7 +42,7 @@ where
     }
 }
 
-/// One dial and what it reported.
+/// Dial in progress, and the events that it reported.
 pub(super) struct Dialled {
     pub(super) events: UnboundedReceiver<ConnectionEvent>,
     pub(super) tasks: JoinSet<()>,
@@ -94,7 +94,8 @@ pub(super) fn boxed(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) ->
     Box::new(io)
 }
 
-/// Dials that all go to one server in memory, each over a pair of pipes, until the server's task is dropped.
+/// Returns a connector to one server in memory, over a pair of pipes for each dial, until the
+/// server's task is dropped; and the switch that freezes the server.
 pub(super) fn memory_server() -> (impl Connect, watch::Sender<bool>) {
     let frozen = watch::Sender::new(false);
     let servers = std::sync::Mutex::new(JoinSet::new());
@@ -108,7 +109,7 @@ pub(super) fn memory_server() -> (impl Connect, watch::Sender<bool>) {
     (connect, frozen)
 }
 
-/// A server on a port of its own; dropped, it is gone.
+/// Starts a server on a port of its own; dropping the returned tasks stops it.
 pub(super) async fn tcp_server(builder: server::Builder) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -131,7 +132,8 @@ pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, builder: serv
     }
 }
 
-/// `/ok` is answered, `/hang` never, `/flood/N/SIZE` by N pieces of SIZE bytes.
+/// Responds to `/ok`, never responds to `/hang`, and sends N chunks of SIZE bytes for
+/// `/flood/N/SIZE`.
 async fn handle(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let path = request.uri().path().to_owned();
     let mut parts = path[1..].split('/');
@@ -160,7 +162,7 @@ pub(super) fn request(path: &str) -> Request<()> {
     Request::get(format!("http://node{path}")).body(()).unwrap()
 }
 
-/// A permit of a connection, given back when dropped.
+/// Permit of a connection, returned when dropped.
 pub(super) struct Permit(pub(super) Arc<Connection>);
 
 impl Drop for Permit {
@@ -169,7 +171,7 @@ impl Drop for Permit {
     }
 }
 
-/// A stream that was opened. Its fields are dropped in order: the permit last.
+/// Opened stream. Its fields are dropped in order: the permit last.
 pub(super) struct Opened {
     pub(super) response: ResponseFuture,
     _send: SendStream<Bytes>,
@@ -191,14 +193,14 @@ pub(super) fn open(connection: &Arc<Connection>, path: &str) -> Opened {
     Opened { response, _send: send, permit }
 }
 
-/// Calls `/ok` and waits at most 5 s for its answer.
+/// Calls `/ok` and waits at most 5 s for its response.
 pub(super) async fn call(connection: &Arc<Connection>) -> Result<(), String> {
     let opened = open(connection, "/ok");
     let answer = tokio::time::timeout(Duration::from_secs(5), opened.response).await;
     answer.map_err(|_| "no answer within 5 s".to_owned())?.map(drop).map_err(|error| error.to_string())
 }
 
-/// Neither reads nor writes while its process is frozen, as by SIGSTOP.
+/// Byte stream that neither reads nor writes while its process is frozen, as by SIGSTOP.
 pub(super) struct Freezing {
     pub(super) io: DuplexStream,
     pub(super) frozen: watch::Receiver<bool>,
@@ -242,7 +244,7 @@ impl AsyncWrite for Freezing {
     }
 }
 
-/// Connects over TCP.
+/// Returns a connector over TCP.
 pub(super) fn tcp() -> impl Connect {
     FnConnect(|address: &Address| -> Connecting<'static> {
         let target = format!("{}:{}", address.host, address.port);

@@ -25,7 +25,7 @@ impl World {
         world
     }
 
-    /// Settles; returns how many joined and left.
+    /// Settles the share; returns the numbers of nodes that joined and left.
     fn settle(&mut self) -> (usize, usize) {
         let entries = &self.entries;
         let (mut joins, mut leaves) = (0, 0);
@@ -145,7 +145,8 @@ async fn a_large_service_is_held_in_part_and_counted_whole() {
 }
 
 proptest::proptest! {
-    /// After any changes, all counts agree with a recount, and with every joined node ready the share is full or whole.
+    /// After any changes, all counts agree with a recount. With every joined node ready, the share
+    /// is full or has all nodes.
     #[test]
     fn any_sequence_keeps_its_counts(steps in proptest::collection::vec((0u8..6, 0usize..60), 1..200), limit in 1usize..12) {
         let mut world = World::new(limit, 40);

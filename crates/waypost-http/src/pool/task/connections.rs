@@ -1,4 +1,4 @@
-//! Events of connections, and the actions that follow.
+//! Handling of connection events, and execution of the actions that follow.
 
 use std::sync::Arc;
 
@@ -68,7 +68,8 @@ impl PoolTask {
         *lock(&self.pool.last_failure) = Some(why);
     }
 
-    /// Gives a failure that the machine has counted since there were `failures` its reason, if the connection ended in order and has none.
+    /// Records the reason of a failure that the machine has counted beyond `failures`, if the
+    /// connection ended in order and has no reason of its own.
     fn note_early_close(&mut self, key: PeerKey, failures: u32, in_order: bool) {
         let settled_after = self.shared.config.reconnect.settled_after;
         let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.machine.failures() > failures) else { return };
@@ -99,7 +100,7 @@ impl PoolTask {
                     calm: peer.share_calm(now()),
                 };
                 let reports = self.reports.clone();
-                // A closed channel is a pool that has ended: its connections end with it.
+                // A closed channel means that the pool has ended, and its connections with it.
                 let events = EventSender::new(move |event| _ = reports.send((key, id, event)));
                 let task = self.connections.spawn(dialer.run(events, self.shared.slots.clone()));
                 peer.dials.insert(id, task);
@@ -114,7 +115,9 @@ impl PoolTask {
     }
 }
 
-/// A node that is ready already has more room. While waiting calls are spread over nodes that come, it has its part and gets no more of them.
+/// Lets the capacity that an already ready node has added serve all waiting calls. While waiting
+/// calls are spread over nodes that become ready, such a node has its part already and is given no
+/// more of them.
 fn more_room(room_made: &mut usize, spreading: bool) {
     if !spreading {
         *room_made = usize::MAX;

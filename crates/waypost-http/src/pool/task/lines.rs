@@ -1,4 +1,4 @@
-//! Logs the lines at INFO that [`log`](crate::pool::log) says are due.
+//! Logging at INFO of the lines that [`log`](crate::pool::log) reports as due.
 
 use tokio::time::Instant;
 use waypost_core::peer::Exclusion;
@@ -8,10 +8,10 @@ use crate::pool::log::{Line, Readiness, reasons};
 use crate::pool::peer::PeerKey;
 
 impl PoolTask {
-    /// Logs what has become of a node, if a line is due.
+    /// Logs a change of a node's readiness, if a line is due.
     pub(super) fn log(&mut self, key: PeerKey, now: Instant) {
         self.log_left_out(now);
-        // A node that is ready comes after the line that the service has one.
+        // The line of the service precedes that of the node that made it ready.
         if self.ready > 0 {
             self.log_service(now);
         }
@@ -38,14 +38,14 @@ impl PoolTask {
         }
     }
 
-    /// Logs the number of nodes whose line was left out, once it is due.
+    /// Logs the number of omitted lines, once it is due.
     pub(super) fn log_left_out(&mut self, now: Instant) {
         if let Some(count) = self.lines.take_left_out(now) {
             tracing::info!(service = %self.service, count, "more nodes changed in the last minute");
         }
     }
 
-    /// Logs what has become of the service, if a line is due.
+    /// Logs a change of the service's readiness, if a line is due.
     pub(super) fn log_service(&mut self, now: Instant) {
         let service = &*self.service;
         let is_ready = self.ready > 0;

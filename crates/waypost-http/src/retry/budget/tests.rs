@@ -10,7 +10,8 @@ fn withdraw_all(budget: &Budget, now: Instant) -> usize {
     (0..200_000).take_while(|_| budget.withdraw(now)).count()
 }
 
-/// Retries of a service that fails each of `per_second` calls for `seconds`, after `calm` seconds of calls without a failure.
+/// Returns the calls and retries of a service that fails each of `per_second` calls for `seconds`,
+/// after `calm` seconds of calls without a failure.
 fn total_failure(per_second: u64, calm: u64, seconds: u64) -> (u64, u64) {
     let start = Instant::now();
     let budget = Budget::new(BudgetConfig::default(), start);
@@ -115,7 +116,8 @@ impl Naive {
         times.iter().filter(|time| **time > from && **time <= now || from == 0).count() as f64
     }
 
-    /// Whether the retries of the last window, this one included, are within its calls' share and the reserve.
+    /// Returns true if the retries of the last window, this one included, are within the calls'
+    /// fraction and the reserve.
     fn permits(&self, config: &BudgetConfig, now: u64) -> bool {
         let window = config.window.as_millis() as u64;
         let from = now.saturating_sub(window);
@@ -123,7 +125,8 @@ impl Naive {
         Self::within(&self.retries, from, now) + 1.0 <= config.per_call * Self::within(&self.calls, from, now) + reserve
     }
 
-    /// Whether the same holds with a tenth of the window against the caller, and the reserve as it has grown.
+    /// Returns true if the same holds with a tenth of the window counted against the caller, and
+    /// the reserve as grown so far.
     fn demands(&self, config: &BudgetConfig, now: u64) -> bool {
         let window = config.window.as_millis() as u64;
         let spent = Self::within(&self.retries, now.saturating_sub(window + window / 10), now);

@@ -25,7 +25,8 @@ fn budget(initial: u32) -> Budget {
     Budget::new(config, Instant::now())
 }
 
-/// Decisions for a sequence of failures of one call, none of which finds its untried peer gone.
+/// Returns the decisions for a sequence of failures of one call. Every move to an untried peer
+/// finds one.
 fn decide(mut state: RetryState, context: &RetryContext, budget: &Budget, failures: &[AttemptFailure]) -> Vec<RetryDecision> {
     failures.iter().map(|failure| state.on_failure(*failure, context, budget, Instant::now())).collect()
 }
@@ -102,7 +103,7 @@ fn what_a_call_gets_in_all() {
     let suspect = Stop(StopReason::ConnectionsEnded(2));
     let unavailable = Unavailable(Pushback::None);
     type Steps<'a> = &'a [(FailureCause, RetryDecision)];
-    // name, idempotent, attempts, budget, what happens and what follows
+    // name, idempotent, attempts, budget, causes and decisions
     let table: &[(&str, bool, u32, u32, Steps<'_>)] = &[
         ("three attempts", true, 3, 10, &[(unavailable, NOW), (unavailable, NOW), (unavailable, max)]),
         ("one attempt still moves", true, 1, 10, &[(Unprocessed, MoveToUntried), (LOST, Move), (unavailable, max)]),
