@@ -1,4 +1,5 @@
-//! What this process has registered, and what it knows of how that stands. Pure; the watch and the registrations write into it.
+//! Records registered by this process and the state of each. Pure: the watch and the registrations
+//! update it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use waypost_core::registry::Instance;
 use crate::lease::Held;
 use crate::watch::{Own, OwnNews};
 
-/// Between two reads of a record that its watch says is untouched; ± 20 %.
+/// Interval between two reads of a record that its watch reports as unchanged; ± 20 %.
 const VERIFY: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
@@ -20,26 +21,27 @@ pub(crate) struct Ledger(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     claims: HashMap<Key, Claim>,
-    /// Who has registered what here before: only a first write may take over.
+    /// Instances that have registered a key here before: only the first write may take over a
+    /// record.
     written: HashSet<(Key, Instance)>,
 }
 
-/// A record that we wrote.
+/// Record written by this process.
 #[derive(Debug)]
 struct Claim {
     instance: Instance,
     record: String,
     held: Held,
     lease: i64,
-    /// Where we know it to be ours.
+    /// Revision at which the record is known to be ours.
     revision: i64,
-    /// The last change that the watch has told, ours or another's.
+    /// Revision of the last change that the watch reported, by this process or another.
     seen: i64,
     watched: bool,
     doubtful: bool,
-    /// When it was last known to stand.
+    /// Time at which the record was last known to be valid.
     kept_at: Instant,
-    /// Somebody has begun to look at it, and has not ended.
+    /// True while a read of the record is in progress.
     looking: bool,
     verify_at: Instant,
 }
@@ -50,7 +52,7 @@ impl Claim {
     }
 }
 
-/// A record that stands, as far as is known, on this lease.
+/// Record that is valid, as far as is known, and the lease that it is attached to.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
     pub(crate) held: Held,
@@ -58,7 +60,7 @@ pub(crate) struct Standing {
     pub(crate) kept_at: Instant,
 }
 
-/// A record that was just written or read.
+/// Record that was just written or read.
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) instance: Instance,
@@ -69,7 +71,8 @@ pub(crate) struct Settled {
 }
 
 impl Ledger {
-    /// Whether this very record stands: nothing has touched it since we wrote it, and we would know.
+    /// Returns the record's state if exactly this record is valid: unchanged since it was written,
+    /// and watched.
     pub(crate) fn standing(&self, now: Instant, key: &Key, instance: &Instance, record: &str, seconds: i64) -> Option<Standing> {
         let state = self.lock();
         let claim = state.claims.get(key).filter(|claim| claim.instance == *instance && claim.record == record)?;
@@ -79,22 +82,25 @@ impl Ledger {
         (on_its_lease && untouched && now < claim.verify_at).then(standing)
     }
 
-    /// It stands, and its lease was kept alive.
+    /// Records that the record is valid and its lease was renewed.
     pub(crate) fn kept(&self, now: Instant, key: &Key) {
         if let Some(claim) = self.lock().claims.get_mut(key) {
             claim.kept_at = now;
         }
     }
 
-    /// The revision of a record of this instance that is untouched, and is to say something else.
+    /// Returns the revision of an unchanged record of this instance whose content is to change.
     pub(crate) fn outdated(&self, key: &Key, instance: &Instance, record: &str) -> Option<i64> {
         let state = self.lock();
         let claim = state.claims.get(key).filter(|claim| claim.instance == *instance && claim.record != record)?;
         claim.is_untouched().then_some(claim.revision)
     }
 
-    /// What follows looks at the record itself, and then [settles](Self::settle) it, or lets go of it. Doubts raised and changes told
-    /// before count no more then: they may be of another history, whose revisions were higher. Until then nothing is known of it.
+    /// Marks the start of a read of the record, which ends with [`settle`](Self::settle) or
+    /// [`drop_claim`](Self::drop_claim).
+    ///
+    /// Earlier doubts and changes are discarded: they may come from another history (a wiped or
+    /// restored etcd) with higher revisions. Until the read ends, nothing is known of the record.
     pub(crate) fn look(&self, key: &Key) {
         if let Some(claim) = self.lock().claims.get_mut(key) {
             (claim.doubtful, claim.seen, claim.looking) = (false, 0, true);
@@ -112,22 +118,22 @@ impl Ledger {
         state.claims.insert(key.clone(), claim);
     }
 
-    /// It is ours no more; whether it was.
+    /// Removes the claim on a record. Returns true if there was one.
     pub(crate) fn drop_claim(&self, key: &Key) -> bool {
         self.lock().claims.remove(key).is_some()
     }
 
-    /// The lease on which we wrote it.
+    /// Returns the lease that the record was written with.
     pub(crate) fn lease(&self, key: &Key) -> Option<i64> {
         self.lock().claims.get(key).map(|claim| claim.lease)
     }
 
-    /// Whose registration holds it here.
+    /// Returns the instance of this process that holds the key.
     pub(crate) fn holder(&self, key: &Key) -> Option<Instance> {
         self.lock().claims.get(key).map(|claim| claim.instance.clone())
     }
 
-    /// Whether this instance has registered it here before.
+    /// Returns true if this instance has registered the key here before.
     pub(crate) fn has_written(&self, key: &Key, instance: &Instance) -> bool {
         self.lock().written.contains(&(key.clone(), instance.clone()))
     }
@@ -140,7 +146,7 @@ impl Ledger {
         self.lock().written.remove(&(key.clone(), instance.clone()));
     }
 
-    /// Takes what the watch says.
+    /// Applies an event of the watch.
     pub(crate) fn hear(&self, news: OwnNews) {
         let mut state = self.lock();
         let (key, own) = match news {
@@ -166,7 +172,8 @@ mod tests {
     use super::*;
     use crate::lease::Slots;
 
-    /// After a wipe, what the watch told of the old history is higher than anything in the new one: it must not count for ever.
+    /// After a wipe, revisions reported in the old history are higher than any in the new one. They
+    /// must not count for ever.
     #[tokio::test(start_paused = true)]
     async fn what_was_told_before_a_look_counts_no_more() {
         let (ledger, slots, now) = (Ledger::default(), Slots::default(), Instant::now());

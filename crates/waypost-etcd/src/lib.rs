@@ -1,12 +1,14 @@
-//! The registry on etcd v3: the production engine.
+//! Registry on etcd v3, for production.
 //!
-//! Keys and values are go-micro's, so that its services and ours see each other. A record lives as long as its lease; leases are kept by
-//! one stream of beats, and one stream of watches tells all that is followed and all that is ours. Both find another member when theirs is
-//! gone, silent or wrong, and whatever may have been missed is read anew and told as a difference.
+//! Keys and values are go-micro's, so that its services and ours discover each other. A record
+//! lives as long as its lease. One keepalive stream renews all leases; one watch stream serves all
+//! watchers and all records of this process. Both streams fail over to another member when theirs
+//! is gone, silent or broken. After a gap the range is listed again and the difference is emitted.
 //!
-//! The rooms: `wire` (messages and calls), `members` (which one, and who we are), `lease`, `list`, `watch`, `owner` (whose key it is) over
-//! its `ledger`; `tasks` runs the drivers of `lease` and `watch`. `trouble` says once what an answer means. This crate never knows balancing,
-//! or who calls.
+//! Modules: `wire` (messages and calls), `members` (choice of the member, authentication), `lease`,
+//! `list`, `watch`, `owner` (ownership of keys) on top of `ledger`; `tasks` runs the drivers of
+//! `lease` and `watch`; `trouble` classifies every error of etcd once. This crate knows neither
+//! load balancing nor its callers.
 
 mod lease;
 mod ledger;
@@ -48,40 +50,45 @@ use space::Space;
 use tasks::Tasks;
 use watch::Hub;
 
-/// The name of this backend in errors and URLs.
+/// Name of this backend in errors and URLs.
 const NAME: &str = "etcd";
 
-/// One handle on a registry in etcd. Dropped without [`close`](Registry::close), its records stay until their leases run out, as those of
-/// a killed process do.
+/// Handle on a registry in etcd.
+///
+/// If it is dropped without [`close`](Registry::close), its records stay until their leases expire,
+/// like those of a killed process.
 pub struct EtcdRegistry {
     options: Options,
     members: Arc<Members>,
     records: Arc<Records>,
     hub: Arc<Hub>,
     owner: Owner,
-    /// Background tasks; they run from the first registration or watch on.
+    /// Background tasks, started by the first registration or watch.
     tasks: Arc<Tasks>,
-    /// Held by each who writes: what is written after the leases were revoked would stay.
+    /// Semaphore held by every writer. `close` waits for it: a record written after its lease was
+    /// revoked would stay.
     writing: Semaphore,
 }
 
-/// How many may register or deregister at one moment; `close` waits for all of them.
+/// Maximum number of concurrent registrations and deregistrations; `close` waits for all of them.
 const AT_ONCE: u32 = 1 << 16;
 
 impl EtcdRegistry {
-    /// A handle on the registry there. Certificates are read; nothing is connected until it is used.
+    /// Creates a handle. Certificates are read here; connections are opened when they are first
+    /// needed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the options cannot work, or a certificate cannot be read.
+    /// [`Error::Invalid`] if the options are invalid, or a certificate cannot be read.
     pub fn new(options: EtcdOptions) -> Result<Self> {
         let connect = connector(&options)?;
         Self::with_connect(options, connect)
     }
 
-    /// A handle that makes its connections in its own way; the options' `tls` is only told.
+    /// Creates a handle with a connector of the caller; `tls` in the options is only reported by
+    /// [`options`](Registry::options).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the options cannot work.
+    /// [`Error::Invalid`] if the options are invalid.
     pub fn with_connect(options: EtcdOptions, connect: Arc<dyn Connect>) -> Result<Self> {
         options.check()?;
         let EtcdOptions { members: addresses, prefix, timeout, user, password, password_file, tls } = options;
@@ -111,12 +118,13 @@ impl EtcdRegistry {
         Ok(Self { options: shown, members, records, hub, owner, tasks, writing: Semaphore::new(AT_ONCE as usize) })
     }
 
-    /// How many keys were seen that hold no record: skipped, and hiding no other.
+    /// Returns the number of keys seen that hold no valid record. They are skipped, so that they do
+    /// not hide valid ones.
     pub fn skipped(&self) -> usize {
         self.records.skipped()
     }
 
-    /// How many changes were found by reading everything anew that the watch had not told.
+    /// Returns the number of changes that a list has found and the watch had not delivered.
     pub fn missed(&self) -> usize {
         self.hub.missed()
     }
@@ -206,7 +214,7 @@ impl Registry for EtcdRegistry {
     async fn close(&self) -> Result<()> {
         self.tasks.close();
         self.hub.close();
-        // Who writes now has no more time than this; who comes later is told that it is closed.
+        // Current writers finish within this deadline; later ones get `Closed`.
         let until = self.deadline();
         let _all = timeout_at(until, self.writing.acquire_many(AT_ONCE)).await;
         self.writing.close();

@@ -1,5 +1,5 @@
-//! Lists: all records of a range at one revision, in pages of about so many bytes. Each page is read as it comes, so that no more than one
-//! is held as etcd sent it.
+//! Lists: all records of a range at one revision, in pages limited by size. Each page is decoded as
+//! it arrives, so that only one is held in encoded form.
 
 use std::time::Duration;
 
@@ -12,36 +12,37 @@ use crate::space::Range;
 use crate::trouble::Trouble;
 use crate::wire::{KeyValue, RangeRequest};
 
-/// How long a page should be; a hundredth of what a list may hold costs little, and a small page costs an old etcd a walk to the end.
+/// Target size of a page in bytes. It is about a hundredth of the largest list, so that it costs
+/// little memory. Smaller pages cost more, since an old etcd walks to the end of the range for each.
 const PAGE: usize = 8 << 20;
 const SHORTEST_PAGE: i64 = 100;
 const LONGEST_PAGE: i64 = 10_000;
 
-/// The first page of a list, and of one that begins anew because its revision was compacted meanwhile; at last all in one, which
-/// nothing can come between.
+/// Limits of the first page: for the first try, and for each new one after the revision was
+/// compacted meanwhile. The last try is a single page, which no compaction can interrupt.
 const FIRST_PAGES: [i64; 3] = [2_000, LONGEST_PAGE, ALL];
 const ALL: i64 = 0;
 
-/// What there was at one revision.
+/// Records at one revision.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) revision: i64,
     pub(crate) entries: Vec<Entry>,
 }
 
-/// Whether a member may answer from what it has, without asking the others.
+/// Consistency of a range request, in etcd's words linearizable or serializable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// What the cluster has agreed on.
+    /// Linearizable: agreed by a quorum of the cluster.
     Agreed,
-    /// What one member has: also while the cluster cannot agree.
+    /// Serializable: the local data of one member, available without a quorum.
     OneMembers,
 }
 
-/// Lists a service, or all; each page may take the timeout.
+/// Lists one service, or all; `timeout` applies to each page.
 ///
 /// # Errors
-/// The cluster does not answer, or refuses.
+/// The cluster does not respond, or denies the request.
 pub(crate) async fn list(
     members: &Members,
     records: &Records,
@@ -84,7 +85,7 @@ async fn list_from(
                 limit = shorter(limit).max(1);
                 continue;
             }
-            // The way there may be too slow for a page of that length.
+            // The connection may be too slow for a page of this size.
             Err(Trouble::Silent(_)) if limit == ALL || limit > SHORTEST_PAGE => {
                 longest = shorter(limit).max(SHORTEST_PAGE);
                 limit = longest;
@@ -109,20 +110,21 @@ fn shorter(limit: i64) -> i64 {
     if limit == ALL { LONGEST_PAGE } else { limit / 8 }
 }
 
-/// The first key after this one.
+/// Returns the first key after this one.
 fn after(mut key: Vec<u8>) -> Vec<u8> {
     key.push(0);
     key
 }
 
-/// How many records make a page, going by the last.
+/// Returns the number of records of the next page, from the size of the last one.
 fn next_limit(limit: i64, page: &[KeyValue]) -> i64 {
     if page.is_empty() {
         return limit;
     }
     let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
     let fitting = i64::try_from(PAGE / (bytes / page.len()).max(1)).unwrap_or(LONGEST_PAGE);
-    // A page of a few giants says that more may come.
+    // Records in a page of a few large ones are followed by more of them: grow by a factor of two
+    // only.
     if limit < SHORTEST_PAGE { fitting.clamp(1, limit * 2) } else { fitting.clamp(SHORTEST_PAGE, LONGEST_PAGE) }
 }
 

@@ -1,4 +1,4 @@
-//! Where etcd is and who we are: an `etcd://` URL, taken apart and checked once.
+//! Options of the etcd registry: an `etcd://` URL, parsed and validated once.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,49 +8,52 @@ use waypost_core::registry::{Error, Result, redacted_url};
 
 use crate::secret::Secret;
 
-/// Where go-micro keeps its records.
+/// Prefix of go-micro's records.
 pub const DEFAULT_PREFIX: &str = "/micro/registry";
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Where etcd is, and how to talk to it. Start from [`EtcdOptions::new`] or [`EtcdOptions::parse`].
+/// Addresses of etcd and settings of the connection. Start from [`EtcdOptions::new`] or
+/// [`EtcdOptions::parse`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EtcdOptions {
-    /// The members of the cluster. One that does not answer is left for the next.
+    /// Members of the cluster. If one does not respond, the client fails over to the next.
     pub members: Vec<Address>,
-    /// What all keys begin with, without a slash at its end. Default `/micro/registry`, as go-micro has it.
+    /// Prefix of all keys, without a trailing slash. Default `/micro/registry`, as in go-micro.
     pub prefix: String,
-    /// How long one request may take; at least 100 ms, default 2 s.
+    /// Timeout of one request; at least 100 ms, default 2 s.
     pub timeout: Duration,
-    /// The user to log in as, where etcd has users and no certificate says who we are.
+    /// User name for password authentication, if etcd has authentication enabled and no client
+    /// certificate names the user.
     pub user: Option<String>,
-    /// The user's password.
+    /// Password of the user.
     pub password: Option<Secret>,
-    /// Where the user's password stands, if not in `password`: read at each login, so that it may be changed while the process runs. White
-    /// space at its end does not count.
+    /// File that holds the password, if `password` is not set. It is read at each login, so that
+    /// the password can be changed while the process runs. Trailing white space is ignored.
     pub password_file: Option<PathBuf>,
-    /// Encrypt, if there is any.
+    /// TLS settings; plain text if none.
     pub tls: Option<Tls>,
 }
 
-/// How to encrypt. The files are read once, when the registry is opened.
+/// TLS settings. The files are read once, when the registry is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {
-    /// PEM: who signs the members' certificates; the system's authorities if none.
+    /// PEM file of the authorities that sign the members' certificates; the system's roots if none.
     pub ca: Option<PathBuf>,
-    /// PEM: our certificate and what leads to its authority; etcd takes its common name for the user.
+    /// PEM file of the client certificate and its chain; etcd uses its common name as the user
+    /// name.
     pub cert: Option<PathBuf>,
-    /// PEM: our private key.
+    /// PEM file of the client's private key.
     pub key: Option<PathBuf>,
-    /// The name that the members' certificates bear, if it is not the host in the URL.
+    /// Name in the members' certificates, if it differs from the host in the URL.
     pub server_name: Option<String>,
 }
 
 impl EtcdOptions {
-    /// These members, and defaults for the rest.
+    /// Creates options for these members, with defaults for the others.
     pub fn new(members: Vec<Address>) -> Self {
         Self {
             members,
@@ -63,21 +66,22 @@ impl EtcdOptions {
         }
     }
 
-    /// Reads `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`; `etcds://` encrypts.
+    /// Parses `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`; `etcds://`
+    /// uses TLS.
     ///
-    /// The options are `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`, `server_name=NAME`, `timeout=2s` (or `500ms`) and
-    /// `password_file=FILE`. What has a meaning in URLs is written `%40` (`@`), `%2F` (`/`), `%3A` (`:`), `%25` (`%`). A host without a
-    /// port has 2379.
+    /// The options are `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`, `server_name=NAME`,
+    /// `timeout=2s` (or `500ms`) and `password_file=FILE`. Reserved characters are percent-encoded:
+    /// `%40` (`@`), `%2F` (`/`), `%3A` (`:`), `%25` (`%`). The default port is 2379.
     ///
     /// # Errors
-    /// [`Error::Invalid`], naming the part that is wrong, and never the password.
+    /// [`Error::Invalid`], with the name of the invalid part, and never the password.
     pub fn parse(url: &str) -> Result<Self> {
         Parts::of(url)
             .and_then(Parts::options)
             .map_err(|why| Error::invalid(format!("registry URL {:?}", redacted_url(url)), why))
     }
 
-    /// Reads `ETCD_USERNAME` and `ETCD_PASSWORD`, where nothing else says who we are.
+    /// Reads `ETCD_USERNAME` and `ETCD_PASSWORD`, unless user and password are already set.
     #[must_use]
     pub fn or_user_of_environment(mut self) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a password has no place on a command line")]
@@ -91,10 +95,10 @@ impl EtcdOptions {
         self
     }
 
-    /// Whether it can work.
+    /// Validates the options.
     ///
     /// # Errors
-    /// [`Error::Invalid`], naming the part that is wrong.
+    /// [`Error::Invalid`], with the name of the invalid part.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |what: &str, why: String| Err(Error::invalid(format!("etcd {what}"), why));
         let (cert, key) = self.tls.as_ref().map_or((false, false), |tls| (tls.cert.is_some(), tls.key.is_some()));
@@ -121,7 +125,7 @@ fn is_prefix(prefix: &str) -> bool {
     prefix.len() > 1 && prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//")
 }
 
-/// A URL, cut where its marks are.
+/// Components of a URL, not yet decoded.
 struct Parts<'a> {
     encrypted: bool,
     user: Option<&'a str>,
@@ -216,17 +220,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     millis.or_else(seconds).ok_or_else(|| format!("timeout={text:?} is no time: write 2s or 500ms"))
 }
 
-/// The password in a file.
+/// Reads the password from a file.
 ///
 /// # Errors
-/// It cannot be read; the text names the file.
+/// The file cannot be read; the text names it.
 pub(crate) fn password_in(file: &std::path::Path) -> Result<Secret, String> {
     let text = std::fs::read_to_string(file);
     let text = text.map_err(|error| format!("password_file {:?} cannot be read: {error}", file.display().to_string()))?;
     Ok(Secret::new(text.trim_end()))
 }
 
-/// With `%41` as `A`.
+/// Decodes percent-encoding: `%41` is `A`.
 fn decoded(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,7 +1,8 @@
-//! The registrations of one handle: whose key it is, and that it stands.
+//! Registrations of one handle: ownership of their keys, and their upkeep.
 //!
-//! Every write is a compare-and-set on the revision that was looked at, so that nobody writes over what they have not seen. A beat of a
-//! record that nothing has touched keeps its lease alive and asks the watch how far it has got; it reads and writes nothing.
+//! Every write is a compare-and-set on the revision that was read, so that no writer overwrites a
+//! change that it has not seen. A heartbeat of an unchanged record renews its lease and checks the
+//! progress of the watch; it neither reads nor writes the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +21,18 @@ use crate::trouble::Trouble;
 use crate::watch::Hub;
 use crate::wire::{DeleteRangeRequest, KeyValue, Op, PutRequest, RangeRequest, TxnRequest};
 
-/// How often a write is tried that others come before.
+/// Maximum number of attempts of a write that loses against concurrent changes.
 const TRIES: usize = 16;
 
-/// How many records are looked at and written at once; the others wait, so that under load some are done in time and not all begun.
+/// Maximum number of records read and written concurrently. The others wait, so that under load
+/// some complete in time instead of all being started.
 const AT_ONCE: usize = 64;
 
-/// Over how much time, at most, the records that are gone are written anew after etcd was away; and no more than a fifth of the ttl, since
-/// that is less than an interval.
+/// Maximum time over which lost records are written again after an outage of etcd. It is also
+/// limited to a fifth of the ttl, which is less than one heartbeat interval.
 const SPREAD: Duration = Duration::from_secs(3);
 const SPREAD_OF_TTL: u32 = 5;
-/// What a write may take once its turn has come.
+/// Time allowed for one write, once it may start.
 const WRITE: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub(crate) struct Owner {
     pub(crate) places: Places,
 }
 
-/// Room for so many records to be looked at and written.
+/// Limit on the number of records read and written concurrently.
 #[derive(Debug)]
 pub(crate) struct Places(Semaphore);
 
@@ -55,7 +57,7 @@ impl Default for Places {
 }
 
 impl Places {
-    /// Waits for a place; who came first gets it first.
+    /// Waits for a permit, in FIFO order.
     async fn take(&self, until: Instant) -> Result<SemaphorePermit<'_>> {
         let begun = Instant::now();
         match timeout_at(until, self.0.acquire()).await {
@@ -75,20 +77,20 @@ struct Claim<'a> {
     until: Instant,
 }
 
-/// What may be done with what stands under our key.
+/// Decision about the record found under our key.
 #[derive(Debug)]
 enum Verdict {
-    /// It says what it should.
+    /// The record is as it should be.
     Keep,
     Write,
-    /// It is not what we left there, and nobody's who lives.
+    /// The record is not as we left it, and no live owner holds it.
     Repair(&'static str),
-    /// It is another's, who lives.
+    /// Another live owner holds the key.
     Taken(Error),
 }
 
 impl Owner {
-    /// Makes the record of one node so.
+    /// Registers one node: writes its record, or confirms it.
     pub(crate) async fn register(&self, entry: &Entry, options: &RegisterOptions, until: Instant) -> Result<()> {
         let claim = Claim {
             key: entry.key(),
@@ -108,7 +110,8 @@ impl Owner {
         }
     }
 
-    /// What we wrote before must not run out because etcd does not take what it is to say now, or cannot be read.
+    /// Renews the lease of the earlier record. It must not expire while etcd refuses the new
+    /// content or cannot be read.
     async fn keep_what_stands(&self, claim: &Claim<'_>) {
         if self.ledger.holder(&claim.key).as_ref() == Some(claim.instance)
             && let Some(lease) = self.ledger.lease(&claim.key)
@@ -121,7 +124,7 @@ impl Owner {
         self.ledger.standing(Instant::now(), &claim.key, claim.instance, &claim.record, claim.seconds)
     }
 
-    /// Keeps the lease alive. False if the record must be looked at.
+    /// Renews the lease. Returns false if the record must be read.
     async fn beat(&self, claim: &Claim<'_>, standing: &Standing) -> Result<bool> {
         let keeping = self.keep(claim, &standing.held, standing.lease, Some(standing.kept_at));
         let (kept, heard) = tokio::join!(keeping, self.hub.barrier());
@@ -132,7 +135,8 @@ impl Owner {
         Ok(stands)
     }
 
-    /// Keeps a lease alive. False if it is not to be used any more: the next who needs one gets another.
+    /// Renews a lease. Returns false if it must not be used any more; the next registration then
+    /// gets another lease.
     async fn keep(&self, claim: &Claim<'_>, held: &Held, lease: i64, last: Option<Instant>) -> Result<bool> {
         let kept = self.leases.keep(lease, last, claim.until).await;
         match kept.map_err(|trouble| trouble.error("keeping the lease alive"))? {
@@ -151,7 +155,8 @@ impl Owner {
     }
 
     async fn make_so(&self, claim: &Claim<'_>) -> Result<()> {
-        // Only what the record says has changed: written at once over what we know to be there.
+        // If only the content of the record has changed, write it over the known revision without a
+        // read.
         let mut known = self.ledger.outdated(&claim.key, claim.instance, &claim.record);
         self.ledger.look(&claim.key);
         let mut repaired = None;
@@ -204,7 +209,7 @@ impl Owner {
         self.hub.own(&claim.key, revision).await;
     }
 
-    /// The rule of whose key it is.
+    /// Decides on the ownership of the key.
     fn judge(&self, claim: &Claim<'_>, kv: &KeyValue) -> Verdict {
         let Found::Record(found) = self.records.read(kv) else { return Verdict::Repair("what stood there was no record") };
         let ours = found.node.instance() == Some(claim.instance.as_str());
@@ -218,7 +223,7 @@ impl Owner {
         }
     }
 
-    /// The lease for this record, granted if need be.
+    /// Returns the lease for this record, and grants it if needed.
     async fn lease(&self, claim: &Claim<'_>) -> Result<(Held, i64)> {
         let (held, orphan) = self.slots.hold(Instant::now(), &claim.key, claim.seconds);
         self.revoke(orphan, claim.until).await;
@@ -227,7 +232,8 @@ impl Owner {
         Ok((held, id))
     }
 
-    /// When a record that is gone may be written: at once, but not all records of a fleet at the moment at which etcd returns.
+    /// Returns the time at which a lost record may be written. The records of a fleet are spread
+    /// over time after an outage, so that etcd does not get all writes at once.
     fn turn(&self, claim: &Claim<'_>) -> Result<Option<Instant>> {
         let spread = SPREAD.min(Duration::from_secs(claim.seconds.unsigned_abs()) / SPREAD_OF_TTL);
         let turn = self.members.turn(&claim.key, spread).filter(|turn| Instant::now() < *turn);
@@ -238,7 +244,8 @@ impl Owner {
         Err(Error::Unavailable { registry: NAME, what, source: None })
     }
 
-    /// Writes the record, if nobody has changed it since. None if somebody has, or the lease is gone.
+    /// Writes the record if it is unchanged at `revision`. Returns none if it was changed, or the
+    /// lease is gone.
     async fn put(&self, claim: &Claim<'_>, revision: i64, lease: i64, held: &Held) -> Result<Option<i64>> {
         let key = self.records.space().key(&claim.key);
         let put = Op::Put(PutRequest { key: key.clone(), value: claim.record.clone().into_bytes(), lease });
@@ -253,7 +260,7 @@ impl Owner {
         }
     }
 
-    /// What stands under a key.
+    /// Reads the content of a key.
     async fn look(&self, key: &Key, until: Instant) -> Result<Option<KeyValue>> {
         let question = RangeRequest { key: self.records.space().key(key), limit: 1, ..RangeRequest::default() };
         let answer = self.members.ask(question, until).await;
@@ -261,7 +268,7 @@ impl Owner {
         Ok(answer.kvs.into_iter().next())
     }
 
-    /// Removes the record of one node, if that is allowed: marked first, then deleted.
+    /// Deregisters one node, if the options allow it: marks the record as leaving, then deletes it.
     pub(crate) async fn deregister(&self, key: &Key, options: &DeregisterOptions, until: Instant) -> Result<()> {
         let lease = self.ledger.lease(key);
         if let Some(instance) = &options.instance {
@@ -283,7 +290,7 @@ impl Owner {
             let Some(kv) = self.look(key, until).await? else { return Ok(()) };
             let bare = match self.records.read(&kv) {
                 Found::Record(found) if options.may_remove(&found.node.metadata) => (!found.node.is_leaving()).then_some(found),
-                // Another has taken the id since we marked our own.
+                // Another instance has taken the id since we marked our own record.
                 Found::Record(_) if marked => return Ok(()),
                 Found::Record(found) => return Err(taken(key, &found)),
                 Found::Garbage(_) | Found::Strange if options.force || lease == Some(kv.lease) => None,
@@ -303,7 +310,7 @@ impl Owner {
         Err(changing(key))
     }
 
-    /// Writes that the node is leaving; none if somebody came before.
+    /// Marks the record as leaving. Returns none if it was changed meanwhile.
     async fn mark(&self, kv: &KeyValue, entry: &Entry, until: Instant) -> Result<Option<i64>> {
         let mut service = entry.to_service();
         for node in &mut service.nodes {
@@ -313,20 +320,21 @@ impl Owner {
         let done = self.members.ask(TxnRequest::guarded(&kv.key, kv.mod_revision, Op::Put(put)), until).await;
         match done {
             Ok(done) => Ok(done.header.filter(|_| done.succeeded).map(|header| header.revision)),
-            // The lease has ended, and the record with it.
+            // The lease has expired, and the record with it.
             Err(Trouble::NoLease(_)) => Ok(None),
             Err(trouble) => Err(trouble.error("marking a record as leaving")),
         }
     }
 
-    /// Deletes what nobody has changed since; whether it is gone.
+    /// Deletes the record if it is unchanged at `revision`. Returns true if it was deleted.
     async fn delete(&self, kv: &KeyValue, revision: i64, until: Instant) -> Result<bool> {
         let delete = Op::Delete(DeleteRangeRequest { key: kv.key.clone() });
         let done = self.members.ask(TxnRequest::guarded(&kv.key, revision, delete), until).await;
         done.map(|done| done.succeeded).map_err(|trouble| trouble.error("deleting a record"))
     }
 
-    /// It is not this instance's any more: not watched, and off its lease. Another registration of this process may hold it.
+    /// Releases a record that is no longer this instance's: ends its watch and detaches it from its
+    /// lease. Does nothing if another registration of this process holds it.
     async fn let_go(&self, key: &Key, instance: Option<&Instance>, until: Instant) {
         if self.ledger.holder(key).is_some_and(|holder| instance.is_some_and(|instance| *instance != holder)) {
             return;
@@ -337,7 +345,8 @@ impl Owner {
         self.revoke(self.slots.release(Instant::now(), key), until).await;
     }
 
-    /// Ends a lease that holds nothing; one that cannot be ended is tried once more at the end, and runs out by itself.
+    /// Revokes a lease without records. If this fails, `close` tries once more; otherwise the lease
+    /// expires.
     async fn revoke(&self, lease: Option<i64>, until: Instant) {
         let Some(lease) = lease else { return };
         match self.leases.revoke(lease, until).await {
@@ -346,7 +355,7 @@ impl Owner {
         }
     }
 
-    /// Ends all leases, and the records with them.
+    /// Revokes all leases, and with them the records.
     pub(crate) async fn close(&self, until: Instant) -> Result<()> {
         let mut result = Ok(());
         for lease in self.slots.drain() {
@@ -357,7 +366,7 @@ impl Owner {
     }
 }
 
-/// etcd counts in seconds.
+/// Rounds the ttl up to seconds, etcd's unit.
 fn whole_seconds(ttl: Duration) -> i64 {
     let rounded_up = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
     i64::try_from(rounded_up).unwrap_or(i64::MAX)

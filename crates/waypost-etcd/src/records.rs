@@ -1,4 +1,5 @@
-//! Records as etcd holds them, read: checked against their key, their heads shared, and what is none counted and reported once.
+//! Decoding of etcd's key-value pairs into records. A record is checked against its key, its
+//! service information is shared, and invalid ones are counted and logged once.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use waypost_core::registry::Heads;
 use crate::space::Space;
 use crate::wire::KeyValue;
 
-/// How many that are none are remembered; a hostile writer could make any number.
+/// Maximum number of invalid keys remembered: a hostile writer could create any number.
 const REMEMBERED: usize = 10_000;
 
 #[derive(Debug)]
@@ -21,17 +22,17 @@ pub(crate) struct Records {
 #[derive(Debug, Default)]
 struct State {
     heads: Heads,
-    /// What is no record, with the revision it was seen at.
+    /// Keys that hold no valid record, with the revision that was seen.
     garbage: BTreeMap<Key, i64>,
 }
 
-/// What stands under a key.
+/// Content of a key.
 #[derive(Debug)]
 pub(crate) enum Found {
     Record(Entry),
-    /// Something else stands where a record should.
+    /// Value that is not a valid record.
     Garbage(Key),
-    /// No record can stand there.
+    /// Key that cannot be that of a record.
     Strange,
 }
 
@@ -61,7 +62,7 @@ impl Records {
         }
     }
 
-    /// The records of a list.
+    /// Returns the valid records of a range response.
     pub(crate) fn entries<'a>(&'a self, kvs: &'a [KeyValue]) -> impl Iterator<Item = Entry> + 'a {
         kvs.iter().filter_map(|kv| match self.read(kv) {
             Found::Record(entry) => Some(entry),
@@ -69,14 +70,14 @@ impl Records {
         })
     }
 
-    /// Which record was deleted.
+    /// Returns the record key of a delete event.
     pub(crate) fn deleted(&self, kv: &KeyValue) -> Option<Key> {
         let key = self.space.parse(&kv.key)?;
         self.lock().garbage.remove(&key);
         Some(key)
     }
 
-    /// How many keys were seen that hold no record.
+    /// Returns the number of keys seen that hold no valid record.
     pub(crate) fn skipped(&self) -> usize {
         self.lock().garbage.len()
     }
@@ -87,7 +88,7 @@ impl Records {
 }
 
 impl State {
-    /// Whether it is news.
+    /// Remembers an invalid key. Returns true if it is new, or has changed.
     fn remember(&mut self, key: &Key, revision: i64) -> bool {
         if self.garbage.len() >= REMEMBERED && !self.garbage.contains_key(key) {
             return false;

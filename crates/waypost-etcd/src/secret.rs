@@ -1,4 +1,4 @@
-//! Passwords and tokens, in a type that shows neither.
+//! Wrapper of passwords and tokens that prints neither.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the text in.
+    /// Wraps the text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for the one place that sends it.
+    /// Returns the text itself, for the request that sends it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

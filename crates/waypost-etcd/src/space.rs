@@ -1,15 +1,15 @@
-//! Where records stand: go-micro's keys under a prefix, taken apart by bytes.
+//! Key space: go-micro's keys under a prefix, parsed as bytes.
 
 use waypost_core::record::Key;
 
-/// The keys below one prefix.
+/// Keys below one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Space {
-    /// With a slash at its end.
+    /// With a trailing slash.
     prefix: String,
 }
 
-/// All keys from `key` on and before `end`.
+/// Half-open range of keys, from `key` to before `end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) key: Vec<u8>,
@@ -17,7 +17,8 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    /// What begins with `prefix`, which ends with a slash: up to the byte after it.
+    /// Returns the range of all keys that begin with `prefix`, which must end with a slash: the end
+    /// is the prefix with its last byte incremented.
     fn below(prefix: &str) -> Self {
         let mut end = prefix.as_bytes().to_vec();
         if let Some(last) = end.last_mut() {
@@ -32,12 +33,12 @@ impl Space {
         Self { prefix: format!("{prefix}/") }
     }
 
-    /// The key of one record.
+    /// Returns the etcd key of one record.
     pub(crate) fn key(&self, key: &Key) -> Vec<u8> {
         format!("{}{}/{}", self.prefix, key.service, key.id).into_bytes()
     }
 
-    /// The records of one service, or of all.
+    /// Returns the range of one service, or of all.
     pub(crate) fn range(&self, service: Option<&str>) -> Range {
         match service {
             Some(service) => Range::below(&format!("{}{service}/", self.prefix)),
@@ -45,7 +46,7 @@ impl Space {
         }
     }
 
-    /// Which record stands under a key; none if no record can.
+    /// Returns the record key of an etcd key; none if it cannot be that of a record.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<Key> {
         let (service, id) = std::str::from_utf8(key.strip_prefix(self.prefix.as_bytes())?).ok()?.split_once('/')?;
         let is_one_level = |part: &str| !part.is_empty() && !part.contains('/');

@@ -1,5 +1,6 @@
-//! The background tasks of a handle: started when they are first needed, and again when they have ended with their runtime while the handle
-//! is used on another. This room never knows what they do.
+//! Background tasks of a handle. They start when they are first needed, and start again if they
+//! ended with their runtime while the handle is used on another. This module does not know the work
+//! of the tasks.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,10 +15,10 @@ use waypost_core::registry::{Error, Result, Watcher};
 
 use crate::{lease, watch};
 
-/// Delay before a task runs again, so that one that ends at once does not keep its runtime busy.
+/// Delay before a task starts again, so that one that ends at once does not keep its runtime busy.
 const RESTART: Duration = Duration::from_millis(10);
 
-/// The tasks of one handle.
+/// Tasks of one handle.
 pub(crate) struct Tasks {
     state: Mutex<State>,
     stop: Sender<bool>,
@@ -28,12 +29,12 @@ pub(crate) struct Tasks {
 struct State {
     /// None once the handle is closed.
     drivers: Option<Drivers>,
-    /// For each driver, alive as long as its task.
+    /// One reference for each driver, alive as long as its task.
     running: [Weak<Guard>; 2],
     tasks: JoinSet<()>,
 }
 
-/// Drivers that the tasks run. Each is locked by its task, and stays when the task ends.
+/// Drivers that the tasks run. Each is locked by its task, and outlives it.
 struct Drivers {
     keeps: Arc<AsyncMutex<lease::Driver>>,
     follows: Arc<AsyncMutex<watch::Driver>>,
@@ -51,7 +52,7 @@ impl Tasks {
         self.lock().drivers.is_none()
     }
 
-    /// Starts the tasks that do not run, on the runtime that this is called in.
+    /// Starts the tasks that do not run, on the runtime of the caller.
     ///
     /// # Errors
     /// [`Error::Closed`].
@@ -88,7 +89,8 @@ impl Tasks {
         });
     }
 
-    /// Does something that needs the tasks. Those that end meanwhile are started again, on the runtime of the caller.
+    /// Runs work that needs the tasks. Tasks that end meanwhile are started again, on the runtime
+    /// of the caller.
     ///
     /// # Errors
     /// Errors of the work; [`Error::Closed`].
@@ -103,16 +105,17 @@ impl Tasks {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                // The runtime of the caller may be the one that shuts down: it must get to drop the caller.
+                // The caller's own runtime may be the one that shuts down: yield, so that it can
+                // drop the caller.
                 () = ended => yield_now().await,
             }
         }
     }
 
-    /// The watcher, which starts the tasks again on the runtime that it is polled on.
+    /// Wraps the watcher so that it starts the tasks again on the runtime that it is polled on.
     pub(crate) fn keep_running(self: &Arc<Self>, watcher: Watcher) -> Watcher {
         let tasks = Arc::clone(self);
-        // The next end of a task.
+        // Completes at the next end of a task.
         let mut ended = Box::pin(Arc::clone(&self.ended).notified_owned());
         watcher.on_pending(move |cx| {
             if Handle::try_current().is_err() {
@@ -120,27 +123,27 @@ impl Tasks {
             }
             if ended.as_mut().poll(cx).is_ready() {
                 ended.set(Arc::clone(&tasks.ended).notified_owned());
-                // Polled again, the new one wakes it.
+                // The new future must be polled once to register its waker.
                 cx.waker().wake_by_ref();
             }
-            // A closed handle ends its watchers itself.
+            // If the handle is closed, `close` has ended its watchers already.
             let _ = tasks.start();
         })
     }
 
-    /// From now on none is started. Those that run go on until [`join`](Self::join).
+    /// Prevents new tasks. Running tasks continue until [`join`](Self::join).
     pub(crate) fn close(&self) {
         self.lock().drivers = None;
     }
 
-    /// Stops all, and waits for their end.
+    /// Stops all tasks and waits for their end.
     pub(crate) async fn join(&self) {
         self.stop.send_replace(true);
         let mut tasks = std::mem::take(&mut self.lock().tasks);
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Ends all at once.
+    /// Aborts all tasks at once.
     pub(crate) fn abort(&self) {
         let mut state = self.lock();
         state.drivers = None;
@@ -152,7 +155,7 @@ impl Tasks {
     }
 }
 
-/// Part of a task. Dropped with it, however it ends, it wakes those who can start the task again.
+/// Drop guard of a task. However the task ends, it wakes the callers that can start the task again.
 struct Guard(Arc<Notify>);
 
 impl Drop for Guard {

@@ -1,7 +1,8 @@
-//! What etcd and the way to it can answer, classified once. Nobody else looks at codes or texts.
+//! Classification of every error of etcd and of the connection to it. No other module matches
+//! status codes or messages.
 //!
-//! By allow-list: only the answers named here mean something of their own. Everything else means that the connection is suspect, since
-//! one broken connection shows itself under four codes.
+//! Only the errors listed here have a meaning of their own. Any other error makes the connection
+//! suspect, since a broken connection appears under four different codes.
 
 use std::time::Duration;
 
@@ -10,43 +11,43 @@ use waypost_core::registry::{Error, in_millis};
 
 use crate::NAME;
 
-/// Why a request did not do what it should.
+/// Reason for the failure of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// The connection failed or cannot be made: another member, over another connection.
+    /// Transport error: the connection failed or cannot be opened. Fail over to another member.
     #[error("{0}")]
     Link(String),
-    /// The member answers, and cannot serve now: another member.
+    /// The member responds but cannot serve now. Fail over to another member.
     #[error("{0}")]
     Busy(String),
-    /// No answer in time.
+    /// No response before the timeout.
     #[error("no answer within {:?}", in_millis(*.0))]
     Silent(Duration),
-    /// It does not know who we are any more: log in again.
+    /// The auth token is invalid. Log in again.
     #[error("{0}")]
     Token(String),
-    /// It knows who we are, and says no; or nobody told it who we are.
+    /// Permission denied, or authentication is required and no user is set.
     #[error("{0}")]
     Denied(String),
-    /// It has no users: no token is needed.
+    /// Authentication is not enabled: no token is needed.
     #[error("{0}")]
     AuthIsOff(String),
-    /// The history asked for is gone, or not there yet.
+    /// The requested revision is compacted, or in the future.
     #[error("{0}")]
     Compacted(String),
-    /// There is no such lease.
+    /// The lease does not exist.
     #[error("{0}")]
     NoLease(String),
-    /// There is a lease of that id.
+    /// A lease with this id exists.
     #[error("{0}")]
     LeaseExists(String),
-    /// Its store is full.
+    /// The member's store is full (`NOSPACE` alarm).
     #[error("{0}: compact and defragment it, then disarm its alarm")]
     Full(String),
-    /// The same request cannot succeed.
+    /// The request is invalid: a retry cannot succeed.
     #[error("{0}")]
     Wrong(String),
-    /// The answer is longer than we take.
+    /// The response is larger than the limit.
     #[error("{0}")]
     TooLong(String),
     /// The handle is closed.
@@ -54,7 +55,7 @@ pub(crate) enum Trouble {
     Closed,
 }
 
-/// How much of a text from outside is kept.
+/// Maximum length, in characters, of a message from outside.
 const LONGEST_TEXT: usize = 200;
 
 impl Trouble {
@@ -81,7 +82,7 @@ impl Trouble {
         }
     }
 
-    /// What a watch that etcd cancelled says of the reason.
+    /// Classifies the reason of a watch that etcd canceled.
     pub(crate) fn of_cancel(reason: &str) -> Self {
         let text = excerpt(reason);
         if reason.contains("auth token") || reason.contains("auth store is old") || reason.contains("user name is empty") {
@@ -93,17 +94,17 @@ impl Trouble {
         }
     }
 
-    /// Whether another member may do better.
+    /// Returns true if another member may succeed.
     pub(crate) fn is_of_the_member(&self) -> bool {
         matches!(self, Self::Link(_) | Self::Busy(_) | Self::Silent(_))
     }
 
-    /// Whether etcd has understood and refused: whoever waits is better told than kept waiting.
+    /// Returns true if etcd denied the request. Waiting callers then get the error at once.
     pub(crate) fn is_a_no(&self) -> bool {
         matches!(self, Self::Denied(_) | Self::Wrong(_) | Self::Full(_))
     }
 
-    /// The error that callers of the registry get.
+    /// Converts into the error that callers of the registry get.
     pub(crate) fn error(self, what: impl Into<String>) -> Error {
         let what = what.into();
         match self {
@@ -125,7 +126,8 @@ fn excerpt(text: &str) -> String {
     }
 }
 
-/// A status made of a broken connection says what broke in its causes.
+/// Returns the message with its causes: a status made of a transport error has the reason in its
+/// causes.
 fn with_causes(status: &Status) -> String {
     let mut text = excerpt(status.message());
     let mut cause = std::error::Error::source(status);

@@ -1,4 +1,4 @@
-//! The one task that follows the directory and feeds all watchers of a handle.
+//! Task that watches the directory and feeds all watchers of a handle.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::{NAME, blocking};
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 
-/// Before everything is looked at anew, so that a directory which keeps being replaced does not keep us busy.
+/// Delay before a new scan after a gap, so that a directory which is replaced repeatedly does not
+/// keep the task busy.
 pub(crate) const AFTER_A_GAP: Duration = Duration::from_millis(10);
 
 pub(crate) struct Engine {
@@ -25,19 +26,19 @@ pub(crate) struct Engine {
     pub(crate) feed: Feed,
     pub(crate) kind: Kind,
     pub(crate) stop: watch::Receiver<bool>,
-    /// A watcher has come that wants to hear no older picture than of now.
+    /// Notified by a new watcher, whose first snapshot must not be older than its subscription.
     pub(crate) refresh: Arc<Notify>,
 }
 
-/// Why following ended.
+/// Reason for the end of a watch.
 enum End {
-    /// The handle is closed, or nobody listens.
+    /// The handle is closed, or there are no listeners.
     Over,
-    /// Something was missed: look at everything anew.
+    /// Events were missed: a full scan is needed.
     Gap,
 }
 
-/// What woke the engine.
+/// Reason for a wake-up of the task.
 enum Wake {
     Stop,
     Hints(Vec<Hint>),
@@ -47,7 +48,7 @@ enum Wake {
 }
 
 impl Engine {
-    /// Follows until the handle is closed, or `is_idle` says that nobody listens.
+    /// Runs until the handle is closed, or `is_idle` reports that there are no listeners.
     pub(crate) async fn run(mut self, is_idle: impl Fn(&Feed) -> bool + Send) {
         let mut back_off = SHORTEST_BACK_OFF;
         loop {
@@ -73,7 +74,8 @@ impl Engine {
         self.feed.fail(move || Error::Unavailable { registry: NAME, what: what.clone(), source: None });
     }
 
-    /// Signals first, then the first look, so that nothing falls between them.
+    /// Watches the directory. Signals are opened before the first scan, so that no change is missed
+    /// between the two.
     async fn follow(&mut self, is_idle: &impl Fn(&Feed) -> bool, back_off: &mut Duration) -> Result<End> {
         let mut signals = Signals::open(self.kind, self.reader.folder())?;
         let mut view = View::new(signals.are_polled());
@@ -110,7 +112,8 @@ impl Engine {
         Ok(End::Gap)
     }
 
-    /// Hints come before checks: a mark that has arrived must be heard before a record is held for lost.
+    /// Waits for the next event. Hints come before checks: a tombstone that has arrived must be
+    /// processed before the record counts as lost.
     async fn wait(&mut self, signals: &mut Signals, check: Option<Instant>, rescan_at: Instant) -> Result<Wake> {
         let check_at = check.unwrap_or(rescan_at);
         tokio::select! {

@@ -1,4 +1,4 @@
-//! The directory: where it is, whose it must be, and what its files are called.
+//! Directory of the registry: location, required ownership, and file names.
 
 use std::ffi::OsStr;
 use std::fs::DirBuilder;
@@ -11,14 +11,14 @@ use waypost_core::registry::{Error, Result};
 
 use crate::{NAME, trouble};
 
-/// What a file is, by the end of its name.
+/// Kind of a file, by the suffix of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum File {
     Record,
     Lock,
-    /// A record whose owner leaves.
+    /// Tombstone: a record whose owner deregisters.
     Left,
-    /// A record not yet renamed into its place.
+    /// Record before its rename.
     Draft,
 }
 
@@ -34,7 +34,7 @@ impl File {
         }
     }
 
-    /// The id and the kind of a file of ours; none for any other.
+    /// Returns the id and the kind of a registry file; none for any other.
     pub(crate) fn parse(name: &OsStr) -> Option<(&str, Self)> {
         let name = name.to_str()?;
         let (id, file) = Self::ALL.into_iter().find_map(|file| Some((name.strip_suffix(file.ending())?, file)))?;
@@ -43,11 +43,12 @@ impl File {
     }
 }
 
-/// A registry's directory. Clones are the same.
+/// Directory of a registry. Clones refer to the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
     root: Arc<Path>,
-    /// Chosen by us in a place that others can write to, so it must be ours.
+    /// True if the default location was chosen. Other users may write there, so the directory must
+    /// belong to the current user.
     is_default: bool,
 }
 
@@ -58,7 +59,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Makes the directory, or makes sure of it.
+    /// Creates the directory, or checks the existing one.
     pub(crate) fn make(&self) -> Result<()> {
         let failed = |error| trouble(format!("making the directory {}", self.root.display()), error);
         make_dirs(&self.root, !self.is_default).map_err(failed)?;
@@ -80,23 +81,23 @@ impl Folder {
         self.service(&key.service).join(format!("{}{}", key.id, file.ending()))
     }
 
-    /// Makes the directory of one service, for its owner alone.
+    /// Creates the directory of one service, accessible to its owner only.
     pub(crate) fn make_service(&self, service: &str) -> io::Result<()> {
         make_dirs(&self.service(service), true)
     }
 
-    /// Removes the directory of one service if nothing is in it.
+    /// Removes the directory of one service if it is empty.
     pub(crate) fn tidy(&self, service: &str) {
         drop(std::fs::remove_dir(self.service(service)));
     }
 
-    /// The services that have a directory.
+    /// Returns the services that have a directory.
     pub(crate) fn services(&self) -> io::Result<Vec<String>> {
         let names = names(&self.root)?;
         Ok(names.into_iter().filter(|name| name.parse::<ServiceName>().is_ok() && self.service(name).is_dir()).collect())
     }
 
-    /// The ids of one service that have a file of any kind.
+    /// Returns the ids of one service that have a file of any kind.
     pub(crate) fn ids(&self, service: &str) -> io::Result<Vec<String>> {
         let names = names(&self.service(service))?;
         let mut ids: Vec<_> = names.iter().filter_map(|name| Some(File::parse(name.as_ref())?.0.to_owned())).collect();
@@ -106,7 +107,8 @@ impl Folder {
     }
 }
 
-/// What is in a directory, as far as it is text; nothing if it is not there, or is none.
+/// Returns the names in a directory that are valid text; none if it does not exist, or is no
+/// directory.
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -127,7 +129,7 @@ fn make_dirs(dir: &Path, recursive: bool) -> io::Result<()> {
     }
 }
 
-/// The only place that reads the environment.
+/// Returns the default directory. No other function of this crate reads the environment.
 fn default_dir() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
     match runtime {
@@ -146,7 +148,8 @@ fn user() -> &'static str {
     "user"
 }
 
-/// In a folder that others can write to, somebody may have made the directory first, or a link in its place.
+/// Checks the ownership. Where other users may write, one of them may have created the directory
+/// first, or a link at its path.
 #[cfg(unix)]
 fn check_ours(dir: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt;

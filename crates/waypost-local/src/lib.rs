@@ -1,10 +1,12 @@
-//! A registry in a directory of one host: no server to install.
+//! Registry in a directory of one host: no server to install.
 //!
-//! `<dir>/<service>/<id>.json` is the record, written by atomic rename. `<id>.lock` beside it is held open and locked by the owner for as
-//! long as it lives, so that the kernel tells who is alive: no clock, no heartbeat on disk, and a frozen owner stays registered. To leave,
-//! the record is renamed to `<id>.left` and removed; the name is the mark. `ls` and `cat` are the admin tools.
+//! `<dir>/<service>/<id>.json` is the record, written by atomic rename. The owner holds `<id>.lock`
+//! beside it open and locked while it runs, so that the kernel reports the owner's death. There is
+//! no clock and no heartbeat on disk, and a frozen owner stays registered. To deregister, the owner
+//! renames the record to `<id>.left` and removes it; that name is the tombstone. `ls` and `cat` are
+//! the admin tools.
 //!
-//! This crate knows files and locks, and never networks.
+//! This crate knows files and locks, and no networks.
 
 mod engine;
 mod folder;
@@ -37,25 +39,29 @@ use reader::Reader;
 use signals::Kind;
 use watching::Watching;
 
-/// The name of this backend in errors and URLs.
+/// Name of this backend in errors and URLs.
 const NAME: &str = "local";
 
-/// How long an id that is held is asked for; a reader's probe and a sweep hold a lock for a moment.
+/// Time for which a held id is retried, since a reader's probe or a sweep holds a lock for a
+/// moment.
 const CLAIM_FOR: Duration = Duration::from_millis(500);
 
-/// Between two such questions.
+/// Interval between two such attempts.
 const CLAIM_AGAIN: Duration = Duration::from_millis(10);
 
-/// Where the registry is.
+/// Location of the registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalOptions {
-    /// The directory; made if it is not there, for its owner alone. By default `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the
-    /// temporary folder, which must be ours and nobody else's to read or write.
+    /// Directory of the registry; created, accessible to its owner only, if it does not exist. By
+    /// default `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the temporary directory, which
+    /// must belong to the current user and deny access to all others.
     pub dir: Option<PathBuf>,
 }
 
-/// One handle on the registry in a directory. Dropped without [`close`](Registry::close), its locks are free and its records lost, as
-/// those of a killed process are.
+/// Handle on the registry in a directory.
+///
+/// If it is dropped without [`close`](Registry::close), its locks are released and its records
+/// lost, like those of a killed process.
 pub struct LocalRegistry {
     options: Options,
     owner: Arc<Owner>,
@@ -64,10 +70,11 @@ pub struct LocalRegistry {
 }
 
 impl LocalRegistry {
-    /// Opens the registry, and makes its directory if it is not there.
+    /// Opens the registry, and creates its directory if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Denied`] if the directory is not ours to use, [`Error::Unavailable`] if it cannot be made.
+    /// [`Error::Denied`] if the directory may not be used, [`Error::Unavailable`] if it cannot be
+    /// created.
     pub fn open(options: LocalOptions) -> Result<Self> {
         Self::open_as(options, Kind::best())
     }
@@ -82,7 +89,8 @@ impl LocalRegistry {
         Ok(Self { options, owner: Arc::new(Owner::new(folder)), reader, watching })
     }
 
-    /// How many files were no record when last looked at: skipped, and hiding no other.
+    /// Returns the number of files that held no valid record at the last scan. They are skipped, so
+    /// that they do not hide valid ones.
     pub fn skipped(&self) -> usize {
         self.reader.skipped()
     }
@@ -91,7 +99,7 @@ impl LocalRegistry {
         if self.watching.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Makes one node's record so. An id that is held is asked for again until [`CLAIM_FOR`] is over.
+    /// Registers one node. A held id is retried for [`CLAIM_FOR`].
     async fn claim(&self, entry: &Entry, options: &RegisterOptions) -> Result<()> {
         let deadline = Instant::now() + CLAIM_FOR;
         loop {
@@ -176,12 +184,12 @@ impl Registry for LocalRegistry {
     }
 }
 
-/// Runs work on files where it may block.
+/// Runs file operations on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     spawn_blocking(work).await.map_err(|error| Error::unavailable(NAME, "its work on files was stopped", error))
 }
 
-/// Classifies what the system says of a file.
+/// Classifies an I/O error.
 fn trouble(what: String, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -1,4 +1,4 @@
-//! Locks on files: held by an owner, probed by readers. No operation waits.
+//! File locks: held by an owner, probed by readers. No operation waits.
 
 use std::fs::{File as Handle, TryLockError};
 use std::io;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::reader::{is_same, open};
 
-/// Who holds a lock.
+/// State of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Held,
@@ -14,15 +14,15 @@ pub(crate) enum State {
     Missing,
 }
 
-/// A lock held until dropped.
+/// Lock held until dropped.
 ///
-/// It is unlocked and not only closed: a child that this process has forked and that has not yet become another program holds a copy of
-/// the open file, and the lock with it.
+/// It is unlocked explicitly, not only closed: a forked child of this process that has not yet
+/// called exec holds a copy of the open file, and the lock with it.
 #[derive(Debug)]
 pub(crate) struct Lock(Handle);
 
 impl Lock {
-    /// Locks against everybody; none if somebody holds it.
+    /// Takes an exclusive lock; none if it is held.
     pub(crate) fn exclusive(file: Handle) -> io::Result<Option<Self>> {
         taken(file.try_lock(), file)
     }
@@ -31,7 +31,7 @@ impl Lock {
         taken(file.try_lock_shared(), file)
     }
 
-    /// Whether the path still is the file that was locked.
+    /// Returns true if the path still refers to the locked file.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
         is_same(&self.0, path)
     }
@@ -51,7 +51,8 @@ fn taken(result: Result<(), TryLockError>, file: Handle) -> io::Result<Option<Lo
     }
 }
 
-/// Asks who holds a lock, without a trace: read-only, so that closing it wakes no watcher. Who cannot be asked is taken for alive.
+/// Returns the state of a lock without side effects: the file is opened read-only, so that its
+/// close wakes no watcher. On an error the owner counts as alive.
 pub(crate) fn probe(path: &Path) -> State {
     match open(path).and_then(Lock::shared) {
         Ok(Some(_)) => State::Free,

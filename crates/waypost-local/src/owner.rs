@@ -1,6 +1,7 @@
-//! The registrations of one handle: locks held, records written, leaves marked. Blocking, and one at a time.
+//! Registrations of one handle: locks, records, tombstones. Blocking, and one operation at a time.
 //!
-//! Lock before record, record removed before lock. A lock counts only while its path still is the file that was locked.
+//! The lock is taken before the record is written, and the record removed before the lock. A lock
+//! is valid only while its path refers to the locked file.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File as Handle, OpenOptions};
@@ -25,25 +26,26 @@ pub(crate) struct Owner {
 struct State {
     closed: bool,
     claims: HashMap<Key, Claim>,
-    /// Who has registered what here before: only a first write may take over.
+    /// Instances that have registered a key here before: only the first write may take over a
+    /// record.
     written: HashSet<(Key, Instance)>,
 }
 
-/// An id that is ours for as long as the lock is held.
+/// Id that is ours while the lock is held.
 struct Claim {
     lock: Lock,
     instance: Instance,
     address: String,
 }
 
-/// How an attempt to register ended.
+/// Result of an attempt to register.
 pub(crate) enum Claimed {
     Done,
-    /// Somebody holds the lock; it may be for a moment only.
+    /// The lock is held; possibly for a moment only.
     Held(Error),
 }
 
-/// A lock whose path is swept while we lock it is tried again this often.
+/// Maximum number of attempts to lock a path that is swept meanwhile.
 const TRIES: usize = 16;
 
 impl Owner {
@@ -51,7 +53,7 @@ impl Owner {
         Self { folder, state: Mutex::default() }
     }
 
-    /// Makes the record of one node so.
+    /// Registers one node.
     pub(crate) fn register(&self, entry: &Entry, instance: &Instance) -> Result<Claimed> {
         let mut state = self.open()?;
         let key = entry.key();
@@ -67,7 +69,7 @@ impl Owner {
         Ok(Claimed::Done)
     }
 
-    /// Removes the record of one node, if that is allowed.
+    /// Deregisters one node, if the options allow it.
     pub(crate) fn deregister(&self, key: &Key, options: &DeregisterOptions, reader: &Reader) -> Result<()> {
         let mut state = self.open()?;
         if let Some(instance) = &options.instance {
@@ -86,7 +88,7 @@ impl Owner {
         }
     }
 
-    /// Lets go of everything; what others read is a loss.
+    /// Releases all registrations. Readers see them as lost.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -107,7 +109,8 @@ impl Owner {
         if state.closed { Err(Error::Closed) } else { Ok(state) }
     }
 
-    /// Whether the id is ours. A lock whose path was removed or replaced is none, and is let go.
+    /// Returns true if the id is ours. A lock whose path was removed or replaced is invalid, and is
+    /// released.
     fn holds(&self, state: &mut State, key: &Key) -> bool {
         let holds = state.claims.get(key).is_some_and(|claim| claim.holds(&self.folder, key));
         if !holds {
@@ -116,11 +119,12 @@ impl Owner {
         holds
     }
 
-    /// Locks an id; none if somebody else holds it.
+    /// Locks an id; none if another process holds it.
     fn lock(&self, key: &Key) -> Result<Option<Lock>> {
         let path = self.folder.file(key, File::Lock);
         for _ in 0..TRIES {
-            // Asked without a trace first: each closing of a writable handle wakes every watcher.
+            // Probe first, since that has no side effects: each close of a writable handle wakes
+            // every watcher.
             if probe(&path) == lock::State::Held {
                 return Ok(None);
             }
@@ -135,7 +139,7 @@ impl Owner {
         Ok(None)
     }
 
-    /// The lock file, made if it is not there; none if its directory was removed meanwhile.
+    /// Opens the lock file, and creates it if needed; none if its directory was removed meanwhile.
     fn open_lock(&self, key: &Key, path: &Path) -> Result<Option<Handle>> {
         let failed = |error| trouble(format!("making {}", path.display()), error);
         if !self.folder.root().exists() {
@@ -152,7 +156,7 @@ impl Owner {
         }
     }
 
-    /// Writes the record by an atomic rename, unless it says so already.
+    /// Writes the record by an atomic rename, unless it is unchanged.
     fn write(&self, key: &Key, bytes: &[u8]) -> Result<()> {
         let (record, draft) = (self.folder.file(key, File::Record), self.folder.file(key, File::Draft));
         if read(&record).is_ok_and(|found| found == bytes) {
@@ -163,7 +167,7 @@ impl Owner {
         placed.map_err(|error| trouble(format!("writing {}", record.display()), error))
     }
 
-    /// Marks and removes the record: two steps, two events.
+    /// Leaves a tombstone and removes the record: two steps, two events.
     fn leave(&self, key: &Key) -> Result<()> {
         let (record, left) = (self.folder.file(key, File::Record), self.folder.file(key, File::Left));
         match std::fs::rename(&record, &left).and_then(|()| std::fs::remove_file(&left)) {
@@ -180,7 +184,7 @@ impl Owner {
         self.folder.tidy(&key.service);
     }
 
-    /// A record that is not ours by its lock. What the dead left is swept by looking at it.
+    /// Removes a record whose lock is not ours. The read removes the files of a dead owner.
     fn remove_foreign(&self, key: &Key, options: &DeregisterOptions, reader: &Reader) -> Result<()> {
         match reader.look(key, None) {
             Seen::Live(_, entry) if !options.may_remove(&entry.node.metadata) => Err(taken(key, &holder(&entry))),
@@ -190,7 +194,7 @@ impl Owner {
         }
     }
 
-    /// Who holds the lock, as far as the record tells.
+    /// Returns the error for a held lock, with its holder if the record names one.
     fn taken(&self, key: &Key) -> Error {
         let bytes = read(&self.folder.file(key, File::Record)).unwrap_or_default();
         match Heads::default().decode(key, &bytes) {
@@ -201,7 +205,7 @@ impl Owner {
 }
 
 impl State {
-    /// Within one handle an id has one holder too; a new instance at the same address is its heir.
+    /// Checks the holder within this handle. A new instance at the same address may take over.
     fn take_over(&mut self, key: &Key, entry: &Entry, instance: &Instance) -> Result<()> {
         let first = !self.written.contains(&(key.clone(), instance.clone()));
         let Some(claim) = self.claims.get_mut(key) else { return Ok(()) };
@@ -236,7 +240,7 @@ fn holder(entry: &Entry) -> String {
     format!("{} (instance {})", entry.node.address, entry.node.instance().unwrap_or("unknown"))
 }
 
-/// A file for its owner alone.
+/// Returns options for a file accessible to its owner only.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);

@@ -1,4 +1,5 @@
-//! Looks at records and at who lives: reads, probes locks, sweeps what the dead left behind. Blocking, and knows no clock.
+//! Reader of records and locks: reads files, probes owners, and removes the files of dead ones.
+//! Blocking, without a clock.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File as Handle, Metadata, OpenOptions};
@@ -13,7 +14,7 @@ use crate::folder::{File, Folder};
 use crate::lock::{self, Lock, probe};
 use crate::trouble;
 
-/// Which file it is and when it was written: equal stamps are the same record.
+/// Identity of a file and time of its last write: equal stamps are the same record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     device: u64,
@@ -22,20 +23,20 @@ pub(crate) struct Stamp {
     length: u64,
 }
 
-/// What was seen of one key.
+/// State of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// A record, and its owner lives.
+    /// Record with a live owner.
     Live(Stamp, Entry),
-    /// The record that is known already, and its owner lives.
+    /// Known record with a live owner.
     Same,
-    /// A record whose lock is free: its owner died.
+    /// Record whose lock is free: its owner died.
     Lost,
-    /// A file that is no record of this key.
+    /// File that holds no valid record of this key.
     Garbage,
-    /// No record, but the mark of an owner that is leaving.
+    /// No record, but the tombstone of an owner that deregisters.
     Left,
-    /// Nothing.
+    /// No file.
     Absent,
 }
 
@@ -50,7 +51,7 @@ struct State {
     garbage: BTreeMap<Key, Option<Stamp>>,
 }
 
-/// A record that changes under our eyes is looked at again this often.
+/// Maximum number of reads of a record that changes meanwhile.
 const LOOKS: usize = 8;
 
 impl Reader {
@@ -66,7 +67,7 @@ impl Reader {
         self.state().garbage.len()
     }
 
-    /// The records of the living, of one service or all.
+    /// Returns the records with a live owner, of one service or all.
     pub(crate) fn list(&self, service: Option<&str>) -> Result<Vec<Entry>> {
         let live = |(_, seen)| match seen {
             Seen::Live(_, entry) => Some(entry),
@@ -75,7 +76,8 @@ impl Reader {
         Ok(self.scan(service, &BTreeMap::new())?.into_iter().filter_map(live).collect())
     }
 
-    /// Looks at everything there is, of one service or all; sweeps leftovers. What stands under a `known` stamp is not read again.
+    /// Reads all keys of one service or all, and removes leftovers. A record with a `known` stamp
+    /// is not read again.
     pub(crate) fn scan(&self, service: Option<&str>, known: &BTreeMap<Key, Stamp>) -> Result<Vec<(Key, Seen)>> {
         let failed = |error| trouble(format!("reading the directory {}", self.folder.root().display()), error);
         let services = match service {
@@ -97,14 +99,14 @@ impl Reader {
         Ok(seen)
     }
 
-    /// Forgets what is garbage no more, of the service that was looked at or of all.
+    /// Forgets files that are no longer invalid, within the scanned scope.
     fn forget_garbage(&self, service: Option<&str>, seen: &[(Key, Seen)]) {
         let still: HashSet<_> = seen.iter().filter(|(_, what)| *what == Seen::Garbage).map(|(key, _)| key).collect();
         let looked_at = |key: &Key| service.is_none_or(|service| service == key.service);
         self.state().garbage.retain(|key, _| !looked_at(key) || still.contains(key));
     }
 
-    /// Looks at one key.
+    /// Reads one key.
     pub(crate) fn look(&self, key: &Key, known: Option<&Stamp>) -> Seen {
         let seen = (0..LOOKS).find_map(|_| self.look_once(key, known)).unwrap_or(Seen::Absent);
         if seen != Seen::Garbage {
@@ -113,7 +115,7 @@ impl Reader {
         seen
     }
 
-    /// None if the record was changed meanwhile.
+    /// Reads one key once. Returns none if the record was changed meanwhile.
     fn look_once(&self, key: &Key, known: Option<&Stamp>) -> Option<Seen> {
         let path = self.folder.file(key, File::Record);
         let opened = match open(&path) {
@@ -129,7 +131,7 @@ impl Reader {
         if seen == Seen::Garbage || probe(&self.folder.file(key, File::Lock)) == lock::State::Held {
             return Some(seen);
         }
-        // The owner may have left, or another may have come, between the two looks.
+        // The owner may have left, or another may have come, since the file was opened.
         if stamp_at(&path) != Some(stamp) {
             return None;
         }
@@ -153,7 +155,7 @@ impl Reader {
         }
     }
 
-    /// Counts what is no record, and says so once.
+    /// Counts an invalid file, and logs it once.
     fn garbage(&self, key: &Key, stamp: Option<Stamp>, why: &dyn std::fmt::Display) -> Seen {
         if self.state().garbage.insert(key.clone(), stamp) != Some(stamp) {
             tracing::warn!(service = ?key.service, id = ?key.id, %why, "invalid record skipped");
@@ -161,13 +163,14 @@ impl Reader {
         Seen::Garbage
     }
 
-    /// What the record says now, whoever owns it.
+    /// Returns the current record of any owner.
     pub(crate) fn record(&self, key: &Key) -> Option<Result<Entry, BadRecord>> {
         let bytes = read(&self.folder.file(key, File::Record)).ok()?;
         Some(self.state().heads.decode(key, &bytes))
     }
 
-    /// Removes what a dead owner left, if nobody holds the lock, and the file that we lock is still the one in its place.
+    /// Removes the files of a dead owner, if the lock is free, and the locked file is still the one
+    /// at its path.
     pub(crate) fn sweep(&self, key: &Key) {
         if let Ok(lock) = open(&self.folder.file(key, File::Lock)) {
             self.sweep_under(key, lock);
@@ -179,7 +182,7 @@ impl Reader {
         if !lock.is_at(&self.folder.file(key, File::Lock)) {
             return;
         }
-        // A file that is no record is nobody's: it stays, and so does its lock.
+        // An invalid file has no known owner: it stays, and so does its lock.
         if self.record(key).is_some_and(|record| record.is_err()) {
             return;
         }
@@ -194,14 +197,14 @@ impl Reader {
     }
 }
 
-/// A whole file, as far as a record may be long.
+/// Reads a file, up to the maximum length of a record plus one byte.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(LONGEST_RECORD as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Opens to read, follows no link, and hangs on no pipe.
+/// Opens a file for reading. Follows no symbolic link, and does not block on a pipe.
 pub(crate) fn open(path: &Path) -> io::Result<Handle> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -214,7 +217,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Handle> {
     options.open(path)
 }
 
-/// Whether the path still is the open file.
+/// Returns true if the path still refers to the open file.
 pub(crate) fn is_same(file: &Handle, path: &Path) -> bool {
     let identity = |metadata: Metadata| stamp(&metadata).map(|stamp| (stamp.device, stamp.inode));
     let (open, there) = (file.metadata().ok().and_then(identity), std::fs::symlink_metadata(path).ok().and_then(identity));

@@ -1,4 +1,4 @@
-//! What only time shows; the clock is paused, and jumps to the next look.
+//! Tests of timing, with a paused clock that advances to the next check.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +50,7 @@ async fn a_death_that_nothing_told_of_is_found_within_five_seconds() {
     fs::create_dir(dir.path().join("greeter")).unwrap();
     let path = |ending: &str| dir.path().join(format!("greeter/greeter-1.{ending}"));
     fs::write(path("lock"), "").unwrap();
-    // Closing a handle that cannot write is not signalled.
+    // The close of a read-only handle is not signalled.
     let lock = fs::File::open(path("lock")).unwrap();
     lock.lock().unwrap();
     fs::write(path("json"), options.stamp(&service).to_json()).unwrap();
@@ -85,7 +85,8 @@ async fn nobody_listens_so_nothing_runs_until_somebody_does() {
     registry.close().await.unwrap();
 }
 
-/// A watcher that outlives the runtime which the engine was started on has it started again on its own, and misses nothing.
+/// A watcher outlives the runtime of the engine. It restarts the engine on its own runtime, and
+/// misses no change.
 #[test]
 fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -107,7 +108,8 @@ fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
             for watcher in [&mut early, &mut late] {
                 let registered = async {
                     loop {
-                        // Work on files that ends with its runtime is trouble, which the reset ends.
+                        // File operations that end with their runtime are an error, which the reset
+                        // ends.
                         match watcher.next().await.unwrap() {
                             Ok(Event::Reset(entries)) if entries.iter().any(|entry| entry.key() == key) => break,
                             Ok(Event::Created(entry)) if entry.key() == key => break,

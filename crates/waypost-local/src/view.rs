@@ -1,13 +1,15 @@
-//! What a reader makes of what it sees: pure, time is an argument.
+//! State machine of a reader's view. Pure: time is an argument.
 //!
-//! A lock that was closed is probed at once and again, since a death is told a moment before the lock is free. A record that vanished
-//! without a mark is looked for a second time, since a mark may still be on its way to us.
+//! A closed lock is probed at once and again later, since the close is signalled a moment before
+//! the lock is free. A record that vanished without a tombstone is checked a second time, since the
+//! event of the tombstone may still be in flight.
 //!
 //! ```text
 //!             Live                      lock closed: probe after 0, 1, 5, 25, 125 ms
-//!  unknown ─────────▶ known ──┬── Lost, Garbage ────────▶ Lose
-//!                             ├── Left, or marked ──────▶ Leave
-//!                             └── Absent, and 5 ms on ──▶ Lose (where marks are heard), else a gap
+//!  unknown ─────────▶ known ──┬── Lost, Garbage ──────────▶ Lose
+//!                             ├── Left, or with tombstone ─▶ Leave
+//!                             └── Absent, still so after 5 ms ─▶ Lose if signalled,
+//!                                                               else a gap
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,14 +21,15 @@ use waypost_core::registry::Change;
 
 use crate::reader::{Seen, Stamp};
 
-/// Between the probes of a lock that was closed: of 3 000 first probes 226 found it held still, the longest for 24 ms.
+/// Delays between the probes of a closed lock. Of 3 000 first probes 226 still found it held, the
+/// longest for 24 ms.
 const PROBES: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(125)];
 
-/// How long the mark of a leave may take to reach us after the record has gone.
+/// Maximum delay of a tombstone's event after the removal of the record.
 const MARK: Duration = Duration::from_millis(5);
 
-/// Between two looks at everything: where changes are signalled, and where they are not.
+/// Interval between two full scans: with signals, and without.
 pub(crate) const RESCAN_SIGNALLED: Duration = Duration::from_secs(5);
 pub(crate) const RESCAN_POLLED: Duration = Duration::from_secs(1);
 
@@ -34,9 +37,9 @@ pub(crate) const RESCAN_POLLED: Duration = Duration::from_secs(1);
 pub(crate) struct View {
     known: BTreeMap<Key, Stamp>,
     checks: BTreeMap<Key, Check>,
-    /// Records vanished, and whether they left or were lost cannot be told.
+    /// True if records vanished, and it is unknown if they left or were lost.
     gap: bool,
-    /// Whether marks are not heard, since nothing is signalled.
+    /// True if there are no signals, so that tombstones are not seen.
     deaf: bool,
 }
 
@@ -48,41 +51,41 @@ struct Check {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
-    /// Its lock was closed; so many probes were made.
+    /// The lock was closed; with the number of probes so far.
     Lock(usize),
-    /// It has vanished without a mark.
+    /// The record vanished without a tombstone.
     Missing,
 }
 
 impl View {
-    /// A view that knows nothing; `deaf` if nothing is signalled.
+    /// Creates an empty view; `deaf` if there are no signals.
     pub(crate) fn new(deaf: bool) -> Self {
         Self { deaf, ..Self::default() }
     }
 
-    /// The stamps of what is known.
+    /// Returns the stamps of the known records.
     pub(crate) fn known(&self) -> &BTreeMap<Key, Stamp> {
         &self.known
     }
 
-    /// Whether something happened that only a reset can tell.
+    /// Returns true if only a reset can report the changes.
     pub(crate) fn has_gap(&self) -> bool {
         self.gap
     }
 
-    /// The lock of `key` was closed or replaced.
+    /// Records that the lock of `key` was closed or replaced.
     pub(crate) fn lock_closed(&mut self, now: Instant, key: Key) {
         if self.known.contains_key(&key) {
             self.checks.entry(key).or_insert(Check { at: now, why: Why::Lock(0) });
         }
     }
 
-    /// When to look again at what is in doubt.
+    /// Returns the time of the next check.
     pub(crate) fn next_check(&self) -> Option<Instant> {
         self.checks.values().map(|check| check.at).min()
     }
 
-    /// What is to be looked at now; each answer goes to [`looked`](View::looked).
+    /// Returns the keys to check now; pass each result to [`looked`](View::looked).
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Key> {
         let due: Vec<_> = self.checks.iter().filter(|(_, check)| check.at <= now).map(|(key, _)| key.clone()).collect();
         for key in &due {
@@ -99,7 +102,7 @@ impl View {
         }
     }
 
-    /// Everything was looked at.
+    /// Applies the result of a full scan.
     pub(crate) fn scanned(&mut self, now: Instant, seen: Vec<(Key, Seen)>) -> Vec<Change> {
         let there: std::collections::BTreeSet<_> = seen.iter().map(|(key, _)| key).collect();
         let missing: Vec<_> = self.known.keys().filter(|key| !there.contains(key)).cloned().collect();
@@ -107,10 +110,10 @@ impl View {
         missing.chain(seen).flat_map(|(key, seen)| self.looked(now, key, seen, false)).collect()
     }
 
-    /// One key was looked at, after a mark of a leave was heard or not.
+    /// Applies the result of a check of one key; `marked` if its tombstone was signalled.
     pub(crate) fn looked(&mut self, now: Instant, key: Key, seen: Seen, marked: bool) -> Vec<Change> {
         match seen {
-            // The mark is of an earlier life, told already.
+            // The tombstone belongs to an earlier registration, whose end was emitted.
             Seen::Same => {
                 self.is_there(&key);
                 Vec::new()
@@ -178,7 +181,7 @@ mod tests {
         Seen::Live(Stamp::default(), entry())
     }
 
-    /// A view that knows one record.
+    /// Creates a view with one known record.
     fn knows(deaf: bool, now: Instant) -> View {
         let mut view = View::new(deaf);
         assert_eq!(view.looked(now, key(), live(), false), [Change::Put(entry())]);

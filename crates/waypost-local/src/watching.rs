@@ -1,4 +1,5 @@
-//! Starts the engine of a handle, and starts it again for those who still listen when it has ended with its runtime.
+//! Start of the engine of a handle, and its restart for the remaining watchers after it has ended
+//! with its runtime.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -12,7 +13,8 @@ use crate::engine::{AFTER_A_GAP, Engine};
 use crate::reader::Reader;
 use crate::signals::Kind;
 
-/// The watchers of a handle, and the one task that feeds them; it ends when nobody listens. Clones are the same.
+/// Watchers of a handle, and the one task that feeds them; it ends when there are no listeners.
+/// Clones refer to the same.
 #[derive(Clone)]
 pub(crate) struct Watching {
     reader: Arc<Reader>,
@@ -26,7 +28,7 @@ pub(crate) struct Watching {
 #[derive(Default)]
 struct Slot {
     tasks: JoinSet<()>,
-    /// Alive as long as the engine is.
+    /// Alive as long as the engine.
     engine: Weak<()>,
     closed: bool,
 }
@@ -45,7 +47,7 @@ impl Watching {
         self.slot().closed
     }
 
-    /// A watcher; the first starts the engine, on the runtime that this is called in.
+    /// Creates a watcher. The first one starts the engine, on the runtime of the caller.
     ///
     /// # Errors
     /// [`Error::Closed`].
@@ -66,7 +68,7 @@ impl Watching {
         Ok(watcher.on_pending(move |_| watching.start_again()))
     }
 
-    /// Ends every watcher, and returns the tasks that end now.
+    /// Ends every watcher, and returns the tasks that are ending.
     pub(crate) fn close(&self) -> JoinSet<()> {
         let tasks = {
             let mut slot = self.slot();
@@ -78,7 +80,7 @@ impl Watching {
         tasks
     }
 
-    /// Ends every watcher and the engine, at once.
+    /// Ends every watcher, and aborts the engine.
     pub(crate) fn abort(&self) {
         self.close().abort_all();
     }
@@ -87,7 +89,7 @@ impl Watching {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the engine. Whether it runs is decided under one lock, by who starts it and where it ends.
+    /// Starts the engine. Its start and its idle end are decided under the same lock.
     fn start(&self, slot: &mut Slot, again: bool) {
         while slot.tasks.try_join_next().is_some() {}
         let alive = Arc::new(());
@@ -128,8 +130,8 @@ impl Watching {
     }
 }
 
-/// Part of the engine's task. Dropped before the engine has finished, with its runtime or by a panic, it wakes all watchers: each then hears
-/// everything from the next engine.
+/// Drop guard in the engine's task. If it is dropped before the engine has finished, with its
+/// runtime or by a panic, it wakes all watchers; the next engine emits everything to them again.
 struct Unfinished {
     feed: Option<Feed>,
     alive: Option<Arc<()>>,
@@ -145,7 +147,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         let Some(feed) = self.feed.take() else { return };
         feed.forget();
-        // From here on the next engine may be started, by those whom this wakes or by others.
+        // From here on, the next engine may be started by any caller.
         self.alive = None;
         feed.cut();
     }

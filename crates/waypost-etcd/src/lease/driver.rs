@@ -1,4 +1,5 @@
-//! The one task that keeps leases alive. It awaits, and decides nothing: what to do comes from [`Machine`].
+//! Task that keeps leases alive. It does the I/O and decides nothing: its actions come from
+//! [`Machine`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +12,11 @@ use crate::members::{Duplex, Members};
 use crate::trouble::Trouble;
 use crate::wire::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 
-/// How many beats may wait for the connection; a stream that takes no more is broken.
+/// Capacity of the queue of keepalives for the stream; a stream whose queue is full is broken.
 const ROOM: usize = 1_024;
 
-/// What became of a lease; or why nobody can tell, and why waiting does not help.
+/// Result of a renewal; or the error, if the state of the lease is unknown and waiting does not
+/// help.
 pub(super) type Answer = Result<Fate, Trouble>;
 
 #[derive(Debug)]
@@ -42,9 +44,10 @@ impl Driver {
     /// Runs until it is stopped.
     ///
     /// # Cancel safety
-    /// Dropped, it may be run again on another runtime: a stream is then opened again, as after a break, and nothing else is lost.
+    /// If it is dropped, it may be run again on another runtime: the stream is then opened again,
+    /// as after a disconnect, and no other state is lost.
     pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
-        // Its timers and its connection ended with the runtime.
+        // The stream's timers and connection ended with the earlier runtime.
         if self.stream.take().is_some() {
             self.step(Event::Broke);
         }
@@ -87,7 +90,7 @@ impl Driver {
         match command {
             Command::Want(id, last, answer) => {
                 let waiting = self.waiting.entry(id).or_default();
-                // While no answer comes, those who gave up would pile up.
+                // While no response arrives, canceled waiters would accumulate.
                 waiting.retain(|answer| !answer.is_closed());
                 waiting.push(answer);
                 Event::Want(id, last)
@@ -107,7 +110,8 @@ impl Driver {
             Action::Drop(Why::Silent) => self.give_up(&Trouble::Silent(ANSWER)),
             Action::Ask(id) => {
                 if let Some(stream) = &self.stream {
-                    // One that does not fit is overdue in a second, and the stream with it.
+                    // A keepalive that does not fit times out after a second, and with it the
+                    // stream.
                     let _ = stream.try_ask(LeaseKeepAliveRequest { id });
                 }
             }
@@ -115,7 +119,7 @@ impl Driver {
         }
     }
 
-    /// Those who gave up waiting do not hear it.
+    /// Notifies the waiters of a lease. Canceled ones are skipped.
     fn tell(&mut self, id: i64, fate: Fate) {
         for waiting in self.waiting.remove(&id).into_iter().flatten() {
             let _ = waiting.send(Ok(fate));

@@ -1,5 +1,6 @@
-//! Leases: what keeps records alive. One for each ttl of a process, and one more for each further node of the same service, since
-//! go-micro's watcher reads only the first event of a batch. This room never knows what a record says.
+//! Leases of a process: one for each ttl, and one more for each further node of the same service,
+//! because go-micro's watcher reads only the first event of a batch. This module does not know the
+//! content of records.
 
 mod driver;
 #[cfg(test)]
@@ -20,20 +21,21 @@ pub(crate) use driver::Driver;
 pub(crate) use slots::{Held, Slots};
 pub(crate) use step::Fate;
 
-/// How many requests may wait for the task that keeps the leases.
+/// Capacity of the command queue of the lease task.
 const ROOM: usize = 1_024;
 
-/// Grants, keeps and revokes leases. The beats go through one task, its [`Driver`].
+/// Client of etcd's leases: grant, keepalive, revoke. Keepalives go through one task, the
+/// [`Driver`].
 #[derive(Debug)]
 pub(crate) struct Leases {
     members: Arc<Members>,
     commands: mpsc::Sender<Command>,
-    /// What went wrong last on the stream of beats; none since the last answer.
+    /// Last error of the keepalive stream; none since the last response.
     trouble: Arc<Mutex<Option<Trouble>>>,
 }
 
 impl Leases {
-    /// The leases, and the task that must run for beats to be answered.
+    /// Creates the leases, and the task that must run for keepalives to complete.
     pub(crate) fn new(members: Arc<Members>) -> (Self, Driver) {
         let (commands, receiver) = mpsc::channel(ROOM);
         let trouble = Arc::<Mutex<_>>::default();
@@ -41,11 +43,12 @@ impl Leases {
         (Self { members, commands, trouble }, driver)
     }
 
-    /// A new lease of this id.
+    /// Grants a lease with this id.
     pub(crate) async fn grant(&self, id: i64, seconds: i64, until: Instant) -> Result<(), Trouble> {
         let question = LeaseGrantRequest { ttl: seconds, id };
         let granted = match self.members.ask(question, until).await {
-            // An earlier grant whose answer was lost. Nothing stands on it, and who reigned then is not known.
+            // An earlier grant whose response was lost. No record is attached to it, and the raft
+            // term of its grant is unknown.
             Err(Trouble::LeaseExists(_)) => {
                 self.revoke(id, until).await?;
                 self.members.ask(question, until).await?
@@ -53,15 +56,16 @@ impl Leases {
             granted => granted?,
         };
         let term = granted.header.map_or(0, |header| header.raft_term);
-        // A keeper that has ended knows no lease, and is asked for none.
+        // A task that has ended keeps no leases; it needs no grant.
         let _ = self.commands.send(Command::Granted(id, term)).await;
         Ok(())
     }
 
-    /// Keeps a lease alive, or tells that it is gone. Who had it kept at `last` is content with what others have asked since.
+    /// Renews a lease, or reports that it is gone. `last` is the time of the caller's previous
+    /// renewal: any keepalive sent since then, by any caller, is sufficient.
     ///
     /// # Errors
-    /// Nobody can tell; it may live on.
+    /// The state of the lease is unknown; it may still be alive.
     pub(crate) async fn keep(&self, id: i64, last: Option<Instant>, until: Instant) -> Result<Fate, Trouble> {
         let asked = Instant::now();
         let (answer, answered) = oneshot::channel();
@@ -75,20 +79,20 @@ impl Leases {
         }
     }
 
-    /// Has a lease kept alive, and does not wait for what becomes of it.
+    /// Requests a renewal of a lease without waiting for its result.
     pub(crate) async fn keep_on(&self, id: i64) {
         let (answer, _) = oneshot::channel();
-        // A keeper that has ended keeps none.
+        // A task that has ended renews no lease.
         let _ = self.commands.send(Command::Want(id, None, answer)).await;
     }
 
-    /// It is kept alive no more.
+    /// Stops the keepalives of a lease.
     pub(crate) async fn forget(&self, id: i64) {
-        // A keeper that has ended knows no lease.
+        // A task that has ended knows no lease.
         let _ = self.commands.send(Command::Forget(id)).await;
     }
 
-    /// Ends a lease, and with it the records on it.
+    /// Revokes a lease, and with it the records attached to it.
     pub(crate) async fn revoke(&self, id: i64, until: Instant) -> Result<(), Trouble> {
         self.forget(id).await;
         match self.members.ask(LeaseRevokeRequest { id }, until).await {

@@ -1,4 +1,5 @@
-//! After any mixture of faults, who wants a lease kept is told the truth: the machine against a lessor of the mind, from seeds.
+//! Property test of the lease machine against a model of etcd's lessor, from seeds. After any
+//! mixture of faults, every caller that renews a lease gets the correct result.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,11 @@ use super::step::{ANSWER, Action, Event, FRESH, Fate, Machine};
 const TTL: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_secs(1);
 const TROUBLE: Duration = Duration::from_secs(30);
-/// Within how long a wish is fulfilled once nothing goes wrong: a silent stream, its rest, another that was already silent, its rest.
+/// Time within which a renewal succeeds once the faults have ended: a silent stream and its
+/// backoff, then another stream that was silent already and its backoff.
 const FULFILLED: Duration = Duration::from_secs(6);
 
-/// What may be done in one second: a loop without rest does hundreds.
+/// Limits per second. A loop without backoff does hundreds.
 const STREAMS_IN_A_SECOND: u32 = 40;
 const QUESTIONS_IN_A_SECOND: u32 = 80;
 
@@ -25,7 +27,7 @@ struct Lease {
     term: u64,
 }
 
-/// Who beats: wants its lease kept, and grants another when told to.
+/// Caller that renews its lease, and grants another when the result demands it.
 #[derive(Debug)]
 struct Keeper {
     lease: i64,
@@ -41,7 +43,7 @@ struct World {
     machine: Machine,
     leases: BTreeMap<i64, Lease>,
     term: u64,
-    /// What is under way, in order: questions to etcd, and its answers.
+    /// Keepalives and responses in flight, in order.
     questions: Vec<(Instant, i64)>,
     answers: Vec<(Instant, Event)>,
     open: bool,
@@ -52,7 +54,7 @@ struct World {
     second: Instant,
     streams: u32,
     asked: u32,
-    /// Leases were taken away, or nobody was there to keep them.
+    /// Leases were revoked, or the model was paused.
     excused: bool,
 }
 
@@ -61,7 +63,7 @@ async fn whatever_happens_leases_are_kept_or_told_to_be_lost() {
     for seed in seeds(200) {
         let story = Story::new("-p waypost-etcd --lib leases_are_kept", seed);
         let mut world = World::new(story, Rng::with_seed(seed));
-        // Half the cases have only the faults of streams, which may cost no lease.
+        // Half of the cases have stream faults only, which must not lose a lease.
         let gentle = world.rng.bool();
         (0..3).for_each(|_| world.begin());
         let end = world.now + TROUBLE;
@@ -262,7 +264,7 @@ impl World {
         let Some(keeper) = self.keepers.iter().position(|keeper| keeper.lease == id) else { return };
         match fate {
             Fate::Kept => {
-                // A lease that was taken away since was renewed before; time stands still for one whose lessor is frozen.
+                // A lease revoked since was renewed before; for a paused lessor no time passes.
                 let kept = self.leases.get(&id).map(|lease| self.now - lease.renewed);
                 let fresh = kept.is_none_or(|age| age <= ANSWER.max(FRESH) || self.paused);
                 assert!(fresh && (kept.is_some() || self.excused), "lease {id} is told to be kept; renewed {kept:?} ago");
@@ -274,7 +276,7 @@ impl World {
         }
         self.tell(format!("{id} is told to be {fate:?}"));
         self.keepers[keeper].wants_since = None;
-        // As the owner does: another lease, and the old one is asked for no more.
+        // Like the owner: grant another lease, and stop the keepalives of the old one.
         self.keepers[keeper].lease = 0;
         self.step(Event::Forget(id));
         let lease = self.grant();
@@ -289,7 +291,7 @@ impl World {
         }
     }
 
-    /// Nothing is left of leases that nobody wants.
+    /// No state is left of leases that are no longer needed.
     fn forget_all(&mut self) {
         for keeper in std::mem::take(&mut self.keepers) {
             self.step(Event::Forget(keeper.lease));

@@ -1,4 +1,4 @@
-//! Which record is on which lease.
+//! Assignment of records to leases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -9,8 +9,10 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use waypost_core::record::Key;
 
-/// One lease, granted to the first who needs it. Its id is drawn before: a grant whose answer nobody waited for is known by it when it is
-/// asked for again, and revoked by it when it is not.
+/// One lease, granted to the first record that needs it.
+///
+/// Its id is drawn before the grant. If the response of a grant is lost, the next grant finds the
+/// lease by its id, or a revoke removes it.
 #[derive(Debug)]
 pub(crate) struct Lease {
     id: i64,
@@ -25,7 +27,7 @@ impl Default for Lease {
 }
 
 impl Lease {
-    /// Its id; whoever comes first asks for it, and the others wait.
+    /// Returns the id. The first caller grants the lease, and the others wait.
     pub(crate) async fn get<E, F>(&self, grant: impl FnOnce(i64) -> F) -> Result<i64, E>
     where
         F: Future<Output = Result<(), E>>,
@@ -37,7 +39,7 @@ impl Lease {
         self.granted.get_or_try_init(ask).await.map(|()| self.id)
     }
 
-    /// As if etcd had granted it.
+    /// Marks the lease as granted.
     #[cfg(test)]
     pub(crate) fn grant_now(&self) -> i64 {
         self.asked.store(true, Relaxed);
@@ -45,20 +47,22 @@ impl Lease {
         self.id
     }
 
-    /// Its id, if etcd may know it.
+    /// Returns the id, if the lease may exist in etcd.
     fn may_live(&self) -> Option<i64> {
         self.asked.load(Relaxed).then_some(self.id)
     }
 }
 
-/// The leases of a process: for each ttl in seconds the first, the second, …; none holds two nodes of one service.
+/// Leases of a process: for each ttl in seconds a numbered list, in which no lease holds two nodes
+/// of one service.
 #[derive(Debug, Default)]
 pub(crate) struct Slots(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     slots: Places,
-    /// Leases that are not used any more and were not seen to end, and when they have run out.
+    /// Leases no longer used and not known to have ended, each with the time by which it has
+    /// expired.
     unused: Vec<(Instant, i64)>,
 }
 
@@ -70,7 +74,7 @@ struct Slot {
     keys: BTreeSet<Key>,
 }
 
-/// A record's place on a lease.
+/// Assignment of a record to a lease.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     slot: (i64, usize),
@@ -78,20 +82,21 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// The lease's ttl, in seconds.
+    /// Returns the lease's ttl in seconds.
     pub(crate) fn seconds(&self) -> i64 {
         self.slot.0
     }
 
-    /// The lease, if it was granted.
+    /// Returns the lease's id, if it was granted.
     pub(crate) fn id(&self) -> Option<i64> {
         self.lease.granted.initialized().then_some(self.lease.id)
     }
 }
 
 impl Slots {
-    /// The place of a record: the one it has, or the first lease of this ttl that holds no other node of its service. A record that
-    /// changes its ttl changes its lease; the lease it leaves empty comes second, to be revoked.
+    /// Returns the lease of a record: the one it has, or the first of this ttl that holds no other
+    /// node of its service. A record whose ttl changes moves to another lease. If its old lease is
+    /// then empty, the second value is the id to revoke.
     pub(crate) fn hold(&self, now: Instant, key: &Key, seconds: i64) -> (Held, Option<i64>) {
         let mut state = self.lock();
         let mut orphan = None;
@@ -111,24 +116,25 @@ impl Slots {
         (Held { slot: place, lease: Arc::clone(&slot.lease) }, orphan)
     }
 
-    /// A record is gone; the lease that held nothing else, to be revoked.
+    /// Removes a record. Returns the id to revoke if its lease is now empty.
     pub(crate) fn release(&self, now: Instant, key: &Key) -> Option<i64> {
         let mut state = self.lock();
         let place = place_of(&state.slots, key)?;
         state.take_out(now, place, key)
     }
 
-    /// It was revoked.
+    /// Forgets a revoked lease.
     pub(crate) fn ended(&self, id: i64) {
         self.lock().unused.retain(|(_, unused)| *unused != id);
     }
 
-    /// The lease is gone: the next who needs it gets another.
+    /// Replaces a lease that is gone: the next record gets a new one.
     pub(crate) fn lost(&self, held: &Held) {
         self.lock().renew(held);
     }
 
-    /// The lease is not to be used any more: its records move to another, each at its next beat, and it runs out.
+    /// Replaces a lease that must not be used any more. Its records move to the new one, each at
+    /// its next heartbeat, and the old one expires.
     pub(crate) fn replace(&self, now: Instant, held: &Held) {
         let mut state = self.lock();
         if state.renew(held) {
@@ -136,7 +142,7 @@ impl Slots {
         }
     }
 
-    /// All leases that may live; none is known afterwards.
+    /// Returns all leases that may exist, and forgets them.
     pub(crate) fn drain(&self) -> Vec<i64> {
         let State { slots, unused } = std::mem::take(&mut *self.lock());
         let asked = slots.into_values().filter_map(|slot| slot.lease.may_live());
@@ -153,7 +159,7 @@ fn place_of(slots: &Places, key: &Key) -> Option<(i64, usize)> {
 }
 
 impl State {
-    /// Another lease takes the place of this one. False if one has already.
+    /// Replaces this lease by a new one. Returns false if it was replaced already.
     fn renew(&mut self, held: &Held) -> bool {
         let slot = self.slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease));
         slot.map(|slot| slot.lease = Arc::default()).is_some()
@@ -170,7 +176,8 @@ impl State {
         id
     }
 
-    /// A lease is not used any more. Whoever revokes it may be dropped before it is done.
+    /// Remembers an unused lease until it has expired: the caller that revokes it may be dropped
+    /// before it completes.
     fn leave(&mut self, now: Instant, seconds: i64, id: Option<i64>) {
         let ttl = Duration::from_secs(seconds.unsigned_abs());
         self.unused.retain(|(until, _)| now < *until);
@@ -199,7 +206,7 @@ mod tests {
         assert_eq!(place("a", "4", 15), (15, 0), "a place that is free is used");
     }
 
-    /// As etcd grants it.
+    /// Grants the lease, as etcd does.
     async fn granted(held: &Held) -> i64 {
         held.lease.get(async |_| Ok::<_, ()>(())).await.unwrap()
     }

@@ -1,21 +1,23 @@
-//! How leases are kept alive: pure, time and chance are arguments.
+//! State machine of lease keepalives. Pure: time and randomness are arguments.
 //!
 //! ```text
-//!  want ─▶ renewed since the last time? ──yes──▶ answered at once; asked again as long after that as one waits between two wants
-//!             no
-//!             ▼          no answer in 1 s, or the stream broke
-//!           asked ──────────────────────────────────────────────▶ the next member's stream, and asked again there
-//!             │
-//!             ▼ ttl > 0: kept        ttl ≤ 0: lost
-//!          answered
+//!  renewal ─▶ renewed since the caller's last one? ──yes──▶ done; next keepalive due
+//!  wanted        no                                         after the caller's interval
+//!                ▼            no response in 1 s, or the stream broke
+//!           keepalive sent ──────────────────────────────▶ sent again on a stream
+//!                │                                         to the next member
+//!                ▼
+//!            response: ttl > 0: kept, ttl ≤ 0: lost
 //! ```
 //!
-//! Many registrations share a lease and each wants it kept at every interval: one question serves them all, since whoever comes after it
-//! was asked is content with it. It is never longer until the next than anybody waits between two beats of its own; what was renewed less
-//! than 500 ms ago serves everybody, those too who come for the first time.
+//! Many registrations share a lease, and each renews it once per interval. One keepalive serves all
+//! of them: a renewal is satisfied by any keepalive sent after the caller's previous renewal. The
+//! time to the next keepalive is never longer than the shortest interval of a caller. A keepalive
+//! sent less than 500 ms ago satisfies every caller, including new ones.
 //!
-//! A lease is not used beyond the reign of the leader that granted it. A leader that froze and was replaced wakes with leases that ran out
-//! on its own clock, and may have them revoked before it hears of its successor: it must not know those that count.
+//! A lease is not used after its grant's raft term. A leader that froze and was replaced wakes up
+//! with leases that expired by its own clock, and may propose their revocation before it learns of
+//! its successor. Leases in use must therefore be unknown to it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,51 +26,51 @@ use tokio::time::Instant;
 
 use crate::rest;
 
-/// How long an answer counts for everybody.
+/// Time for which a renewal satisfies every caller.
 pub(super) const FRESH: Duration = Duration::from_millis(500);
 
-/// How long a member may take to answer a beat.
+/// Timeout of a member's response to a keepalive.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Tick,
-    /// Somebody wants it kept, who had it kept before at that time.
+    /// Renewal wanted for a lease, with the time of the caller's previous one.
     Want(i64, Option<Instant>),
-    /// It was granted just now, in this term.
+    /// Lease granted just now, in this raft term.
     Granted(i64, u64),
-    /// Nobody wants it any more.
+    /// Lease no longer needed.
     Forget(i64),
-    /// etcd answered for a lease: how many seconds it lives, and the term.
+    /// Keepalive response for a lease: its ttl in seconds, and the raft term.
     Answer(i64, i64, u64),
-    /// The stream is over.
+    /// End of the stream.
     Broke,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Open a stream, on whichever member is current.
+    /// Open a stream to the current member.
     Open,
-    /// Drop the stream.
+    /// Close the stream.
     Drop(Why),
-    /// Ask on the stream.
+    /// Send a keepalive on the stream.
     Ask(i64),
-    /// Tell those who want it.
+    /// Notify the callers that wait for this lease.
     Tell(i64, Fate),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// It did not answer.
+    /// No response before the timeout.
     Silent,
-    /// Nobody needs it.
+    /// No lease needs it.
     Idle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Kept,
-    /// It lives, and the leader that granted it reigns no more: to be replaced.
+    /// The lease is alive, but its grant's leader was replaced: it must be replaced.
     Outlived,
     Lost,
 }
@@ -84,15 +86,15 @@ pub(super) struct Machine {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Lease {
-    /// It is to be asked for, from then on.
+    /// Time from which a keepalive is due.
     due: Option<Instant>,
-    /// It was asked for on the stream there is.
+    /// Time of the keepalive in flight on the current stream.
     asked: Option<Instant>,
-    /// When the question was asked that was answered last.
+    /// Send time of the last keepalive that got a response.
     renewed: Option<Instant>,
-    /// Who wants it waits for the answer.
+    /// True if callers wait for the response.
     awaited: bool,
-    /// The term in which it was granted.
+    /// Raft term of the grant.
     term: u64,
     outlived: bool,
 }
@@ -191,7 +193,7 @@ impl Machine {
         self.leases.values().filter_map(|lease| lease.asked).min().map(|asked| asked + ANSWER)
     }
 
-    /// When to step again, if nothing happens before.
+    /// Returns the time of the next step, if no event comes earlier.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let due = self.leases.values().filter(|lease| lease.asked.is_none()).filter_map(|lease| lease.due).min();
         match self.open {
@@ -205,7 +207,7 @@ impl Machine {
 mod tests {
     use super::*;
 
-    /// A machine that knows two leases, granted long ago in the second term.
+    /// Creates a machine with two leases, granted long ago in the second term.
     fn machine() -> (Machine, impl Fn(u64) -> Instant) {
         let begun = Instant::now();
         let mut machine = Machine::new(fastrand::Rng::with_seed(1));

@@ -1,4 +1,5 @@
-//! Who we are: a user and a password, turned into a token once for all requests of a handle. A login costs etcd 65 ms of CPU.
+//! Authentication: a user and a password, exchanged for one token that all requests of a handle
+//! share. A login costs etcd 65 ms of CPU.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,18 +12,18 @@ use crate::secret::Secret;
 use crate::trouble::Trouble;
 use crate::wire::{self, AuthenticateRequest};
 
-/// A user of etcd.
+/// User of etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
     pub(crate) password: Password,
 }
 
-/// The password of a user, or where it stands.
+/// Password of a user, or the file that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Password {
     Known(Secret),
-    /// Read at each login: it may have been changed.
+    /// Read at each login, since it may have changed.
     InFile(PathBuf),
 }
 
@@ -35,7 +36,7 @@ impl Password {
     }
 }
 
-/// None inside where etcd has no users.
+/// Token of the current login; none inside if authentication is not enabled.
 type Token = Arc<OnceCell<Option<Secret>>>;
 
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Auth {
         Self { credentials, token: Mutex::default() }
     }
 
-    /// The token; the first who needs it logs in, the others wait for it.
+    /// Returns the token. The first caller logs in, the others wait for it.
     pub(super) async fn token(&self, single: &Single) -> Result<Option<Secret>, Trouble> {
         let token = Arc::clone(&self.lock());
         token.get_or_try_init(|| self.log_in(single)).await.cloned()
@@ -70,7 +71,7 @@ impl Auth {
         }
     }
 
-    /// The token was not accepted. A newer one stays.
+    /// Discards a token that was refused, unless a newer one has replaced it.
     pub(super) fn forget(&self, refused: Option<&Secret>) {
         let mut token = self.lock();
         if token.get().is_some_and(|known| known.as_ref() == refused) {

@@ -1,6 +1,7 @@
-//! Dialling one member, and running the connection.
+//! Dialing of one member, and the task that runs its connection.
 //!
-//! It is nobody's: who asked for it may have no time left when it is there, and the next who asks finds it.
+//! The dial belongs to no caller: the one that started it may have timed out when it completes, and
+//! the next one uses the connection.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,13 +16,13 @@ use waypost_http::{AddressPolicy, Connect};
 use super::slot::Line;
 use super::{Member, now};
 
-/// How long one waits for a member's hello before asking another.
+/// Time that a caller waits for a member's handshake before it tries another.
 pub(super) const DIAL: Duration = Duration::from_millis(900);
 
-/// How long a hello may take at all: over TLS it is three ways there and back, and the member may be far away.
+/// Timeout of a handshake. Over TLS it takes three round trips, and the member may be distant.
 const LONGEST_DIAL: Duration = Duration::from_millis(3_600);
 
-/// Dials, says so on the line, and runs the connection to its end.
+/// Dials the member, publishes the connection, and runs it to its end.
 pub(super) async fn serve(
     member: Arc<Member>,
     connect: Arc<dyn Connect>,
@@ -38,7 +39,7 @@ pub(super) async fn serve(
         tell(&member, member.fails(why.clone()), why);
         member.slot().hang_up(&line);
     }
-    // Who holds the line holds the connection, and else nobody.
+    // Only the holders of the `Line` keep the connection open.
     drop((sender, line));
     news.notify_waiters();
     if let Ok(driver) = dialled {
@@ -74,7 +75,8 @@ async fn drive(member: &Member, driver: Driver) {
     }
 }
 
-/// Says what to do where the other side says only that it hung up, or TLS only what it got.
+/// Appends a hint for errors where the peer only closed the connection, or TLS only reports the
+/// bytes received.
 fn with_hint(why: String, encrypted: bool) -> String {
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
     let hint = match encrypted {
@@ -83,7 +85,7 @@ fn with_hint(why: String, encrypted: bool) -> String {
         }
         true if says(&["invalid peer certificate"]) => "is it signed by ca=, and for this host or server_name=?",
         true if says(&["InvalidContentType", "handshake eof"]) => "does it encrypt at all? etcd:// is without",
-        // Which of the two came first is chance.
+        // The order of these two errors is random.
         true if says(&["broken pipe", "reset", "closed"]) => {
             "does it want a certificate? show yours with cert= and key=; or does it not encrypt? etcd:// is without"
         }

@@ -1,8 +1,10 @@
-//! The members of the cluster: which one is asked, over which connection, and what happens when it does not answer.
+//! Members of the cluster: choice of the member, connections, and failover.
 //!
-//! Each member has a connection of its own, made when it is first needed. One member is current; whoever finds it wanting makes the next
-//! one current, for all. A member that cannot be dialled rests, a little longer each time, and meanwhile nobody dials it; one that takes
-//! long to say hello is no longer waited for, and used once it has. This room knows connections and tokens, and never what is asked.
+//! Each member has a connection of its own, opened when it is first needed. One member is current.
+//! A caller that sees it fail makes the next one current, for all callers. A member that cannot be
+//! connected is in backoff, which grows with each failure, and is not dialed meanwhile. If a
+//! handshake is slow, callers stop waiting for it and use the connection once it is ready. This
+//! module knows connections and tokens, but no requests.
 
 mod auth;
 mod dial;
@@ -36,10 +38,10 @@ use dial::DIAL;
 use slot::{Line, Slot};
 use turn::Presence;
 
-/// How long one member may take to answer, where there is another to ask.
+/// Timeout of one member, if the cluster has another to try.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// How often one request may be answered by a complaint about its token.
+/// Maximum number of logins for one request because of an invalid token.
 const LOGINS: u32 = 2;
 
 #[derive(Debug)]
@@ -50,9 +52,9 @@ pub(crate) struct Members {
     auth: Option<Auth>,
     presence: Presence,
     closed: AtomicBool,
-    /// A dialling is over.
+    /// Notified whenever a dial completes.
     news: Arc<Notify>,
-    /// One for each connection, from its dialling to its end.
+    /// One task for each connection, from its dial to its end.
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -62,7 +64,7 @@ struct Member {
     slot: Mutex<Slot>,
 }
 
-/// A connection to one member.
+/// Connection to one member.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     member: usize,
@@ -79,10 +81,10 @@ impl Members {
         Self { members, current, connect, auth, presence, closed, news: Arc::default(), tasks: Mutex::default() }
     }
 
-    /// Asks the current member, and others if it does not do.
+    /// Sends a request to the current member, and to others if it fails.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may or may not have been done.
+    /// If it is dropped before it completes, the request may or may not have been executed.
     pub(crate) async fn ask<Q: Call>(&self, question: Q, until: Instant) -> Result<Q::Answer, Trouble> {
         let (begun, mut failures, mut logins) = (now(), 0, 0);
         loop {
@@ -96,7 +98,7 @@ impl Members {
                     logins += 1;
                     continue;
                 }
-                // Asking has seen to it.
+                // `Asking` has marked the member already, when it was dropped.
                 Trouble::Silent(_) => {}
                 trouble if trouble.is_of_the_member() => self.avoid(&link, trouble),
                 _ => return Err(trouble),
@@ -124,7 +126,7 @@ impl Members {
         answer
     }
 
-    /// A member has answered.
+    /// Records a successful response of a member.
     fn does(&self, link: &Link, with_leader: bool) {
         self.members[link.member].slot().does();
         if with_leader {
@@ -132,12 +134,13 @@ impl Members {
         }
     }
 
-    /// When a record that is gone may be written anew, where the cluster was away: spread over at most so much time since its return.
+    /// Returns the time at which a lost record may be written again after an outage of the cluster:
+    /// spread over at most `longest` since its end.
     pub(crate) fn turn(&self, record: &impl Hash, longest: Duration) -> Option<Instant> {
         self.presence.turn(record, longest)
     }
 
-    /// Who we are, where etcd was told to ask.
+    /// Returns the auth token, if a user is configured.
     async fn token(&self, link: &Link) -> Result<Option<Secret>, Trouble> {
         match &self.auth {
             Some(auth) => auth.token(&link.single).await,
@@ -145,7 +148,7 @@ impl Members {
         }
     }
 
-    /// What went wrong; a token that is not accepted is not used again.
+    /// Classifies an error; an invalid token is discarded.
     fn classify(&self, status: &Status, token: Option<&Secret>) -> Trouble {
         let trouble = Trouble::of(status);
         if let (Trouble::Token(_), Some(auth)) = (&trouble, &self.auth) {
@@ -154,7 +157,8 @@ impl Members {
         trouble
     }
 
-    /// Rests after each round of all members. False when there is no time for it.
+    /// Waits for the backoff after each round of all members. Returns false once the deadline has
+    /// passed.
     async fn rest(&self, failures: usize, until: Instant) -> bool {
         if failures.is_multiple_of(self.members.len()) {
             let round = u32::try_from(failures / self.members.len()).unwrap_or(u32::MAX);
@@ -164,10 +168,11 @@ impl Members {
         now() < until
     }
 
-    /// A connection to the current member, or to the next that can be reached. Where no leader is needed, one that rests does too.
+    /// Returns a connection to the current member, or to the next that can be reached. If no leader
+    /// is needed, a connected member in backoff is used too.
     ///
     /// # Errors
-    /// None could be reached until then; the last reason.
+    /// No member could be reached before the deadline; with the last reason.
     async fn link(&self, needs_leader: bool, until: Instant) -> Result<Link, Trouble> {
         let begun = now();
         loop {
@@ -178,7 +183,7 @@ impl Members {
                 link = self.try_all(needs_leader, until) => if let Some(link) = link {
                     return Ok(link);
                 },
-                // One that was not waited for any more may be there now.
+                // A dial that was no longer waited for may have completed.
                 () = news.as_mut() => continue,
             }
             if self.closed.load(Relaxed) {
@@ -211,11 +216,13 @@ impl Members {
         None
     }
 
-    /// The connection to one member, dialled if need be; those who ask meanwhile wait for the same.
+    /// Returns the connection to one member, and dials it if needed; concurrent callers share the
+    /// dial.
     async fn reach(&self, index: usize, needs_leader: bool, until: Instant) -> Option<Link> {
         let line = self.line(index, needs_leader)?;
         let single = timeout_at(until.min(line.begun + DIAL), line.single()).await.ok()?;
-        // The dialling or the connection may have ended with its runtime, which says nothing else.
+        // The dial or the connection may have ended with its runtime; that is no failure of the
+        // member.
         let Some(single) = single.filter(Single::is_open) else {
             self.members[index].slot().hang_up(&line);
             return None;
@@ -223,7 +230,8 @@ impl Members {
         Some(Link { member: index, line, single })
     }
 
-    /// The connection to a member, or its dialling. None while it rests.
+    /// Returns the connection to a member, or its dial in progress. None while the member is in
+    /// backoff.
     fn line(&self, index: usize, needs_leader: bool) -> Option<Line> {
         let member = &self.members[index];
         let mut slot = member.slot();
@@ -242,15 +250,15 @@ impl Members {
         }
     }
 
-    /// None where all are closed.
+    /// Spawns a task; none once the members are closed.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<()> {
         let mut tasks = self.tasks();
         while tasks.try_join_next().is_some() {}
         (!self.closed.load(Relaxed)).then(|| drop(tasks.spawn(task)))
     }
 
-    /// Makes another member current, for all. A connection that did not answer is not used for anything new; a member that cannot serve
-    /// now is not asked for a while.
+    /// Makes another member current, for all callers. A connection without responses is not used
+    /// for new requests; a member that cannot serve now is in backoff.
     pub(crate) fn avoid(&self, link: &Link, why: &Trouble) {
         let member = &self.members[link.member];
         let moved = self.pass_on(link);
@@ -263,7 +271,7 @@ impl Members {
         }
     }
 
-    /// Makes another member current, for all. Whether it was the current one.
+    /// Makes another member current, for all callers. Returns true if this was the current one.
     fn pass_on(&self, link: &Link) -> bool {
         let next = (link.member + 1) % self.members.len();
         self.current.compare_exchange(link.member, next, Relaxed, Relaxed).is_ok()
@@ -275,7 +283,7 @@ impl Members {
         (!failures.is_empty()).then(|| Trouble::Link(failures.join("; ")))
     }
 
-    /// No new requests; those under way fail.
+    /// Refuses new requests, and fails those in progress.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Relaxed);
         for member in &self.members {
@@ -296,15 +304,19 @@ impl Member {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It rests, a little longer each time. Whether it did well before.
+    /// Puts the member into backoff, which grows with each failure. Returns true if this is the
+    /// first failure.
     fn fails(&self, why: String) -> bool {
         let rest = rest::after(&mut fastrand::Rng::new(), self.slot().failures());
         self.slot().failed(now() + rest, why)
     }
 }
 
-/// One question that was asked. Given up after having waited long enough, it is the member's fault: the next who asks needs another, and
-/// may have no more patience. Given up sooner, the member may only be far away.
+/// Drop guard of one request in progress.
+///
+/// If the request is dropped without a response after half of `ANSWER`, that counts as a timeout of
+/// the member: the next caller needs another member, and may not wait longer either. If it is
+/// dropped earlier, the member may only be distant.
 struct Asking<'a> {
     members: &'a Members,
     link: &'a Link,
@@ -326,7 +338,7 @@ impl Drop for Asking<'_> {
             return;
         }
         if self.link.single.read_bytes() > self.read_bytes {
-            // It is slow with this, or holds it back; the connection is as it should be.
+            // The member is slow with this request or withholds its response; the connection works.
             self.members.pass_on(self.link);
         } else {
             self.members.avoid(self.link, &Trouble::Silent(waited));

@@ -1,14 +1,14 @@
-//! What is known of one member: its connection, or why there is none.
+//! State of one member: its connection, or the reason for its absence.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use waypost_http::single::Single;
 
-/// A connection that is there, or is being dialled.
+/// Connection, or its dial in progress.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(super) begun: Instant,
-    /// None while it is dialled; closed without one, it could not be.
+    /// None while the dial is in progress; closed without a connection if it failed.
     single: watch::Receiver<Option<Single>>,
 }
 
@@ -22,7 +22,7 @@ impl Line {
         self.single.borrow().is_none()
     }
 
-    /// The connection, once it is there; none if it could not be dialled.
+    /// Waits for the connection; none if the dial failed.
     pub(super) async fn single(&self) -> Option<Single> {
         self.single.clone().wait_for(Option::is_some).await.ok()?.clone()
     }
@@ -45,23 +45,23 @@ impl Slot {
         self.line = Some(line);
     }
 
-    /// The connection is used no more. Another that took its place meanwhile stays. Whether it was there to be hung up.
+    /// Removes this connection, unless another has replaced it. Returns true if it was removed.
     pub(super) fn hang_up(&mut self, line: &Line) -> bool {
         self.line.take_if(|ours| ours.single.same_channel(&line.single)).is_some()
     }
 
-    /// It said hello.
+    /// Records a completed handshake.
     pub(super) fn answers(&mut self) {
         (self.rest, self.why) = (None, None);
     }
 
-    /// It does what it is asked.
+    /// Records a successful response.
     pub(super) fn does(&mut self) {
         self.answers();
         self.failures = 0;
     }
 
-    /// It is not asked until then. Whether it did well before.
+    /// Puts the member into backoff until `rest`. Returns true if this is the first failure.
     pub(super) fn failed(&mut self, rest: Instant, why: String) -> bool {
         let did_well = self.failures == 0;
         self.failures = self.failures.saturating_add(1);
@@ -81,7 +81,7 @@ impl Slot {
         self.rest.is_some_and(|rest| now < rest)
     }
 
-    /// It rests, and not because its hello takes long.
+    /// Returns true if the member is in backoff, and not only because its handshake is slow.
     pub(super) fn is_away(&self, now: Instant) -> bool {
         self.rests(now) && !self.line.as_ref().is_some_and(Line::is_dialled)
     }

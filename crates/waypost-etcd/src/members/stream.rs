@@ -1,4 +1,4 @@
-//! One stream of questions and answers, on whichever member can be reached.
+//! Bidirectional stream to any member that can be reached.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use crate::secret::Secret;
 use crate::trouble::Trouble;
 use crate::wire::{self, Call, Requests, Responses};
 
-/// A stream that is being opened, or open. It opens while it is polled, and is gone when dropped.
+/// Stream that is being opened, or open. It opens while it is polled, and is closed when dropped.
 pub(crate) struct Duplex<Q: Call> {
     members: Arc<Members>,
     way: Arc<Way>,
@@ -27,7 +27,7 @@ enum State<A> {
     Over,
 }
 
-/// What the stream runs on, as far as it is decided.
+/// Connection and token of the stream, once they are known.
 #[derive(Default)]
 struct Way {
     link: OnceLock<Link>,
@@ -41,7 +41,7 @@ impl Way {
 }
 
 impl<Q: Call> Duplex<Q> {
-    /// A stream with room for `room` questions that etcd has not taken yet. It finds a member until then.
+    /// Creates a stream with a queue of `room` requests. `until` is the deadline to find a member.
     pub(crate) fn new(members: &Arc<Members>, room: usize, until: Instant) -> Self {
         let (questions, receiver) = mpsc::channel(room);
         let way = Arc::<Way>::default();
@@ -49,20 +49,20 @@ impl<Q: Call> Duplex<Q> {
         Self { members: Arc::clone(members), way, questions, state: State::Opening(opening) }
     }
 
-    /// Asks, if there is room; else gives the question back.
+    /// Queues a request; returns it if the queue is full.
     pub(crate) fn try_ask(&self, question: Q) -> Result<(), Q> {
         self.questions.try_send(question).map_err(|error| match error {
             mpsc::error::TrySendError::Full(question) | mpsc::error::TrySendError::Closed(question) => question,
         })
     }
 
-    /// The next answer; pending for ever once it has failed.
+    /// Waits for the next response; pending for ever after an error.
     ///
     /// # Errors
-    /// Why the stream is over.
+    /// The reason for the end of the stream.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// No response is lost if it is dropped.
     pub(crate) async fn next(&mut self) -> Result<Q::Answer, Trouble> {
         let answer = self.try_next().await;
         if answer.is_err() {
@@ -71,7 +71,7 @@ impl<Q: Call> Duplex<Q> {
         answer
     }
 
-    /// The same of a stream that may not be there; then none comes.
+    /// Waits for the next response of an optional stream; pending for ever if there is none.
     pub(crate) async fn next_of(stream: &mut Option<Self>) -> Result<Q::Answer, Trouble> {
         match stream {
             Some(stream) => stream.next().await,
@@ -94,7 +94,7 @@ impl<Q: Call> Duplex<Q> {
         }
     }
 
-    /// Ends it; if its member is to blame, another is asked next.
+    /// Closes the stream. Fails over to another member if this one is the cause.
     pub(crate) fn give_up(self, why: &Trouble) {
         if let Trouble::Token(_) = why {
             self.members.forget(self.way.token());

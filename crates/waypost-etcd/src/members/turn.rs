@@ -1,4 +1,5 @@
-//! When each record is written again after the cluster was away: all who wait for it see its return at one moment, and must not write then.
+//! Times at which records are written again after an outage of the cluster. All clients see its end
+//! at the same moment, and must not all write then.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,16 +7,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Whether the cluster is there, as far as this handle has seen.
+/// Availability of the cluster, as far as this handle has seen.
 #[derive(Debug, Default)]
 pub(super) struct Presence(Mutex<State>);
 
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
-    /// It has not been away.
+    /// No outage so far.
     #[default]
     There,
-    /// Since then.
+    /// Outage since this time.
     Away(Instant),
     Back(Return),
 }
@@ -23,14 +24,14 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Return {
     at: Instant,
-    /// For how long it was away: the longer, the more wait.
+    /// Duration of the outage; the longer, the more clients wait.
     after: Duration,
-    /// For turns that differ at each return.
+    /// Random number, so that the times differ after each outage.
     drawn: u64,
 }
 
 impl Presence {
-    /// None of its members can be reached.
+    /// Records the start of an outage: no member can be reached.
     pub(super) fn goes(&self, now: Instant) {
         let mut state = self.lock();
         if !matches!(*state, State::Away(_)) {
@@ -38,7 +39,7 @@ impl Presence {
         }
     }
 
-    /// It answers, under a leader.
+    /// Records a response under a leader, which ends an outage.
     pub(super) fn answers(&self, now: Instant) {
         let mut state = self.lock();
         if let State::Away(since) = *state {
@@ -47,8 +48,9 @@ impl Presence {
         }
     }
 
-    /// When it is that record's turn: spread evenly, from the return on, over twice as long as it was away, and at most so long. None if it has
-    /// not been away, or is.
+    /// Returns the time at which this record may be written: spread evenly, from the end of the
+    /// outage, over twice its duration and at most `longest`. None without an outage, and during
+    /// one.
     pub(super) fn turn(&self, record: &impl Hash, longest: Duration) -> Option<Instant> {
         let State::Back(Return { at, after, drawn }) = *self.lock() else { return None };
         let mut hasher = DefaultHasher::new();
@@ -99,7 +101,8 @@ mod tests {
         }
     }
 
-    /// Twelve slots of 1 000 turns each in the mean: that one is off by a fifth (6.6 deviations) happens once in 10^9 runs.
+    /// Twelve slots, each with a mean of 1 000 records: one is off by a fifth (6.6 standard
+    /// deviations) once in 10^9 runs.
     #[tokio::test(start_paused = true)]
     async fn turns_are_spread_evenly_over_records_and_over_handles() {
         let now = Instant::now() + Duration::from_secs(60);

@@ -1,4 +1,5 @@
-//! The one task that follows. It awaits, and decides nothing: what to do comes from [`Machine`].
+//! Task of the watch stream. It does the I/O and decides nothing: its actions come from
+//! [`Machine`].
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,13 +19,13 @@ use crate::records::Records;
 use crate::trouble::Trouble;
 use crate::wire::{WatchRequest, WatchResponse};
 
-/// How many questions may wait for the connection; a process does not watch more records than this of its own.
+/// Capacity of the request queue of the stream; also the limit of own records watched at once.
 const ROOM: usize = 1 << 16;
 
-/// How many lists are asked for at once.
+/// Maximum number of concurrent lists.
 const LISTS: usize = 16;
 
-/// Between two looks for feeds to which nobody listens.
+/// Interval between two removals of feeds without listeners.
 const SWEEP: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -44,11 +45,12 @@ pub(crate) struct Driver {
     commands: mpsc::Receiver<Command>,
     feeds: Arc<Mutex<Feeds>>,
     stream: Option<Duplex<WatchRequest>>,
-    /// Whether this stream has told anything.
+    /// True once this stream has received a response.
     heard_any: bool,
     lists: JoinSet<Event>,
     at_once: Arc<Semaphore>,
-    /// Who waits for the next question's answer, and who for that of the question that is out.
+    /// Barriers that wait for the next progress request, and those that wait for the response in
+    /// flight.
     waiting: Vec<oneshot::Sender<()>>,
     asking: Vec<oneshot::Sender<()>>,
 }
@@ -83,9 +85,10 @@ impl Driver {
     /// Runs until it is stopped.
     ///
     /// # Cancel safety
-    /// Dropped, it may be run again on another runtime: it then goes on as after a break of the stream, and asks again for all lists.
+    /// If it is dropped, it may be run again on another runtime: it then continues as after a
+    /// disconnect of the stream, and starts all lists again.
     pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
-        // Their timers and connections ended with the runtime.
+        // Timers and connections of both ended with the earlier runtime.
         (self.stream, self.heard_any, self.lists) = (None, false, JoinSet::new());
         self.step(Event::Restarted);
         let mut sweep = interval(SWEEP);
@@ -142,7 +145,7 @@ impl Driver {
         }
     }
 
-    /// Feeds to which nobody listens are taken out, so that who comes next begins anew.
+    /// Removes feeds without listeners, so that the next listener starts with a fresh one.
     fn unheard(&self) -> Vec<Scope> {
         let mut feeds = lock(&self.feeds);
         let unheard = self.machine.followed().filter(|(_, feed)| feed.listeners() == 0).map(|(scope, _)| scope.clone());
@@ -156,7 +159,7 @@ impl Driver {
             Action::Drop(Some(trouble)) => self.give_up(&trouble),
             Action::Ask(question) => {
                 if let Some(stream) = &self.stream {
-                    // A stream that takes no more is silent soon.
+                    // A stream whose queue is full soon times out.
                     let _ = stream.try_ask(question);
                 }
             }
@@ -165,7 +168,7 @@ impl Driver {
             Action::Own(key, own) => (self.owner)(OwnNews::Of(key, own)),
             Action::OwnsUnwatched => (self.owner)(OwnNews::NoneWatched),
             Action::BarrierBegun => self.asking.append(&mut self.waiting),
-            // Those who gave up waiting do not hear it.
+            // Canceled waiters are skipped.
             Action::BarrierPassed => {
                 for passed in self.asking.drain(..) {
                     let _ = passed.send(());
@@ -193,7 +196,7 @@ impl Driver {
         stream.give_up(why);
     }
 
-    /// Lists what the cluster has agreed on; or, as it cannot, what one member has.
+    /// Lists with linearizable reads; with serializable ones if the cluster has no quorum.
     fn list(&mut self, scope: Scope, unverified: Option<Trouble>) {
         let (members, records, timeout) = (Arc::clone(&self.members), Arc::clone(&self.records), self.timeout);
         let at_once = Arc::clone(&self.at_once);
@@ -205,7 +208,7 @@ impl Driver {
             match (listed, unverified) {
                 (listed, None) => Event::Listed(scope, listed),
                 (Ok(listed), Some(why)) => Event::ListedByOne(scope, listed, why),
-                // Neither could be had, which is known already.
+                // Neither read succeeded; the outage is reported already.
                 (Err(_), Some(_)) => Event::Tick,
             }
         });

@@ -1,4 +1,5 @@
-//! The one stream of watches, as far as it lives or not: when it is opened, asked, given up, and when its trouble is told. Pure.
+//! State of the watch stream: its opening, its progress requests, its timeout, and the report of
+//! its outages. Pure.
 
 use std::time::Duration;
 
@@ -8,17 +9,17 @@ use tokio::time::Instant;
 use crate::rest;
 use crate::trouble::Trouble;
 
-/// Between two questions whether the stream lives.
+/// Interval between two progress requests that check the stream.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// A question that was not answered for so long may be asked again.
+/// Time after which a progress request without a response may be repeated.
 const PROGRESS_AGAIN: Duration = Duration::from_millis(300);
-/// Between two questions that somebody waits for.
+/// Interval between two progress requests for barriers.
 const BARRIER: Duration = Duration::from_millis(50);
-/// A stream on which nothing was heard for so long is dead.
+/// Time without any response after which the stream is dead.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How long the stream may be down before listeners are told.
+/// Duration of an outage before listeners get an error.
 const QUIET: Duration = Duration::from_secs(1);
-/// A stream that told something and was over sooner than this is no success: the next one rests longer.
+/// Minimum life of a successful stream. If it ends earlier, the backoff grows.
 const LASTING: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -27,35 +28,37 @@ pub(super) struct Line {
     down: Option<Down>,
     retry_at: Option<Instant>,
     failures: u32,
-    /// Something else was answered, and the rest cut short for it; once, until a stream has lasted.
+    /// True once another response of etcd has shortened the backoff. Reset when a stream has
+    /// lasted.
     hastened: bool,
 }
 
-/// The stream there is.
+/// Current stream.
 #[derive(Debug)]
 struct Stream {
     opened: Instant,
     heard: Instant,
-    /// It has told something.
+    /// True once it has received a response.
     up: bool,
-    /// How far it said it has got: etcd sends these answers and events in one order.
+    /// Last revision of a progress response: etcd sends these and events in one order.
     progress: i64,
-    /// How far etcd was when it last said that a watch is there: in an order of its own, ahead of events and of progress.
+    /// Last revision of a `created` response. They have an order of their own, and may overtake
+    /// events and progress.
     created: i64,
     asked: Instant,
     unanswered: bool,
-    /// Somebody waits for the next answer.
+    /// A barrier waits for the next response.
     barrier: bool,
 }
 
-/// What says how far etcd has got, each in order by itself.
+/// Source of etcd's revision; each source is ordered in itself only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
     Created,
     Progress,
 }
 
-/// There is no stream that tells anything.
+/// Outage: no stream that has received a response.
 #[derive(Debug)]
 struct Down {
     since: Instant,
@@ -67,7 +70,7 @@ impl Line {
         self.stream.is_some()
     }
 
-    /// There is one, and it has told something.
+    /// Returns true if the stream has received a response.
     pub(super) fn is_up(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.up)
     }
@@ -89,12 +92,12 @@ impl Line {
         });
     }
 
-    /// Nobody needs it.
+    /// Drops the stream, which is no longer needed.
     pub(super) fn drop_it(&mut self) {
         (self.stream, self.down) = (None, None);
     }
 
-    /// Something came. Whether it is the first on this stream.
+    /// Records a response. Returns true if it is the first on this stream.
     pub(super) fn heard(&mut self, now: Instant) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         stream.heard = now;
@@ -105,7 +108,7 @@ impl Line {
         is_first
     }
 
-    /// etcd says that it has got so far. Whether it was further before.
+    /// Records the revision that etcd reports. Returns true if it was higher before.
     pub(super) fn reaches(&mut self, sign: Sign, revision: i64) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let reached = match sign {
@@ -115,7 +118,7 @@ impl Line {
         std::mem::replace(reached, revision) > revision
     }
 
-    /// Whether it has got so far. If not, it is asked soon.
+    /// Returns true if progress has reached this revision. If not, requests progress soon.
     pub(super) fn has_reached(&mut self, revision: i64) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let has = stream.progress >= revision;
@@ -123,7 +126,7 @@ impl Line {
         has
     }
 
-    /// The stream is over. False if there was none.
+    /// Records the end of the stream. Returns false if there was none.
     pub(super) fn broke(&mut self, now: Instant, why: Trouble, rng: &mut Rng) -> bool {
         let Some(stream) = self.stream.take() else { return false };
         if stream.up && now >= stream.opened + LASTING {
@@ -138,7 +141,7 @@ impl Line {
         true
     }
 
-    /// etcd answered something else: the stream will be there soon.
+    /// Records a response to another request: the stream can soon be opened.
     pub(super) fn etcd_answers(&mut self, now: Instant) {
         let Some(down) = &mut self.down else { return };
         down.since = now;
@@ -147,17 +150,17 @@ impl Line {
         }
     }
 
-    /// For how long nothing was heard, if that is too long.
+    /// Returns the time without any response, if it exceeds the timeout.
     pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
         self.stream.as_ref().map(|stream| now - stream.heard).filter(|silence| *silence >= SILENCE)
     }
 
-    /// What listeners must be told of.
+    /// Returns the error that listeners must get.
     pub(super) fn trouble(&self, now: Instant) -> Option<&Trouble> {
         self.down.as_ref().filter(|down| now >= down.since + QUIET).map(|down| &down.why)
     }
 
-    /// Somebody wants to know how far it has got. False if it cannot say.
+    /// Requests a barrier. Returns false if the stream cannot provide one.
     pub(super) fn want_barrier(&mut self) -> bool {
         match &mut self.stream {
             Some(stream) if stream.up => {
@@ -168,19 +171,20 @@ impl Line {
         }
     }
 
-    /// Whether it is to be asked now how far it has got; it is then taken for asked.
+    /// Returns true if a progress request is due, and records it as sent.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
         let Some(stream) = self.stream.as_mut().filter(|stream| stream.up && now >= ask_at(stream)) else { return false };
         (stream.asked, stream.unanswered, stream.barrier) = (now, true, false);
         true
     }
 
-    /// It said how far it has got. Whether it was asked.
+    /// Records a progress response. Returns true if it was requested.
     pub(super) fn answered(&mut self) -> bool {
         self.stream.as_mut().is_some_and(|stream| std::mem::take(&mut stream.unanswered))
     }
 
-    /// When to look again; `wanted` if a stream is needed, `untold` if somebody does not know of the trouble yet.
+    /// Returns the time of the next step. `wanted`: a stream is needed; `untold`: a listener has
+    /// not yet got the error.
     pub(super) fn deadline(&self, wanted: bool, untold: bool) -> Option<Instant> {
         let stream = self.stream.iter().flat_map(|stream| {
             let ask = stream.up.then(|| ask_at(stream));
@@ -192,7 +196,7 @@ impl Line {
     }
 }
 
-/// When the stream is to be asked how far it has got.
+/// Returns the time of the next progress request.
 fn ask_at(stream: &Stream) -> Instant {
     match (stream.barrier, stream.unanswered) {
         (true, false) => stream.asked + BARRIER,

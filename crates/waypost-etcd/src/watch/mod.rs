@@ -1,5 +1,5 @@
-//! What is followed: one stream of watches for all services of a process, and for the records that are its own. This room never knows who
-//! registers, or why.
+//! Watches: one watch stream for all services that are watched, and for the records of this
+//! process. This module does not know registrations.
 
 mod driver;
 mod line;
@@ -28,42 +28,44 @@ pub(crate) use step::Scope;
 use crate::members::Members;
 use crate::records::Records;
 
-/// How many requests may wait for the task that follows.
+/// Capacity of the command queue of the watch task.
 const ROOM: usize = 1_024;
 
-/// How long a barrier may take; then the record itself is read. Long enough for a busy machine, since many records wait for one barrier.
+/// Timeout of a barrier; after it, the record itself is read. It suffices for a busy machine, since
+/// many records wait for one barrier.
 const BARRIER: Duration = Duration::from_secs(1);
 
-/// What hears of the records of this process.
+/// Callback for events of the records of this process.
 pub(crate) type Listener = Box<dyn Fn(OwnNews) + Send + Sync>;
 
-/// What the watch says of records of ours.
+/// Event of the watches on own records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OwnNews {
-    /// Of one.
+    /// Event of one record.
     Of(Key, Own),
-    /// None is watched now.
+    /// No own record is watched now.
     NoneWatched,
 }
 
-/// The way to the task that follows, its [`Driver`].
+/// Handle on the watch task, its [`Driver`].
 #[derive(Debug)]
 pub(crate) struct Hub {
     commands: mpsc::Sender<Command>,
     feeds: Arc<Mutex<Feeds>>,
 }
 
-/// The feeds in use. Whether one is, is decided under its lock, by who listens and by who stops following.
+/// Feeds in use. They are added by subscribers and removed by the task, both under this lock.
 #[derive(Debug, Default)]
 struct Feeds {
     by_scope: HashMap<Scope, Feed>,
     closed: bool,
-    /// How many changes lists have found that the watch had not told.
+    /// Number of changes that lists have found and the watch had not delivered.
     missed: usize,
 }
 
 impl Hub {
-    /// The hub, and the task that must run for anything to be heard. `timeout` is that of one request.
+    /// Creates the hub, and the task that must run for watchers to get events. `timeout` is that of
+    /// one request.
     pub(crate) fn new(members: Arc<Members>, records: Arc<Records>, timeout: Duration, owner: Listener) -> (Self, Driver) {
         let (commands, receiver) = mpsc::channel(ROOM);
         let feeds = Arc::<Mutex<Feeds>>::default();
@@ -87,9 +89,9 @@ impl Hub {
         Ok((feed.clone(), feed.subscribe_to_fresh(options)))
     }
 
-    /// Watches a record of ours, as written at `revision`.
+    /// Watches an own record, as written at `revision`.
     pub(crate) async fn own(&self, key: &Key, revision: i64) {
-        // A task that has ended watches nothing, and says so to nobody.
+        // A task that has ended watches nothing, and emits no events.
         let _ = self.commands.send(Command::Own(key.clone(), revision)).await;
     }
 
@@ -97,7 +99,8 @@ impl Hub {
         let _ = self.commands.send(Command::Disown(key.clone())).await;
     }
 
-    /// Waits until all that had happened to our records when this was called is known. False if that cannot be said.
+    /// Waits until every change to own records that was made before the call has been received.
+    /// Returns false if that cannot be confirmed.
     pub(crate) async fn barrier(&self) -> bool {
         let (passed, waits) = oneshot::channel();
         let asked = async {
@@ -107,7 +110,7 @@ impl Hub {
         matches!(timeout(BARRIER, asked).await, Ok(Some(())))
     }
 
-    /// How many changes lists have found that the watch had not told.
+    /// Returns the number of changes that lists have found and the watch had not delivered.
     pub(crate) fn missed(&self) -> usize {
         lock(&self.feeds).missed
     }

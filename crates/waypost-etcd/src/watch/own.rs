@@ -1,8 +1,9 @@
-//! The records that are ours, and how far their watches are to be believed. Pure.
+//! Own records of this process, and the reliability of their watches. Pure.
 //!
-//! A watch of ours begins where the record was written last, and what it tells first is that write: then it has caught up, and the history
-//! is the one that was written to. Where etcd has forgotten that revision, the watch begins with what etcd still knows; then it has caught
-//! up after a while, and somebody must have looked at the record since the stream is there.
+//! The watch of an own record starts at the revision of its last write, so that its first event is
+//! that write. The event proves that the watch has caught up, and that the history is the one
+//! written to. If that revision is compacted, the watch starts at the compacted one. It has then
+//! caught up after a settling time, provided that the record was read since the stream was opened.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,33 +11,33 @@ use std::time::Duration;
 use tokio::time::Instant;
 use waypost_core::record::Key;
 
-/// What a watch says of a record of ours.
+/// Event of the watch of an own record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Own {
-    /// Whatever happens to it is heard from now on.
+    /// Every further change will be received.
     Watched,
-    /// It was written or deleted at this revision, by us or another.
+    /// The record was written or deleted at this revision, by this process or another.
     Changed(i64),
-    /// What happened to it is not known, and it is not watched.
+    /// Changes may be missing, and the record is not watched.
     Lost,
-    /// What happened to it is not known; it is watched.
+    /// Changes may be missing; the record is watched.
     Doubtful,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Owns {
     records: BTreeMap<Key, Owned>,
-    /// Watches that etcd has said yes to, and when each has had the time to tell what it had missed.
+    /// Watches that etcd has created, and the time at which each has caught up.
     settling: VecDeque<(Instant, i64, Key)>,
 }
 
-/// A record of ours.
+/// Own record.
 #[derive(Debug, Default)]
 struct Owned {
-    /// Where it was written last, as far as is known.
+    /// Revision of the last known write.
     revision: i64,
     watch: Option<Watch>,
-    /// Somebody has looked at it since the stream is there: another history would have been seen.
+    /// True if the record was read since the stream was opened, which would reveal another history.
     looked_at: bool,
 }
 
@@ -62,19 +63,20 @@ impl Owns {
         self.records.keys()
     }
 
-    /// It stands since this revision, as somebody has just seen; `up` if the stream was there. Whether its watch is to be believed.
+    /// Records that the record is valid at this revision; `up` if it was read while the stream was
+    /// up. Returns true if its watch is reliable.
     pub(super) fn stands(&mut self, key: &Key, revision: i64, up: bool) -> bool {
         let own = self.records.entry(key.clone()).or_default();
         (own.revision, own.looked_at) = (revision, up);
         own.is_proven()
     }
 
-    /// It is not watched by its own; its watch, if it had one.
+    /// Removes the record. Returns its watch, if it had one.
     pub(super) fn remove(&mut self, key: &Key) -> Option<i64> {
         self.records.remove(key)?.watch.map(|watch| watch.id)
     }
 
-    /// Where its watch is to begin; none if it has one.
+    /// Returns the start revision of its watch; none if it has one.
     pub(super) fn unwatched(&self, key: &Key) -> Option<i64> {
         self.records.get(key).filter(|own| own.watch.is_none()).map(|own| own.revision)
     }
@@ -85,21 +87,22 @@ impl Owns {
         }
     }
 
-    /// Etcd, which is at `revision`, has said yes to its watch. False if that waits for what may never come.
+    /// Records that etcd, at `revision`, has created the watch. Returns false if the watch starts
+    /// in the future, which may never come.
     pub(super) fn created(&mut self, now: Instant, key: &Key, revision: i64, settle: Duration) -> bool {
         let Some(watch) = self.records.get(key).and_then(|own| own.watch.as_ref()) else { return true };
         self.settling.push_back((now + settle, watch.id, key.clone()));
         watch.from <= revision
     }
 
-    /// Its watch has told a change.
+    /// Records a change delivered by the watch.
     pub(super) fn changed(&mut self, key: &Key, revision: i64) {
         if let Some(own) = self.records.get_mut(key) {
             own.revision = own.revision.max(revision);
         }
     }
 
-    /// The next whose watch has had its time, and is to be believed.
+    /// Returns the next record whose watch has caught up and is reliable.
     pub(super) fn proven(&mut self, now: Instant) -> Option<Key> {
         while self.settling.front().is_some_and(|(at, ..)| *at <= now) {
             let (_, id, key) = self.settling.pop_front()?;
@@ -113,7 +116,7 @@ impl Owns {
         None
     }
 
-    /// The stream is over.
+    /// Clears the watches after the end of the stream.
     pub(super) fn broke(&mut self) {
         self.settling.clear();
         self.records.values_mut().for_each(|own| (own.watch, own.looked_at) = (None, false));

@@ -1,15 +1,19 @@
-//! What is followed, on one stream of watches: pure, time is an argument.
+//! State machine of the watches on one stream. Pure: time is an argument.
 //!
 //! ```text
-//!   followed ─▶ list at R ─▶ watch from R ─▶ events, in order
-//!                  ▲                │
-//!                  └────────────────┴── compacted, another history or cluster, revisions that go back; every 5 min, and after each break
+//!  followed ─▶ list at R ─▶ watch from R ─▶ events, in order
+//!                 ▲                │
+//!                 └────────────────┴── compacted; another history or cluster;
+//!                                      revision went back; every 5 min; after each
+//!                                      disconnect
 //!
-//!   stream: open ─▶ progress asked each second ── nothing heard for 3 s, or broken ──▶ open again on the next member, watch from where we were
+//!  stream: open ─▶ progress requested each second
+//!            ▲                  │ no response for 3 s, or disconnected
+//!            └──────────────────┘ next member, watches from their last revision
 //! ```
 //!
-//! A watch begins at the last revision known, not after it: etcd tells no progress of a stream on which a watch waits for the future. What
-//! comes twice is told once.
+//! A watch starts at the last known revision, not after it: etcd sends no progress on a stream with
+//! a watch at a future revision. Events that come twice are emitted once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,59 +33,59 @@ use crate::wire::{
     Header, WatchAsk, WatchCancelRequest, WatchCreateRequest, WatchEvent, WatchProgressRequest, WatchRequest, WatchResponse,
 };
 
-/// What is followed: one service, or all.
+/// Subject of a watch: one service, or all.
 pub(crate) type Scope = Option<String>;
 
-/// How long a list may wait for the watch to get as far.
+/// Maximum time that a list waits for the watch to reach its revision.
 const CATCH_UP: Duration = Duration::from_millis(500);
-/// How long a new watch may take to tell what it has missed; before etcd 3.4.25 answers about progress do not wait for it.
+/// Time for a new watch to catch up; before etcd 3.4.25 progress responses do not wait for it.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Between two lists that look for what no rule foresaw; ± 20 %.
+/// Interval between two lists that detect missed changes of any cause; ± 20 %.
 const RELIST: Duration = Duration::from_secs(300);
-/// Within how long a list follows a break of the stream.
+/// Maximum delay of the list after a disconnect.
 const RELIST_AFTER_BREAK: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) enum Event {
     Tick,
-    /// Somebody listens to this feed, and must hear no older picture than of now.
+    /// New listener of this feed; its first snapshot must not be older than now.
     Follow(Scope, Feed),
-    /// Nobody listens to these any more.
+    /// Scopes without listeners.
     Unfollow(Vec<Scope>),
-    /// A record of ours stands since this revision.
+    /// Own record valid at this revision.
     Own(Key, i64),
     Disown(Key),
-    /// Somebody wants to know that all that has happened was heard.
+    /// Barrier: confirm that every earlier change was received.
     Barrier,
     Listed(Scope, Result<Listed, Trouble>),
-    /// What one member has, and why the cluster could not be asked.
+    /// Serializable list, and the error of the linearizable one.
     ListedByOne(Scope, Listed, Trouble),
     Heard(WatchResponse),
     Broke(Trouble),
-    /// The stream and the lists under way ended with their runtime.
+    /// The stream and the lists in flight ended with their runtime.
     Restarted,
 }
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Action {
     Open,
-    /// Drop the stream; if there is a reason, its member is to blame.
+    /// Drop the stream; with an error if its member is the cause.
     Drop(Option<Trouble>),
     Ask(WatchRequest),
     List(Scope),
-    /// List what any member has, since the cluster cannot say.
+    /// List with a serializable read, since the linearizable one failed.
     ListOfOne(Scope, Trouble),
-    /// What a watch says of a record of ours.
+    /// Event of an own record.
     Own(Key, Own),
-    /// Records of ours are not watched now.
+    /// No own record is watched now.
     OwnsUnwatched,
-    /// The question has gone out that those who want a barrier wait for.
+    /// The progress request of the waiting barriers was sent.
     BarrierBegun,
-    /// And was answered.
+    /// The response to it has arrived.
     BarrierPassed,
-    /// Nobody knows what was heard.
+    /// Received changes cannot be confirmed.
     BarrierFailed,
-    /// A list found what the watch had missed.
+    /// A list has found changes that the watch had missed.
     Missed(Scope, Missed),
 }
 
@@ -90,14 +94,14 @@ pub(super) struct Machine {
     records: Arc<Records>,
     tracks: BTreeMap<Scope, Track>,
     owns: Owns,
-    /// The watches of the stream there is.
+    /// Watches of the current stream.
     watches: BTreeMap<i64, Target>,
     last_watch: i64,
     line: Line,
-    /// A stream broke, and none has told anything since.
+    /// True from a disconnect to the first response of a new stream.
     broken: bool,
     cluster: Option<Header>,
-    /// What etcd was last known to have forgotten: no watch can begin before.
+    /// Last compacted revision reported by etcd; no watch can start before it.
     compacted: i64,
     rng: fastrand::Rng,
 }
@@ -156,8 +160,8 @@ impl Machine {
         actions
     }
 
-    /// What is followed and may be let go, with its feed. Not while a list is under way: who follows next would take its answer for
-    /// that to their own question.
+    /// Returns the scopes that may be removed, with their feeds. A scope with a list in flight is
+    /// excluded: its successor would take the response for its own.
     pub(super) fn followed(&self) -> impl Iterator<Item = (&Scope, &Feed)> {
         self.tracks.iter().filter(|(_, track)| !track.is_asking()).map(|(scope, track)| (scope, &track.feed))
     }
@@ -286,8 +290,8 @@ impl Machine {
         }
     }
 
-    /// The first word on a stream: what was told to be in trouble is listed at once, and after a break everything soon. A list that was
-    /// made before it says nothing of the etcd that is there now.
+    /// Handles the first response on a stream: scopes in error are listed at once, and after a
+    /// disconnect all scopes soon. An earlier list may come from another etcd.
     fn goes_on(&mut self, now: Instant) {
         let broken = std::mem::take(&mut self.broken);
         for track in self.tracks.values_mut() {
@@ -299,9 +303,10 @@ impl Machine {
         }
     }
 
-    /// Holds the head of an answer against what was seen before: another cluster, an older term or a revision that went back are
-    /// reasons to look at everything anew. A member that lags behind shows the same, and then nothing is found. What is sent in different
-    /// orders is not compared: one overtakes the other.
+    /// Compares a response header with earlier ones. Another cluster, an older term or a lower
+    /// revision is a reason to list again. A member that lags shows the same, and then the lists
+    /// find no change. Revisions of different sources are not compared, since one may overtake the
+    /// other.
     fn look_at(&mut self, now: Instant, header: Header, sign: Option<Sign>, actions: &mut Vec<Action>) {
         let another = |seen: Header| header.cluster_id != seen.cluster_id || header.raft_term < seen.raft_term;
         let went_back = sign.is_some_and(|sign| self.line.reaches(sign, header.revision));
@@ -328,7 +333,8 @@ impl Machine {
                     }
                 }
             }
-            // It would wait for what may never come, and etcd tells no progress meanwhile.
+            // It waits for a revision that may never come, and suppresses progress responses
+            // meanwhile.
             Some(Target::Own(key)) if !self.owns.created(now, key, revision, SETTLE) => {
                 let target = Some(Target::Own(key.clone()));
                 self.compacted = 0;
@@ -362,7 +368,7 @@ impl Machine {
         }
     }
 
-    /// A watch is no more, while its stream goes on.
+    /// Handles the end of one watch, while its stream continues.
     fn end_watch(&mut self, now: Instant, target: Option<Target>, trouble: Option<&Trouble>, actions: &mut Vec<Action>) {
         match target {
             Some(Target::Own(key)) => {
@@ -385,7 +391,7 @@ impl Machine {
         }
     }
 
-    /// etcd refused a watch and did not say which: all that it has not said yes to.
+    /// Ends all watches that etcd has not yet created: it refused one and did not name it.
     fn end_uncreated(&mut self, now: Instant, trouble: &Trouble, actions: &mut Vec<Action>) {
         let is_uncreated = |target: &Target| match target {
             Target::Track(scope) => self.tracks.get(scope).is_some_and(|track| track.created.is_none()),
@@ -404,7 +410,7 @@ impl Machine {
             Some(Target::Own(key)) => {
                 let Some(last) = events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max() else { return };
                 self.owns.changed(key, last);
-                // What was to be told from where it began is told, in order: it has caught up.
+                // Events come in order from the start revision: the watch has caught up.
                 actions.extend([Action::Own(key.clone(), Own::Watched), Action::Own(key.clone(), Own::Changed(last))]);
             }
             Some(Target::Track(scope)) => {
@@ -509,7 +515,8 @@ impl Machine {
         now + RELIST.mul_f64(0.8 + 0.4 * self.rng.f64())
     }
 
-    /// A list is held until the watch has got as far, so that what is still on its way is not taken for missed.
+    /// Returns true if a list may be merged. It waits until the watch has reached its revision, so
+    /// that changes in flight do not count as missed.
     fn is_mergeable(&mut self, now: Instant, scope: &Scope) -> bool {
         let Some(track) = self.tracks.get_mut(scope) else { return false };
         let Some((since, revision)) = track.unmerged() else { return false };
@@ -554,7 +561,7 @@ impl Machine {
         }
     }
 
-    /// When to step again, if nothing happens before.
+    /// Returns the time of the next step, if no event comes earlier.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let tracks = self.tracks.values().filter_map(|track| match track.unmerged() {
             Some((since, _)) => {

@@ -1,4 +1,4 @@
-//! The machine against an etcd that is a script.
+//! Tests of the watch machine against a scripted etcd.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -16,7 +16,7 @@ use crate::space::Space;
 use crate::trouble::Trouble;
 use crate::wire::{Header, KeyValue, WatchAsk, WatchEvent, WatchRequest, WatchResponse};
 
-/// A machine, one who listens to a service, and the time.
+/// Machine, one listener of a service, and the time.
 struct Scene {
     machine: Machine,
     begun: Instant,
@@ -69,7 +69,7 @@ fn broken() -> Event {
     Event::Broke(Trouble::Link("broken".into()))
 }
 
-/// What was asked of etcd, in short.
+/// Returns the requests to etcd, in short form.
 fn asked(actions: &[Action]) -> Vec<String> {
     let shown = |request: &WatchRequest| match request.ask.as_ref().unwrap() {
         WatchAsk::Create(create) => {
@@ -108,7 +108,7 @@ impl Scene {
         self.step(ms, Event::Listed(scope(), Ok(Listed { revision, entries: entries.to_vec() })))
     }
 
-    /// Followed, listed at revision 5 with one node, and watched.
+    /// Creates a scene whose service is listed at revision 5 with one node, and watched.
     fn watching() -> Self {
         let mut scene = Self::new();
         let feed = scene.feed.clone();
@@ -172,7 +172,7 @@ async fn trouble_is_told_after_a_second_and_ended_by_a_list() {
     assert_eq!(scene.deadline(), 1_100);
     scene.tick(1_100);
     assert_eq!(scene.heard(), [Err("the etcd registry is unavailable: watching it: broken".to_owned())]);
-    // The stream is there; nobody knows what was missed until a list has come.
+    // The stream is up, but changes may be missing until the list completes.
     let asked = asked(&scene.step(1_200, created(3, 8)));
     assert!(listing || asked.contains(&"list s".to_owned()), "{asked:?}");
     scene.listed(1_201, 8, &[entry("1", "h:5")]);
@@ -264,7 +264,8 @@ fn owns(actions: &[Action]) -> Vec<Own> {
     actions.iter().filter_map(|action| if let Action::Own(_, own) = action { Some(*own) } else { None }).collect()
 }
 
-/// A watch that waits for a revision of the old history would wait for ever, and keep etcd from telling any progress.
+/// A watch at a future revision of the old history would wait for ever, and suppress etcd's
+/// progress responses.
 #[tokio::test(start_paused = true)]
 async fn an_own_record_on_a_wiped_etcd_is_watched_from_where_it_stands_now() {
     let mut scene = Scene::new();
@@ -279,7 +280,8 @@ async fn an_own_record_on_a_wiped_etcd_is_watched_from_where_it_stands_now() {
     assert_eq!(owns(&scene.step(501, put(3, "1", 4))), [Own::Watched, Own::Changed(4)]);
 }
 
-/// Its own revision is compacted: it is watched from what etcd still knows, and cannot tell what was before.
+/// The revision of the own record is compacted. It is watched from the compacted revision, and
+/// earlier changes are unknown.
 #[tokio::test(start_paused = true)]
 async fn an_own_record_older_than_etcds_memory_is_watched_all_the_same() {
     let mut scene = Scene::watching();
@@ -297,7 +299,8 @@ async fn an_own_record_older_than_etcds_memory_is_watched_all_the_same() {
     assert_eq!(owns(&scene.step(510, Event::Own(key("1"), 5))), [Own::Watched]);
 }
 
-/// How often something is done in ten seconds in which each of these answers comes a millisecond after its question.
+/// Counts the requests of a kind in ten seconds, if each response comes a millisecond after its
+/// request.
 fn rate(scene: &mut Scene, what: &str, answer: impl Fn(&Action) -> Option<Event>) -> usize {
     let (mut at, mut count) = (10, 0);
     let mut actions = scene.step(at, broken());
@@ -342,7 +345,8 @@ async fn a_watch_that_is_always_refused_is_tried_with_rests() {
     }
 }
 
-/// Etcd says that a watch is there on another way than the rest: that may come first, and means nothing for what is on its way.
+/// Etcd sends `created` responses in an order of their own. They may overtake other responses, and
+/// prove nothing about those.
 #[tokio::test(start_paused = true)]
 async fn a_yes_to_a_watch_overtakes_the_rest() {
     let mut scene = Scene::watching();
@@ -357,7 +361,8 @@ async fn a_yes_to_a_watch_overtakes_the_rest() {
     assert_eq!(scene.heard(), [Ok(News::Created(entry("2", "h:9")))]);
 }
 
-/// An answer to the question of a scope that was let go would be taken for the answer to its successor's, who must hear nothing older.
+/// The response of a removed scope's list would be taken for that of its successor, which must not
+/// get older nodes.
 #[tokio::test(start_paused = true)]
 async fn a_scope_is_not_let_go_while_it_is_listed() {
     let mut scene = Scene::new();
@@ -368,12 +373,13 @@ async fn a_scope_is_not_let_go_while_it_is_listed() {
     assert_eq!(scene.machine.followed().count(), 1);
 }
 
-/// Another etcd has taken its place, and has come further: the watch is accepted, and silent about what differs.
+/// Another etcd with a higher revision has replaced the old one: it accepts the watch, and does not
+/// report the differences.
 #[tokio::test(start_paused = true)]
 async fn another_history_that_is_ahead_is_found_by_a_list() {
     let mut scene = Scene::watching();
     scene.step(10, broken());
-    // A list before the stream says anything tells nothing of what it will be a stream of.
+    // A list before the stream's first response does not show which etcd the stream will reach.
     let listing = (10..2_000).find(|at| scene.tick(*at).contains(&"list s".to_owned()));
     let at = listing.expect("a list follows a break");
     scene.listed(at + 1, 5, &[entry("1", "h:5")]);
@@ -388,7 +394,7 @@ async fn another_history_that_is_ahead_is_found_by_a_list() {
     assert_eq!(scene.heard(), [Ok(News::Reset(vec![entry("2", "h:7")]))]);
 }
 
-/// A name may hold anything.
+/// A name may hold any character.
 #[tokio::test(start_paused = true)]
 async fn of_much_that_was_missed_the_first_five_are_named() {
     let mut scene = Scene::watching();
@@ -427,7 +433,7 @@ async fn a_refused_watch_is_told_and_tried_again() {
     scene.step(0, Event::Follow(scope(), feed));
     scene.listed(1, 5, &[]);
     scene.heard();
-    // etcd does not say which watch it means.
+    // etcd does not name the watch.
     scene.step(2, cancelled(-1, 0, "etcdserver: permission denied"));
     assert_eq!(scene.heard().len(), 1);
     let at = scene.deadline();

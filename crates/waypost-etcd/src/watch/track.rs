@@ -1,7 +1,8 @@
-//! One service that is followed, or all: a picture that events move on and lists verify. Pure.
+//! Node set of one watched service, or of all: events update it, and lists verify it. Pure.
 //!
-//! A list says what there was at one revision, while events go on arriving. So what arrives from the question to the answer is kept, and
-//! what is newer than the list is put on top of it: the sum is what there is, whichever came first.
+//! A list gives the nodes at one revision, while events continue to arrive. Events that arrive
+//! between the request and the response of a list are kept, and those newer than the list are
+//! applied on top of it. The result is correct in either order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use waypost_core::registry::{Change, Event, Feed, Newest, NodeSet};
 
 use crate::trouble::Trouble;
 
-/// How long a watch must be there to be a success; before, the next one is made after a rest.
+/// Minimum life of a successful watch. If it ends earlier, the next one waits for a backoff.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// What there was at one revision.
+/// Records at one revision.
 #[derive(Debug, Default)]
 pub(crate) struct Listed {
     pub(crate) revision: i64,
@@ -25,52 +26,54 @@ pub(crate) struct Listed {
 #[derive(Debug)]
 pub(super) struct Track {
     pub(super) feed: Feed,
-    /// Everything up to here is in the picture; 0 before the first list.
+    /// Revision up to which the node set is complete; 0 before the first list.
     pub(super) revision: i64,
-    /// Its watch on the stream there is.
+    /// Watch on the current stream.
     pub(super) watch: Option<i64>,
-    /// Since when etcd has said that the watch is there.
+    /// Time at which etcd created the watch.
     pub(super) created: Option<Instant>,
-    /// And has had the time to tell what it had missed.
+    /// True once the watch has had the time to catch up.
     pub(super) settled: bool,
-    /// Something was missed, that is known: the next list is told as a reset, whatever it says.
+    /// True after a known gap: the next list is emitted as a reset, even without changes.
     pub(super) gap: bool,
-    /// Its listeners were told of trouble.
+    /// True if the listeners got an error.
     pub(super) told: bool,
-    /// They were told what one member has, for want of better.
+    /// True if the listeners got the result of a serializable list.
     pub(super) unverified: bool,
     pub(super) relist_at: Instant,
     pub(super) failures: u32,
     question: Option<Question>,
 }
 
-/// A list that was asked for.
+/// List in flight.
 #[derive(Debug)]
 struct Question {
-    /// Who listened when it was asked, and what was known: no answer can be older, but of another history.
+    /// Listeners and revision at the time of the request. A lower revision in the response means
+    /// another history.
     newest: Newest,
     known: i64,
-    /// What was heard since.
+    /// Events received since the request.
     heard: Vec<(i64, Change)>,
     answer: Option<(Instant, Listed)>,
-    /// What was heard since may have holes: the answer is of no use.
+    /// True if events since the request may be missing: the response must be discarded.
     void: bool,
-    /// Somebody came who must hear of a later moment.
+    /// True if a new listener needs a later list.
     again: bool,
 }
 
-/// What a list has changed.
+/// Result of a merged list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Merged {
-    /// The history is another: the watch must begin anew.
+    /// True if the history is another one: the watch must start again.
     pub(super) rewritten: bool,
-    /// What the watch had missed, without anybody knowing.
+    /// Changes that the watch had missed, without a known gap.
     pub(super) missed: Option<Missed>,
-    /// Another list is wanted at once.
+    /// True if another list is needed at once.
     pub(super) again: bool,
 }
 
-/// What a list found that the watch had not told: how much of each kind, and the first by name.
+/// Changes that a list found and the watch had not delivered: the number of each kind, and the
+/// names of the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Missed {
     pub(super) created: usize,
@@ -79,7 +82,7 @@ pub(super) struct Missed {
     pub(super) first: Vec<String>,
 }
 
-/// How many of those that were missed are named, and how much of each name.
+/// Number of missed changes that are named, and the maximum length of a name in characters.
 const NAMED: usize = 5;
 const LONGEST_NAME: usize = 80;
 
@@ -102,7 +105,7 @@ impl Missed {
         (!changes.is_empty()).then_some(missed)
     }
 
-    /// How many changes.
+    /// Returns the number of changes.
     pub(super) fn count(&self) -> usize {
         self.created + self.changed + self.gone
     }
@@ -125,7 +128,7 @@ impl Track {
         }
     }
 
-    /// Asks for a list. False if one is under way, which is then followed by another if `again`.
+    /// Starts a list. Returns false if one is in flight; with `again`, another follows it.
     pub(super) fn ask(&mut self, again: bool) -> bool {
         if let Some(question) = &mut self.question {
             question.again |= again;
@@ -141,30 +144,30 @@ impl Track {
         self.question.is_some()
     }
 
-    /// The list came.
+    /// Records the response of the list.
     pub(super) fn answered(&mut self, now: Instant, listed: Listed) {
         if let Some(question) = &mut self.question {
             question.answer = Some((now, listed));
         }
     }
 
-    /// The list did not come.
+    /// Records the failure of the list.
     pub(super) fn unanswered(&mut self) {
         self.question = None;
     }
 
-    /// A list that came and was not merged: since when it is there, and of which revision.
+    /// Returns arrival time and revision of a list that is not yet merged.
     pub(super) fn unmerged(&self) -> Option<(Instant, i64)> {
         let (since, listed) = self.question.as_ref()?.answer.as_ref()?;
         Some((*since, listed.revision))
     }
 
-    /// Its watch has been there for a while.
+    /// Returns true if the watch has lasted.
     pub(super) fn lasted(&self, now: Instant) -> bool {
         self.created.is_some_and(|at| now >= at + LASTING)
     }
 
-    /// Its watch is no more.
+    /// Removes the watch.
     pub(super) fn broke(&mut self) {
         let was_watched = self.watch.take().is_some();
         (self.created, self.settled) = (None, false);
@@ -173,7 +176,7 @@ impl Track {
         }
     }
 
-    /// What the watch tells, of one revision each, in order.
+    /// Applies events of the watch, with their revisions, in order.
     pub(super) fn hear(&mut self, changes: Vec<(i64, Change)>) {
         let fresh: Vec<_> = changes.into_iter().filter(|(revision, _)| *revision >= self.revision).collect();
         if let Some((last, _)) = fresh.last() {
@@ -185,14 +188,14 @@ impl Track {
         self.feed.apply(fresh.into_iter().map(|(_, change)| change));
     }
 
-    /// Trouble that its listeners must know of.
+    /// Emits an error to the listeners.
     pub(super) fn fail(&mut self, trouble: &Trouble) {
         self.told = true;
         let trouble = trouble.clone();
         self.feed.fail(move || trouble.clone().error("watching it"));
     }
 
-    /// What one member has, while the cluster cannot say: only where nothing is known at all.
+    /// Emits the result of a serializable list, if no other is known.
     pub(super) fn take_unverified(&mut self, listed: Listed, trouble: Trouble) {
         if self.revision == 0 {
             self.unverified = true;
@@ -202,7 +205,8 @@ impl Track {
         }
     }
 
-    /// Makes the list that came the picture. None if there is none, or it is of no use and must be asked for again.
+    /// Merges the list into the node set. Returns none if there is no list, or it must be discarded
+    /// and requested again.
     pub(super) fn merge(&mut self) -> Option<Merged> {
         let Question { newest, known, heard, answer, void, again } = self.question.take()?;
         let (_, listed) = answer?;
@@ -219,7 +223,8 @@ impl Track {
         Some(Merged { rewritten, missed, again })
     }
 
-    /// Tells the listeners, if it is news. What nobody knew to be missed, where there is a watch that could have told it.
+    /// Emits the new node set if it differs. Returns the missed changes, if a watch should have
+    /// delivered them.
     fn tell(&self, next: NodeSet) -> Option<Missed> {
         let Some(known) = self.feed.picture() else {
             self.feed.reset(next);
@@ -271,7 +276,7 @@ mod tests {
         (Track::new(feed, Instant::now()), watcher)
     }
 
-    /// A list of a track that is watched.
+    /// Merges a list of a watched track.
     fn list(track: &mut Track, revision: i64, entries: Vec<Entry>) -> Merged {
         track.watch.get_or_insert(1);
         track.ask(false);
@@ -367,14 +372,15 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever the order of events, lists and breaks, the picture ends as what there is.
+        /// For any order of events, lists and disconnects, the node set converges to the history.
         #[test]
         fn it_converges(steps in proptest::collection::vec((0..6_u8, 0..5_u8), 1..120)) {
             converge(&steps);
         }
     }
 
-    /// A world of five nodes, its history, a stream that delivers it, and lists that are answered late.
+    /// Runs a model of five nodes: a history, a stream that delivers it, and lists with late
+    /// responses.
     fn converge(steps: &[(u8, u8)]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {

@@ -1,10 +1,11 @@
-//! etcd's messages, as far as they are used. The field numbers are those of its v3 API; what is not named here is skipped when read.
+//! Messages of etcd's v3 API, limited to the fields in use. The field numbers are etcd's; unknown
+//! fields are skipped.
 
 use std::fmt;
 
 use prost::{Message, Oneof};
 
-/// What stands at the head of every answer.
+/// Header of every response.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct Header {
     #[prost(uint64, tag = "1")]
@@ -67,7 +68,8 @@ pub(crate) struct DeleteRangeRequest {
     pub(crate) key: Vec<u8>,
 }
 
-/// One comparison of a transaction; only equality of the last revision is used. A key that is not there has revision 0.
+/// Comparison of a transaction; only equality of `mod_revision` is used. A missing key has revision
+/// 0.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Compare {
     #[prost(int32, tag = "1")]
@@ -84,13 +86,13 @@ impl Compare {
     const EQUAL: i32 = 0;
     const MOD: i32 = 2;
 
-    /// The key was last changed at `revision`; at 0 it is not there.
+    /// Compares for a key last changed at `revision`; at 0, for a missing key.
     pub(crate) fn unchanged_since(key: Vec<u8>, revision: i64) -> Self {
         Self { result: Self::EQUAL, target: Self::MOD, key, to: Some(Comparand::ModRevision(revision)) }
     }
 }
 
-/// In an oneof, so that a zero is sent too.
+/// Operand of a comparison. A oneof, so that zero is encoded too.
 #[derive(Clone, Copy, PartialEq, Oneof)]
 pub(crate) enum Comparand {
     #[prost(int64, tag = "6")]
@@ -120,7 +122,8 @@ pub(crate) struct TxnRequest {
 }
 
 impl TxnRequest {
-    /// Does one thing, if the key was last changed at `revision`.
+    /// Creates a transaction with one operation, executed if the key was last changed at
+    /// `revision`.
     pub(crate) fn guarded(key: &[u8], revision: i64, op: Op) -> Self {
         Self { compare: vec![Compare::unchanged_since(key.to_vec(), revision)], success: vec![RequestOp { op: Some(op) }] }
     }
@@ -172,7 +175,7 @@ pub(crate) struct LeaseKeepAliveResponse {
     pub(crate) header: Option<Header>,
     #[prost(int64, tag = "2")]
     pub(crate) id: i64,
-    /// In seconds; 0 or less: there is no such lease.
+    /// In seconds; 0 or less if the lease does not exist.
     #[prost(int64, tag = "3")]
     pub(crate) ttl: i64,
 }
@@ -240,7 +243,8 @@ pub(crate) struct WatchResponse {
     pub(crate) events: Vec<WatchEvent>,
 }
 
-/// A number, not an enum: a kind that is not known must not end the stream.
+/// Event of a watch. `kind` is a number instead of an enum, so that an unknown kind does not end
+/// the stream.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct WatchEvent {
     #[prost(int32, tag = "1")]
@@ -254,7 +258,7 @@ impl WatchEvent {
     pub(crate) const DELETE: i32 = 1;
 }
 
-/// Holds a password: shown by none.
+/// Login request. Holds a password, so that its `Debug` output shows no field.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 pub(crate) struct AuthenticateRequest {
@@ -270,7 +274,7 @@ impl fmt::Debug for AuthenticateRequest {
     }
 }
 
-/// Holds a token: shown by none.
+/// Login response. Holds a token, so that its `Debug` output shows no field.
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
 pub(crate) struct AuthenticateResponse {

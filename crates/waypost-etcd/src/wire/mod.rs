@@ -1,4 +1,5 @@
-//! etcd's API on one connection: the messages, and the calls that carry them. It never knows which member it talks to, or why.
+//! etcd's API on one connection: messages and calls. This module does not know the choice of the
+//! member.
 
 mod messages;
 mod stream;
@@ -20,15 +21,16 @@ pub(crate) use stream::{Requests, Responses};
 
 use crate::secret::Secret;
 
-/// The longest message that is taken; lists ask for less than this at a time.
+/// Maximum size of a message in bytes; lists request smaller pages.
 pub(crate) const LONGEST_MESSAGE: usize = 64 << 20;
 
-/// A call of etcd's API: its path, its question and its answer.
+/// Call of etcd's API: its path, request and response.
 pub(crate) trait Call: Message + Clone + Default + 'static {
     const PATH: &'static str;
     type Answer: Message + Default + 'static;
 
-    /// Whether a member that knows no leader must refuse it, so that another is asked.
+    /// Returns true if a member without a leader must refuse the request, so that the client fails
+    /// over.
     fn needs_leader(&self) -> bool {
         true
     }
@@ -63,7 +65,7 @@ calls! {
     AuthenticateRequest => AuthenticateResponse, "/etcdserverpb.Auth/Authenticate";
 }
 
-/// Asks one question and takes one answer. `token` is who we are, where etcd wants to know.
+/// Sends a unary request. `token` is the auth token, if authentication is enabled.
 pub(crate) async fn ask<Q: Call>(single: &Single, question: Q, token: Option<&Secret>) -> Result<Q::Answer, Status> {
     let codec = ProstCodec::<Q, Q::Answer>::default();
     let needs_leader = question.needs_leader();
@@ -71,7 +73,7 @@ pub(crate) async fn ask<Q: Call>(single: &Single, question: Q, token: Option<&Se
     Ok(answer.into_inner())
 }
 
-/// Opens a stream of questions and answers. It is open when the first answer has come.
+/// Opens a bidirectional stream. It completes with the first response.
 pub(crate) async fn open<Q: Call>(
     single: &Single,
     questions: Requests<Q>,
@@ -98,7 +100,7 @@ fn head<T>(message: T, token: Option<&Secret>, needs_leader: bool) -> Request<T>
     request
 }
 
-/// A connection, as tonic wants it.
+/// Connection as a `GrpcService` of tonic.
 struct Transport(Single);
 
 type Answering = Pin<Box<dyn Future<Output = Result<http::Response<SingleBody>, waypost_http::BoxError>> + Send>>;

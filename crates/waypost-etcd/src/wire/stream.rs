@@ -1,4 +1,4 @@
-//! The two directions of a stream.
+//! Two directions of a stream.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,7 +7,7 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-/// What goes out, in order.
+/// Outgoing requests, in order.
 pub(crate) struct Requests<Q>(mpsc::Receiver<Q>);
 
 impl<Q> Requests<Q> {
@@ -24,7 +24,7 @@ impl<Q> Stream for Requests<Q> {
     }
 }
 
-/// What comes in.
+/// Incoming responses.
 pub(crate) struct Responses<A>(Streaming<A>);
 
 impl<A> Responses<A> {
@@ -32,10 +32,10 @@ impl<A> Responses<A> {
         Self(streaming)
     }
 
-    /// The next answer; none when the server ended the stream.
+    /// Waits for the next response; none if the server ended the stream.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// No response is lost if it is dropped.
     pub(crate) async fn next(&mut self) -> Result<Option<A>, Status> {
         self.0.message().await
     }

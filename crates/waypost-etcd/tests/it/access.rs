@@ -1,4 +1,4 @@
-//! Who may: passwords and certificates.
+//! Authentication with passwords and certificates.
 
 use waypost_core::registry::{AnyRegistry, Error, Registry};
 use waypost_testkit::etcd::{Etcd, Options};
@@ -20,7 +20,7 @@ async fn nobody_without_a_password() {
     .await;
 }
 
-/// With a user and a password; where a certificate says who we are, without.
+/// Returns a URL with a user and a password; without them if a certificate names the user.
 pub(crate) fn tls_url(etcd: &Etcd, rest: &str) -> String {
     let ca = etcd.authority().unwrap().certificate();
     let user = if rest.contains("cert=") { String::new() } else { format!("waypost:{SECRET}@") };

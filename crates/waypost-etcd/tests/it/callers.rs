@@ -1,4 +1,4 @@
-//! Callers that give up, and callers that come while their handle is closed.
+//! Callers that time out, and callers that register while their handle is closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,8 @@ fn record(service: &str) -> Service {
     record
 }
 
-/// A registration gives up after two seconds, as the handle does: whichever is first, a connection that says nothing is left.
+/// A registration times out after two seconds, like the handle. Whichever is first, a silent
+/// connection is replaced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_connection_is_left_though_its_callers_give_up_first() {
     each(async |binary| {
@@ -39,7 +40,7 @@ async fn a_silent_connection_is_left_though_its_callers_give_up_first() {
     .await;
 }
 
-/// What is written while a handle is closed is either refused or gone with it.
+/// A record written while its handle is closed is either refused or removed with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_registers_while_the_handle_is_closed_leaves_nothing() {
     each(async |binary| {

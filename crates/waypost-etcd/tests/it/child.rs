@@ -1,4 +1,4 @@
-//! Nodes in processes of their own: this test binary, started again to run one hidden test.
+//! Nodes in separate processes: this test binary, started again to run one hidden test.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::server::{address, registration, service};
 const URL: &str = "WAYPOST_TEST_URL";
 const NODE: &str = "WAYPOST_TEST_NODE";
 
-/// One process with one node; killed on drop.
+/// Process with one node; killed on drop.
 pub(crate) struct Process {
     child: Child,
     node: Node,
 }
 
 impl Process {
-    /// Starts a process whose node has this id, and an address that no other's has.
+    /// Starts a process with a node of this id, at an address that no other node has.
     pub(crate) fn start(url: &str, id: &str, address: &str) -> Self {
         let args = ["--exact", "child::serves", "--ignored", "--nocapture", "--test-threads=1"];
         let program = Program::new(std::env::current_exe().unwrap()).args(args);
@@ -27,7 +27,7 @@ impl Process {
         Self { child: Child::start(format!("node {id}"), &program).unwrap(), node: Node::with_id("greeter", id, address) }
     }
 
-    /// A process whose node the rig knows from now on; registered and seen.
+    /// Starts a process and adds its node to the rig; returns once it is registered and seen.
     pub(crate) async fn join(rig: &mut Rig, url: &str, id: &str) -> Self {
         let mut process = Self::start(url, id, &address(id));
         process.until_it_says("Registered").await;
@@ -36,34 +36,34 @@ impl Process {
         process
     }
 
-    /// The node as it is to stand in the registry.
+    /// Returns the node expected in the registry.
     pub(crate) fn node(&self) -> Node {
         self.node.clone()
     }
 
-    /// Waits until its registration says so, later than what was waited for last.
+    /// Waits until the registration reports this text, after the last one that was waited for.
     pub(crate) async fn until_it_says(&mut self, text: &str) {
         let said = self.child.line_where(PATIENCE, |line| line.contains("= ") && line.contains(text)).await;
         said.unwrap_or_else(|failure| panic!("{text}: {failure}"));
     }
 
-    /// SIGSTOP; returns when it stands still.
+    /// Sends SIGSTOP; returns once the process is stopped.
     pub(crate) fn stop(&mut self) {
         self.child.sigstop().unwrap();
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(crate) fn wake(&mut self) {
         self.child.sigcont().unwrap();
     }
 
-    /// SIGTERM: it takes its record out; returns when it is gone.
+    /// Sends SIGTERM, on which the process deregisters; returns once it has ended.
     pub(crate) async fn leave(mut self) {
         self.child.sigterm().unwrap();
         self.gone().await;
     }
 
-    /// SIGKILL, and gone.
+    /// Sends SIGKILL; returns once the process has ended.
     pub(crate) async fn kill(mut self) {
         self.child.sigkill().unwrap();
         self.gone().await;
@@ -77,7 +77,7 @@ impl Process {
     }
 }
 
-/// What such a process does: registers, says each state, and leaves when asked to.
+/// Main function of such a process: registers, prints each state, and deregisters on SIGTERM.
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn serves() {

@@ -1,4 +1,5 @@
-//! The suite, on the oldest and on the newest etcd of this machine: each case on one of its own.
+//! Conformance suite, on the oldest and the newest etcd of this machine; each case has an etcd of
+//! its own.
 
 use tokio::sync::OnceCell;
 use waypost_conformance::{Harness, RawChange, Time};
@@ -9,7 +10,7 @@ use waypost_testkit::etcd::{Binary, Etcd, Options};
 
 use super::hand;
 
-/// An etcd, and the proxy through which all handles reach it.
+/// Etcd, and the proxy through which all handles connect to it.
 struct Server {
     binary: Binary,
     running: OnceCell<(Etcd, Proxy)>,
@@ -59,7 +60,8 @@ impl Harness for Server {
         Ok(())
     }
 
-    /// Holds everything back, makes history and compacts it, and resets the connections: nobody can go on where they were.
+    /// Freezes the connections, writes and compacts a revision, and resets the connections: no
+    /// watch can resume.
     async fn cut(&self) -> Result<()> {
         let (address, proxy) = (self.address().await, &self.running().await.1);
         proxy.freeze(true);

@@ -1,4 +1,4 @@
-//! An etcd that is far away: everything takes its time, and nothing is taken for a failure.
+//! Distant etcd: high latency is not taken for a failure.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use waypost_testkit::etcd::{Binary, Etcd, Options};
 
 use super::rig::{Figures, Rig, TTL, each};
 
-/// As from one side of the world to the other: there and back takes 320 ms, and hello over TLS three times that.
+/// One-way latency between two sides of the world: a round trip takes 320 ms, and a TLS handshake
+/// three of them.
 const ONE_WAY: Duration = Duration::from_millis(160);
 
 async fn serves_from_afar(binary: &Binary, ways: usize) {

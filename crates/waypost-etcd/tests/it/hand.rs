@@ -1,4 +1,5 @@
-//! The hand that reads and changes keys: etcd's own JSON gateway, one short HTTP request each. It knows neither users nor TLS.
+//! Direct access to etcd's keys, independent of waypost-etcd: the JSON gateway, with one short HTTP
+//! request each. It supports neither authentication nor TLS.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long a member may take; etcd itself gives up after 7 s.
+/// Timeout of a member; etcd itself times out after 7 s.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// What stands under one key.
+/// Value and lease of one key.
 #[derive(Debug)]
 pub(crate) struct Stands {
     pub(crate) value: Vec<u8>,
@@ -19,16 +20,16 @@ pub(crate) struct Stands {
     pub(crate) lease: i64,
 }
 
-/// One change that etcd remembers.
+/// One change in etcd's history.
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) key: Vec<u8>,
     pub(crate) deleted: bool,
-    /// What stood there before.
+    /// Value before the change.
     pub(crate) before: Option<Vec<u8>>,
 }
 
-/// One transaction; `None` deletes. The revision it made.
+/// Executes one transaction; `None` deletes. Returns its revision.
 pub(crate) async fn write(address: SocketAddr, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> i64 {
     let operation = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| match value {
         Some(value) => json!({ "request_put": { "key": base64(key), "value": base64(value) } }),
@@ -38,45 +39,45 @@ pub(crate) async fn write(address: SocketAddr, changes: &[(Vec<u8>, Option<Vec<u
     revision_of(&ask(address, "/v3/kv/txn", json!({ "success": operations })).await)
 }
 
-/// Writes one key, on this lease.
+/// Writes one key with this lease.
 pub(crate) async fn put(address: SocketAddr, key: &[u8], value: &[u8], lease: i64) {
     let question = json!({ "key": base64(key), "value": base64(value), "lease": lease.to_string() });
     ask(address, "/v3/kv/put", question).await;
 }
 
-/// What stands under all keys that begin so; a path ends with a slash.
+/// Reads all keys with this prefix, which ends with a slash.
 ///
 /// # Errors
-/// The member cannot say, now or ever.
+/// The member does not respond, or refuses.
 pub(crate) async fn read(address: SocketAddr, prefix: &str) -> Result<Vec<Stands>, String> {
     let end = format!("{}0", prefix.strip_suffix('/').expect("a path"));
     let question = json!({ "key": base64(prefix.as_bytes()), "range_end": base64(end.as_bytes()) });
     Ok(stands(&try_ask(address, "/v3/kv/range", question).await?))
 }
 
-/// The keys of an answer, as the gateway and etcdctl write it.
+/// Parses the key-value pairs of a response, in the format of the gateway and of etcdctl.
 pub(crate) fn stands(answer: &Value) -> Vec<Stands> {
     let stands = |kv: &Value| Stands { value: bytes(&kv["value"]), lease: number(&kv["lease"]) };
     answer["kvs"].as_array().into_iter().flatten().map(stands).collect()
 }
 
-/// The lease of a key; none if there is no such key, 0 if it has none.
+/// Returns the lease of a key; none if the key does not exist, 0 if it has none.
 pub(crate) async fn lease_of(address: SocketAddr, key: &[u8]) -> Option<i64> {
     let found = ask(address, "/v3/kv/range", json!({ "key": base64(key) })).await;
     stands(&found).first().map(|stands| stands.lease)
 }
 
-/// The revision at which a key was written last; 0 if there is no such key.
+/// Returns the `mod_revision` of a key; 0 if the key does not exist.
 pub(crate) async fn written_at(address: SocketAddr, key: &[u8]) -> i64 {
     number(&ask(address, "/v3/kv/range", json!({ "key": base64(key) })).await["kvs"][0]["mod_revision"])
 }
 
-/// A lease that nobody keeps.
+/// Grants a lease that is not kept alive.
 pub(crate) async fn grant(address: SocketAddr, seconds: u64) -> i64 {
     number(&ask(address, "/v3/lease/grant", json!({ "TTL": seconds.to_string() })).await["ID"])
 }
 
-/// How many keys begin so; a member that does not serve yet is asked until it does.
+/// Returns the number of keys with this prefix; retries until the member serves.
 pub(crate) async fn count(address: SocketAddr, prefix: &str) -> usize {
     loop {
         match read(address, prefix).await {
@@ -86,30 +87,31 @@ pub(crate) async fn count(address: SocketAddr, prefix: &str) -> usize {
     }
 }
 
-/// Revokes a lease, and deletes what is on it.
+/// Revokes a lease, and deletes the keys attached to it.
 pub(crate) async fn revoke(address: SocketAddr, lease: i64) {
     ask(address, "/v3/lease/revoke", json!({ "ID": lease.to_string() })).await;
 }
 
-/// Revokes a lease that may be gone already.
+/// Revokes a lease, if it still exists.
 pub(crate) async fn revoke_if_there(address: SocketAddr, lease: i64) {
     let _ = try_ask(address, "/v3/lease/revoke", json!({ "ID": lease.to_string() })).await;
 }
 
-/// Forgets all history before `revision`.
+/// Compacts the history before `revision`.
 pub(crate) async fn compact(address: SocketAddr, revision: i64) {
     ask(address, "/v3/kv/compaction", json!({ "revision": revision.to_string() })).await;
 }
 
-/// Where history has got to.
+/// Returns the current revision.
 ///
 /// # Errors
-/// The member cannot say, now or ever.
+/// The member does not respond, or refuses.
 pub(crate) async fn revision(address: SocketAddr) -> Result<i64, String> {
     Ok(revision_of(&try_ask(address, "/v3/kv/range", json!({ "key": base64(b"/") })).await?))
 }
 
-/// Everything that has happened to keys that are paths after `revision`, told by a watch of its own; none if that history is gone.
+/// Returns all changes to keys that are paths after `revision`, from a watch of its own; none if
+/// they are compacted.
 pub(crate) async fn history(address: SocketAddr, revision: i64) -> Option<Vec<Change>> {
     const MARK: &[u8] = b"/mark-in-history";
     let mark = write(address, &[(MARK.to_vec(), Some(Vec::new()))]).await;
@@ -147,7 +149,7 @@ async fn ask(address: SocketAddr, path: &str, question: Value) -> Value {
     try_ask(address, path, question).await.unwrap()
 }
 
-/// Asks a member's JSON gateway.
+/// Sends a request to a member's JSON gateway.
 async fn try_ask(address: SocketAddr, path: &str, question: Value) -> Result<Value, String> {
     let question = question.to_string();
     let asking = async {
@@ -172,7 +174,7 @@ fn revision_of(answer: &Value) -> i64 {
     number(&answer["header"]["revision"])
 }
 
-/// The gateway writes numbers as text, etcdctl as numbers; both leave out a zero.
+/// Parses a number: the gateway writes text, etcdctl numbers; both omit a zero.
 fn number(value: &Value) -> i64 {
     value.as_str().map_or(value.as_i64(), |digits| digits.parse().ok()).unwrap_or_default()
 }

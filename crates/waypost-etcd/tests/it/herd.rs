@@ -1,4 +1,4 @@
-//! Many registrars on one etcd: what they cost at rest, and how they come back after it was wiped.
+//! Many registrars on one etcd: their load when idle, and their return after a wipe.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use waypost_testkit::etcd::{Data, Etcd, Options};
 
 use super::rig::{each, url};
 
-/// The defaults: with shorter ones there would be less time to spread over.
+/// Default values: shorter ones would leave less time for the spread.
 const TTL: Duration = Duration::from_secs(15);
 const INTERVAL: Duration = Duration::from_secs(5);
 /// One interval, the spread, and two seconds.
 const IN_TIME: Duration = INTERVAL.saturating_add(Duration::from_secs(3 + 2));
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Handles that each register one node of so many services.
+/// Handles that each register one node of every service.
 struct Fleet {
     registries: Vec<AnyRegistry>,
     registrations: Vec<Registration>,
@@ -42,7 +42,7 @@ impl Fleet {
         fleet
     }
 
-    /// All at once, as many processes would.
+    /// Closes all registrations concurrently, as many processes would.
     async fn close(self) {
         let mut closing = JoinSet::new();
         for registration in self.registrations {
@@ -62,7 +62,7 @@ fn record(service: usize, node: usize) -> Service {
     record
 }
 
-/// A watcher of everything, on a handle of its own.
+/// Opens a watcher of all services, on a handle of its own.
 async fn watch(at: &str) -> (AnyRegistry, Watcher) {
     let registry = AnyRegistry::new(super::open(at));
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_fleet_at_rest_writes_nothing_and_wakes_nobody() {
         let beats = keep_alives(&mut etcd).await - beats;
         assert_eq!(etcd.revision().await.unwrap(), before, "a beat wrote");
         assert_eq!(etcd.leases().await.unwrap().len(), HANDLES);
-        // One for each lease and interval; one more may be at either end.
+        // One keepalive for each lease and interval, and up to one more at either end.
         let most = HANDLES as f64 * 5.0;
         assert!((HANDLES as f64 * 2.0..=most).contains(&beats), "{beats} keep-alives of {HANDLES} leases in three intervals");
         registry.close().await.unwrap();
@@ -101,7 +101,8 @@ async fn keep_alives(etcd: &mut Etcd) -> f64 {
     metrics.get("grpc_server_msg_received_total", &["\"LeaseKeepAlive\""]).unwrap()
 }
 
-/// When each of so many registrations was written since etcd answered again, as a hand that asks every few milliseconds sees it.
+/// Returns the time of each registration since etcd became available, as seen by a poll every few
+/// milliseconds.
 async fn returns(address: SocketAddr, expected: usize) -> Vec<Duration> {
     let range = "/micro/registry/service-0/";
     while tokio::net::TcpStream::connect(address).await.is_err() {
@@ -117,13 +118,15 @@ async fn returns(address: SocketAddr, expected: usize) -> Vec<Duration> {
     seen
 }
 
-/// etcd is down for longer than every registrar needs to notice; as it returns, it accepts connections a while before it serves, and so
-/// collects all who try meanwhile: without turns, half of them and more are back within 600 ms.
+/// etcd is down for longer than every registrar needs to notice. On its return it accepts
+/// connections a while before it serves, and so collects all registrars that try meanwhile. Without
+/// the spread, more than half of them are back within 600 ms.
 ///
-/// Turns are drawn evenly over 3 s, and what is late can only be later: of sixty, half come in the first 600 ms once in 10^7 draws
-/// (binomial, a fifth each); were our own eye opened 300 ms late, once in 10^3. The promise, a quarter in any 250 ms for a hundred and more,
-/// is for machines that do not stand still meanwhile; for sixty, half of them is once in 10^15, and once in 10^4 where three slots fall
-/// into one.
+/// The times are drawn evenly over 3 s, and delays can only make them later. Of sixty, half come in
+/// the first 600 ms once in 10^7 draws (binomial, a fifth each); if the poll itself started 300 ms
+/// late, once in 10^3. The guarantee, at most a quarter in any 250 ms for a hundred and more, holds
+/// for machines that do not stall meanwhile. Half of sixty is once in 10^15, and once in 10^4 if
+/// three slots fall into one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registrars_come_back_spread_after_a_wipe() {
     each(async |binary| {

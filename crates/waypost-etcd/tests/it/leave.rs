@@ -1,4 +1,5 @@
-//! After the end of registrations, followers and handles nothing of them is left: asked of etcd, of the kernel, and of the runtime.
+//! After registrations, watchers and handles are closed, nothing of them is left in etcd, in the
+//! kernel, or in the runtime.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -15,10 +16,10 @@ use super::rig::{INTERVAL, TTL, each, url};
 
 const REGISTRIES: usize = 3;
 const SERVICES: usize = 8;
-/// How long etcd may take to see that a connection is closed.
+/// Maximum time for etcd to notice a closed connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What etcd holds for its clients, and how many they are.
+/// Resources that etcd holds for its clients, and the number of connections.
 #[derive(Debug, PartialEq)]
 struct Held {
     leases: usize,
@@ -47,7 +48,7 @@ impl Held {
     }
 }
 
-/// How many connections to a port of this host are established, as the kernel tells it.
+/// Returns the number of established connections to a port of this host, from the kernel.
 fn connections(to: SocketAddr) -> usize {
     const ESTABLISHED: &str = "01";
     let port = format!(":{:04X}", to.port());
@@ -56,7 +57,7 @@ fn connections(to: SocketAddr) -> usize {
     rows.filter(|row| row.len() > 3 && row[1].ends_with(&port) && row[3] == ESTABLISHED).count()
 }
 
-/// A node of that number, of each service.
+/// Creates the record of one node of one service.
 fn record(service: usize, node: usize) -> Service {
     let name = format!("service-{service}");
     let mut record = Service::new(&name);
@@ -64,7 +65,8 @@ fn record(service: usize, node: usize) -> Service {
     record
 }
 
-/// Lives on a runtime of its own, whose tasks can be counted; stops in between to be looked at. How many tasks are left.
+/// Runs registries, registrations and watchers on a runtime of its own, whose tasks can be counted.
+/// Calls `stop` while all are active. Returns the number of tasks left at the end.
 fn live(at: &str, stop: impl FnOnce()) -> usize {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -91,10 +93,11 @@ fn live(at: &str, stop: impl FnOnce()) -> usize {
         }
         let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
         watcher.next().await.unwrap().unwrap();
-        // Watches of all that is followed, and of what is ours: made once each has told its first event.
+        // Wait for the watches of all services and own records: each is created once its first
+        // event has arrived.
         sleep(INTERVAL).await;
         stop();
-        // Half of them leave; the others are let go with their registry.
+        // Half of the registrations are closed; the others are released with their registry.
         let rest = registrations.split_off(registrations.len() / 2);
         for registration in registrations {
             registration.close().await.unwrap();
@@ -107,7 +110,7 @@ fn live(at: &str, stop: impl FnOnce()) -> usize {
         }
         assert!(watcher.next().await.is_none(), "a watcher ends with its registry");
     });
-    // What was dropped and not closed is aborted, and gone a moment later.
+    // Dropped tasks are aborted, and end a moment later.
     let alive = || runtime.metrics().num_alive_tasks();
     runtime.block_on(async {
         let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! What waypost-etcd promises, against real etcds.
+//! Integration tests of waypost-etcd against real etcd servers.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -30,13 +30,13 @@ use waypost_core::registry::Error;
 use waypost_etcd::{EtcdOptions, EtcdRegistry};
 use waypost_testkit::etcd::Binary;
 
-/// A password that no log, error or `Debug` output may show.
+/// Password that no log, error or `Debug` output may show.
 const SECRET: &str = "tell-nobody-7f3a";
 
-/// How each signed token begins that a login may yield; as secret as the password.
+/// Prefix of the signed tokens that a login returns; they are as secret as the password.
 const TOKEN: &str = "eyJhbGciOi";
 
-/// Every etcd of this machine, oldest first.
+/// Returns every etcd binary of this machine, oldest first.
 fn binaries() -> Vec<Binary> {
     Binary::all().unwrap()
 }
@@ -48,18 +48,18 @@ fn open(url: &str) -> EtcdRegistry {
     EtcdRegistry::new(options).unwrap()
 }
 
-/// Where a record stands.
+/// Returns the etcd key of a record.
 fn path(key: &Key) -> Vec<u8> {
     format!("/micro/registry/{}/{}", key.service, key.id).into_bytes()
 }
 
-/// All that was logged in this process, at every level, and all else that was said: errors, states, `Debug` output.
+/// Log of this process at every level, with all other output: errors, states, `Debug` output.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// The warnings of what a watch had missed, kept when the rest was looked at.
+/// Warnings of missed changes, kept when the log is checked and cleared.
 static MISSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Set, the log is told as it comes: for the eyes of those who look for a fault.
+/// Set if the log is also printed as it is written, for debugging.
 static TELL: OnceLock<()> = OnceLock::new();
 
 struct ToLog;
@@ -93,17 +93,17 @@ fn listen() {
     });
 }
 
-/// Something was said that must not show the password.
+/// Adds output that must not show the password.
 fn hear(said: &str) {
     ToLog.write_all(format!("{said}\n").as_bytes()).unwrap();
 }
 
-/// An error, in each of its forms.
+/// Adds an error, in each of its forms.
 fn hear_error(error: &Error) {
     hear(&format!("{error:?} {}", error.chain()));
 }
 
-/// All that was heard since it was looked at last, in whichever test, must not show the password.
+/// Checks that no output since the last check, of any test, shows the password.
 fn assert_secret_was_not_heard() {
     let heard = std::mem::take(&mut *LOG.lock().unwrap());
     assert_secret_is_not_in(&String::from_utf8_lossy(&heard));
@@ -115,7 +115,7 @@ fn assert_secret_is_not_in(text: &str) {
     assert!(line.is_none(), "a secret is shown: {line:?}");
 }
 
-/// What all tests rely on.
+/// The check of all tests finds the password.
 #[test]
 #[should_panic(expected = "a secret is shown")]
 fn a_password_is_found_where_it_is() {

@@ -1,4 +1,4 @@
-//! What a watch has not told is found by a list, which says so.
+//! Changes that a watch has not delivered are found by a list, and logged.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{hand, path};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A record by hand: its key, and what it says.
+/// Creates key and value of a record, to be written directly.
 fn record(id: &str) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut service = Service::new("missed");
     service.nodes.push(Node { id: id.to_owned(), address: "10.0.0.1:1".into(), ..Node::default() });
@@ -26,8 +26,8 @@ async fn stray(address: std::net::SocketAddr, count: usize) {
     }
 }
 
-/// Another etcd takes the place of the one that was watched, with other records and a higher revision: the watch goes on there, and says
-/// nothing of what was written before the revision that it asks for.
+/// Another etcd replaces the one that was watched, with other records and a higher revision. The
+/// watch resumes there, and reports no change before the revision that it requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_watch_has_missed_is_logged_and_counted() {
     each(async |binary| {

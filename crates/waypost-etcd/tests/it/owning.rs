@@ -1,4 +1,5 @@
-//! Which record is on which lease, and who follows whom. Whose key it is after a fault is among the faults.
+//! Assignment of records to leases, and succession of a killed server. Ownership of keys after a
+//! fault is tested in `faults`.
 
 use std::time::Duration;
 

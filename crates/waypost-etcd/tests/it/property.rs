@@ -1,6 +1,8 @@
-//! After any mixture of short faults and registrations, the confirmed nodes are what a fresh list says: on real etcds, from seeds.
+//! Property test on real etcds, from seeds. After any mixture of short faults and registrations,
+//! the confirmed nodes are those of a fresh list.
 //!
-//! Several cases share an etcd, each under a prefix of its own: what is done to the etcd happens to all of them.
+//! Several cases share an etcd, each with a prefix of its own: a fault of the etcd affects all of
+//! them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,15 +27,15 @@ use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
 use super::rig::{INTERVAL, TTL, each, service, url};
 use super::{TELL, hand};
 
-/// How many cases share an etcd, and how many etcds of one version run at once.
+/// Number of cases that share an etcd, and of etcds of one version that run concurrently.
 const TOGETHER: usize = 10;
 const ETCDS: usize = 2;
 
-/// How long things go wrong.
+/// Duration of the faults.
 const TROUBLE: Duration = Duration::from_secs(8);
-/// Within how long all is well again, on a busy machine; then what was killed has run out too.
+/// Maximum time to recover on a busy machine; then the leases of killed handles have expired too.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a lost node is kept, less what a busy machine takes to look.
+/// Time for which a lost node is kept as a suspect, less the delay of the check on a busy machine.
 const GRACE: Duration = Duration::from_secs(14);
 const SHORTEST_FAULT: Duration = Duration::from_millis(100);
 const LONGEST_FAULT: Duration = Duration::from_millis(2_800);
@@ -47,7 +49,7 @@ async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
         for groups in groups.chunks(ETCDS) {
             let mut running = JoinSet::new();
             for (seed, cases) in groups {
-                // One seed alone is that of a whole group.
+                // A single seed is that of a whole group.
                 let cases = if seeds.len() == 1 { TOGETHER } else { *cases };
                 let (binary, seed) = (binary.clone(), *seed);
                 running.spawn_blocking(move || apart(group(binary, seed, cases)));
@@ -59,7 +61,8 @@ async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
     .await;
 }
 
-/// On a thread of its own, and unheard: that many clients would be busy with nothing but telling each frame they send.
+/// Runs a group on a thread of its own, without logs: that many clients would spend their time on
+/// logging each frame they send.
 fn apart(group: impl Future<Output = ()>) {
     let _unheard = TELL.get().is_none().then(|| tracing::subscriber::set_default(NoSubscriber::new()));
     Builder::new_current_thread().enable_all().build().unwrap().block_on(group);
@@ -71,7 +74,8 @@ async fn join(running: &mut JoinSet<()>) {
     }
 }
 
-/// What the cases of one etcd share. Who writes by hand reads the lock; who stops etcd writes it.
+/// State shared by the cases of one etcd. Direct writes take the read lock; stopping etcd takes the
+/// write lock.
 #[derive(Clone)]
 struct Shared {
     story: Story,
@@ -126,7 +130,7 @@ async fn happen_to_etcd(shared: &Shared, rng: &mut Rng) {
             shared.tell("etcd", "restarted empty");
             etcd.restart(Data::Lost).await.unwrap();
         }
-        // Another history, that is further than the old one before anybody sees it.
+        // Another history, whose revision exceeds the old one before any client sees it.
         2 => {
             let before = etcd.revision().await.unwrap();
             etcd.restart(Data::Lost).await.unwrap();
@@ -151,7 +155,7 @@ async fn happen_to_etcd(shared: &Shared, rng: &mut Rng) {
     }
 }
 
-/// What was killed runs out; what was closed is gone.
+/// Waits until killed handles' leases have expired; those of closed handles are gone.
 async fn until_no_lease_is_left(etcd: &RwLock<Etcd>) {
     let begun = Instant::now();
     let etcd = etcd.read().await;
@@ -168,7 +172,7 @@ struct Server {
     address: String,
 }
 
-/// One client and some servers, under a prefix of their own and through a proxy of their own.
+/// One client and some servers, with a prefix and a proxy of their own.
 struct Case {
     shared: Shared,
     who: String,
@@ -181,7 +185,7 @@ struct Case {
     directory: Directory,
     subscription: Subscription,
     last: Snapshot,
-    /// Where each node was when it was last confirmed, and when that was.
+    /// Address of each node when it was last confirmed, and the time.
     seen: BTreeMap<String, (String, Instant)>,
     started: u32,
 }
@@ -260,7 +264,7 @@ impl Case {
     async fn leave(&mut self) {
         let Some(server) = self.take_one() else { return };
         self.tell(format!("{} leaves", server.id));
-        // While etcd is away it cannot; its record runs out.
+        // Fails while etcd is unavailable; the record then expires.
         let _ = self.until(server.registration.close()).await;
         let _ = self.until(server.registry.close()).await;
     }
@@ -285,7 +289,8 @@ impl Case {
         (key, path)
     }
 
-    /// One transaction: another's record, garbage, a record of another place, nothing.
+    /// Executes one transaction: another instance's record, garbage, a record of another key, or a
+    /// deletion.
     async fn write_by_hand(&mut self) {
         let mut changes = BTreeMap::new();
         for _ in 0..self.rng.usize(1..4) {
@@ -324,7 +329,7 @@ impl Case {
         .await;
     }
 
-    /// Nothing gets through for a while: held back, or lost on the way.
+    /// Blocks the connection for a while: data is held back, or dropped.
     async fn cut_off(&mut self) {
         let length = SHORTEST_FAULT + (LONGEST_FAULT - SHORTEST_FAULT).mul_f64(self.rng.f64());
         let kind = self.rng.u32(..3);
@@ -343,7 +348,7 @@ impl Case {
         self.until(sleep(duration)).await;
     }
 
-    /// Waits for something, and looks at the picture whenever it changes.
+    /// Waits for something, and checks the snapshot whenever it changes.
     async fn until<T>(&mut self, something: impl Future<Output = T>) -> T {
         let mut something = pin!(something);
         loop {
@@ -358,7 +363,7 @@ impl Case {
         }
     }
 
-    /// Within its grace, no node that lives leaves the picture.
+    /// Checks that no live node is missing from the snapshot within its grace period.
     fn look(&mut self) {
         let (next, now) = (self.subscription.snapshot(), Instant::now());
         for entry in self.last.confirmed().chain(next.confirmed()) {
@@ -375,7 +380,8 @@ impl Case {
         }
     }
 
-    /// Waits until every server is in, with what it says now, and what is confirmed is what a fresh list says, byte for byte.
+    /// Waits until every server is registered with its current metadata, and the confirmed nodes
+    /// are those of a fresh list, byte for byte.
     async fn is_well_again(&mut self) {
         let begun = Instant::now();
         loop {
@@ -403,7 +409,7 @@ impl Case {
 
     async fn close(self) {
         for server in self.servers {
-            // On a busy machine it may not be answered in time; then its record runs out.
+            // On a busy machine it may time out; the record then expires.
             let _ = server.registration.close().await;
             let _ = server.registry.close().await;
         }
@@ -424,7 +430,7 @@ impl Server {
     }
 }
 
-/// The bytes of records, in order.
+/// Returns the bytes of the records, sorted.
 fn records(entries: &[Entry]) -> Vec<String> {
     let mut records: Vec<_> = entries.iter().map(|entry| entry.to_service().to_json()).collect();
     records.sort();

@@ -1,4 +1,4 @@
-//! go-micro's records, written by hand, are found and read; what is none disturbs nothing.
+//! Records of go-micro, written directly, are found and decoded; invalid ones disturb nothing.
 
 use waypost_core::record::Service;
 use waypost_core::registry::{Error, Registry, WatchOptions};
@@ -34,7 +34,8 @@ const GOLDEN: [(&str, &str); 21] = golden!(
     "web"
 );
 
-/// A service called `team/orders` stands under `team-orders`, where nobody can tell it from one of that name.
+/// Record of a service called `team/orders`. Its key has `team-orders`, which cannot be
+/// distinguished from a service of that name.
 const SLASHES: &str = include_str!("../../../waypost-core/tests/golden/slash-names.kv");
 
 fn record(text: &str) -> (&str, &str) {

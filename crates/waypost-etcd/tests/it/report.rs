@@ -1,4 +1,5 @@
-//! What a fault has cost: one line for people, and one for `cargo xtask etcd-faults` in the file that it names.
+//! Report of a fault: one line for people, and one for `cargo xtask etcd-faults` in the file named
+//! by the environment.
 
 use std::io::Write;
 use std::time::Duration;
@@ -6,30 +7,31 @@ use std::time::Duration;
 use serde_json::json;
 use waypost_testkit::etcd::Version;
 
-/// Names the file to which each fault adds a line of JSON.
+/// Environment variable with the name of the file that gets one line of JSON for each fault.
 const FILE: &str = "WAYPOST_FAULTS_REPORT";
 
-/// The figures of one fault on one etcd.
+/// Figures of one fault on one etcd.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     pub(crate) fault: &'a str,
     pub(crate) etcd: Version,
-    /// Until every node was registered again.
+    /// Time until every node was registered again.
     pub(crate) registered: Duration,
-    /// Until the client's picture was right again.
+    /// Time until the client's snapshot was correct again.
     pub(crate) right: Duration,
-    /// The nodes there were.
+    /// Number of nodes.
     pub(crate) nodes: usize,
-    /// The fewest that the client could have called, suspects included.
+    /// Lowest number of nodes available to the client, suspects included.
     pub(crate) fewest: usize,
-    /// The fewest that were confirmed.
+    /// Lowest number of confirmed nodes.
     pub(crate) confirmed: usize,
-    /// The nodes that vanished from etcd without having left, where its history tells.
+    /// Number of nodes that vanished from etcd without a mark as leaving, if its history is
+    /// available.
     pub(crate) vanished: Option<usize>,
 }
 
 impl Report<'_> {
-    /// Prints it, and writes it down where it is wanted.
+    /// Prints the report, and appends it to the file if one is named.
     pub(crate) fn tell(&self) {
         let vanished = self.vanished.map_or("unknown".to_owned(), |vanished| vanished.to_string());
         println!(
@@ -43,7 +45,7 @@ impl Report<'_> {
             self.confirmed,
         );
         if let Some(file) = std::env::var_os(FILE) {
-            // One write each: many tests write at once.
+            // One write for each line, since many tests write concurrently.
             let line = format!("{}\n", self.line());
             let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
             file.write_all(line.as_bytes()).unwrap();

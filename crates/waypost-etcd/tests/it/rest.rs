@@ -1,4 +1,4 @@
-//! Nothing happens: nothing is written, and nothing is left.
+//! Idle registrations write nothing, and leave nothing after their close.
 
 use tokio::time::sleep;
 use waypost_core::registry::Registry;
@@ -18,7 +18,7 @@ async fn beats_at_rest_write_nothing_and_close_leaves_nothing() {
         assert_eq!(watched, Some(4.0), "three own keys and one service");
         let Rig { mut etcd, servers, client, .. } = rig;
         for server in servers {
-            // Not deregistered: closing lets go of it.
+            // Not deregistered: the close of the registry releases it.
             drop(server.registration);
             server.registry.close().await.unwrap();
         }

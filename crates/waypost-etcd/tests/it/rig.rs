@@ -1,4 +1,5 @@
-//! A fleet on an etcd of our own: nodes that register, a client that follows them, and an eye on what the client sees meanwhile.
+//! Fleet on an etcd of its own: nodes that register, a client that watches them, and an observer of
+//! the client's snapshots.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,16 +17,18 @@ use super::report::Report;
 pub(crate) use super::server::{INTERVAL, Server, TTL, key, service};
 use super::{SECRET, hand};
 
-/// How long anything may take to be well again: one interval, its spread, the longest back-off and a busy machine.
+/// Maximum time to recover: one interval, its spread, the longest backoff, and the delays of a busy
+/// machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Between two looks at what stands.
+/// Interval between two checks.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where the nodes of a rig stand.
+/// Key prefix of the rig's nodes.
 const FOLDER: &str = "/micro/registry/greeter/";
 
-/// Runs a test on every etcd of this machine, side by side, and looks for the password in all that was said.
+/// Runs a test on every etcd of this machine concurrently, and checks that no output shows the
+/// password.
 pub(crate) async fn each<F, R>(test: F)
 where
     F: Fn(Binary) -> R,
@@ -35,19 +38,20 @@ where
     super::assert_secret_was_not_heard();
 }
 
-/// A URL with a user and a password: where etcd has no users, they are not used, and must not be shown all the same.
+/// Returns a URL with a user and a password. An etcd without authentication ignores them, but they
+/// must not be shown either.
 pub(crate) fn url(addresses: &[std::net::SocketAddr]) -> String {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     format!("etcd://waypost:{SECRET}@{}", addresses.join(","))
 }
 
-/// What the client saw since the last report.
+/// Observations of the client's snapshots since the last report.
 #[derive(Debug, Default)]
 struct Eye {
-    /// The fewest nodes that could have been called, suspects included.
+    /// Lowest number of nodes available to calls, suspects included.
     fewest: AtomicUsize,
     fewest_confirmed: AtomicUsize,
-    /// Ever since it looks.
+    /// True if any node was ever a suspect.
     has_suspected: AtomicBool,
 }
 
@@ -58,17 +62,17 @@ impl Eye {
     }
 }
 
-/// How long it took until all was well.
+/// Recovery times.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
-    /// Every node stands in etcd as its own record, on a lease. None while that is not so.
+    /// Time until every node's own record was in etcd, with a lease. None while this does not hold.
     registered: Option<Duration>,
-    /// The client's picture is right. None while that is not so.
+    /// Time until the client's snapshot was correct. None while it is not.
     right: Option<Duration>,
 }
 
 impl Figures {
-    /// All is well from the beginning, for all that is known.
+    /// Creates figures without an outage.
     pub(crate) fn well() -> Self {
         Self { registered: Some(Duration::ZERO), right: Some(Duration::ZERO) }
     }
@@ -85,28 +89,28 @@ impl Figures {
 pub(crate) struct Rig {
     pub(crate) etcd: Etcd,
     pub(crate) servers: Vec<Server>,
-    /// Nodes of processes of their own.
+    /// Nodes in other processes.
     pub(crate) others: Vec<Node>,
     pub(crate) client: AnyRegistry,
     subscription: Subscription,
     directory: Directory,
     eye: Arc<Eye>,
     looking: JoinSet<()>,
-    /// The nodes that stood when the last report was made.
+    /// Number of registered nodes at the last report.
     stood: usize,
-    /// Where history had got to then; none where the gateway is not for us: etcd has users, or encrypts.
+    /// Revision at the last report; none if the gateway cannot be used, with authentication or TLS.
     revision: Option<i64>,
 }
 
 impl Rig {
-    /// So many nodes, all seen by a client.
+    /// Starts an etcd and this number of nodes; returns once a client sees all of them.
     pub(crate) async fn start(binary: &Binary, options: &Options, nodes: usize) -> Self {
         let etcd = Etcd::start(binary, options).await.unwrap();
         let at = url(&etcd.addresses());
         Self::on(etcd, &at, &at, nodes).await
     }
 
-    /// The same on an etcd that is there, with other ways to it.
+    /// Does the same on a running etcd, with these URLs.
     pub(crate) async fn on(etcd: Etcd, servers_at: &str, client_at: &str, nodes: usize) -> Self {
         let mut servers = Vec::new();
         for number in 0..nodes {
@@ -130,15 +134,15 @@ impl Rig {
         self.subscription.snapshot()
     }
 
-    /// The nodes as they are to stand.
+    /// Returns the expected nodes.
     fn nodes(&self) -> Vec<Node> {
         self.servers.iter().map(Server::node).chain(self.others.iter().cloned()).collect()
     }
 
-    /// Whether every node is registered, and its record stands in etcd: its own, and on a lease.
+    /// Returns true if every node is registered, and its own record is in etcd with a lease.
     ///
     /// # Errors
-    /// etcd cannot say now.
+    /// etcd does not respond.
     async fn are_registered(&mut self) -> Result<bool, String> {
         if !self.servers.iter().all(|server| server.registration.state().is_registered()) {
             return Ok(false);
@@ -148,13 +152,13 @@ impl Rig {
         Ok(self.nodes().iter().all(stands))
     }
 
-    /// How many nodes stand in etcd as their own record.
+    /// Returns the number of nodes whose own record is in etcd.
     pub(crate) async fn standing(&mut self) -> usize {
         let found = self.records().await.unwrap();
         self.nodes().iter().filter(|node| found.iter().any(|(_, found)| is(found, node))).count()
     }
 
-    /// The nodes of all records that stand, and their leases.
+    /// Returns the nodes of all records in etcd, and their leases.
     async fn records(&mut self) -> Result<Vec<(i64, Node)>, String> {
         let stands = match self.revision {
             Some(_) => hand::read(self.up(), FOLDER).await?,
@@ -168,13 +172,14 @@ impl Rig {
         Ok(stands.into_iter().filter_map(node).collect())
     }
 
-    /// A member that can be asked.
+    /// Returns the address of a member that is up.
     pub(crate) fn up(&mut self) -> std::net::SocketAddr {
         let up = (0..self.etcd.size()).find(|index| self.etcd.member(*index).is_up());
         self.etcd.addresses()[up.expect("a member is up")]
     }
 
-    /// Whether the client sees every node as it is, none suspect, no trouble.
+    /// Returns true if the client sees every node as expected, without suspects and without an
+    /// outage.
     fn is_right(&self) -> bool {
         let (snapshot, nodes) = (self.subscription.snapshot(), self.nodes());
         let seen = |node: &Node| snapshot.confirmed().any(|entry| is(&entry.node, node));
@@ -182,18 +187,18 @@ impl Rig {
         is_whole && snapshot.suspects().len() == 0 && snapshot.outage.is_none()
     }
 
-    /// Waits until the client's picture is right; how long that took.
+    /// Waits until the client's snapshot is correct. Returns the time that this took.
     pub(crate) async fn until_right(&mut self) -> Duration {
         let begun = Instant::now();
         while !self.is_right() {
             assert!(begun.elapsed() < PATIENCE, "the picture stays wrong: {:#?}", self.subscription.snapshot());
-            // A picture that has not changed is right once the truth has.
+            // The expected nodes may change while the snapshot does not.
             let _ = timeout(LOOK, self.subscription.changed()).await;
         }
         begun.elapsed()
     }
 
-    /// Waits for what the client is to see.
+    /// Waits until the client's snapshot satisfies a condition.
     pub(crate) async fn until_seen(&mut self, what: &str, wanted: impl Fn(&Snapshot) -> bool) {
         while !wanted(&self.subscription.snapshot()) {
             let changed = timeout(PATIENCE, self.subscription.changed()).await;
@@ -201,13 +206,13 @@ impl Rig {
         }
     }
 
-    /// Looks on for so long, and then until all is well. The figures are the times, since the fault began or was over, from which on all
-    /// was well: what goes wrong again meanwhile counts.
+    /// Observes for at least `lasting`, and then until all has recovered. The figures are the times
+    /// since `begun` from which on all was correct; a relapse resets them.
     pub(crate) async fn look_on(&mut self, figures: &mut Figures, begun: Instant, lasting: Duration) {
         let looking = Instant::now();
         loop {
             let registered = self.are_registered().await;
-            // Unknown changes nothing.
+            // Without a response, the state is unchanged.
             let was = figures.registered.is_some();
             note(&mut figures.registered, *registered.as_ref().unwrap_or(&was), begun);
             note(&mut figures.right, self.is_right(), begun);
@@ -220,7 +225,7 @@ impl Rig {
         }
     }
 
-    /// Waits until all is well again after a fault, and reports it.
+    /// Waits until all has recovered from a fault, and reports it.
     pub(crate) async fn well_again(&mut self, fault: &str, begun: Instant) -> Figures {
         let mut figures = Figures::default();
         self.look_on(&mut figures, begun, Duration::ZERO).await;
@@ -228,14 +233,14 @@ impl Rig {
         figures
     }
 
-    /// Reports a fault; all is well again, and meanwhile no node that stood was out of the picture. How many vanished from etcd, where
-    /// its history tells.
+    /// Reports a fault, and checks that no registered node was missing from the client's snapshots.
+    /// Returns the number of nodes that vanished from etcd, if its history is available.
     pub(crate) async fn report(&mut self, fault: &str, figures: &Figures) -> Option<usize> {
         self.never_lost_one();
         self.report_any(fault, figures).await
     }
 
-    /// The same, where a node has left.
+    /// Does the same where a node was deregistered.
     pub(crate) async fn report_any(&mut self, fault: &str, figures: &Figures) -> Option<usize> {
         let report = Report {
             fault,
@@ -255,7 +260,8 @@ impl Rig {
         vanished
     }
 
-    /// From here on, these nodes must never be out of the picture.
+    /// Starts a new period: from now on, the current nodes must not be missing from the client's
+    /// snapshots.
     pub(crate) async fn begin(&mut self) {
         self.until_right().await;
         self.stood = self.nodes().len();
@@ -265,7 +271,8 @@ impl Rig {
         }
     }
 
-    /// How many nodes were deleted since the last report that had not been marked as leaving, by etcd's own history.
+    /// Returns the number of nodes deleted since the last report without a mark as leaving, from
+    /// etcd's history.
     async fn vanished(&mut self) -> Option<usize> {
         let changes = hand::history(self.up(), self.revision?).await?;
         let nodes = changes.into_iter().filter(|change| change.deleted && change.key.starts_with(FOLDER.as_bytes()));
@@ -276,25 +283,25 @@ impl Rig {
         Some(nodes.filter(|change| !had_left(change)).count())
     }
 
-    /// All that shows itself.
+    /// Checks the `Debug` output of all objects for secrets.
     fn hear_debug(&self) {
         let servers: Vec<_> = self.servers.iter().map(|server| (&server.registry, &server.registration)).collect();
         super::hear(&format!("{:?} {:?} {:?} {servers:?}", self.client, self.directory, self.snapshot()));
     }
 
-    /// The client could have called every node at any moment.
+    /// Checks that every node was available to the client all the time.
     pub(crate) fn never_lost_one(&self) {
         assert!(self.eye.fewest.load(Relaxed) >= self.stood, "a live node was out of the picture: {:?}", self.eye);
     }
 
-    /// No node was ever lost in the registry's eyes.
+    /// Checks that no node was ever a suspect.
     pub(crate) fn never_suspected_one(&self) {
         self.never_lost_one();
         let suspected = self.eye.has_suspected.load(Relaxed);
         assert!(!suspected, "a live node was lost, on etcd {}", self.etcd.binary().version());
     }
 
-    /// Closes everything, and sees that nothing is left in etcd.
+    /// Closes everything, and checks that nothing is left in etcd.
     pub(crate) async fn close(mut self) {
         self.hear_debug();
         for server in self.servers.drain(..) {
@@ -309,18 +316,18 @@ impl Rig {
     }
 }
 
-/// Whether it says what it is to say; it may say more.
+/// Returns true if the node matches the expected one; it may have more metadata.
 fn is(found: &Node, wanted: &Node) -> bool {
     let said = wanted.metadata.iter().all(|(name, value)| found.metadata.get(name) == Some(value));
     found.id == wanted.id && found.address == wanted.address && said
 }
 
-/// Since when something is so.
+/// Updates the time since which a condition holds.
 fn note(since: &mut Option<Duration>, is_so: bool, begun: Instant) {
     *since = is_so.then(|| since.unwrap_or_else(|| begun.elapsed()));
 }
 
-/// What the client sees.
+/// Observes the client's snapshots.
 async fn look(mut subscription: Subscription, eye: Arc<Eye>) {
     loop {
         let snapshot = subscription.snapshot();
@@ -338,7 +345,7 @@ async fn look(mut subscription: Subscription, eye: Arc<Eye>) {
     }
 }
 
-/// What watchers are told of trouble.
+/// Checks the errors that watchers get for secrets.
 async fn watch(client: AnyRegistry) {
     let mut watcher = client.watch(&WatchOptions::service("greeter")).await.unwrap();
     while let Some(told) = watcher.next().await {
@@ -348,7 +355,7 @@ async fn watch(client: AnyRegistry) {
     }
 }
 
-/// What those are told who only ask, by a way of their own.
+/// Checks the errors of requests for secrets, on a handle of its own.
 async fn ask(registry: waypost_etcd::EtcdRegistry) {
     let mut times = interval(Duration::from_millis(500));
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);

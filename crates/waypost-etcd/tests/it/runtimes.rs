@@ -1,4 +1,5 @@
-//! A handle used from many runtimes, such as one in a `static`: the runtimes shut down one after the other, and the handle goes on.
+//! Handle used from many runtimes, such as one in a `static`: the runtimes shut down one after the
+//! other, and the handle stays usable.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::{hand, path};
 
 const TTL: Duration = Duration::from_secs(3);
 
-/// A runtime that may be dropped anywhere.
+/// Runtime that may be dropped anywhere.
 struct Own(Option<Runtime>);
 
 impl Own {
@@ -40,9 +41,9 @@ fn runtime() -> Own {
 /// Two ways for a runtime to end.
 #[derive(Clone, Copy)]
 enum End {
-    /// All of its tasks are gone when it is.
+    /// Drop: all tasks have ended when it returns.
     Dropped,
-    /// Its tasks go some time later.
+    /// Shutdown in the background: tasks end some time later.
     InBackground,
 }
 
@@ -105,7 +106,7 @@ async fn watchers_go_on_when_the_runtime_of_the_first_shuts_down() {
     .await;
 }
 
-/// Registers again and again for so long, as a registrar does.
+/// Registers repeatedly for this long, as a registrar does.
 async fn heartbeats(
     registry: AnyRegistry,
     id: &'static str,
@@ -162,7 +163,8 @@ async fn registrations_are_kept_when_the_runtime_of_the_first_shuts_down() {
     .await;
 }
 
-/// The runtime shuts down while the handle waits for etcd's hello, and a watcher for its first list.
+/// The runtime shuts down while the handle waits for etcd's handshake, and a watcher for its first
+/// list.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dial_and_a_list_that_ended_with_their_runtime_are_made_again() {
     each(async |binary| {

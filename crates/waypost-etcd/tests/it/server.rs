@@ -1,4 +1,4 @@
-//! One node: a handle and a registration of its own, as a process has them.
+//! Node with a handle and a registration of its own, as in a process.
 
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ pub(crate) fn key(id: &str) -> Key {
     Key { service: "greeter".to_owned(), id: format!("greeter-{id}") }
 }
 
-/// Where the node of that id is said to be.
+/// Returns the address of the node with this id.
 pub(crate) fn address(id: &str) -> String {
     format!("127.0.0.1:{}", 10 + id.parse().unwrap_or(90))
 }
 
-/// The registration of a node, not waited for.
+/// Starts the registration of a node, without waiting for it.
 pub(crate) fn registration(registry: &AnyRegistry, record: Service) -> Registration {
     Registration::builder(registry.clone(), record).ttl(TTL).interval(INTERVAL).start().unwrap()
 }
 
-/// One node, as a process of its own would be.
+/// One node, with the handle that a process of its own would have.
 pub(crate) struct Server {
     pub(crate) registry: AnyRegistry,
     pub(crate) registration: Registration,
@@ -47,12 +47,12 @@ impl Server {
         server
     }
 
-    /// Started, but not waited for.
+    /// Starts without waiting for the registration.
     pub(crate) fn begin(url: &str, id: &str) -> Self {
         Self::at(url, id, &address(id))
     }
 
-    /// Started at another address, and not waited for.
+    /// Starts at another address, without waiting for the registration.
     pub(crate) fn at(url: &str, id: &str, address: &str) -> Self {
         let registry = AnyRegistry::new(super::open(url));
         let registration = registration(&registry, service(id, address));
@@ -71,12 +71,12 @@ impl Server {
         assert!(reached.is_ok(), "{what}: {:?}", self.registration.state());
     }
 
-    /// Waits until it says that the registry does not take it, and in the reason this.
+    /// Waits until the registration fails with a reason that contains this text.
     pub(crate) async fn until_it_says(&self, text: &str) {
         self.until(text, |state| matches!(state, State::Failing { why, .. } if why.contains(text))).await;
     }
 
-    /// The node as it is to stand in the registry.
+    /// Returns the node expected in the registry.
     pub(crate) fn node(&self) -> Node {
         self.registration.service().nodes[0].clone()
     }

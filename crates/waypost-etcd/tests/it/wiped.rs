@@ -1,4 +1,5 @@
-//! After a wipe everything is as if there had been none: revisions begin anew, and no beat minds.
+//! After a wipe of etcd, whose revisions start again, the system is idle as before: heartbeats need
+//! no reads.
 
 use tokio::time::{sleep, timeout};
 use waypost_testkit::etcd::{Data, Etcd, Options};
@@ -8,7 +9,7 @@ use super::rig::{INTERVAL, PATIENCE, Server, each, url};
 
 const NODES: usize = 3;
 
-/// What etcd has been asked for: ranges, and watches.
+/// Returns the numbers of range and watch requests that etcd has received.
 async fn asked(etcd: &mut Etcd) -> [Option<f64>; 2] {
     let metrics = etcd.member(0).metrics().await.unwrap();
     let started = |method: &str| metrics.get("grpc_server_started_total", &[&format!("grpc_method=\"{method}\"")]);
@@ -24,7 +25,7 @@ async fn an_etcd_that_begins_anew_has_rest_again() {
         for id in 0..NODES {
             servers.push(Server::start(&at, &id.to_string()).await);
         }
-        // The new history begins far below where the old one had got to.
+        // The new history starts far below the last revision of the old one.
         for number in 0..100 {
             etcd.put("/elsewhere", format!("{number}").as_bytes()).await.unwrap();
         }
@@ -35,7 +36,7 @@ async fn an_etcd_that_begins_anew_has_rest_again() {
             }
         };
         timeout(PATIENCE, back).await.expect("they come back");
-        // Each record is looked at once more, when its watch has begun anew.
+        // Each record is read once more, when its watch has started again.
         sleep(INTERVAL * 3).await;
         let before = asked(&mut etcd).await;
         sleep(INTERVAL * 5).await;

@@ -1,4 +1,4 @@
-//! Linux's inotify: one watch on the directory, one on each service's.
+//! Linux's inotify: one watch on the directory, and one on that of each service.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use super::{Hint, Signals};
 use crate::folder::{File, Folder};
 use crate::trouble;
 
-/// The hints of one batch; what is left comes with the next.
+/// Maximum number of hints in a batch; the others come with the next.
 const BATCH: usize = 4_096;
 
 pub(crate) struct Inotify {
@@ -42,13 +42,14 @@ impl Inotify {
         Ok(inotify)
     }
 
-    /// Adding a watch to a directory that has one changes nothing, so all are added each time.
+    /// Adds watches for all service directories. A second watch on the same directory has no
+    /// effect, so all are added each time.
     pub(crate) fn follow_folders(&mut self, folder: &Folder) -> io::Result<()> {
         let of_service = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
         for service in folder.services()? {
             match add_watch(&self.events, folder.service(&service), of_service) {
                 Ok(watch) => drop(self.services.insert(watch, service)),
-                // It went while we looked, and that will be told.
+                // The directory was removed meanwhile, which has an event of its own.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -71,7 +72,7 @@ impl Inotify {
     }
 }
 
-/// Reads until there is no more, or the batch is full and the buffer empty.
+/// Reads until no event is left, or the batch is full and the buffer empty.
 fn read(events: &OwnedFd, root: i32, services: &mut HashMap<i32, String>) -> io::Result<Vec<Hint>> {
     let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
     let mut reader = Reader::new(events, &mut buffer);
@@ -115,7 +116,7 @@ pub(super) fn failed(error: io::Error) -> Error {
     trouble("listening to its directory".to_owned(), error)
 }
 
-/// The host's limit of instances or watches is no reason to see nothing.
+/// Falls back to polling if the host's limit of inotify instances or watches is reached.
 pub(super) fn poll_instead(error: io::Error) -> Result<Signals> {
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::NOSYS) => {

@@ -1,4 +1,5 @@
-//! How a reader hears that something changed: inotify on Linux, nothing elsewhere. Hints only; the files are the truth.
+//! Signals of changes in the directory: inotify on Linux, none elsewhere. They are hints only; the
+//! files are authoritative.
 
 #[cfg(target_os = "linux")]
 mod inotify;
@@ -8,22 +9,22 @@ use waypost_core::registry::Result;
 
 use crate::folder::Folder;
 
-/// What is worth a look.
+/// Hint of a change to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hint {
     /// A record was written, moved or removed.
     Record(Key),
-    /// A record was marked as leaving.
+    /// A tombstone was written.
     Left(Key),
     /// A lock was closed, replaced or removed.
     Lock(Key),
-    /// The directory of a service came or went.
+    /// The directory of a service was created or removed.
     Folders,
-    /// Something was missed.
+    /// Events were missed.
     Gap,
 }
 
-/// How to hear.
+/// Source of signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     #[cfg(target_os = "linux")]
@@ -33,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The best this system has.
+    /// Returns the best kind for this system.
     pub(crate) fn best() -> Self {
         #[cfg(target_os = "linux")]
         return Self::Inotify;
@@ -45,12 +46,13 @@ impl Kind {
 pub(crate) enum Signals {
     #[cfg(target_os = "linux")]
     Inotify(inotify::Inotify),
-    /// Nothing is heard; everything is looked at often.
+    /// No signals; the directory is scanned frequently instead.
     Polled,
 }
 
 impl Signals {
-    /// Opens, and makes the directory if it has gone. A host that has no more inotify to give is polled.
+    /// Opens the signals, and creates the directory if it is gone. Without inotify resources, the
+    /// directory is polled.
     pub(crate) fn open(kind: Kind, folder: &Folder) -> Result<Self> {
         folder.make()?;
         match kind {
@@ -67,7 +69,7 @@ impl Signals {
         matches!(self, Self::Polled)
     }
 
-    /// Follows the directories that are there now.
+    /// Adds watches for the current service directories.
     pub(crate) fn follow_folders(&mut self, folder: &Folder) -> Result<()> {
         match self {
             #[cfg(target_os = "linux")]
@@ -79,10 +81,10 @@ impl Signals {
         }
     }
 
-    /// What changed, in order.
+    /// Waits for the next hints, in order.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// No hint is lost if it is dropped.
     pub(crate) async fn next(&mut self) -> Result<Vec<Hint>> {
         match self {
             #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Owners in processes of their own: this test binary, started again to run one hidden test.
+//! Owners in separate processes: this test binary, started again to run one hidden test.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -12,7 +12,7 @@ use waypost_local::LocalRegistry;
 
 const DIR: &str = "WAYPOST_TEST_DIR";
 
-/// A process that does what its lines of input say, killed on drop.
+/// Process that executes the commands on its input lines, killed on drop.
 pub(crate) struct Process {
     child: Child,
     input: ChildStdin,
@@ -29,7 +29,7 @@ impl Process {
         Self { child, input, output: BufReader::new(output).lines() }
     }
 
-    /// Tells it one thing, and waits for the answer.
+    /// Sends a command, and waits for its result.
     pub(crate) async fn ask(&mut self, what: &str) -> String {
         self.tell(what).await;
         self.answer().await
@@ -52,13 +52,13 @@ impl Process {
         kill_process(Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap(), signal).unwrap();
     }
 
-    /// SIGKILL, and gone.
+    /// Sends SIGKILL; returns once the process has ended.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 }
 
-/// What a child does: `register ID`, `leave`, `descriptors`.
+/// Main function of a child. Commands: `register ID`, `leave`, `descriptors`.
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn obeys() {
@@ -99,12 +99,12 @@ async fn leave(held: Held) -> String {
     "left".to_owned()
 }
 
-/// Each process has its own, so that none is taken for another's heir.
+/// Returns an address of this process only, so that no process takes over from another.
 fn address() -> String {
     format!("127.0.0.1:{}", std::process::id() % 60_000 + 1)
 }
 
-/// Opens, registers, watches and closes; how many descriptors are left over.
+/// Opens, registers, watches and closes. Returns the number of leaked descriptors.
 async fn descriptors(dir: &Path) -> String {
     use waypost_core::registry::WatchOptions;
     let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();

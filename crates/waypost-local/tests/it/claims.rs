@@ -1,4 +1,4 @@
-//! One id, several processes: never two hold it, and a frozen one holds it still.
+//! Several processes with one id: never do two hold it, and a frozen one still holds it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use super::child::Process;
 const PROCESSES: usize = 4;
 const ROUNDS: usize = 120;
 
-/// Claims the id again and again; half of its holds end in a kill. How often it held.
+/// Claims the id repeatedly; half of the holds end in a kill. Returns the number of holds.
 ///
-/// `holders` counts those that hold it for sure: from the answer until just before it is told to let go. A lock of the dying process
-/// would not do to tell them apart: the kernel releases the locks of a killed process one after the other, the last one first.
+/// `holders` counts the processes that certainly hold it: from the response until just before the
+/// release is requested. A lock of the dying process could not separate them: the kernel releases
+/// the locks of a killed process one after the other, the last one first.
 async fn claim(dir: &Path, seed: u64, holders: Arc<AtomicUsize>) -> usize {
     let mut chance = fastrand::Rng::with_seed(seed);
     let (mut process, mut holds) = (Process::start(dir), 0);
@@ -53,7 +54,7 @@ async fn two_processes_one_id() {
     }
     let mut holds = 0;
     while !claimers.is_empty() {
-        // Readers probe and sweep in between, as they do in life.
+        // Readers probe and sweep meanwhile, as in production.
         let seen = observer.list_services().await.unwrap();
         assert!(seen.iter().map(|service| service.nodes.len()).sum::<usize>() <= 1, "{seen:?}");
         while let Some(ended) = claimers.try_join_next() {

@@ -1,4 +1,5 @@
-//! The suite, on real files. Changes by hand are files put in place under a lock that the harness holds, as a foreign owner would.
+//! Conformance suite, on real files. Direct changes are files put in place under a lock of the
+//! harness, like those of another owner.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -63,7 +64,7 @@ impl Harness for Local {
         Ok(())
     }
 
-    /// Puts a lock in the place of the owner's that nobody holds.
+    /// Replaces the owner's lock file by one that is not locked.
     async fn expire(&self, key: &Key) -> Result<()> {
         self.held.lock().unwrap().remove(key);
         if self.file(key, "lock").exists() {
@@ -74,7 +75,7 @@ impl Harness for Local {
         Ok(())
     }
 
-    /// Takes the directory away and puts it back.
+    /// Moves the directory away and back.
     async fn cut(&self) -> Result<()> {
         let away = self.parent.path().join("away");
         fs::rename(self.root(), &away).unwrap();

@@ -1,4 +1,4 @@
-//! What is on the disk: names, modes, leftovers.
+//! Files on disk: names, modes, leftovers.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,7 +8,7 @@ use waypost_core::registry::{DeregisterOptions, Error, Event, Registry, WatchOpt
 
 use super::child::Process;
 
-/// How many files and folders there are below `dir`.
+/// Returns the number of files and directories below `dir`.
 pub(crate) fn count(dir: &Path) -> usize {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { 1 + count(&path) } else { 1 }).sum()
@@ -99,7 +99,7 @@ async fn leftovers_of_every_step_are_swept() {
     let folder = dir.path().join("greeter");
     fs::create_dir(&folder).unwrap();
     let record = super::owner().stamp(&super::service("1", "127.0.0.1:1")).to_json();
-    // Died after the lock, after the draft, after the record, after the mark.
+    // Owners that died after the lock, after the draft, after the record, and after the tombstone.
     for files in [&["lock"][..], &["lock", "tmp"], &["lock", "json"], &["lock", "left"]] {
         for ending in files {
             fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! Owners that are killed: each is seen as a loss, once.
+//! Killed owners: each is seen as lost, once.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ async fn owner_kills() {
     while let Some(ended) = killers.join_next().await {
         ended.unwrap();
     }
-    // What was heard of is over: the next news is of the one who comes now.
+    // All earlier events have been received: the next one is that of the new node.
     registry.register(&super::service("last", "127.0.0.1:1"), &super::owner()).await.unwrap();
     let last = timeout(PATIENCE, watcher.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(&last, Event::Created(entry) if entry.key() == super::key("last")), "{last:?}");

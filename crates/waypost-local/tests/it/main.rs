@@ -1,4 +1,4 @@
-//! What waypost-local promises, seen from outside.
+//! Integration tests of waypost-local.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(unix)]

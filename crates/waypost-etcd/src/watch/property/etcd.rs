@@ -1,4 +1,5 @@
-//! An etcd of the mind: what stands at each revision, and one stream of watches on a member, with everything that etcd does to one.
+//! Model of etcd: the records at each revision, and a watch stream on one member with all its
+//! peculiarities.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::wire::{Header, KeyValue, WatchAsk, WatchCreateRequest, WatchEvent, Wa
 
 pub(super) const MEMBERS: usize = 2;
 
-/// Between two rounds for watches that have not caught up.
+/// Interval of etcd's sync loop for watches that have not caught up.
 const SYNC: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -20,7 +21,7 @@ struct Change {
     value: Option<Vec<u8>>,
 }
 
-/// What the cluster has agreed on, and how much of it each member knows.
+/// Committed state of the cluster, and the revision applied by each member.
 #[derive(Debug)]
 pub(super) struct Etcd {
     changes: Vec<Change>,
@@ -28,13 +29,13 @@ pub(super) struct Etcd {
     pub(super) compacted: i64,
     pub(super) term: u64,
     pub(super) cluster: u64,
-    /// How many histories there were.
+    /// Number of histories so far.
     pub(super) histories: usize,
     pub(super) lags: [bool; MEMBERS],
     applied: [i64; MEMBERS],
 }
 
-/// What is watched on a stream.
+/// Watch on a stream.
 #[derive(Debug)]
 struct Watched {
     key: Vec<u8>,
@@ -43,28 +44,28 @@ struct Watched {
     synced: bool,
 }
 
-/// What etcd does that it should not, or need not.
+/// Faults and permitted variations of etcd.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Manners {
-    /// Answers about progress overtake events, and wait for no watch: before 3.4.25.
+    /// Progress responses overtake events, and wait for no watch: before 3.4.25.
     pub(super) old: bool,
-    /// How often, in a hundred, a watch falls behind, and is told what it missed in the next round.
+    /// Percentage of cases in which a watch becomes unsynced, and catches up in the next sync loop.
     pub(super) falls_behind: u32,
-    /// How often, in a hundred, an answer is cut into fragments.
+    /// Percentage of responses that are sent in fragments.
     pub(super) fragments: u32,
     /// The next events are lost for good.
     pub(super) loses: bool,
-    /// Watches are refused.
+    /// Watches are refused with this reason.
     pub(super) refuses: Option<&'static str>,
 }
 
-/// The stream, as its member and the network have it.
+/// Stream, with its state in the member and on the network.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) member: usize,
-    /// No member could be reached yet.
+    /// True while no member can be reached.
     pub(super) dials: bool,
-    /// Nothing goes through any more, and nobody says so.
+    /// True if nothing is delivered any more, without an error.
     pub(super) mute: bool,
     watched: BTreeMap<i64, Watched>,
     control: VecDeque<WatchResponse>,
@@ -92,7 +93,7 @@ impl Etcd {
         Some(Header { cluster_id: self.cluster, revision, raft_term: self.term })
     }
 
-    /// One transaction. A delete of what is not there changes nothing.
+    /// Commits one transaction. Deleting a missing key changes nothing.
     pub(super) fn commit(&mut self, changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) -> i64 {
         let revision = self.revision + 1;
         for (key, value) in changes {
@@ -117,7 +118,7 @@ impl Etcd {
         self.applied[member]
     }
 
-    /// Forgets everything, and has come to another revision since.
+    /// Deletes everything, and continues at another revision.
     pub(super) fn wipe(&mut self, revision: i64) {
         let Self { term, cluster, histories, .. } = *self;
         *self = Self { revision, term, cluster, histories: histories + 1, ..Self::new() };
@@ -129,7 +130,7 @@ impl Etcd {
         kv(last)
     }
 
-    /// What stood in a range at a revision.
+    /// Returns the records of a range at a revision.
     pub(super) fn list(&self, key: &[u8], end: &[u8], revision: i64) -> Vec<KeyValue> {
         let mut stands = BTreeMap::new();
         for change in self.changes.iter().filter(|change| change.revision <= revision && is_in(&change.key, key, end)) {
@@ -185,7 +186,7 @@ impl Stream {
         self.to_etcd.push_back((arrives, question));
     }
 
-    /// When something is to be done on it; none if etcd does nothing and nothing is under way.
+    /// Returns the time of the next action; none if etcd is stopped and nothing is in flight.
     pub(super) fn next(&self, still: bool) -> Option<Instant> {
         if self.mute {
             return None;
@@ -197,12 +198,12 @@ impl Stream {
         served.chain(arrives).min()
     }
 
-    /// What has arrived.
+    /// Returns the next response that has arrived.
     pub(super) fn arrived(&mut self, now: Instant) -> Option<WatchResponse> {
         if self.mute { None } else { due(&mut self.to_client, now) }
     }
 
-    /// Lets etcd work: questions, watches, and what goes out of it.
+    /// Runs etcd: takes requests, updates watches, and sends responses.
     pub(super) fn serve(&mut self, now: Instant, etcd: &Etcd, manners: &mut Manners, rng: &mut Rng) {
         while let Some(question) = due(&mut self.to_etcd, now) {
             self.take(question, etcd, *manners);
@@ -215,7 +216,7 @@ impl Stream {
         self.send(now, rng);
     }
 
-    /// All that a member of another history, or none, leaves of it.
+    /// Discards the state of a member that is gone; some of the responses in flight remain.
     pub(super) fn etcd_is_gone(&mut self, rng: &mut Rng) {
         let kept = rng.usize(..=self.to_client.len());
         self.to_client.truncate(kept);
@@ -227,7 +228,7 @@ impl Stream {
         self.to_client.is_empty()
     }
 
-    /// Ends one watch, as etcd may at any time.
+    /// Cancels one watch, as etcd may at any time.
     pub(super) fn cancel_one(&mut self, reason: &str, rng: &mut Rng) {
         let ids: Vec<_> = self.watched.keys().copied().collect();
         if let Some(watch_id) = rng.choice(ids) {
@@ -237,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// Tells some watch again what it told before (etcd issue 15271).
+    /// Repeats earlier events on the synced watches (etcd issue 15271).
     pub(super) fn goes_back(&mut self, etcd: &Etcd, rng: &mut Rng) {
         let applied = etcd.applied(self.member);
         for watched in self.watched.values_mut().filter(|watched| watched.synced) {
@@ -283,7 +284,7 @@ impl Stream {
         self.control.push_back(response);
     }
 
-    /// Tells the watches that have caught up, or those that have not, what there is to tell.
+    /// Sends the pending events of the synced watches, or of the others.
     fn watches(&mut self, etcd: &Etcd, manners: &mut Manners, rng: &mut Rng, synced: bool) {
         let applied = etcd.applied(self.member);
         let mut compacted = Vec::new();
@@ -319,7 +320,7 @@ impl Stream {
         }
     }
 
-    /// What controls and what tells go out on two ways, each in order.
+    /// Sends control responses and events, each in order, but interleaved at random.
     fn send(&mut self, now: Instant, rng: &mut Rng) {
         loop {
             let first = if rng.bool() { &mut self.control } else { &mut self.events };
@@ -342,7 +343,7 @@ fn due<T>(queue: &mut VecDeque<(Instant, T)>, now: Instant) -> Option<T> {
     queue.pop_front().map(|(_, what)| what)
 }
 
-/// When what is sent now arrives: in order, and now and then late.
+/// Returns the arrival time of a message sent now: in order, and sometimes late.
 fn after(now: Instant, last: Option<Instant>, rng: &mut Rng) -> Instant {
     let longest = if rng.u32(..50) == 0 { 300_000 } else { 3_000 };
     let at = now + Duration::from_micros(rng.u64(100..longest));

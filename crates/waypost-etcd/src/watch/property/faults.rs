@@ -1,4 +1,4 @@
-//! What goes wrong, and what must be so when nothing does any more.
+//! Faults, and the conditions that must hold after their end.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ impl World {
         self.cut_stream("reset");
     }
 
-    /// Nothing goes through, and nobody says so.
+    /// The stream delivers nothing, without an error.
     pub(super) fn mute_stream(&mut self) {
         if let Some(stream) = &mut self.stream {
             stream.mute = true;
@@ -46,7 +46,7 @@ impl World {
         self.cut_stream("restarted");
     }
 
-    /// Another history, behind where the old one was or ahead of it.
+    /// Starts another history, with a revision below or above the old one.
     pub(super) fn wipe(&mut self) {
         let revision = match self.rng.u32(..3) {
             0 => 1,
@@ -88,7 +88,7 @@ impl World {
         self.serve();
     }
 
-    /// A member hears nothing from the others, and knows what it knew; or it catches up.
+    /// Partitions a member from the others, so that it keeps its old state, or lets it catch up.
     pub(super) fn lag(&mut self) {
         let member = self.rng.usize(..MEMBERS);
         self.etcd.lags[member] ^= true;
@@ -146,7 +146,7 @@ impl World {
         self.serve();
     }
 
-    /// Everybody knows what stands, byte for byte, and what is ours stands.
+    /// Every listener has the records of etcd, byte for byte, and own records are in etcd.
     pub(super) fn is_well(&self) {
         for listener in &self.listeners {
             let range = self.records.space().range(listener.scope.as_deref());
@@ -167,7 +167,7 @@ impl World {
         assert!(self.excused || self.missed == 0, "{} changes were taken for missed", self.missed);
     }
 
-    /// Nothing is opened, listed or read but what looks for what no rule foresaw.
+    /// No stream is opened, and only periodic lists and reads occur.
     pub(super) fn rests(&mut self, duration: Duration) {
         self.total = Counts::default();
         self.run(duration);

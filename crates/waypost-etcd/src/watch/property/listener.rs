@@ -1,4 +1,4 @@
-//! Somebody who listens, and holds what they are told to the promise of a watcher.
+//! Listener that checks its events against the contract of a watcher.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -16,15 +16,15 @@ pub(super) struct Listener {
     pub(super) scope: Scope,
     watcher: Watcher,
     pub(super) picture: NodeSet,
-    /// The last item was news, not trouble.
+    /// True if the last item was an event, not an error.
     pub(super) knows: bool,
-    /// When it began to listen: the history, and its revision then.
+    /// History and revision at which it began to listen.
     since: Option<(usize, i64)>,
-    /// Of each node, the oldest state that may be told.
+    /// Oldest serial that may be emitted, for each node.
     floor: BTreeMap<Key, u64>,
 }
 
-/// The number that each record in this world has; records of ours have none.
+/// Returns the serial number of a record in this model; own records have none.
 pub(super) fn serial(entry: &Entry) -> Option<u64> {
     entry.node.metadata.get("serial")?.parse().ok()
 }
@@ -35,7 +35,7 @@ impl Listener {
         Self { scope, watcher, picture, knows: false, since, floor: BTreeMap::new() }
     }
 
-    /// Takes all that is there to be heard.
+    /// Receives all pending events.
     pub(super) fn listen(&mut self, truth: &Truth) {
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(item) = Pin::new(&mut self.watcher).poll_next(&mut cx) {
@@ -50,7 +50,7 @@ impl Listener {
         }
     }
 
-    /// What one member has may be told, for want of better.
+    /// Allows older records, since a serializable list may be emitted.
     pub(super) fn may_hear_older(&mut self) {
         self.since = None;
     }

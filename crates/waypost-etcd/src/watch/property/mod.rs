@@ -1,7 +1,9 @@
-//! After any mixture of faults, those who listen know what stands: the machine against an etcd of the mind, from seeds.
+//! Property test of the watch machine against a model of etcd, from seeds. After any mixture of
+//! faults, every listener has the records of etcd.
 //!
-//! `etcd` is the etcd, `world` moves time and carries what is said between it and the machine, `listener` holds what is told to the
-//! promise and to the `truth`, `owner` keeps records of ours as the real one does, `faults` is what goes wrong. This file decides when.
+//! `etcd` is the model, `world` advances time and carries messages, `listener` checks the events
+//! against the watcher's contract and the `truth`, `owner` maintains own records like the real one,
+//! `faults` injects faults. This file schedules them.
 
 mod etcd;
 mod faults;
@@ -16,14 +18,14 @@ use waypost_conformance::{Story, seeds};
 
 use world::World;
 
-/// How long things go wrong.
+/// Duration of the faults.
 const TROUBLE: Duration = Duration::from_secs(30);
-/// Within how long all must be well again: a list follows a break within 3 s, a failure is tried again after 2 s at most, and either
-/// may take 2 s to fail.
+/// Time within which all must have recovered: a list follows a disconnect within 3 s, a failure is
+/// retried after 2 s at most, and either may take 2 s to fail.
 const WELL_AGAIN: Duration = Duration::from_secs(15);
-/// Within how long what etcd itself has lost is found.
+/// Time within which changes that etcd itself has lost are found.
 const FOUND: Duration = Duration::from_secs(400);
-/// At rest, nothing is listed or read for as long.
+/// Idle period in which no periodic list or read is due more than once.
 const REST: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,5 @@
-//! Records of ours, kept as the real owner does: a beat that asks the watch, and looks at the record when that cannot say.
+//! Own records, maintained like the real owner does: a heartbeat uses a barrier, and reads the
+//! record if that fails.
 
 use std::time::Duration;
 
@@ -24,32 +25,33 @@ pub(super) struct Owned {
     instance: Instance,
     held: Held,
     lease: i64,
-    /// The history in which its lease was granted.
+    /// History in which the lease was granted.
     pub(super) leased_in: usize,
     pub(super) doing: Doing,
     pub(super) at: Instant,
 }
 
-/// What a beat is at. Each ends at [`Owned::at`], or by what is waited for.
+/// Step of a heartbeat. Each ends at [`Owned::at`], or with the event that it waits for.
 #[derive(Debug)]
 pub(super) enum Doing {
     Resting,
-    /// The watch was asked; this many questions must have been asked, and one answered since.
+    /// The barrier is in flight.
     Asking,
     /// The record is being read.
     Reading,
-    /// It was read, and the answer is under way.
+    /// The read is done, and its response is in flight.
     Read(Option<KeyValue>),
-    /// It is being written over what was found.
+    /// The record is being written over this revision.
     Writing(i64),
-    /// It was, and the answer is under way: the revision, if nobody came before.
+    /// The write is done, and its response is in flight: its revision, or none if the record had
+    /// changed.
     Written(Option<i64>),
 }
 
 impl Owned {
     pub(super) fn new(now: Instant, entry: &Entry, instance: Instance, slots: &Slots) -> Self {
         let (held, _) = slots.hold(now, &entry.key(), SECONDS);
-        // A lease of its own or a shared one: either was granted.
+        // Shared or not, the lease is granted.
         let lease = held.lease.grant_now();
         Self {
             key: entry.key(),
@@ -111,7 +113,7 @@ impl World {
         }
     }
 
-    /// Somebody puts their hand on a record of ours.
+    /// Overwrites or deletes an own record.
     pub(super) fn meddle(&mut self) {
         let Some(key) = self.rng.choice(self.owned.keys().cloned().collect::<Vec<_>>()) else { return };
         if self.alive && !self.paused {
@@ -143,7 +145,7 @@ impl World {
         let later = now + Duration::from_millis(self.rng.u64(1..5));
         let path = self.records.space().key(&key);
         match std::mem::replace(&mut owned.doing, Doing::Resting) {
-            // Its lease is kept alive meanwhile, unless it is gone.
+            // The lease is kept alive meanwhile, unless it is gone.
             Doing::Resting if owned.stands(now, &self.ledger) && owned.leased_in == self.etcd.histories => {
                 owned.go_on(Doing::Asking, now + BARRIER);
                 self.waiting.push(key);

@@ -1,4 +1,4 @@
-//! All that was ever written, and what may be asked of it.
+//! Log of all writes, and queries on it.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,14 @@ use waypost_core::record::Key;
 
 use crate::watch::Scope;
 
-/// All that was ever written, in order.
+/// Log of all writes, in order.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
     pub(super) history: usize,
-    /// Lists were stale, or events lost: what is told on the way need not be in order.
+    /// True if lists were stale, or events lost: intermediate events need not be in order.
     pub(super) lies: bool,
-    /// Revisions of two histories are not told apart until everybody has listed the new one.
+    /// True while revisions of two histories can be confused, until every scope has listed the new
+    /// one.
     pub(super) unsettled: bool,
     pub(super) log: Vec<Written>,
 }
@@ -32,7 +33,7 @@ pub(super) enum What {
 }
 
 impl Truth {
-    /// The records of others that stood in a scope at a revision of this history.
+    /// Returns the records of others in a scope at a revision of this history.
     pub(super) fn stood_at(&self, scope: &Scope, revision: i64) -> BTreeMap<Key, u64> {
         let covers = |key: &Key| scope.as_deref().is_none_or(|service| service == key.service);
         let mut stood = BTreeMap::new();
@@ -45,14 +46,14 @@ impl Truth {
         stood
     }
 
-    /// Whether a record was away at any time since.
+    /// Returns true if a record was deleted at any later revision.
     pub(super) fn gone_since(&self, key: &Key, revision: i64) -> bool {
         let is_gone = |written: &Written| written.key == *key && written.what == What::Nothing;
         self.log.iter().any(|written| written.history == self.history && written.revision > revision && is_gone(written))
     }
 
-    /// Whether a node that was in this state said later that it is leaving, before it was away. What was said in an earlier history is
-    /// lost with it.
+    /// Returns true if a node with this serial was marked as leaving later, before its deletion. A
+    /// mark in an earlier history is lost with it.
     pub(super) fn left_after(&self, key: &Key, serial: Option<u64>) -> bool {
         let of_now = |written: &&Written| written.history == self.history && written.key == *key;
         let mut states = self.log.iter().filter(of_now);

@@ -1,4 +1,5 @@
-//! Time, and all that goes between the machine and etcd: what the driver, the hub and the network do in life.
+//! Time, and the paths between the machine and etcd: the role of the driver, the hub and the
+//! network.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,12 +27,12 @@ use crate::watch::{OwnNews, Scope};
 const TIMEOUT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// What may be done in one second: a loop without rest does hundreds.
+/// Limits per second. A loop without backoff does hundreds.
 const STREAMS_IN_A_SECOND: u32 = 40;
 const LISTS_IN_A_SECOND: u32 = 80;
 const TICKS_IN_A_SECOND: u32 = 400;
 
-/// A list that was asked for.
+/// List in flight.
 #[derive(Debug)]
 pub(super) struct List {
     scope: Scope,
@@ -61,7 +62,8 @@ pub(super) struct World {
     pub(super) manners: Manners,
     pub(super) truth: Truth,
     pub(super) stream: Option<Stream>,
-    /// The stream is over when what is under way has arrived; or it was never opened, until then.
+    /// Time and reason of the stream's end, once messages in flight have arrived; or of its failure
+    /// to open.
     pub(super) breaks: Option<(Instant, Trouble)>,
     pub(super) alive: bool,
     pub(super) paused: bool,
@@ -80,9 +82,10 @@ pub(super) struct World {
     pub(super) counts: Counts,
     pub(super) total: Counts,
     pub(super) missed: usize,
-    /// When everybody has listed the newest history.
+    /// Time by which every scope has listed the newest history.
     pub(super) settles: Instant,
-    /// Something happened after which a watch may be behind, or never tell: what a list finds is no false alarm.
+    /// A fault occurred after which a watch may lag or lose events: changes found by lists are
+    /// expected.
     pub(super) excused: bool,
 }
 
@@ -154,7 +157,7 @@ impl World {
         others.chain(self.machine.deadline()).chain(lists).chain(owned).min()
     }
 
-    /// One thing that is due; which, is left to chance.
+    /// Runs one of the events that are due, chosen at random.
     fn fire(&mut self) {
         let now = self.now;
         let mut due: Vec<fn(&mut Self)> = Vec::new();
@@ -232,7 +235,7 @@ impl World {
         }
     }
 
-    // The stream.
+    // Stream.
 
     fn open(&mut self) {
         (self.counts.streams, self.total.streams) = (self.counts.streams + 1, self.total.streams + 1);
@@ -326,13 +329,13 @@ impl World {
         Ok(Listed { revision, entries: self.records.entries(&found).collect() })
     }
 
-    // Those who listen.
+    // Listeners.
 
     pub(super) fn follow(&mut self, scope: Scope) {
         self.tell(format!("follow {scope:?}"));
         let feed = self.feeds.entry(scope.clone()).or_default().clone();
         let watcher = feed.subscribe_to_fresh(&WatchOptions { service: scope.clone() });
-        // What one member has is told to those who come later too, until the cluster has answered.
+        // Until a linearizable list completes, later listeners get the serializable one too.
         let is_known = feed.picture().is_some() || self.listeners.iter().all(|listener| listener.scope != scope);
         let since = is_known.then_some((self.truth.history, self.etcd.revision));
         self.listeners.push(Listener::new(scope.clone(), watcher, since));
@@ -368,7 +371,7 @@ impl World {
         }
     }
 
-    // What is written.
+    // Writes.
 
     fn key(&mut self) -> Key {
         let service = if self.rng.bool() { "a" } else { "b" };
@@ -386,7 +389,7 @@ impl World {
         service.to_json().into_bytes()
     }
 
-    /// One transaction of somebody else's: puts, leaves, deletes, garbage.
+    /// Commits one transaction of another writer: puts, leaves, deletes, garbage.
     pub(super) fn write(&mut self) {
         if !self.alive || self.paused {
             return;

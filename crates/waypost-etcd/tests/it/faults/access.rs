@@ -1,4 +1,4 @@
-//! Who may do what changes while nodes are registered: tokens, passwords, permissions.
+//! Changes of tokens, passwords and permissions while nodes are registered.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn tokens_that_run_out_after_4_s() {
         let mut figures = Figures::well();
         rig.look_on(&mut figures, Instant::now(), Duration::from_secs(9)).await;
         rig.report("tokens run out after 4 s, at rest for 9 s", &figures).await;
-        // Tokens of everything there is have run out twice; writes go on, and others come.
+        // All tokens have expired twice. Writes still succeed, and so do new registrations.
         let begun = Instant::now();
         rig.servers[0].registration.set_metadata("zone", "a").unwrap();
         rig.servers.push(Server::begin(&url(&rig.etcd.addresses()), "2"));
@@ -46,7 +46,7 @@ async fn tokens_lost(binary: Binary, options: Options, name: &str) {
     rig.close().await;
 }
 
-/// Simple tokens do not outlive the process that gave them.
+/// Simple tokens are lost when the process that issued them restarts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_with_users() {
     each(async |binary| tokens_lost(binary, Options::one(), "restarted, all tokens lost").await).await;
@@ -57,15 +57,15 @@ async fn restarted_with_users_over_tls() {
     each(async |binary| tokens_lost(binary, Options::one().tls(), "restarted, all tokens lost, over TLS").await).await;
 }
 
-/// Who has the old password stays registered for as long as nothing has to be asked anew, and says why they cannot write; who has the new
-/// one comes in.
+/// A client with the old password stays registered as long as no request needs a login, and reports
+/// why it cannot write. A client with the new password can register.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn password_rotated() {
     const NEW: &str = "tell-nobody-7f3a-either";
     each(async |binary| {
         let mut rig = with_users(&binary, &Options::one()).await;
         let at = url(&rig.etcd.addresses());
-        // As those who have been there for a while.
+        // Wait until the registrations are established.
         sleep(INTERVAL * 2).await;
         rig.etcd.set_password("waypost", NEW).await.unwrap();
         let refused = crate::open(&at).list_services().await.unwrap_err();
@@ -86,7 +86,7 @@ async fn password_rotated() {
     .await;
 }
 
-/// A password in a file may be changed while everything runs.
+/// A password in a file may be changed while all are running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn password_rotated_in_its_file() {
     const NEW: &str = "tell-nobody-7f3a-either";
@@ -114,7 +114,8 @@ async fn permission_revoked_and_given_back() {
         rig.etcd.forbid("waypost", PREFIX).await.unwrap();
         rig.servers[0].registration.set_metadata("zone", "a").unwrap();
         rig.servers[0].until_it_says("refused").await;
-        // 3.6 asks at each beat too; before, who may not write stays registered.
+        // 3.6 checks permissions at each keepalive too; in earlier versions a client without write
+        // permission stays registered.
         let asks_at_beats = binary.version().minor > 4;
         if asks_at_beats {
             rig.servers[1].until_it_says("refused: keeping the lease alive: permission denied").await;

@@ -1,4 +1,4 @@
-//! Three members, each behind a proxy; what is done to one of them, and what goes on meanwhile.
+//! Three members, each behind a proxy; faults of one member, and the activity meanwhile.
 
 use std::time::Duration;
 
@@ -9,32 +9,33 @@ use waypost_testkit::etcd::{Binary, Etcd, Options};
 
 use crate::rig::{Figures, INTERVAL, PATIENCE, Rig, Server, TTL, url};
 
-/// How long a member is away: longer than a lease that nobody keeps.
+/// Outage of a member: longer than the life of a lease without keepalives.
 const AWAY: Duration = Duration::from_secs(TTL.as_secs() + 2);
-/// How long the leader is.
+/// Outage of a leader.
 const FROZEN: Duration = Duration::from_secs(9);
-/// How long a woken leader is watched: it hears of its successor, and what it had proposed meanwhile has happened.
+/// Time for which a resumed leader is observed: it learns of its successor, and its earlier
+/// proposals are committed.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// What happens to one member.
+/// Fault of one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL: connections are refused until it is started again.
     Killed,
-    /// What is sent to it and what it answers is dropped, and nobody is told.
+    /// Requests and responses are dropped silently.
     CutOff,
     /// SIGSTOP of the leader for 9 s.
     LeaderFrozen,
 }
 
-/// What goes on meanwhile.
+/// Activity during the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nodes register: begun before it, and after.
+    /// Nodes register: some start before the fault, others after.
     Registering,
-    /// Changes are to be seen by who has watched before, and by who begins to.
+    /// Changes must be seen by earlier watchers and by new ones.
     Watching,
-    /// Nothing but beats.
+    /// Heartbeats only.
     Renewing,
 }
 
@@ -46,7 +47,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Three members, three nodes and a client.
+    /// Starts three members, three nodes and a client.
     pub(crate) async fn start(binary: &Binary) -> Self {
         let etcd = Etcd::start(binary, &Options::three()).await.unwrap();
         let mut proxies = Vec::new();
@@ -57,7 +58,7 @@ impl Cluster {
         Self { rig: Rig::on(etcd, &at, &at, 3).await, proxies, at, rounds: 0 }
     }
 
-    /// One round of it, and how many nodes vanished from etcd.
+    /// Runs one round of the fault. Returns the number of nodes that vanished from etcd.
     pub(crate) async fn round(&mut self, fault: Fault, phases: &[Phase], name: &str) -> usize {
         self.rounds += 1;
         let (victim, stood) = (self.victim(fault).await, self.rig.servers.len());
@@ -90,7 +91,7 @@ impl Cluster {
         self.rig.close().await;
     }
 
-    /// The member that most connections lead to, or the leader.
+    /// Returns the member with most connections, or the leader.
     async fn victim(&self, fault: Fault) -> usize {
         match fault {
             Fault::LeaderFrozen => self.rig.etcd.leader().await.unwrap(),
@@ -121,7 +122,8 @@ impl Cluster {
         }
     }
 
-    /// The fault lasts on: a leader is always away for as long, other members where the test is that leases are kept.
+    /// Extends the fault: to 9 s for a leader, and for other members if the test is about the
+    /// renewal of leases.
     async fn rest(&mut self, fault: Fault, phases: &[Phase], figures: &mut Figures, begun: Instant) {
         let lasting = match fault {
             Fault::LeaderFrozen => FROZEN,
@@ -144,7 +146,7 @@ impl Cluster {
         }
     }
 
-    /// Others begin to watch, wherever each of them begins: all is seen, though not more than that which stood before.
+    /// Starts new watchers, each at a random member: all see every node.
     async fn watch_anew(&self) {
         for _ in 0..3 {
             let registry = crate::open(&self.at);
@@ -164,7 +166,7 @@ impl Cluster {
     }
 }
 
-/// A while in which nothing is asked of etcd.
+/// Waits for some heartbeats, without requests.
 pub(crate) async fn beats(count: u32) {
     sleep(INTERVAL * count).await;
 }

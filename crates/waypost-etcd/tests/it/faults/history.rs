@@ -1,4 +1,4 @@
-//! History that is compacted, and lists and histories larger than a message usually may be.
+//! Compacted history, and lists and histories beyond the usual size of a message.
 
 use std::net::SocketAddr;
 
@@ -29,7 +29,7 @@ async fn compacted_under_a_watch() {
     .await;
 }
 
-/// Compaction, as fast as it can be had, until it is dropped.
+/// Compacts continuously until it is dropped.
 fn compacting(address: SocketAddr) -> JoinSet<()> {
     let mut compacting = JoinSet::new();
     compacting.spawn(async move {
@@ -41,7 +41,7 @@ fn compacting(address: SocketAddr) -> JoinSet<()> {
     compacting
 }
 
-/// Records of another service, by hand, of about so many bytes each.
+/// Writes records of another service directly, each of about this size.
 async fn many(address: SocketAddr, service: &str, records: usize, bytes: usize) {
     let record = |number: &usize| {
         let mut node = Node::with_id(service, &number.to_string(), "10.0.0.1:1");
@@ -51,14 +51,15 @@ async fn many(address: SocketAddr, service: &str, records: usize, bytes: usize) 
         let key = Key { service: service.to_owned(), id: format!("{service}-{number}") };
         (path(&key), Some(record.to_json().into_bytes()))
     };
-    // Less than etcd takes in one request.
+    // Below etcd's limit for one request.
     let at_once = (1_000_000 / (bytes + 400)).clamp(1, 100);
     for numbers in (0..records).collect::<Vec<_>>().chunks(at_once) {
         hand::write(address, &numbers.iter().map(record).collect::<Vec<_>>()).await;
     }
 }
 
-/// Compaction races lists of many pages; the client's too, whose connection is cut again and again.
+/// Compaction races lists of many pages, also those of the client, whose connection is reset
+/// repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compacted_during_lists() {
     each(async |binary| {
@@ -87,7 +88,7 @@ async fn compacted_during_lists() {
     .await;
 }
 
-/// The client is away while things happen and their history is compacted.
+/// The client is disconnected while changes are made and compacted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compacted_while_cut_off() {
     each(async |binary| {
@@ -108,7 +109,7 @@ async fn compacted_while_cut_off() {
     .await;
 }
 
-/// More than gRPC's usual 4 MiB.
+/// Together more than gRPC's default limit of 4 MiB.
 const BIG: usize = 400;
 const BIG_BYTES: usize = 20_000;
 
@@ -116,7 +117,8 @@ async fn big(address: SocketAddr) {
     many(address, "big", BIG, BIG_BYTES).await;
 }
 
-/// 8 MB do not come in the 2 s that one page may take, since no more than 1 MiB comes in 300 ms: shorter pages are asked for.
+/// 8 MB do not arrive within the 2 s of one page's timeout, since at most 1 MiB arrives in 300 ms:
+/// smaller pages are requested.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_list_on_a_slow_way() {
     each(async |binary| {
@@ -132,7 +134,7 @@ async fn a_long_list_on_a_slow_way() {
     .await;
 }
 
-/// Follows until all big records are seen.
+/// Receives events until all big records are seen.
 async fn until_big(watcher: &mut Watcher, picture: &mut NodeSet) {
     let following = async {
         while picture.len() < BIG {
@@ -145,7 +147,7 @@ async fn until_big(watcher: &mut Watcher, picture: &mut NodeSet) {
     timeout(PATIENCE, following).await.expect("all are seen");
 }
 
-/// Etcd restarts while there is a list of 8 MiB: everything is listed anew, and the rest goes on.
+/// Etcd restarts while there is a list of 8 MiB: all is listed again, and other events continue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_beyond_4_mib() {
     each(async |binary| {
@@ -166,7 +168,8 @@ async fn a_list_beyond_4_mib() {
     .await;
 }
 
-/// A watch that was away has 8 MiB to catch up with, among them a change of ours: cut off, so that it begins anew, or held back.
+/// A disconnected watch must catch up with 8 MiB, among them a change of an own record. The
+/// connection is reset, so that the watch starts again, or only frozen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_catch_up_beyond_4_mib() {
     each(async |binary| {
@@ -177,7 +180,7 @@ async fn a_catch_up_beyond_4_mib() {
             let (mut watcher, mut picture) = (rig.client.watch(&WatchOptions::all()).await.unwrap(), NodeSet::default());
             picture.apply(watcher.next().await.unwrap().unwrap());
             proxy.freeze(true);
-            // What is on its way already.
+            // Let responses in flight arrive.
             sleep(Duration::from_millis(100)).await;
             big(rig.up()).await;
             rig.servers[0].registration.set_metadata("zone", "e").unwrap();

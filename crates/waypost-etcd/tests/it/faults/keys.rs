@@ -1,4 +1,4 @@
-//! Somebody's hand on our keys and leases, and whose key it is afterwards.
+//! Changes of our keys and leases by others, and the ownership of the keys afterwards.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use waypost_testkit::etcd::Options;
 use crate::rig::{Figures, INTERVAL, Rig, TTL, each, key, service, url};
 use crate::{hand, path};
 
-/// Where another is, and how an error names it.
+/// Address of another instance, as errors name it.
 const ELSEWHERE: &str = "10.9.9.9:9";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,7 +46,7 @@ async fn overwritten_by_garbage() {
     .await;
 }
 
-/// What stands there is ours, as we wrote it, but on no lease or on another's: it is put back on our own.
+/// The record is unchanged, but has no lease or that of another: it is written again with our own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_own_record_on_another_lease() {
     each(async |binary| {
@@ -71,13 +71,13 @@ async fn our_own_record_on_another_lease() {
     .await;
 }
 
-/// The record of another instance of the node, at that address.
+/// Returns the record of another instance of the node, at this address.
 fn anothers(address: &str) -> Vec<u8> {
     let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
     options.stamp(&service("0", address)).to_json().into_bytes()
 }
 
-/// A record without a lease is nobody's who lives, whatever it says.
+/// A record without a lease has no live owner, whatever its content.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overwritten_by_anothers_record_without_a_lease() {
     each(async |binary| {
@@ -93,7 +93,8 @@ async fn overwritten_by_anothers_record_without_a_lease() {
     .await;
 }
 
-/// A record on a lease is somebody's who lives, for as long as the lease does; also at our own address, for it is not our first write.
+/// A record with a lease has a live owner for as long as the lease exists. This also holds at our
+/// own address, since it is not our first write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overwritten_by_the_record_of_one_who_dies() {
     each(async |binary| {
@@ -112,13 +113,13 @@ async fn overwritten_by_the_record_of_one_who_dies() {
     .await;
 }
 
-/// Nobody fights over an id: who holds it keeps it, and we are back when they are gone.
+/// Instances do not fight over an id: the holder keeps it, and we register again when it is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overwritten_by_the_record_of_one_who_lives() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 2).await;
         let (address, key) = (rig.up(), path(&key("0")));
-        // A live process, whose lease bears our key too.
+        // Live process, whose lease our key is attached to, too.
         let other = crate::open(&url(&[address]));
         let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
         let mut theirs = Service::new("other");
@@ -156,7 +157,7 @@ async fn leases_revoked() {
     .await;
 }
 
-/// What is changed stays changed, through beats and through the loss of everything.
+/// Changed metadata survives heartbeats and the loss of all data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metadata_changed_while_registered() {
     each(async |binary| {

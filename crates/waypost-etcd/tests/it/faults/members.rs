@@ -1,4 +1,4 @@
-//! Three members: what happens to one of them happens to no registration.
+//! Three members: a fault of one of them affects no registration.
 
 use tokio::time::Instant;
 use waypost_testkit::etcd::{Binary, Options};
@@ -6,7 +6,7 @@ use waypost_testkit::etcd::{Binary, Options};
 use super::cluster::{Cluster, Fault, Phase, beats};
 use crate::rig::{Figures, INTERVAL, Rig, TTL, each};
 
-/// One member of three is gone while something goes on; no node vanishes, and none is suspected.
+/// One of three members fails during an activity; no node vanishes, and none is a suspect.
 async fn one_gone(binary: Binary, fault: Fault, phase: Phase, name: &'static str) {
     let mut cluster = Cluster::start(&binary).await;
     assert_eq!(cluster.round(fault, &[phase], name).await, 0, "nodes vanished");
@@ -62,8 +62,9 @@ async fn the_leader_frozen_for_less_than_the_ttl() {
     .await;
 }
 
-/// A leader that was frozen for longer than the ttl wakes with leases that ran out on its own clock, and may have them revoked before it
-/// knows that another leads (its proposal is forwarded). By then nothing must be on a lease that it knows.
+/// A leader frozen for longer than the ttl wakes up with leases that expired by its own clock, and
+/// may have them revoked before it learns of its successor (its proposal is forwarded). By then no
+/// record may be attached to a lease that it knows.
 async fn the_leader_frozen(binary: Binary, phases: &'static [Phase], name: &str, rounds: usize) {
     let mut cluster = Cluster::start(&binary).await;
     let mut vanished = Vec::new();
@@ -86,7 +87,7 @@ async fn the_leader_frozen_for_longer_than_the_ttl() {
     each(|binary| the_leader_frozen(binary, ALL, "the leader frozen for 9 s, all at once", 1)).await;
 }
 
-/// How many rounds of each there are in `cargo xtask etcd-faults`: nine in all.
+/// Number of rounds of each test in `cargo xtask etcd-faults`: nine in all.
 const ROUNDS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

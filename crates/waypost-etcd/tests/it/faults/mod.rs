@@ -1,6 +1,7 @@
-//! What etcd, the network and others do to registrations and pictures. After each fault everything must be well again by itself, and
-//! meanwhile the client must never have lost sight of a node. What each has cost is reported; what takes minutes is left to
-//! `cargo xtask etcd-faults`.
+//! Effects of faults of etcd, of the network and of other clients on registrations and snapshots.
+//! After each fault all must recover without intervention, and meanwhile no node may be missing
+//! from the client's snapshots. The figures of each fault are reported. Tests that take minutes run
+//! in `cargo xtask etcd-faults`.
 
 mod access;
 mod cluster;

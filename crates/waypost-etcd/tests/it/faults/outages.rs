@@ -1,4 +1,4 @@
-//! The only member is down, frozen, empty, full or out of reach.
+//! Faults of a single member: down, frozen, empty, full or unreachable.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn killed_and_restarted_with_its_data() {
     .await;
 }
 
-/// The old watch is accepted, and waits in silence for a revision that is far away.
+/// The old watch is accepted, and waits silently for a revision far in the future.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_empty() {
     each(async |binary| {
@@ -41,7 +41,7 @@ async fn restarted_empty() {
     .await;
 }
 
-/// It wakes, and takes all leases for run out.
+/// On its return, the member considers all leases expired.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_for_longer_than_the_ttl() {
     each(async |binary| {
@@ -57,7 +57,7 @@ async fn frozen_for_longer_than_the_ttl() {
     .await;
 }
 
-/// Connections on which nothing arrives any more, while they stand.
+/// Established connections deliver nothing any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_connections_are_left() {
     each(async |binary| {
@@ -66,7 +66,7 @@ async fn silent_connections_are_left() {
         let at = url(&[proxy.address()]);
         let mut rig = Rig::on(etcd, &at, &at, 3).await;
         let begun = Instant::now();
-        // Those there are go silent for good; new ones are served.
+        // Existing connections are silent for good; new ones work.
         proxy.half_open();
         rig.servers[0].registration.set_metadata("zone", "c").unwrap();
         rig.well_again("connections half open", begun).await;
@@ -96,7 +96,7 @@ async fn out_of_space() {
     .await;
 }
 
-/// The path of a record is go-micro's.
+/// The key of a record is go-micro's.
 #[test]
 fn keys_are_text() {
     assert_eq!(path(&crate::server::key("1")), b"/micro/registry/greeter/greeter-1");

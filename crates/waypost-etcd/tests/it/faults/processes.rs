@@ -1,4 +1,4 @@
-//! What happens to the process of a node itself, with real processes and signals.
+//! Faults of a node's own process, with real processes and signals.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ async fn stopped_for_longer_than_its_ttl() {
     .await;
 }
 
-/// Whoever holds an id keeps it; the other says who that is, and has it when it is free: at once after a leave, with the lease after a
-/// death.
+/// The holder of an id keeps it. The other reports the holder, and gets the id when it is free: at
+/// once after a leave, with the end of the lease after a kill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_with_one_id() {
     each(async |binary| {
@@ -64,7 +64,7 @@ async fn two_with_one_id() {
     .await;
 }
 
-/// Both at once: one has it, and the other says so.
+/// Both start concurrently: one holds the id, and the other reports it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_start_at_once_with_one_id() {
     each(async |binary| {
@@ -83,7 +83,7 @@ async fn two_that_start_at_once_with_one_id() {
         rig.report("two processes start at once with one id", &figures).await;
         rig.never_suspected_one();
         rig.others.clear();
-        // The one that has nothing first: it must not take away what is not its own.
+        // The one that holds nothing leaves first: it must not remove the other's record.
         let [first, second] = two;
         let (holding, waiting) = if holds == 0 { (first, second) } else { (second, first) };
         let node = holding.node();

@@ -1,4 +1,5 @@
-//! Two of three members are gone: nothing can be written, and nothing may be lost for it.
+//! Loss of quorum: two of three members are down. No write succeeds, and no registration may be
+//! lost.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use waypost_testkit::etcd::{Binary, Options};
 
 use crate::rig::{Figures, INTERVAL, Rig, TTL, each};
 
-/// Frozen, they wake and take leases for run out; a change made meanwhile is written when they are back.
+/// Frozen members wake up and consider leases expired; a change made meanwhile is written when they
+/// are back.
 async fn lost(binary: Binary, lasting: Duration, name: &str) {
     let mut rig = Rig::start(&binary, &Options::three(), 3).await;
     for member in [0, 1] {
@@ -39,7 +41,7 @@ async fn lost_for_30_s() {
     each(|binary| lost(binary, Duration::from_secs(30), "quorum lost for 30 s")).await;
 }
 
-/// A process that starts while two of three are down still finds the servers.
+/// A process that starts while two of three members are down still finds the servers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_picture_without_it() {
     each(async |binary| {
@@ -49,7 +51,7 @@ async fn a_first_picture_without_it() {
         for member in &others {
             rig.etcd.member(*member).kill().await.unwrap();
         }
-        // Without a password: nobody can log in without a quorum.
+        // Without a password: a login needs a quorum.
         let addresses: Vec<_> = rig.etcd.addresses().iter().map(ToString::to_string).collect();
         let registry = crate::open(&format!("etcd://{}", addresses.join(",")));
         let mut watcher = registry.watch(&WatchOptions::service("greeter")).await.unwrap();
