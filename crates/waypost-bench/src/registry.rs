@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use waypost::record::{Entry, Key, Service};
 use waypost::registry::{
-    Change, DeregisterOptions, Error, Feed, Heads, NodeSet, Options, RegisterOptions, WatchOptions, Watcher,
+    Broadcaster, Change, DeregisterOptions, Error, Interner, NodeSet, Options, RegisterOptions, WatchOptions, Watcher,
 };
 use waypost::{AnyRegistry, Registry};
 use waypost_testkit::report::Result;
@@ -20,8 +20,8 @@ pub(crate) struct PushRegistry(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    heads: Mutex<Heads>,
-    feed: Feed,
+    heads: Mutex<Interner>,
+    feed: Broadcaster,
     options: Options,
 }
 
@@ -30,7 +30,7 @@ impl PushRegistry {
     pub(crate) fn new() -> Self {
         let mut options = Options::new();
         options.on_this_host = true;
-        Self(Arc::new(Inner { heads: Mutex::default(), feed: Feed::default(), options }))
+        Self(Arc::new(Inner { heads: Mutex::default(), feed: Broadcaster::default(), options }))
     }
 
     /// Loads all records there are, as a first list does.

@@ -140,7 +140,7 @@ impl Follower {
 
     fn hold_to_promise(&self, event: &Event) {
         let known = about(event).and_then(|key| self.picture.get(&key));
-        let covered = |entry: &Entry| self.options.covers(&entry.head.name);
+        let covered = |entry: &Entry| self.options.covers(&entry.service.name);
         match event {
             Event::Reset(entries) => {
                 assert!(entries.iter().all(covered), "a reset tells of another service: {entries:?}");

@@ -52,7 +52,7 @@ macro_rules! every_case {
             watching::a_watcher_outlives_the_runtime_that_it_was_opened_on,
             living::expiry_is_a_loss,
             living::deregister_is_a_leave,
-            living::an_unchanged_beat_is_no_news,
+            living::an_unchanged_heartbeat_is_no_news,
             living::changed_metadata_is_an_update,
             living::a_removed_record_comes_back,
             living::an_expired_record_comes_back,

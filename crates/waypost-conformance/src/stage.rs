@@ -120,7 +120,7 @@ impl Owner {
     /// Registers at once.
     pub(crate) async fn registered(registry: &AnyRegistry, service: &str, id: &str, address: &str) -> Self {
         let owner = Self::new(registry, service, id, address);
-        owner.must_beat().await;
+        owner.must_heartbeat().await;
         owner
     }
 
@@ -132,12 +132,12 @@ impl Owner {
         self.service.nodes[0].metadata.insert(name, value);
     }
 
-    pub(crate) async fn beat(&self) -> RegistryResult<()> {
+    pub(crate) async fn heartbeat(&self) -> RegistryResult<()> {
         self.registry.register(&self.service, &self.options).await
     }
 
-    pub(crate) async fn must_beat(&self) {
-        self.beat().await.unwrap_or_else(|error| panic!("not registered: {}", error.chain()));
+    pub(crate) async fn must_heartbeat(&self) {
+        self.heartbeat().await.unwrap_or_else(|error| panic!("not registered: {}", error.chain()));
     }
 
     pub(crate) async fn leave(&self) -> RegistryResult<()> {

@@ -3,7 +3,7 @@
 //!
 //! Modules, each of which imports only those before it: [`record`] (record types and go-micro's
 //! JSON), [`panics`] (containment of users' code), [`registry`] (the contract, its events, the
-//! type-erased handle), [`backoff`], [`memory`] and [`fixed`] (two registries without a server),
+//! type-erased handle), [`backoff`], [`memory`] and [`static_list`] (two registries without a server),
 //! [`registrar`] (keeps one registration alive), [`directory`] (the client's view), [`peer`] (state
 //! of one node that a client uses), [`balance`] (selection of a node).
 //!
@@ -13,10 +13,10 @@
 pub mod backoff;
 pub mod balance;
 pub mod directory;
-pub mod fixed;
 pub mod memory;
 pub mod panics;
 pub mod peer;
 pub mod record;
 pub mod registrar;
 pub mod registry;
+pub mod static_list;

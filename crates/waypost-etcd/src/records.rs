@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::Heads;
+use waypost_core::registry::Interner;
 
 use crate::space::Space;
 use crate::wire::KeyValue;
@@ -21,7 +21,7 @@ pub(crate) struct Records {
 
 #[derive(Debug, Default)]
 struct State {
-    heads: Heads,
+    interner: Interner,
     /// Keys that hold no valid record, with the revision that was seen.
     garbage: BTreeMap<Key, i64>,
 }
@@ -48,7 +48,7 @@ impl Records {
     pub(crate) fn read(&self, kv: &KeyValue) -> Found {
         let Some(key) = self.space.parse(&kv.key) else { return Found::Strange };
         let mut state = self.lock();
-        match state.heads.decode(&key, &kv.value) {
+        match state.interner.decode(&key, &kv.value) {
             Ok(entry) => {
                 state.garbage.remove(&key);
                 Found::Record(entry)

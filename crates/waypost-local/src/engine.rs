@@ -1,4 +1,4 @@
-//! Task that watches the directory and feeds all watchers of a handle.
+//! Task that watches the directory and broadcasters all watchers of a handle.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use waypost_core::record::Key;
-use waypost_core::registry::{Change, Error, Feed, NodeSet, Result};
+use waypost_core::registry::{Broadcaster, Change, Error, NodeSet, Result};
 
 use crate::reader::{Reader, Seen};
 use crate::signals::{Hint, Kind, Signals};
@@ -23,7 +23,7 @@ pub(crate) const AFTER_A_GAP: Duration = Duration::from_millis(10);
 
 pub(crate) struct Engine {
     pub(crate) reader: Arc<Reader>,
-    pub(crate) feed: Feed,
+    pub(crate) broadcaster: Broadcaster,
     pub(crate) kind: Kind,
     pub(crate) stop: watch::Receiver<bool>,
     /// Notified by a new watcher, whose first snapshot must not be older than its subscription.
@@ -49,7 +49,7 @@ enum Wake {
 
 impl Engine {
     /// Runs until the handle is closed, or `is_idle` reports that there are no listeners.
-    pub(crate) async fn run(mut self, is_idle: impl Fn(&Feed) -> bool + Send) {
+    pub(crate) async fn run(mut self, is_idle: impl Fn(&Broadcaster) -> bool + Send) {
         let mut back_off = SHORTEST_BACK_OFF;
         loop {
             let pause = match self.follow(&is_idle, &mut back_off).await {
@@ -71,17 +71,17 @@ impl Engine {
     fn report(&self, error: &Error) {
         let what = error.chain();
         tracing::warn!(error = %what, "directory watch fails; retrying");
-        self.feed.fail(move || Error::Unavailable { registry: NAME, what: what.clone(), source: None });
+        self.broadcaster.fail(move || Error::Unavailable { registry: NAME, what: what.clone(), source: None });
     }
 
     /// Watches the directory. Signals are opened before the first scan, so that no change is missed
     /// between the two.
-    async fn follow(&mut self, is_idle: &impl Fn(&Feed) -> bool, back_off: &mut Duration) -> Result<End> {
+    async fn follow(&mut self, is_idle: &impl Fn(&Broadcaster) -> bool, back_off: &mut Duration) -> Result<End> {
         let mut signals = Signals::open(self.kind, self.reader.folder())?;
         let mut view = View::new(signals.are_polled());
         let seen = self.scan(&view).await?;
         let changes = view.scanned(Instant::now(), seen);
-        self.feed.reset(NodeSet::from_iter(changes.into_iter().filter_map(|change| match change {
+        self.broadcaster.reset(NodeSet::from_iter(changes.into_iter().filter_map(|change| match change {
             Change::Put(entry) => Some(entry),
             Change::Lose(_) | Change::Leave(_) => None,
         })));
@@ -98,11 +98,11 @@ impl Engine {
                     self.look(&mut view, due).await?;
                 }
                 Wake::Refresh => {
-                    let newest = self.feed.newest();
+                    let newest = self.broadcaster.newest();
                     self.rescan(&mut view).await?;
-                    self.feed.refreshed(newest);
+                    self.broadcaster.refreshed(newest);
                 }
-                Wake::Rescan if is_idle(&self.feed) => return Ok(End::Over),
+                Wake::Rescan if is_idle(&self.broadcaster) => return Ok(End::Over),
                 Wake::Rescan => {
                     self.rescan(&mut view).await?;
                     rescan_at = Instant::now() + period;
@@ -158,13 +158,13 @@ impl Engine {
         })
         .await?;
         let now = Instant::now();
-        self.feed.apply(seen.into_iter().flat_map(|(key, seen, marked)| view.looked(now, key, seen, marked)));
+        self.broadcaster.apply(seen.into_iter().flat_map(|(key, seen, marked)| view.looked(now, key, seen, marked)));
         Ok(())
     }
 
     async fn rescan(&self, view: &mut View) -> Result<()> {
         let seen = self.scan(view).await?;
-        self.feed.apply(view.scanned(Instant::now(), seen));
+        self.broadcaster.apply(view.scanned(Instant::now(), seen));
         Ok(())
     }
 

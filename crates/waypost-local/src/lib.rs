@@ -122,7 +122,10 @@ impl LocalRegistry {
 
 impl fmt::Debug for LocalRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalRegistry").field("dir", &self.options.addresses[0]).field("feed", self.watching.feed()).finish()
+        f.debug_struct("LocalRegistry")
+            .field("dir", &self.options.addresses[0])
+            .field("broadcaster", self.watching.broadcaster())
+            .finish()
     }
 }
 

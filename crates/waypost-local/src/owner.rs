@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{DeregisterOptions, Error, Heads, Instance, Result};
+use waypost_core::registry::{DeregisterOptions, Error, Instance, Interner, Result};
 
 use crate::folder::{File, Folder};
 use crate::lock::{self, Lock, probe};
@@ -197,7 +197,7 @@ impl Owner {
     /// Returns the error for a held lock, with its holder if the record names one.
     fn taken(&self, key: &Key) -> Error {
         let bytes = read(&self.folder.file(key, File::Record)).unwrap_or_default();
-        match Heads::default().decode(key, &bytes) {
+        match Interner::default().decode(key, &bytes) {
             Ok(entry) => taken(key, &holder(&entry)),
             Err(_) => taken(key, &format!("the process that locks {}", self.folder.file(key, File::Lock).display())),
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{BadRecord, Heads, LONGEST_RECORD, Result};
+use waypost_core::registry::{BadRecord, Interner, LONGEST_RECORD, Result};
 
 use crate::folder::{File, Folder};
 use crate::lock::{self, Lock, probe};
@@ -47,7 +47,7 @@ pub(crate) struct Reader {
 
 #[derive(Default)]
 struct State {
-    heads: Heads,
+    interner: Interner,
     garbage: BTreeMap<Key, Option<Stamp>>,
 }
 
@@ -148,7 +148,7 @@ impl Reader {
         if let Err(error) = record.take(LONGEST_RECORD as u64 + 1).read_to_end(&mut bytes) {
             return self.garbage(key, Some(stamp), &error);
         }
-        let decoded = self.state().heads.decode(key, &bytes);
+        let decoded = self.state().interner.decode(key, &bytes);
         match decoded {
             Ok(entry) => Seen::Live(stamp, entry),
             Err(error) => self.garbage(key, Some(stamp), &error),
@@ -166,7 +166,7 @@ impl Reader {
     /// Returns the current record of any owner.
     pub(crate) fn record(&self, key: &Key) -> Option<Result<Entry, BadRecord>> {
         let bytes = read(&self.folder.file(key, File::Record)).ok()?;
-        Some(self.state().heads.decode(key, &bytes))
+        Some(self.state().interner.decode(key, &bytes))
     }
 
     /// Removes the files of a dead owner, if the lock is free, and the locked file is still the one

@@ -7,18 +7,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use waypost_core::registry::{Error, Feed, Result, WatchOptions, Watcher};
+use waypost_core::registry::{Broadcaster, Error, Result, WatchOptions, Watcher};
 
 use crate::engine::{AFTER_A_GAP, Engine};
 use crate::reader::Reader;
 use crate::signals::Kind;
 
-/// Watchers of a handle, and the one task that feeds them; it ends when there are no listeners.
+/// Watchers of a handle, and the one task that broadcasters them; it ends when there are no listeners.
 /// Clones refer to the same.
 #[derive(Clone)]
 pub(crate) struct Watching {
     reader: Arc<Reader>,
-    feed: Feed,
+    broadcaster: Broadcaster,
     kind: Kind,
     slot: Arc<Mutex<Slot>>,
     stop: watch::Sender<bool>,
@@ -36,11 +36,11 @@ struct Slot {
 impl Watching {
     pub(crate) fn new(reader: Arc<Reader>, kind: Kind) -> Self {
         let stop = watch::Sender::new(false);
-        Self { reader, feed: Feed::default(), kind, slot: Arc::default(), stop, refresh: Arc::default() }
+        Self { reader, broadcaster: Broadcaster::default(), kind, slot: Arc::default(), stop, refresh: Arc::default() }
     }
 
-    pub(crate) fn feed(&self) -> &Feed {
-        &self.feed
+    pub(crate) fn broadcaster(&self) -> &Broadcaster {
+        &self.broadcaster
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -57,12 +57,12 @@ impl Watching {
             return Err(Error::Closed);
         }
         let watcher = if slot.engine.strong_count() > 0 {
-            let watcher = self.feed.subscribe_to_fresh(options);
+            let watcher = self.broadcaster.subscribe_to_fresh(options);
             self.refresh.notify_one();
             watcher
         } else {
             self.start(&mut slot, false);
-            self.feed.subscribe(options)
+            self.broadcaster.subscribe(options)
         };
         let watching = self.clone();
         Ok(watcher.on_pending(move |_| watching.start_again()))
@@ -75,7 +75,7 @@ impl Watching {
             slot.closed = true;
             std::mem::take(&mut slot.tasks)
         };
-        self.feed.close();
+        self.broadcaster.close();
         self.stop.send_replace(true);
         tasks
     }
@@ -94,21 +94,21 @@ impl Watching {
         while slot.tasks.try_join_next().is_some() {}
         let alive = Arc::new(());
         slot.engine = Arc::downgrade(&alive);
-        let unfinished = Unfinished { feed: Some(self.feed.clone()), alive: Some(alive) };
+        let unfinished = Unfinished { broadcaster: Some(self.broadcaster.clone()), alive: Some(alive) };
         let engine = Engine {
             reader: Arc::clone(&self.reader),
-            feed: self.feed.clone(),
+            broadcaster: self.broadcaster.clone(),
             kind: self.kind,
             stop: self.stop.subscribe(),
             refresh: Arc::clone(&self.refresh),
         };
         let slot_of = Arc::clone(&self.slot);
-        let is_idle = move |feed: &Feed| {
+        let is_idle = move |broadcaster: &Broadcaster| {
             let mut slot = slot_of.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_idle = feed.listeners() == 0;
+            let is_idle = broadcaster.listeners() == 0;
             if is_idle {
                 slot.engine = Weak::new();
-                feed.forget();
+                broadcaster.forget();
             }
             is_idle
         };
@@ -133,22 +133,22 @@ impl Watching {
 /// Drop guard in the engine's task. If it is dropped before the engine has finished, with its
 /// runtime or by a panic, it wakes all watchers; the next engine emits everything to them again.
 struct Unfinished {
-    feed: Option<Feed>,
+    broadcaster: Option<Broadcaster>,
     alive: Option<Arc<()>>,
 }
 
 impl Unfinished {
     fn finish(mut self) {
-        self.feed = None;
+        self.broadcaster = None;
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let Some(feed) = self.feed.take() else { return };
-        feed.forget();
+        let Some(broadcaster) = self.broadcaster.take() else { return };
+        broadcaster.forget();
         // From here on, the next engine may be started by any caller.
         self.alive = None;
-        feed.cut();
+        broadcaster.force_reset();
     }
 }

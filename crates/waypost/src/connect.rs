@@ -1,9 +1,9 @@
 //! From a URL to a registry.
 
-use waypost_core::fixed::FixedRegistry;
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::Address;
 use waypost_core::registry::{AnyRegistry, Error, Result, redacted_url};
+use waypost_core::static_list::StaticRegistry;
 
 /// The schemes this build knows, as its errors list them.
 const SCHEMES: &[&str] = &[
@@ -51,7 +51,7 @@ pub async fn connect(url: &str) -> Result<AnyRegistry> {
     }
 }
 
-fn fixed(url: &str, rest: &str) -> Result<FixedRegistry> {
+fn fixed(url: &str, rest: &str) -> Result<StaticRegistry> {
     let (hosts, query) = rest.split_once('?').unwrap_or((rest, ""));
     let mut protocol = "grpc";
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -64,7 +64,7 @@ fn fixed(url: &str, rest: &str) -> Result<FixedRegistry> {
         return Err(wrong(url, "static:// knows no users: give host:port and no more"));
     }
     let address = |host: &str| host.parse::<Address>().map_err(|error| wrong(url, error));
-    Ok(FixedRegistry::new(hosts.split(',').map(address).collect::<Result<Vec<_>>>()?, protocol))
+    Ok(StaticRegistry::new(hosts.split(',').map(address).collect::<Result<Vec<_>>>()?, protocol))
 }
 
 #[cfg(feature = "local")]

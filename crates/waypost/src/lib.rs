@@ -39,12 +39,12 @@ mod connect;
 pub use connect::connect;
 pub use waypost_core::balance;
 pub use waypost_core::directory;
-pub use waypost_core::fixed::FixedRegistry;
 pub use waypost_core::memory::MemoryRegistry;
 pub use waypost_core::peer;
 pub use waypost_core::record;
 pub use waypost_core::registrar::{self, Registration};
 pub use waypost_core::registry::{self, AnyRegistry, Registry};
+pub use waypost_core::static_list::StaticRegistry;
 #[cfg(feature = "etcd")]
 pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 #[cfg(feature = "tonic")]

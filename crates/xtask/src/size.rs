@@ -25,7 +25,11 @@ pub(crate) fn run(workspace: &Workspace, as_json: bool) -> Result<bool> {
             counts.add(name, path, &workspace.read(&file)?);
         }
     }
-    if as_json { println!("{}", counts.json()) } else { print!("{}", counts.table()) }
+    if as_json {
+        println!("{}", counts.json())
+    } else {
+        print!("{}", counts.table())
+    }
     Ok(true)
 }
 
@@ -162,9 +166,7 @@ impl Counts {
         let crates: serde_json::Map<String, Value> = self
             .lines
             .iter()
-            .map(|(name, [product, tests])| {
-                (name.clone(), json!({ "source": lines(product), "tests": lines(tests) }))
-            })
+            .map(|(name, [product, tests])| (name.clone(), json!({ "source": lines(product), "tests": lines(tests) })))
             .collect();
         let totals = self.totals().map(|(name, sum)| json!({ "name": name, "lines": sum.all, "code": sum.code }));
         json!({
@@ -246,9 +248,8 @@ fn examples(comment: &str) -> usize {
 /// Returns the groups of modules that use each other in a circle. Uses between a module and one inside
 /// it do not count.
 fn cycles(modules: &BTreeMap<Vec<String>, Vec<Vec<String>>>) -> Vec<Vec<String>> {
-    let resolve = |path: &Vec<String>| {
-        (1..=path.len()).rev().map(|n| path[..n].to_vec()).find(|prefix| modules.contains_key(prefix))
-    };
+    let resolve =
+        |path: &Vec<String>| (1..=path.len()).rev().map(|n| path[..n].to_vec()).find(|prefix| modules.contains_key(prefix));
     let edges: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = modules
         .iter()
         .map(|(module, used)| {
@@ -269,8 +270,7 @@ fn cycles(modules: &BTreeMap<Vec<String>, Vec<Vec<String>>>) -> Vec<Vec<String>>
         }
         seen
     };
-    let reach: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> =
-        modules.keys().map(|module| (module, reached(module))).collect();
+    let reach: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = modules.keys().map(|module| (module, reached(module))).collect();
     let mut found = BTreeSet::new();
     for (module, reachable) in reach.iter().filter(|(module, reachable)| reachable.contains(**module)) {
         let back = reachable.iter().filter(|other| reach.get(other).is_some_and(|back| back.contains(*module)));

@@ -114,7 +114,7 @@ impl Printer {
             return json.then(|| output::compact(&Reset { schema: SCHEMA, event: news.what, nodes: news.nodes }));
         };
         let node = &entry.node;
-        let plain = || row(news.what, &node.id, &node.address, &entry.head.version);
+        let plain = || row(news.what, &node.id, &node.address, &entry.service.version);
         Some(match self.format {
             Format::Table => plain(),
             Format::Wide => format!("{seconds:>9.3}  {}", plain()),

@@ -36,7 +36,7 @@ pub(crate) async fn calls_after_close_are_closed(stage: &Stage) -> Verdict {
     let registry = stage.open().await;
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
     registry.close().await.expect("it closes");
-    assert!(is_closed(&owner.beat().await));
+    assert!(is_closed(&owner.heartbeat().await));
     assert!(is_closed(&owner.leave().await));
     assert!(is_closed(&registry.get_service("greeter").await));
     assert!(is_closed(&registry.list_services().await));
@@ -56,6 +56,6 @@ pub(crate) async fn close_lets_go_of_what_it_registered(stage: &Stage) -> Verdic
     assert_eq!(follower.heard_of(&gone.key()), [&Event::Deleted(gone.key())]);
     assert!(follower.picture.get(&stays.key()).is_some());
     let heir = Owner::new(&other, "greeter", "1", "10.0.0.3:1");
-    heir.must_beat().await;
+    heir.must_heartbeat().await;
     Ok(())
 }

@@ -34,10 +34,10 @@ pub(crate) async fn deregister_is_a_leave(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn an_unchanged_beat_is_no_news(stage: &Stage) -> Verdict {
+pub(crate) async fn an_unchanged_heartbeat_is_no_news(stage: &Stage) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     for _ in 0..5 {
-        owner.must_beat().await;
+        owner.must_heartbeat().await;
     }
     let marker = Owner::registered(&owner.registry, "greeter", "marker", "10.0.0.9:1").await;
     follower.until_there(&marker.key()).await;
@@ -48,13 +48,13 @@ pub(crate) async fn an_unchanged_beat_is_no_news(stage: &Stage) -> Verdict {
 pub(crate) async fn changed_metadata_is_an_update(stage: &Stage) -> Verdict {
     let (mut owner, mut follower) = seen(stage).await;
     owner.set("zone", "b");
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     let event = follower.step("an update").await;
     assert!(matches!(&event, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("b")), "{event:?}");
     owner.service.version = "2".to_owned();
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     let event = follower.step("another version").await;
-    assert!(matches!(&event, Event::Updated(entry) if entry.head.version == "2"), "{event:?}");
+    assert!(matches!(&event, Event::Updated(entry) if entry.service.version == "2"), "{event:?}");
     Ok(())
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn a_removed_record_comes_back(stage: &Stage) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.remove_raw(owner.key()).await?;
     follower.until_gone(&owner.key()).await;
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     follower.until_there(&owner.key()).await;
     follower.until_equal(&owner.registry).await;
     Ok(())
@@ -72,7 +72,7 @@ pub(crate) async fn an_expired_record_comes_back(stage: &Stage) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.expire(&owner.key()).await?;
     follower.until_gone(&owner.key()).await;
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     follower.until_there(&owner.key()).await;
     follower.until_equal(&owner.registry).await;
     assert_eq!(follower.picture.len(), 1);
@@ -83,7 +83,7 @@ pub(crate) async fn an_undecodable_record_is_repaired(stage: &Stage) -> Verdict 
     let (owner, mut follower) = seen(stage).await;
     stage.put_raw(owner.key(), b"not a record").await?;
     follower.until_gone(&owner.key()).await;
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     follower.until_there(&owner.key()).await;
     follower.until_equal(&owner.registry).await;
     assert_eq!(follower.picture.len(), 1);
@@ -95,7 +95,7 @@ pub(crate) async fn who_left_may_come_back(stage: &Stage) -> Verdict {
     for _ in 0..3 {
         owner.must_leave().await;
         follower.until_gone(&owner.key()).await;
-        owner.must_beat().await;
+        owner.must_heartbeat().await;
         follower.until_there(&owner.key()).await;
         assert!(follower.picture.iter().all(|entry| !entry.node.is_leaving()));
     }

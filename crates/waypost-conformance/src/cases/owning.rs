@@ -18,13 +18,13 @@ pub(crate) async fn two_owners_of_one_id(stage: &Stage) -> Verdict {
     let first = Owner::registered(&stage.open().await, "greeter", "1", "10.0.0.1:1").await;
     let second = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.2:1");
     for _ in 0..2 {
-        let refused = second.beat().await;
+        let refused = second.heartbeat().await;
         assert!(is_taken(&refused, "10.0.0.1:1"), "{refused:?}");
-        first.must_beat().await;
+        first.must_heartbeat().await;
     }
     first.must_leave().await;
-    second.must_beat().await;
-    let refused = first.beat().await;
+    second.must_heartbeat().await;
+    let refused = first.heartbeat().await;
     assert!(is_taken(&refused, "10.0.0.2:1"), "{refused:?}");
     assert_eq!(nodes(&first.registry).await[0].nodes[0].address, "10.0.0.2:1");
     Ok(())
@@ -34,10 +34,10 @@ pub(crate) async fn a_predecessor_is_taken_over(stage: &Stage) -> Verdict {
     let heir = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
     // Dropped without being closed: a process that died.
     Owner::registered(&stage.open_doomed().await, "greeter", "1", "10.0.0.1:1").await;
-    heir.must_beat().await;
+    heir.must_heartbeat().await;
     let found = nodes(&heir.registry).await;
     assert_eq!(found[0].nodes[0].instance(), Some(heir.options.instance.as_str()));
-    heir.must_beat().await;
+    heir.must_heartbeat().await;
     Ok(())
 }
 
@@ -47,7 +47,7 @@ pub(crate) async fn deregister_removes_only_ours(stage: &Stage) -> Verdict {
     let refused = stranger.leave().await;
     assert!(is_taken(&refused, "10.0.0.1:1"), "{refused:?}");
     assert_eq!(nodes(&stranger.registry).await.len(), 1);
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     Ok(())
 }
 
@@ -59,7 +59,7 @@ pub(crate) async fn force_removes_whoever_owns_it(stage: &Stage) -> Verdict {
     follower.until_gone(&owner.key()).await;
     let heard = follower.heard_of(&owner.key());
     assert!(matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()), "{heard:?}");
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     follower.until_there(&owner.key()).await;
     Ok(())
 }
@@ -67,7 +67,7 @@ pub(crate) async fn force_removes_whoever_owns_it(stage: &Stage) -> Verdict {
 pub(crate) async fn a_missing_record_may_be_deregistered(stage: &Stage) -> Verdict {
     let owner = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
     owner.must_leave().await;
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     owner.must_leave().await;
     owner.must_leave().await;
     owner.registry.deregister(&owner.service, &DeregisterOptions::force()).await.expect("nothing to force");

@@ -40,10 +40,10 @@ pub(crate) async fn the_picture_equals_a_fresh_list(stage: &Stage) -> Verdict {
 
 async fn act(stage: &Stage, chance: &mut Rng, owner: &mut Owner) {
     match chance.u32(..20) {
-        0..8 => beat(owner).await,
+        0..8 => heartbeat(owner).await,
         8..12 => {
             owner.set("step", &chance.u32(..).to_string());
-            beat(owner).await;
+            heartbeat(owner).await;
         }
         12..16 => leave(owner).await,
         16 => whatever(stage.expire(&owner.key()).await),
@@ -53,8 +53,8 @@ async fn act(stage: &Stage, chance: &mut Rng, owner: &mut Owner) {
     }
 }
 
-async fn beat(owner: &Owner) {
-    match owner.beat().await {
+async fn heartbeat(owner: &Owner) {
+    match owner.heartbeat().await {
         Ok(()) | Err(Error::IdTaken { .. }) => {}
         Err(error) => panic!("{}", error.chain()),
     }

@@ -14,7 +14,7 @@ pub(crate) async fn what_is_registered_is_read_back(stage: &Stage) -> Verdict {
     owner.service.endpoints.push(endpoint());
     owner.service.nodes.push(Node::with_id("greeter", "2", "[2001:db8::7]:9090"));
     owner.set("label", "ü \" \\ <&> \u{2028}");
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     let wanted = owner.options.stamp(&owner.service);
     for registry in [&registry, &other] {
         assert_eq!(registry.get_service("greeter").await.expect("it is there"), std::slice::from_ref(&wanted));
@@ -40,7 +40,7 @@ fn endpoint() -> Endpoint {
 async fn register(registry: &AnyRegistry, service: &str, version: &str, id: &str) {
     let mut owner = Owner::new(registry, service, id, "10.0.0.1:1");
     owner.service.version = version.to_owned();
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
 }
 
 pub(crate) async fn get_service_groups_by_version(stage: &Stage) -> Verdict {
@@ -82,7 +82,7 @@ pub(crate) async fn names_are_checked(stage: &Stage) -> Verdict {
         let mut node = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
         node.service.nodes[0].id = bad.to_owned();
         for owner in [service, node] {
-            assert!(invalid(&owner.beat().await), "registered {bad:?}");
+            assert!(invalid(&owner.heartbeat().await), "registered {bad:?}");
             assert!(invalid(&owner.leave().await), "deregistered {bad:?}");
         }
         assert!(invalid(&registry.get_service(bad).await), "got {bad:?}");
@@ -90,9 +90,9 @@ pub(crate) async fn names_are_checked(stage: &Stage) -> Verdict {
     }
     let mut nobody = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
     nobody.service.nodes = Vec::new().into();
-    assert!(invalid(&nobody.beat().await), "registered a service without nodes");
+    assert!(invalid(&nobody.heartbeat().await), "registered a service without nodes");
     let nowhere = Owner::new(&registry, "greeter", "1", "no port");
-    assert!(invalid(&nowhere.beat().await), "registered a node without an address");
+    assert!(invalid(&nowhere.heartbeat().await), "registered a node without an address");
     assert!(registry.list_services().await.expect("a list").is_empty());
     Ok(())
 }
@@ -100,8 +100,8 @@ pub(crate) async fn names_are_checked(stage: &Stage) -> Verdict {
 pub(crate) async fn a_short_ttl_is_refused(stage: &Stage) -> Verdict {
     let mut owner = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
     owner.options.ttl = Duration::from_millis(999);
-    assert!(invalid(&owner.beat().await));
+    assert!(invalid(&owner.heartbeat().await));
     owner.options.ttl = Duration::from_secs(1);
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     Ok(())
 }

@@ -28,7 +28,7 @@ pub(crate) async fn changes_come_in_order(stage: &Stage) -> Verdict {
     let mut owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
     assert!(matches!(follower.step("a creation").await, Event::Created(entry) if entry.key() == owner.key()));
     owner.set("zone", "a");
-    owner.must_beat().await;
+    owner.must_heartbeat().await;
     assert!(matches!(follower.step("an update").await, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("a")));
     owner.must_leave().await;
     assert!(matches!(follower.step("the mark").await, Event::Updated(entry) if entry.node.is_leaving()));
@@ -176,7 +176,7 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict 
     for round in 0..40 {
         for owner in &mut owners {
             owner.set("round", &round.to_string());
-            owner.must_beat().await;
+            owner.must_heartbeat().await;
         }
     }
     follower

@@ -35,9 +35,9 @@ impl Filter {
         let metadata = &entry.node.metadata;
         let (passes, exclusion) = match self {
             Self::Protocol(protocol) => (metadata.get(keys::PROTOCOL) == Some(protocol), Exclusion::Protocol),
-            Self::Version(version) => (entry.head.version == *version, Exclusion::Version),
+            Self::Version(version) => (entry.service.version == *version, Exclusion::Version),
             Self::Label(key, value) => (metadata.get(key) == Some(value), Exclusion::Label),
-            Self::Endpoint(name) => (entry.head.endpoints.iter().any(|e| e.name == *name), Exclusion::Endpoint),
+            Self::Endpoint(name) => (entry.service.endpoints.iter().any(|e| e.name == *name), Exclusion::Endpoint),
             Self::Predicate(predicate) => (contain(|| predicate(entry))?, Exclusion::Predicate),
         };
         Ok(if passes { Ok(()) } else { Err(exclusion) })

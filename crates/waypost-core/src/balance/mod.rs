@@ -8,11 +8,11 @@
 mod balancer;
 mod filter;
 mod judgement;
-mod named;
 mod node_view;
 mod ready_set;
 mod selector;
 mod strategy;
+mod strategy_name;
 pub mod subset;
 #[cfg(test)]
 mod testing;
@@ -20,8 +20,8 @@ mod testing;
 pub use balancer::{Balancer, Config, Pick, Pickable};
 pub use filter::{Filter, Filters};
 pub use judgement::{Basis, Judgement, Judgements, Observed};
-pub use named::{StrategyName, UnknownStrategy};
 pub use node_view::{Decision, NodeView};
 pub use ready_set::ReadySet;
-pub use selector::{Next, SelectError, Selector};
+pub use selector::{NodeIter, SelectError, Selector};
 pub use strategy::{BuildContext, LeastRequest, PickContext, Picker, Random, RoundRobin, Strategy};
+pub use strategy_name::{StrategyName, UnknownStrategy};

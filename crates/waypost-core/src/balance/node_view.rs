@@ -70,7 +70,7 @@ impl NodeView {
         Self {
             id: entry.node.id.clone(),
             address: entry.node.address.clone(),
-            version: entry.head.version.clone(),
+            version: entry.service.version.clone(),
             membership,
             connection: ConnectivityState::Idle,
             decision: Decision::Excluded(exclusion),

@@ -75,7 +75,7 @@ struct Selected {
     subscription: Option<Subscription>,
     listing: Listing,
     /// Nodes by id.
-    peers: BTreeMap<String, Known>,
+    peers: BTreeMap<String, KnownNode>,
     loads: LoadTable,
     balancer: Arc<Balancer<Listed>>,
     seed: u64,
@@ -85,7 +85,7 @@ struct Selected {
 
 /// Listed node with the result of its filters.
 #[derive(Debug)]
-struct Known {
+struct KnownNode {
     listed: Arc<Listed>,
     /// Result of the filters; none if one panicked.
     passes: Option<bool>,
@@ -119,7 +119,7 @@ impl Selector {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn select(&self, service: &str) -> Result<Next, SelectError> {
+    pub async fn select(&self, service: &str) -> Result<NodeIter, SelectError> {
         let name: ServiceName = service.parse()?;
         let listing = match &self.source {
             Source::Cached(directory) => Listing::Cached(self.current_snapshot(directory, &name).await?),
@@ -132,7 +132,7 @@ impl Selector {
         if balancer.ready_count() == 0 {
             return Err(SelectError::NoNode { service: service.to_owned(), known: selected.peers.len() });
         }
-        Ok(Next { balancer, tried: HashSet::new() })
+        Ok(NodeIter { balancer, tried: HashSet::new() })
     }
 
     async fn current_snapshot(&self, directory: &Directory, name: &ServiceName) -> Result<Snapshot, SelectError> {
@@ -171,7 +171,7 @@ impl Selector {
         self.with_peers(service, |peers| peers.values().for_each(|known| known.listed.0.stats().reset()));
     }
 
-    fn with_peers(&self, service: &str, act: impl FnOnce(&BTreeMap<String, Known>)) {
+    fn with_peers(&self, service: &str, act: impl FnOnce(&BTreeMap<String, KnownNode>)) {
         let Ok(name) = service.parse::<ServiceName>() else { return };
         if let Some(selected) = self.lock().get(&name) {
             act(&selected.peers);
@@ -236,7 +236,7 @@ impl Selected {
             tracing::warn!(node = %entry.node.id, %panicked, "filter panicked; node excluded until the next evaluation");
             self.recheck_at = now.checked_add(RECHECK_AFTER);
         }
-        self.peers.insert(id, Known { listed, passes: passes.ok() });
+        self.peers.insert(id, KnownNode { listed, passes: passes.ok() });
     }
 
     /// Publishes the nodes that pass the filters, up to this client's subset.
@@ -287,12 +287,12 @@ fn changes(old: &NodeSet, new: &NodeSet) -> Vec<(String, Option<Entry>)> {
 
 /// Nodes of one service, returned one at a time.
 #[derive(Debug)]
-pub struct Next {
+pub struct NodeIter {
     balancer: Arc<Balancer<Listed>>,
     tried: HashSet<PeerId>,
 }
 
-impl Next {
+impl NodeIter {
     /// Returns the next node by the selector's strategy. Each node is returned once before any is
     /// repeated. It counts as in flight until its end is [marked](Selector::mark). Returns none if
     /// all nodes have been removed.

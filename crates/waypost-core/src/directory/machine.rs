@@ -118,7 +118,7 @@ impl ServiceCache {
     }
 
     fn is_ours(&self, entry: &Entry) -> bool {
-        entry.head.name == *self.snapshot.service
+        entry.service.name == *self.snapshot.service
     }
 
     fn confirm(&mut self, entry: Entry) -> bool {
@@ -129,7 +129,7 @@ impl ServiceCache {
 
     fn leave(&mut self, entry: &Entry) -> bool {
         let was_suspect = self.snapshot.suspects.remove(entry.position()).is_some();
-        let was_confirmed = self.snapshot.confirmed.remove_node(&entry.head.name, &entry.node.id).is_some();
+        let was_confirmed = self.snapshot.confirmed.remove_node(&entry.service.name, &entry.node.id).is_some();
         was_suspect || was_confirmed
     }
 
@@ -192,7 +192,7 @@ impl ServiceCache {
         if replaces {
             self.snapshot.confirmed = present;
         } else {
-            lost.iter().for_each(|entry| drop(self.snapshot.confirmed.remove_node(&entry.head.name, &entry.node.id)));
+            lost.iter().for_each(|entry| drop(self.snapshot.confirmed.remove_node(&entry.service.name, &entry.node.id)));
         }
         self.suspect_all(now, lost);
         has_changed

@@ -20,9 +20,9 @@ impl Faults {
     /// `Unavailable`; watchers receive one `Err` at the start and a `Reset` at the end. Records
     /// expire nevertheless.
     pub fn set_unreachable(&self, unreachable: bool) {
-        let mut world = self.0.lock();
-        world.expire(Instant::now());
-        world.set_unreachable(unreachable);
+        let mut store = self.0.lock();
+        store.expire(Instant::now());
+        store.set_unreachable(unreachable);
     }
 
     /// Resets all watchers once: their undelivered events are dropped, and they receive a `Reset`.

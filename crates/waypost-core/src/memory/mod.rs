@@ -6,8 +6,8 @@
 //! watchers check the clock themselves. Only faults that a real registry has can be injected.
 
 mod faults;
+mod store;
 mod stream;
-mod world;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,13 @@ use tokio::time::Instant;
 
 use crate::record::{Entry, Service};
 use crate::registry::{
-    DeregisterOptions, Error, Feed, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
-    check_registration,
+    Broadcaster, DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys,
+    check_name, check_registration,
 };
 
 pub use faults::Faults;
+use store::{HandleId, Store};
 use stream::Clocked;
-use world::{HandleId, World};
 
 /// Name of this backend in errors and URLs.
 const NAME: &str = "memory";
@@ -32,16 +32,16 @@ const NAME: &str = "memory";
 pub struct MemoryRegistry {
     shared: Shared,
     id: HandleId,
-    feed: Feed,
+    broadcaster: Broadcaster,
     options: Options,
 }
 
 /// Records behind all handles of one registry.
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<World>>);
+struct Shared(Arc<Mutex<Store>>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, World> {
+    fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,16 +64,16 @@ impl MemoryRegistry {
     }
 
     fn handle(shared: Shared) -> Self {
-        let feed = Feed::default();
-        let id = shared.lock().join(feed.clone());
+        let broadcaster = Broadcaster::default();
+        let id = shared.lock().join(broadcaster.clone());
         let mut options = Options::new();
         options.on_this_host = true;
-        Self { shared, id, feed, options }
+        Self { shared, id, broadcaster, options }
     }
 
     /// Executes a call at one instant, subject to the injected faults: latency, an outage, or a
     /// lost response.
-    async fn call<T>(&self, act: impl FnOnce(&mut World, Instant) -> Result<T>) -> Result<T> {
+    async fn call<T>(&self, act: impl FnOnce(&mut Store, Instant) -> Result<T>) -> Result<T> {
         let delay = self.shared.lock().open(self.id)?;
         if !delay.is_zero() {
             tokio::time::sleep(delay.min(self.options.timeout)).await;
@@ -82,13 +82,13 @@ impl MemoryRegistry {
         if delay > self.options.timeout {
             return Err(timeout());
         }
-        let mut world = self.shared.lock();
-        world.open(self.id)?;
-        world.reachable()?;
+        let mut store = self.shared.lock();
+        store.open(self.id)?;
+        store.reachable()?;
         let now = Instant::now();
-        world.expire(now);
-        let answer = act(&mut world, now);
-        if world.loses_answer() { Err(timeout()) } else { answer }
+        store.expire(now);
+        let answer = act(&mut store, now);
+        if store.loses_answer() { Err(timeout()) } else { answer }
     }
 }
 
@@ -100,14 +100,14 @@ impl Default for MemoryRegistry {
 
 impl fmt::Debug for MemoryRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryRegistry").field("handle", &self.id).field("feed", &self.feed).finish()
+        f.debug_struct("MemoryRegistry").field("handle", &self.id).field("broadcaster", &self.broadcaster).finish()
     }
 }
 
 impl Drop for MemoryRegistry {
     fn drop(&mut self) {
         self.shared.lock().leave(self.id);
-        self.feed.close();
+        self.broadcaster.close();
     }
 }
 
@@ -123,22 +123,22 @@ impl Registry for MemoryRegistry {
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
         check_registration(service, options)?;
         let stamped = options.stamp(service);
-        self.call(|world, now| world.register(now, self.id, &stamped, options)).await
+        self.call(|store, now| store.register(now, self.id, &stamped, options)).await
     }
 
     async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         check_keys(service)?;
-        self.call(|world, _| world.deregister(self.id, service, options)).await
+        self.call(|store, _| store.deregister(self.id, service, options)).await
     }
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         check_name(name)?;
-        let services = self.call(|world, _| Ok(Entry::to_services(world.nodes().service(name)))).await?;
+        let services = self.call(|store, _| Ok(Entry::to_services(store.nodes().service(name)))).await?;
         if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
-        self.call(|world, _| Ok(Entry::to_services(world.nodes()))).await
+        self.call(|store, _| Ok(Entry::to_services(store.nodes()))).await
     }
 
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
@@ -146,12 +146,12 @@ impl Registry for MemoryRegistry {
             check_name(name)?;
         }
         self.shared.lock().open(self.id)?;
-        Ok(Watcher::new(Clocked::new(self.shared.clone(), self.feed.subscribe(options))))
+        Ok(Watcher::new(Clocked::new(self.shared.clone(), self.broadcaster.subscribe(options))))
     }
 
     async fn close(&self) -> Result<()> {
         self.shared.lock().close(self.id);
-        self.feed.close();
+        self.broadcaster.close();
         Ok(())
     }
 }

@@ -23,9 +23,9 @@ impl Clocked {
     /// Removes expired records, and returns the expiry of the next one. A record added later wakes
     /// the watcher, since it causes an event.
     fn tick(&self) -> Option<Instant> {
-        let mut world = self.shared.lock();
-        world.expire(Instant::now());
-        world.next_expiry()
+        let mut store = self.shared.lock();
+        store.expire(Instant::now());
+        store.next_expiry()
     }
 }
 

@@ -36,7 +36,7 @@ pub struct PeerId {
 impl PeerId {
     /// Returns the id of the peer for `entry`.
     pub fn of(entry: &Entry) -> Self {
-        Self { service: entry.head.name.clone(), id: entry.node.id.clone(), address: entry.node.address.clone() }
+        Self { service: entry.service.name.clone(), id: entry.node.id.clone(), address: entry.node.address.clone() }
     }
 }
 
@@ -184,7 +184,7 @@ impl Peer {
 
     /// Returns the properties of the method at `path`, according to the node's record.
     pub fn method(&self, path: &str) -> Option<Method> {
-        self.entry.load().head.method(path)
+        self.entry.load().service.method(path)
     }
 
     /// Replaces the entry of the node. The stats are kept.

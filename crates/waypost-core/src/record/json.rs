@@ -1,10 +1,10 @@
 //! Decoding and encoding of go-micro's JSON.
 //!
 //! A record is decoded in one pass by [`read`](super::read). Two cases take a slower path, in which
-//! [`mend`](super::mend) repairs the text before it is decoded again: the first pass failed, or the
+//! [`repair`](super::repair) repairs the text before it is decoded again: the first pass failed, or the
 //! record has Go's escape for bytes that are not UTF-8.
 
-use super::mend::{REPLACEMENT, STAND_IN, mend_escapes, to_text, without_numbers};
+use super::repair::{REPLACEMENT, STAND_IN, repair_escapes, to_text, without_numbers};
 use super::{Metadata, NilableVec, Node, Service, read, write};
 
 /// Error of bytes that are not a record. Skip the record, count it, and continue with the others.
@@ -52,8 +52,8 @@ fn holds_replacement(bytes: &[u8]) -> bool {
 /// place. Where the two results differ, Go had bytes that are not UTF-8.
 fn from_odd_json(bytes: &[u8]) -> serde_json::Result<Service> {
     let text = without_numbers(&to_text(bytes));
-    let mut service = read::service(mend_escapes(&text, REPLACEMENT).as_bytes())?;
-    let mut other = read::service(mend_escapes(&text, STAND_IN).as_bytes())?;
+    let mut service = read::service(repair_escapes(&text, REPLACEMENT).as_bytes())?;
+    let mut other = read::service(repair_escapes(&text, STAND_IN).as_bytes())?;
     for (ours, theirs) in metadata(&mut service).zip(metadata(&mut other)) {
         ours.mark_lost(theirs);
     }

@@ -1,19 +1,19 @@
 //! Types of a registry's records, in go-micro's format.
 //!
 //! [`Service`] is the record as users see it. [`Entry`] is the internal form: one node with a
-//! [`Head`], which is shared by every record with the same one. This module handles JSON and names;
+//! [`ServiceInfo`], which is shared by every record with the same one. This module handles JSON and names;
 //! it does not depend on the storage or the readers of a record.
 
 mod check;
 mod json;
 mod key_lists;
-mod mend;
 mod metadata;
 mod methods;
 mod names;
 mod nilable_vec;
 mod packed;
 mod read;
+mod repair;
 mod write;
 
 use std::sync::{Arc, OnceLock};
@@ -124,14 +124,14 @@ impl Service {
     }
 
     /// Returns the part of the record that all its nodes share.
-    pub fn head(&self) -> Head {
-        Head::new(self.name.clone(), self.version.clone(), self.metadata.clone(), self.endpoints.clone())
+    pub fn info(&self) -> ServiceInfo {
+        ServiceInfo::new(self.name.clone(), self.version.clone(), self.metadata.clone(), self.endpoints.clone())
     }
 
-    /// Returns one entry per node. All share one head.
+    /// Returns one entry per node. All share one info.
     pub fn entries(&self) -> Vec<Entry> {
-        let head = Arc::new(self.head());
-        self.nodes.iter().map(|node| Entry { head: Arc::clone(&head), node: Arc::new(node.clone()) }).collect()
+        let info = Arc::new(self.info());
+        self.nodes.iter().map(|node| Entry { service: Arc::clone(&info), node: Arc::new(node.clone()) }).collect()
     }
 }
 
@@ -159,7 +159,7 @@ impl Node {
 
 /// Part that the records of one version of a service share: everything but the node.
 #[derive(Debug, Default)]
-pub struct Head {
+pub struct ServiceInfo {
     /// Name of the service.
     pub name: String,
     /// Version of the service.
@@ -171,7 +171,7 @@ pub struct Head {
     methods: OnceLock<Methods>,
 }
 
-impl PartialEq for Head {
+impl PartialEq for ServiceInfo {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
             && self.version == other.version
@@ -180,10 +180,10 @@ impl PartialEq for Head {
     }
 }
 
-impl Eq for Head {}
+impl Eq for ServiceInfo {}
 
-impl Head {
-    /// Creates a head from its parts.
+impl ServiceInfo {
+    /// Creates a info from its parts.
     pub fn new(name: String, version: String, metadata: Metadata, endpoints: NilableVec<Endpoint>) -> Self {
         Self { name, version, metadata, endpoints, methods: OnceLock::new() }
     }
@@ -203,7 +203,7 @@ impl Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Part that all entries with equal records share.
-    pub head: Arc<Head>,
+    pub service: Arc<ServiceInfo>,
     /// The node.
     pub node: Arc<Node>,
 }
@@ -220,16 +220,16 @@ pub struct Key {
 impl Entry {
     /// Returns the identity of the entry.
     pub fn key(&self) -> Key {
-        Key { service: self.head.name.clone(), id: self.node.id.clone() }
+        Key { service: self.service.name.clone(), id: self.node.id.clone() }
     }
 
     /// Returns the record of this node alone.
     pub fn to_service(&self) -> Service {
         Service {
-            name: self.head.name.clone(),
-            version: self.head.version.clone(),
-            metadata: self.head.metadata.clone(),
-            endpoints: self.head.endpoints.clone(),
+            name: self.service.name.clone(),
+            version: self.service.version.clone(),
+            metadata: self.service.metadata.clone(),
+            endpoints: self.service.endpoints.clone(),
             nodes: NilableVec::from(vec![(*self.node).clone()]),
         }
     }
@@ -239,7 +239,7 @@ impl Entry {
     pub fn to_services<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<Service> {
         let mut services = std::collections::BTreeMap::<(&str, &str), Service>::new();
         for entry in entries {
-            let key = (entry.head.name.as_str(), entry.head.version.as_str());
+            let key = (entry.service.name.as_str(), entry.service.version.as_str());
             match services.entry(key) {
                 std::collections::btree_map::Entry::Vacant(slot) => {
                     slot.insert(entry.to_service());
@@ -257,17 +257,19 @@ impl Entry {
     /// Merges owned entries as [`to_services`](Self::to_services) does. A node that is not shared
     /// is moved, not copied.
     pub fn into_services(mut entries: Vec<Self>) -> Vec<Service> {
-        entries.sort_by(|a, b| (&a.head.name, &a.head.version, &a.node.id).cmp(&(&b.head.name, &b.head.version, &b.node.id)));
+        entries.sort_by(|a, b| {
+            (&a.service.name, &a.service.version, &a.node.id).cmp(&(&b.service.name, &b.service.version, &b.node.id))
+        });
         let mut services = Vec::<Service>::new();
-        for Self { head, node } in entries {
+        for Self { service: info, node } in entries {
             let node = Arc::unwrap_or_clone(node);
             match services.last_mut() {
-                Some(last) if last.name == head.name && last.version == head.version => last.nodes.push(node),
+                Some(last) if last.name == info.name && last.version == info.version => last.nodes.push(node),
                 _ => services.push(Service {
-                    name: head.name.clone(),
-                    version: head.version.clone(),
-                    metadata: head.metadata.clone(),
-                    endpoints: head.endpoints.clone(),
+                    name: info.name.clone(),
+                    version: info.version.clone(),
+                    metadata: info.metadata.clone(),
+                    endpoints: info.endpoints.clone(),
                     nodes: NilableVec::from(vec![node]),
                 }),
             }

@@ -55,13 +55,13 @@ pub(super) enum Lane {
 /// Failure of a request to the registry, reduced to the part that decides the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    pub(super) kind: Kind,
+    pub(super) kind: FailureKind,
     pub(super) why: String,
 }
 
-/// Kind of a failure.
+/// FailureKind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FailureKind {
     /// The registry cannot be reached. Other nodes most likely cannot reach it either.
     Unreachable,
     /// The record belongs to another instance, or does not exist.
@@ -75,10 +75,10 @@ pub(super) enum Kind {
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         let kind = match error {
-            Error::Unavailable { .. } | Error::Timeout { .. } => Kind::Unreachable,
-            Error::IdTaken { .. } | Error::NotFound { .. } => Kind::Conflict,
-            Error::Denied { .. } => Kind::Denied,
-            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Closed => Kind::Permanent,
+            Error::Unavailable { .. } | Error::Timeout { .. } => FailureKind::Unreachable,
+            Error::IdTaken { .. } | Error::NotFound { .. } => FailureKind::Conflict,
+            Error::Denied { .. } => FailureKind::Denied,
+            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Closed => FailureKind::Permanent,
         };
         Self { kind, why: error.chain() }
     }

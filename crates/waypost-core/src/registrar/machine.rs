@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::event::{Action, Event, Failure, Kind, Lane, Work};
+use super::event::{Action, Event, Failure, FailureKind, Lane, Work};
 use super::health::{Health, Status};
 use super::{Config, State};
 use crate::registry::in_millis;
@@ -196,7 +196,7 @@ impl Machine {
         }
         if let Some(request) = self.request.filter(|request| request.until.is_some_and(|until| until <= now)) {
             actions.push(Action::Abandon(Lane::Request));
-            let failure = Failure { kind: Kind::Unreachable, why: no_answer(request.since) };
+            let failure = Failure { kind: FailureKind::Unreachable, why: no_answer(request.since) };
             self.answered(now, chance, request.work, Err(failure));
         }
     }
@@ -204,7 +204,7 @@ impl Machine {
     /// Records the result of a check. A check that took longer than the interval is repeated at
     /// once, so that a hung node is deregistered after [`Config::failure_threshold`] timeouts.
     fn checked(&mut self, now: Instant, check: Running, answer: Result<(), String>) {
-        self.check_due = self.next_beat(check.since).map(|at| at.max(now));
+        self.check_due = self.next_heartbeat(check.since).map(|at| at.max(now));
         if self.health.record(answer.is_ok()) {
             self.ask_now(now);
         }
@@ -229,9 +229,9 @@ impl Machine {
 
     fn registered(&mut self, now: Instant, chance: f64, request: Running, answer: Result<(), Failure>) {
         match answer.as_ref().map_err(|failure| failure.kind) {
-            Err(Kind::Conflict) => self.written = false,
-            Err(Kind::Denied | Kind::Permanent) => self.written = request.written_before,
-            Ok(()) | Err(Kind::Unreachable) => {}
+            Err(FailureKind::Conflict) => self.written = false,
+            Err(FailureKind::Denied | FailureKind::Permanent) => self.written = request.written_before,
+            Ok(()) | Err(FailureKind::Unreachable) => {}
         }
         match answer {
             _ if self.leaving.is_some() || self.health.is_failing() => self.due = Some(now),
@@ -244,14 +244,14 @@ impl Machine {
         self.failures = 0;
         self.registered_before = true;
         let change = if self.changed { self.soonest(now) } else { None };
-        self.due = earlier(change, self.next_beat(since));
+        self.due = earlier(change, self.next_heartbeat(since));
         if !self.state.is_registered() {
             self.state = State::Registered { since: now };
         }
     }
 
     /// Returns the first heartbeat after `since`, at most an interval later.
-    fn next_beat(&self, since: Instant) -> Option<Instant> {
+    fn next_heartbeat(&self, since: Instant) -> Option<Instant> {
         const NANOS: u128 = 1_000_000_000;
         let interval = self.config.interval.as_nanos();
         let gap = match self.pulse.checked_duration_since(since) {
@@ -264,7 +264,7 @@ impl Machine {
 
     fn fails(&mut self, now: Instant, chance: f64, Failure { kind, why }: Failure) {
         let wait = match kind {
-            Kind::Unreachable if self.state.is_registered() => self.config.jitter(chance),
+            FailureKind::Unreachable if self.state.is_registered() => self.config.jitter(chance),
             _ => self.wait(kind, chance),
         };
         self.due = after(now, wait);
@@ -273,10 +273,10 @@ impl Machine {
     }
 
     /// Draws the delay after a failure, and counts the failure.
-    fn wait(&mut self, kind: Kind, chance: f64) -> Duration {
+    fn wait(&mut self, kind: FailureKind, chance: f64) -> Duration {
         let wait = match kind {
-            Kind::Permanent => self.config.interval.max(self.config.back_off_max),
-            Kind::Unreachable | Kind::Conflict | Kind::Denied => self.config.back_off(self.failures, chance),
+            FailureKind::Permanent => self.config.interval.max(self.config.back_off_max),
+            FailureKind::Unreachable | FailureKind::Conflict | FailureKind::Denied => self.config.back_off(self.failures, chance),
         };
         self.failures = self.failures.saturating_add(1);
         wait
@@ -284,8 +284,8 @@ impl Machine {
 
     fn deregistered(&mut self, now: Instant, chance: f64, answer: Result<(), Failure>) {
         match (answer.map_err(|failure| failure.kind), &mut self.leaving) {
-            (Ok(()) | Err(Kind::Conflict), _) => self.written = false,
-            (Err(Kind::Denied | Kind::Permanent), Some(leaving)) => leaving.refused = true,
+            (Ok(()) | Err(FailureKind::Conflict), _) => self.written = false,
+            (Err(FailureKind::Denied | FailureKind::Permanent), Some(leaving)) => leaving.refused = true,
             (Err(kind), _) => self.due = after(now, self.wait(kind, chance)),
         }
     }

@@ -55,17 +55,17 @@ pub struct Registration {
     keeper: Arc<Keeper>,
 }
 
-/// Builder of a [`Registration`].
+/// RegistrationBuilder of a [`Registration`].
 #[derive(Debug)]
 #[must_use = "nothing is registered until `start`"]
-pub struct Builder {
+pub struct RegistrationBuilder {
     registry: AnyRegistry,
     service: Service,
     config: Config,
     check: Option<AnyCheck>,
 }
 
-impl Builder {
+impl RegistrationBuilder {
     /// Sets all settings at once.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -133,8 +133,8 @@ fn validate(service: &Service) -> Result<()> {
 
 impl Registration {
     /// Returns a builder for a registration of the one node in `service` with `registry`.
-    pub fn builder(registry: AnyRegistry, service: Service) -> Builder {
-        Builder { registry, service, config: Config::default(), check: None }
+    pub fn builder(registry: AnyRegistry, service: Service) -> RegistrationBuilder {
+        RegistrationBuilder { registry, service, config: Config::default(), check: None }
     }
 
     /// Returns the current state.

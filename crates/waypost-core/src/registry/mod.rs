@@ -4,12 +4,12 @@
 //! contract. This module defines events and errors; it does not depend on the watchers or the
 //! registrants.
 
+mod broadcaster;
 mod check;
 mod erased;
 mod error;
 mod event;
-mod feed;
-mod heads;
+mod interner;
 mod node_set;
 mod options;
 mod redacted;
@@ -20,13 +20,13 @@ use std::future::Future;
 
 use crate::record::Service;
 
+pub use broadcaster::{Broadcaster, Change, Newest};
 pub(crate) use check::{LONGEST_TTL, SHORTEST_TTL};
 pub use check::{check_keys, check_name, check_registration};
 pub use erased::AnyRegistry;
 pub use error::{Error, Result, in_millis};
 pub use event::{Event, Watcher};
-pub use feed::{Change, Feed, Newest};
-pub use heads::{BadRecord, Heads, LONGEST_RECORD};
+pub use interner::{BadRecord, Interner, LONGEST_RECORD};
 pub use node_set::{Entries, Insertion, NodeChange, NodeSet};
 pub use options::{DeregisterOptions, Instance, Options, RegisterOptions, WatchOptions};
 pub use redacted::redacted_url;

@@ -13,11 +13,11 @@ use crate::record::{Entry, Key};
 
 impl Positioned for Entry {
     fn position(&self) -> Position<'_> {
-        (&self.head.name, &self.node.id)
+        (&self.service.name, &self.node.id)
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.node, &other.node) && Arc::ptr_eq(&self.head, &other.head)
+        Arc::ptr_eq(&self.node, &other.node) && Arc::ptr_eq(&self.service, &other.service)
     }
 }
 
@@ -74,7 +74,7 @@ impl NodeSet {
 
     /// Iterates over the entries of one service, by node id.
     pub fn service<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Entry> + use<'a> {
-        self.0.iter_from((name, "")).take_while(move |entry| entry.head.name == name)
+        self.0.iter_from((name, "")).take_while(move |entry| entry.service.name == name)
     }
 
     /// Returns the entry of one node.

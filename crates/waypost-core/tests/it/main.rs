@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod directory;
-mod fixed;
 mod lifetimes;
 mod memory;
 mod property;
 mod records;
 mod scripted;
 mod selector;
+mod static_list;

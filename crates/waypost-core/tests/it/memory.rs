@@ -107,7 +107,7 @@ async fn a_record_without_an_owner_is_repaired() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unchanged_beat_costs_no_write() {
+async fn an_unchanged_heartbeat_costs_no_write() {
     let (registry, options) = (MemoryRegistry::new(), owner());
     let faults = registry.faults();
     for _ in 0..5 {

@@ -8,11 +8,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use waypost_core::record::Key;
-use waypost_core::registry::Feed;
+use waypost_core::registry::Broadcaster;
 
 use super::step::{Action, Event, Machine, Scope};
 use super::track::{Listed, Missed};
-use super::{Feeds, Listener, OwnNews, lock};
+use super::{Broadcasters, Listener, OwnNews, lock};
 use crate::list::{Reading, list};
 use crate::members::{Duplex, Members};
 use crate::records::Records;
@@ -25,12 +25,12 @@ const ROOM: usize = 1 << 16;
 /// Maximum number of concurrent lists.
 const LISTS: usize = 16;
 
-/// Interval between two removals of feeds without listeners.
+/// Interval between two removals of broadcasters without listeners.
 const SWEEP: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Follow(Scope, Feed),
+    Follow(Scope, Broadcaster),
     Own(Key, i64),
     Disown(Key),
     Barrier(oneshot::Sender<()>),
@@ -43,7 +43,7 @@ pub(crate) struct Driver {
     owner: Listener,
     machine: Machine,
     commands: mpsc::Receiver<Command>,
-    feeds: Arc<Mutex<Feeds>>,
+    broadcasters: Arc<Mutex<Broadcasters>>,
     stream: Option<Duplex<WatchRequest>>,
     /// True once this stream has received a response.
     heard_any: bool,
@@ -62,7 +62,7 @@ impl Driver {
         timeout: Duration,
         owner: Listener,
         commands: mpsc::Receiver<Command>,
-        feeds: Arc<Mutex<Feeds>>,
+        broadcasters: Arc<Mutex<Broadcasters>>,
     ) -> Self {
         let machine = Machine::new(Arc::clone(&records), fastrand::Rng::new());
         Self {
@@ -72,7 +72,7 @@ impl Driver {
             owner,
             machine,
             commands,
-            feeds,
+            broadcasters,
             stream: None,
             heard_any: false,
             lists: JoinSet::new(),
@@ -135,7 +135,7 @@ impl Driver {
 
     fn take(&mut self, command: Command) -> Event {
         match command {
-            Command::Follow(scope, feed) => Event::Follow(scope, feed),
+            Command::Follow(scope, broadcaster) => Event::Follow(scope, broadcaster),
             Command::Own(key, revision) => Event::Own(key, revision),
             Command::Disown(key) => Event::Disown(key),
             Command::Barrier(passed) => {
@@ -145,11 +145,12 @@ impl Driver {
         }
     }
 
-    /// Removes feeds without listeners, so that the next listener starts with a fresh one.
+    /// Removes broadcasters without listeners, so that the next listener starts with a fresh one.
     fn unheard(&self) -> Vec<Scope> {
-        let mut feeds = lock(&self.feeds);
-        let unheard = self.machine.followed().filter(|(_, feed)| feed.listeners() == 0).map(|(scope, _)| scope.clone());
-        unheard.inspect(|scope| drop(feeds.by_scope.remove(scope))).collect()
+        let mut broadcasters = lock(&self.broadcasters);
+        let unheard =
+            self.machine.followed().filter(|(_, broadcaster)| broadcaster.listeners() == 0).map(|(scope, _)| scope.clone());
+        unheard.inspect(|scope| drop(broadcasters.by_scope.remove(scope))).collect()
     }
 
     fn act(&mut self, action: Action) {
@@ -182,7 +183,7 @@ impl Driver {
                 let Missed { created, changed, gone, first } = &missed;
                 let service = scope.as_deref().unwrap_or("all");
                 tracing::warn!(service, created, changed, gone, ?first, "relist found changes that the watch did not deliver");
-                lock(&self.feeds).missed += missed.count();
+                lock(&self.broadcasters).missed += missed.count();
             }
         }
     }

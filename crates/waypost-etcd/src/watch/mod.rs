@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use waypost_core::record::Key;
-use waypost_core::registry::{Error, Feed, Result, WatchOptions, Watcher};
+use waypost_core::registry::{Broadcaster, Error, Result, WatchOptions, Watcher};
 
 use driver::Command;
 pub(crate) use driver::Driver;
@@ -51,13 +51,13 @@ pub(crate) enum OwnNews {
 #[derive(Debug)]
 pub(crate) struct Hub {
     commands: mpsc::Sender<Command>,
-    feeds: Arc<Mutex<Feeds>>,
+    broadcasters: Arc<Mutex<Broadcasters>>,
 }
 
-/// Feeds in use. They are added by subscribers and removed by the task, both under this lock.
+/// Broadcasters in use. They are added by subscribers and removed by the task, both under this lock.
 #[derive(Debug, Default)]
-struct Feeds {
-    by_scope: HashMap<Scope, Feed>,
+struct Broadcasters {
+    by_scope: HashMap<Scope, Broadcaster>,
     closed: bool,
     /// Number of changes that lists have found and the watch had not delivered.
     missed: usize,
@@ -68,25 +68,25 @@ impl Hub {
     /// one request.
     pub(crate) fn new(members: Arc<Members>, records: Arc<Records>, timeout: Duration, owner: Listener) -> (Self, Driver) {
         let (commands, receiver) = mpsc::channel(ROOM);
-        let feeds = Arc::<Mutex<Feeds>>::default();
-        let driver = Driver::new(members, records, timeout, owner, receiver, Arc::clone(&feeds));
-        (Self { commands, feeds }, driver)
+        let broadcasters = Arc::<Mutex<Broadcasters>>::default();
+        let driver = Driver::new(members, records, timeout, owner, receiver, Arc::clone(&broadcasters));
+        (Self { commands, broadcasters }, driver)
     }
 
     pub(crate) async fn follow(&self, options: &WatchOptions) -> Result<Watcher> {
-        let (feed, watcher) = self.subscribe(options)?;
+        let (broadcaster, watcher) = self.subscribe(options)?;
         let scope = options.service.clone();
-        self.commands.send(Command::Follow(scope, feed)).await.map_err(|_| Error::Closed)?;
+        self.commands.send(Command::Follow(scope, broadcaster)).await.map_err(|_| Error::Closed)?;
         Ok(watcher)
     }
 
-    fn subscribe(&self, options: &WatchOptions) -> Result<(Feed, Watcher)> {
-        let mut feeds = lock(&self.feeds);
-        if feeds.closed {
+    fn subscribe(&self, options: &WatchOptions) -> Result<(Broadcaster, Watcher)> {
+        let mut broadcasters = lock(&self.broadcasters);
+        if broadcasters.closed {
             return Err(Error::Closed);
         }
-        let feed = feeds.by_scope.entry(options.service.clone()).or_default();
-        Ok((feed.clone(), feed.subscribe_to_fresh(options)))
+        let broadcaster = broadcasters.by_scope.entry(options.service.clone()).or_default();
+        Ok((broadcaster.clone(), broadcaster.subscribe_to_fresh(options)))
     }
 
     /// Watches an own record, as written at `revision`.
@@ -112,17 +112,17 @@ impl Hub {
 
     /// Returns the number of changes that lists have found and the watch had not delivered.
     pub(crate) fn missed(&self) -> usize {
-        lock(&self.feeds).missed
+        lock(&self.broadcasters).missed
     }
 
     /// Ends every watcher.
     pub(crate) fn close(&self) {
-        let mut feeds = lock(&self.feeds);
-        feeds.closed = true;
-        feeds.by_scope.drain().for_each(|(_, feed)| feed.close());
+        let mut broadcasters = lock(&self.broadcasters);
+        broadcasters.closed = true;
+        broadcasters.by_scope.drain().for_each(|(_, broadcaster)| broadcaster.close());
     }
 }
 
-fn lock(feeds: &Mutex<Feeds>) -> MutexGuard<'_, Feeds> {
-    feeds.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(broadcasters: &Mutex<Broadcasters>) -> MutexGuard<'_, Broadcasters> {
+    broadcasters.lock().unwrap_or_else(PoisonError::into_inner)
 }

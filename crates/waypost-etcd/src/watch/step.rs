@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use waypost_core::record::Key;
-use waypost_core::registry::{Change, Feed};
+use waypost_core::registry::{Broadcaster, Change};
 
 use super::line::{Line, Sign};
 use super::own::{Own, Owns};
@@ -48,8 +48,8 @@ const RELIST_AFTER_BREAK: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) enum Event {
     Tick,
-    /// New listener of this feed; its first snapshot must not be older than now.
-    Follow(Scope, Feed),
+    /// New listener of this broadcaster; its first snapshot must not be older than now.
+    Follow(Scope, Broadcaster),
     /// Scopes without listeners.
     Unfollow(Vec<Scope>),
     /// Own record valid at this revision.
@@ -132,7 +132,7 @@ impl Machine {
         let mut actions = Vec::new();
         match event {
             Event::Tick => {}
-            Event::Follow(scope, feed) => self.follow(now, scope, feed, &mut actions),
+            Event::Follow(scope, broadcaster) => self.follow(now, scope, broadcaster, &mut actions),
             Event::Unfollow(scopes) => scopes.iter().for_each(|scope| self.unfollow(scope, &mut actions)),
             Event::Own(key, revision) => self.own(&key, revision, &mut actions),
             Event::Disown(key) => self.disown(&key, &mut actions),
@@ -160,15 +160,15 @@ impl Machine {
         actions
     }
 
-    /// Returns the scopes that may be removed, with their feeds. A scope with a list in flight is
+    /// Returns the scopes that may be removed, with their broadcasters. A scope with a list in flight is
     /// excluded: its successor would take the response for its own.
-    pub(super) fn followed(&self) -> impl Iterator<Item = (&Scope, &Feed)> {
-        self.tracks.iter().filter(|(_, track)| !track.is_asking()).map(|(scope, track)| (scope, &track.feed))
+    pub(super) fn followed(&self) -> impl Iterator<Item = (&Scope, &Broadcaster)> {
+        self.tracks.iter().filter(|(_, track)| !track.is_asking()).map(|(scope, track)| (scope, &track.broadcaster))
     }
 
-    fn follow(&mut self, now: Instant, scope: Scope, feed: Feed, actions: &mut Vec<Action>) {
+    fn follow(&mut self, now: Instant, scope: Scope, broadcaster: Broadcaster, actions: &mut Vec<Action>) {
         let relist = self.next_relist(now);
-        let track = self.tracks.entry(scope.clone()).or_insert_with(|| Track::new(feed, relist));
+        let track = self.tracks.entry(scope.clone()).or_insert_with(|| Track::new(broadcaster, relist));
         if track.ask(true) {
             track.relist_at = relist;
             actions.push(Action::List(scope));

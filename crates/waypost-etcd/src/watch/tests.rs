@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use waypost_core::record::{Entry, Key, Node, Service};
-use waypost_core::registry::{Error, Event as News, Feed, WatchOptions, Watcher};
+use waypost_core::registry::{Broadcaster, Error, Event as News, WatchOptions, Watcher};
 
 use super::Own;
 use super::step::{Action, Event, Machine, Scope};
@@ -21,7 +21,7 @@ struct Scene {
     machine: Machine,
     begun: Instant,
     watcher: Watcher,
-    feed: Feed,
+    broadcaster: Broadcaster,
 }
 
 fn scope() -> Scope {
@@ -91,9 +91,9 @@ fn asked(actions: &[Action]) -> Vec<String> {
 impl Scene {
     fn new() -> Self {
         let records = Arc::new(Records::new(Space::new("/p")));
-        let feed = Feed::default();
-        let watcher = feed.subscribe_to_fresh(&WatchOptions::service("s"));
-        Self { machine: Machine::new(records, fastrand::Rng::with_seed(1)), begun: Instant::now(), watcher, feed }
+        let broadcaster = Broadcaster::default();
+        let watcher = broadcaster.subscribe_to_fresh(&WatchOptions::service("s"));
+        Self { machine: Machine::new(records, fastrand::Rng::with_seed(1)), begun: Instant::now(), watcher, broadcaster }
     }
 
     fn step(&mut self, ms: u64, event: Event) -> Vec<Action> {
@@ -111,8 +111,8 @@ impl Scene {
     /// Creates a scene whose service is listed at revision 5 with one node, and watched.
     fn watching() -> Self {
         let mut scene = Self::new();
-        let feed = scene.feed.clone();
-        assert_eq!(asked(&scene.step(0, Event::Follow(scope(), feed))), ["list s"]);
+        let broadcaster = scene.broadcaster.clone();
+        assert_eq!(asked(&scene.step(0, Event::Follow(scope(), broadcaster))), ["list s"]);
         assert_eq!(asked(&scene.listed(1, 5, &[entry("1", "h:5")])), ["open", "create 1 /p/s/ from 5"]);
         scene.step(2, created(1, 5));
         assert_eq!(scene.heard(), [Ok(News::Reset(vec![entry("1", "h:5")]))]);
@@ -235,8 +235,8 @@ async fn every_five_minutes_a_list_looks_for_what_no_rule_foresaw() {
 #[tokio::test(start_paused = true)]
 async fn a_list_waits_for_the_watch_to_get_as_far() {
     let mut scene = Scene::watching();
-    let feed = scene.feed.clone();
-    assert_eq!(asked(&scene.step(300, Event::Follow(scope(), feed))), ["list s"]);
+    let broadcaster = scene.broadcaster.clone();
+    assert_eq!(asked(&scene.step(300, Event::Follow(scope(), broadcaster))), ["list s"]);
     let actions = scene.listed(310, 9, &[entry("1", "h:5"), entry("2", "h:9")]);
     assert_eq!(asked(&actions), ["progress"], "it is behind");
     assert_eq!(scene.heard(), []);
@@ -350,8 +350,8 @@ async fn a_watch_that_is_always_refused_is_tried_with_rests() {
 #[tokio::test(start_paused = true)]
 async fn a_yes_to_a_watch_overtakes_the_rest() {
     let mut scene = Scene::watching();
-    let feed = scene.feed.clone();
-    scene.step(300, Event::Follow(scope(), feed));
+    let broadcaster = scene.broadcaster.clone();
+    scene.step(300, Event::Follow(scope(), broadcaster));
     scene.step(301, Event::Own(key("9"), 9));
     assert_eq!(asked(&scene.listed(302, 9, &[entry("1", "h:5"), entry("2", "h:9")])), ["progress"]);
     scene.step(303, created(2, 9));
@@ -366,8 +366,8 @@ async fn a_yes_to_a_watch_overtakes_the_rest() {
 #[tokio::test(start_paused = true)]
 async fn a_scope_is_not_let_go_while_it_is_listed() {
     let mut scene = Scene::new();
-    let feed = scene.feed.clone();
-    scene.step(0, Event::Follow(scope(), feed));
+    let broadcaster = scene.broadcaster.clone();
+    scene.step(0, Event::Follow(scope(), broadcaster));
     assert_eq!(scene.machine.followed().count(), 0);
     scene.listed(1, 5, &[]);
     assert_eq!(scene.machine.followed().count(), 1);
@@ -398,8 +398,8 @@ async fn another_history_that_is_ahead_is_found_by_a_list() {
 #[tokio::test(start_paused = true)]
 async fn of_much_that_was_missed_the_first_five_are_named() {
     let mut scene = Scene::watching();
-    let feed = scene.feed.clone();
-    scene.step(300, Event::Follow(scope(), feed));
+    let broadcaster = scene.broadcaster.clone();
+    scene.step(300, Event::Follow(scope(), broadcaster));
     let many: Vec<_> = (0..100).map(|number| entry(&format!("\u{1b}{}", "x".repeat(1_000 + number)), "h:1")).collect();
     scene.listed(310, 9, &many);
     let found = scene.step(811, Event::Tick);
@@ -429,8 +429,8 @@ async fn a_barrier_is_passed_by_an_answer_to_a_later_question() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_watch_is_told_and_tried_again() {
     let mut scene = Scene::new();
-    let feed = scene.feed.clone();
-    scene.step(0, Event::Follow(scope(), feed));
+    let broadcaster = scene.broadcaster.clone();
+    scene.step(0, Event::Follow(scope(), broadcaster));
     scene.listed(1, 5, &[]);
     scene.heard();
     // etcd does not name the watch.
@@ -455,8 +455,8 @@ async fn a_token_that_ran_out_opens_another_stream() {
 #[tokio::test(start_paused = true)]
 async fn a_first_list_that_fails_is_told_and_one_member_asked() {
     let mut scene = Scene::new();
-    let feed = scene.feed.clone();
-    scene.step(0, Event::Follow(scope(), feed));
+    let broadcaster = scene.broadcaster.clone();
+    scene.step(0, Event::Follow(scope(), broadcaster));
     let busy = Trouble::Busy("no leader".into());
     let actions = scene.step(1, Event::Listed(scope(), Err(busy.clone())));
     assert!(actions.contains(&Action::ListOfOne(scope(), busy.clone())), "{actions:?}");

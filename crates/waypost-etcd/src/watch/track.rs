@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{Change, Event, Feed, Newest, NodeSet};
+use waypost_core::registry::{Broadcaster, Change, Event, Newest, NodeSet};
 
 use crate::trouble::Trouble;
 
@@ -25,7 +25,7 @@ pub(crate) struct Listed {
 
 #[derive(Debug)]
 pub(super) struct Track {
-    pub(super) feed: Feed,
+    pub(super) broadcaster: Broadcaster,
     /// Revision up to which the node set is complete; 0 before the first list.
     pub(super) revision: i64,
     /// Watch on the current stream.
@@ -112,9 +112,9 @@ impl Missed {
 }
 
 impl Track {
-    pub(super) fn new(feed: Feed, relist_at: Instant) -> Self {
+    pub(super) fn new(broadcaster: Broadcaster, relist_at: Instant) -> Self {
         Self {
-            feed,
+            broadcaster,
             revision: 0,
             watch: None,
             created: None,
@@ -134,7 +134,7 @@ impl Track {
             question.again |= again;
             return false;
         }
-        let newest = self.feed.newest();
+        let newest = self.broadcaster.newest();
         let known = self.revision;
         self.question = Some(Question { newest, known, heard: Vec::new(), answer: None, void: false, again: false });
         true
@@ -185,14 +185,14 @@ impl Track {
         if let Some(question) = &mut self.question {
             question.heard.extend(fresh.iter().cloned());
         }
-        self.feed.apply(fresh.into_iter().map(|(_, change)| change));
+        self.broadcaster.apply(fresh.into_iter().map(|(_, change)| change));
     }
 
     /// Emits an error to the listeners.
     pub(super) fn fail(&mut self, trouble: &Trouble) {
         self.told = true;
         let trouble = trouble.clone();
-        self.feed.fail(move || trouble.clone().error("watching it"));
+        self.broadcaster.fail(move || trouble.clone().error("watching it"));
     }
 
     /// Emits the result of a serializable list, if no other is known.
@@ -200,7 +200,7 @@ impl Track {
         if self.revision == 0 {
             self.unverified = true;
             let picture = NodeSet::from_iter(listed.entries);
-            self.feed
+            self.broadcaster
                 .reset_unverified(picture, move || trouble.clone().error("watching it; what one member has is not verified"));
         }
     }
@@ -217,7 +217,7 @@ impl Track {
         let newer = heard.into_iter().filter(|(revision, _)| !rewritten && *revision > listed.revision);
         let next = picture(listed.entries, newer.map(|(_, change)| change));
         let missed = self.tell(next);
-        self.feed.refreshed(newest);
+        self.broadcaster.refreshed(newest);
         self.revision = if rewritten { listed.revision } else { self.revision.max(listed.revision) };
         (self.gap, self.told) = (false, false);
         Some(Merged { rewritten, missed, again })
@@ -226,13 +226,13 @@ impl Track {
     /// Emits the new node set if it differs. Returns the missed changes, if a watch should have
     /// delivered them.
     fn tell(&self, next: NodeSet) -> Option<Missed> {
-        let Some(known) = self.feed.picture() else {
-            self.feed.reset(next);
+        let Some(known) = self.broadcaster.nodes() else {
+            self.broadcaster.reset(next);
             return None;
         };
         let changes = known.events_to(&next);
         if !changes.is_empty() || self.gap {
-            self.feed.reset(next);
+            self.broadcaster.reset(next);
         }
         Missed::of(&changes).filter(|_| !self.gap && self.watch.is_some())
     }
@@ -271,9 +271,9 @@ mod tests {
     }
 
     fn track() -> (Track, Watcher) {
-        let feed = Feed::default();
-        let watcher = feed.subscribe_to_fresh(&WatchOptions::all());
-        (Track::new(feed, Instant::now()), watcher)
+        let broadcaster = Broadcaster::default();
+        let watcher = broadcaster.subscribe_to_fresh(&WatchOptions::all());
+        (Track::new(broadcaster, Instant::now()), watcher)
     }
 
     /// Merges a list of a watched track.
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(track.merge().unwrap().missed, None);
         assert_eq!(track.revision, 10);
         heard(&mut watcher);
-        assert_eq!(track.feed.picture().unwrap(), NodeSet::from_iter([entry("2", "h:7"), entry("3", "h:9")]));
+        assert_eq!(track.broadcaster.nodes().unwrap(), NodeSet::from_iter([entry("2", "h:7"), entry("3", "h:9")]));
     }
 
     #[tokio::test]
@@ -347,7 +347,7 @@ mod tests {
         track.answered(Instant::now(), Listed { revision: 3, entries: vec![entry("3", "h:1")] });
         let merged = track.merge().unwrap();
         assert!(merged.rewritten);
-        assert_eq!((track.revision, track.feed.picture().unwrap()), (3, NodeSet::from_iter([entry("3", "h:1")])));
+        assert_eq!((track.revision, track.broadcaster.nodes().unwrap()), (3, NodeSet::from_iter([entry("3", "h:1")])));
     }
 
     #[tokio::test]
@@ -424,7 +424,7 @@ mod tests {
             }
             if track.watch.is_some() {
                 track.hear(history[delivered..].to_vec());
-                assert_eq!(track.feed.picture().unwrap(), at(&history, i64::MAX));
+                assert_eq!(track.broadcaster.nodes().unwrap(), at(&history, i64::MAX));
             }
         });
     }

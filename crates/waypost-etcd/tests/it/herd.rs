@@ -79,15 +79,18 @@ async fn a_fleet_at_rest_writes_nothing_and_wakes_nobody() {
         let at = url(&etcd.addresses());
         let fleet = Fleet::start(&at, HANDLES, SERVICES).await;
         let (registry, mut watcher) = watch(&at).await;
-        let (before, beats) = (etcd.revision().await.unwrap(), keep_alives(&mut etcd).await);
+        let (before, heartbeats) = (etcd.revision().await.unwrap(), keep_alives(&mut etcd).await);
         let heard = timeout(INTERVAL * 3, watcher.next()).await;
         assert!(heard.is_err(), "a watcher heard {heard:?}");
-        let beats = keep_alives(&mut etcd).await - beats;
-        assert_eq!(etcd.revision().await.unwrap(), before, "a beat wrote");
+        let heartbeats = keep_alives(&mut etcd).await - heartbeats;
+        assert_eq!(etcd.revision().await.unwrap(), before, "a heartbeat wrote");
         assert_eq!(etcd.leases().await.unwrap().len(), HANDLES);
         // One keepalive for each lease and interval, and up to one more at either end.
         let most = HANDLES as f64 * 5.0;
-        assert!((HANDLES as f64 * 2.0..=most).contains(&beats), "{beats} keep-alives of {HANDLES} leases in three intervals");
+        assert!(
+            (HANDLES as f64 * 2.0..=most).contains(&heartbeats),
+            "{heartbeats} keep-alives of {HANDLES} leases in three intervals"
+        );
         registry.close().await.unwrap();
         fleet.close().await;
         assert_eq!(etcd.keys("/").await.unwrap(), [""; 0]);

@@ -7,12 +7,12 @@ use waypost_testkit::etcd::Options;
 use super::rig::{INTERVAL, Rig, each};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beats_at_rest_write_nothing_and_close_leaves_nothing() {
+async fn heartbeats_at_rest_write_nothing_and_close_leaves_nothing() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         let before = rig.etcd.revision().await.unwrap();
         sleep(INTERVAL * 4).await;
-        assert_eq!(rig.etcd.revision().await.unwrap(), before, "a beat wrote");
+        assert_eq!(rig.etcd.revision().await.unwrap(), before, "a heartbeat wrote");
         assert_eq!(rig.etcd.leases().await.unwrap().len(), 3);
         let watched = rig.etcd.member(0).metrics().await.unwrap().get("etcd_debugging_mvcc_watcher_total", &[]);
         assert_eq!(watched, Some(4.0), "three own keys and one service");

@@ -128,7 +128,7 @@ async fn registrations_are_kept_when_the_runtime_of_the_first_shuts_down() {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let (address, registry) = (etcd.addresses()[0], open(&etcd));
         let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
-        let beats = |id, every, lasts| heartbeats(registry.clone(), id, options.clone(), every, lasts);
+        let heartbeats = |id, every, lasts| heartbeats(registry.clone(), id, options.clone(), every, lasts);
         let (often, seldom) = (Duration::from_millis(20), TTL / 3);
         let written = async || {
             let (one, two) = (path(&key("1")), path(&key("2")));
@@ -137,21 +137,21 @@ async fn registrations_are_kept_when_the_runtime_of_the_first_shuts_down() {
 
         let first = runtime();
         for id in ["1", "2"] {
-            first.spawn(beats(id, often, often * 3)).await.unwrap().unwrap();
+            first.spawn(heartbeats(id, often, often * 3)).await.unwrap().unwrap();
         }
         let before = written().await;
         let second = runtime();
-        let busy = second.spawn(beats("1", often, TTL * 3 / 2));
+        let busy = second.spawn(heartbeats("1", often, TTL * 3 / 2));
         sleep(often * 5).await;
         End::InBackground.of(first).await;
-        let quiet = second.spawn(beats("2", seldom, TTL * 3 / 2));
+        let quiet = second.spawn(heartbeats("2", seldom, TTL * 3 / 2));
         busy.await.unwrap().unwrap();
         quiet.await.unwrap().unwrap();
         assert_eq!(written().await, before, "a record was lost, or written again");
 
         let third = runtime();
         End::Dropped.of(second).await;
-        third.spawn(beats("1", often, often * 10)).await.unwrap().unwrap();
+        third.spawn(heartbeats("1", often, often * 10)).await.unwrap().unwrap();
         assert_eq!(written().await, before, "a record was lost, or written again");
         let leave = DeregisterOptions::ours(options.instance.clone());
         let leaves = registry.clone();

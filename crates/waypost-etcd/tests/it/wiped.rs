@@ -40,7 +40,7 @@ async fn an_etcd_that_begins_anew_has_rest_again() {
         sleep(INTERVAL * 3).await;
         let before = asked(&mut etcd).await;
         sleep(INTERVAL * 5).await;
-        assert_eq!(asked(&mut etcd).await, before, "ranges and watches: beats read, or a watch broke");
+        assert_eq!(asked(&mut etcd).await, before, "ranges and watches: heartbeats read, or a watch broke");
         for server in servers {
             server.close().await;
         }

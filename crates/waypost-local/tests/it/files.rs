@@ -52,7 +52,7 @@ async fn no_descriptor_is_left_after_close() {
 }
 
 #[tokio::test]
-async fn an_unchanged_beat_writes_nothing() {
+async fn an_unchanged_heartbeat_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (registry, options) = (super::open(dir.path()), super::owner());
     registry.register(&super::service("1", "127.0.0.1:1"), &options).await.unwrap();
@@ -118,7 +118,7 @@ async fn an_id_too_long_for_a_file_is_refused() {
 }
 
 #[tokio::test]
-async fn a_registry_that_was_removed_by_hand_is_there_again_after_a_beat() {
+async fn a_registry_that_was_removed_by_hand_is_there_again_after_a_heartbeat() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("registry");
     let (registry, options) = (super::open(&root), super::owner());

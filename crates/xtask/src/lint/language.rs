@@ -7,9 +7,37 @@ use crate::workspace::{Result, Workspace};
 
 /// First words of a sentence that hide its subject: question words and pronouns.
 const HIDDEN_SUBJECT: &[&str] = &[
-    "what", "whatever", "whether", "how", "who", "whom", "whose", "whoever", "which", "when", "where",
-    "why", "it", "its", "they", "their", "he", "she", "we", "our", "you", "your", "i", "nobody",
-    "somebody", "anybody", "everybody", "this", "that", "these", "those",
+    "what",
+    "whatever",
+    "whether",
+    "how",
+    "who",
+    "whom",
+    "whose",
+    "whoever",
+    "which",
+    "when",
+    "where",
+    "why",
+    "it",
+    "its",
+    "they",
+    "their",
+    "he",
+    "she",
+    "we",
+    "our",
+    "you",
+    "your",
+    "i",
+    "nobody",
+    "somebody",
+    "anybody",
+    "everybody",
+    "this",
+    "that",
+    "these",
+    "those",
 ];
 
 /// Words that have given way, and the terms to use.
@@ -100,8 +128,7 @@ mod tests {
     fn words_that_are_gone_are_reported_whole() {
         let found = gone_words("a.md", "Anew.\nrenewed anewer\nthe Back-off of nobody");
         let found: Vec<_> = found.iter().map(|finding| (finding.place.as_str(), finding.what.as_str())).collect();
-        let expected =
-            [("a.md:1", "the word `anew`"), ("a.md:3", "the word `nobody`"), ("a.md:3", "the word `back-off`")];
+        let expected = [("a.md:1", "the word `anew`"), ("a.md:3", "the word `nobody`"), ("a.md:3", "the word `back-off`")];
         assert_eq!(found, expected);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::scripted::{Asked, Mood, Scripted};
 use crate::record::{Node, Service, keys};
-use crate::registrar::{Builder, Config, Registration, State};
+use crate::registrar::{Config, Registration, RegistrationBuilder, State};
 use crate::registry::{AnyRegistry, Error};
 
 fn service() -> Service {
@@ -19,7 +19,7 @@ fn service() -> Service {
     service
 }
 
-fn builder(registry: &Scripted) -> Builder {
+fn builder(registry: &Scripted) -> RegistrationBuilder {
     Registration::builder(AnyRegistry::new(registry.clone()), service())
 }
 
@@ -34,7 +34,7 @@ async fn reach(registration: &Registration, name: &str) -> State {
 }
 
 #[tokio::test(start_paused = true)]
-async fn beats_come_every_interval_and_the_end_leaves_nothing() {
+async fn heartbeats_come_every_interval_and_the_end_leaves_nothing() {
     let registry = Scripted::new(Mood::Well);
     let start = Instant::now();
     let registration = builder(&registry).start().unwrap();
@@ -46,9 +46,9 @@ async fn beats_come_every_interval_and_the_end_leaves_nothing() {
     assert_eq!(asked.pop(), Some((15_500, Asked::Deregister)));
     assert_eq!(asked[0], (0, Asked::Register));
     let first = asked[1].0;
-    assert!((1..=5000).contains(&first), "the first beat is within an interval: {first}");
-    let beats: Vec<_> = (first..=15_500).step_by(5000).map(|at| (at, Asked::Register)).collect();
-    assert_eq!(asked[1..], beats);
+    assert!((1..=5000).contains(&first), "the first heartbeat is within an interval: {first}");
+    let heartbeats: Vec<_> = (first..=15_500).step_by(5000).map(|at| (at, Asked::Register)).collect();
+    assert_eq!(asked[1..], heartbeats);
     assert_eq!(registry.node(), None);
     assert_eq!(alive(), 0, "no task left");
 }
@@ -56,7 +56,7 @@ async fn beats_come_every_interval_and_the_end_leaves_nothing() {
 /// Samples the phase of the heartbeats on many handles. The probability that the phases do not
 /// cover all four quarters of the interval is at most 4 × 0.75^100.
 #[tokio::test(start_paused = true)]
-async fn handles_beat_each_at_its_own_time_and_what_shares_one_beats_together() {
+async fn handles_heartbeat_each_at_its_own_time_and_what_shares_one_heartbeats_together() {
     let start = Instant::now();
     let mut quarters = [false; 4];
     for _ in 0..100 {
@@ -71,11 +71,11 @@ async fn handles_beat_each_at_its_own_time_and_what_shares_one_beats_together() 
         // remain.
         sleep(Duration::from_secs(15)).await;
         let times: Vec<_> = registry.asked(start).into_iter().map(|(at, _)| at - begin).collect();
-        let beats: Vec<_> = times.into_iter().filter(|at| ![0, 777].contains(at)).collect();
-        quarters[usize::try_from(beats[beats.len() - 1] % 5000 / 1250).unwrap()] = true;
-        let last = &beats[beats.len() - 4..];
-        assert_eq!((last[0], last[2]), (last[1], last[3]), "together: {beats:?}");
-        assert_eq!(last[2] - last[0], 5000, "an interval apart: {beats:?}");
+        let heartbeats: Vec<_> = times.into_iter().filter(|at| ![0, 777].contains(at)).collect();
+        quarters[usize::try_from(heartbeats[heartbeats.len() - 1] % 5000 / 1250).unwrap()] = true;
+        let last = &heartbeats[heartbeats.len() - 4..];
+        assert_eq!((last[0], last[2]), (last[1], last[3]), "together: {heartbeats:?}");
+        assert_eq!(last[2] - last[0], 5000, "an interval apart: {heartbeats:?}");
         drop((first, second));
     }
     assert_eq!(quarters, [true; 4]);
@@ -228,7 +228,7 @@ async fn a_check_is_called_at_each_heartbeat() {
     let registration = builder(&registry).check(check).start().unwrap();
     registration.registered().await.unwrap();
     sleep(Duration::from_millis(10_001)).await;
-    assert_eq!(registry.asked(start).len(), 3, "the first, and two beats");
+    assert_eq!(registry.asked(start).len(), 3, "the first, and two heartbeats");
     assert_eq!(asked.load(Ordering::Relaxed), 3);
     drop(registration);
 }

@@ -2,7 +2,7 @@
 
 use allocation_counter::measure;
 use waypost_core::record::{Entry, Key, Metadata, Node, Service, keys};
-use waypost_core::registry::Heads;
+use waypost_core::registry::Interner;
 
 const NODES: usize = 1_000;
 
@@ -23,8 +23,8 @@ fn record(number: usize) -> (Key, String) {
 fn a_node_takes_few_bytes() {
     let records: Vec<_> = (0..NODES).map(record).collect();
     let mut entries = Vec::<Entry>::with_capacity(NODES);
-    let mut heads = Heads::default();
-    let decoded = measure(|| entries.extend(records.iter().map(|(key, json)| heads.decode(key, json.as_bytes()).unwrap())));
+    let mut interner = Interner::default();
+    let decoded = measure(|| entries.extend(records.iter().map(|(key, json)| interner.decode(key, json.as_bytes()).unwrap())));
     let bytes = decoded.bytes_current / NODES as i64;
     assert!(bytes <= 220, "a node takes {bytes} bytes");
     assert!(size_of::<Metadata>() <= 24);

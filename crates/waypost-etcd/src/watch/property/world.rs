@@ -9,7 +9,7 @@ use fastrand::Rng;
 use tokio::time::Instant;
 use waypost_conformance::Story;
 use waypost_core::record::{Key, Node, Service, keys};
-use waypost_core::registry::{Feed, WatchOptions};
+use waypost_core::registry::{Broadcaster, WatchOptions};
 
 use super::etcd::{Etcd, MEMBERS, Manners, Stream};
 use super::listener::{Listener, serial};
@@ -69,7 +69,7 @@ pub(super) struct World {
     pub(super) paused: bool,
     pub(super) stale: bool,
     pub(super) lists: Vec<List>,
-    pub(super) feeds: BTreeMap<Scope, Feed>,
+    pub(super) broadcasters: BTreeMap<Scope, Broadcaster>,
     pub(super) listeners: Vec<Listener>,
     pub(super) ledger: Ledger,
     pub(super) slots: Slots,
@@ -111,7 +111,7 @@ impl World {
             paused: false,
             stale: false,
             lists: Vec::new(),
-            feeds: BTreeMap::new(),
+            broadcasters: BTreeMap::new(),
             listeners: Vec::new(),
             ledger: Ledger::default(),
             slots: Slots::default(),
@@ -333,13 +333,13 @@ impl World {
 
     pub(super) fn follow(&mut self, scope: Scope) {
         self.tell(format!("follow {scope:?}"));
-        let feed = self.feeds.entry(scope.clone()).or_default().clone();
-        let watcher = feed.subscribe_to_fresh(&WatchOptions { service: scope.clone() });
+        let broadcaster = self.broadcasters.entry(scope.clone()).or_default().clone();
+        let watcher = broadcaster.subscribe_to_fresh(&WatchOptions { service: scope.clone() });
         // Until a linearizable list completes, later listeners get the serializable one too.
-        let is_known = feed.picture().is_some() || self.listeners.iter().all(|listener| listener.scope != scope);
+        let is_known = broadcaster.nodes().is_some() || self.listeners.iter().all(|listener| listener.scope != scope);
         let since = is_known.then_some((self.truth.history, self.etcd.revision));
         self.listeners.push(Listener::new(scope.clone(), watcher, since));
-        self.step(Event::Follow(scope, feed));
+        self.step(Event::Follow(scope, broadcaster));
     }
 
     pub(super) fn follow_any(&mut self) {
@@ -358,10 +358,11 @@ impl World {
 
     fn sweep(&mut self) {
         self.sweep = self.now + SWEEP;
-        let unheard = self.machine.followed().filter(|(_, feed)| feed.listeners() == 0).map(|(scope, _)| scope.clone());
+        let unheard =
+            self.machine.followed().filter(|(_, broadcaster)| broadcaster.listeners() == 0).map(|(scope, _)| scope.clone());
         let unheard: Vec<_> = unheard.collect();
         for scope in &unheard {
-            self.feeds.remove(scope);
+            self.broadcasters.remove(scope);
         }
         self.step(Event::Unfollow(unheard.clone()));
         for scope in unheard {

@@ -167,6 +167,6 @@ impl Cluster {
 }
 
 /// Waits for some heartbeats, without requests.
-pub(crate) async fn beats(count: u32) {
+pub(crate) async fn heartbeats(count: u32) {
     sleep(INTERVAL * count).await;
 }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use waypost_testkit::etcd::{Binary, Options};
 
-use super::cluster::{Cluster, Fault, Phase, beats};
+use super::cluster::{Cluster, Fault, Phase, heartbeats};
 use crate::rig::{Figures, INTERVAL, Rig, TTL, each};
 
 /// One of three members fails during an activity; no node vanishes, and none is a suspect.
@@ -69,7 +69,7 @@ async fn the_leader_frozen(binary: Binary, phases: &'static [Phase], name: &str,
     let mut cluster = Cluster::start(&binary).await;
     let mut vanished = Vec::new();
     for _ in 0..rounds {
-        beats(1).await;
+        heartbeats(1).await;
         let before = cluster.rig.etcd.leases().await.unwrap();
         vanished.push(cluster.round(Fault::LeaderFrozen, phases, name).await);
         let after = cluster.rig.etcd.leases().await.unwrap();

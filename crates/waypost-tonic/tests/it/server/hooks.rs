@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use waypost_core::fixed::FixedRegistry;
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::registrar::Config;
 use waypost_core::registry::{AnyRegistry, Registry};
+use waypost_core::static_list::StaticRegistry;
 use waypost_tonic::server::Server;
 
 use super::echo::{self, HANG, Talk, word};
@@ -142,7 +142,7 @@ async fn a_hook_of_the_start_that_panics_is_an_error_and_leaves_nothing() {
 #[tokio::test]
 async fn a_registry_that_cannot_be_left_does_not_delay_the_stop() {
     let closed = MemoryRegistry::new();
-    let fixed = AnyRegistry::new(FixedRegistry::new([], "grpc"));
+    let fixed = AnyRegistry::new(StaticRegistry::new([], "grpc"));
     for (registry, close) in [(AnyRegistry::new(closed.open()), true), (fixed, false)] {
         let (service, _) = echo::service();
         let server = Server::builder("parrot").registry(registry.clone()).allow_loopback(true);

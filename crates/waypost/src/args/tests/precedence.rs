@@ -7,7 +7,7 @@ use super::parsed;
 use crate::balance::{BuildContext, Picker, ReadySet, Strategy};
 use crate::record::Address;
 use crate::server::Builder;
-use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, FixedRegistry, Server};
+use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, Server, StaticRegistry};
 
 /// The variable or the flag, and its text. None where go-micro has no such setting.
 type Words = (&'static str, &'static str);
@@ -210,7 +210,7 @@ fn of_a_client_and_its_channels() {
     ];
     for row in rows {
         row.check(|code, flags, environment| {
-            let registry = FixedRegistry::new(Vec::<Address>::new(), "grpc");
+            let registry = StaticRegistry::new(Vec::<Address>::new(), "grpc");
             let client = Client::builder(AnyRegistry::new(registry));
             let client = if let Some((code, _)) = code { code(client) } else { client };
             let client = parsed(flags).client.apply_in(client, environment).unwrap().build();

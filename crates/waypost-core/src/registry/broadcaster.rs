@@ -1,7 +1,7 @@
 //! Broadcast of one node set to many watchers: the part of a [`Watcher`]'s contract that all
 //! backends share.
 //!
-//! A backend reports its observations ([`Change`]). The feed compares them with the set that it has
+//! A backend reports its observations ([`Change`]). The broadcaster compares them with the set that it has
 //! emitted, so that each event is emitted once. Each listener has its own queue. If the queue
 //! exceeds [`QUEUE`] events, a `Reset` replaces them.
 
@@ -33,23 +33,23 @@ pub enum Change {
 
 /// Broadcast of one node set to many watchers. Clones share the same state.
 ///
-/// A new feed is not synced: watchers wait for the first [`reset`](Feed::reset).
+/// A new broadcaster is not synced: watchers wait for the first [`reset`](Broadcaster::reset).
 #[derive(Clone, Default)]
-pub struct Feed(Arc<Mutex<State>>);
+pub struct Broadcaster(Arc<Mutex<State>>);
 
 /// Id of the newest listener at some moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Newest(u64);
 
-type Trouble = Box<dyn Fn() -> Error + Send>;
+type MakeError = Box<dyn Fn() -> Error + Send>;
 
 #[derive(Default)]
 struct State {
-    picture: NodeSet,
+    nodes: NodeSet,
     known: bool,
     /// True if the set was emitted although it could not be verified.
     unverified: bool,
-    trouble: Option<Trouble>,
+    outage: Option<MakeError>,
     closed: bool,
     next_id: u64,
     listeners: BTreeMap<u64, Listener>,
@@ -64,27 +64,27 @@ struct State {
 struct Listener {
     options: WatchOptions,
     queue: VecDeque<Event>,
-    trouble: Option<Error>,
+    outage: Option<Error>,
     wants_reset: bool,
     /// True while the first reset waits for a refresh of the set.
     waits: bool,
     waker: Option<Waker>,
 }
 
-impl Feed {
+impl Broadcaster {
     /// Adds a listener. It receives a `Reset` first, preceded by an `Err` during an outage.
     pub fn subscribe(&self, options: &WatchOptions) -> Watcher {
         self.add(options, false)
     }
 
     /// Adds a listener whose `Reset` waits until the set has been refreshed. Intended for a backend
-    /// that observes changes with a delay. The backend calls [`newest`](Feed::newest), lists all
-    /// records, and calls [`refreshed`](Feed::refreshed).
+    /// that observes changes with a delay. The backend calls [`newest`](Broadcaster::newest), lists all
+    /// records, and calls [`refreshed`](Broadcaster::refreshed).
     pub fn subscribe_to_fresh(&self, options: &WatchOptions) -> Watcher {
         self.add(options, true)
     }
 
-    /// Returns the id of the newest listener, for [`refreshed`](Feed::refreshed).
+    /// Returns the id of the newest listener, for [`refreshed`](Broadcaster::refreshed).
     pub fn newest(&self) -> Newest {
         Newest(self.lock().next_id)
     }
@@ -99,14 +99,14 @@ impl Feed {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
-        let trouble = state.trouble.as_ref().map(|trouble| trouble());
+        let outage = state.outage.as_ref().map(|outage| outage());
         let mut listener =
-            Listener { options: options.clone(), queue: VecDeque::new(), trouble, wants_reset: true, waits, waker: None };
+            Listener { options: options.clone(), queue: VecDeque::new(), outage, wants_reset: true, waits, waker: None };
         if state.unverified {
-            listener.hear_unverified(&state.picture);
+            listener.push_unverified(&state.nodes);
         }
         state.insert(id, listener);
-        Watcher::new(Subscription { feed: self.clone(), id })
+        Watcher::new(Subscription { broadcaster: self.clone(), id })
     }
 
     /// Applies changes in order, and emits an event for each that changes the set.
@@ -120,38 +120,38 @@ impl Feed {
 
     /// Replaces the set, initially or after a gap. Ends an outage. Every listener receives a
     /// `Reset`.
-    pub fn reset(&self, picture: NodeSet) {
+    pub fn reset(&self, nodes: NodeSet) {
         self.update(|state| {
-            (state.picture, state.known, state.unverified) = (picture, true, false);
-            state.trouble = None;
+            (state.nodes, state.known, state.unverified) = (nodes, true, false);
+            state.outage = None;
             state.listeners.values_mut().for_each(Listener::want_reset);
         });
     }
 
     /// Reports an error of the registry. Every listener, including later ones, receives one `Err`.
-    /// The set is not synced until the next [`reset`](Feed::reset).
-    pub fn fail(&self, trouble: impl Fn() -> Error + Send + 'static) {
+    /// The set is not synced until the next [`reset`](Broadcaster::reset).
+    pub fn fail(&self, outage: impl Fn() -> Error + Send + 'static) {
         self.update(|state| {
             state.known = false;
             for listener in state.listeners.values_mut() {
-                listener.trouble = Some(trouble());
+                listener.outage = Some(outage());
                 listener.want_reset();
             }
-            state.trouble = Some(Box::new(trouble));
+            state.outage = Some(Box::new(outage));
         });
     }
 
     /// Replaces the set by one that cannot be verified, with the reason. Every listener, including
-    /// later ones, receives a `Reset` and then one `Err`. The feed accepts no changes until the
-    /// next [`reset`](Feed::reset).
-    pub fn reset_unverified(&self, picture: NodeSet, trouble: impl Fn() -> Error + Send + 'static) {
+    /// later ones, receives a `Reset` and then one `Err`. The broadcaster accepts no changes until the
+    /// next [`reset`](Broadcaster::reset).
+    pub fn reset_unverified(&self, nodes: NodeSet, outage: impl Fn() -> Error + Send + 'static) {
         self.update(|state| {
-            (state.picture, state.known, state.unverified) = (picture, false, true);
+            (state.nodes, state.known, state.unverified) = (nodes, false, true);
             for listener in state.listeners.values_mut() {
-                listener.hear_unverified(&state.picture);
-                listener.trouble = Some(trouble());
+                listener.push_unverified(&state.nodes);
+                listener.outage = Some(outage());
             }
-            state.trouble = Some(Box::new(trouble));
+            state.outage = Some(Box::new(outage));
         });
     }
 
@@ -160,11 +160,11 @@ impl Feed {
     pub fn forget(&self) {
         let mut state = self.lock();
         (state.known, state.unverified) = (false, false);
-        state.picture = NodeSet::default();
+        state.nodes = NodeSet::default();
     }
 
     /// Drops the queued events of every listener. Each receives a `Reset` in their place.
-    pub fn cut(&self) {
+    pub fn force_reset(&self) {
         self.update(|state| {
             for listener in state.listeners.values_mut() {
                 listener.queue.clear();
@@ -183,15 +183,15 @@ impl Feed {
         self.lock().listeners.len()
     }
 
-    /// Returns the current set, or none while the feed is not synced.
-    pub fn picture(&self) -> Option<NodeSet> {
+    /// Returns the current set, or none while the broadcaster is not synced.
+    pub fn nodes(&self) -> Option<NodeSet> {
         let state = self.lock();
-        state.known.then(|| state.picture.clone())
+        state.known.then(|| state.nodes.clone())
     }
 
     /// Returns the emitted entry of one node.
     pub fn get(&self, key: &Key) -> Option<Entry> {
-        self.lock().picture.get(key).cloned()
+        self.lock().nodes.get(key).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -208,10 +208,10 @@ impl Feed {
     }
 }
 
-impl fmt::Debug for Feed {
+impl fmt::Debug for Broadcaster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
-        f.debug_struct("Feed").field("nodes", &state.picture.len()).field("listeners", &state.listeners.len()).finish()
+        f.debug_struct("Broadcaster").field("nodes", &state.nodes.len()).field("listeners", &state.listeners.len()).finish()
     }
 }
 
@@ -246,7 +246,7 @@ impl State {
             Change::Put(entry) => self.put(entry),
             Change::Lose(key) => self.delete(key),
             Change::Leave(key) => {
-                if let Some(leaving) = self.picture.get(&key).map(leaving) {
+                if let Some(leaving) = self.nodes.get(&key).map(leaving) {
                     self.put(leaving);
                 }
                 self.delete(key);
@@ -255,22 +255,22 @@ impl State {
     }
 
     fn put(&mut self, entry: Entry) {
-        match self.picture.get_node(&entry.head.name, &entry.node.id) {
-            None => self.tell(Event::Created(entry)),
-            Some(old) if *old != entry => self.tell(Event::Updated(entry)),
+        match self.nodes.get_node(&entry.service.name, &entry.node.id) {
+            None => self.emit(Event::Created(entry)),
+            Some(old) if *old != entry => self.emit(Event::Updated(entry)),
             Some(_) => {}
         }
     }
 
     fn delete(&mut self, key: Key) {
-        if self.picture.get(&key).is_some() {
-            self.tell(Event::Deleted(key));
+        if self.nodes.get(&key).is_some() {
+            self.emit(Event::Deleted(key));
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         let service = match &event {
-            Event::Created(entry) | Event::Updated(entry) => entry.head.name.as_str(),
+            Event::Created(entry) | Event::Updated(entry) => entry.service.name.as_str(),
             Event::Deleted(key) => key.service.as_str(),
             Event::Reset(_) => return,
         };
@@ -280,7 +280,7 @@ impl State {
                 self.wakers.extend(listener.waker.take());
             }
         }
-        self.picture.apply(event);
+        self.nodes.apply(event);
     }
 
     fn poll(&mut self, id: u64, cx: &Context<'_>) -> Poll<Option<Result<Event>>> {
@@ -291,12 +291,12 @@ impl State {
         if let Some(event) = listener.queue.pop_front() {
             return Poll::Ready(Some(Ok(event)));
         }
-        if let Some(trouble) = listener.trouble.take() {
-            return Poll::Ready(Some(Err(trouble)));
+        if let Some(outage) = listener.outage.take() {
+            return Poll::Ready(Some(Err(outage)));
         }
         if self.known && listener.wants_reset && !listener.waits {
             listener.wants_reset = false;
-            return Poll::Ready(Some(Ok(listener.everything(&self.picture))));
+            return Poll::Ready(Some(Ok(listener.everything(&self.nodes))));
         }
         listener.waker = Some(cx.waker().clone());
         Poll::Pending
@@ -308,15 +308,15 @@ impl Listener {
         self.wants_reset = true;
     }
 
-    fn everything(&self, picture: &NodeSet) -> Event {
+    fn everything(&self, nodes: &NodeSet) -> Event {
         Event::Reset(match &self.options.service {
-            Some(service) => picture.service(service).cloned().collect(),
-            None => picture.iter().cloned().collect(),
+            Some(service) => nodes.service(service).cloned().collect(),
+            None => nodes.iter().cloned().collect(),
         })
     }
 
-    fn hear_unverified(&mut self, picture: &NodeSet) {
-        self.queue = VecDeque::from([self.everything(picture)]);
+    fn push_unverified(&mut self, nodes: &NodeSet) {
+        self.queue = VecDeque::from([self.everything(nodes)]);
         self.want_reset();
     }
 
@@ -335,11 +335,11 @@ impl Listener {
 fn leaving(entry: &Entry) -> Entry {
     let mut node = (*entry.node).clone();
     node.metadata.insert(keys::STATE, keys::LEAVING);
-    Entry { head: Arc::clone(&entry.head), node: Arc::new(node) }
+    Entry { service: Arc::clone(&entry.service), node: Arc::new(node) }
 }
 
 struct Subscription {
-    feed: Feed,
+    broadcaster: Broadcaster,
     id: u64,
 }
 
@@ -347,13 +347,13 @@ impl Stream for Subscription {
     type Item = Result<Event>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.feed.lock().poll(self.id, cx)
+        self.broadcaster.lock().poll(self.id, cx)
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let listener = self.feed.lock().remove(self.id);
+        let listener = self.broadcaster.lock().remove(self.id);
         drop(listener);
     }
 }
@@ -383,20 +383,20 @@ mod tests {
         }
     }
 
-    fn known() -> (Feed, Watcher) {
-        let feed = Feed::default();
-        feed.reset(NodeSet::default());
-        let mut watcher = feed.subscribe(&WatchOptions::all());
+    fn known() -> (Broadcaster, Watcher) {
+        let broadcaster = Broadcaster::default();
+        broadcaster.reset(NodeSet::default());
+        let mut watcher = broadcaster.subscribe(&WatchOptions::all());
         assert_eq!(next(&mut watcher), Event::Reset(Vec::new()));
-        (feed, watcher)
+        (broadcaster, watcher)
     }
 
     #[test]
     fn news_is_told_once_and_in_order() {
-        let (feed, mut watcher) = known();
+        let (broadcaster, mut watcher) = known();
         let (one, two) = (entry("1", "h:1"), entry("1", "h:2"));
-        feed.apply([Change::Put(one.clone()), Change::Put(one.clone()), Change::Put(two.clone())]);
-        feed.apply([Change::Lose(two.key()), Change::Lose(two.key())]);
+        broadcaster.apply([Change::Put(one.clone()), Change::Put(one.clone()), Change::Put(two.clone())]);
+        broadcaster.apply([Change::Lose(two.key()), Change::Lose(two.key())]);
         assert_eq!(next(&mut watcher), Event::Created(one));
         assert_eq!(next(&mut watcher), Event::Updated(two.clone()));
         assert_eq!(next(&mut watcher), Event::Deleted(two.key()));
@@ -405,9 +405,9 @@ mod tests {
 
     #[test]
     fn a_leave_is_marked_first() {
-        let (feed, mut watcher) = known();
+        let (broadcaster, mut watcher) = known();
         let one = entry("1", "h:1");
-        feed.apply([Change::Put(one.clone()), Change::Leave(one.key())]);
+        broadcaster.apply([Change::Put(one.clone()), Change::Leave(one.key())]);
         assert_eq!(next(&mut watcher), Event::Created(one.clone()));
         let Event::Updated(marked) = next(&mut watcher) else { panic!("not marked") };
         assert!(marked.node.is_leaving());
@@ -416,9 +416,9 @@ mod tests {
 
     #[test]
     fn a_listener_that_lags_is_reset_and_loses_nothing() {
-        let (feed, mut watcher) = known();
+        let (broadcaster, mut watcher) = known();
         for number in 0..=QUEUE {
-            feed.apply([Change::Put(entry(&number.to_string(), "h:1"))]);
+            broadcaster.apply([Change::Put(entry(&number.to_string(), "h:1"))]);
         }
         let Event::Reset(entries) = next(&mut watcher) else { panic!("no reset") };
         assert_eq!(entries.len(), QUEUE + 1);
@@ -427,17 +427,17 @@ mod tests {
 
     #[test]
     fn trouble_is_told_once_also_to_those_who_come_late() {
-        let (feed, mut early) = known();
-        feed.apply([Change::Put(entry("1", "h:1"))]);
-        feed.fail(|| Error::Closed);
-        feed.apply([Change::Put(entry("2", "h:1"))]);
-        let mut late = feed.subscribe(&WatchOptions::all());
+        let (broadcaster, mut early) = known();
+        broadcaster.apply([Change::Put(entry("1", "h:1"))]);
+        broadcaster.fail(|| Error::Closed);
+        broadcaster.apply([Change::Put(entry("2", "h:1"))]);
+        let mut late = broadcaster.subscribe(&WatchOptions::all());
         assert_eq!(next(&mut early), Event::Created(entry("1", "h:1")));
         for watcher in [&mut early, &mut late] {
             assert!(matches!(poll(watcher), Poll::Ready(Some(Err(Error::Closed)))));
             assert!(poll(watcher).is_pending());
         }
-        feed.reset(NodeSet::from_iter([entry("3", "h:1")]));
+        broadcaster.reset(NodeSet::from_iter([entry("3", "h:1")]));
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("3", "h:1")]));
         }
@@ -445,19 +445,19 @@ mod tests {
 
     #[test]
     fn an_unverified_picture_is_told_with_its_trouble_and_replaced_by_the_next() {
-        let feed = Feed::default();
-        let mut early = feed.subscribe(&WatchOptions::all());
-        feed.reset_unverified(NodeSet::from_iter([entry("1", "h:1")]), || Error::Closed);
-        let mut late = feed.subscribe_to_fresh(&WatchOptions::all());
+        let broadcaster = Broadcaster::default();
+        let mut early = broadcaster.subscribe(&WatchOptions::all());
+        broadcaster.reset_unverified(NodeSet::from_iter([entry("1", "h:1")]), || Error::Closed);
+        let mut late = broadcaster.subscribe_to_fresh(&WatchOptions::all());
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("1", "h:1")]));
             assert!(matches!(poll(watcher), Poll::Ready(Some(Err(Error::Closed)))));
             assert!(poll(watcher).is_pending());
         }
-        assert_eq!(feed.picture(), None);
-        let newest = feed.newest();
-        feed.reset(NodeSet::from_iter([entry("2", "h:1")]));
-        feed.refreshed(newest);
+        assert_eq!(broadcaster.nodes(), None);
+        let newest = broadcaster.newest();
+        broadcaster.reset(NodeSet::from_iter([entry("2", "h:1")]));
+        broadcaster.refreshed(newest);
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("2", "h:1")]));
         }
@@ -465,14 +465,14 @@ mod tests {
 
     #[test]
     fn who_waits_for_a_fresh_picture_hears_no_older_one() {
-        let (feed, _) = known();
-        let mut waits = feed.subscribe_to_fresh(&WatchOptions::all());
-        let newest = feed.newest();
-        let mut later = feed.subscribe_to_fresh(&WatchOptions::all());
-        feed.reset(NodeSet::default());
-        feed.apply([Change::Put(entry("1", "h:1"))]);
+        let (broadcaster, _) = known();
+        let mut waits = broadcaster.subscribe_to_fresh(&WatchOptions::all());
+        let newest = broadcaster.newest();
+        let mut later = broadcaster.subscribe_to_fresh(&WatchOptions::all());
+        broadcaster.reset(NodeSet::default());
+        broadcaster.apply([Change::Put(entry("1", "h:1"))]);
         assert!(poll(&mut waits).is_pending());
-        feed.refreshed(newest);
+        broadcaster.refreshed(newest);
         assert_eq!(next(&mut waits), Event::Reset(vec![entry("1", "h:1")]));
         assert!(poll(&mut waits).is_pending() && poll(&mut later).is_pending());
     }
@@ -489,10 +489,10 @@ mod tests {
 
     #[test]
     fn an_event_wakes_only_the_listeners_of_its_service() {
-        let feed = Feed::default();
-        feed.reset(NodeSet::default());
+        let broadcaster = Broadcaster::default();
+        broadcaster.reset(NodeSet::default());
         let scopes = [WatchOptions::all(), WatchOptions::service("s"), WatchOptions::service("other")];
-        let mut listeners = scopes.map(|options| (feed.subscribe(&options), Arc::<Wakes>::default()));
+        let mut listeners = scopes.map(|options| (broadcaster.subscribe(&options), Arc::<Wakes>::default()));
         let mut poll_all = || {
             listeners.each_mut().map(|(watcher, wakes)| {
                 let waker = Waker::from(Arc::clone(wakes));
@@ -501,21 +501,21 @@ mod tests {
             })
         };
         poll_all();
-        feed.apply([Change::Put(entry("1", "h:1")), Change::Put(entry("2", "h:1"))]);
+        broadcaster.apply([Change::Put(entry("1", "h:1")), Change::Put(entry("2", "h:1"))]);
         assert_eq!(poll_all(), [1, 1, 0]);
-        feed.cut();
+        broadcaster.force_reset();
         assert_eq!(poll_all(), [1, 1, 1]);
         drop(listeners);
-        let state = feed.lock();
+        let state = broadcaster.lock();
         assert!(state.of_all.is_empty() && state.of_service.is_empty());
     }
 
     #[test]
     fn it_ends_when_closed_and_is_forgotten_when_dropped() {
-        let (feed, mut watcher) = known();
-        feed.close();
+        let (broadcaster, mut watcher) = known();
+        broadcaster.close();
         assert!(matches!(poll(&mut watcher), Poll::Ready(None)));
         drop(watcher);
-        assert_eq!(feed.listeners(), 0);
+        assert_eq!(broadcaster.listeners(), 0);
     }
 }

@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use futures_core::Stream;
-use waypost_core::fixed::{DEFAULT_PROTOCOL, FixedRegistry};
 use waypost_core::record::{Address, Service};
 use waypost_core::registry::{DeregisterOptions, Error, Event, Instance, RegisterOptions, Registry, WatchOptions, Watcher};
+use waypost_core::static_list::{DEFAULT_PROTOCOL, StaticRegistry};
 
-fn registry() -> FixedRegistry {
+fn registry() -> StaticRegistry {
     let address = |host: &str, port| Address { host: host.to_owned(), port };
-    FixedRegistry::new([address("a", 1), address("::1", 2), address("a", 1)], DEFAULT_PROTOCOL)
+    StaticRegistry::new([address("a", 1), address("::1", 2), address("a", 1)], DEFAULT_PROTOCOL)
 }
 
 async fn is_quiet(watcher: &mut Watcher) -> bool {

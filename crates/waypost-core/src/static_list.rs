@@ -23,13 +23,13 @@ const NAME: &str = "static";
 pub const DEFAULT_PROTOCOL: &str = "grpc";
 
 /// Registry of `static://host:port[,host:port…]`: every service has exactly these nodes.
-pub struct FixedRegistry {
+pub struct StaticRegistry {
     options: Options,
     protocol: String,
     closed: watch::Sender<bool>,
 }
 
-impl FixedRegistry {
+impl StaticRegistry {
     /// Creates a registry of these addresses. The metadata of its nodes names `protocol`, usually
     /// [`DEFAULT_PROTOCOL`].
     pub fn new(addresses: impl IntoIterator<Item = Address>, protocol: impl Into<String>) -> Self {
@@ -66,13 +66,13 @@ impl FixedRegistry {
     }
 }
 
-impl fmt::Debug for FixedRegistry {
+impl fmt::Debug for StaticRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FixedRegistry").field("addresses", &self.options.addresses).field("protocol", &self.protocol).finish()
+        f.debug_struct("StaticRegistry").field("addresses", &self.options.addresses).field("protocol", &self.protocol).finish()
     }
 }
 
-impl Registry for FixedRegistry {
+impl Registry for StaticRegistry {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -106,7 +106,7 @@ impl Registry for FixedRegistry {
         let entries = options.service.as_deref().map(|name| self.service(name).entries()).unwrap_or_default();
         let mut closed = self.closed.subscribe();
         let end = Box::pin(async move { drop(closed.wait_for(|closed| *closed).await) });
-        Ok(Watcher::new(Still { first: Some(Event::Reset(entries)), end: Some(end) }))
+        Ok(Watcher::new(Once { first: Some(Event::Reset(entries)), end: Some(end) }))
     }
 
     async fn close(&self) -> Result<()> {
@@ -116,12 +116,12 @@ impl Registry for FixedRegistry {
 }
 
 /// Stream of one event that then stays pending until its end.
-struct Still {
+struct Once {
     first: Option<Event>,
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-impl Stream for Still {
+impl Stream for Once {
     type Item = Result<Event>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

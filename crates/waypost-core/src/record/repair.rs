@@ -67,13 +67,13 @@ fn is_number(token: &str) -> bool {
 }
 
 /// Replaces each unpaired surrogate by U+FFFD, and each escaped U+FFFD by `replacement`.
-pub(super) fn mend_escapes(text: &str, replacement: &str) -> String {
+pub(super) fn repair_escapes(text: &str, replacement: &str) -> String {
     let mut mended = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
         mended.push_str(&rest[..at]);
         rest = &rest[at..];
-        let (length, escape) = mend_escape(rest, replacement);
+        let (length, escape) = repair_escape(rest, replacement);
         mended.push_str(escape);
         rest = &rest[length..];
     }
@@ -81,7 +81,7 @@ pub(super) fn mend_escapes(text: &str, replacement: &str) -> String {
 }
 
 /// Returns the length of the escape at the start of `rest`, and its replacement.
-fn mend_escape<'a>(rest: &'a str, replacement: &'a str) -> (usize, &'a str) {
+fn repair_escape<'a>(rest: &'a str, replacement: &'a str) -> (usize, &'a str) {
     let same = |length: usize| (length, &rest[..length]);
     match code_unit(rest) {
         Some(0xd800..0xdc00) if code_unit(&rest[6..]).is_some_and(|low| (0xdc00..0xe000).contains(&low)) => same(12),

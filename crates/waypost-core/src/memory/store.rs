@@ -1,5 +1,5 @@
 //! Records of a memory registry, and the rules of their ownership. Time is an argument. Changes are
-//! applied to the feed of every handle.
+//! applied to the broadcaster of every handle.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -8,25 +8,27 @@ use tokio::time::Instant;
 
 use super::NAME;
 use crate::record::{Entry, Key, Service};
-use crate::registry::{BadRecord, Change, DeregisterOptions, Error, Feed, Heads, Instance, NodeSet, RegisterOptions, Result};
+use crate::registry::{
+    BadRecord, Broadcaster, Change, DeregisterOptions, Error, Instance, Interner, NodeSet, RegisterOptions, Result,
+};
 
 /// Id of a handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct HandleId(u64);
 
 #[derive(Default)]
-pub(super) struct World {
+pub(super) struct Store {
     /// Lease of every record; none if another writer put it.
     records: BTreeMap<Key, Option<Lease>>,
     /// Records that can be decoded.
     nodes: NodeSet,
     /// Expiry of each lease, soonest first. Leases without an end are not included.
     ends: BTreeSet<(Instant, Key)>,
-    handles: BTreeMap<HandleId, Feed>,
+    handles: BTreeMap<HandleId, Broadcaster>,
     last_handle: HandleId,
     /// Keys that each instance has written before. Only a first write may take a record over.
     written: HashSet<(HandleId, Key, Instance)>,
-    heads: Heads,
+    interner: Interner,
     pub(super) unreachable: bool,
     pub(super) delay: Duration,
     pub(super) answers_to_lose: u32,
@@ -46,14 +48,14 @@ enum Verdict {
     Write,
 }
 
-impl World {
-    pub(super) fn join(&mut self, feed: Feed) -> HandleId {
+impl Store {
+    pub(super) fn join(&mut self, broadcaster: Broadcaster) -> HandleId {
         self.last_handle.0 += 1;
         match self.unreachable {
-            true => feed.fail(unreachable),
-            false => feed.reset(self.nodes.clone()),
+            true => broadcaster.fail(unreachable),
+            false => broadcaster.reset(self.nodes.clone()),
         }
-        self.handles.insert(self.last_handle, feed);
+        self.handles.insert(self.last_handle, broadcaster);
         self.last_handle
     }
 
@@ -111,7 +113,7 @@ impl World {
         stamped: &Service,
         options: &RegisterOptions,
     ) -> Result<()> {
-        let entries = self.heads.entries(stamped);
+        let entries = self.interner.entries(stamped);
         let results: Vec<_> = entries.into_iter().map(|entry| self.register_one(now, handle, entry, options)).collect();
         results.into_iter().collect()
     }
@@ -202,7 +204,7 @@ impl World {
     pub(super) fn put_raw(&mut self, puts: Vec<(Key, Option<Vec<u8>>)>) -> Vec<BadRecord> {
         let (mut changes, mut bad) = (Vec::new(), Vec::new());
         for (key, bytes) in puts {
-            let entry = bytes.as_ref().and_then(|bytes| self.heads.decode(&key, bytes).map_err(|error| bad.push(error)).ok());
+            let entry = bytes.as_ref().and_then(|bytes| self.interner.decode(&key, bytes).map_err(|error| bad.push(error)).ok());
             self.remove(&key);
             if bytes.is_some() {
                 self.lease(key.clone(), None);
@@ -224,21 +226,21 @@ impl World {
         if std::mem::replace(&mut self.unreachable, unreachable_now) == unreachable_now {
             return;
         }
-        for feed in self.handles.values() {
+        for broadcaster in self.handles.values() {
             match unreachable_now {
-                true => feed.fail(unreachable),
-                false => feed.reset(self.nodes.clone()),
+                true => broadcaster.fail(unreachable),
+                false => broadcaster.reset(self.nodes.clone()),
             }
         }
     }
 
     pub(super) fn cut(&self) {
-        self.handles.values().for_each(Feed::cut);
+        self.handles.values().for_each(Broadcaster::force_reset);
     }
 
     fn tell(&self, changes: &[Change]) {
-        for feed in self.handles.values() {
-            feed.apply(changes.iter().cloned());
+        for broadcaster in self.handles.values() {
+            broadcaster.apply(changes.iter().cloned());
         }
     }
 }
