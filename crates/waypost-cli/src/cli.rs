@@ -1,4 +1,4 @@
-//! What can be typed.
+//! Definition of the command line.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -24,12 +24,12 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The flag that every command has.
+/// Makes `--registry` a flag of every command.
 fn everywhere(registry: Arg) -> Arg {
     registry.global(true).help_heading(None)
 }
 
-/// Where the registry is: as the flag says, or the environment, or in this host's own place.
+/// Returns the URL of the registry: from the flag, else from the environment, else `local://`.
 pub(crate) fn place(registry: &RegistryArgs) -> Result<String, Failure> {
     Ok(registry.url()?.map_or_else(|| "local://".to_owned(), |url| url.expose().to_owned()))
 }
@@ -125,7 +125,7 @@ pub(crate) struct Wait {
     pub(crate) show: Show,
 }
 
-/// Not a doc comment: its lines are to stay as they are.
+/// Not a doc comment, because clap would wrap its lines.
 const INSTALL: &str = "\
 To install them:
   bash  waypost completions bash > ~/.local/share/bash-completion/completions/waypost

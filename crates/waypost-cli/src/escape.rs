@@ -1,8 +1,9 @@
-//! Text from a registry is anybody's: what a terminal would obey, or not show, is made visible before it gets there.
+//! Escaping of text from a registry, which may contain anything. Characters that a terminal would
+//! interpret or hide are made visible.
 
 use std::fmt::Write;
 
-/// `text` with every character that a terminal obeys, or hides, written as `\u{…}`.
+/// Returns `text` with every character that a terminal interprets or hides written as `\u{…}`.
 pub(crate) fn text(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {
         if is_dangerous(c) {
@@ -14,8 +15,8 @@ pub(crate) fn text(text: &str) -> String {
     })
 }
 
-/// JSON with the same characters as `\uXXXX`: the data stays what it is. Line breaks between the data stay too; within it, JSON has
-/// escaped them already.
+/// Returns JSON with the same characters as `\uXXXX`, which leaves the data unchanged. Line breaks
+/// between the data stay too; within it, JSON has already escaped them.
 pub(crate) fn json(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut safe, c| {
         if c != '\n' && is_dangerous(c) {
@@ -30,8 +31,9 @@ pub(crate) fn json(json: &str) -> String {
     })
 }
 
-/// Control characters (C0, DEL, C1), line separators, and all that turns or hides the text around it: directional marks and overrides,
-/// zero-width and soft characters, tags (Unicode's `Cf`, and UTS 39).
+/// Returns true for control characters (C0, DEL, C1), line separators, and all characters that
+/// reorder or hide the text around them: directional marks and overrides, zero-width and soft
+/// characters, tags (Unicode's `Cf`, and UTS 39).
 fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c,

@@ -1,4 +1,4 @@
-//! How a command ends other than well: an exit code, what happened, and what to do next.
+//! Failures of commands: an exit code, what happened, and what to do next.
 
 use std::process::ExitCode;
 use std::{fmt, io};
@@ -7,7 +7,7 @@ use waypost::registry;
 
 use crate::output::{self, Style};
 
-/// Why a command did not end well.
+/// Failure of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     kind: Kind,
@@ -15,10 +15,10 @@ pub(crate) struct Failure {
     next: Option<String>,
 }
 
-/// What the exit code says.
+/// Kind of a failure, which decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Nobody reads stdout any more: as good as well.
+    /// The reader of stdout is gone, which counts as success.
     Unread,
     No,
     Usage,
@@ -27,33 +27,33 @@ enum Kind {
 }
 
 impl Failure {
-    /// The answer is no: not found, not in time, calls failed.
+    /// Creates the failure of a negative result: not found, not in time, calls failed.
     pub(crate) fn no(what: impl Into<String>) -> Self {
         Self::new(Kind::No, what)
     }
 
-    /// The command was used in a wrong way.
+    /// Creates the failure of wrong usage.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self::new(Kind::Usage, what)
     }
 
-    /// The registry cannot be reached, or refuses.
+    /// Creates the failure of a registry that cannot be reached, or refuses.
     pub(crate) fn registry(what: impl Into<String>) -> Self {
         Self::new(Kind::Registry, what)
     }
 
-    /// Somebody stopped it.
+    /// Creates the failure of an interrupted command.
     pub(crate) fn interrupted() -> Self {
         Self::new(Kind::Interrupted, "interrupted")
     }
 
-    /// With what to do next.
+    /// Adds what to do next.
     pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
         self
     }
 
-    /// The same for a command that goes on all the same: `how` it does.
+    /// Marks the failure as one after which the command continues; `how` says in which way.
     pub(crate) fn going_on(mut self, how: &str) -> Self {
         self.what = format!("{}; {how}", self.what);
         self
@@ -73,7 +73,7 @@ impl Failure {
         }
     }
 
-    /// Says it on stderr, unless whoever stopped it knows.
+    /// Prints the failure on stderr, unless the user caused it, and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !matches!(self.kind, Kind::Unread | Kind::Interrupted) {
             output::note(&format!("{} {self}", Style::of_stderr().bad("error:")));
@@ -92,7 +92,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Classified once, here: what the user can do decides the code.
+/// Classifies errors of the registry, and only here: what the user can do decides the code.
 impl From<registry::Error> for Failure {
     fn from(error: registry::Error) -> Self {
         use registry::Error;
@@ -105,7 +105,7 @@ impl From<registry::Error> for Failure {
     }
 }
 
-/// Trouble with stdout, or with the machine.
+/// Classifies errors of stdout, or of the operating system.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::Unread } else { Kind::No };

@@ -1,14 +1,14 @@
-//! Logs on stderr: warnings, and what `RUST_LOG` asks for.
+//! Logs on stderr: warnings, and the events that `RUST_LOG` selects.
 
 use std::io;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// Without `RUST_LOG`. How a registration stands is told by the commands themselves.
+/// Filter without `RUST_LOG`. The commands themselves report the state of a registration.
 const DEFAULT: &str = "warn,waypost_core::registrar=error";
 
-/// Starts to log. A directive that cannot be read is left out, with a note.
+/// Starts logging. A directive that cannot be parsed is left out, with a note.
 pub(crate) fn start() {
     let asked = std::env::var_os("RUST_LOG").is_some_and(|asked| !asked.is_empty());
     let filter = match asked {

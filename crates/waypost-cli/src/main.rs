@@ -1,7 +1,9 @@
-//! The command line: looks into a registry, registers what cannot do so itself, and shows it all working with `waypost demo`.
+//! Command line: shows the contents of a registry, registers servers that cannot register
+//! themselves, and demonstrates all of it with `waypost demo`.
 //!
-//! Data goes to stdout and nothing else there; notes and errors go to stderr. Exit codes: 0 yes, 1 the answer is no, 2 wrong usage,
-//! 3 the registry cannot be reached or refuses, 130 interrupted. This crate knows the façade and a terminal, and nothing below.
+//! stdout carries data and nothing else; notes and errors go to stderr. Exit codes: 0 success, 1
+//! negative result, 2 wrong usage, 3 the registry cannot be reached or refuses, 130 interrupted.
+//! This crate knows the façade and a terminal, and nothing below.
 
 mod cli;
 mod commands;
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
 fn run(cli: cli::Cli) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(commands::run(cli));
-    // A thread may still read stdin, which nothing can end; all else has been joined.
+    // A thread may still read stdin, which cannot be interrupted; all else has been joined.
     runtime.shutdown_background();
     result
 }

@@ -1,4 +1,4 @@
-//! The registry that a command works with, and what its errors say of it.
+//! Open registry of a command, and the explanation of its errors.
 
 use waypost::record::Service;
 use waypost::registry::{self, WatchOptions, Watcher};
@@ -8,7 +8,7 @@ use crate::escape;
 use crate::failure::Failure;
 use crate::output;
 
-/// An open registry.
+/// Open registry, and its URL without secrets.
 pub(crate) struct Place {
     registry: AnyRegistry,
     shown: String,
@@ -26,7 +26,7 @@ impl Place {
         Ok(Self { registry, shown })
     }
 
-    /// Opens one in which `what` is to be registered: a fixed list is none.
+    /// Opens a registry in which `what` is to be registered. A static list is refused.
     pub(crate) async fn open_for(what: &str, url: &str) -> Result<Self, Failure> {
         if url.starts_with("static:") {
             let why = format!("static:// is a fixed list: {what} cannot register there");
@@ -35,22 +35,22 @@ impl Place {
         Self::open(url).await
     }
 
-    /// The handle.
+    /// Returns the handle of the registry.
     pub(crate) fn registry(&self) -> AnyRegistry {
         self.registry.clone()
     }
 
-    /// The backend's name.
+    /// Returns the name of the backend.
     pub(crate) fn name(&self) -> &'static str {
         self.registry.name()
     }
 
-    /// Where it is, as a URL without secrets.
+    /// Returns the URL of the registry, without secrets.
     pub(crate) fn url(&self) -> &str {
         &self.shown
     }
 
-    /// How to run another command on it, as it can be pasted into a shell.
+    /// Returns another command on the same registry, in a form that can be pasted into a shell.
     pub(crate) fn command(&self, command: &str) -> String {
         let url = match self.shown.contains(['?', '&', ' ', '$', ';', '*', '(', ')', '<', '>', '|']) {
             true => format!("'{}'", self.shown),
@@ -59,12 +59,12 @@ impl Place {
         format!("waypost --registry {url} {command}")
     }
 
-    /// All services.
+    /// Returns all services.
     pub(crate) async fn list(&self) -> Result<Vec<Service>, Failure> {
         self.awaited(self.registry.list_services()).await.map_err(|error| self.failure(error))
     }
 
-    /// One service, one record per version.
+    /// Returns one service, one record per version.
     pub(crate) async fn get(&self, name: &str) -> Result<Vec<Service>, Failure> {
         match self.awaited(self.registry.get_service(name)).await {
             Ok(services) if services.iter().any(|service| !service.nodes.is_empty()) => Ok(services),
@@ -77,7 +77,7 @@ impl Place {
         output::awaited(&format!("reading {}", self.url()), answer).await
     }
 
-    /// Whether it answers at all, asked for one service.
+    /// Checks that the registry responds to a query for one service.
     pub(crate) async fn answers(&self, name: &str) -> Result<(), Failure> {
         match self.registry.get_service(name).await {
             Ok(_) | Err(registry::Error::NotFound { .. }) => Ok(()),
@@ -85,13 +85,13 @@ impl Place {
         }
     }
 
-    /// The events of one service, or of all.
+    /// Watches one service, or all.
     pub(crate) async fn watch(&self, name: Option<&str>) -> Result<Watcher, Failure> {
         let options = name.map_or_else(WatchOptions::all, WatchOptions::service);
         self.registry.watch(&options).await.map_err(|error| self.failure(error))
     }
 
-    /// Trouble with this registry, with what to do.
+    /// Explains an error of this registry, with what to do.
     pub(crate) fn failure(&self, error: registry::Error) -> Failure {
         explained(error, self.url(), &escape::text(&self.registry.options().prefix))
     }
@@ -101,17 +101,19 @@ impl Place {
             .next(format!("see what is: {}", self.command("list")))
     }
 
-    /// Closes it: what was registered through it is gone when this returns.
+    /// Closes the registry. The records registered through it are gone when this returns.
     pub(crate) async fn close(self) -> Result<(), Failure> {
         Ok(self.registry.close().await?)
     }
 }
 
-/// The URL that was opened, as somebody would type it again. Who logs in, and with which password, is for the environment or a file to tell.
+/// Returns the opened URL in a form that can be typed again. User and password are left out: they
+/// belong into the environment or a file.
 fn shown(url: &str, registry: &AnyRegistry) -> String {
     let (name, addresses) = (registry.name(), registry.options().addresses.join(","));
     let shown = match url.split_once("://") {
-        // Its path and options say more than its members; a user ends at the last @ before them.
+        // The path and options identify the registry better than its members. A user ends at the
+        // last @ before them.
         Some((scheme @ ("etcd" | "etcds"), rest)) => {
             let (place, options) = rest.find('?').map_or((rest, ""), |at| rest.split_at(at));
             let (_, place) = place.rsplit_once('@').unwrap_or(("", place));
@@ -122,7 +124,7 @@ fn shown(url: &str, registry: &AnyRegistry) -> String {
     escape::text(&shown)
 }
 
-/// Trouble with a registry, with what to do about it.
+/// Explains an error of a registry, with what to do.
 fn explained(error: registry::Error, url: &str, prefix: &str) -> Failure {
     let next = match &error {
         registry::Error::Denied { .. } if prefix.is_empty() => Some(format!("may you read and write {url}?")),

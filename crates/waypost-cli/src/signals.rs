@@ -1,8 +1,9 @@
-//! Ctrl-C and SIGTERM, from when they are listened to.
+//! Signals SIGTERM and Ctrl-C.
 
 use std::io;
 
-/// The signals that ask a process to stop. From when it is made they no longer end the process by themselves.
+/// Signals that request a process to stop. From its creation on, they no longer end the process by
+/// themselves.
 #[cfg(unix)]
 pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -16,7 +17,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one. Dropped before it is ready, none is lost.
+    /// Waits for the next signal. If it is dropped before it is ready, none is lost.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -25,7 +26,7 @@ impl Signals {
     }
 }
 
-/// The signals that ask a process to stop.
+/// Signals that request a process to stop.
 #[cfg(not(unix))]
 pub(crate) struct Signals;
 
@@ -35,7 +36,7 @@ impl Signals {
         Ok(Self)
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;

@@ -1,14 +1,15 @@
-//! Random cases: where each begins, and what it did. A case that fails says how to see it again.
+//! Random cases: their seeds and their steps. A case that fails prints how to reproduce it.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The seeds of `count` random cases, one after the other from one that is drawn, and printed past the test runner's capture.
+/// Returns the seeds of `count` random cases: consecutive numbers from a random one, which is
+/// printed past the test runner's capture.
 ///
-/// With `WAYPOST_CASES=n` they are so many; with `WAYPOST_SEED=n` it is that one case.
+/// `WAYPOST_CASES=n` overrides the count; `WAYPOST_SEED=n` selects that one case.
 ///
 /// # Panics
-/// When one of the two is set and no number.
+/// If one of the two is set and is not a number.
 pub fn seeds(count: usize) -> Vec<u64> {
     if let Some(seed) = number("WAYPOST_SEED") {
         return vec![seed];
@@ -16,7 +17,7 @@ pub fn seeds(count: usize) -> Vec<u64> {
     let count = number("WAYPOST_CASES").map_or(count, |cases| usize::try_from(cases).unwrap_or(usize::MAX));
     let first = u64::from(fastrand::u32(..));
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Nobody reads it: no reason to fail.
+    // If stderr cannot be written, there is no reader, and no reason to fail.
     let _ = writeln!(std::io::stderr(), "{test}: {count} random cases from WAYPOST_SEED={first} on");
     (first..).take(count).collect()
 }
@@ -27,7 +28,8 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")))
 }
 
-/// What one random case did so far. Dropped by a panic, it is printed, with the seed that leads there again; clones are the same story.
+/// Log of the steps of one random case. When a panic drops it, it is printed with the seed that
+/// reproduces the case. Clones share the log.
 #[derive(Clone, Debug)]
 pub struct Story(Arc<Told>);
 
@@ -39,17 +41,18 @@ struct Told {
 }
 
 impl Story {
-    /// The story of the case that begins at `seed`. `test` is what `cargo test` is to be asked for: `-p a-crate the_test`.
+    /// Creates the log of the case with this `seed`. `test` is the selection for `cargo test`:
+    /// `-p a-crate the_test`.
     pub fn new(test: &'static str, seed: u64) -> Self {
         Self(Arc::new(Told { test, seed, steps: Mutex::default() }))
     }
 
-    /// Where it began.
+    /// Returns the seed of the case.
     pub fn seed(&self) -> u64 {
         self.0.seed
     }
 
-    /// Notes a step.
+    /// Records a step.
     pub fn tell(&self, step: impl Into<String>) {
         self.0.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step.into());
     }

@@ -1,4 +1,4 @@
-//! A listener that holds every event against the promise.
+//! Follower of a watcher, which checks every event against the contract.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,17 +10,17 @@ use waypost_core::registry::{AnyRegistry, Error, Event, NodeSet, Registry, Resul
 
 use crate::runner::Time;
 
-/// How often the picture is compared with a fresh list while no news comes.
+/// Time without events after which the node set is compared with a fresh list.
 const COMPARE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Follower {
     watcher: Watcher,
     options: WatchOptions,
     patience: Duration,
-    /// Set once the connections were cut: from then on the watcher may report an outage.
+    /// True once the watchers were disconnected: from then on the watcher may report an outage.
     cut: Arc<AtomicBool>,
     pub(crate) picture: NodeSet,
-    /// All events but the first `Reset`.
+    /// All events except the first `Reset`.
     pub(crate) heard: Vec<Event>,
 }
 
@@ -35,7 +35,7 @@ impl Follower {
         follower
     }
 
-    /// The next event, checked and folded in.
+    /// Returns the next event, checked and applied.
     pub(crate) async fn step(&mut self, what: &str) -> Event {
         loop {
             match timeout(self.patience, self.watcher.next()).await {
@@ -50,7 +50,8 @@ impl Follower {
         }
     }
 
-    /// Checks an item and folds it in; none for an outage, which a watcher reports if it lasts for a while after a cut.
+    /// Checks an item and applies it. Returns none for an outage, which a watcher reports if it
+    /// lasts for a while after a disconnect.
     fn take(&mut self, what: &str, item: Result<Event>) -> Option<Event> {
         match item {
             Ok(event) => Some(self.fold(event)),
@@ -62,14 +63,14 @@ impl Follower {
         }
     }
 
-    /// Asks once and drops the question, whether answered or not.
+    /// Polls the watcher once and drops the future, ready or not.
     pub(crate) async fn poke(&mut self) {
         if let Ok(Some(Ok(event))) = timeout(Duration::ZERO, self.watcher.next()).await {
             self.fold(event);
         }
     }
 
-    /// Steps until the picture is as wanted.
+    /// Steps until the node set is as wanted.
     pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&NodeSet) -> bool) {
         while !wanted(&self.picture) {
             self.step(what).await;
@@ -84,12 +85,12 @@ impl Follower {
         self.until("the end of a node", |picture| picture.get(key).is_none()).await;
     }
 
-    /// Steps until a `Reset` has come.
+    /// Steps until a `Reset` arrives.
     pub(crate) async fn until_reset(&mut self) {
         while !matches!(self.step("a reset").await, Event::Reset(_)) {}
     }
 
-    /// Steps until the picture equals a fresh list.
+    /// Waits until the node set equals a fresh list.
     pub(crate) async fn until_equal(&mut self, registry: &AnyRegistry) {
         let deadline = Instant::now() + self.patience;
         loop {
@@ -105,7 +106,7 @@ impl Follower {
         }
     }
 
-    /// The watcher has ended.
+    /// Waits until the watcher has ended.
     pub(crate) async fn ended(&mut self) {
         loop {
             match timeout(self.patience, self.watcher.next()).await.expect("it ends") {
@@ -115,7 +116,7 @@ impl Follower {
         }
     }
 
-    /// What was heard of one node.
+    /// Returns the events received for one node.
     pub(crate) fn heard_of(&self, key: &Key) -> Vec<&Event> {
         self.heard.iter().filter(|event| about(event).as_ref() == Some(key)).collect()
     }

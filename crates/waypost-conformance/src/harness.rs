@@ -1,4 +1,4 @@
-//! What the suite asks of a backend.
+//! Interface between the suite and a backend.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -6,39 +6,43 @@ use std::pin::Pin;
 use waypost_core::record::Key;
 use waypost_core::registry::{AnyRegistry, Error, Result};
 
-/// One change by hand: bytes to put under a key, or `None` to delete it.
+/// One manual change: bytes to put under a key, or `None` to delete it.
 pub type RawChange = (Key, Option<Vec<u8>>);
 
-/// One registry under test, fresh and empty when made; dropped at the end of a case.
+/// Registry under test, fresh and empty when created, and dropped at the end of a case.
 ///
-/// What a backend cannot do stays at its default, `Unsupported`, and the cases that need it are skipped by name.
+/// An ability that the backend lacks keeps its default, `Unsupported`. The cases that need it are
+/// skipped by name.
 pub trait Harness: Send + Sync + 'static {
-    /// A handle on the registry, of its own, as another process would have. The suite closes it.
+    /// Opens a separate handle on the registry, as another process would have. The suite closes it.
     fn open(&self) -> impl Future<Output = Result<AnyRegistry>> + Send;
 
-    /// Several changes by hand, as close to one moment as the registry knows. What is put stays until it is deleted.
+    /// Applies several manual changes, as close to atomically as the registry can. A record that
+    /// was put stays until it is deleted.
     fn batch(&self, changes: Vec<RawChange>) -> impl Future<Output = Result<()>> + Send {
         let _ = changes;
         unsupported("take changes by hand")
     }
 
-    /// Ends what keeps a record alive, as if its owner had died.
+    /// Ends the lease, or its counterpart, that keeps a record alive, as if its owner had died.
     fn expire(&self, key: &Key) -> impl Future<Output = Result<()>> + Send {
         let _ = key;
         unsupported("let a record expire")
     }
 
-    /// Makes a gap in what all watchers hear, and ends it.
+    /// Causes a gap in the events of all watchers, and ends it.
     fn cut(&self) -> impl Future<Output = Result<()>> + Send {
         unsupported("cut its watchers off")
     }
 
-    /// Whether cases may be skipped. False for a backend that can do all: a skipped case then fails.
+    /// Returns true if cases may be skipped. False for a backend with all abilities: a skipped case
+    /// then fails.
     fn may_skip(&self) -> bool {
         true
     }
 
-    /// Where the random cases start. A failing one prints its seed: return it here to see the failure again.
+    /// Returns the seed of the random cases. A failing case prints its seed: return it here to
+    /// reproduce the failure.
     fn seed(&self) -> u64 {
         fastrand::u64(..)
     }
@@ -50,7 +54,7 @@ fn unsupported(operation: &'static str) -> impl Future<Output = Result<()>> + Se
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// [`Harness`] with boxed futures.
+/// Object-safe [`Harness`], with boxed futures.
 pub(crate) trait DynHarness: Send + Sync {
     fn dyn_open(&self) -> Boxed<'_, AnyRegistry>;
     fn dyn_batch(&self, changes: Vec<RawChange>) -> Boxed<'_, ()>;

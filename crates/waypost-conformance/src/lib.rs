@@ -1,8 +1,9 @@
-//! The suite that every Waypost registry must pass, for authors of registries too.
+//! Conformance suite that every Waypost registry must pass, for authors of registries too.
 //!
-//! Implement [`Harness`] for your backend and call [`suite!`] from an integration test; each case becomes a test of its own. What a
-//! backend cannot do it answers with `Unsupported`, and the cases that need it are skipped by name. The last test to end lists how
-//! many were run and which were skipped. It knows the promise, and no backend.
+//! Implement [`Harness`] for your backend and call [`suite!`] from an integration test; each case
+//! becomes a test of its own. For an ability that it lacks, a backend returns `Unsupported`, and
+//! the cases that need it are skipped by name. The last test to end lists how many cases were run
+//! and which were skipped. The suite knows the contract, and no backend.
 //!
 //! ```
 //! use waypost_conformance::{Harness, Time, suite};
@@ -77,7 +78,8 @@ macro_rules! every_case {
     };
 }
 
-/// Makes one test of each case: `suite!(Time::Real, make)`, where `make` is a `fn() -> impl Harness` giving a fresh, empty registry.
+/// Creates one test for each case: `suite!(Time::Real, make)`, where `make` is a
+/// `fn() -> impl Harness` that returns a fresh, empty registry.
 #[macro_export]
 macro_rules! suite {
     ($time:expr, $make:expr) => {
@@ -85,7 +87,7 @@ macro_rules! suite {
     };
 }
 
-/// The tests of [`suite!`].
+/// Tests of [`suite!`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! tests {

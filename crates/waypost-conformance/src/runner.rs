@@ -1,4 +1,5 @@
-//! Runs cases, each on a runtime of its own that must be empty at the end, and keeps the tally.
+//! Runner of the cases, each on a runtime of its own that must be empty at the end. It also
+//! collects the results.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,17 +15,18 @@ use crate::cases;
 use crate::harness::Harness;
 use crate::stage::{Skip, Stage};
 
-/// How time passes in a case.
+/// Clock of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Time {
-    /// As outside.
+    /// Real time.
     Real,
-    /// It jumps whenever nothing else is to be done: for backends without files, sockets or processes.
+    /// Paused time, which advances whenever nothing else is to be done: for backends without files,
+    /// sockets or processes.
     Paused,
 }
 
 impl Time {
-    /// How long a case waits for what must come.
+    /// Returns the maximum time that a case waits for an expected event.
     pub(crate) fn patience(self) -> Duration {
         match self {
             Self::Real => Duration::from_secs(20),
@@ -43,12 +45,12 @@ macro_rules! table {
 
 const CASES: &[(&str, Case)] = crate::every_case!(table!());
 
-/// What became of each case.
+/// Result of each case.
 #[derive(Clone, Debug, Default)]
 pub struct Report(BTreeMap<&'static str, Option<String>>);
 
 impl Report {
-    /// The cases that were skipped, and why.
+    /// Returns the skipped cases, with the reasons.
     pub fn skipped(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().filter_map(|(case, why)| Some((*case, why.as_deref()?)))
     }
@@ -62,7 +64,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs all cases one after the other, for those who want no test of each.
+/// Runs all cases one after the other, without a test for each.
 ///
 /// # Panics
 /// At the first case that fails.
@@ -74,21 +76,23 @@ pub fn run<H: Harness>(time: Time, make: impl Fn() -> H) -> Report {
     report
 }
 
-/// Runs one case; [`suite!`](crate::suite) calls it. The last case of `suite` to end prints what was run and what was skipped.
+/// Runs one case. [`suite!`](crate::suite) calls it. The last case of `suite` to end prints the
+/// number of cases that ran, and the skipped ones.
 ///
 /// # Panics
-/// When the case fails, or there is none of that name.
+/// If the case fails, or there is none of that name.
 pub fn check<H: Harness>(suite: &'static str, name: &str, time: Time, make: impl Fn() -> H) {
     let found = CASES.iter().find(|(case, _)| *case == name);
     let (name, case) = found.unwrap_or_else(|| panic!("there is no case {name}"));
     let skipped = play(*case, time, &make);
     if let Some(report) = tally(suite, name, skipped) {
-        // Straight to the stream: the test harness captures what is printed, and a skip must be seen.
+        // Written directly to the stream: the test harness captures printed output, and a skip must
+        // be visible.
         drop(writeln!(std::io::stderr(), "conformance of {suite}: {report}"));
     }
 }
 
-/// Notes one result; the whole report once it is complete.
+/// Records one result, and returns the report once it is complete.
 fn tally(suite: &'static str, case: &'static str, skipped: Option<String>) -> Option<Report> {
     static TALLY: Mutex<BTreeMap<&str, Report>> = Mutex::new(BTreeMap::new());
     let mut tally = TALLY.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +101,7 @@ fn tally(suite: &'static str, case: &'static str, skipped: Option<String>) -> Op
     (report.0.len() == CASES.len()).then(|| report.clone())
 }
 
-/// Plays one case; why it was skipped, if it was.
+/// Runs one case, and returns the reason if it was skipped.
 fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<String> {
     let runtime = Builder::new_current_thread().enable_all().start_paused(time == Time::Paused).build();
     let runtime = runtime.expect("a runtime can be built");
@@ -115,7 +119,7 @@ fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<Str
 
 async fn no_task_is_left() {
     let metrics = Handle::current().metrics();
-    // A dropped handle aborts its tasks; they are gone when the runtime has turned.
+    // A dropped handle aborts its tasks. They end when the runtime has polled them.
     for _ in 0..100 {
         if metrics.num_alive_tasks() == 0 {
             return;

@@ -1,4 +1,4 @@
-//! What a case has in its hands: handles, owners of records, and the harness's abilities.
+//! Context of a case: handles, owners of records, and the abilities of the harness.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::follower::Follower;
 use crate::harness::{DynHarness, Harness, RawChange};
 use crate::runner::Time;
 
-/// Why a case was skipped.
+/// Reason for skipping a case.
 #[derive(Debug)]
 pub(crate) struct Skip(pub(crate) String);
 
@@ -29,7 +29,7 @@ impl From<Error> for Skip {
 pub(crate) struct Stage {
     harness: Box<dyn DynHarness>,
     opened: Mutex<Vec<AnyRegistry>>,
-    /// Set once the connections were cut.
+    /// True once the watchers were disconnected.
     pub(crate) cut: Arc<AtomicBool>,
     pub(crate) time: Time,
     pub(crate) seed: u64,
@@ -40,14 +40,14 @@ impl Stage {
         Self { harness: Box::new(harness), opened: Mutex::default(), cut: Arc::default(), time, seed }
     }
 
-    /// A handle that is closed at the end.
+    /// Opens a handle that is closed at the end of the case.
     pub(crate) async fn open(&self) -> AnyRegistry {
         let registry = self.open_doomed().await;
         self.opened.lock().expect("no case panics while it holds the list").push(registry.clone());
         registry
     }
 
-    /// A handle that the case drops or closes itself.
+    /// Opens a handle that the case drops or closes itself.
     pub(crate) async fn open_doomed(&self) -> AnyRegistry {
         self.harness.dyn_open().await.unwrap_or_else(|error| panic!("no handle: {}", error.chain()))
     }
@@ -80,7 +80,7 @@ impl Stage {
         Ok(self.harness.dyn_cut().await?)
     }
 
-    /// Follows everything.
+    /// Follows all services.
     pub(crate) async fn follow(&self, registry: &AnyRegistry) -> Follower {
         Follower::open(registry, WatchOptions::all(), self.time, Arc::clone(&self.cut)).await
     }
@@ -95,7 +95,7 @@ pub(crate) fn key(service: &str, id: &str) -> Key {
     Key { service: service.to_owned(), id: format!("{service}-{id}") }
 }
 
-/// A service with one node.
+/// Creates a service with one node.
 pub(crate) fn record(service: &str, id: &str, address: &str) -> Service {
     let mut node = Node::with_id(service, id, address);
     node.metadata.insert(keys::PROTOCOL, "grpc");
@@ -104,7 +104,7 @@ pub(crate) fn record(service: &str, id: &str, address: &str) -> Service {
     service
 }
 
-/// One registration: a record and whose it is, on a handle.
+/// Registration: a record and its owner's identity, on a handle.
 pub(crate) struct Owner {
     pub(crate) registry: AnyRegistry,
     pub(crate) service: Service,
@@ -117,7 +117,7 @@ impl Owner {
         Self { registry: registry.clone(), service: record(service, id, address), options }
     }
 
-    /// Registers at once.
+    /// Creates an owner and registers its record.
     pub(crate) async fn registered(registry: &AnyRegistry, service: &str, id: &str, address: &str) -> Self {
         let owner = Self::new(registry, service, id, address);
         owner.must_heartbeat().await;

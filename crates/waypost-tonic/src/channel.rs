@@ -1,4 +1,4 @@
-//! A balanced channel to one service: what a generated stub is built on.
+//! Balanced channel to one service, the base of a generated stub.
 
 use std::fmt;
 use std::future::Future;
@@ -15,10 +15,12 @@ use waypost_http::{CallError, ChannelSnapshot, NotReady, ResponseBody, ServiceCh
 
 use crate::status;
 
-/// A balanced channel to one service, for unchanged generated stubs: `GreeterClient::new(channel)`, with interceptors and tower layers.
+/// Balanced channel to one service, for unmodified generated stubs: `GreeterClient::new(channel)`,
+/// with interceptors and tower layers.
 ///
-/// `Clone + Send + Sync`, and always ready: a call waits for a peer in `call`, under its own deadline. Responses carry
-/// [`ServedBy`](waypost_http::ServedBy) as an extension. Errors are [`tonic::Status`].
+/// `Clone + Send + Sync`, and always ready: a call waits for a peer in `call`, within its own
+/// deadline. Responses carry [`ServedBy`](waypost_http::ServedBy) as an extension. Errors are
+/// [`tonic::Status`].
 #[derive(Clone, Debug)]
 pub struct Channel {
     inner: ServiceChannel,
@@ -29,29 +31,30 @@ impl Channel {
         Self { inner }
     }
 
-    /// The service it calls.
+    /// Returns the service that the channel calls.
     pub fn service(&self) -> &ServiceName {
         self.inner.service()
     }
 
-    /// Waits until a node is ready: the gate at start-up.
+    /// Waits until a node is ready, as a gate at start-up.
     ///
     /// # Errors
-    /// [`NotReady`] with what is known, once the time is over.
+    /// [`NotReady`] with the known state of the service, once the time is over.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Safe: nothing is lost when it is dropped.
     pub async fn ready(&self, timeout: Duration) -> Result<(), NotReady> {
         self.inner.ready(timeout).await
     }
 
-    /// What it knows of its service now: every node, picked or not, and why.
+    /// Returns the channel's current view of its service: every node, picked or excluded, with the
+    /// reason.
     pub fn snapshot(&self) -> ChannelSnapshot {
         self.inner.snapshot()
     }
 
-    /// The same channel, confined to a subset that the builder prepared by this name. A subset without nodes waits, and never falls
-    /// back to the whole.
+    /// Returns the same channel, confined to a subset that the builder prepared under this name. On
+    /// a subset without nodes a call waits, and never falls back to all nodes.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if no subset of this name was prepared.
@@ -78,7 +81,7 @@ impl Service<Request<Body>> for Channel {
     }
 }
 
-/// A call on a [`Channel`]. Dropped, it ends the call: nothing stays in flight.
+/// Response future of a [`Channel`]. Dropping it ends the call: nothing stays in flight.
 #[must_use = "a call is made only when it is polled"]
 pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, CallError>> + Send>>);
 
@@ -107,7 +110,8 @@ mod tests {
     use super::*;
     use crate::Client;
 
-    /// Blocks up to this size come from the per-thread cache of glibc's allocator; larger ones cost some percent of a call.
+    /// Maximum size in bytes of a block from the per-thread cache of glibc's allocator. A larger
+    /// block costs some percent of a call.
     const CACHED: usize = 1_032;
 
     #[test]

@@ -1,6 +1,8 @@
-//! Endpoints from a protobuf descriptor set, told the way go-micro's gRPC server tells them of its generated Go structs.
+//! Endpoints from a protobuf descriptor set, in the form in which go-micro's gRPC server describes
+//! its generated Go structs.
 //!
-//! This file knows descriptors and the Go names that protoc-gen-go gives; it never sees a server or a registry.
+//! This file knows descriptors and the Go names that protoc-gen-go generates. It never sees a
+//! server or a registry.
 
 mod go;
 mod types;
@@ -15,31 +17,33 @@ use waypost_core::record::{Endpoint, Metadata, NilableVec, Value, keys};
 
 use types::Types;
 
-/// Why a descriptor set does not say what a server's methods are.
+/// Error of a descriptor set that does not describe a server's methods.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DescribeError {
-    /// The bytes are no `google.protobuf.FileDescriptorSet`.
+    /// Bytes that are not a `google.protobuf.FileDescriptorSet`.
     #[error("this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote")]
     Decode(#[from] prost::DecodeError),
-    /// A message or enum is used and not there.
+    /// Message or enum that is used but missing from the set.
     #[error("the descriptor set lacks {name}, which {user} uses: write it with its imports")]
     Missing {
-        /// The type, by its full name.
+        /// Full name of the type.
         name: String,
-        /// The method or message that uses it, by its full name.
+        /// Full name of the method or message that uses it.
         user: String,
     },
 }
 
-/// The public methods of all services in `descriptor_set`, in Go's order: by service, then by method.
+/// Returns the public methods of all services in `descriptor_set`, in Go's order: by service, then
+/// by method.
 ///
-/// `Greeter.Hello`, with request and response as trees of three levels, and [`keys::PATH`], [`keys::IDEMPOTENT`] and [`keys::STREAM`] as
-/// metadata. The services that gRPC servers bring themselves (`grpc.health.v1`, `grpc.reflection`) are left out. Sets may be joined by
-/// writing one after the other.
+/// A name has the form `Greeter.Hello`. Request and response are trees of three levels. The
+/// metadata has [`keys::PATH`], [`keys::IDEMPOTENT`] and [`keys::STREAM`]. Services of gRPC's
+/// infrastructure (`grpc.health.v1`, `grpc.reflection`) are left out. Several sets can be joined by
+/// concatenation.
 ///
 /// # Errors
-/// [`DescribeError`] if it is no descriptor set, or one without its imports.
+/// [`DescribeError`] if the bytes are not a descriptor set, or if the set lacks its imports.
 pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescribeError> {
     let mut files = FileDescriptorSet::decode(descriptor_set)?.file;
     files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -51,7 +55,7 @@ pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescribeError> 
     Ok(described)
 }
 
-/// Handlers are sorted by name, and each one's methods then.
+/// Returns the sort key of an endpoint: handlers are sorted by name, then the methods of each.
 fn go_order(name: &str) -> Option<(String, String)> {
     name.split_once('.').map(|(service, method)| (service.to_owned(), method.to_owned()))
 }
@@ -114,7 +118,7 @@ impl Method<'_> {
     }
 }
 
-/// A value that Go sees nothing in.
+/// Creates a value without fields, named after its Go type.
 fn bare(kind: &str) -> Value {
     Value { name: kind.to_owned(), kind: kind.to_owned(), values: NilableVec::null() }
 }

@@ -1,4 +1,5 @@
-//! What gRPC means: deadlines, retries and status codes in HTTP headers and trailers (the gRPC over HTTP/2 protocol, gRFC A6).
+//! Semantics of gRPC: deadlines, retries and status codes in HTTP headers and trailers (the gRPC
+//! over HTTP/2 protocol, gRFC A6).
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ static PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rp
 static PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("waypost/", env!("CARGO_PKG_VERSION")));
 
-/// The default deadline as it is sent, nearly always.
+/// Default deadline in the form in which nearly every call sends it.
 const USUAL_TIMEOUT: HeaderValue = HeaderValue::from_static("30S");
 const SECOND: u64 = 1_000_000_000;
 /// Units of `grpc-timeout` and their nanoseconds, from the largest.
@@ -28,7 +29,7 @@ const RESOURCE_EXHAUSTED: &[u8] = b"8";
 const INTERNAL: &[u8] = b"13";
 const UNAVAILABLE: &[u8] = b"14";
 
-/// gRPC.
+/// gRPC protocol.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grpc;
 
@@ -71,7 +72,8 @@ impl Protocol for Grpc {
     }
 }
 
-/// A server says when to try again; what cannot be read, or is negative, means never (gRFC A6).
+/// Returns the delay that a server requests before the next attempt. A value that is negative or
+/// cannot be parsed forbids a retry (gRFC A6).
 fn pushback(headers: &HeaderMap) -> Pushback {
     let Some(value) = headers.get(&PUSHBACK) else { return Pushback::None };
     match value.to_str().ok().and_then(|ms| ms.parse::<u32>().ok()) {
@@ -97,9 +99,9 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// Formats a timeout with three significant digits, rounded up, and so less than 1 % too long: the caller's own timer is the exact one
-/// and comes first. Each other value would cost both sides an entry in the table of header compression, and the client a search through
-/// all of them for every call.
+/// Formats a timeout with three significant digits, rounded up, and so less than 1 % too long. The
+/// caller's own timer is exact and fires first. Each distinct value would cost both sides an entry
+/// in the table of header compression, and the client a search through all of them for every call.
 fn format_timeout(timeout: Duration) -> HeaderValue {
     match shortest(timeout) {
         (30, 'S') => USUAL_TIMEOUT,
@@ -107,7 +109,8 @@ fn format_timeout(timeout: Duration) -> HeaderValue {
     }
 }
 
-/// The rounded timeout in the largest unit that divides it; in minutes or hours only where seconds take too many digits.
+/// Returns the rounded timeout in the largest unit that divides it. Minutes and hours are used only
+/// where seconds take too many digits.
 fn shortest(timeout: Duration) -> (u64, char) {
     let (secs, nanos) = (timeout.as_secs(), u64::from(timeout.subsec_nanos()));
     if secs <= MOST {
@@ -186,7 +189,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn a_timeout_as_it_is_written_is_never_shorter_and_at_most_a_hundredth_longer(
-            // As many short ones as long ones, up to eleven thousand years.
+            // As many short timeouts as long ones, up to eleven thousand years.
             nanos in (0u32..88).prop_flat_map(|bits| 0u128..=(1 << bits)).prop_filter("fits", |n| *n <= 359_000_000_000_000_000_000),
         ) {
             let timeout = Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32);

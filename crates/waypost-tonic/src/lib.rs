@@ -1,7 +1,8 @@
-//! gRPC for Waypost: a [`Channel`] for tonic's generated stubs, a [`Server`] that registers itself, and what a server says of its methods.
+//! gRPC for Waypost: a [`Channel`] for tonic's generated stubs, a [`Server`] that registers itself,
+//! and endpoints from protobuf descriptors.
 //!
-//! The channel is a face on `waypost-http`'s sender, with gRPC's meaning of headers, trailers and status codes. This crate never knows
-//! which registry it works with.
+//! The channel adds gRPC's meaning of headers, trailers and status codes to the channel of
+//! `waypost-http`. This crate never knows which registry it works with.
 
 mod channel;
 mod client;

@@ -1,4 +1,4 @@
-//! What a failed call looks like to a gRPC caller.
+//! gRPC status of a failed call.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -6,7 +6,9 @@ use std::sync::Arc;
 use tonic::{Code, Status};
 use waypost_http::{BodyError, CallError, FailureKind, RequestError};
 
-/// A call that got no answer: no peer, full queue and registry trouble are `UNAVAILABLE`, a deadline anywhere is `DEADLINE_EXCEEDED`.
+/// Returns the status of a call without a response: `DEADLINE_EXCEEDED` for any deadline, the code
+/// of the reset if the node reset it, and else `UNAVAILABLE` (no ready peer, a full queue, an
+/// outage of the registry).
 pub(crate) fn of_call(mut error: CallError) -> Status {
     if let Some(request) = error.source.take() {
         return from_request_error(request);
@@ -21,9 +23,10 @@ pub(crate) fn of_call(mut error: CallError) -> Status {
     status
 }
 
-/// Returns the status of a request that failed by itself: the status that its body ended with, such as the one of a message above
-/// `max_encoding_message_size`, and else `INTERNAL`; `RESOURCE_EXHAUSTED` for headers above the server's limit. Never `UNAVAILABLE`,
-/// which would ask the caller to try again.
+/// Returns the status of a request that failed by itself: the status that its body ended with, such
+/// as the one of a message above `max_encoding_message_size`; `RESOURCE_EXHAUSTED` for headers
+/// above the server's limit; and else `INTERNAL`. Never `UNAVAILABLE`, which would ask the caller
+/// to retry.
 fn from_request_error(error: RequestError) -> Status {
     if let Some(status) = own_status(&error) {
         return status.clone();
@@ -41,7 +44,7 @@ fn from_request_error(error: RequestError) -> Status {
     status
 }
 
-/// The first status in the chain of causes.
+/// Returns the first status in the chain of causes.
 fn own_status(error: &RequestError) -> Option<&Status> {
     let mut source = error.source();
     while let Some(error) = source {
@@ -53,7 +56,7 @@ fn own_status(error: &RequestError) -> Option<&Status> {
     None
 }
 
-/// A response that broke off.
+/// Returns the status of a response whose body broke off.
 pub(crate) fn of_body(error: BodyError) -> Status {
     let error = match error {
         BodyError::Request(error) => return from_request_error(error),
@@ -75,7 +78,7 @@ pub(crate) fn of_body(error: BodyError) -> Status {
     status
 }
 
-/// HTTP/2 error codes as gRPC codes, by the table of the gRPC over HTTP/2 protocol.
+/// Returns the gRPC code of an HTTP/2 error code, by the table of the gRPC over HTTP/2 protocol.
 fn of_reset(reason: u32) -> Code {
     match reason {
         0x7 => Code::Unavailable,

@@ -1,7 +1,8 @@
-//! A greeter that flags and the environment configure: `cargo run -p waypost --features args --example args_server -- --help`.
+//! Example of a greeter that is configured by flags and environment variables:
+//! `cargo run -p waypost --features args --example args_server -- --help`.
 //!
-//! Each setting is the code's, unless a variable says otherwise (`WAYPOST_SERVER_VERSION=2`, go-micro's `MICRO_SERVER_VERSION=2`), unless
-//! a flag does (`--server-version 2`).
+//! The precedence of each setting is code < environment variable (`WAYPOST_SERVER_VERSION=2`, or
+//! go-micro's `MICRO_SERVER_VERSION=2`) < flag (`--server-version 2`).
 
 use clap::Parser;
 use tonic::{Request, Response, Status};
@@ -11,12 +12,12 @@ use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
 
-/// Greets, itself or by asking another greeter
+/// Greets each caller, itself or through another greeter
 #[derive(Parser)]
 struct Cli {
     #[command(flatten)]
     waypost: ServiceArgs,
-    /// What it says; else it asks the service `greeter`
+    /// Greeting to answer with; without it, calls are forwarded to the service `greeter`
     #[arg(long)]
     greeting: Option<String>,
 }

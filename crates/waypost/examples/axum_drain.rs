@@ -1,8 +1,9 @@
-//! An axum service that registers itself, and leaves the registry before it stops.
+//! Example of an axum service that registers itself, and leaves the registry before it stops.
 //!
-//! `cargo run -p waypost --example axum_drain -- local://`, and then, on another terminal, `waypost watch`. On SIGTERM or Ctrl-C it leaves
-//! the registry, answers for one more second those who were told late, finishes what is in flight, and ends: at a restart no call is
-//! lost.
+//! Run `cargo run -p waypost --example axum_drain -- local://`, and `waypost watch` in another
+//! terminal. On SIGTERM or Ctrl-C the service leaves the registry, serves clients that have not yet
+//! received the event for one more second, finishes the requests in flight, and ends. A restart
+//! loses no call.
 
 use axum::Router;
 use axum::routing::get;
@@ -15,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "local://".to_owned());
     let registry = waypost::connect(&url).await?;
 
-    // From here on a signal is not lost, and does not end the process by itself.
+    // From here on, a signal no longer ends the process by itself, and none is lost.
     let asked_to_stop = asked_to_stop()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let mut node = Node::new("users", listener.local_addr()?.to_string());
@@ -23,8 +24,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut service = Service::new("users");
     service.nodes.push(node);
 
-    // It registers in the background, and again for as long as it lives. Anything may be checked before each beat: while the check
-    // says no, the node is out of the registry.
+    // Registers in the background, and again at every interval. The check runs at every interval
+    // too; while it fails, the node is out of the registry.
     let registration = Registration::builder(registry, service).check(|| async { Ok(()) }).start()?;
     println!("listening on {}", listener.local_addr()?);
 
@@ -37,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Resolves at SIGTERM or Ctrl-C.
+/// Resolves on SIGTERM or Ctrl-C.
 fn asked_to_stop() -> std::io::Result<impl Future<Output = ()> + Send> {
     #[cfg(unix)]
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -1,4 +1,5 @@
-//! Calls every greeter of this host in turn: `cargo run -p waypost --example greeter_client`, with servers from `greeter_server`.
+//! Example of a client that calls the greeters of this host:
+//! `cargo run -p waypost --example greeter_client`, with servers from `greeter_server`.
 
 use std::time::Duration;
 

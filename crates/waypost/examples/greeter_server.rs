@@ -1,6 +1,8 @@
-//! A greeter that registers itself: `cargo run -p waypost --example greeter_server`, more than once if you like.
+//! Example of a greeter that registers itself: `cargo run -p waypost --example greeter_server`.
+//! Several instances can run at once.
 //!
-//! On SIGTERM or Ctrl-C it leaves the registry, serves on for a second, finishes what is in flight, and ends.
+//! On SIGTERM or Ctrl-C the server leaves the registry, serves for one more second, finishes the
+//! calls in flight, and ends.
 
 use tonic::{Request, Response, Status};
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};

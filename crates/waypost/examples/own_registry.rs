@@ -1,5 +1,6 @@
-//! A registry of one's own: a file with one `service id address` to a line, read again each second. The suite in `waypost-conformance`
-//! tells whether a registry keeps its promise. `cargo run -p waypost --example own_registry -- hosts.txt` calls a greeter named there.
+//! Example of a custom registry: a file with one `service id address` per line, read again every
+//! second. The suite in `waypost-conformance` checks that a registry keeps its contract.
+//! `cargo run -p waypost --example own_registry -- hosts.txt` calls a greeter listed in the file.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,11 +1,11 @@
-//! From a URL to a registry.
+//! Registries by URL.
 
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::Address;
 use waypost_core::registry::{AnyRegistry, Error, Result, redacted_url};
 use waypost_core::static_list::StaticRegistry;
 
-/// The schemes this build knows, as its errors list them.
+/// Schemes that this build supports, as its errors list them.
 const SCHEMES: &[&str] = &[
     "memory://",
     "static://host:port[,host:port…][?protocol=grpc]",
@@ -15,19 +15,23 @@ const SCHEMES: &[&str] = &[
     "etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]",
 ];
 
-/// A registry from its URL.
+/// Opens a registry by its URL.
 ///
-/// * `memory://`: one process, empty; clone the handle to share it.
-/// * `static://host:port[,host:port…][?protocol=grpc]`: these nodes, whatever service is asked for.
-/// * `local://[dir]`: the processes of one host, in a directory; without one, `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the
-///   temporary folder.
-/// * `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`, `etcds://` encrypted: the members of an etcd cluster. Options:
-///   `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`, `server_name=NAME`, `timeout=2s`, `password_file=FILE`. Without a user in the URL,
-///   `ETCD_USERNAME` and `ETCD_PASSWORD` of the environment count. Nothing is connected before it is used.
+/// * `memory://`: a registry in this process, empty at first; clone the handle to share it.
+/// * `static://host:port[,host:port…][?protocol=grpc]`: a static list of nodes, the same for every
+///   service.
+/// * `local://[dir]`: the processes of one host, in a directory; without one,
+///   `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the temporary directory.
+/// * `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`: the members of an etcd
+///   cluster; `etcds://` over TLS. Options: `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`,
+///   `server_name=NAME`, `timeout=2s`, `password_file=FILE`. Without a user in the URL,
+///   `ETCD_USERNAME` and `ETCD_PASSWORD` of the environment apply. No connection is opened before
+///   the first use.
 ///
 /// # Errors
-/// [`Error::Invalid`], naming the part of the URL that is wrong and the schemes this build knows; [`Error::Unavailable`] or
-/// [`Error::Denied`] if the place it names cannot be used.
+/// [`Error::Invalid`], naming the part of the URL that is wrong and the schemes that this build
+/// supports; [`Error::Unavailable`] or [`Error::Denied`] if the directory or file that it names
+/// cannot be used.
 pub async fn connect(url: &str) -> Result<AnyRegistry> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(wrong(url, "it has no scheme"));

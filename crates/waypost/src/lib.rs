@@ -1,7 +1,8 @@
-//! Service registration, discovery and client-side load balancing: a server puts its address and its public methods into a registry and
-//! keeps the entry alive; a client follows the registry, keeps a local picture, and chooses a node for each call itself.
+//! Service registration, discovery and client-side load balancing. A server puts its address and
+//! its public methods into a registry and keeps the entry alive. A client watches the registry,
+//! keeps a local view of the nodes, and picks a node for each call itself.
 //!
-//! A server registers once it listens, and leaves before it stops:
+//! A server registers once it listens, and leaves the registry before it stops:
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic")]
@@ -29,8 +30,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server; default), `etcd` (the registry on etcd v3),
-//! `args` (flags to flatten into a `clap` parser of one's own). `memory://` and `static://` are always there.
+//! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server;
+//! default), `etcd` (the registry on etcd v3), `args` (flags to flatten into a service's own `clap`
+//! parser). `memory://` and `static://` are always available.
 
 #[cfg(feature = "args")]
 pub mod args;

@@ -13,7 +13,7 @@ pub(crate) fn run(args: &Completions) -> Result<(), Failure> {
     Ok(io::stdout().lock().write_all(&script)?)
 }
 
-/// The same without what help hides: the generators show it.
+/// Returns the command without hidden flags and subcommands, which the generators would show.
 fn shown(command: &Command) -> Command {
     let args = command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned();
     let commands = command.get_subcommands().filter(|command| !command.is_hide_set()).map(shown);

@@ -1,4 +1,4 @@
-//! `waypost deregister NAME ID`: removes what somebody left behind.
+//! `waypost deregister NAME ID`: removes a node that its owner left behind.
 
 use waypost::Registry;
 use waypost::record::{NilableVec, Node, Service};
@@ -20,7 +20,7 @@ pub(crate) async fn run(place: &Place, args: &Deregister) -> Result<(), Failure>
     Ok(())
 }
 
-/// The record of that one node: by its whole id, or by the part after the service's name.
+/// Finds the record of one node, by its full id or by the part after the service's name.
 fn find(services: &[Service], name: &str, id: &str) -> Option<Service> {
     let whole = format!("{name}-{id}");
     let by = |wanted: &str| {

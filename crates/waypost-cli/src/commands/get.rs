@@ -13,7 +13,7 @@ pub(crate) async fn run(place: &Place, args: &Get) -> Result<(), Failure> {
     print(&services, args.show.format())
 }
 
-/// Shows one service, one record per version.
+/// Prints one service, one record per version.
 pub(super) fn print(services: &[Service], format: Format) -> Result<(), Failure> {
     for text in show(services, format, Style::of_stdout()) {
         output::line(&text)?;
@@ -35,7 +35,7 @@ fn pairs(services: &[Service]) -> impl Iterator<Item = (&Service, &Node)> {
     services.iter().flat_map(|service| service.nodes.iter().map(move |node| (service, node)))
 }
 
-/// One node as other programs read it.
+/// JSON line of one node.
 #[derive(Serialize)]
 pub(super) struct NodeLine<'a> {
     schema: &'static str,
@@ -57,7 +57,7 @@ impl<'a> NodeLine<'a> {
         Self { schema: SCHEMA, event: None, service, version, id, address, membership, metadata }
     }
 
-    /// With what happened to it.
+    /// Adds the event that concerns the node.
     pub(super) fn event(self, event: &'static str) -> Self {
         Self { event: Some(event), ..self }
     }
@@ -100,7 +100,7 @@ fn endpoints(services: &[Service], style: Style) -> Vec<String> {
     table.lines(style)
 }
 
-/// `HelloRequest{name string}`: one level, which is what fits a line.
+/// Formats a message as `HelloRequest{name string}`: one level, since more does not fit on a line.
 fn shape(value: &Value) -> String {
     let fields: Vec<_> = value.values.iter().map(|field| format!("{} {}", field.name, field.kind)).collect();
     format!("{}{{{}}}", value.kind, fields.join(", "))

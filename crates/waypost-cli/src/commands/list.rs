@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::output::{self, Document, Format, SCHEMA, Style, Table};
 use crate::place::Place;
 
-/// One version of one service.
+/// Output line of one version of a service.
 #[derive(Serialize)]
 struct Line<'a> {
     name: &'a str,
@@ -77,7 +77,7 @@ fn jsonl(line: &Line<'_>) -> String {
     output::compact(&Tagged { schema: SCHEMA, line })
 }
 
-/// A service with several versions is one name.
+/// Returns the names of the services. A service with several versions has one name.
 fn names(lines: &[Line<'_>]) -> Vec<String> {
     let mut names: Vec<_> = lines.iter().map(|line| crate::escape::text(line.name)).collect();
     names.dedup();

@@ -1,4 +1,4 @@
-//! One file a command.
+//! Commands, one file each.
 
 mod completions;
 mod deregister;
@@ -16,10 +16,10 @@ use crate::failure::Failure;
 use crate::place::Place;
 use crate::signals::Signals;
 
-/// Does what was typed.
+/// Runs the given command.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { registry, command } = cli;
-    // Asked for where it is needed: not every command looks at the environment.
+    // Evaluated only where it is needed: not every command reads the environment.
     let url = || place(&registry);
     match command {
         Command::List(args) => interruptible(list::run(&Place::open(&url()?).await?, &args)).await,
@@ -33,7 +33,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Ends `work` at the first signal.
+/// Runs `work`, and ends it at the first signal.
 async fn interruptible(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     tokio::select! {

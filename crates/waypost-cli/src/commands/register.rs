@@ -1,4 +1,4 @@
-//! `waypost register`: for servers that cannot register themselves.
+//! `waypost register`: registers servers that cannot register themselves.
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -43,7 +43,8 @@ fn service(args: &Register) -> Service {
     service
 }
 
-/// Tells how it stands until it has left: when it is registered, on stdout; what is in the way, on stderr.
+/// Reports the state of the registration until it has left: on stdout when it is registered, on
+/// stderr when it fails.
 async fn tell(mut states: watch::Receiver<State>, place: &Place, name: &str, node: &Node, format: Format) -> Result<(), Failure> {
     loop {
         let state = states.borrow_and_update().clone();

@@ -1,4 +1,4 @@
-//! `waypost wait NAME --ready N`: for scripts that start servers.
+//! `waypost wait NAME --ready N`: waits for nodes, for scripts that start servers.
 
 use waypost::record::Entry;
 use waypost::registry::{self, NodeSet, Watcher};
@@ -22,15 +22,15 @@ pub(crate) async fn run(place: &Place, args: &Wait) -> Result<(), Failure> {
     Err(too_late(place, args, seen))
 }
 
-/// What the registry said so far.
+/// State that the registry has reported so far.
 #[derive(Default)]
 struct Seen {
     picture: Option<NodeSet>,
-    /// Why there is no newer picture.
+    /// Error since the last event.
     trouble: Option<registry::Error>,
 }
 
-/// Until the registry has `enough` nodes.
+/// Follows the watcher until the registry has `enough` nodes.
 async fn follow(watcher: &mut Watcher, seen: &mut Seen, enough: usize) -> Result<(), Failure> {
     while let Some(item) = watcher.next().await {
         match item {

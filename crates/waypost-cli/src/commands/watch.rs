@@ -1,4 +1,4 @@
-//! `waypost watch [NAME]`: what changes, as it changes.
+//! `waypost watch [NAME]`: prints changes as they happen.
 
 use serde::Serialize;
 use waypost::record::Entry;
@@ -26,14 +26,14 @@ pub(crate) async fn run(place: &Place, args: &Watch) -> Result<(), Failure> {
     Err(Failure::registry("the registry was closed").next("watch again: waypost watch"))
 }
 
-/// What a watcher's events mean, with what was known before.
+/// Known nodes of the watcher, by which its events become changes.
 #[derive(Default)]
 struct Story {
     picture: NodeSet,
     begun: bool,
 }
 
-/// One change of one node; none where everything was told anew.
+/// One change of one node; no entry for the first reset.
 struct News {
     what: &'static str,
     entry: Option<Entry>,
@@ -59,7 +59,7 @@ impl Story {
         std::iter::once(News { what: "reset", entry: None, nodes }).chain(present).collect()
     }
 
-    /// A node that said it was leaving has left; one that said nothing is lost.
+    /// Applies an event. A node that was marked as leaving has left; one that was not is lost.
     fn change(&mut self, event: Event) -> Option<News> {
         let (what, entry) = match &event {
             Event::Created(entry) => ("created", entry.clone()),
@@ -89,7 +89,7 @@ struct Printer {
 }
 
 impl Printer {
-    /// The columns; rows come one by one, so their widths are fixed.
+    /// Prints the heading. Rows are printed as they come, so the columns have fixed widths.
     fn heading(&self) -> Result<(), Failure> {
         let heading = match self.format {
             Format::Table => row("EVENT", "NODE", "ADDRESS", "VERSION"),
@@ -124,7 +124,7 @@ impl Printer {
     }
 }
 
-/// Wide enough for `<service>-<uuid>` of a short name, and for IPv4.
+/// Formats a row. The columns fit `<service>-<uuid>` of a short name, and IPv4.
 fn row(event: &str, node: &str, address: &str, version: &str) -> String {
     let [node, address, version] = [node, address, version].map(escape::text);
     format!("{event:<8}  {node:<44}  {address:<21}  {version}").trim_end().to_owned()

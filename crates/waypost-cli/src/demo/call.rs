@@ -1,4 +1,4 @@
-//! One call of the demo, and how it went.
+//! One call of the demo, and its outcome.
 
 use std::time::Duration;
 
@@ -8,21 +8,22 @@ use waypost::{CallError, Channel, ServedBy};
 use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 
-/// The method it calls.
+/// Full path of the called method.
 pub(super) const METHOD: &str = "/greeter.Greeter/Hello";
 
-/// A call that is over.
+/// Finished call.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
-    /// When it was to start: all is measured from here, so that a client that is late does not hide it.
+    /// Time at which the call was due. Latency is measured from it, so that a late client does not
+    /// hide its delay.
     pub(super) due: Instant,
-    /// When it was over.
+    /// Time at which the call ended.
     pub(super) ended: Instant,
-    /// Who answered; of a call that failed, who was tried last.
+    /// Node that answered; of a failed call, the node that was tried last.
     pub(super) node: Option<String>,
-    /// More than one: it was moved.
+    /// Number of attempts. An answered call with more than one was moved.
     pub(super) attempts: u32,
-    /// Why it failed, if it did.
+    /// Code and message of a failed call.
     pub(super) fault: Option<(Code, String)>,
 }
 
@@ -58,7 +59,7 @@ impl Call {
         self.fault.is_none()
     }
 
-    /// Whether it was answered by a later attempt.
+    /// Returns true if a later attempt was answered.
     pub(super) fn is_moved(&self) -> bool {
         self.is_answered() && self.attempts > 1
     }

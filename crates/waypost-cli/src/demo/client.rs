@@ -1,4 +1,4 @@
-//! `waypost demo client`: calls the greeters, whoever runs them, and tells of every call.
+//! `waypost demo client`: calls greeters, of this demo or others, and reports every call.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,10 +19,11 @@ use crate::output::{self, SCHEMA};
 use crate::place::Place;
 use crate::signals::Signals;
 
-/// Lines that may wait for whoever reads them; then the calls' tasks wait, after they have been measured.
+/// Maximum number of calls that wait to be written. Above it, the tasks of the calls wait, after
+/// their measurement.
 const LINES: usize = 65_536;
 
-/// How long to wait for a first server.
+/// Maximum wait for a first server.
 const READY: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
@@ -69,7 +70,8 @@ async fn ready(channel: &Channel) -> Result<(), Failure> {
     ready.map_err(|error| Failure::no(crate::escape::text(&error.to_string())).next("start one: waypost demo server"))
 }
 
-/// Calls until the time is over or a signal comes; the summary is the last line either way.
+/// Makes calls until the time is over or a signal arrives. The summary is the last line in both
+/// cases.
 async fn call(place: &Place, channel: Channel, args: &ClientArgs, signals: &mut Signals) -> Result<(), Failure> {
     let (calls, ended) = mpsc::channel(LINES);
     let scribe = Scribe::new(place.name());
@@ -86,11 +88,11 @@ async fn call(place: &Place, channel: Channel, args: &ClientArgs, signals: &mut 
     if interrupted { Err(Failure::interrupted()) } else { Ok(()) }
 }
 
-/// Writes a line for each call, in a thread of its own: a slow reader slows no call.
+/// Writer of a line for each call, in a thread of its own, so that a slow reader delays no call.
 struct Scribe {
     registry: &'static str,
     origin: Instant,
-    /// What people's clocks said then.
+    /// Wall-clock time at `origin`, in microseconds since 1970.
     origin_us: u64,
 }
 
@@ -98,7 +100,7 @@ struct Scribe {
 struct CallLine<'a> {
     schema: &'static str,
     event: &'static str,
-    /// Microseconds since 1970, to be compared with other programs' clocks.
+    /// Microseconds since 1970, comparable with the clocks of other programs.
     start_us: u64,
     duration_us: u64,
     node: Option<&'a str>,

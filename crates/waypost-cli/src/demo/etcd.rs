@@ -1,7 +1,8 @@
-//! `waypost demo --etcd`: an etcd of the demo's own, gone with it.
+//! `waypost demo --etcd`: an etcd of the demo's own, which ends with the demo.
 //!
-//! etcd itself would outlive a demo that is killed. So a keeper runs it, this program again as `demo keep-etcd`, which holds the other end
-//! of a pipe as its stdin: when that closes, it kills etcd and removes its data. This room knows the keeper, and nothing of records.
+//! etcd itself would outlive a demo that is killed. Therefore a keeper runs it: this program again,
+//! as `demo keep-etcd`. The keeper holds the other end of a pipe as its stdin. When that closes, it
+//! kills etcd and removes its data. This module knows the keeper, and nothing of records.
 
 mod find;
 mod keeper;
@@ -20,45 +21,45 @@ use crate::failure::Failure;
 use find::Binary;
 pub(super) use keeper::{KeeperArgs, run as keep};
 
-/// How long etcd may take to serve; a quiet machine needs a second.
+/// Maximum time for etcd to start serving. An idle machine needs a second.
 const START: Duration = Duration::from_secs(60);
-/// How long the keeper may take to kill it and to remove its data.
+/// Maximum time for the keeper to kill etcd and remove its data.
 const END: Duration = Duration::from_secs(10);
 
-/// What the keeper says, one JSON object a line.
+/// Event of the keeper, one JSON object per line.
 #[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Said {
-    /// Our own child answers clients there.
+    /// The keeper's own etcd process serves clients at `url`.
     Serving { url: String },
-    /// It has ended by itself.
+    /// The etcd process has ended by itself.
     Ended { why: String },
 }
 
-/// An etcd that lives as long as this, and no longer than this process.
+/// etcd that lives as long as this value, and no longer than this process.
 ///
-/// Dropped, it is gone a moment later; [`end`](Etcd::end) waits for that.
+/// After a drop it ends within a moment; [`end`](Etcd::end) waits for that.
 pub(super) struct Etcd {
     binary: Binary,
     url: String,
     keeper: Child,
-    /// Held apart, since waiting for a child closes what it holds.
+    /// Held separately, since waiting for a child closes its stdin.
     stdin: Option<ChildStdin>,
     said: Lines<BufReader<ChildStdout>>,
 }
 
 impl Etcd {
-    /// Starts one, if this machine has any.
+    /// Starts an etcd of this machine.
     ///
     /// # Errors
-    /// It has none; the text says how to get one.
+    /// [`Failure`] if the machine has none; the text says how to get one.
     pub(super) async fn start() -> Result<Self, Failure> {
         let binary = find::etcd().await?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo", "keep-etcd"]).arg(&binary.path);
-        // Not killed on drop: it would leave etcd behind.
+        // Not killed on drop: that would leave etcd behind.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(false);
-        // Ctrl-C is for the demo: its servers still have to leave the registry.
+        // Ctrl-C must not reach the keeper: the demo's servers still have to leave the registry.
         #[cfg(unix)]
         command.process_group(0);
         let mut keeper = command.spawn()?;
@@ -67,10 +68,10 @@ impl Etcd {
         Ok(Self { binary, url: String::new(), keeper, stdin, said: BufReader::new(stdout).lines() })
     }
 
-    /// Waits until it serves.
+    /// Waits until etcd serves.
     ///
     /// # Errors
-    /// It does not.
+    /// [`Failure`] if it does not.
     pub(super) async fn serving(&mut self) -> Result<(), Failure> {
         let late = |_| Failure::registry(format!("{} did not serve within {START:?}", self.binary));
         match timeout(START, self.said.next_line()).await.map_err(late)? {
@@ -83,26 +84,26 @@ impl Etcd {
         Ok(())
     }
 
-    /// Where it serves.
+    /// Returns the URL of etcd.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// What it says it is, such as 3.4.23.
+    /// Returns the version that etcd reports, such as 3.4.23.
     pub(super) fn version(&self) -> &str {
         &self.binary.version
     }
 
-    /// Waits for what should not happen: that it ends by itself.
+    /// Waits until etcd ends by itself, which is a failure.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Safe: nothing is lost when it is dropped.
     pub(super) async fn failed(&mut self) -> Failure {
         let said = self.said.next_line().await.ok().flatten();
         self.failure(said.and_then(|line| serde_json::from_str(&line).ok()))
     }
 
-    /// Ends it, and returns when neither process nor data is left.
+    /// Ends etcd, and returns when neither process nor data is left.
     pub(super) async fn end(mut self) -> Result<(), Failure> {
         drop(self.stdin.take());
         let left = |why: &str| Failure::no(format!("{} may be left behind: {why}", self.binary));

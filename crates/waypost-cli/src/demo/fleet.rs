@@ -1,6 +1,7 @@
-//! The demo's servers: children that cannot outlive it.
+//! Servers of the demo: child processes that cannot outlive it.
 //!
-//! Each holds the other end of a pipe as its stdin, and leaves when that closes, however this process ends.
+//! Each holds the other end of a pipe as its stdin, and leaves the registry when the pipe closes,
+//! however this process ends.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -13,19 +14,20 @@ use tokio::time::timeout;
 
 use crate::failure::Failure;
 
-/// How long a server may take to register.
+/// Maximum time for a server to register.
 const START: Duration = Duration::from_secs(15);
-/// How long one may take to leave and to drain.
+/// Maximum time for a server to leave and to drain.
 const STOP: Duration = Duration::from_secs(35);
-/// How long one may take to end when its stdin has closed, before it is killed.
+/// Maximum time for a server to end after its stdin has closed, before it is killed.
 const END: Duration = Duration::from_secs(4);
 
-/// The servers, by slot; a slot that is filled again gets a new name.
+/// Servers by slot. A slot that is filled again gets a new name.
 pub(super) struct Fleet {
     program: PathBuf,
-    /// Its URL, which may hold a password: children get it by their environment, since everybody sees their arguments.
+    /// URL of the registry, which may hold a password. Children receive it by their environment,
+    /// since their arguments are visible to all users.
     registry: String,
-    /// Tells this demo's servers from another's in the same registry.
+    /// Suffix that distinguishes this demo's servers from another's in the same registry.
     mark: String,
     slots: Vec<Slot>,
 }
@@ -34,30 +36,31 @@ struct Slot {
     starts: u32,
     name: String,
     child: Option<Child>,
-    /// Held apart, since waiting for a child closes what it holds.
+    /// Held separately, since waiting for a child closes its stdin.
     stdin: Option<ChildStdin>,
 }
 
-/// What a server says when it is registered.
+/// Line that a server prints when it is registered.
 #[derive(Deserialize)]
 struct Registered {
     id: String,
 }
 
 impl Fleet {
-    /// No servers yet, in the registry at `registry`; one that is `shared` may hold other greeters.
+    /// Creates a fleet without servers, for the registry at `registry`. A `shared` registry may
+    /// hold other greeters.
     pub(super) fn new(registry: &str, shared: bool) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
         let mark = if shared { format!("-{}", std::process::id()) } else { String::new() };
         Ok(Self { program, registry: registry.to_owned(), mark, slots: Vec::new() })
     }
 
-    /// What the server in `slot` is called in the registry.
+    /// Returns the name in the registry of the server in `slot`.
     pub(super) fn name(&self, slot: usize) -> &str {
         &self.slots[slot].name
     }
 
-    /// Starts one server in each of so many slots.
+    /// Starts one server in each slot.
     pub(super) async fn start_all(&mut self, slots: usize) -> Result<(), Failure> {
         self.slots.resize_with(slots, || Slot { starts: 0, name: String::new(), child: None, stdin: None });
         for slot in 0..slots {
@@ -69,14 +72,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Starts a new server in `slot` and waits until it is registered; returns its name.
+    /// Starts a new server in `slot`, waits until it is registered, and returns its name.
     pub(super) async fn start(&mut self, slot: usize) -> Result<String, Failure> {
         self.spawn(slot)?;
         self.registered(slot).await?;
         Ok(self.slots[slot].name.clone())
     }
 
-    /// Asks the server in `slot` to end, and waits until it has.
+    /// Requests the server in `slot` to end, and waits until it has ended.
     pub(super) async fn terminate(&mut self, slot: usize) -> Result<(), Failure> {
         let Slot { name, child, stdin, .. } = &mut self.slots[slot];
         let Some(child) = child else { return Ok(()) };
@@ -127,7 +130,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until the server in `slot` says that it is registered. What it says later fits the pipe.
+    /// Waits until the server in `slot` reports that it is registered. Its later output fits into
+    /// the pipe.
     async fn registered(&mut self, slot: usize) -> Result<(), Failure> {
         let Slot { name, child, .. } = &mut self.slots[slot];
         let stdout = child.as_mut().and_then(|child| child.stdout.as_mut());
@@ -151,11 +155,11 @@ fn well(name: &str, status: ExitStatus) -> Result<(), Failure> {
     if status.success() { Ok(()) } else { Err(Failure::no(format!("{name} did not end well: {status}"))) }
 }
 
-/// SIGTERM, as a supervisor does it.
+/// Sends SIGTERM, as a supervisor does.
 #[cfg(unix)]
 fn ask_to_end(child: &Child, _: &mut Option<ChildStdin>) -> Result<(), Failure> {
     use rustix::process::{Pid, Signal, kill_process};
-    // A child that has ended has no id any more, until it is waited for its id is its own.
+    // No id means that the child has been waited for. Until then, the system does not reuse its id.
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     match pid {
         Some(pid) => Ok(kill_process(pid, Signal::TERM).map_err(std::io::Error::from)?),
@@ -163,7 +167,7 @@ fn ask_to_end(child: &Child, _: &mut Option<ChildStdin>) -> Result<(), Failure> 
     }
 }
 
-/// Where there is no SIGTERM, its stdin closes.
+/// Closes the child's stdin, on platforms without SIGTERM.
 #[cfg(not(unix))]
 fn ask_to_end(_: &Child, stdin: &mut Option<ChildStdin>) -> Result<(), Failure> {
     drop(stdin.take());

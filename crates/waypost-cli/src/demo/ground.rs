@@ -1,4 +1,4 @@
-//! Where the demo plays: the registry that was given, or one of its own that is gone at its end.
+//! Registry of the demo: the given one, or one of its own that is removed at the end.
 
 use tempfile::TempDir;
 
@@ -6,14 +6,15 @@ use super::etcd::Etcd;
 use crate::failure::Failure;
 
 pub(super) enum Ground {
-    /// Other greeters may be there.
+    /// Registry that was given. It may hold other greeters.
     Given(String),
     Folder(TempDir),
     Etcd(Box<Etcd>),
 }
 
 impl Ground {
-    /// The registry at `given`; else an etcd of its own, if that is wanted; else a fresh directory.
+    /// Chooses the registry at `given`, else an etcd of the demo's own if `etcd` is set, else a
+    /// fresh directory.
     pub(super) async fn choose(given: Option<String>, etcd: bool) -> Result<Self, Failure> {
         match given {
             Some(_) if etcd => Err(Failure::usage("--etcd starts an etcd of its own, --registry names one: drop one of them")),
@@ -23,7 +24,7 @@ impl Ground {
         }
     }
 
-    /// Waits until it can be used.
+    /// Waits until the registry can be used.
     pub(super) async fn ready(&mut self) -> Result<(), Failure> {
         match self {
             Self::Etcd(etcd) => etcd.serving().await,
@@ -31,7 +32,7 @@ impl Ground {
         }
     }
 
-    /// Where it is; secrets and all.
+    /// Returns the URL of the registry, secrets included.
     pub(super) fn url(&self) -> String {
         match self {
             Self::Given(url) => url.clone(),
@@ -40,12 +41,12 @@ impl Ground {
         }
     }
 
-    /// Whether other greeters may be there.
+    /// Returns true if the registry may hold other greeters.
     pub(super) fn is_shared(&self) -> bool {
         matches!(self, Self::Given(_))
     }
 
-    /// The version of the etcd that was started.
+    /// Returns the version of the etcd that was started.
     pub(super) fn etcd(&self) -> Option<&str> {
         match self {
             Self::Etcd(etcd) => Some(etcd.version()),
@@ -53,7 +54,7 @@ impl Ground {
         }
     }
 
-    /// Waits until what was started here ends by itself.
+    /// Waits until the etcd that was started ends by itself.
     pub(super) async fn failed(&mut self) -> Failure {
         match self {
             Self::Etcd(etcd) => etcd.failed().await,
@@ -61,7 +62,7 @@ impl Ground {
         }
     }
 
-    /// Removes what was made.
+    /// Removes the registry if the demo created it.
     pub(super) async fn clear(self) -> Result<(), Failure> {
         match self {
             Self::Given(_) => Ok(()),

@@ -1,14 +1,14 @@
-//! Latencies, counted so that a long run costs no more than a short one.
+//! Histogram of latencies, in which a long run costs no more than a short one.
 
 use std::time::Duration;
 
-/// Buckets in each doubling: a figure is right to within one part in 128.
+/// Number of buckets per doubling: a value is exact to one part in 128.
 const STEPS: u64 = 128;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
-/// Longer than any deadline here; what is longer counts as this.
+/// Longest latency in microseconds, above any deadline here. A longer latency counts as this one.
 const LONGEST_US: u64 = (1 << 36) - 1;
 
-/// Counts of latencies in microseconds, in buckets that grow with them (as in HdrHistogram).
+/// Counts of latencies in microseconds, in buckets that grow with the latency (as in HdrHistogram).
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     counts: Vec<u64>,
@@ -28,7 +28,8 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// The latency that this share of all is not above, in microseconds; 0 where there are none.
+    /// Returns the latency in microseconds that this share of all latencies does not exceed; 0 if
+    /// there are none.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -46,14 +47,14 @@ impl Histogram {
     }
 }
 
-/// Which bucket a latency falls into: small ones have one each.
+/// Returns the bucket of a latency. Small latencies have one each.
 #[expect(clippy::cast_possible_truncation, reason = "bounded by LONGEST_US")]
 fn bucket(us: u64) -> usize {
     let shift = (u64::BITS - us.leading_zeros()).saturating_sub(STEP_BITS + 1);
     (u64::from(shift) * STEPS + (us >> shift)) as usize
 }
 
-/// The longest latency that falls into a bucket.
+/// Returns the longest latency of a bucket.
 fn highest(bucket: usize) -> u64 {
     let bucket = bucket as u64;
     let shift = (bucket / STEPS).saturating_sub(1);

@@ -1,7 +1,8 @@
-//! Calls at a steady rate, whatever becomes of them: an open loop.
+//! Open-loop load: calls at a steady rate, whatever their outcome.
 //!
-//! Each call has its time, and a call that is late counts from its time: a client that waits for answers before it calls again would not
-//! see how long others had to wait (coordinated omission). How many are outstanding is bounded by the rate and the calls' deadline.
+//! Each call is due at a fixed time, and its latency counts from that time. A client that waits for
+//! responses before it calls again would not measure how long other calls had to wait (coordinated
+//! omission). The number of outstanding calls is bounded by the rate and the calls' deadline.
 
 use std::time::Duration;
 
@@ -12,17 +13,18 @@ use waypost::Channel;
 
 use super::call::Call;
 
-/// Times that wait to be looked at; the clock goes on if they are full, only later.
+/// Maximum number of due times that wait for dispatch. If they are full, the clock continues, only
+/// later.
 const TICKS: usize = 1024;
 
-/// A load that runs. Dropped, it is cut.
+/// Running load. Dropping it aborts its calls.
 pub(super) struct Load {
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
 impl Load {
-    /// Begins to call, `rate` times a second; each call that is over is sent to `calls`.
+    /// Starts `rate` calls per second, and sends each finished call to `calls`.
     pub(super) fn start<T: From<Call> + Send + 'static>(channel: Channel, rate: u32, calls: mpsc::Sender<T>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (ticks, due) = mpsc::channel(TICKS);
@@ -32,7 +34,7 @@ impl Load {
         Self { tasks, stop }
     }
 
-    /// Begins no more calls, and waits for those that are outstanding.
+    /// Starts no more calls, and waits for the outstanding ones.
     pub(super) async fn finish(mut self) {
         self.stop.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {
@@ -41,7 +43,8 @@ impl Load {
     }
 }
 
-/// Tells the times. A thread of its own: tokio's timer would be up to a millisecond late, which is longer than a call.
+/// Sends the due times. It has a thread of its own, since tokio's timer may be up to a millisecond
+/// late, which is longer than a call.
 fn tick(rate: u32, ticks: &mpsc::Sender<Instant>) {
     let origin = Instant::now();
     for number in 0_u64.. {
@@ -54,7 +57,7 @@ fn tick(rate: u32, ticks: &mpsc::Sender<Instant>) {
     }
 }
 
-/// How long after the first call number `number` is due.
+/// Returns the time from the first call to call `number`.
 fn after(number: u64, rate: u32) -> Duration {
     let rate = u64::from(rate);
     Duration::from_secs(number / rate) + Duration::from_nanos(number % rate * 1_000_000_000 / rate)
@@ -73,7 +76,7 @@ async fn dispatch<T: From<Call> + Send + 'static>(
             _ = stop.wait_for(|stop| *stop) => break,
             Some(due) = due.recv() => {
                 let (channel, calls) = (channel.clone(), calls.clone());
-                // Nobody listens any more only if the demo is over.
+                // The receiver is gone only if the demo is over.
                 outstanding.spawn(async move { calls.send(Call::make(channel, due).await.into()).await.unwrap_or_default() });
             }
             Some(ended) = outstanding.join_next() => pass_on(ended),
@@ -85,7 +88,7 @@ async fn dispatch<T: From<Call> + Send + 'static>(
     }
 }
 
-/// A call that panicked must not be missing from the count: whoever waits panics too.
+/// Resumes the panic of a call, since a panicked call must not be missing from the count.
 fn pass_on(ended: Result<(), JoinError>) {
     if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
         std::panic::resume_unwind(panic);

@@ -1,7 +1,8 @@
-//! `waypost demo`: servers are restarted and killed while a client calls them, and no call fails.
+//! `waypost demo`: restarts and kills servers while a client calls them, and no call fails.
 //!
-//! The servers are children, this program again as `demo server`; the client is in this process. Both halves run alone too. This room
-//! knows how to break its own children, and nothing of other processes.
+//! The servers are child processes, this program again as `demo server`. The client is in this
+//! process. Both halves also run alone. This module knows how to break its own children, and
+//! nothing of other processes.
 
 mod call;
 mod client;
@@ -35,7 +36,7 @@ use report::{Report, Setting};
 use script::Script;
 use stage::Stage;
 
-/// The service that the demo serves and calls.
+/// Service that the demo serves and calls.
 const SERVICE: &str = "greeter";
 
 #[derive(Args, Debug)]
@@ -75,7 +76,7 @@ enum Half {
     KeepEtcd(etcd::KeeperArgs),
 }
 
-/// Runs the whole, for which only the flag of `registry` counts, or one half.
+/// Runs the whole demo, for which only the flag of `registry` counts, or one half.
 pub(crate) async fn run(args: DemoArgs, registry: &RegistryArgs) -> Result<(), Failure> {
     match &args.half {
         Some(Half::Server(server)) => server::run(Place::open_for("a server", &place(registry)?).await?, server).await,
@@ -85,7 +86,7 @@ pub(crate) async fn run(args: DemoArgs, registry: &RegistryArgs) -> Result<(), F
     }
 }
 
-/// In the registry given, or in one of its own, which is removed at the end.
+/// Runs the whole demo in the given registry, or in one of its own, which is removed at the end.
 async fn whole(args: &DemoArgs, given: Option<String>) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let mut ground = Ground::choose(given, args.etcd).await?;

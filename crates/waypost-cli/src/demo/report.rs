@@ -1,4 +1,4 @@
-//! What the demo says at its end.
+//! Report at the end of the demo.
 
 use serde::Serialize;
 
@@ -6,17 +6,17 @@ use super::tally::{Figures, Tally};
 use crate::failure::Failure;
 use crate::output::{self, SCHEMA, Style, Table};
 
-/// What was asked for.
+/// Parameters of the run.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) registry: &'static str,
-    /// The version of the etcd that the demo started itself.
+    /// Version of the etcd that the demo started itself.
     pub(super) etcd: Option<String>,
     pub(super) servers: u16,
     pub(super) rate: u32,
 }
 
-/// The whole run, as other programs read it. It only grows.
+/// Report of the whole run, as JSON for other programs. Fields are only ever added.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     schema: &'static str,
@@ -42,7 +42,7 @@ struct PhaseReport {
     longest_gap_ms: u64,
 }
 
-/// What only people read.
+/// Part of the report that only people read.
 #[derive(Debug)]
 struct Shown {
     rate: u32,
@@ -71,7 +71,7 @@ impl Report {
         }
     }
 
-    /// On stdout: a table, or one JSON object on one line.
+    /// Prints the report on stdout: a table, or one JSON object on one line.
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
         if json {
             return Ok(output::line(&output::compact(self))?);
@@ -82,7 +82,7 @@ impl Report {
         Ok(())
     }
 
-    /// No if a call failed, or none was made.
+    /// Returns an error if a call failed, or none was made.
     pub(super) fn verdict(&self) -> Result<(), Failure> {
         if self.failed == 0 && self.calls > 0 {
             return Ok(());
@@ -122,7 +122,7 @@ fn row(name: &str, figures: &Figures) -> [String; 7] {
     [name.to_owned(), calls.to_string(), failed.to_string(), moved.to_string(), p50, p99, gap]
 }
 
-/// Microseconds as people read them.
+/// Formats microseconds as milliseconds.
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub(super) fn milliseconds(us: u64) -> String {
     format!("{:.1} ms", us as f64 / 1000.0)

@@ -1,4 +1,4 @@
-//! The picture on a terminal: the phases' figures, and every node.
+//! Live view on a terminal: the figures of the phases, and every node.
 
 use std::time::Duration;
 
@@ -8,24 +8,25 @@ use super::report::milliseconds;
 use super::tally::Tally;
 use crate::output::{self, Style, Table};
 
-/// As many nodes as fit a small terminal beside the rest.
+/// Maximum number of nodes in the view, so that it fits on a small terminal.
 const MOST_NODES: usize = 12;
 
-/// Lines on stderr that are drawn over.
+/// Lines on stderr that are redrawn in place.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     lines: usize,
 }
 
 impl Screen {
-    /// Draws `frame` over the last one. Long lines are cut at the edge, so that each is one line.
+    /// Draws `frame` over the last one. Long lines are truncated at the edge, so that each is one
+    /// line.
     pub(super) fn draw(&mut self, frame: &[String]) {
         let up = self.up();
         self.lines = frame.len();
         output::note(&format!("{up}\u{1b}[?7l{}\u{1b}[?7h", frame.join("\n")));
     }
 
-    /// Takes the picture away.
+    /// Removes the view.
     pub(super) fn clear(&mut self) {
         let up = self.up();
         if self.lines > 0 {
@@ -34,13 +35,13 @@ impl Screen {
         }
     }
 
-    /// To the first line, and all below it away.
+    /// Returns the sequence that moves to the first line and clears everything below it.
     fn up(&self) -> String {
         if self.lines == 0 { String::new() } else { format!("\u{1b}[{}A\u{1b}[J", self.lines) }
     }
 }
 
-/// The picture.
+/// Returns the lines of the view.
 pub(super) fn frame(tally: &Tally, nodes: &[NodeView], act: &str, elapsed: Duration, style: Style) -> Vec<String> {
     let phase = tally.phases.last().map_or("starting", |phase| phase.name);
     let head = format!("{}  {:.1} s  {}", style.strong(phase), elapsed.as_secs_f64(), style.faint(act));

@@ -1,4 +1,4 @@
-//! What is done to the servers, and when.
+//! Script of the demo: the actions on the servers, and their times.
 
 use std::time::Duration;
 
@@ -11,20 +11,22 @@ use super::load::Load;
 use super::stage::News;
 use crate::failure::Failure;
 
-/// How long the first connection may take.
+/// Maximum time for the first connection.
 const READY: Duration = Duration::from_secs(10);
 
 pub(super) struct Script {
     pub(super) servers: u16,
     pub(super) rate: u32,
-    /// How long the steady phase lasts. After the kill, a third of it passes before another server starts, and half of it after.
+    /// Length of the steady phase. After the kill, a third of it passes before another server
+    /// starts, and half of it after that.
     pub(super) phase: Duration,
     pub(super) channel: Channel,
     pub(super) news: mpsc::Sender<News>,
 }
 
 impl Script {
-    /// Starts the servers, then the load; restarts every server in turn; kills one, starts another; ends the load.
+    /// Starts the servers, then the load; restarts every server in turn; kills one, starts another;
+    /// ends the load.
     pub(super) async fn play(self, fleet: &mut Fleet) -> Result<(), Failure> {
         let slots = usize::from(self.servers);
         self.act(format!("starting {slots} servers")).await;
@@ -72,9 +74,9 @@ impl Script {
         self.tell(|| News::Act(act)).await;
     }
 
-    /// The news is made when there is room for it, so that its time is right.
+    /// Sends an event. It is created once the queue has capacity for it, so that its time is right.
     async fn tell(&self, news: impl FnOnce() -> News) {
-        // Nobody listens any more only if the demo is over.
+        // The receiver is gone only if the demo is over.
         if let Ok(room) = self.news.reserve().await {
             room.send(news());
         }

@@ -19,7 +19,7 @@ use crate::output::{self, SCHEMA};
 use crate::place::Place;
 use crate::signals::Signals;
 
-/// How long it may take to leave when its stdin has closed; nobody waits for it any more.
+/// Maximum time to leave after stdin has closed. By then no process waits for this one.
 const LEAVE: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
@@ -61,7 +61,8 @@ pub(super) async fn run(place: Place, args: &ServerArgs) -> Result<(), Failure> 
     say("left", &running)
 }
 
-/// Serves to the end: a signal begins it, a second one cuts it short.
+/// Serves until the end. A signal begins a graceful stop, and a second one aborts the calls in
+/// flight.
 async fn serve(place: &Place, running: &mut Running, signals: &mut Signals, until_stdin_closes: bool) -> Result<(), Failure> {
     let mut orphaned = std::pin::pin!(stdin_closed(until_stdin_closes));
     let mut states = running.registration();
@@ -79,7 +80,7 @@ async fn serve(place: &Place, running: &mut Running, signals: &mut Signals, unti
     }
 }
 
-/// Out of the registry, and no more: what is in flight then ends with the process.
+/// Leaves the registry, and does no more: the calls in flight end with the process.
 async fn leave(running: &Running) {
     running.stop();
     let _ = timeout(LEAVE, running.registration().wait_for(State::is_left)).await;
@@ -93,7 +94,7 @@ async fn stdin_closed(wanted: bool) {
     while stdin.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
 }
 
-/// When it is registered, a line on stdout; what is in the way, on stderr.
+/// Reports the state of the registration: on stdout when it is registered, on stderr when it fails.
 fn tell(place: &Place, running: &Running, state: &State) -> Result<(), Failure> {
     match state {
         State::Registered { .. } => say("registered", running),

@@ -1,4 +1,4 @@
-//! What happens, as it happens: counted, and shown to whoever watches.
+//! Runner of the demo: counts its events, and shows them as they happen.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use super::screen::{self, Screen};
 use super::tally::Tally;
 use crate::output::{self, Style};
 
-/// How much news may wait to be counted.
+/// Maximum number of events that wait to be counted.
 pub(super) const NEWS: usize = 4096;
 
-/// Between two pictures.
+/// Time between two redraws.
 const REDRAW: Duration = Duration::from_millis(250);
 
-/// What the script and the load tell.
+/// Event of the script or the load.
 #[derive(Debug)]
 pub(super) enum News {
-    /// A phase begins.
+    /// Start of a phase.
     Phase(&'static str, Instant),
-    /// Something is done to a server.
+    /// Action on a server.
     Act(String),
-    /// A call is over.
+    /// Finished call.
     Call(Call),
-    /// No more calls begin.
+    /// End of the load: no more calls start.
     End(Instant),
 }
 
@@ -37,7 +37,7 @@ impl From<Call> for News {
     }
 }
 
-/// Counts and shows.
+/// Counts and display of the demo.
 pub(super) struct Stage {
     setting: Setting,
     channel: Channel,
@@ -53,7 +53,7 @@ impl Stage {
         Self { setting, channel, tally, act, start: Instant::now(), style: Style::of_stderr() }
     }
 
-    /// Until nobody has news any more.
+    /// Handles events until all senders are gone, and returns the report.
     pub(super) async fn follow(mut self, mut news: mpsc::Receiver<News>) -> Report {
         let mut screen = Screen::default();
         let mut redraw = interval(REDRAW);
@@ -84,7 +84,7 @@ impl Stage {
         }
     }
 
-    /// On a terminal it is part of the picture; elsewhere it is a line.
+    /// Shows an action: on a terminal as part of the view, elsewhere as a line.
     fn tell(&mut self, act: String) {
         if !self.style.redraws() {
             output::note(&format!("{:5.1} s  {act}", self.start.elapsed().as_secs_f64()));

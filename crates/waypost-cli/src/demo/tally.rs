@@ -1,4 +1,4 @@
-//! What the calls add up to, phase by phase. It never knows a clock: each call brings its times.
+//! Statistics of the calls, phase by phase. They never read a clock: each call brings its times.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,23 +28,24 @@ impl Figures {
         }
     }
 
-    /// The median latency of the calls that were answered.
+    /// Returns the median latency of the answered calls, in microseconds.
     pub(super) fn p50_us(&self) -> u64 {
         self.latencies.quantile_us(0.5)
     }
 
-    /// What 99 of 100 answers were not slower than.
+    /// Returns the latency that 99 of 100 answered calls did not exceed, in microseconds.
     pub(super) fn p99_us(&self) -> u64 {
         self.latencies.quantile_us(0.99)
     }
 
-    /// The longest time between successive answers.
+    /// Returns the longest time between successive answers, in milliseconds.
     pub(super) fn longest_gap_ms(&self) -> u64 {
         u64::try_from(self.longest_gap.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
     }
 }
 
-/// One phase: a call belongs to the one in which it was due, a gap to the one that most of it lay in.
+/// One phase. A call belongs to the phase in which it was due, a gap to the phase that contains
+/// most of it.
 #[derive(Clone, Debug)]
 pub(super) struct Phase {
     pub(super) name: &'static str,
@@ -52,26 +53,26 @@ pub(super) struct Phase {
     pub(super) figures: Figures,
 }
 
-/// All calls so far.
+/// Counts of all calls so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) phases: Vec<Phase>,
     pub(super) total: Figures,
-    /// Answers, by node.
+    /// Number of answers by node.
     pub(super) nodes: BTreeMap<String, u64>,
-    /// Why the first call that failed did so.
+    /// Error of the first call that failed.
     pub(super) first_fault: Option<String>,
     last_answer: Option<Instant>,
 }
 
 impl Tally {
-    /// A phase begins; with the first, the waiting for answers.
+    /// Begins a phase. The first one also begins the first gap.
     pub(super) fn begin(&mut self, name: &'static str, at: Instant) {
         self.last_answer.get_or_insert(at);
         self.phases.push(Phase { name, since: at, figures: Figures::default() });
     }
 
-    /// Counts a call. Before the first phase none counts.
+    /// Counts a call. Calls that were due before the first phase do not count.
     pub(super) fn count(&mut self, call: &Call) {
         let Some(phase) = self.phase_at(call.due) else { return };
         phase.figures.count(call);
@@ -82,7 +83,7 @@ impl Tally {
         }
     }
 
-    /// No more calls begin: if the answers had stopped before, that was a gap too.
+    /// Ends the load. If the answers had stopped before, that was a gap too.
     pub(super) fn end(&mut self, at: Instant) {
         self.close_gap(at);
     }
@@ -104,7 +105,7 @@ impl Tally {
         }
     }
 
-    /// The phase that most of this time lies in.
+    /// Returns the phase that contains most of the given time.
     fn phase_most_in(&mut self, from: Instant, to: Instant) -> Option<&mut Phase> {
         let ends = self.phases.iter().skip(1).map(|next| next.since).chain([to.max(from)]);
         let shares =

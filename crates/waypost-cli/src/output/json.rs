@@ -1,13 +1,13 @@
-//! JSON for other programs: it carries its schema, and only grows.
+//! JSON for other programs. It carries its schema, and fields are only ever added.
 
 use serde::Serialize;
 
 use crate::escape;
 
-/// What every object says it is.
+/// Schema of every object.
 pub(crate) const SCHEMA: &str = "waypost/1";
 
-/// A list of services, as one document.
+/// List of services as one document.
 #[derive(Serialize)]
 pub(crate) struct Document<'a, T> {
     schema: &'static str,
@@ -20,13 +20,13 @@ impl<'a, T> Document<'a, T> {
     }
 }
 
-/// On one line.
+/// Serializes on one line.
 pub(crate) fn compact(value: &impl Serialize) -> String {
-    // Our own types serialise: their keys are text, and writing to a string does not fail.
+    // Our own types always serialize: their keys are text, and writing to a string does not fail.
     escape::json(&serde_json::to_string(value).unwrap_or_default())
 }
 
-/// On many.
+/// Serializes on several lines.
 pub(crate) fn pretty(value: &impl Serialize) -> String {
     escape::json(&serde_json::to_string_pretty(value).unwrap_or_default())
 }

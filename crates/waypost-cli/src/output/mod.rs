@@ -1,4 +1,4 @@
-//! What goes to stdout and stderr, and how.
+//! Output on stdout and stderr.
 
 mod json;
 mod progress;
@@ -14,7 +14,7 @@ pub(crate) use progress::awaited;
 pub(crate) use style::Style;
 pub(crate) use table::Table;
 
-/// How data is shown.
+/// Format in which data is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Columns for people
@@ -29,7 +29,7 @@ pub(crate) enum Format {
     Name,
 }
 
-/// The flags of every command that shows data.
+/// Flags of every command that shows data.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Show {
     /// How to show it
@@ -46,12 +46,12 @@ impl Show {
     }
 }
 
-/// One line of data.
+/// Writes one line of data to stdout.
 pub(crate) fn line(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
-/// A note for whoever watches. Where stderr is gone, nobody does.
+/// Writes a note to stderr. An error is ignored, since without stderr there is no reader.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

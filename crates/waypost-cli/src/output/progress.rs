@@ -1,4 +1,4 @@
-//! What a terminal shows while an answer is awaited: nothing at first, then for how long.
+//! Progress on a terminal while a response is awaited: nothing at first, then the elapsed time.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -8,11 +8,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::Style;
 
-/// Before it is worth a word, and between two of them.
+/// Time before the first line. [`REDRAW`] is the time between two.
 const PATIENCE: Duration = Duration::from_millis(300);
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Waits for `answer`; on a terminal stderr says for `what`, and counts the seconds.
+/// Waits for `answer`. On a terminal, stderr shows `what` and counts the seconds.
 pub(crate) async fn awaited<T>(what: &str, answer: impl Future<Output = T>) -> T {
     if Style::of_stderr().redraws() { counted(what, answer, &mut io::stderr()).await } else { answer.await }
 }
@@ -31,14 +31,15 @@ async fn counted<T>(what: &str, answer: impl Future<Output = T>, terminal: &mut 
     }
 }
 
-/// One line that is drawn over, and taken away with its owner, however the waiting ends.
+/// Line that is redrawn in place, and removed on drop, however the wait ends.
 struct Line<'a, W: Write> {
     terminal: &'a mut W,
     drawn: bool,
 }
 
 impl<W: Write> Line<'_, W> {
-    /// Cut at the edge, so that it stays one line. Where stderr is gone, nobody watches.
+    /// Draws the line, truncated at the edge so that it stays one line. An error is ignored, since
+    /// without stderr there is no reader.
     fn draw(&mut self, text: &str) {
         self.drawn = true;
         let _ = write!(self.terminal, "\r\u{1b}[?7l{text}\u{1b}[K\u{1b}[?7h");

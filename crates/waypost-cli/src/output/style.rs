@@ -1,8 +1,8 @@
-//! Colour, where there is a terminal that wants it.
+//! Colour on terminals that want it.
 
 use std::io::{self, IsTerminal};
 
-/// How text stands out on one of the two outputs.
+/// Style of text on one of the two outputs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Style {
     terminal: bool,
@@ -10,7 +10,7 @@ pub(crate) struct Style {
 }
 
 impl Style {
-    /// What does no more than print.
+    /// Style without colour and redraws.
     #[cfg(test)]
     pub(crate) const PLAIN: Self = Self { terminal: false, colour: false };
 
@@ -22,14 +22,14 @@ impl Style {
         Self::of(io::stderr().is_terminal())
     }
 
-    /// By the terminal, `NO_COLOR` (set and not empty) and `TERM=dumb`.
+    /// Returns the style by the terminal, `NO_COLOR` (set and not empty) and `TERM=dumb`.
     fn of(terminal: bool) -> Self {
         let is = |name, said: fn(&str) -> bool| std::env::var_os(name).is_some_and(|value| value.to_str().is_none_or(said));
         let terminal = terminal && !is("TERM", |term| term == "dumb");
         Self { terminal, colour: terminal && !is("NO_COLOR", |value| !value.is_empty()) }
     }
 
-    /// Whether lines can be drawn over.
+    /// Returns true if lines can be redrawn in place.
     pub(crate) fn redraws(self) -> bool {
         self.terminal
     }

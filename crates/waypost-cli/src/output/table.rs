@@ -1,10 +1,11 @@
-//! Columns for people.
+//! Table for people.
 
 use crate::escape;
 
 use super::Style;
 
-/// Rows under a heading, each column as wide as it must be. Cells may hold anything: they are escaped.
+/// Rows under a heading, each column as wide as it must be. Cells may hold anything: they are
+/// escaped.
 #[derive(Debug)]
 pub(crate) struct Table {
     heading: Vec<Column>,
@@ -18,7 +19,8 @@ struct Column {
 }
 
 impl Table {
-    /// A table of these columns; one whose name begins with `>` holds numbers and is set to the right.
+    /// Creates a table of these columns. A column whose name begins with `>` holds numbers and is
+    /// right-aligned.
     pub(crate) fn new(columns: &[&'static str]) -> Self {
         let column = |name: &&'static str| match name.strip_prefix('>') {
             Some(name) => Column { name, right: true },
@@ -27,13 +29,13 @@ impl Table {
         Self { heading: columns.iter().map(column).collect(), rows: Vec::new() }
     }
 
-    /// Adds a row; what is empty is shown as a dash.
+    /// Adds a row. An empty cell is shown as a dash.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         let cell = |cell: String| if cell.is_empty() { "-".to_owned() } else { escape::text(&cell) };
         self.rows.push(cells.into_iter().map(cell).collect());
     }
 
-    /// Its lines, the heading first.
+    /// Returns the lines, the heading first.
     pub(crate) fn lines(&self, style: Style) -> Vec<String> {
         let widths: Vec<_> = self.heading.iter().enumerate().map(|(index, column)| self.width(index, column.name)).collect();
         let heading: Vec<_> = self.heading.iter().map(|column| column.name.to_owned()).collect();

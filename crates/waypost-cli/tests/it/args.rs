@@ -1,4 +1,5 @@
-//! The flags and variables of any service, in the demo's halves; and go-micro's registry for every command.
+//! Flags and variables of any service in the demo's halves, and go-micro's registry for every
+//! command.
 
 use serde_json::Value;
 use waypost_testkit::Child;
@@ -9,7 +10,7 @@ fn json(line: &str) -> Value {
     serde_json::from_str(line).unwrap()
 }
 
-/// What the half of a demo says first.
+/// Returns the first line of one half of the demo.
 async fn said(child: &mut Child) -> Value {
     json(&child.line(DEADLINE).await.unwrap())
 }

@@ -9,7 +9,8 @@ use waypost_testkit::{Child, Program};
 
 use crate::support::{DEADLINE, Host, end, eventually, run, waypost};
 
-/// A small demo whose temporary folder is `folder`, and which must not look at the environment's registry.
+/// Returns a small demo whose temporary directory is `folder`, and which must ignore the registry
+/// of the environment.
 fn demo(folder: &Path, args: &[&str]) -> Program {
     waypost()
         .env("WAYPOST_REGISTRY", "nowhere")
@@ -36,7 +37,7 @@ async fn no_call_fails_and_the_object_is_as_promised() {
     let phases = told["phases"].as_array().unwrap();
     assert_eq!(phases.iter().map(|phase| &phase["name"]).collect::<Vec<_>>(), ["steady", "rolling-restart", "kill"]);
     assert_eq!(phases.iter().map(|phase| number(&phase["calls"])).sum::<u64>(), number(&told["calls"]));
-    // Three drains of a second each, at 100 calls a second.
+    // Three drains of one second each, at 100 calls per second.
     assert!(number(&phases[0]["calls"]) >= 90 && number(&phases[1]["calls"]) >= 290, "{told}");
     assert!(number(&told["p50_us"]) > 0 && number(&told["p50_us"]) <= number(&told["p99_us"]), "{told}");
     assert!(is_empty(folder.path()));
@@ -55,7 +56,7 @@ async fn people_get_a_table_on_stdout_and_the_acts_on_stderr() {
     assert_eq!(host.run(&["get", "greeter"]).await.code, Some(1), "all have left");
 }
 
-/// A demo in the midst of its restarts.
+/// Starts a demo, and waits until its restarts have begun.
 async fn midst(folder: &Path) -> Child {
     let demo = Child::start("demo", &demo(folder, &[]).own_group()).unwrap();
     eventually(|| demo.stderr().iter().any(|line| line.contains("SIGTERM"))).await;
@@ -105,7 +106,8 @@ async fn the_demos_record_is_what_go_micro_writes_for_its_descriptor() {
     assert_eq!(ours, theirs);
 }
 
-/// A record without what may differ: id, address and registry, `broker`, and all that is Waypost's own.
+/// Returns a record without the parts that may differ: id, address and registry, `broker`, and the
+/// metadata that only Waypost writes.
 fn like(json: &[u8]) -> Service {
     let mut service = Service::from_json(json).unwrap();
     let node = &mut service.nodes[0];

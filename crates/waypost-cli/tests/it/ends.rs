@@ -1,8 +1,8 @@
-//! How commands end that do not end well: the code, and what the error says to do.
+//! Failures of commands: the exit code, and what the error says to do.
 
 use crate::support::{Host, run, waypost};
 
-/// The code and stderr of a command that must leave stdout alone.
+/// Returns the exit code and stderr of a command that must not write to stdout.
 async fn failed(args: &[&str]) -> String {
     let ended = run(&waypost().args(args)).await;
     assert_eq!(ended.stdout, "", "{args:?}");
@@ -131,7 +131,7 @@ async fn every_shell_gets_its_completions() {
         for command in ["list", "get", "watch", "register", "deregister", "wait", "demo", "completions", "registry", "etcd"] {
             assert!(ended.stdout.contains(command), "{shell}: {command}");
         }
-        // What help hides is nobody's to type.
+        // Hidden commands and flags are not completed.
         for hidden in ["keep-etcd", "until-stdin-closes", "phase"] {
             assert!(!ended.stdout.contains(hidden), "{shell}: {hidden}");
         }

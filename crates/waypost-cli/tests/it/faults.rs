@@ -1,4 +1,4 @@
-//! Servers that die and freeze under the eyes of `demo client`.
+//! Servers that die and freeze while `demo client` calls them.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use crate::support::{DEADLINE, Host};
 const SERVERS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const VICTIM: &str = "greeter-c";
 
-/// One line of the client.
+/// Line of the client for one call.
 #[derive(Clone, Debug, Deserialize)]
 struct Call {
     start_us: u64,
@@ -33,7 +33,7 @@ impl Call {
         self.overlaps(other.start_us, other.start_us + other.duration_us)
     }
 
-    /// Whether it was outstanding at some moment between these two.
+    /// Returns true if the call was outstanding at some moment between these two.
     fn overlaps(&self, from: u64, to: u64) -> bool {
         self.start_us <= to && self.start_us + self.duration_us >= from
     }
@@ -52,7 +52,7 @@ struct Town {
 }
 
 impl Town {
-    /// Five servers, and 200 calls a second for four seconds.
+    /// Starts five servers, and a client with 200 calls per second for four seconds.
     async fn new(more: &[&str]) -> Self {
         Self::of(&SERVERS, &[&["--rate", "200", "--for", "4s"], more].concat()).await
     }
@@ -71,14 +71,15 @@ impl Town {
         &mut self.servers[2]
     }
 
-    /// Waits for so many more calls.
+    /// Waits for `count` more calls.
     async fn calls(&mut self, count: usize) {
         for _ in 0..count {
             self.client.line(DEADLINE).await.unwrap();
         }
     }
 
-    /// The client's exit code and all its calls; the summary agrees with them.
+    /// Returns the client's exit code and all its calls, once it has ended. The summary must agree
+    /// with them.
     async fn end(&mut self) -> (Option<i32>, Vec<Call>) {
         let code = self.client.wait(DEADLINE).await.unwrap().code();
         let lines = self.client.stdout();
@@ -91,7 +92,8 @@ impl Town {
         (code, calls)
     }
 
-    /// Freezes the victim so that calls are in flight on it, then kills it; from when to when it was being killed.
+    /// Freezes the victim so that calls are in flight on it, then kills it. Returns the times
+    /// before and after the kill.
     async fn kill_with_calls_in_flight(&mut self) -> (u64, u64) {
         self.calls(200).await;
         self.victim().sigstop().unwrap();
@@ -141,7 +143,8 @@ async fn of_calls_that_may_not_be_sent_twice_only_those_in_flight_on_it_fail() {
 #[tokio::test]
 async fn a_frozen_server_is_left_alone_and_found_again() {
     let mut town = Town::of(&SERVERS, &["--rate", "200", "--for", "34s"]).await;
-    // In no touch with the frozen one: what is slow here too is the machine's doing.
+    // This client has no connection to the frozen server: a call that is slow here too is slow
+    // because of the machine.
     let mut control = Town::of(&["a"], &["--rate", "50", "--for", "34s"]).await;
     town.calls(600).await;
     town.victim().sigstop().unwrap();
@@ -154,7 +157,7 @@ async fn a_frozen_server_is_left_alone_and_found_again() {
 
     let second = 1_000_000;
     let frozen = calls.iter().filter(|call| (stopped + 2 * second..woken).contains(&call.start_us));
-    // A call that was first placed on it has moved, or waited for it.
+    // A call that was first sent to the frozen server has moved, or waited for it.
     let on_it: Vec<_> = frozen.filter(|call| call.moved || call.is_on(VICTIM)).collect();
     assert!(on_it.is_empty(), "{on_it:?}");
     let again = calls.iter().filter(|call| call.is_on(VICTIM) && call.start_us > woken).map(|call| call.start_us).min();
@@ -167,7 +170,7 @@ async fn a_frozen_server_is_left_alone_and_found_again() {
     assert!(slow.is_empty(), "stopped {stopped}, woken {woken}: {slow:?}");
 }
 
-/// For people: speed is a matter of benchmarks.
+/// Prints figures for people. Benchmarks measure the speed.
 fn report(calls: &[Call], stopped: u64, woken: u64) {
     let p99 = |mut times: Vec<u64>| {
         times.sort_unstable();

@@ -1,4 +1,4 @@
-//! The command line as people and scripts use it: real processes, a registry in a fresh directory.
+//! Command line as people and scripts use it: real processes, and a registry in a fresh directory.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

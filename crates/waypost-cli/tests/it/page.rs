@@ -1,4 +1,4 @@
-//! What docs/etcd.md tells people to type does what it says, on every etcd.
+//! Checks of docs/etcd.md: its commands work on every etcd, and its quotes occur in the source.
 
 use waypost_testkit::etcd::{Binary, each};
 use waypost_testkit::{Child, Port, Program};
@@ -11,7 +11,7 @@ fn page() -> String {
     std::fs::read_to_string(format!("{CRATES}/../docs/etcd.md")).unwrap()
 }
 
-/// The commands of the page, in their order.
+/// Returns the commands of the page, in order.
 fn commands() -> String {
     let page = page();
     let blocks: Vec<_> = page.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
@@ -19,7 +19,7 @@ fn commands() -> String {
     blocks.concat()
 }
 
-/// What the user of the page may do, and what not.
+/// Checks of the permissions that the page gives to the user.
 const PROOF: &str = "
 export ETCDCTL_CERT=waypost.crt ETCDCTL_KEY=waypost.key
 etcdctl put /micro/registry/a/b c
@@ -29,7 +29,7 @@ if etcdctl get --prefix /; then echo may read everything; exit 9; fi
 
 async fn follows_the_page(binary: Binary) {
     let folder = tempfile::tempdir().unwrap();
-    // The page's are those that everybody has.
+    // The ports of the page are etcd's default ports, which may be in use.
     let ports = [Port::take().unwrap(), Port::take().unwrap()];
     let [client, peer] = ports.each_ref().map(|port| port.address().port().to_string());
     let script = commands().replace("2379", &client).replace("2380", &peer);
@@ -58,7 +58,7 @@ async fn the_commands_of_the_page_do_what_it_says() {
     each(follows_the_page).await;
 }
 
-/// The source of the crates whose words the page quotes.
+/// Appends the source files of a crate from which the page quotes.
 fn sources(folder: &std::path::Path, text: &mut String) {
     for item in std::fs::read_dir(folder).unwrap() {
         let path = item.unwrap().path();
@@ -70,7 +70,7 @@ fn sources(folder: &std::path::Path, text: &mut String) {
     }
 }
 
-/// What the tables after a heading quote in one of their columns.
+/// Returns the quotes in one column of the tables after a heading.
 fn quoted<'a>(page: &'a str, heading: &str, column: usize) -> Vec<&'a str> {
     let (_, section) = page.split_once(heading).unwrap();
     let section = section.split_once("\n#").map_or(section, |(section, _)| section);
@@ -89,7 +89,7 @@ fn the_words_of_the_page_are_those_of_the_log() {
         sources(&std::path::Path::new(CRATES).join(name).join("src"), &mut source);
     }
     for words in quoted.iter_mut().flatten() {
-        // A figure is of the one case that the page tells of.
+        // A figure is that of the one case that the page describes.
         let said = words.split(|c: char| c.is_ascii_digit()).next().unwrap();
         assert!(source.contains(said), "nothing says {words:?} any more");
     }

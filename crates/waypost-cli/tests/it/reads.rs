@@ -4,7 +4,7 @@ use waypost_testkit::Child;
 
 use crate::support::Host;
 
-/// Two nodes of one version, one of another.
+/// Registers two nodes of one version, and one of another.
 async fn three(host: &Host) -> [Child; 3] {
     let grpc = ["--metadata", "protocol=grpc", "--metadata", "zone=eu-1"];
     let a = host.node("a", &grpc).await;

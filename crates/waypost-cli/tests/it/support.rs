@@ -1,4 +1,4 @@
-//! A fresh directory with a registry in it, and the command line on it.
+//! Fresh directory with a registry in it, and the command line on it.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use waypost_testkit::etcd::{self, Binary, Etcd};
 use waypost_testkit::{Child, Program};
 
-/// Long enough for anything here on a busy machine; nothing waits for it when all is well.
+/// Long enough for anything here on a busy machine. If all is well, nothing waits for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The command line, in a test's environment.
+/// Returns the command line in the environment of a test.
 pub(crate) fn waypost() -> Program {
     Program::new(env!("CARGO_BIN_EXE_waypost"))
         .env("WAYPOST_REGISTRY", "")
@@ -22,7 +22,7 @@ pub(crate) fn waypost() -> Program {
         .env("NO_COLOR", "")
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -35,18 +35,18 @@ pub(crate) async fn run(program: &Program) -> Ended {
     end(&mut Child::start("waypost", program).unwrap()).await
 }
 
-/// Waits for a command's end.
+/// Waits for the end of a command.
 pub(crate) async fn end(child: &mut Child) -> Ended {
     let code = child.wait(DEADLINE).await.unwrap().code();
     Ended { code, stdout: child.stdout().join("\n"), stderr: child.stderr().join("\n") }
 }
 
-/// A registry of its own, on this host or in an etcd.
+/// Registry of its own, on this host or in an etcd.
 pub(crate) struct Host {
     url: String,
-    /// What stands for its place in snapshots.
+    /// Address of the registry, and its replacement in snapshots.
     shown: (String, &'static str),
-    /// Kept for as long as it is used.
+    /// Directory that exists as long as the registry is used.
     folder: TempDir,
 }
 
@@ -57,7 +57,7 @@ impl Host {
         Self { url: format!("local://{path}"), shown: (path, "/here"), folder }
     }
 
-    /// The registry in that etcd; `rest` is a prefix and options.
+    /// Returns the registry in `etcd`. `rest` is a prefix and options.
     pub(crate) fn on(etcd: &Etcd, rest: &str) -> Self {
         let address = etcd.addresses()[0].to_string();
         let url = format!("etcd://{address}{rest}");
@@ -72,7 +72,7 @@ impl Host {
         &self.url
     }
 
-    /// The command line on this registry.
+    /// Returns the command line on this registry.
     pub(crate) fn waypost(&self, args: &[&str]) -> Program {
         waypost().args(["--registry", &self.url]).args(args)
     }
@@ -86,7 +86,7 @@ impl Host {
         Child::start(args.join(" "), &self.waypost(args)).unwrap()
     }
 
-    /// A node that is registered when this returns.
+    /// Starts a node, and waits until it is registered.
     pub(crate) async fn node(&self, id: &str, more: &[&str]) -> Child {
         let address = format!("127.0.0.1:{}", 9000 + u16::from(id.as_bytes()[0]));
         let args = ["register", "--name", "greeter", "--id", id, "--address", &address];
@@ -95,7 +95,7 @@ impl Host {
         child
     }
 
-    /// A greeter that is registered when this returns, and its node's id.
+    /// Starts a greeter, and waits until it is registered.
     pub(crate) async fn greeter(&self, id: &str) -> Child {
         let mut child = self.start(&["demo", "server", "--id", id]);
         let said: serde_json::Value = serde_json::from_str(&child.line(DEADLINE).await.unwrap()).unwrap();
@@ -103,7 +103,8 @@ impl Host {
         child
     }
 
-    /// What `watch` says in this format while one node leaves and another, registered with `more`, is killed; nothing is on stderr.
+    /// Returns the output of `watch` in this format while one node leaves and another, registered
+    /// with `more`, is killed. Nothing may be written to stderr.
     pub(crate) async fn watched(&self, format: &str, more: &[&str]) -> String {
         let mut a = self.node("a", more).await;
         let mut watch = self.start(&["watch", "greeter", "-o", format]);
@@ -123,7 +124,8 @@ impl Host {
         self.settled(&ended.stdout)
     }
 
-    /// Text without what differs from run to run: this registry's place, and instances.
+    /// Returns the text without the parts that differ from run to run: this registry's address, and
+    /// instances.
     pub(crate) fn settled(&self, text: &str) -> String {
         let text = text.replace(&self.shown.0, self.shown.1);
         let is_hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
@@ -135,7 +137,7 @@ impl Host {
     }
 }
 
-/// Waits until `there`, letting others run.
+/// Waits until `there` returns true, while other tasks run.
 pub(crate) async fn eventually(mut there: impl FnMut() -> bool) {
     let wait = async {
         while !there() {
@@ -145,7 +147,7 @@ pub(crate) async fn eventually(mut there: impl FnMut() -> bool) {
     tokio::time::timeout(DEADLINE, wait).await.expect("it happens in time");
 }
 
-/// Runs a test on every etcd of this machine, side by side; what it comes to must be the same on each.
+/// Runs a test on every etcd of this machine concurrently. The result must be the same on each.
 pub(crate) async fn each<F, R, T>(test: F) -> T
 where
     F: Fn(Binary) -> R,

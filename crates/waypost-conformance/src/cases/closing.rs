@@ -1,4 +1,4 @@
-//! How a handle ends. That no task is left after it is checked after every case.
+//! Closing of a handle. After every case, the runner checks that no task is left.
 
 use waypost_core::registry::{Error, Event, Registry, Result, WatchOptions};
 

@@ -1,4 +1,4 @@
-//! How a record begins, stays and ends.
+//! Lifecycle of a record: creation, heartbeats, and end.
 
 use waypost_core::registry::{Event, Registry};
 
@@ -6,7 +6,7 @@ use super::Verdict;
 use crate::follower::Follower;
 use crate::stage::{Owner, Stage};
 
-/// An owner on one handle, and a follower on another that has seen it.
+/// Returns an owner on one handle, and a follower on another that has seen its record.
 async fn seen(stage: &Stage) -> (Owner, Follower) {
     let (registry, other) = (stage.open().await, stage.open().await);
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;

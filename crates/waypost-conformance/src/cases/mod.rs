@@ -1,4 +1,5 @@
-//! The cases, by what they are about. A case panics where the promise is broken, and ends early where the harness cannot go on.
+//! Cases by subject. A case panics if the contract is broken, and ends early if the harness lacks
+//! an ability.
 
 pub(crate) mod closing;
 pub(crate) mod living;
@@ -9,5 +10,5 @@ pub(crate) mod watching;
 
 use crate::stage::Skip;
 
-/// How a case ends.
+/// Result of a case.
 pub(crate) type Verdict = Result<(), Skip>;

@@ -1,4 +1,4 @@
-//! Whose record it is.
+//! Ownership of records.
 
 use waypost_core::record::Service;
 use waypost_core::registry::{AnyRegistry, DeregisterOptions, Error, Event, Registry, Result};
@@ -32,7 +32,7 @@ pub(crate) async fn two_owners_of_one_id(stage: &Stage) -> Verdict {
 
 pub(crate) async fn a_predecessor_is_taken_over(stage: &Stage) -> Verdict {
     let heir = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
-    // Dropped without being closed: a process that died.
+    // Dropped without being closed, as in a process that died.
     Owner::registered(&stage.open_doomed().await, "greeter", "1", "10.0.0.1:1").await;
     heir.must_heartbeat().await;
     let found = nodes(&heir.registry).await;

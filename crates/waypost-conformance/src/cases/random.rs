@@ -1,4 +1,4 @@
-//! Many handles doing anything at all, from a seed.
+//! Random operations on many handles, from a seed.
 
 use fastrand::Rng;
 use waypost_core::registry::{Error, Registry};
@@ -67,10 +67,11 @@ async fn leave(owner: &Owner) {
     }
 }
 
-/// What a backend cannot do is left out, not skipped for: the rest is worth as much.
+/// Ignores a step that the backend does not support. The case is not skipped, since the other steps
+/// are worth as much.
 fn whatever(_: Result<(), Skip>) {}
 
-/// Says where to start again when the case fails.
+/// Guard that prints the seed when the case fails.
 struct Seed(u64);
 
 impl Drop for Seed {

@@ -1,4 +1,4 @@
-//! What is asked for, and by which names.
+//! Queries, and the validation of names.
 
 use std::time::Duration;
 

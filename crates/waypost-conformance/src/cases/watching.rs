@@ -1,4 +1,4 @@
-//! What a watcher hears.
+//! Events of a watcher.
 
 use std::sync::Arc;
 
@@ -188,7 +188,7 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict 
     Ok(())
 }
 
-/// As the watcher of a client in a `static` does.
+/// Checks the watcher of a client in a `static`.
 pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(stage: &Stage) -> Verdict {
     let registry = stage.open().await;
     let (watched, time, cut) = (registry.clone(), stage.time, Arc::clone(&stage.cut));

@@ -1,4 +1,5 @@
-//! The generated files are those that the protos in `proto/` give. `WAYPOST_BLESS=1` writes them instead.
+//! Check that the generated files match the protos in `proto/`. `WAYPOST_BLESS=1` writes them
+//! instead.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,8 +1,9 @@
-//! The names that protoc-gen-go gives.
+//! Go names as protoc-gen-go generates them.
 
 use prost_types::field_descriptor_proto::Type;
 
-/// The Go name of a protobuf name, given without its package: words joined in capitals, `Outer_Inner` for what is nested.
+/// Returns the Go name of a protobuf name without its package: words joined in camel case, and
+/// `Outer_Inner` for nested types.
 pub(super) fn name(proto: &str) -> String {
     let mut go = String::with_capacity(proto.len());
     let mut before = '.';
@@ -21,7 +22,7 @@ pub(super) fn name(proto: &str) -> String {
     go
 }
 
-/// Go's type of a scalar; none for messages and enums, which have names of their own.
+/// Returns the Go type of a scalar, or none for messages and enums, which have names of their own.
 pub(super) const fn scalar(kind: Type) -> Option<&'static str> {
     Some(match kind {
         Type::Double => "float64",

@@ -4,7 +4,7 @@ use waypost_greeter::{greeter, parrot};
 
 use super::{DescribeError, endpoints, go};
 
-/// One proto, as text.
+/// Proto file as text.
 struct Source(&'static str);
 
 impl FileResolver for Source {
@@ -25,7 +25,7 @@ fn describe(source: &'static str) -> Vec<Endpoint> {
     endpoints(&compile(source, true)).unwrap()
 }
 
-/// What go-micro knows of it: without the metadata that is ours alone.
+/// Returns the endpoints as go-micro has them, without the metadata that only Waypost writes.
 fn without_ours(mut described: Vec<Endpoint>) -> Vec<Endpoint> {
     for endpoint in &mut described {
         endpoint.metadata.remove(keys::PATH);
@@ -38,7 +38,8 @@ fn golden(value: &str) -> Service {
     Service::from_json(value.lines().nth(1).unwrap().as_bytes()).unwrap()
 }
 
-/// The methods of a golden record, without its subscribers and what its user said of them.
+/// Returns the methods of a golden record, without its subscribers and the metadata that its user
+/// added.
 fn golden_methods(value: &str) -> Vec<Endpoint> {
     let mut methods: Vec<_> = golden(value).endpoints.iter().filter(|endpoint| endpoint.response.is_some()).cloned().collect();
     for method in &mut methods {

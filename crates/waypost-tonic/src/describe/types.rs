@@ -1,4 +1,4 @@
-//! The messages and enums of a descriptor set, by name, and the trees that go-micro makes of them.
+//! Messages and enums of a descriptor set by name, and the value trees that go-micro makes of them.
 
 use std::collections::HashMap;
 
@@ -8,15 +8,15 @@ use waypost_core::record::{NilableVec, Value};
 
 use super::{DescribeError, bare, go};
 
-/// Messages are opened on the levels 0 and 1; on level 2 only their names are told.
+/// First level on which messages are not expanded: levels 0 and 1 have fields, level 2 only names.
 const CLOSED_LEVEL: u8 = 2;
 
-/// All types of a set by their full names, `.package.Outer.Inner`.
+/// All types of a set by full name, `.package.Outer.Inner`.
 pub(super) struct Types<'a>(HashMap<String, Named<'a>>);
 
 struct Named<'a> {
     go_name: String,
-    /// None for an enum.
+    /// Descriptor of a message; none for an enum.
     message: Option<&'a DescriptorProto>,
 }
 
@@ -56,13 +56,13 @@ impl<'a> Types<'a> {
         self.0.get(name).ok_or_else(|| DescribeError::Missing { name: plain(name), user: plain(user) })
     }
 
-    /// The tree of a whole request or response.
+    /// Returns the tree of a whole request or response.
     pub(super) fn message(&self, name: &str, user: &str) -> Result<Value, DescribeError> {
         let named = self.get(name, user)?;
         Ok(Value { values: self.fields(named, name, 0)?, ..bare(&named.go_name) })
     }
 
-    /// What stands inside a type on `level`; null where there is nothing, as in Go.
+    /// Returns the fields of a type on `level`; null if there are none, as in Go.
     fn fields(&self, named: &Named<'_>, name: &str, level: u8) -> Result<NilableVec<Value>, DescribeError> {
         let Some(message) = named.message.filter(|_| level < CLOSED_LEVEL) else {
             return Ok(NilableVec::null());
@@ -97,18 +97,20 @@ impl<'a> Types<'a> {
     }
 }
 
-/// Of a repeated field; a map is one too, and has no name in Go.
+/// Returns the Go type of a repeated field. A map is a repeated field too, and has no name in Go.
 fn list_of(named: &Named<'_>) -> String {
     let options = named.message.and_then(|message| message.options.as_ref());
     if options.is_some_and(prost_types::MessageOptions::map_entry) { String::new() } else { format!("[]{}", named.go_name) }
 }
 
-/// Which oneof the field is part of; `optional` in proto3 is one in the descriptor only.
+/// Returns the index of the oneof that the field is part of. proto3's `optional` is a oneof in the
+/// descriptor only.
 fn oneof(field: &FieldDescriptorProto) -> Option<i32> {
     field.oneof_index.filter(|_| !field.proto3_optional())
 }
 
-/// Go holds all of a oneof in one field, of an interface type that go-micro takes for the name too.
+/// Returns the Go type of a oneof. Go holds a whole oneof in one field of an interface type, which
+/// go-micro uses as the field's name too.
 fn oneof_type(named: &Named<'_>, message: &DescriptorProto, of: i32) -> String {
     let oneof = usize::try_from(of).ok().and_then(|at| message.oneof_decl.get(at));
     format!("is{}_{}", named.go_name, go::name(oneof.map_or("", prost_types::OneofDescriptorProto::name)))

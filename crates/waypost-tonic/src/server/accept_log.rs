@@ -1,4 +1,5 @@
-//! Log lines for failed accepts: a failure and its end at once, and then one line a minute with a count.
+//! Log lines for failed accepts: a failure and its end at once, and then one line a minute with a
+//! count.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 /// Minimum time between two lines of failures.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Decides which failures to accept a connection are logged.
+/// Rate limit for the log lines of failed accepts.
 #[derive(Debug, Default)]
 pub(super) struct AcceptLog {
     /// Time from which the next failure is logged; none before the first.
@@ -19,7 +20,8 @@ pub(super) struct AcceptLog {
 }
 
 impl AcceptLog {
-    /// Takes a failure; returns the number of failures to log, this one included, if a line is due.
+    /// Records a failure. Returns the number of failures to log, this one included, if a line is
+    /// due.
     pub(super) fn on_failure(&mut self, now: Instant) -> Option<u64> {
         self.failures = self.failures.saturating_add(1);
         if self.next.is_some_and(|next| now < next) {
@@ -30,7 +32,7 @@ impl AcceptLog {
         Some(std::mem::take(&mut self.failures))
     }
 
-    /// Takes an accepted connection; returns true if it ends failures that were logged.
+    /// Records an accepted connection. Returns true if it ends failures that were logged.
     pub(super) fn on_accepted(&mut self) -> bool {
         std::mem::take(&mut self.failing)
     }

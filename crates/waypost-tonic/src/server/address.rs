@@ -1,13 +1,15 @@
-//! Which address is advertised: one that clients can call, or a clear error.
+//! Advertised address of a server: one that clients can reach, or a clear error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use super::Error;
 
-/// The address to register for a server that listens on `bound`: `given` if there is one, else `bound` made specific by `outbound`.
+/// Returns the address to register for a server that listens on `bound`: `given` if there is one,
+/// else `bound` with an unspecified host replaced by loopback or by `outbound`.
 ///
 /// # Errors
-/// [`Error::Advertise`] if clients could not call it; `loopback` allows an address of this host only.
+/// [`Error::Advertise`] if clients could not reach it. `loopback` allows an address that only this
+/// host reaches.
 pub(super) fn advertised(
     given: Option<&str>,
     bound: SocketAddr,
@@ -28,8 +30,9 @@ pub(super) fn advertised(
     }
 }
 
-/// The address of the interface towards the world of the same family as `bound`. A UDP socket is connected to an address kept for
-/// documentation, which only looks the route up: nothing is sent.
+/// Returns the address of the outbound interface, of the same family as `bound`. A UDP socket is
+/// connected to an address reserved for documentation, which only looks up the route: nothing is
+/// sent.
 pub(super) fn outbound(bound: IpAddr) -> Option<IpAddr> {
     let (from, to): (IpAddr, IpAddr) = match bound {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
@@ -53,7 +56,7 @@ fn specific(bound: SocketAddr, loopback: bool, outbound: impl Fn(IpAddr) -> Opti
     ip.map(|ip| SocketAddr::new(ip, bound.port())).ok_or_else(|| Error::Advertise { address: bound.to_string(), why })
 }
 
-/// What was given, with the bound port where it has none or 0, and brackets where IPv6 needs them.
+/// Completes a given address with the bound port if it has none or 0, and with brackets for IPv6.
 fn complete(given: &str, bound: u16) -> Result<String, Error> {
     if let Ok(ip) = given.trim_matches(['[', ']']).parse() {
         return Ok(SocketAddr::new(ip, bound).to_string());
@@ -64,7 +67,7 @@ fn complete(given: &str, bound: u16) -> Result<String, Error> {
     Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
-/// Host without brackets, and port, `default` where there is none.
+/// Splits an address into the host, without brackets, and the port, `default` if there is none.
 fn split(address: &str, default: u16) -> Option<(&str, u16)> {
     match address.rsplit_once(':') {
         Some((host, port)) => Some((host.trim_matches(['[', ']']), port.parse().ok()?)),

@@ -1,4 +1,4 @@
-//! What is served, where, and how it is registered.
+//! Settings of a server: its services, its address, and its registration.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,22 +16,24 @@ use waypost_core::registry::AnyRegistry;
 
 use super::hooks::{BoxError, Hooks};
 
-/// Number of streams that a client may reset before the server has accepted them; one more ends the connection, with all its calls. h2's
-/// 20 is less than a caller that cancels a fan-out resets at once. 1 000 is nghttp2's burst (`stream_reset_rate_limit`).
+/// Maximum number of streams that a client may reset before the server has accepted them. One more
+/// ends the connection, with all its calls. h2's default of 20 is less than a caller that cancels a
+/// fan-out resets at once. 1 000 is nghttp2's burst (`stream_reset_rate_limit`).
 const PENDING_RESETS: usize = 1000;
 
-/// A gRPC server that registers itself: see [`Server::builder`].
+/// gRPC server that registers itself. See [`Server::builder`].
 #[derive(Clone, Copy, Debug)]
 pub struct Server;
 
 impl Server {
-    /// A server of the service called `name` in the registry.
+    /// Returns a builder for a server of the service called `name` in the registry.
     pub fn builder(name: impl Into<String>) -> Builder {
         Builder::new(name.into())
     }
 }
 
-/// A server to be. Only [`registry`](Builder::registry) must be given; without services it answers `UNIMPLEMENTED`.
+/// Builder of a server. Only [`registry`](Builder::registry) is required. Without services the
+/// server answers `UNIMPLEMENTED`.
 #[must_use = "nothing is served until `start` or `serve`"]
 pub struct Builder {
     pub(super) name: String,
@@ -84,114 +86,121 @@ impl Builder {
         }
     }
 
-    /// The service's name in the registry, instead of the one it was built with.
+    /// Sets the service's name in the registry, instead of the one passed to [`Server::builder`].
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Where it registers.
+    /// Sets the registry.
     pub fn registry(mut self, registry: AnyRegistry) -> Self {
         self.registry = Some(registry);
         self
     }
 
-    /// The `host:port` it listens on: `127.0.0.1:0` unless given. Port 0 is any free one; `0.0.0.0` or `[::]` is every interface.
+    /// Sets the `host:port` to listen on. Default `127.0.0.1:0`. Port 0 is any free one; `0.0.0.0`
+    /// or `[::]` is every interface.
     pub fn bind(mut self, address: impl Into<String>) -> Self {
         self.bind = address.into();
         self
     }
 
-    /// The `host:port` that clients are told, where it is not the one it listens on; without a port, the one it got.
+    /// Sets the `host:port` to advertise to clients, if it is not the one listened on. Without a
+    /// port, the bound port is used.
     ///
-    /// Without it, a server on every interface tells the outbound one's address, or loopback if the registry's readers are all on this
-    /// host.
+    /// By default, a server on every interface advertises the address of the outbound interface, or
+    /// loopback if the registry is on this host or loopback is allowed.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());
         self
     }
 
-    /// Whether a loopback address may go into a registry that other hosts read: no, unless the registry itself is on this host.
+    /// Allows a loopback address in a registry that other hosts read. Default false. A registry on
+    /// this host always allows one.
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.allow_loopback = allow;
         self
     }
 
-    /// The service's version: `latest` unless given.
+    /// Sets the service's version. Default `latest`.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
         self
     }
 
-    /// The id: the node is called `<service>-<id>`. A UUIDv4 unless given.
+    /// Sets the id: the node is called `<service>-<id>`. Default: a UUIDv4.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
     }
 
-    /// One entry of the node's metadata. `protocol`, `server`, `transport` and `registry` are written over.
+    /// Adds an entry to the node's metadata. `protocol`, `server`, `transport` and `registry` are
+    /// overwritten.
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.push((key.into(), value.into()));
         self
     }
 
-    /// An encoded protobuf `FileDescriptorSet`; its services' methods are registered as endpoints, and shown by reflection. Called again,
-    /// it adds.
+    /// Adds an encoded protobuf `FileDescriptorSet`. The methods of its services are registered as
+    /// endpoints, and shown by reflection. Repeated calls add sets.
     pub fn descriptor(mut self, file_descriptor_set: &[u8]) -> Self {
         self.descriptor.extend_from_slice(file_descriptor_set);
         self
     }
 
-    /// Whether `grpc.health.v1` is served: yes. `""` and each service are SERVING until the server drains;
-    /// [`REGISTRATION`](super::REGISTRATION) tells of the registration.
+    /// Enables or disables `grpc.health.v1`. Default enabled. `""` and each service are SERVING
+    /// until the server drains; [`REGISTRATION`](super::REGISTRATION) reports the registration.
     pub fn health(mut self, health: bool) -> Self {
         self.health = health;
         self
     }
 
-    /// Whether server reflection (v1 and v1alpha) is served, of the descriptors given: no.
+    /// Enables or disables server reflection (v1 and v1alpha) of the given descriptors. Default
+    /// disabled.
     pub fn reflection(mut self, reflection: bool) -> Self {
         self.reflection = reflection;
         self
     }
 
-    /// How the registration is kept, and the drain delay.
+    /// Sets the configuration of the registration, which includes the drain delay.
     pub fn register(mut self, config: Config) -> Self {
         self.register = config;
         self
     }
 
-    /// How long the record stays if nobody refreshes it: 15 s. See [`Config::ttl`].
+    /// Sets the lifetime of the record unless it is refreshed. Default 15 s. See [`Config::ttl`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.register.ttl = ttl;
         self
     }
 
-    /// How often the record is written again: 5 s. See [`Config::interval`].
+    /// Sets the time between two writes of the record. Default 5 s. See [`Config::interval`].
     pub fn interval(mut self, interval: Duration) -> Self {
         self.register.interval = interval;
         self
     }
 
-    /// How the registration will be kept, as it stands now.
+    /// Returns the current configuration of the registration.
     pub fn register_config(&self) -> &Config {
         &self.register
     }
 
-    /// Asks `check` before each beat, and keeps the server out of the registry, though serving, while it says no.
+    /// Sets a health check that runs at every interval. While it fails, the server is kept out of
+    /// the registry, but serves.
     pub fn check(mut self, check: impl RegisterCheck) -> Self {
         self.check = Some(AnyCheck::new(check));
         self
     }
 
-    /// Maximum time for calls in flight to finish once the server no longer accepts: 30 s. Then they are aborted. The hooks before the stop
-    /// together have as long, and so have those after it.
+    /// Sets the maximum time for calls in flight to finish once the server no longer accepts.
+    /// Default 30 s. Then they are aborted. The `before_stop` hooks together have the same limit,
+    /// and so have the `after_stop` hooks.
     pub fn drain_limit(mut self, limit: Duration) -> Self {
         self.drain_limit = limit;
         self
     }
 
-    /// Runs before anything is bound. An error or a panic ends the start.
+    /// Adds a hook that runs before anything is bound. An error or a panic ends the start.
     pub fn before_start<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -201,8 +210,9 @@ impl Builder {
         self
     }
 
-    /// Runs once the server serves; the registration may still be on its way. An error or a panic stops the server, in order. A signal
-    /// aborts the hook, and stops the server in order too.
+    /// Adds a hook that runs once the server serves. The registration may still be in progress. An
+    /// error or a panic stops the server gracefully. A signal aborts the hook, and stops the server
+    /// gracefully too.
     pub fn after_start<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -212,8 +222,8 @@ impl Builder {
         self
     }
 
-    /// Runs when the server is ordered to stop, before it leaves the registry. An error, a panic, and a hook that takes longer than the
-    /// drain limit are logged, and the stop continues.
+    /// Adds a hook that runs when the server is ordered to stop, before it leaves the registry. An
+    /// error, a panic, and a hook that exceeds the drain limit are logged, and the stop continues.
     pub fn before_stop<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -223,8 +233,8 @@ impl Builder {
         self
     }
 
-    /// Runs when all calls are finished, or were aborted. An error, a panic, and a hook that takes longer than the drain limit (1 s after a
-    /// second stop) are logged.
+    /// Adds a hook that runs when all calls have finished or were aborted. An error, a panic, and a
+    /// hook that exceeds the drain limit (1 s after a second stop) are logged.
     pub fn after_stop<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -234,15 +244,16 @@ impl Builder {
         self
     }
 
-    /// Changes tonic's settings: time limits, concurrency, HTTP/2 windows, message sizes. Those of TCP and TLS have no effect. Unlike
-    /// tonic's own, the server allows 1 000 streams of a connection to be reset before they are accepted
-    /// (`http2_max_pending_accept_reset_streams`), so that a cancelled fan-out costs no other call.
+    /// Changes tonic's settings: time limits, concurrency, HTTP/2 windows, message sizes. Those of
+    /// TCP and TLS have no effect. Unlike tonic's default, the server allows 1 000 streams of a
+    /// connection to be reset before they are accepted (`http2_max_pending_accept_reset_streams`),
+    /// so that a cancelled fan-out ends no other call.
     pub fn transport(mut self, change: impl FnOnce(tonic::transport::Server) -> tonic::transport::Server) -> Self {
         self.transport = change(self.transport);
         self
     }
 
-    /// Serves one of tonic's generated services, with interceptors or without.
+    /// Adds one of tonic's generated services, with or without interceptors.
     pub fn add_service<S, B>(mut self, service: S) -> Self
     where
         S: TowerService<http::Request<Body>, Response = http::Response<B>, Error = Infallible> + NamedService,

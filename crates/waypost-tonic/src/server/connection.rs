@@ -1,5 +1,5 @@
-//! Accepted connections that can be aborted. tonic serves each in a task that it spawns and never aborts, so the way to end one is to
-//! fail its reads and writes.
+//! Accepted connections that can be aborted. tonic serves each in a task that it spawns and never
+//! aborts, so the only way to end one is to fail its reads and writes.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -18,10 +18,10 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::accept_log::AcceptLog;
 
-/// How long the listener rests after a failed accept, such as for want of descriptors.
+/// Backoff of the listener after a failed accept, such as one for lack of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
-/// Aborts all connections of one server: when ordered to, or when dropped.
+/// Guard that aborts all connections of one server, on order or when dropped.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionGuard(Arc<Shared>);
 
@@ -34,7 +34,7 @@ struct Shared {
 }
 
 impl ConnectionGuard {
-    /// Ends every connection, now; returns the number that were open.
+    /// Aborts every connection, and returns the number that were open.
     pub(super) fn abort(&self) -> usize {
         self.0.aborted.store(true, Ordering::SeqCst);
         self.0.wake.notify_waiters();
@@ -67,7 +67,7 @@ impl Shared {
     }
 }
 
-/// The stream of accepted connections; it never ends, and rests after an error.
+/// Stream of accepted connections. It never ends, and backs off after an error.
 pub(super) struct Incoming {
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -89,7 +89,8 @@ impl Stream for Incoming {
                     self.log_accepted();
                     return Poll::Ready(Some(Ok(Connection::new(stream, &self.shared))));
                 }
-                // The peer ended its connection before it was accepted: the next may be accepted at once.
+                // The peer ended its connection before it was accepted. The next one may be
+                // accepted at once.
                 Err(error) if is_of_the_peer(&error) => {
                     tracing::debug!(%error, "connection ended by the peer before it was accepted");
                 }
@@ -122,7 +123,7 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// One accepted connection.
+/// Accepted connection.
 pub(super) struct Connection {
     stream: TcpStream,
     shared: Arc<Shared>,
@@ -138,7 +139,7 @@ impl Connection {
         Self { stream, shared: Arc::clone(shared), until_aborted: Box::pin(Arc::clone(shared).until_aborted()) }
     }
 
-    /// Runs `io` unless the connection is aborted, and wakes for that while `io` is pending.
+    /// Runs `io` unless the connection is aborted, and wakes on an abort while `io` is pending.
     fn poll_io<T>(
         &mut self,
         cx: &mut Context<'_>,

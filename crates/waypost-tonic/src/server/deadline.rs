@@ -1,5 +1,6 @@
-//! Calls whose deadline has passed are answered before any handler or interceptor runs. tonic polls the handler first, so that a call
-//! with `grpc-timeout: 0n` would be served.
+//! Deadlines of calls on the server. A call whose deadline has passed is answered before any
+//! handler or interceptor runs. tonic polls the handler first, and would serve a call with
+//! `grpc-timeout: 0n`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,7 +14,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
-/// Service that answers `DEADLINE_EXCEEDED` where the deadline has passed, and else calls the service within.
+/// Service that answers `DEADLINE_EXCEEDED` if the deadline has passed, and else calls the inner
+/// service.
 #[derive(Clone, Debug)]
 pub(super) struct Deadlines<S>(pub(super) S);
 
@@ -40,9 +42,9 @@ where
     }
 }
 
-/// Response of a call; [`Deadlines`] answers itself where there is no future within.
+/// Response future of a call. Without an inner future, the answer is `DEADLINE_EXCEEDED`.
 pub(super) struct Call<F> {
-    /// Deadline of the call, until it is first polled: from then on tonic keeps it.
+    /// Deadline of the call until the first poll. From then on tonic enforces it.
     deadline: Option<Instant>,
     inner: Option<F>,
 }
@@ -65,7 +67,7 @@ fn exceeded() -> Response<Body> {
     Status::deadline_exceeded("the deadline passed before the call reached its handler").into_http()
 }
 
-/// Returns the timeout of a request; none where it is malformed, as tonic reads it.
+/// Returns the timeout of a request, or none if it is malformed, as tonic does.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

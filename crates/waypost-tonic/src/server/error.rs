@@ -1,59 +1,59 @@
-//! Why a server did not start, or ended.
+//! Errors of a server.
 
 use std::io;
 
 use waypost_core::registry;
 
-/// What went wrong with a server. Trouble with the registry is never here: that is retried for ever, see
-/// [`Running::registration`](super::Running::registration).
+/// Error of a server's start or run. An outage of the registry is never one: it is retried forever,
+/// see [`Running::registration`](super::Running::registration).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No registry was given. Give one with `.registry(..)`.
+    /// Missing registry. Give one with `.registry(..)`.
     #[error("server {service:?} has no registry; give it one with .registry(..)")]
     NoRegistry {
-        /// The service's name.
+        /// Name of the service.
         service: String,
     },
-    /// The address cannot be listened on. Give another with `.bind(..)`, or port 0 for any.
+    /// Address that cannot be listened on. Give another with `.bind(..)`, or port 0 for any.
     #[error("cannot listen on {address}")]
     Bind {
-        /// What was asked for.
+        /// Requested address.
         address: String,
-        /// Why not.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// There is no address that clients could call. The text says what to give.
+    /// Address that clients could not reach. The text says what to give.
     #[error("cannot advertise {address}: {why}")]
     Advertise {
-        /// The address in question.
+        /// Address in question.
         address: String,
-        /// Why not, and what to do.
+        /// Reason, and what to do.
         why: &'static str,
     },
-    /// The record or the registration's settings are wrong.
+    /// Invalid record, or invalid configuration of the registration.
     #[error("cannot register")]
     Registration(#[source] registry::Error),
-    /// The descriptor set cannot be read.
+    /// Descriptor set that cannot be read.
     #[error("the descriptor set cannot be used")]
     Descriptor(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The process's signals cannot be listened to.
+    /// Signals of the process that cannot be listened to.
     #[error("cannot listen to signals")]
     Signals(#[source] io::Error),
-    /// A hook failed before the server served.
+    /// Hook of the start that failed.
     #[error("the {hook} hook failed")]
     Hook {
-        /// `before_start` or `after_start`.
+        /// Name of the hook: `before_start` or `after_start`.
         hook: &'static str,
-        /// What it said.
+        /// Error of the hook.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// tonic gave up serving.
+    /// Error of tonic that ended serving.
     #[error("serving ended")]
     Serve(#[source] tonic::transport::Error),
-    /// The task that serves panicked: a defect.
+    /// Panic of the serving task: a defect.
     #[error("the serving task panicked")]
     Panicked,
 }

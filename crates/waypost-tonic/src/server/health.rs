@@ -1,16 +1,18 @@
-//! `grpc.health.v1`: serving, not serving while draining, and how the registration stands.
+//! Health service `grpc.health.v1`: serving, not serving while draining, and the state of the
+//! registration.
 
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use waypost_core::registrar::State;
 
-/// The name under which the health service tells whether the server is registered: SERVING while its record stands.
+/// Name under which the health service reports the registration: SERVING while the server is
+/// registered.
 ///
-/// A registry that is down makes no server sick, so this is a name of its own.
+/// An outage of the registry makes no server unhealthy, so the registration has a name of its own.
 pub const REGISTRATION: &str = "waypost.registration";
 
-/// The health of a server, its services, and its registration.
+/// Health of a server, its services, and its registration.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
     reporter: HealthReporter,
@@ -22,7 +24,7 @@ impl Health {
         Self { reporter, services }
     }
 
-    /// The server as a whole, and each service.
+    /// Returns the name of the server as a whole, which is empty, and of each service.
     fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once("").chain(self.services.iter().copied())
     }
@@ -40,7 +42,7 @@ impl Health {
         }
     }
 
-    /// Ends the streams of those who watch, which else would hold the drain up.
+    /// Ends the streams of watching clients, which would otherwise hold up the drain.
     pub(super) async fn end(&self) {
         let mut reporter = self.reporter.clone();
         for name in self.names().chain([REGISTRATION]) {
@@ -48,7 +50,7 @@ impl Health {
         }
     }
 
-    /// Tells how the registration stands, until it has left.
+    /// Reports the state of the registration until it has left.
     pub(super) async fn follow(&self, mut registration: watch::Receiver<State>) {
         loop {
             let state = registration.borrow_and_update().clone();

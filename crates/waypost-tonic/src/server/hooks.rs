@@ -1,5 +1,5 @@
-//! Code of the user that runs around start and stop. Each hook runs in a task of its own: one that panics, hangs or blocks its thread
-//! ends only itself.
+//! User code that runs around start and stop. Each hook runs in a task of its own: a hook that
+//! panics, hangs or blocks its thread ends only itself.
 
 use std::fmt;
 use std::future::Future;
@@ -17,7 +17,7 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send>;
 
-/// Hooks of one moment, run in the order they were given.
+/// Hooks of one phase, run in the order in which they were added.
 pub(super) struct Hooks {
     name: &'static str,
     hooks: Vec<Hook>,
@@ -41,7 +41,8 @@ impl Hooks {
         self.hooks.push(Box::new(|| Box::pin(hook())));
     }
 
-    /// Runs all hooks; the first that fails or panics ends it. Dropped, it aborts the hook under way.
+    /// Runs all hooks. The first failure or panic ends the run. Dropped, it aborts the running
+    /// hook.
     pub(super) async fn run(self) -> Result<(), Error> {
         for hook in self.hooks {
             run(hook).await.map_err(|source| Error::Hook { hook: self.name, source })?;
@@ -49,7 +50,8 @@ impl Hooks {
         Ok(())
     }
 
-    /// Runs all hooks within `limit`. A failure is logged and the next hook runs, since a stop cannot be undone.
+    /// Runs all hooks within `limit`. A failure is logged and the next hook runs, since a stop
+    /// cannot be undone.
     pub(super) async fn run_at_stop(self, limit: Duration) {
         let name = self.name;
         let all = async {

@@ -1,4 +1,4 @@
-//! From settings to a server that runs: bind, serve, register.
+//! Start of a server from its settings: bind, serve, register.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,13 +19,14 @@ use super::{Builder, Error, Running};
 use crate::describe;
 
 impl Builder {
-    /// Serves until SIGTERM or SIGINT, and then until what is in flight is finished; a second signal stops at once.
+    /// Serves until SIGTERM or SIGINT, and then until the calls in flight have finished. A second
+    /// signal stops at once.
     ///
     /// # Errors
     /// As [`start`](Builder::start), and [`Error::Signals`].
     ///
     /// # Cancel safety
-    /// Dropped, the server is cut, as a dropped [`Running`].
+    /// If dropped, the server is aborted, as when a [`Running`] is dropped.
     pub async fn serve(self) -> Result<(), Error> {
         let mut signals = Signals::listen().map_err(Error::Signals)?;
         let (mut running, after_start) = tokio::select! {
@@ -44,13 +45,16 @@ impl Builder {
         started.unwrap_or(Ok(())).and(end)
     }
 
-    /// Binds, serves, and begins to register; returns when it serves. A registry out of reach delays nothing: it is retried for ever.
+    /// Binds, serves, and begins to register; returns once it serves. An unreachable registry
+    /// delays nothing: it is retried forever.
     ///
     /// # Errors
-    /// See [`Error`]: settings that cannot work, an address that cannot be had, a hook that failed.
+    /// See [`Error`]: settings that cannot work, an address that cannot be bound, a hook that
+    /// failed.
     ///
     /// # Cancel safety
-    /// Dropped before it serves, nothing is left; dropped while an `after_start` hook runs, the server is cut, as a dropped [`Running`].
+    /// If dropped before it serves, nothing is left. If dropped while an `after_start` hook runs,
+    /// the server is aborted, as when a [`Running`] is dropped.
     pub async fn start(self) -> Result<Running, Error> {
         let (mut running, after_start) = self.launch().await?;
         if let Err(error) = after_start.run().await {
@@ -61,7 +65,8 @@ impl Builder {
         Ok(running)
     }
 
-    /// Binds, serves, and begins to register; returns the hooks that are to run then. Dropped half-way, nothing is left.
+    /// Binds, serves, and begins to register; returns the hooks to run after that. If dropped
+    /// before it returns, nothing is left.
     async fn launch(mut self) -> Result<(Running, Hooks), Error> {
         let registry = self.registry.clone().ok_or_else(|| Error::NoRegistry { service: self.name.clone() })?;
         let endpoints = describe::endpoints(&self.descriptor).map_err(|error| Error::Descriptor(error.into()))?;
@@ -161,7 +166,8 @@ impl Builder {
     }
 }
 
-/// Waits until the server has stopped; a signal stops it, and one more while it stops aborts what is in flight.
+/// Waits until the server has stopped. A signal stops it; another one during the stop aborts the
+/// calls in flight.
 async fn wait_or_signals(running: &mut Running, signals: &mut Signals, mut signalled: bool) -> Result<(), Error> {
     loop {
         tokio::select! {

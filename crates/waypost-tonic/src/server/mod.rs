@@ -1,9 +1,10 @@
-//! A tonic server that registers itself, and leaves before it stops.
+//! tonic server that registers itself, and leaves the registry before it stops.
 //!
-//! [`Server::builder`] says what is served and where it is registered; [`Builder::serve`] runs it until SIGTERM or Ctrl-C;
-//! [`Builder::start`] gives a [`Running`] to hold instead. The order of an end is always the same: leave the registry, serve on for the
-//! drain delay, stop to accept, finish what is in flight within the drain limit, cut what is left. This room knows tonic's transport
-//! and the registrar, and never a balancer or a backend.
+//! [`Server::builder`] sets what is served and where it is registered. [`Builder::serve`] runs the
+//! server until SIGTERM or Ctrl-C; [`Builder::start`] returns a [`Running`] instead. A graceful
+//! stop always has the same order: leave the registry, serve for the drain delay, stop accepting,
+//! finish the calls in flight within the drain limit, abort the others. This module knows tonic's
+//! transport and the registrar, and never a balancer or a backend.
 
 mod accept_log;
 mod address;

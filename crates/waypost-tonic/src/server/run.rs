@@ -1,4 +1,4 @@
-//! The task of a server: it serves, drains, stops, and if need be aborts what is in flight.
+//! Task of a server: it serves, drains, stops, and aborts the calls in flight if necessary.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,11 +19,11 @@ use super::deadline::Deadlines;
 use super::health::Health;
 use super::hooks::Hooks;
 
-/// Maximum time of each step of a stop that was ordered twice, and for aborted connections to end: their handlers are dropped, unless one
-/// blocks its thread.
+/// Maximum time of each step of a stop that was ordered twice, and for aborted connections to end.
+/// Their handlers are dropped, unless one blocks its thread.
 const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Order to a server; it only ever grows.
+/// Order to a server. It is never weakened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Order {
     Serve,
@@ -31,7 +31,7 @@ pub(super) enum Order {
     Abort,
 }
 
-/// All that the task holds.
+/// State of the task.
 pub(super) struct Run {
     pub(super) transport: tonic::transport::Server,
     pub(super) routes: Routes,
@@ -44,7 +44,7 @@ pub(super) struct Run {
     pub(super) drain_limit: Duration,
 }
 
-/// Reason why what is in flight is aborted.
+/// Reason for aborting the calls in flight.
 #[derive(Clone, Copy)]
 enum Overdue {
     DrainLimit,
@@ -52,10 +52,11 @@ enum Overdue {
 }
 
 impl Run {
-    /// Serves until ordered to stop, and stops: however serving ended, the record is taken out and the hooks of the stop run.
+    /// Serves until ordered to stop, and stops. However serving ended, the record is removed and
+    /// the hooks of the stop run.
     ///
     /// # Errors
-    /// [`Error::Serve`] if tonic gives up.
+    /// [`Error::Serve`] if tonic fails, [`Error::Panicked`] if serving panics.
     pub(super) async fn run(self) -> Result<(), Error> {
         let Self { transport, routes, listener, orders, registration, health, before_stop, after_stop, drain_limit } = self;
         let drain = drain(&registration, orders.clone(), health.clone(), before_stop, drain_limit);
@@ -76,7 +77,7 @@ impl Run {
     }
 }
 
-/// Drives `serve` to its end, or aborts its connections when it is `overdue`.
+/// Drives `serve` to its end, or aborts its connections when `overdue` resolves.
 async fn serve_until(
     serve: impl Future<Output = Result<(), tonic::transport::Error>>,
     overdue: impl Future<Output = Overdue>,
@@ -96,8 +97,8 @@ async fn serve_until(
     timeout(ABORT_LIMIT, serve).await.unwrap_or(Ok(())).map_err(Error::Serve)
 }
 
-/// Waits for the order to drain; then runs the hooks, reports the server as not serving, leaves the registry, and waits for the drain
-/// delay.
+/// Waits for the order to drain. Then runs the hooks, reports the server as not serving, leaves the
+/// registry, and waits for the drain delay.
 fn drain(
     registration: &Registration,
     mut orders: watch::Receiver<Order>,
@@ -114,7 +115,7 @@ fn drain(
     })
 }
 
-/// Resolves when the server is to stop accepting: it has drained, or was ordered to abort.
+/// Resolves when the server must stop accepting: it has drained, or was ordered to abort.
 async fn graceful_shutdown(
     drain: impl Future<Output = ()>,
     mut orders: watch::Receiver<Order>,
@@ -131,7 +132,7 @@ async fn graceful_shutdown(
     let _ = stopping.send(());
 }
 
-/// Resolves when what is in flight has had its time, with the reason.
+/// Resolves when the calls in flight must be aborted, with the reason.
 async fn overdue(stopped: oneshot::Receiver<()>, mut orders: watch::Receiver<Order>, limit: Duration) -> Overdue {
     let over = async {
         let _ = stopped.await;
@@ -143,7 +144,7 @@ async fn overdue(stopped: oneshot::Receiver<()>, mut orders: watch::Receiver<Ord
     }
 }
 
-/// Waits for `order` or more; an owner that is gone orders nothing.
+/// Waits for `order` or a stronger one. A dropped owner gives no order.
 async fn ordered(orders: &mut watch::Receiver<Order>, order: Order) {
     if orders.wait_for(|now| *now >= order).await.is_err() {
         std::future::pending::<()>().await;
@@ -157,10 +158,11 @@ async fn follow(health: Option<&Health>, registration: &Registration) -> Infalli
     std::future::pending().await
 }
 
-/// Joins a registration that has left, or takes it out if it has not.
+/// Joins a registration that has left, or takes its record out if it has not.
 async fn leave(registration: &Registration, limit: Duration) {
     match timeout(limit, registration.leave()).await {
-        // A static list has no records of its own, and a registry that is closed has taken care of its records.
+        // A static list has no records of its own, and a closed registry has taken care of its
+        // records.
         Ok(Ok(()) | Err(registry::Error::Unsupported { .. } | registry::Error::Closed)) => {}
         Ok(Err(error)) => tracing::warn!(error = %error.chain(), "deregistration fails; the record expires by its TTL"),
         Err(_) => tracing::warn!(?limit, "second stop signal before deregistration; the record expires by its TTL"),

@@ -1,4 +1,4 @@
-//! A server that runs.
+//! Running server.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,10 +13,11 @@ use waypost_core::registry;
 use super::Error;
 use super::run::Order;
 
-/// A server that runs, made by [`Builder::start`](super::Builder::start).
+/// Running server, returned by [`Builder::start`](super::Builder::start).
 ///
-/// It owns the server's tasks. [`stop`](Running::stop) and [`wait`](Running::wait) end it in order; dropped instead, it is cut: its
-/// connections end at once and its record is left to expire.
+/// It owns the server's tasks. [`stop`](Running::stop) and [`wait`](Running::wait) end it
+/// gracefully. If it is dropped instead, the server is aborted: its connections end at once, and
+/// its record is left to expire.
 pub struct Running {
     pub(super) name: String,
     pub(super) address: SocketAddr,
@@ -29,27 +30,27 @@ pub struct Running {
 }
 
 impl Running {
-    /// The service's name in the registry.
+    /// Returns the service's name in the registry.
     pub fn service(&self) -> &str {
         &self.name
     }
 
-    /// The address it listens on, with the port it got.
+    /// Returns the address that the server listens on, with the bound port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The address that clients are told.
+    /// Returns the address that is advertised to clients.
     pub fn advertised(&self) -> &str {
         &self.advertised
     }
 
-    /// The node's id in the registry.
+    /// Returns the node's id in the registry.
     pub fn node_id(&self) -> &str {
         &self.node_id
     }
 
-    /// How the registration stands, now and from now on.
+    /// Returns a receiver of the registration's state and its changes.
     pub fn registration(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
@@ -57,10 +58,10 @@ impl Running {
     /// Waits until the server is registered.
     ///
     /// # Errors
-    /// [`registry::Error::Closed`] if it stops before it ever was.
+    /// [`registry::Error::Closed`] if it stops before it was registered.
     ///
     /// # Cancel safety
-    /// Safe: it only looks.
+    /// Safe: it only reads the state.
     pub async fn registered(&self) -> registry::Result<()> {
         let mut state = self.registration();
         match state.wait_for(|state| state.is_registered() || state.is_left()).await.as_deref() {
@@ -72,18 +73,20 @@ impl Running {
     /// Changes the node's metadata; see [`Registration::update`].
     ///
     /// # Errors
-    /// [`registry::Error::Invalid`] if the record would be wrong, [`registry::Error::Closed`] if the server has stopped.
+    /// [`registry::Error::Invalid`] if the record would be invalid, [`registry::Error::Closed`] if
+    /// the server has stopped.
     pub fn update(&self, change: impl FnOnce(&mut Metadata)) -> registry::Result<()> {
         self.registration.upgrade().ok_or(registry::Error::Closed)?.update(change)
     }
 
-    /// Begins to stop: leaves the registry, serves on for the drain delay, stops to accept, finishes what is in flight. Called again, it
-    /// stops at once: what is in flight is cut.
+    /// Begins a graceful stop: leaves the registry, serves for the drain delay, stops accepting,
+    /// and finishes the calls in flight. A second call stops at once: the calls in flight are
+    /// aborted.
     pub fn stop(&self) {
         self.orders.send_modify(|order| *order = if *order == Order::Serve { Order::Drain } else { Order::Abort });
     }
 
-    /// Orders `order`, unless more has been ordered.
+    /// Gives `order`, unless a stronger one was given.
     pub(super) fn order(&self, order: Order) {
         self.orders.send_modify(|now| *now = order.max(*now));
     }
@@ -91,7 +94,7 @@ impl Running {
     /// Waits until the server has stopped.
     ///
     /// # Errors
-    /// [`Error::Serve`] if tonic gave up.
+    /// [`Error::Serve`] if tonic fails, [`Error::Panicked`] if serving panics.
     ///
     /// # Cancel safety
     /// Safe: call it again.

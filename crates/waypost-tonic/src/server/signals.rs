@@ -1,8 +1,9 @@
-//! SIGTERM and SIGINT; elsewhere Ctrl-C.
+//! Signals SIGTERM and SIGINT; on other platforms Ctrl-C.
 
 use std::io;
 
-/// The signals that ask a process to stop. From when it is made they no longer end the process by themselves.
+/// Signals that request a process to stop. From its creation on, they no longer end the process by
+/// themselves.
 #[cfg(unix)]
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -16,7 +17,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => tracing::info!(signal = "SIGTERM", "stop signal received"),
@@ -25,7 +26,7 @@ impl Signals {
     }
 }
 
-/// The signals that ask a process to stop.
+/// Signals that request a process to stop.
 #[cfg(not(unix))]
 pub(super) struct Signals;
 
@@ -35,7 +36,7 @@ impl Signals {
         Ok(Self)
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! Real greeters and parrots on loopback, in one memory registry.
+//! Real greeter and echo servers on loopback, in one memory registry.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
 use waypost_greeter::parrot::{self, Word};
 use waypost_tonic::{Running, Server};
 
-/// Answers with its name; a name of `sleep MS` sleeps first, `code N` fails with that status, `pushback MS` asks to be left alone so long.
+/// Service that answers with its name. A request of `sleep MS` sleeps first, `code N` fails with
+/// that status, `pushback MS` fails with that pushback.
 #[derive(Clone, Default)]
 pub(crate) struct Service {
     pub(crate) name: String,
@@ -114,7 +115,7 @@ impl<T> Stream for Received<T> {
     }
 }
 
-/// A registry and servers in it.
+/// Registry with servers in it.
 pub(crate) struct Town {
     pub(crate) memory: MemoryRegistry,
 }
@@ -128,7 +129,7 @@ impl Town {
         AnyRegistry::new(self.memory.open())
     }
 
-    /// A registered server of both services under the name `greeter`.
+    /// Starts a registered server of both services under the name `greeter`.
     pub(crate) async fn server(&self, name: &str) -> (Running, Service) {
         let service = Service { name: name.to_owned(), ..Service::default() };
         let running = Server::builder("greeter")

@@ -1,4 +1,4 @@
-//! How a service calls others, by flag and environment.
+//! Settings of a service's client, from flags and environment variables.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ const READY_WAIT: Setting<Duration> = Setting {
     variables: &[Variable::new("WAYPOST_CLIENT_READY_WAIT", duration::parse)],
 };
 
-/// How a service calls others: strategy, retries, and how long it waits.
+/// Flags of a service's client: strategy, retries, and time limits.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(about = None, long_about = None)]
 #[group(skip)]
@@ -60,7 +60,7 @@ pub struct ClientArgs {
     ready_wait: Option<Duration>,
 }
 
-/// What was given for each channel.
+/// Settings given for every channel of the client.
 #[derive(Clone, Copy, Debug)]
 struct OfChannels {
     strategy: Option<StrategyName>,
@@ -70,12 +70,14 @@ struct OfChannels {
 }
 
 impl ClientArgs {
-    /// The client with what was given set, for itself and for every channel it builds, and the rest as it was.
+    /// Returns the client with the given settings applied, to itself and to every channel that it
+    /// builds. All other settings stay unchanged.
     ///
-    /// What was given wins over what the code says of a channel, whenever it says so.
+    /// A given setting overrides the channel's own, even if the code sets that later.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what is wrong with it, and what to write.
+    /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what
+    /// is wrong with it, and what to write.
     pub fn apply(&self, client: ClientBuilder) -> Result<ClientBuilder> {
         self.apply_in(client, &Environment::of_process())
     }
@@ -116,7 +118,7 @@ impl OfChannels {
     }
 }
 
-/// Every variable read here.
+/// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
     let times = [REQUEST_TIMEOUT, CONNECT_TIMEOUT, READY_WAIT];
     STRATEGY.names().chain(RETRIES.names()).chain(times.iter().flat_map(Setting::names)).collect()

@@ -1,11 +1,12 @@
-//! Durations as people and Go write them: `30s`, `500ms`, `2m`, `1h30m`, `1.5s`.
+//! Durations in Go's notation: `30s`, `500ms`, `2m`, `1h30m`, `1.5s`.
 
 use std::time::Duration;
 
-/// Reads a duration: numbers with a unit (`ns`, `us`, `ms`, `s`, `m`, `h`), which add up. Never zero.
+/// Parses a duration: numbers with a unit (`ns`, `us`, `ms`, `s`, `m`, `h`), which are added up.
+/// Zero is rejected.
 ///
 /// # Errors
-/// What is wrong, and how it is written.
+/// A text that says what is wrong, and how to write a duration.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     let mut sum = Duration::ZERO;

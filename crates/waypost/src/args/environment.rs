@@ -1,4 +1,4 @@
-//! What the environment says. The process's own is read here and nowhere else.
+//! Environment variables. Only this file of the module reads the environment of the process.
 
 use std::env::VarError;
 use std::ffi::OsString;
@@ -7,19 +7,19 @@ use crate::registry::{Error, Result};
 
 type Read = dyn Fn(&'static str) -> Option<OsString> + Send + Sync;
 
-/// Variables by name.
+/// Source of environment variables, by name.
 pub(super) struct Environment(Box<Read>);
 
 impl Environment {
-    /// The process's own.
+    /// Returns the environment of the process.
     pub(super) fn of_process() -> Self {
         Self(Box::new(read))
     }
 
-    /// What the variable says; nothing if it is empty.
+    /// Returns the value of a variable, or none if it is unset or empty.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is no text.
+    /// [`Error::Invalid`] if the value is not valid UTF-8.
     pub(super) fn get(&self, name: &'static str) -> Result<Option<String>> {
         let value = (self.0)(name).filter(|value| !value.is_empty());
         let text = |value: OsString| value.into_string().map_err(|_| Error::invalid(name, "is no text: write it in UTF-8"));
@@ -38,12 +38,12 @@ fn read(name: &'static str) -> Option<OsString> {
 
 #[cfg(test)]
 impl Environment {
-    /// These variables and no others.
+    /// Creates an environment of exactly these variables.
     pub(super) fn of(variables: &[(&'static str, &str)]) -> Self {
         Self::raw(variables.iter().map(|(name, value)| (*name, OsString::from(value))).collect())
     }
 
-    /// The same, of what need not be text.
+    /// Creates an environment of variables that may not be valid UTF-8.
     pub(super) fn raw(variables: Vec<(&'static str, OsString)>) -> Self {
         Self(Box::new(move |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())))
     }

@@ -1,4 +1,4 @@
-//! Flags for services, to be flattened into a parser of one's own (feature `args`, with `clap` 4).
+//! Flags for services, to flatten into the service's own parser (feature `args`, with `clap` 4).
 //!
 //! ```no_run
 //! use clap::Parser;
@@ -21,17 +21,21 @@
 //! # Ok(()) }
 //! ```
 //!
-//! **Precedence** is default < code < environment < flag, each setting by itself: no flag has a default of its own, so what is not given
-//! leaves what the code says. `apply` therefore comes after the code's own settings.
+//! **Precedence** is default < code < environment < flag, for each setting by itself. No flag has a
+//! default of its own, so a setting that is not given keeps the value from the code. `apply` is
+//! therefore called after the code's own settings.
 //!
-//! **The environment**: each flag can also be given as `WAYPOST_` and its name in capitals (`--register-ttl`: `WAYPOST_REGISTER_TTL`),
-//! and, where go-micro has the same setting, by go-micro's `MICRO_` name in go-micro's form; `WAYPOST_` wins over `MICRO_`. An empty
-//! variable is none. What of go-micro's has no counterpart here is not read; [`variables`] lists what is. `--help` shows them all.
+//! **The environment**: each flag can also be given as a variable, `WAYPOST_` and its name in
+//! capitals (`--register-ttl`: `WAYPOST_REGISTER_TTL`). Where go-micro has the same setting, its
+//! `MICRO_` variable is read too, in go-micro's format; `WAYPOST_` overrides `MICRO_`. An empty
+//! variable counts as unset. Variables of go-micro without a counterpart here are not read.
+//! [`variables`] lists all that are read, and `--help` shows them.
 //!
-//! clap's own `env` is not used: it knows one variable a flag, cannot tell a go-micro value from ours, and would print a registry's password
-//! in its errors.
+//! clap's own `env` is not used: it supports one variable per flag, cannot distinguish go-micro's
+//! format from ours, and would print a registry's password in its errors.
 //!
-//! This room knows builders and the environment of the process, and never a backend: a registry's URL is [`connect`](crate::connect)'s.
+//! This module knows builders and the environment of the process, and never a backend:
+//! [`connect`](crate::connect) interprets the URL of a registry.
 
 #[cfg(feature = "tonic")]
 mod client;
@@ -56,28 +60,28 @@ pub use registry::RegistryArgs;
 pub use server::ServerArgs;
 pub use url::RegistryUrl;
 
-/// Where the flags stand in the help.
+/// Heading of the flags in the help.
 const HEADING: &str = "Waypost";
 
-/// All flags: for a service that calls other services.
+/// All flags, for a service that calls other services.
 #[cfg(feature = "tonic")]
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(about = None, long_about = None)]
 #[group(skip)]
 pub struct ServiceArgs {
-    /// Which registry.
+    /// Flags of the registry.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// How it serves and registers.
+    /// Flags of the server and its registration.
     #[command(flatten)]
     pub server: ServerArgs,
-    /// How it calls others.
+    /// Flags of the client.
     #[command(flatten)]
     pub client: ClientArgs,
 }
 
-/// Every variable that is read, the `ETCD_…` of [`connect`](crate::connect) apart: for programs that start others and let them inherit
-/// none.
+/// Returns the names of all variables that are read, except the `ETCD_…` of
+/// [`connect`](crate::connect). A program can use it to start others that inherit none of them.
 pub fn variables() -> Vec<&'static str> {
     let names = registry::variables().into_iter();
     #[cfg(feature = "tonic")]

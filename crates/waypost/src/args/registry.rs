@@ -1,4 +1,4 @@
-//! `--registry`: which registry, as a URL, or as go-micro says it.
+//! Flag `--registry`: the registry as a URL, or by go-micro's variables.
 
 use super::HEADING;
 use super::environment::Environment;
@@ -16,11 +16,11 @@ const URL: Setting<RegistryUrl> = Setting {
 const MICRO_REGISTRY: &str = "MICRO_REGISTRY";
 const MICRO_REGISTRY_ADDRESS: &str = "MICRO_REGISTRY_ADDRESS";
 
-/// Where go-micro looks for etcd when nobody says where it is.
+/// Address of etcd that go-micro uses by default.
 const DEFAULT_ETCD: &str = "127.0.0.1:2379";
 
-/// Which registry: `--registry URL`, `WAYPOST_REGISTRY`, or go-micro's `MICRO_REGISTRY` (`etcd` or `memory`) with
-/// `MICRO_REGISTRY_ADDRESS` (`host:port,…`; `127.0.0.1:2379` without it).
+/// Flag of the registry: `--registry URL`, `WAYPOST_REGISTRY`, or go-micro's `MICRO_REGISTRY`
+/// (`etcd` or `memory`) with `MICRO_REGISTRY_ADDRESS` (`host:port,…`; default `127.0.0.1:2379`).
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(about = None, long_about = None)]
 #[group(skip)]
@@ -31,15 +31,16 @@ pub struct RegistryArgs {
 }
 
 impl RegistryArgs {
-    /// Opens the registry that was given; without any, `local://`, that of this host. See [`connect`](crate::connect).
+    /// Opens the given registry, or `local://`, the registry of this host, if none is given. See
+    /// [`connect`](crate::connect).
     ///
     /// # Errors
-    /// As [`connect`](crate::connect); what was given wrongly is told with the flag or the variable.
+    /// As [`connect`](crate::connect). The error of a given value names its flag or variable.
     pub async fn connect(&self) -> Result<AnyRegistry> {
         self.connect_or("local://").await
     }
 
-    /// Opens the registry that was given; without any, the code's own, at `url`.
+    /// Opens the given registry, or the one at `url` if none is given.
     ///
     /// # Errors
     /// As for [`connect`](RegistryArgs::connect).
@@ -54,7 +55,7 @@ impl RegistryArgs {
         }
     }
 
-    /// The URL that was given, by flag or environment.
+    /// Returns the URL given by flag or environment.
     ///
     /// # Errors
     /// [`Error::Invalid`] if go-micro's variables name a registry that Waypost does not have.
@@ -62,7 +63,7 @@ impl RegistryArgs {
         Ok(self.given(&Environment::of_process())?.map(|given| given.value))
     }
 
-    /// The URL that the flag gave, whatever the environment says.
+    /// Returns the URL given by the flag, without regard to the environment.
     pub fn flag(&self) -> Option<&RegistryUrl> {
         self.registry.as_ref()
     }
@@ -75,7 +76,7 @@ impl RegistryArgs {
     }
 }
 
-/// Every variable read here.
+/// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
     URL.names().chain([MICRO_REGISTRY, MICRO_REGISTRY_ADDRESS]).collect()
 }
@@ -84,7 +85,7 @@ fn url(text: &str) -> Result<RegistryUrl, String> {
     Ok(text.to_owned().into())
 }
 
-/// What go-micro's two variables say together.
+/// Returns the URL that go-micro's two variables describe together.
 fn of_go_micro(environment: &Environment) -> Result<Option<Given<RegistryUrl>>> {
     let addresses = environment.get(MICRO_REGISTRY_ADDRESS)?;
     let (url, by) = match (environment.get(MICRO_REGISTRY)?.as_deref(), addresses) {
@@ -102,9 +103,9 @@ fn of_go_micro(environment: &Environment) -> Result<Option<Given<RegistryUrl>>> 
     Ok(Some(Given { value: url.into(), by }))
 }
 
-/// The URL of these members: go-micro's list may hold empty ones.
+/// Returns the URL of these members. go-micro's list may contain empty items.
 fn etcd(addresses: &str) -> Result<String> {
-    // The text is not repeated: somebody may have put a password into it.
+    // The error does not repeat the text, which may contain a password.
     if addresses.contains(['/', '@', '?', '#', '%']) {
         let why = "is no list of host:port: write host:2379,host:2379, the user into ETCD_USERNAME and ETCD_PASSWORD, \
                    and anything else into WAYPOST_REGISTRY=etcd://…";

@@ -1,4 +1,4 @@
-//! How a service serves and registers, by flag and environment.
+//! Settings of a service's server and registration, from flags and environment variables.
 
 use std::time::Duration;
 
@@ -59,7 +59,8 @@ const INTERVAL: Setting<Duration> = Setting {
     ],
 };
 
-/// How a service serves and registers: name, version, id, addresses, metadata, and the registration's times.
+/// Flags of a service's server: name, version, id, addresses, metadata, and the times of the
+/// registration.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(about = None, long_about = None)]
 #[group(skip)]
@@ -91,12 +92,14 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The server with what was given set, and the rest as it was. Metadata is set key by key: those of the code stay, unless given too.
+    /// Returns the server with the given settings applied. All other settings stay unchanged.
+    /// Metadata is merged key by key: a key of the code stays unless it is given too.
     ///
-    /// Call it after the code's own settings, or those win.
+    /// Call it after the code's own settings, or those override it.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what is wrong with it, and what to write.
+    /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what
+    /// is wrong with it, and what to write.
     pub fn apply(&self, server: Builder) -> Result<Builder> {
         self.apply_in(server, &Environment::of_process())
     }
@@ -111,7 +114,8 @@ impl ServerArgs {
         self.apply_times(server, environment)
     }
 
-    /// Key by key: a flag's entry does not undo what a platform's variable says of another key.
+    /// Merges the metadata key by key, so that an entry of a flag does not undo what a platform's
+    /// variable sets for another key.
     fn apply_metadata(&self, server: Builder, environment: &Environment) -> Result<Builder> {
         let flag = (!self.metadata.is_empty()).then_some(&self.metadata);
         let all = METADATA.all_given(flag, environment).collect::<Result<Vec<_>>>()?;
@@ -119,7 +123,8 @@ impl ServerArgs {
         Ok(weakest_first.fold(server, |server, (key, value)| server.metadata(key, value)))
     }
 
-    /// Checked here, where it is known who gave them.
+    /// Sets the times of the registration and checks them here, where the flags or variables that
+    /// gave them are known.
     fn apply_times(&self, server: Builder, environment: &Environment) -> Result<Builder> {
         let ttl = TTL.given(self.ttl.as_ref(), environment)?;
         let interval = INTERVAL.given(self.interval.as_ref(), environment)?;
@@ -132,7 +137,7 @@ impl ServerArgs {
     }
 }
 
-/// Every variable read here.
+/// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
     let texts = [NAME, VERSION, ID, ADDRESS, ADVERTISE];
     let times = [TTL, INTERVAL];

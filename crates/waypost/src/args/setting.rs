@@ -1,36 +1,37 @@
-//! One setting: the flag and the variables that may give it, and who wins.
+//! One setting: the flag and the variables that can give it, and their precedence.
 
 use super::environment::Environment;
 use crate::registry::{Error, Result};
 
-/// The names of a setting outside the code.
+/// Names of a setting outside the code.
 pub(super) struct Setting<T: 'static> {
-    /// The flag, without its dashes; its id in clap too.
+    /// Flag without its dashes; also its id in clap.
     pub(super) flag: &'static str,
-    /// The same with its dashes, for errors.
+    /// Flag with its dashes, for errors.
     pub(super) typed: &'static str,
-    /// The strongest first.
+    /// Variables, highest precedence first.
     pub(super) variables: &'static [Variable<T>],
 }
 
-/// A variable, and how its text is read.
+/// Environment variable, and the function that parses its value.
 pub(super) struct Variable<T> {
     pub(super) name: &'static str,
     pub(super) read: fn(&str) -> Result<T, String>,
-    /// What follows its name in the help.
+    /// Text that follows the variable's name in the help.
     pub(super) note: &'static str,
 }
 
-/// A value, and who gave it.
+/// Value, and the name of the flag or variable that gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Given<T> {
     pub(super) value: T,
-    /// `--register-ttl`, or `WAYPOST_REGISTER_TTL`.
+    /// Name of the flag or variable, such as `--register-ttl` or `WAYPOST_REGISTER_TTL`.
     pub(super) by: &'static str,
 }
 
 impl<T: Clone> Setting<T> {
-    /// The flag, or else the strongest variable; what is weaker is not looked at.
+    /// Returns the value of the flag, or else of the variable with the highest precedence.
+    /// Variables of lower precedence are not read.
     ///
     /// # Errors
     /// [`Error::Invalid`], naming the variable, what is wrong, and what to write.
@@ -38,32 +39,32 @@ impl<T: Clone> Setting<T> {
         self.all_given(flag, environment).next().transpose()
     }
 
-    /// All that is given, the strongest first.
+    /// Returns all given values, highest precedence first.
     pub(super) fn all_given(&self, flag: Option<&T>, environment: &Environment) -> impl Iterator<Item = Result<Given<T>>> {
         let flag = flag.map(|value| Ok(Given { value: value.clone(), by: self.typed }));
         flag.into_iter().chain(self.variables.iter().filter_map(|variable| variable.given(environment).transpose()))
     }
 
-    /// What the help says: the text, and the variables.
+    /// Returns the help of the flag: the text, and the variables.
     pub(super) fn help(&self, text: &str) -> String {
         let shown = |variable: &Variable<T>| format!("{}{}", variable.name, variable.note);
         let variables: Vec<_> = self.variables.iter().map(shown).collect();
         format!("{text}\n[env: {}]", variables.join(", "))
     }
 
-    /// The variables' names.
+    /// Returns the names of the variables.
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> + use<T> {
         self.variables.iter().map(|variable| variable.name)
     }
 }
 
 impl<T> Variable<T> {
-    /// One with nothing more to say of it.
+    /// Creates a variable without a note.
     pub(super) const fn new(name: &'static str, read: fn(&str) -> Result<T, String>) -> Self {
         Self { name, read, note: "" }
     }
 
-    /// With something more for the help to say.
+    /// Adds a note to the variable's name in the help.
     pub(super) const fn noted(self, note: &'static str) -> Self {
         Self { name: self.name, read: self.read, note }
     }
@@ -75,7 +76,7 @@ impl<T> Variable<T> {
     }
 }
 
-/// What was given is set; what was not stays as it is.
+/// Sets the given value; without one, the builder stays unchanged.
 #[cfg(feature = "tonic")]
 pub(super) fn set<B, T>(builder: B, given: Option<Given<T>>, setter: impl FnOnce(B, T) -> B) -> B {
     match given {
@@ -84,7 +85,7 @@ pub(super) fn set<B, T>(builder: B, given: Option<Given<T>>, setter: impl FnOnce
     }
 }
 
-/// The error with the name of who gave the value; other trouble as it is.
+/// Adds the name of the flag or variable to [`Error::Invalid`]; other errors stay unchanged.
 pub(super) fn blame(by: &str, error: Error) -> Error {
     match error {
         Error::Invalid { what, why } => Error::invalid(format!("{by}: {what}"), why),

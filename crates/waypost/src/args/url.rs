@@ -1,4 +1,4 @@
-//! A registry's URL that does not show its password.
+//! URL of a registry that does not show its password.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -6,13 +6,13 @@ use std::str::FromStr;
 
 use crate::registry::redacted_url;
 
-/// A registry's URL, of which `Debug` and `Display` hide what may be a password. It is checked when it is connected to, so that no parser
-/// of flags repeats it in an error.
+/// URL of a registry, of which `Debug` and `Display` hide the parts that may be a password. It is
+/// validated when it is connected to, so that no flag parser repeats it in an error.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RegistryUrl(String);
 
 impl RegistryUrl {
-    /// The URL itself, password included, for [`connect`](crate::connect).
+    /// Returns the URL itself, password included, for [`connect`](crate::connect).
     pub fn expose(&self) -> &str {
         &self.0
     }

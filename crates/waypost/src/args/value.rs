@@ -1,4 +1,4 @@
-//! What may be given for a flag or a variable, checked where it enters; each error says what to write instead.
+//! Parsers of the values of flags and variables. Each error says what to write instead.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::balance::{StrategyName, UnknownStrategy};
 use crate::record::{Address, NameError, NodeId, ServiceName};
 
-/// A metadata entry.
+/// Metadata entry.
 pub(super) type Pair = (String, String);
 
 pub(super) fn service(text: &str) -> Result<String, String> {
@@ -21,14 +21,14 @@ pub(super) fn version(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty: give a version, such as 1.2.0".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// What can be listened on. As Go has it, `:8080` is every interface.
+/// Parses an address to listen on. As in Go, `:8080` means every interface.
 pub(super) fn bind(text: &str) -> Result<String, String> {
     let text = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     with_port(&text)?;
     Ok(text)
 }
 
-/// What clients can be told; the port may be missing.
+/// Parses an address to advertise to clients. The port is optional.
 pub(super) fn advertise(text: &str) -> Result<String, String> {
     let has_port = text.contains(':') && text.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
     match has_port {
@@ -39,7 +39,7 @@ pub(super) fn advertise(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// One entry.
+/// Parses one metadata entry.
 pub(super) fn pair(text: &str) -> Result<Pair, String> {
     match text.trim().split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -47,12 +47,12 @@ pub(super) fn pair(text: &str) -> Result<Pair, String> {
     }
 }
 
-/// Entries, with commas between.
+/// Parses metadata entries separated by commas.
 pub(super) fn pairs(text: &str) -> Result<Vec<Pair>, String> {
     text.split(',').map(|part| pair(part).map_err(|why| format!("has {part:?}, which {why}"))).collect()
 }
 
-/// Entries as go-micro reads them: a key without a value has an empty one.
+/// Parses metadata entries as go-micro does: a key without a value has an empty one.
 pub(super) fn go_pairs(text: &str) -> Result<Vec<Pair>, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts.map(|part| if part.contains('=') { pair(part) } else { Ok((part.to_owned(), String::new())) }).collect()
@@ -66,7 +66,7 @@ pub(super) fn strategy(text: &str) -> Result<StrategyName, String> {
     text.parse().map_err(|unknown: UnknownStrategy| unknown.why())
 }
 
-/// Seconds, a whole number, as go-micro counts a registration's times.
+/// Parses a whole number of seconds, go-micro's format for the times of a registration.
 pub(super) fn go_seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(0) => Err("is no time: a registration needs one; give more than zero, such as 15".to_owned()),
@@ -79,7 +79,7 @@ fn named<T>(checked: Result<T, NameError>, text: &str) -> Result<String, String>
     checked.map(|_| text.to_owned()).map_err(|error| error.why().to_owned())
 }
 
-/// Whether it is a host and a port, which may be 0: any.
+/// Checks that the text is a host and a port. Port 0 means any port.
 fn with_port(text: &str) -> Result<(), String> {
     let any = text.strip_suffix(":0").map(|host| format!("{host}:1"));
     let checked = any.as_deref().unwrap_or(text).parse::<Address>();

@@ -1,4 +1,4 @@
-//! URLs, and what is said of wrong ones.
+//! URLs of registries, and the errors of invalid ones.
 
 use waypost::{Registry, connect};
 
@@ -6,7 +6,7 @@ async fn error(url: &str) -> String {
     connect(url).await.unwrap_err().to_string()
 }
 
-/// Without the schemes that are in this build.
+/// Returns the error without the schemes of this build.
 async fn wrong(url: &str) -> String {
     error(url).await.split("; this build knows ").next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! The examples, run as a reader would run them.
+//! Examples, run as a reader would run them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use waypost_testkit::{Child, Program};
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// Built beside this test by the same `cargo test`.
+/// Returns the path of an example, built next to this test by the same `cargo test`.
 fn example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();

@@ -1,4 +1,4 @@
-//! After everything is closed nothing is left: no task, no descriptor, no file.
+//! Leak check: after everything is closed, no task, descriptor or file is left.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Greeter for Polite {
     }
 }
 
-/// What this process has open, but for the look itself.
+/// Returns the open descriptors of this process, except the one that lists them.
 fn descriptors() -> Vec<String> {
     let mut open: Vec<_> = std::fs::read_dir("/proc/self/fd")
         .unwrap()
@@ -37,7 +37,7 @@ fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-/// One whole life: a server registers, a client calls it, all is closed.
+/// Runs one life cycle: a server registers, a client calls it, and all is closed.
 async fn live(url: &str) {
     let ours = connect(url).await.unwrap();
     let theirs = connect(url).await.unwrap();
@@ -60,14 +60,14 @@ async fn live(url: &str) {
     theirs.close().await.unwrap();
 }
 
-/// Alone in a process, since other tests open descriptors too: run by the test below.
+/// Runs alone in a process, started by the test below, since other tests open descriptors too.
 #[expect(clippy::disallowed_methods, reason = "a child is told where by its environment")]
 #[ignore = "the child of the test below"]
 #[tokio::test]
 async fn child() {
     let dir = std::env::var("WAYPOST_TEST_DIR").unwrap();
     let url = format!("local://{dir}");
-    // The first life opens what a runtime opens once and keeps.
+    // The first life cycle opens the descriptors that a runtime opens once and keeps.
     live(&url).await;
     let (descriptors_before, tasks_before) = (descriptors(), tasks());
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! One binary for all integration tests of the façade.
+//! Single binary for all integration tests of the façade.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod connect;

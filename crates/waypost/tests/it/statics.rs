@@ -1,4 +1,5 @@
-//! A client in a `static`, used from many runtimes: its tasks end with the runtime that happened to start them, and others go on.
+//! Client in a `static`, used from many runtimes. Its tasks end with the runtime that started them,
+//! and restart on another.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, mpsc};
@@ -16,7 +17,7 @@ use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse}
 
 const LONG: Duration = Duration::from_secs(10);
 
-/// Answers with its name.
+/// Greeter that answers with its name.
 struct Named(&'static str);
 
 #[tonic::async_trait]
@@ -26,7 +27,7 @@ impl Greeter for Named {
     }
 }
 
-/// A real server on a thread of its own, until this is dropped.
+/// Real server on a thread of its own, stopped when this is dropped.
 struct Thread {
     address: String,
     _stop: oneshot::Sender<()>,
@@ -60,12 +61,12 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// One registry with one server, and a client that has called nothing yet.
+/// Registry with one server, and a client that has made no call yet.
 struct Town {
-    /// A handle of its own, as another process would have.
+    /// Opens a handle of its own, as another process would have.
     registry: Box<dyn Fn() -> AnyRegistry + Send + Sync>,
     channel: Channel,
-    /// Of the same client; its calls may not be sent twice.
+    /// Channel of the same client whose calls may not be sent twice.
     cautious: Channel,
     _server: Option<Thread>,
     _dir: Option<TempDir>,
@@ -103,7 +104,7 @@ impl Town {
     }
 }
 
-/// On a runtime that has ended when this returns.
+/// Opens a registry on a runtime that has ended when this function returns.
 fn open(url: &str) -> AnyRegistry {
     let url = url.to_owned();
     std::thread::spawn(move || runtime().block_on(connect(&url)).unwrap()).join().unwrap()
@@ -120,7 +121,7 @@ static TOWNS: LazyLock<[Town; 3]> = LazyLock::new(|| {
     [memory, Town::local(), fixed]
 });
 
-/// The body of each of ten tests, of which some run at the same time.
+/// Body of each of ten tests, some of which run concurrently.
 async fn every_call_is_answered() {
     for _ in 0..30 {
         for town in &*TOWNS {
@@ -144,7 +145,7 @@ mod ten_tests_share_a_client {
     tests!(a b c d e f g h i j);
 }
 
-/// Calls without end, until told to stop; returns the first error.
+/// Makes calls until `stop` is set, and returns the first error.
 async fn callers(channel: &Channel, answered: Arc<AtomicUsize>, stop: Arc<AtomicBool>) -> Result<(), Status> {
     let mut callers = JoinSet::<Result<(), Status>>::new();
     for _ in 0..8 {
@@ -174,7 +175,7 @@ fn until(what: &str, condition: impl Fn() -> bool) {
     });
 }
 
-/// The runtime of all tasks of the client ends, again and again, while another is calling.
+/// Ends the runtime of all tasks of the client repeatedly while another runtime makes calls.
 fn runtimes_end_under_calls(town: &Town) {
     let mut first = runtime();
     first.block_on(hello(&town.channel)).unwrap();
@@ -197,7 +198,7 @@ fn runtimes_end_under_calls(town: &Town) {
         second.block_on(calling).unwrap().unwrap();
         first = second;
     }
-    // The registry is still followed.
+    // The registry is still watched.
     let _second = Thread::start("second", (town.registry)());
     let called = async { while hello(&town.channel).await.unwrap() != "second" {} };
     first.block_on(async { tokio::time::timeout(LONG, called).await }).expect("the second node is never called");

@@ -1,4 +1,4 @@
-//! Which etcd there is on this machine. It starts no server.
+//! Search for an etcd on this machine. It starts no server.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,16 +11,16 @@ use tokio::time::timeout;
 
 use crate::failure::Failure;
 
-/// How long it may take to say its version.
+/// Maximum time for etcd to print its version.
 const ANSWER: Duration = Duration::from_secs(10);
 
 const REMEDY: &str = "get one: apt-get install etcd-server, or cargo xtask etcd; or name one: WAYPOST_ETCD=/path/to/etcd";
 
-/// An etcd that told its version.
+/// etcd binary of a known version.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Binary {
     pub(super) path: PathBuf,
-    /// Such as 3.4.23.
+    /// Version, such as 3.4.23.
     pub(super) version: String,
 }
 
@@ -30,10 +30,11 @@ impl fmt::Display for Binary {
     }
 }
 
-/// `$WAYPOST_ETCD`, else that on the `PATH`, else the newest that `cargo xtask etcd` has built.
+/// Finds etcd: `$WAYPOST_ETCD`, else the one on the `PATH`, else the newest that `cargo xtask etcd`
+/// has built.
 ///
 /// # Errors
-/// There is none, or it does not run; the text says what to do.
+/// [`Failure`] if there is none, or it does not run; the text says what to do.
 pub(super) async fn etcd() -> Result<Binary, Failure> {
     let none = || Failure::registry("this machine has no etcd: none is named in WAYPOST_ETCD, on the PATH or built").next(REMEDY);
     let path = choose(|name| std::env::var_os(name)).ok_or_else(none)?;
@@ -59,19 +60,19 @@ fn on_path(folders: &OsString) -> Option<PathBuf> {
     std::env::split_paths(folders).map(|folder| folder.join("etcd")).find(|path| path.is_file())
 }
 
-/// In a folder of one folder for each version.
+/// Returns the newest etcd in a directory with one subdirectory per version.
 fn newest(folder: &Path) -> Option<PathBuf> {
     let built = std::fs::read_dir(folder).ok()?.flatten().filter(|entry| entry.path().join("etcd").is_file());
     let newest = built.max_by_key(|entry| numbers(&entry.file_name().to_string_lossy()))?;
     Some(newest.path().join("etcd"))
 }
 
-/// 3.6.16 as [3, 6, 16]; what is no version is older than any.
+/// Parses 3.6.16 as `[3, 6, 16]`. Any other name sorts before all versions.
 fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map(str::parse).collect::<Result<_, _>>().unwrap_or_default()
 }
 
-/// The version in `etcd Version: 3.4.23`, the first line of `etcd --version`.
+/// Returns the version in `etcd Version: 3.4.23`, the first line of `etcd --version`.
 fn version(said: &str) -> Option<String> {
     let version = said.lines().next()?.strip_prefix("etcd Version: ")?.trim();
     version.starts_with(|c: char| c.is_ascii_digit()).then(|| crate::escape::text(version))

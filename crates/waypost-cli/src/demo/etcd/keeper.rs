@@ -1,4 +1,5 @@
-//! `waypost demo keep-etcd`: runs an etcd for as long as its own stdin is open, and leaves nothing of it.
+//! `waypost demo keep-etcd`: runs an etcd as long as its own stdin is open, and leaves nothing
+//! behind.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,10 @@ use crate::failure::Failure;
 use crate::output;
 use crate::signals::Signals;
 
-/// What etcd logs, in every version, once it answers clients; before that it accepts and is silent.
+/// Message that every version of etcd logs once it serves clients. Before that, it accepts
+/// connections but does not respond.
 const SERVING: &str = "serving client traffic";
-/// What etcd's own flags are called in the environment, and the one that some machines cannot do without.
+/// Prefix of the environment variables for etcd's flags. Some machines require [`NEEDED`].
 const FLAGS: &str = "ETCD_";
 const NEEDED: &str = "ETCD_UNSUPPORTED_ARCH";
 
@@ -57,7 +59,7 @@ fn command(etcd: &Path, folder: &Path, [client, peer]: &[Port; 2]) -> Command {
         format!("--initial-cluster=demo=http://{peer}"),
         format!("--initial-cluster-token=waypost-demo-{}", std::process::id()),
     ]);
-    // The machine's own etcd may be set up by the environment.
+    // Variables of the environment may configure another etcd of this machine.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with(FLAGS) && name != NEEDED {
             command.env_remove(name);
@@ -67,7 +69,7 @@ fn command(etcd: &Path, folder: &Path, [client, peer]: &[Port; 2]) -> Command {
     command
 }
 
-/// Reads all that etcd says; tells when it serves, and returns why it ended.
+/// Reads all output of etcd, reports when it serves, and returns the reason why it ended.
 async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, Failure> {
     let (Some(stdout), Some(stderr)) = (etcd.stdout.take(), etcd.stderr.take()) else { return Ok(None) };
     let (mut log, mut errors) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
@@ -87,7 +89,7 @@ async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, Failu
     Ok(Some(complaint.map_or_else(|| status.to_string(), |complaint| format!("{status}: {complaint}"))))
 }
 
-/// What a line complains about, if it does.
+/// Returns the error that a line reports, if any.
 fn told(line: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Logged {

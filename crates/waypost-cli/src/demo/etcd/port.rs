@@ -1,12 +1,13 @@
-//! Ports of loopback that are chosen before a server listens on them.
+//! Loopback ports that are chosen before a server listens on them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::TcpSocket;
 
-/// A port of 127.0.0.1 chosen by the system, held by a socket that is bound and never listens. The system gives it to nobody else, but a
-/// program that sets SO_REUSEADDR, as Go's do, can listen on it.
+/// Port of 127.0.0.1 chosen by the system, held by a socket that is bound and never listens. The
+/// system assigns it to no other socket, but a program that sets SO_REUSEADDR, as Go's do, can
+/// listen on it.
 pub(super) struct Port {
     pub(super) address: SocketAddr,
     _keeper: TcpSocket,

@@ -1,11 +1,11 @@
-//! Every command, and what it says: the same on every etcd.
+//! Every command and its output, which is the same on every etcd.
 
 use waypost_testkit::Child;
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 
 use crate::support::{Ended, Host, each, end};
 
-/// Soon seen dead, and long enough for a busy machine.
+/// Times within which a dead node soon expires, and long enough for a busy machine.
 const SHORT: [&str; 4] = ["--ttl", "6s", "--interval", "2s"];
 
 async fn start(binary: &Binary) -> (Etcd, Host) {
@@ -14,14 +14,14 @@ async fn start(binary: &Binary) -> (Etcd, Host) {
     (etcd, host)
 }
 
-/// What a command that must go well puts on stdout, and that it puts nothing on stderr.
+/// Returns stdout of a command that must succeed and write nothing to stderr.
 async fn shown(host: &Host, args: &[&str]) -> String {
     let ended = host.run(args).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
     ended.stdout
 }
 
-/// The code and stderr of a command that must leave stdout alone.
+/// Returns the exit code and stderr of a command that must not write to stdout.
 fn said(ended: &Ended) -> String {
     assert_eq!(ended.stdout, "");
     format!("{}\n{}", ended.code.unwrap(), ended.stderr)

@@ -1,4 +1,4 @@
-//! `waypost demo` on etcd: on one that is there, and on one of its own.
+//! `waypost demo` on an existing etcd, and on one of its own.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -11,13 +11,13 @@ use crate::support::{DEADLINE, each, end, eventually, run, waypost};
 
 const PASSWORD: &str = "correct-horse";
 
-/// A small demo whose temporary folder is `folder`, on an etcd of its own.
+/// Returns a small demo on an etcd of its own, whose temporary directory is `folder`.
 fn demo(binary: &Binary, folder: &Path, args: &[&str]) -> Program {
     let small = ["demo", "--etcd", "--servers", "3", "--rate", "100", "--phase", "1s"];
     waypost().env("WAYPOST_REGISTRY", "nowhere").env("WAYPOST_ETCD", binary.path()).env("TMPDIR", folder).args(small).args(args)
 }
 
-/// The command lines of the processes that name `folder`: the etcds with their data there.
+/// Returns the command lines of the processes that name `folder`: the etcds with their data there.
 fn etcds(folder: &Path) -> Vec<(i32, String)> {
     let folder = folder.display().to_string();
     command_lines().into_iter().filter(|(_, line)| line.contains(&folder)).collect()
@@ -37,7 +37,7 @@ fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// A demo in the midst of its restarts.
+/// Starts a demo, and waits until its restarts have begun.
 async fn midst(program: &Program) -> Child {
     let demo = Child::start("demo", &program.clone().own_group()).unwrap();
     eventually(|| demo.stderr().iter().any(|line| line.contains("SIGTERM"))).await;
@@ -68,7 +68,7 @@ async fn the_servers_of_a_demo_on_an_etcd_with_passwords_do_not_show_them() {
         let args = ["demo", "--servers", "2", "--rate", "50", "--phase", "1s"];
         let mut demo = midst(&waypost().env("RUST_LOG", "debug").args(["--registry", &url]).args(args)).await;
         let pid = i32::try_from(demo.pid()).unwrap();
-        // Each bears the demo's process id in its name.
+        // Each server has the demo's process id in its name.
         let is_ours = |line: &str| line.contains("demo server") && line.trim_end().ends_with(&format!("-{pid}"));
         let servers: Vec<_> = command_lines().into_iter().filter(|(_, line)| is_ours(line)).collect();
         assert!(!servers.is_empty() && !format!("{servers:?}").contains(PASSWORD), "{servers:?}");
@@ -76,7 +76,7 @@ async fn the_servers_of_a_demo_on_an_etcd_with_passwords_do_not_show_them() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.stderr.contains(&format!("in etcd://{}, 50 calls", etcd.addresses()[0])), "{}", ended.stderr);
         assert!(!format!("{ended:?}").contains(PASSWORD));
-        // The one that was killed could not leave: its lease runs out.
+        // The killed server could not leave: its record stays until its lease expires.
         let killed = format!("/micro/registry/greeter/greeter-a2-{pid}");
         assert!(etcd.keys("/micro/").await.unwrap().iter().all(|key| *key == killed));
     })

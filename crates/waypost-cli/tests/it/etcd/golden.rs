@@ -1,4 +1,4 @@
-//! What the demo's server writes to a real etcd is what go-micro writes: key and value, byte for byte.
+//! Record of the demo's server in a real etcd: key and value are go-micro's, byte for byte.
 
 use waypost_testkit::etcd::{Etcd, Options};
 
@@ -25,7 +25,8 @@ async fn the_demos_record_is_go_micros_byte_for_byte() {
     .await;
 }
 
-/// The text without each `"key":"value"` whose key begins so, and the comma between it and its neighbour. Values hold no quotes here.
+/// Removes each `"key":"value"` whose key begins with `key`, and the comma next to it. Values hold
+/// no quotes here.
 fn without_pairs(json: &str, key: &str) -> String {
     let start = format!("\"{key}");
     let mut text = json.to_owned();

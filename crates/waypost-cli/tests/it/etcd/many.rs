@@ -1,4 +1,4 @@
-//! 10 000 nodes: 1 000 services of ten.
+//! Registry of 10 000 nodes: 1 000 services of ten.
 
 use std::process::Stdio;
 
@@ -12,10 +12,10 @@ use crate::support::{Host, each, run};
 
 const SERVICES: usize = 1_000;
 const NODES: usize = 10;
-/// Etcd takes a request of 1.5 MiB at most.
+/// Number of puts in a transaction. etcd accepts a request of 1.5 MiB at most.
 const PUTS: usize = 1_000;
 
-/// A record with four methods, as a server of some size has them.
+/// Returns a record with four methods, as a server of some size has them.
 fn record(service: usize, node: usize) -> (String, String) {
     let name = format!("service-{service:04}");
     let mut node = Node::with_id(&name, &node.to_string(), format!("10.0.{}.{}:8080", service / 250, node));
@@ -29,11 +29,11 @@ fn record(service: usize, node: usize) -> (String, String) {
     (key, record.to_json())
 }
 
-/// Puts them all, many in one transaction.
+/// Puts all records, many in one transaction.
 async fn fill(etcd: &Etcd) {
     let all: Vec<_> = (0..SERVICES).flat_map(|service| (0..NODES).map(move |node| record(service, node))).collect();
     for some in all.chunks(PUTS) {
-        // Go reads quotes as JSON writes them.
+        // Go parses quotes as JSON writes them.
         let quoted = |value: &String| serde_json::to_string(value).unwrap();
         let puts = some.iter().map(|(key, value)| format!("put {key} {}\n", quoted(value)));
         transact(etcd, &format!("\n{}\n\n", puts.collect::<String>())).await;
@@ -69,7 +69,7 @@ async fn ten_thousand_nodes_are_listed_whole_and_a_reader_may_stop() {
     .await;
 }
 
-/// As `| head -1` does it.
+/// Reads one line and closes the pipe, as `| head -1` does.
 async fn stopped_after_one_line(host: &Host) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
     command.args(["--registry", host.url(), "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

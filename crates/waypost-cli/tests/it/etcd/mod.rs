@@ -1,4 +1,4 @@
-//! The command line on every etcd there is.
+//! Command line on every etcd of this machine.
 
 mod commands;
 mod demo;

@@ -1,4 +1,5 @@
-//! What cannot be reached or refuses: the code, what the error says to do, and never a password.
+//! Registries that cannot be reached or refuse: the exit code, what the error says to do, and never
+//! a password.
 
 use waypost_testkit::Child;
 use waypost_testkit::etcd::{Etcd, Options};
@@ -8,7 +9,7 @@ use crate::support::{Ended, each, end, eventually, run, waypost};
 const PASSWORD: &str = "correct-horse";
 const WRONG: &str = "battery-staple";
 
-/// One place that is of no use, and the texts of what runs there.
+/// Registry that cannot be used, and the output of commands on it.
 struct Place {
     address: String,
     url: String,
@@ -21,12 +22,13 @@ impl Place {
         Self { address, url }
     }
 
-    /// The code and stderr of a command that must leave stdout alone.
+    /// Returns the exit code and stderr of a command that must not write to stdout.
     async fn said(&self, args: &[&str]) -> String {
         self.told(&run(&waypost().args(["--registry", &self.url]).args(args)).await)
     }
 
-    /// What it says before it is stopped, and at its end.
+    /// Returns the exit code and stderr of a command that is interrupted once it reports that it
+    /// continues.
     async fn said_until_stopped(&self, args: &[&str]) -> String {
         let mut child = Child::start("waypost", &waypost().args(["--registry", &self.url]).args(args)).unwrap();
         eventually(|| child.stderr().iter().any(|line| line.contains("ing on"))).await;
@@ -83,7 +85,7 @@ async fn a_member_that_hangs_is_named() {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.pause().unwrap();
         let said = Place::new(&etcd, "etcd", "", "").said(&["list"]).await;
-        // For how long differs.
+        // The time limit in the text differs.
         said.split_once(" within ").map_or(said.clone(), |(said, _)| said.to_owned())
     })
     .await;
@@ -185,7 +187,8 @@ async fn encryption_must_be_on_both_sides() {
         let mutual = Etcd::start(&binary, &Options::one().mutual_tls()).await.unwrap();
         let ca = |etcd: &Etcd| format!("?ca={}", etcd.authority().unwrap().certificate().display());
         assert!(Place::new(&tls, "etcds", "", &ca(&tls)).said(&["get", "greeter"]).await.starts_with("1\nerror: service"));
-        // Whether the other side says why, hangs up or resets the connection is chance; what to do is the same.
+        // The other side may report a reason, close or reset the connection, by chance. What to do
+        // is the same.
         for (place, remedy) in [
             (Place::new(&tls, "etcd", "", ""), "(does it want TLS? etcds:// is with)"),
             (Place::new(&plain, "etcds", "", ""), "etcd:// is without)"),

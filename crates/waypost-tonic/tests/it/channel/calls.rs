@@ -1,4 +1,4 @@
-//! What a caller gets when all is well, and which node gave it.
+//! Successful calls, retries by policy, and the node that served each call.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

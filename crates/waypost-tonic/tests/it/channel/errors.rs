@@ -1,4 +1,4 @@
-//! The full text of every error a caller may see.
+//! Full text of every error that a caller may see.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_tonic::{Channel, Client};
 
-/// Ports and times differ from run to run.
+/// Returns the text of a status without ports and times, which differ from run to run.
 fn text(status: &Status) -> String {
     let mut text = format!("{:?}: ", status.code());
     let mut digits = String::new();
@@ -57,7 +57,7 @@ async fn hello(channel: &Channel, timeout: Option<Duration>) -> Status {
     GreeterClient::new(channel.clone()).hello(request).await.unwrap_err()
 }
 
-/// An address of this host on which nobody listens.
+/// Returns an address of this host without a listener.
 async fn dead() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().to_string()
@@ -111,7 +111,7 @@ async fn the_node_dies_with_the_call() {
     });
     let error = hello(&channel(&memory), None).await;
     server.await.unwrap();
-    // What is known of the node is being found out at this very moment.
+    // The counts in parentheses depend on how far the client has noticed the lost connection.
     let shown = text(&error);
     let (before, after) = shown.split_once(" (").unwrap();
     let (_, after) = after.split_once(')').unwrap();

@@ -1,4 +1,5 @@
-//! Mistakes of a caller in its own request: the caller learns of them, and no node is blamed.
+//! Mistakes of a caller in its own request. The caller receives the error, and no node is charged
+//! with a failure.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -30,7 +31,8 @@ impl Both {
         Self { _town: town, _running: running, service, _client: client, ours, tonics }
     }
 
-    /// Asserts that nothing was blamed on the node; `received`: calls that reached it since the last time.
+    /// Asserts that no failure was counted for the node, and that `received` calls reached it since
+    /// the last check.
     fn assert_blameless(&self, received: u64, what: &str) {
         let node = self.ours.snapshot().nodes.remove(0);
         assert_eq!((node.failed, node.in_flight), (0, 0), "{what}");
@@ -71,7 +73,7 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
     let both = Both::new().await;
     let large = || word("x".repeat(100));
     let ours = ParrotClient::new(both.ours.clone()).max_encoding_message_size(50).look(large()).await.unwrap_err();
-    // tonic's channel says INTERNAL, "h2 protocol error", and loses the encoder's own words.
+    // tonic's channel returns INTERNAL, "h2 protocol error", and loses the encoder's text.
     assert_eq!(ours.code(), Code::OutOfRange);
     assert!(ours.message().contains("the limit is: 50 bytes"), "{ours}");
     both.assert_blameless(0, "unary");
@@ -88,7 +90,8 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
         assert_eq!((error.code(), error.message()), (ours.code(), ours.message()), "message {n} of a stream");
         let node = both.ours.snapshot().nodes.remove(0);
         assert_eq!((node.failed, node.in_flight), (0, 0), "message {n} of a stream");
-    } // After the response has begun, its stream ends with the same.
+    }
+    // Once the response has begun, its stream ends with the same status.
     let (sender, receiver) = tokio::sync::mpsc::channel(2);
     sender.send(word("hi")).await.unwrap();
     let mut client = ParrotClient::new(both.ours.clone()).max_encoding_message_size(50);

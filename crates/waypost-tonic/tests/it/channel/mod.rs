@@ -1,4 +1,4 @@
-//! A channel under real stubs, against real servers on loopback.
+//! Channel under real stubs, against real servers on loopback.
 
 mod calls;
 mod errors;

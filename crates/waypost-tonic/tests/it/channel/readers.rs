@@ -1,4 +1,4 @@
-//! Callers that read slowly or not at all: no other call of the same connection pays for it.
+//! Callers that read slowly or not at all. No other call of the same connection is delayed by them.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::{Service, Town};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// One node, so that every call is beside every other; its connection is there when this returns.
+/// One node, so that all calls share a connection, which is open when `new` returns.
 struct Alone {
     parrot: ParrotClient<Channel>,
     node: Service,
@@ -32,7 +32,7 @@ impl Alone {
         alone
     }
 
-    /// A call that may not be sent twice is answered.
+    /// Makes a call that may not be sent twice, and expects a response.
     async fn say(&mut self) {
         let mut request = Request::new(Word { text: "hi".into(), number: 0 });
         request.set_timeout(Duration::from_secs(5));
@@ -40,7 +40,8 @@ impl Alone {
         self.said += 1;
     }
 
-    /// Says until no message has been streamed for fifty calls, and at least `messages` were.
+    /// Makes calls until no message was streamed during fifty of them, and at least `messages` were
+    /// streamed.
     async fn say_until_blocked(&mut self, messages: u64) {
         let blocked = async {
             let (mut streamed, mut calls) = (0, 0);

@@ -1,4 +1,4 @@
-//! Streams of every kind, and that in-flight is counted until they end.
+//! Streams of every kind, which count as in flight until they end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -67,7 +67,7 @@ async fn a_client_stream_gathers_and_a_conversation_goes_back_and_forth() {
     assert_eq!(gathering.await.unwrap(), Word { text: "onetwothree".into(), number: 3 });
 
     let (sender, receiver) = mpsc::channel(1);
-    // The response's headers come before the first word is said.
+    // The response's headers arrive before the first message is sent.
     let mut answers = parrot.talk(Received(receiver)).await.unwrap().into_inner();
     for text in ["a", "b", "c"] {
         sender.send(word(text)).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_large_message_and_a_deadline_in_the_middle_of_a_stream() {
     client.close().await;
 }
 
-/// Gives the words that come, and panics once no more will.
+/// Stream of the received words, which panics when there are no more.
 struct Panicking(mpsc::Receiver<Word>);
 
 impl Stream for Panicking {
@@ -132,11 +132,11 @@ async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blame
     let client = Client::new(town.registry());
     let channel = client.channel("greeter").unwrap();
     let mut parrot = ParrotClient::new(channel.clone());
-    // At once, when nothing was sent.
+    // The stream panics at once, before anything was sent.
     let (_, none) = mpsc::channel(1);
     let status = in_time(parrot.gather(Panicking(none))).await.unwrap_err();
     assert!(is_own(&status), "{status}");
-    // While the node waits for more.
+    // The stream panics while the node waits for more.
     let (sender, receiver) = mpsc::channel(1);
     let gathering = tokio::spawn({
         let mut parrot = parrot.clone();
@@ -148,7 +148,7 @@ async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blame
     drop(sender);
     let status = in_time(gathering).await.unwrap().unwrap_err();
     assert!(is_own(&status), "{status}");
-    // While the caller waits for an answer.
+    // The stream panics while the caller waits for a message.
     for words in 0..3 {
         let (sender, receiver) = mpsc::channel(1);
         let mut answers = in_time(parrot.talk(Panicking(receiver))).await.unwrap().into_inner();

@@ -1,4 +1,4 @@
-//! Calls without time left: no handler is called for them.
+//! Calls without time left, for which no handler is called.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -20,7 +20,7 @@ async fn serving() -> (Running, Service) {
     (server.add_service(ParrotServer::new(service.clone())).start().await.unwrap(), service)
 }
 
-/// Calls `method` with the given timeout over h2 itself, and returns the headers of the response.
+/// Calls `method` with the given timeout over plain h2, and returns the headers of the response.
 async fn call(address: &str, method: &str, timeout: &str) -> HeaderMap {
     let (h2, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
     let mut tasks = JoinSet::new();

@@ -1,4 +1,4 @@
-//! A parrot that says everything back, and one word that it never answers.
+//! Server that echoes every message, except one that it never answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use waypost_greeter::parrot::Word;
 use waypost_greeter::parrot::parrot_client::ParrotClient;
 use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
 
-/// The word that is never answered.
+/// Message that is never answered.
 pub(crate) const HANG: &str = "hang";
 
-/// Counts the handlers that hang, by guards.
+/// Number of handlers that hang, counted by guards.
 #[derive(Clone)]
 pub(crate) struct Hanging(Arc<watch::Sender<usize>>);
 
 impl Hanging {
-    /// Waits until so many hang.
+    /// Waits until `count` handlers hang.
     pub(crate) async fn are(&self, count: usize) {
         let mut now = self.0.subscribe();
         timeout(Duration::from_secs(10), now.wait_for(|now| *now == count)).await.expect("in time").unwrap();
@@ -87,7 +87,7 @@ pub(crate) async fn client(address: &str) -> ParrotClient<Channel> {
     ParrotClient::new(connect(address).await.expect("it listens"))
 }
 
-/// Waits until nobody accepts there.
+/// Waits until the address refuses connections.
 pub(crate) async fn refuses(address: &str) {
     let refused = async {
         while TcpStream::connect(address).await.is_ok() {
@@ -97,7 +97,7 @@ pub(crate) async fn refuses(address: &str) {
     timeout(Duration::from_secs(10), refused).await.expect("it stops to accept");
 }
 
-/// A conversation that stays in flight until it is hung up.
+/// Bidirectional stream that stays in flight until it is ended.
 pub(crate) struct Talk {
     say: mpsc::Sender<Word>,
     hear: Streaming<Word>,
@@ -117,14 +117,14 @@ impl Talk {
         Ok(self.hear.message().await?.expect("an answer").text)
     }
 
-    /// Ends it in order.
+    /// Ends the stream gracefully.
     pub(crate) async fn hang_up(self) -> Result<Option<Word>, Status> {
         let Self { say, mut hear } = self;
         drop(say);
         hear.message().await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the stream ends by itself.
     pub(crate) async fn ends(mut self) -> Result<Option<Word>, Status> {
         self.hear.message().await
     }

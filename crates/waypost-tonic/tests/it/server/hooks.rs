@@ -1,4 +1,5 @@
-//! Hooks that fail, panic, hang or block, and registries that cannot be left: none skips or delays the stop.
+//! Hooks that fail, panic, hang or block, and registries that cannot be left. None of them skips or
+//! delays the stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -14,7 +15,7 @@ use waypost_tonic::server::Server;
 use super::echo::{self, HANG, Talk, word};
 use super::lifecycle::{SOON, builder, config, left, registered, stopped};
 
-/// A limit that hooks and calls reach in these tests.
+/// Limit that hooks and calls reach in these tests.
 const LIMIT: Duration = Duration::from_millis(300);
 
 type Done = std::future::Ready<Result<(), Box<dyn std::error::Error + Send + Sync>>>;
@@ -164,7 +165,7 @@ async fn a_registry_that_cannot_be_left_does_not_delay_the_stop() {
 async fn an_unreachable_registry_delays_the_stop_by_its_timeout_once() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
-    // The memory registry's own timeout is the default one.
+    // The memory registry uses the default timeout.
     let (delay, limit) = (Duration::from_millis(200), Config::default().timeout);
     let running = builder.register(config(delay)).start().await.unwrap();
     running.registered().await.unwrap();

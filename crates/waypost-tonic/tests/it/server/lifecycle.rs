@@ -1,4 +1,4 @@
-//! Start and stop, in this process.
+//! Start and stop of a server in this process.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(super) fn config(drain_delay: Duration) -> Config {
     config
 }
 
-/// A parrot with a drain delay of 200 ms, to be started.
+/// Returns a builder for an echo server with a drain delay of 200 ms.
 pub(super) fn builder(registry: &MemoryRegistry) -> (Builder, Hanging) {
     let (service, hanging) = echo::service();
     let builder = Server::builder("parrot")

@@ -1,4 +1,4 @@
-//! Lines that a child's server logs, told to the parent.
+//! Log lines of a child's server, printed for the parent.
 
 use std::fmt::Debug;
 
@@ -6,7 +6,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// A subscriber that tells the level and the message of each event of the server at INFO and above.
+/// Subscriber that prints the level and the message of each event of the server at INFO and above.
 pub(super) struct Told;
 
 impl Subscriber for Told {

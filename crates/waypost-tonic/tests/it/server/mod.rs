@@ -1,4 +1,4 @@
-//! The server over real sockets: in this process, and as a child that gets real signals.
+//! Server over real sockets: in this process, and as a child that receives real signals.
 
 mod deadlines;
 mod echo;

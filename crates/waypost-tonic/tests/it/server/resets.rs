@@ -1,5 +1,6 @@
-//! A caller that gives up many calls at once costs its neighbours on the connection nothing. The frames are written by hand, in one
-//! piece, so that the server finds each reset before it has accepted the stream.
+//! Calls that are cancelled in large numbers at once. No other call of the connection is affected.
+//! The frames are written by hand, in one piece, so that the server reads each reset before it has
+//! accepted the stream.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +26,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Headers of a call, each a literal that is not indexed.
+/// Returns the headers of a call, each a literal that is not indexed.
 fn headers(stream: u32) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
@@ -48,7 +49,8 @@ fn cancelled(stream: u32) -> Vec<u8> {
     [headers(stream), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
 }
 
-/// Reads frames until each of `streams` has ended; a GOAWAY or the end of the connection is a failure.
+/// Reads frames until each of `streams` has ended; a GOAWAY or the end of the connection is a
+/// failure.
 async fn answered(connection: &mut TcpStream, mut streams: BTreeSet<u32>) -> Result<(), String> {
     while !streams.is_empty() {
         let mut head = [0; 9];

@@ -1,4 +1,5 @@
-//! A server as a child process, ended by real signals: this test binary again, running the one test marked as the child.
+//! Server as a child process, stopped by real signals. The child is this test binary, run with one
+//! test that is marked as the child.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::echo::{self, HANG, Talk, word};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Tells the parent something, on a line that the test harness may have begun.
+/// Prints an event for the parent, on a line that the test harness may have begun.
 pub(super) fn tell(what: &str) {
     println!("@{what}");
 }
@@ -25,20 +26,21 @@ fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
-/// How many sockets the process has open.
+/// Returns the number of sockets that the process has open.
 fn sockets() -> usize {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
     open.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
-/// The child: a parrot that tells when it is registered and when it has left, and what it left behind.
+/// Child: an echo server that reports its registration, its deregistration, and the sockets left
+/// open.
 #[tokio::test]
 #[ignore = "the child of the tests below; alone it ends by itself after 20 s"]
 async fn child() {
     run_child(|server| server).await;
 }
 
-/// The child whose `after_start` hook tells that it runs, and never ends.
+/// Child whose `after_start` hook reports that it runs, and never ends.
 #[tokio::test]
 #[ignore = "the child of a test below; alone it ends by itself after 20 s"]
 async fn child_that_never_starts() {
@@ -49,7 +51,8 @@ async fn child_that_never_starts() {
     run_child(|server| server.after_start(hook)).await;
 }
 
-/// The child whose `after_start` hook uses up the descriptors at SIGUSR1, and frees them at the next. It tells what the server logs.
+/// Child whose `after_start` hook uses up the descriptors at SIGUSR1, and frees them at the next.
+/// It prints the server's log.
 #[tokio::test]
 #[ignore = "the child of a test below; alone it ends by itself after 20 s"]
 async fn child_without_descriptors() {
@@ -97,7 +100,7 @@ async fn run_child(change: impl FnOnce(Builder) -> Builder) {
     tell(&format!("done, {} sockets left", sockets() - before.1));
 }
 
-/// A running child; killed when dropped.
+/// Running child, killed when dropped.
 struct Parrot {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -117,7 +120,7 @@ impl Parrot {
         Self { child, lines }
     }
 
-    /// The next thing the child tells that begins so; what follows it.
+    /// Waits for the next event of the child that begins with `what`, and returns what follows.
     async fn tells(&mut self, what: &str) -> String {
         let told = async {
             loop {
@@ -196,7 +199,7 @@ async fn a_server_without_descriptors_says_so_once_and_when_it_accepts_again() {
     server.tells("full").await;
     let waiting = tokio::net::TcpStream::connect(&address).await.unwrap();
     assert_eq!(server.tells("log ").await, "WARN cannot accept connections; retrying");
-    // Long enough for several more failures, which have no line of their own.
+    // Long enough for several more failures, which are not logged.
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.signal(Signal::USR1);
     assert_eq!(server.tells("log ").await, "INFO accepting connections again");

@@ -1,4 +1,5 @@
-//! What is wrong is told with who said it and what to write; and no password is ever shown.
+//! Errors of flags and variables: each names its source and what to write, and none shows a
+//! password.
 
 use clap::Parser;
 use insta::assert_snapshot;

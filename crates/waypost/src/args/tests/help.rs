@@ -1,4 +1,4 @@
-//! The help, as a user of such a service sees it, and what flattening does to a parser.
+//! Help as the users of a service see it, and the effect of flattening on a parser.
 
 use clap::{Args, Command, CommandFactory, Parser};
 

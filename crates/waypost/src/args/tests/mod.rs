@@ -1,4 +1,4 @@
-//! The flags as a service has them, with an environment that is an argument.
+//! Flags of a service, with the environment as an argument.
 
 mod errors;
 mod help;
@@ -19,7 +19,7 @@ struct Cli {
     workers: u8,
 }
 
-/// What these flags give.
+/// Returns the arguments parsed from these flags.
 fn parsed(flags: &[&str]) -> ServiceArgs {
     Cli::try_parse_from([&["greeterd"], flags].concat()).unwrap_or_else(|error| panic!("{flags:?}: {error}")).waypost
 }

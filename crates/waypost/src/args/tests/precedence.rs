@@ -1,4 +1,5 @@
-//! default < code < `MICRO_…` < `WAYPOST_…` < flag, each setting by itself, in every mixture of those that are there.
+//! Precedence of each setting, default < code < `MICRO_…` < `WAYPOST_…` < flag, in every
+//! combination of sources.
 
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use crate::record::Address;
 use crate::server::Builder;
 use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, Server, StaticRegistry};
 
-/// The variable or the flag, and its text. None where go-micro has no such setting.
+/// Variable or flag, and its value. A row has none where go-micro has no such setting.
 type Words = (&'static str, &'static str);
 
-/// One setting, and how it shows in `Debug`: by default, and as given by the code, by go-micro's variable, by ours, and by the flag.
+/// One setting, and its text in `Debug`: by default, and as given by the code, by go-micro's
+/// variable, by our variable, and by the flag.
 struct Row<C> {
     code: C,
     micro: Option<Words>,
@@ -22,7 +24,8 @@ struct Row<C> {
 }
 
 impl<C> Row<C> {
-    /// Calls `show` with every mixture; what it returns must show the strongest that is there, and none of the others.
+    /// Calls `show` with every combination of sources. The result must show the source of the
+    /// highest precedence, and none of the others.
     fn check(&self, show: impl Fn(Option<&C>, &[&str], &Environment) -> String) {
         for mixture in 0_u8..16 {
             let there = |level: u8| mixture & (1 << level) != 0;
@@ -112,7 +115,7 @@ fn of_a_server() {
             shown: ["interval: 5s", "interval: 1s", "interval: 2s", "interval: 3s", "interval: 4s"],
         },
         Row {
-            // The last of one key is the one that is registered.
+            // Of several entries with one key, the last is registered.
             code: |server| server.metadata("zone", "code"),
             micro: Some(("MICRO_SERVER_METADATA", "zone=micro")),
             waypost: ("WAYPOST_SERVER_METADATA", "zone=waypost"),
@@ -160,7 +163,7 @@ impl Strategy for Mine {
     }
 }
 
-/// The code's own word, on the client or on the channel.
+/// Setting of the code, on the client or on the channel.
 type ClientRow = Row<(fn(ClientBuilder) -> ClientBuilder, fn(ChannelBuilder) -> ChannelBuilder)>;
 
 #[test]
