@@ -1,4 +1,5 @@
-//! The rooms of `waypost-core`: each may use only `crate::<room before it>`. The order is ARCHITECTURE.md's list.
+//! Lint of the rooms of `waypost-core`: each may use only `crate::<room before it>`. The order is
+//! the list in ARCHITECTURE.md.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use super::architecture;
 use super::source::{Token, tokens};
 use crate::workspace::{Result, Workspace};
 
-/// Where the rooms are.
+/// Folder of the rooms.
 pub(super) const SOURCES: &str = "crates/waypost-core/src";
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
@@ -20,7 +21,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// The Rust files below `folder`, as `registry/mod.rs`.
+/// Returns the Rust files below `folder`, as `registry/mod.rs`.
 fn files(folder: &Path, prefix: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -36,7 +37,7 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// What the file `file` (from `src`) may not use. The crate root may use every room.
+/// Returns the forbidden uses in the file `file` (from `src`). The crate root may use every room.
 fn check(rooms: &[String], file: &str, source: &str) -> Vec<Finding> {
     let module = module(file);
     let Some(room) = module.first().cloned() else { return Vec::new() };
@@ -65,23 +66,23 @@ fn complaint(rooms: &[String], used: &str) -> String {
     }
 }
 
-/// The module a file is: `registry/mod.rs` is `[registry]`, `lib.rs` the root.
+/// Returns the module of a file: `registry/mod.rs` is `[registry]`, `lib.rs` the root.
 fn module(file: &str) -> Vec<String> {
     let path = file.trim_end_matches(".rs");
     path.split('/').filter(|part| !matches!(*part, "mod" | "lib")).map(str::to_owned).collect()
 }
 
-/// The crate root as a whole: `use crate::*`, `use crate as x`.
+/// Use of the crate root as a whole: `use crate::*`, `use crate as x`.
 const WHOLE: &str = "*";
 
-/// One use of something by its path from the crate's root.
+/// One use of an item by its path from the crate root.
 #[derive(Debug, PartialEq, Eq)]
 struct Use {
     room: String,
     line: usize,
 }
 
-/// Every room that these tokens of `module` name by `crate::` or `super::`.
+/// Returns every room that these tokens of `module` name by `crate::` or `super::`.
 fn uses(tokens: &[Token], module: Vec<String>) -> Vec<Use> {
     let mut reader = Reader { tokens, at: 0, module, inline: Vec::new(), depth: 0, found: Vec::new() };
     while reader.at < tokens.len() {
@@ -94,7 +95,7 @@ struct Reader<'a> {
     tokens: &'a [Token],
     at: usize,
     module: Vec<String>,
-    /// The brace depth at which each inline module opened.
+    /// Brace depth at which each inline module opened.
     inline: Vec<usize>,
     depth: usize,
     found: Vec<Use>,
@@ -133,7 +134,7 @@ impl Reader<'_> {
         self.at += 1;
     }
 
-    /// Follows one path, or one branch of a `use` tree below `base`, up to the room it names.
+    /// Follows one path, or one branch of a `use` tree below `base`, up to the room that it names.
     fn path(&mut self, base: Option<Vec<String>>) {
         let mut base = base.unwrap_or_else(|| self.module.clone());
         loop {
@@ -151,7 +152,7 @@ impl Reader<'_> {
         if self.text(0) == "{" { self.group(&base) } else { self.name(base.first().cloned()) }
     }
 
-    /// The path ends here: in `room`, or at the root, where the next word names the room.
+    /// Ends the path: in `room`, or at the root, where the next word names the room.
     fn name(&mut self, room: Option<String>) {
         let next = match self.text(0) {
             "self" | "super" | "crate" => WHOLE,
@@ -167,7 +168,7 @@ impl Reader<'_> {
         self.at += 1;
     }
 
-    /// The branches of `{a, b::{c, d}}`, each from `base`.
+    /// Follows the branches of `{a, b::{c, d}}`, each from `base`.
     fn group(&mut self, base: &[String]) {
         self.at += 1;
         let mut first = true;

@@ -1,13 +1,14 @@
-//! Rust source as a stream of words and marks: comments and literals are gone, lines are kept. Not a parser; enough to follow paths.
+//! Rust source as a stream of tokens: comments and literals are removed, lines are kept. Not a
+//! parser; sufficient to follow paths.
 
-/// A word or a mark, and the line it stands on.
+/// Word or mark, and its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) text: String,
     pub(super) line: usize,
 }
 
-/// The tokens of a source: identifiers, `::`, and any other character by itself.
+/// Returns the tokens of a source: identifiers, `::`, and any other character by itself.
 pub(super) fn tokens(source: &str) -> Vec<Token> {
     let masked = mask(source);
     let mut found = Vec::new();
@@ -32,7 +33,8 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The source with a blank for every character of a comment, string or character literal; line breaks stay.
+/// Returns the source with a blank for every character of a comment, string or character literal;
+/// line breaks are kept.
 fn mask(source: &str) -> String {
     let mut masked = String::with_capacity(source.len());
     let mut rest = source;
@@ -52,7 +54,7 @@ fn mask(source: &str) -> String {
     masked
 }
 
-/// The length of the comment that `text` begins with, or 0.
+/// Returns the length of the comment that `text` begins with, or 0.
 fn comment(text: &str) -> usize {
     if text.starts_with("//") {
         return text.find('\n').unwrap_or(text.len());
@@ -75,7 +77,8 @@ fn comment(text: &str) -> usize {
     text.len()
 }
 
-/// The length of the string or character literal that `text` begins with, or 0; a lifetime is none.
+/// Returns the length of the string or character literal that `text` begins with, or 0; a lifetime
+/// is not a literal.
 fn literal(text: &str) -> usize {
     match text.chars().next() {
         Some('"') => closed(text, '"'),
@@ -88,7 +91,8 @@ fn literal(text: &str) -> usize {
     }
 }
 
-/// The length of the literal with a prefix (`b"`, `c"`, `r#"`, `br"` …) that `text` begins with, or 0.
+/// Returns the length of the literal with a prefix (`b"`, `c"`, `r#"`, `br"` …) that `text` begins
+/// with, or 0.
 fn prefixed_literal(text: &str) -> usize {
     let prefix = ["br", "cr", "r", "b", "c"].into_iter().find(|prefix| {
         let after = text[..].strip_prefix(prefix).unwrap_or_default().trim_start_matches(['#']);
@@ -105,7 +109,7 @@ fn prefixed_literal(text: &str) -> usize {
     body.find(&end).map_or(text.len(), |at| prefix.len() + hashes + 1 + at + end.len())
 }
 
-/// The length of the literal up to its closing `quote`, escapes passed over.
+/// Returns the length of the literal up to its closing `quote`; escapes are skipped.
 fn closed(text: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
