@@ -1,5 +1,5 @@
-//! `bench callers`: many callers at one node with few streams, beside tonic's channel in the same run; more streams than one connection
-//! allows; and limits that rise while calls wait.
+//! `bench callers`: many callers at one node with few streams, beside tonic's channel in the same
+//! run; more streams than one connection allows; and limits that rise while calls wait.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -24,15 +24,15 @@ use crate::servers::Running;
 const CALLERS: [u64; 3] = [64, 200, 1_000];
 const STREAMS: u32 = 4;
 const TAKES: Duration = Duration::from_millis(20);
-/// Streams that are held open at one time, and the limits of the servers they go to.
+/// Number of streams that are held open at one time, and the stream limits of the servers.
 const HELD: usize = 800;
 const LIMITS: [u32; 2] = [100, 200];
-/// Longest time for one stream to begin.
+/// Maximum time for one stream to begin.
 const BEGIN: Duration = Duration::from_secs(10);
-/// Limits that rise to 100, and the calls that wait for it.
+/// Limits that rise to 100, and the number of calls that wait for it.
 const RISING: [u32; 2] = [0, 1];
 const WAITING: usize = 50;
-/// Longest time for waiting calls after the limit has risen.
+/// Maximum time for waiting calls after the limit has risen.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(options: &Options) -> Result<Figures> {
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<Figures> {
     })
 }
 
-/// In which order streams are begun.
+/// Order in which streams are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begin {
     AtOnce,
@@ -78,7 +78,7 @@ impl Report {
         let theirs = GreeterClient::new(theirs);
         let (mut waypost, mut tonic) = (Calls::default(), Calls::default());
         for turn in 0..2 {
-            // Half of the time each, in both orders.
+            // Each side gets half of the time, in both orders.
             let first = turn == 0;
             if first {
                 waypost.add(turned(&mine, callers, time).await);
@@ -150,7 +150,7 @@ impl Report {
     }
 }
 
-/// Half of the time, after a first call that connects.
+/// Calls for half of the time, after a first call that connects.
 async fn turned(caller: &impl Caller, callers: usize, time: Duration) -> Calls {
     let _ = caller.clone().hello().await;
     closed_loop(caller, callers, time / 2).await
@@ -170,14 +170,14 @@ async fn one_by_one(channel: &waypost::Channel) -> usize {
     for _ in 0..HELD {
         match begin(channel).await {
             Some(stream) => held.push(stream),
-            // The next ones would wait as long.
+            // The next streams would wait as long.
             None => break,
         }
     }
     held.len()
 }
 
-/// Begins a stream; its first message has come.
+/// Opens a stream and returns it once its first message has arrived.
 async fn begin(channel: &waypost::Channel) -> Option<Streaming<Word>> {
     let word = Word { text: "one".to_owned(), ..Word::default() };
     let begun = async {
@@ -193,7 +193,7 @@ async fn ours(address: &str) -> Result<(Client, GreeterClient<waypost::Channel>)
     Ok((client, GreeterClient::new(channel)))
 }
 
-/// A channel to one node that says what a Waypost server says.
+/// Creates a channel to one node with the record that a Waypost server writes.
 async fn channel(address: &str, descriptor: &[u8]) -> Result<(Client, waypost::Channel)> {
     let registry = MemoryRegistry::new();
     let mut service = Service::new("node");

@@ -1,5 +1,6 @@
-//! What a service loses when its processes and its network fail: real server processes, real signals, a registry in a directory or a real etcd,
-//! calls at a steady rate whatever the answers.
+//! `bench chaos`: calls that a service loses when its processes and its network fail. Uses real
+//! server processes, real signals, a registry in a directory or a real etcd, and calls at a steady
+//! rate, whatever the responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -26,10 +27,11 @@ use crate::servers::Slow;
 const SERVICE: &str = "greeter";
 const SERVERS: usize = 5;
 const START: Duration = Duration::from_secs(20);
-/// Longest time to the first answer where a firewall has forgotten the connections.
+/// Maximum time to the first response after a firewall has dropped the connection state.
 const FORGOTTEN: Duration = Duration::from_millis(1_500);
 
-/// Runs a server that registers itself: `node URL ID [ADVERTISED]`. It prints its address once it is registered.
+/// Runs a server that registers itself: `node URL ID [ADVERTISED]`. Prints its address, then
+/// `registered`.
 pub(crate) fn node(args: &[String]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let [url, id, advertised @ ..] = args else { return Err("node URL ID [ADVERTISED]".into()) };
@@ -107,7 +109,7 @@ fn grounds(options: &Options) -> Result<Vec<Ground>> {
     })
 }
 
-/// What one scenario came to.
+/// Result of one scenario.
 struct Outcome {
     name: String,
     calls: u64,
@@ -140,7 +142,7 @@ impl Outcome {
     }
 }
 
-/// One registry, for one scenario after the other.
+/// One registry, for one scenario after another.
 struct Stage {
     name: String,
     url: String,
@@ -170,7 +172,7 @@ impl Stage {
         drop((self.etcd, self.folder));
     }
 
-    /// A registry of its own for the next scenario.
+    /// Returns the URL of a registry of its own for the next scenario.
     fn next_url(&mut self) -> Result<String> {
         self.scenes += 1;
         let url = format!("{}/s{}", self.url, self.scenes);
@@ -182,7 +184,7 @@ impl Stage {
         Ok(url)
     }
 
-    /// Twenty processes that register and die each second, beside five good ones.
+    /// Starts twenty processes each second that register and die, beside five good ones.
     async fn crash_loop(&mut self, seconds: u64) -> Result<Vec<Outcome>> {
         let url = self.next_url()?;
         let _good = servers(&url, SERVERS).await?;
@@ -211,7 +213,7 @@ impl Stage {
         Ok(vec![outcome])
     }
 
-    /// A thousand registered nodes that refuse connections beside five good ones, for new clients.
+    /// Registers a thousand nodes that refuse connections, beside five good ones, for new clients.
     async fn dead(&mut self) -> Result<Vec<Outcome>> {
         let url = self.next_url()?;
         let refusing = Port::take()?;
@@ -230,7 +232,7 @@ impl Stage {
         Ok(outcomes)
     }
 
-    /// All five frozen.
+    /// Freezes all five servers for some seconds.
     async fn frozen(&mut self) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
         for (seconds, rate) in [(4, 200), (8, 200), (4, 2_000), (8, 2_000)] {
@@ -249,7 +251,7 @@ impl Stage {
         Ok(outcomes)
     }
 
-    /// All packets to and from all five lost, by a proxy before each.
+    /// Discards all packets to and from all five servers, by a proxy before each.
     async fn cut_off(&mut self) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
         for (seconds, rate) in [(4, 200), (8, 200), (4, 2_000), (8, 2_000)] {
@@ -268,7 +270,7 @@ impl Stage {
         Ok(outcomes)
     }
 
-    /// A firewall forgets the idle connections to three nodes.
+    /// Drops the state of the idle connections to three nodes, as a firewall does.
     async fn firewall(&mut self) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
         for idempotent in [true, false] {
@@ -326,7 +328,7 @@ async fn behind_proxies(url: &str, count: usize) -> Result<(Vec<Child>, Vec<Prox
     Ok((servers, proxies))
 }
 
-/// Registrations of nodes that refuse connections.
+/// Registers nodes that refuse connections.
 async fn dead(registry: &AnyRegistry, count: usize, address: &str) -> Result<Vec<Registration>> {
     let mut registrations = Vec::new();
     for number in 0..count {
@@ -354,7 +356,7 @@ async fn hello(channel: &Channel, timeout: Duration) -> std::result::Result<(), 
     GreeterClient::new(channel.clone()).hello(request).await.map(drop)
 }
 
-/// Calls at a steady rate, whatever the answers.
+/// Calls at a steady rate, whatever the responses.
 struct Load {
     task: tokio::task::JoinHandle<JoinSet<Call>>,
     stop: Arc<AtomicU64>,

@@ -1,36 +1,37 @@
-//! CPU time of this thread, and what one thing costs in it.
+//! CPU time of this thread, and the cost of one piece of work in it.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep;
 
-/// Time between two looks at whether all is at rest.
+/// Interval between two checks for idleness.
 const WINDOW: Duration = Duration::from_millis(5);
-/// What a window at rest may cost above the others.
+/// Maximum cost of an idle window above the median one.
 const NOISE: Duration = Duration::from_micros(15);
-/// Windows at rest, one after the other, that mean the end of the work.
+/// Number of consecutive idle windows that mark the end of the work.
 const QUIET: u32 = 3;
-/// Turns that the client's tasks get after each event: an event passes from task to task.
+/// Number of times that the client's tasks are polled after each event, since an event passes from
+/// task to task.
 const TURNS: usize = 12;
 
-/// CPU time of this thread so far.
+/// Returns the CPU time of this thread so far.
 pub(crate) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Measures what work costs on a runtime of one thread, down to some microseconds.
+/// Meter of the cost of work on a runtime of one thread, precise to some microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meter {
-    /// Cost of a window at rest: the timer itself.
+    /// Cost of an idle window: the timer itself.
     window: Duration,
-    /// Cost of turns in which nothing is done.
+    /// Cost of yields in which nothing is done.
     turns: Duration,
 }
 
 impl Meter {
-    /// Learns the cost of rest. Everything must be at rest already.
+    /// Measures the cost of idleness. Everything must be idle already.
     pub(crate) async fn new() -> Self {
         let (mut windows, mut idle_turns) = (Vec::new(), Vec::new());
         for _ in 0..21 {
@@ -42,7 +43,8 @@ impl Meter {
         Self { window: middle(windows), turns: middle(idle_turns) }
     }
 
-    /// The cost of `work` and of all that follows from it, until the thread is at rest. The thread has slept before, so its caches are cold.
+    /// Returns the cost of `work` and of all that follows from it, until the thread is idle. The
+    /// thread has slept before, so its caches are cold.
     pub(crate) async fn after_rest(&self, work: impl FnOnce()) -> Duration {
         let start = thread_cpu();
         work();
@@ -56,7 +58,8 @@ impl Meter {
         cost
     }
 
-    /// The cost of `work` and of what follows from it in the next turns of all tasks, where work follows on work.
+    /// Returns the cost of `work` and of what follows from it in the next polls of all tasks, while
+    /// work follows on work.
     pub(crate) async fn in_stream(&self, work: impl FnOnce()) -> Duration {
         timed_turns(work).await.saturating_sub(self.turns)
     }
@@ -74,7 +77,7 @@ async fn timed_turns(work: impl FnOnce()) -> Duration {
     thread_cpu() - start
 }
 
-/// Lets the tasks of this thread do what is to be done now.
+/// Yields, so that the tasks of this thread do their pending work.
 pub(crate) async fn turns() {
     for _ in 0..TURNS {
         tokio::task::yield_now().await;
@@ -87,7 +90,7 @@ async fn window() -> Duration {
     thread_cpu() - start
 }
 
-/// Waits until this thread has nothing to do, whatever a timer costs on this machine.
+/// Waits until this thread is idle, independent of the cost of a timer on this machine.
 pub(crate) async fn rest() {
     let mut quiet = 0;
     while quiet < 4 {

@@ -1,4 +1,5 @@
-//! `bench deadlines`: a node that hangs and says nothing of its methods, as a frozen Go server does.
+//! `bench deadlines`: a node that hangs and whose record lists no methods, as with a frozen Go
+//! server.
 
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use waypost_testkit::report::{Figures, Result, one_thread, rounded};
 
 use crate::options::Options;
 
-/// Timeout that is set on the channel for unary calls that set none; the second call goes without.
+/// Timeout of the call, or of the channel for unary calls that set none; the third call has no
+/// timeout.
 const GIVEN: Duration = Duration::from_secs(2);
-/// Longest time to the end of a call whose connection is silent.
+/// Maximum time to the end of a call whose connection is silent.
 const SILENT: Duration = Duration::from_secs(10);
-/// Calls are given up then.
+/// Time after which a call is abandoned.
 const CAP: Duration = Duration::from_secs(20);
 /// Slack of a timer on a busy machine.
 const SLACK: Duration = Duration::from_millis(300);

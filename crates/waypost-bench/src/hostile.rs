@@ -1,4 +1,4 @@
-//! The randomised trial of the client against hostile peers, for many seeds: `bench hostile`.
+//! `bench hostile`: the randomized trial of the client against hostile peers, for many seeds.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,7 +9,8 @@ use waypost_testkit::report::{Figures, Result, quantile, rounded};
 
 use crate::options::Options;
 
-/// Trials at one time: each waits most of its seconds, and two cores must not be the bottleneck.
+/// Number of concurrent trials: each of them mostly waits, and two cores must not be the
+/// bottleneck.
 const AT_ONCE: usize = 24;
 
 pub(crate) fn run(options: &Options) -> Result<Figures> {
@@ -44,7 +45,8 @@ struct Sum {
     answered: u64,
     connections: u64,
     healed_s: Vec<f64>,
-    /// Seeds by what was found, the connector's panics apart.
+    /// Seeds by the defect that was found; trials with a panicking connector are counted
+    /// separately.
     failed: BTreeMap<String, Vec<u64>>,
 }
 

@@ -1,4 +1,4 @@
-//! A closed loop of callers, and what became of their calls.
+//! Closed loop of callers, and the results of their calls.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use waypost_testkit::report::{quantile, rounded};
 
 use crate::cpu::thread_cpu;
 
-/// Makes one unary call after another, over any channel.
+/// Caller that makes one unary call after another, over any channel.
 pub(crate) trait Caller: Clone + Send + 'static {
     fn hello(&mut self) -> impl Future<Output = Result<(), Status>> + Send;
 }
@@ -73,7 +73,7 @@ impl Calls {
     }
 }
 
-/// Lets so many callers call for `time`, and waits for their last calls.
+/// Runs this many callers for `time`, and waits for their last calls.
 pub(crate) async fn closed_loop(caller: &impl Caller, callers: usize, time: Duration) -> Calls {
     let stop = Arc::new(AtomicBool::new(false));
     let start = thread_cpu();

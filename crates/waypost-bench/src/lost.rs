@@ -1,4 +1,5 @@
-//! `bench stuck` and `bench zombie`: clients that lose a live node for good. Each client is one of many that meet the same moment.
+//! `bench stuck` and `bench zombie`: clients that lose a live node for good. Each client is one of
+//! many that go through the same event.
 
 use std::time::Duration;
 
@@ -18,16 +19,18 @@ use crate::options::Options;
 use crate::records::{POOL, Records, SERVICE, id};
 use crate::registry::PushRegistry;
 
-/// How long the dead node is dead.
+/// Time for which the dead node is dead.
 const DEAD: Duration = Duration::from_secs(3);
-/// A client that is not connected so long after is stuck: four times the longest back-off.
+/// Time after which an unconnected client is stuck: four times the longest backoff.
 const STUCK: Duration = Duration::from_secs(20);
-/// A client of `zombie` has had time for every back-off.
+/// Time for every backoff of a `zombie` client to end.
 const CALM: Duration = Duration::from_secs(7);
-/// Calls that each client of `zombie` makes then; with a corpse all of them fail.
+/// Number of calls that each `zombie` client then makes; with a dead connection in its pool all of
+/// them fail.
 const CALLS: usize = 5;
 
-/// One known node is dead, comes up after 3 s, and 20 s later every client must be connected to it.
+/// Runs clients that know one dead node. It comes up after 3 s, and within 20 s every client must
+/// be connected to it.
 pub(crate) fn stuck(options: &Options) -> Result<Figures> {
     let (nodes, clients, batch) = counts(options, 101, 3_000, 500)?;
     let mut lost = 0;
@@ -40,7 +43,8 @@ pub(crate) fn stuck(options: &Options) -> Result<Figures> {
     Ok(figures("stuck", "are never connected to a node that came up after 3 s", nodes, clients, lost))
 }
 
-/// Each client's node closes its first connection after the hello; then it is well, and every call must be answered.
+/// Runs clients whose node closes its first connection after the hello. Then the node is well, and
+/// every call must succeed.
 pub(crate) fn zombie(options: &Options) -> Result<Figures> {
     let (nodes, clients, batch) = counts(options, 1_001, 1_000, 100)?;
     let mut lost = 0;
@@ -118,7 +122,7 @@ async fn call(channel: &Channel) -> bool {
     timeout(CALM, std::future::ready(call)).await.unwrap_or(false)
 }
 
-/// Knows `nodes` nodes, of which a client's channel uses the first alone.
+/// Creates a registry with `nodes` nodes, of which a client's channel uses only the first.
 fn registry(nodes: usize, address: &str) -> Result<PushRegistry> {
     let (records, registry) = (Records::new(), PushRegistry::new());
     let record = |number| {

@@ -1,5 +1,5 @@
-//! `bench`: benchmarks of the client. Each command prints a table, or one JSON object with `--json`; `cargo xtask bench` builds it for release
-//! and runs it. Nothing depends on this crate.
+//! `bench`: benchmarks of the client. Each command prints a table, or one JSON object with
+//! `--json`; `cargo xtask bench` runs it in a release build. Nothing depends on this crate.
 
 mod callers;
 mod chaos;
@@ -39,7 +39,7 @@ usage: cargo xtask bench <name> [--json] [flags]
                clients that fail calls to a node that closed one connection after its hello
 ";
 
-/// A benchmark: its name, its flags with a value, its flags without, its run.
+/// Benchmark: its name, its flags with a value, its flags without, its function.
 struct Bench(&'static str, &'static [&'static str], &'static [&'static str], fn(&Options) -> Result<Figures>);
 
 const BENCHES: [Bench; 7] = [
@@ -90,7 +90,8 @@ fn measure(run: fn(&Options) -> Result<Figures>, options: &Options, args: &[Stri
     Ok(failures.is_empty())
 }
 
-/// Allows as many open files as the system lets: some benchmarks hold thousands of connections, both ends of them.
+/// Raises the limit of open files to the system's maximum: some benchmarks hold both ends of
+/// thousands of connections.
 fn allow_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });

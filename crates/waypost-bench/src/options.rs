@@ -1,4 +1,4 @@
-//! The command line of one benchmark: `--json`, `--name VALUE` and bare flags.
+//! Command line of one benchmark: `--json`, `--name VALUE` and flags without a value.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Parses the command line. `valued` are the flags that take a value, `bare` those that take none, all without their dashes.
+    /// Parses the command line. `valued` are the flags that take a value, `bare` those that take
+    /// none, all without their dashes.
     ///
     /// # Errors
-    /// A flag that is not known, or one without its value.
+    /// A flag is unknown, or has no value although it needs one.
     pub(crate) fn parse(args: &[String], valued: &[&str], bare: &[&str]) -> Result<Self> {
         let mut options = Self::default();
         let mut args = args.iter();
@@ -46,7 +47,7 @@ impl Options {
         value.parse().map_err(|_| format!("--{name} must be a number, not {value:?}").into())
     }
 
-    /// Numbers separated by commas.
+    /// Returns the numbers of a flag, which are separated by commas.
     pub(crate) fn numbers(&self, name: &str, default: &[u64]) -> Result<Vec<u64>> {
         let Some(value) = self.value(name) else { return Ok(default.to_vec()) };
         let parse = |number: &str| number.parse().map_err(|_| format!("--{name} must be numbers such as 64,200, not {value:?}"));

@@ -1,4 +1,4 @@
-//! Servers on a thread of their own, so that their CPU is not the client's.
+//! Servers on a thread of their own, so that their CPU time is not counted as the client's.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use waypost_testkit::hostile::{Behavior, Script, Server};
 use waypost_testkit::report::{Result, one_thread};
 
-/// One real server; any number of nodes may be at its address. Dropped, it ends.
+/// One real server; any number of nodes may have its address. When dropped, it ends.
 #[derive(Debug)]
 pub(crate) struct Peers {
     pub(crate) address: SocketAddr,
@@ -26,7 +26,7 @@ impl Peers {
                 let _ = stopped.await;
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
             };
-            // Without an address the other side says so.
+            // Without an address, the other side reports the failure.
             let _ = one_thread().and_then(|runtime| runtime.block_on(serve));
         });
         let address = address.recv().map_err(|_| "the server did not start")?;

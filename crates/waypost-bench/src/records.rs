@@ -1,13 +1,14 @@
-//! The records of a large service: six endpoints that all share, and for each node what a Waypost server writes and four labels.
+//! Records of a large service: six endpoints that all nodes share, and for each node the metadata
+//! that a Waypost server writes and four labels.
 
 use waypost::record::{Endpoint, Key, Node, Service, Value, keys};
 
 /// Name of the service.
 pub(crate) const SERVICE: &str = "greeter";
-/// Label of the nodes that a benchmark's channel uses, where it does not use all.
+/// Label of the nodes that a benchmark's channel uses, if it does not use all.
 pub(crate) const POOL: &str = "pool";
 
-/// Writes records of one service.
+/// Template for the records of one service.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
     template: Service,
@@ -20,19 +21,20 @@ impl Records {
         Self { template }
     }
 
-    /// The key of a node's record.
+    /// Returns the key of a node's record.
     pub(crate) fn key(node: &str) -> Key {
         Key { service: SERVICE.to_owned(), id: node.to_owned() }
     }
 
-    /// A node's record as go-micro writes it.
+    /// Returns a node's record as go-micro writes it.
     pub(crate) fn json(&self, node: &str, address: &str, metadata: &[(&str, &str)]) -> String {
         let mut service = self.template.clone();
         let mut written = Node { id: node.to_owned(), address: address.to_owned(), ..Node::default() };
         for (key, value) in [("registry", "etcd"), ("server", "grpc"), ("transport", "grpc"), (keys::PROTOCOL, "grpc")] {
             written.metadata.insert(key, value);
         }
-        // Twice the hash of the id: 32 digits, as an instance has, and the same again for the same node.
+        // The hash of the id, twice: 32 digits, as in an instance, and always the same for one
+        // node.
         written.metadata.insert(keys::INSTANCE, format!("{0:016x}{0:016x}", hash(node)));
         for (key, value) in [("zone", "eu-central-1a"), ("rack", "r17"), ("build", "2026.11.28"), (POOL, "all")] {
             written.metadata.insert(key, value);
@@ -43,7 +45,7 @@ impl Records {
     }
 }
 
-/// The id of a node, as long as one with a UUID.
+/// Returns the id of a node, as long as one with a UUID.
 pub(crate) fn id(number: usize, generation: u32) -> String {
     format!("{SERVICE}-{generation:08x}-0000-4000-8000-{number:012x}")
 }
@@ -67,7 +69,7 @@ fn endpoint(number: usize) -> Endpoint {
     endpoint
 }
 
-/// FNV-1a.
+/// Returns the FNV-1a hash of `text`.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

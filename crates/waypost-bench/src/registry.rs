@@ -1,5 +1,6 @@
-//! A registry without a server: go-micro records are pushed through the same decoding and the same watcher's copy as the etcd backend has, so
-//! that what a benchmark measures is the client's side whole. The only file here that knows those parts of `waypost-core`.
+//! Registry without a server: go-micro records pass through the same decoding and the same copy of
+//! the watcher as in the etcd backend, so that a benchmark measures the whole client side. No other
+//! file here uses those parts of `waypost-core`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ type Answer<T> = waypost::registry::Result<T>;
 
 const NAME: &str = "push";
 
-/// A registry that knows what is pushed. Clones are the same registry.
+/// Registry of the records that are pushed to it. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct PushRegistry(Arc<Inner>);
 
@@ -26,14 +27,14 @@ struct Inner {
 }
 
 impl PushRegistry {
-    /// Creates a registry that has not been loaded: watchers wait.
+    /// Creates a registry that is not loaded: watchers wait.
     pub(crate) fn new() -> Self {
         let mut options = Options::new();
         options.on_this_host = true;
         Self(Arc::new(Inner { heads: Mutex::default(), feed: Broadcaster::default(), options }))
     }
 
-    /// Loads all records there are, as a first list does.
+    /// Loads all records, as a first list does.
     pub(crate) fn load(&self, records: impl Iterator<Item = (Key, String)>) -> Result<()> {
         let entries: Vec<_> = records.map(|(key, json)| self.decode(&key, json.as_bytes())).collect::<Result<_>>()?;
         self.0.feed.reset(entries.into_iter().collect::<NodeSet>());
@@ -47,7 +48,7 @@ impl PushRegistry {
         Ok(())
     }
 
-    /// Pushes the end of one record.
+    /// Pushes the loss of one record.
     pub(crate) fn delete(&self, key: &Key) {
         self.0.feed.apply([Change::Lose(key.clone())]);
     }

@@ -1,5 +1,5 @@
-//! Server processes: this program again as `bench serve`. Each allows so many streams a connection; `Hello` takes its time, `Count` sends one
-//! word and stays open.
+//! Server processes: this program, started again as `bench serve`. Each limits the streams of a
+//! connection. `Hello` responds after a delay; `Count` sends one word and stays open.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use waypost_testkit::{Child, Program};
 
 const START: Duration = Duration::from_secs(10);
 
-/// A running server, and its address.
+/// Running server, and its address.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) address: String,
@@ -25,7 +25,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a server that allows so many streams a connection and whose `Hello` takes so long.
+    /// Starts a server that allows this many streams per connection and whose `Hello` takes this
+    /// long.
     pub(crate) async fn start(streams: u32, takes: Duration) -> Result<Self> {
         let program = Program::new(std::env::current_exe()?);
         let mut child = Child::start("server", &program.args(["serve", &streams.to_string(), &takes.as_millis().to_string()]))?;
@@ -33,9 +34,9 @@ impl Running {
     }
 }
 
-/// Runs the child's side: `serve STREAMS MILLISECONDS`. It prints its address.
+/// Runs the child process: `serve STREAMS MILLISECONDS`. Prints its address.
 pub(crate) fn serve(args: &[String]) -> Result<()> {
-    // However the benchmark ends, its servers end with it.
+    // The servers end with the benchmark, even if it is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let [streams, takes] = args else { return Err("serve STREAMS MILLISECONDS".into()) };
     let (streams, takes): (u32, _) = (streams.parse()?, Duration::from_millis(takes.parse()?));
@@ -48,7 +49,7 @@ pub(crate) fn serve(args: &[String]) -> Result<()> {
     })
 }
 
-/// Handlers that take their time.
+/// Handlers that respond after a delay.
 #[derive(Debug)]
 pub(crate) struct Slow {
     pub(crate) takes: Duration,
@@ -91,7 +92,7 @@ impl Parrot for Slow {
     }
 }
 
-/// One word, and no end.
+/// Stream of one word that does not end.
 struct One(Option<Word>);
 
 impl Stream for One {

@@ -1,4 +1,4 @@
-//! One real process: what it prints, the signals it gets, and its certain end.
+//! One real process: its output, its signals, and its guaranteed end.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::output::{self, Output};
 use crate::{Failure, Program};
 
-/// A running program whose output is read as it comes. Dropped, it is killed and reaped, stopped or not.
+/// Running program whose output is read continuously. When dropped, it is killed and reaped, even
+/// if it is stopped.
 #[derive(Debug)]
 pub struct Child {
     name: String,
@@ -20,14 +21,15 @@ pub struct Child {
     process: tokio::process::Child,
     stdout: watch::Receiver<Output>,
     stderr: watch::Receiver<Output>,
-    /// How many lines of stdout have been handed out.
+    /// Number of stdout lines returned so far.
     read: usize,
-    /// The readers of stdout and stderr; they end with the child.
+    /// Reader tasks of stdout and stderr; they end with the child.
     _readers: JoinSet<()>,
 }
 
 impl Child {
-    /// Starts `program`; `name` is what failures call it. To be called in a tokio runtime with I/O, whose clock is not paused.
+    /// Starts `program`; failure messages identify the child by `name`. Must be called in a tokio
+    /// runtime with I/O whose clock is not paused.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -44,23 +46,23 @@ impl Child {
         Ok(Self { name, pid, own_group: program.own_group, process, stdout, stderr, read: 0, _readers: readers })
     }
 
-    /// What failures call it.
+    /// Returns the name used in failure messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
-    /// The next line of its stdout, without the line break.
+    /// Returns the next line of stdout, without the line break.
     ///
     /// # Errors
-    /// No line came `within` that time, or its stdout ended.
+    /// No line was printed `within` that time, or stdout ended.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, no line is lost.
+    /// No line is lost if the future is dropped.
     pub async fn line(&mut self, within: Duration) -> Result<String, Failure> {
         let next = self.read;
         let found = match timeout(within, self.stdout.wait_for(|output| output.knows(next))).await {
@@ -74,13 +76,13 @@ impl Child {
         Ok(line)
     }
 
-    /// The next line of its stdout that `wanted` accepts; those before it are passed over.
+    /// Returns the next line of stdout that `wanted` accepts and skips those before it.
     ///
     /// # Errors
-    /// No such line came `within` that time, or its stdout ended.
+    /// No such line was printed `within` that time, or stdout ended.
     ///
     /// # Cancel safety
-    /// Lines that were passed over are not handed out again.
+    /// Skipped lines are not returned again.
     pub async fn line_where(&mut self, within: Duration, wanted: impl Fn(&str) -> bool) -> Result<String, Failure> {
         let search = async {
             loop {
@@ -94,23 +96,24 @@ impl Child {
         found.unwrap_or_else(|_| Err(self.failure(&format!("printed other lines, but not the wanted one within {within:?}"))))
     }
 
-    /// All lines of its stdout so far (the last 200 000), handed out by [`line`](Child::line) or not.
+    /// Returns all lines of stdout so far (the last 200 000), whether or not [`line`](Child::line)
+    /// returned them.
     pub fn stdout(&self) -> Vec<String> {
         self.stdout.borrow().lines()
     }
 
-    /// All lines of its stderr so far (the last 200 000).
+    /// Returns all lines of stderr so far (the last 200 000).
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.borrow().lines()
     }
 
-    /// Waits for its end and for the end of its output.
+    /// Waits until the process and its output have ended.
     ///
     /// # Errors
-    /// It was still running after `within`, or somebody still held its output open.
+    /// The process was still running after `within`, or another process still held its output open.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, it can be called again.
+    /// If the future is dropped, `wait` can be called again.
     pub async fn wait(&mut self, within: Duration) -> Result<ExitStatus, Failure> {
         let deadline = Instant::now() + within;
         let Ok(ended) = timeout_at(deadline, self.process.wait()).await else {
@@ -127,79 +130,80 @@ impl Child {
         Ok(status)
     }
 
-    /// Whether it runs; a stopped process does.
+    /// Returns true if the process runs; a stopped process does.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
     }
 
-    /// Fails the test if it does not run.
+    /// Fails the test if the process does not run.
     ///
     /// # Panics
-    /// It has ended; the message shows what it said.
+    /// The process has ended; the message shows its output.
     #[track_caller]
     pub fn assert_alive(&mut self) {
         assert!(self.is_alive(), "{}", self.failure("is dead"));
     }
 
-    /// Asks it to end, as a supervisor does.
+    /// Sends SIGTERM, as a supervisor does.
     ///
     /// # Errors
-    /// It has ended already.
+    /// The process has already ended.
     pub fn sigterm(&mut self) -> Result<(), Failure> {
         self.signal(Signal::TERM)
     }
 
-    /// Interrupts it alone; see [`ctrl_c`](Child::ctrl_c) for what a terminal does.
+    /// Sends SIGINT to this process alone; [`ctrl_c`](Child::ctrl_c) interrupts its whole group, as
+    /// a terminal does.
     ///
     /// # Errors
-    /// It has ended already.
+    /// The process has already ended.
     pub fn sigint(&mut self) -> Result<(), Failure> {
         self.signal(Signal::INT)
     }
 
-    /// Kills it. [`wait`](Child::wait) tells when it is gone.
+    /// Sends SIGKILL. [`wait`](Child::wait) returns once the process has ended.
     ///
     /// # Errors
-    /// It has ended already.
+    /// The process has already ended.
     pub fn sigkill(&mut self) -> Result<(), Failure> {
         self.signal(Signal::KILL)
     }
 
-    /// Freezes it; returns when it has stopped.
+    /// Sends SIGSTOP and returns once the process has stopped.
     ///
     /// # Errors
-    /// It has ended already.
+    /// The process has already ended.
     pub fn sigstop(&mut self) -> Result<(), Failure> {
         self.signal(Signal::STOP)?;
         let seen = waitid(WaitId::Pid(self.pid), WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         seen.map(drop).map_err(|error| self.failure(&format!("cannot be watched: {error}")))
     }
 
-    /// Wakes it from [`sigstop`](Child::sigstop).
+    /// Sends SIGCONT, which resumes a process stopped by [`sigstop`](Child::sigstop).
     ///
     /// # Errors
-    /// It has ended already.
+    /// The process has already ended.
     pub fn sigcont(&mut self) -> Result<(), Failure> {
         self.signal(Signal::CONT)
     }
 
-    /// Interrupts it and all it started, as Ctrl-C in a terminal does.
+    /// Sends SIGINT to the process and all that it started, as Ctrl-C in a terminal does.
     ///
     /// # Errors
-    /// It has ended already.
+    /// The process has already ended.
     ///
     /// # Panics
-    /// It was not started with [`Program::own_group`].
+    /// The child was not started with [`Program::own_group`].
     pub fn ctrl_c(&mut self) -> Result<(), Failure> {
         assert!(self.own_group, "{} has no group of its own: start it with Program::own_group", self.name);
         self.still_ours()?;
         kill_process_group(self.pid, Signal::INT).map_err(|error| self.failure(&format!("cannot be interrupted: {error}")))
     }
 
-    /// Whether any process of its group is there, itself included.
+    /// Returns true if any process of its group exists, the child included.
     ///
     /// # Panics
-    /// It was not started with [`Program::own_group`].
+    /// The child was not started with [`Program::own_group`].
     pub fn group_is_alive(&self) -> bool {
         assert!(self.own_group, "{} has no group of its own: start it with Program::own_group", self.name);
         test_kill_process_group(self.pid).is_ok()
@@ -210,7 +214,7 @@ impl Child {
         kill_process(self.pid, signal).map_err(|error| self.failure(&format!("cannot be signalled: {error}")))
     }
 
-    /// Its id is another's once it is reaped.
+    /// Fails if the process has ended, since another process may have its id once it is reaped.
     fn still_ours(&mut self) -> Result<(), Failure> {
         if self.is_alive() { Ok(()) } else { Err(self.failure("has ended already")) }
     }
@@ -229,7 +233,8 @@ impl Drop for Child {
     fn drop(&mut self) {
         if self.is_alive() {
             self.kill_all();
-            // Waits without taking the status, which tokio's handle then takes: no zombie is left.
+            // Wait without reaping; tokio's handle then reaps the process, so that no zombie is
+            // left.
             let _ = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             let _ = self.process.try_wait();
         } else if self.own_group && self.group_is_alive() {

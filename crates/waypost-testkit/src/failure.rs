@@ -1,8 +1,9 @@
-//! How a test learns that a process or a build did not do what it should.
+//! Failure of a process or a build, as a test sees it.
 
 use std::fmt;
 
-/// What went wrong, with all that the process said; `Debug` shows the same text, so that `unwrap` in a test is readable.
+/// Error text with the output of the process. `Debug` shows the same text, so that `unwrap` in a
+/// test is readable.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failure(String);
 

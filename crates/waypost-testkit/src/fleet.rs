@@ -1,20 +1,21 @@
-//! Many processes under one owner.
+//! Set of child processes under one owner.
 
 use std::time::Duration;
 
 use crate::{Child, Failure, Program};
 
-/// The processes of one test, by name. Dropped, all of them are killed and reaped.
+/// Child processes of one test, by name. When dropped, all of them are killed and reaped.
 #[derive(Debug, Default)]
 pub struct Fleet(Vec<Child>);
 
 impl Fleet {
-    /// A fleet of none.
+    /// Creates an empty fleet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Starts one more. A name may be used again: [`child`](Fleet::child) is then the latest.
+    /// Starts one more process. A name may be used again; [`child`](Fleet::child) then returns the
+    /// latest.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -24,25 +25,26 @@ impl Fleet {
         Ok(&mut self.0[last])
     }
 
-    /// The latest child of that name.
+    /// Returns the latest child of that name.
     ///
     /// # Panics
-    /// There is none.
+    /// The fleet has no such child.
     #[track_caller]
     pub fn child(&mut self, name: &str) -> &mut Child {
         let found = self.0.iter_mut().rev().find(|child| child.name() == name);
         found.unwrap_or_else(|| panic!("the fleet has no {name}"))
     }
 
-    /// All of them, in the order they were started, the dead included.
+    /// Returns all children in the order in which they were started, including those that have
+    /// ended.
     pub fn children(&mut self) -> impl Iterator<Item = &mut Child> {
         self.0.iter_mut()
     }
 
-    /// Fails the test if one of them does not run.
+    /// Fails the test if a child does not run.
     ///
     /// # Panics
-    /// One has ended; the message shows what it said.
+    /// A child has ended; the message shows its output.
     #[track_caller]
     pub fn assert_alive(&mut self) {
         for child in &mut self.0 {
@@ -50,16 +52,16 @@ impl Fleet {
         }
     }
 
-    /// Asks all that run to end (SIGTERM), and waits for all.
+    /// Sends SIGTERM to all running children and waits until all have ended.
     ///
     /// # Errors
-    /// One of them was still running after `within`.
+    /// A child was still running after `within`.
     ///
     /// # Cancel safety
-    /// All have been asked at the first poll; call it again to wait on.
+    /// The first poll signals all children; call it again to keep waiting.
     pub async fn stop(&mut self, within: Duration) -> Result<(), Failure> {
         for child in &mut self.0 {
-            // One that has ended already is as asked.
+            // A child that has already ended needs no signal.
             let _ = child.sigterm();
         }
         let deadline = tokio::time::Instant::now() + within;

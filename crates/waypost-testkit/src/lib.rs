@@ -1,8 +1,11 @@
-//! What Waypost's own tests break things with: a [`Fleet`] of real processes, a real [`etcd`], a [`Proxy`] that delays, cuts and
-//! swallows, [`hostile`] servers, hosts of our own ([`netns`]), the [`paths`] of our binaries, and the [`report`] of what is measured.
+//! Fixtures and fault injection for Waypost's own tests: a [`Fleet`] of real processes, a real
+//! [`etcd`], a [`Proxy`] that delays, resets and discards, [`hostile`] servers, hosts in network
+//! namespaces ([`netns`]), the [`paths`] of the workspace's binaries, and the [`report`] of
+//! measurements.
 //!
-//! All of it is owned: what a test starts is gone when its value is dropped. Every wait has a deadline, and its failure shows what the
-//! process said. It stands on loopback, on namespaces and processes it made itself, and never reaches for anything else.
+//! Everything is owned: all that a test starts ends when its value is dropped. Every wait has a
+//! deadline, and its failure shows the output of the process. The testkit uses only loopback, and
+//! namespaces and processes that it created itself.
 
 mod child;
 pub mod etcd;

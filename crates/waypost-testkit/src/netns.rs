@@ -1,5 +1,5 @@
-//! Hosts of our own on one machine: network namespaces joined by a bridge, for tests of what crosses a network. Linux, root and
-//! iproute2 only; elsewhere [`Net::start`] says why not.
+//! Hosts on one machine: network namespaces joined by a bridge, for tests of traffic that crosses a
+//! network. Needs Linux, root and iproute2; elsewhere [`Net::start`] returns the reason.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Program;
 
-/// Why there can be no hosts of our own here; a test prints it and ends.
+/// Reason why there can be no network namespaces here; a test prints it and ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skip(String);
 
@@ -20,41 +20,43 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
-/// Hosts at 10.77.0.1, 10.77.0.2 … that reach each other and nothing else: neither this machine's loopback nor its network. Dropped, the
-/// namespaces are gone; programs in them should have ended before.
+/// Hosts at 10.77.0.1, 10.77.0.2 … that reach each other and nothing else: neither this machine's
+/// loopback nor its network. When dropped, the namespaces are deleted; programs in them should have
+/// ended before.
 #[derive(Debug)]
 pub struct Net {
-    /// The namespace of the bridge.
+    /// Namespace of the bridge.
     hub: Namespace,
     hosts: Vec<Host>,
 }
 
-/// One host of a [`Net`].
+/// Host of a [`Net`].
 #[derive(Debug)]
 pub struct Host {
     namespace: Namespace,
     address: Ipv4Addr,
-    /// The bridge's end of its cable.
+    /// Bridge's end of the host's cable (veth).
     port: String,
 }
 
 impl Host {
-    /// Its address.
+    /// Returns the address of the host.
     pub fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// The same program, started on this host; it keeps the process id it is started with.
+    /// Returns the same program, started on this host; it keeps the process id that it is started
+    /// with.
     pub fn program(&self, program: Program) -> Program {
         program.under("ip", ["netns", "exec", &self.namespace.0])
     }
 }
 
 impl Net {
-    /// Makes so many hosts, up to 250.
+    /// Creates this many hosts, up to 250.
     ///
     /// # Errors
-    /// This machine does not allow it; the [`Skip`] says what refused.
+    /// This machine does not allow it; the [`Skip`] names the cause.
     pub fn start(hosts: u8) -> Result<Self, Skip> {
         static NETS: AtomicU32 = AtomicU32::new(0);
         let name = format!("waypost-{}-{}", std::process::id(), NETS.fetch_add(1, Ordering::Relaxed));
@@ -69,16 +71,16 @@ impl Net {
         Ok(net)
     }
 
-    /// One host, counted from 0.
+    /// Returns the host at `index`, counted from 0.
     ///
     /// # Panics
-    /// There are fewer.
+    /// There are fewer hosts.
     #[track_caller]
     pub fn host(&self, index: usize) -> &Host {
         &self.hosts[index]
     }
 
-    /// Cuts a host off: what it sends and what is sent to it is lost, and nobody is told.
+    /// Disconnects a host: all packets from it and to it are lost, without notice.
     ///
     /// # Errors
     /// The system refuses.
@@ -86,7 +88,7 @@ impl Net {
         self.hub.ip(&format!("link set {} nomaster", self.host(index).port))
     }
 
-    /// Joins it again.
+    /// Connects the host again.
     ///
     /// # Errors
     /// The system refuses.
@@ -106,7 +108,7 @@ impl Net {
     }
 }
 
-/// A namespace that is deleted when dropped.
+/// Network namespace that is deleted when dropped.
 #[derive(Debug)]
 struct Namespace(String);
 
@@ -116,7 +118,7 @@ impl Namespace {
         Ok(Self(name))
     }
 
-    /// One command of `ip` inside of it.
+    /// Runs one command of `ip` in the namespace.
     fn ip(&self, command: &str) -> Result<(), Skip> {
         ip(["-netns", &self.0].into_iter().chain(command.split(' ')))
     }

@@ -1,16 +1,16 @@
-//! What a process writes, line by line, kept for whoever reads it and for failure messages.
+//! Output of a process: its lines, kept for readers and for failure messages.
 
 use std::collections::VecDeque;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::watch;
 
-/// Lines kept of one stream; of a longer output the oldest are forgotten.
+/// Maximum number of lines kept of one stream; the oldest lines are dropped first.
 const KEPT: usize = 200_000;
-/// Lines of each stream in a failure message.
+/// Maximum number of lines of each stream in a failure message.
 const SHOWN: usize = 40;
 
-/// The lines so far.
+/// Lines read from one stream so far.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     lines: VecDeque<String>,
@@ -19,27 +19,27 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Whether line number `index`, counted from 0, can be told: it is there, or it will never be.
+    /// Returns true if line number `index`, counted from 0, was read or will never come.
     pub(crate) fn knows(&self, index: usize) -> bool {
         self.ended || index < self.forgotten + self.lines.len()
     }
 
-    /// Whether the stream was closed; then all lines are there.
+    /// Returns true if the stream was closed, so that no line can follow.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Line number `index`; none if the output ended before it, or it is forgotten.
+    /// Returns line number `index`, or `None` if it was not read or was dropped.
     pub(crate) fn line(&self, index: usize) -> Option<&str> {
         self.lines.get(index.checked_sub(self.forgotten)?).map(String::as_str)
     }
 
-    /// All lines that are kept.
+    /// Returns all lines that are kept.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.iter().cloned().collect()
     }
 
-    /// The last lines, for a failure message.
+    /// Returns the last lines, for a failure message.
     pub(crate) fn tail(&self) -> String {
         let skipped = self.lines.len().saturating_sub(SHOWN);
         let note = match self.forgotten + skipped {

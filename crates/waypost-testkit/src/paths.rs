@@ -1,4 +1,5 @@
-//! Where the binaries of this workspace are, for tests of other packages than their own: there `CARGO_BIN_EXE_…` is not set.
+//! Paths of this workspace's binaries, for tests of packages other than their own, where
+//! `CARGO_BIN_EXE_…` is not set.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,11 +7,13 @@ use std::time::SystemTime;
 
 use crate::Failure;
 
-/// The binary `name` of our package `package`, in the profile of the running test. If it is missing, or older than one of its sources,
-/// cargo builds it first (it blocks; `cargo test --workspace` has built it already if the package has tests of its own).
+/// Returns the path of the binary `name` of our package `package`, in the profile of the running
+/// test. If the binary is missing or older than one of its sources, cargo builds it first. The
+/// build blocks the thread; `cargo test --workspace` has already done it if the package has tests
+/// of its own.
 ///
 /// # Errors
-/// Cargo cannot build it.
+/// Cargo cannot build the binary.
 pub fn binary(package: &str, name: &str) -> Result<PathBuf, Failure> {
     let folder = profile_folder()?;
     let path = folder.join(name);
@@ -20,15 +23,16 @@ pub fn binary(package: &str, name: &str) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// The command line, `waypost`.
+/// Returns the path of the command-line program, `waypost`.
 ///
 /// # Errors
-/// Cargo cannot build it.
+/// Cargo cannot build the binary.
 pub fn waypost() -> Result<PathBuf, Failure> {
     binary("waypost-cli", "waypost")
 }
 
-/// `target/debug` or `target/release`: two above a test, one above an ordinary binary.
+/// Returns the folder of the profile, `target/debug` or `target/release`: two levels above a test,
+/// one above an ordinary binary.
 fn profile_folder() -> Result<PathBuf, Failure> {
     let this = std::env::current_exe().map_err(|error| Failure::new(format!("where is this test? {error}")))?;
     let folder = this.parent().unwrap_or(Path::new("."));
@@ -36,13 +40,14 @@ fn profile_folder() -> Result<PathBuf, Failure> {
     Ok(if inner { folder.parent().unwrap_or(folder) } else { folder }.to_owned())
 }
 
-/// The workspace: two above this package.
+/// Returns the root of the workspace, two levels above this package.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Whether the binary is there and not older than any source in the list that cargo keeps beside it. One that was made of sources
-/// outside `root` is another checkout's, which shares the target folder.
+/// Returns true if the binary exists and is not older than any source in the list that cargo keeps
+/// beside it. A binary with sources outside `root` was built by another checkout that shares the
+/// target folder; it is not fresh.
 fn is_fresh(binary: &Path, root: &Path) -> bool {
     let (Some(built), Ok(list)) = (modified(binary), std::fs::read_to_string(binary.with_extension("d"))) else { return false };
     let is_older = |source: &PathBuf| source.starts_with(root) && modified(source).is_some_and(|changed| changed <= built);
@@ -54,7 +59,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().ok()?.modified().ok()
 }
 
-/// The files after the colon of a line of `make`; a blank in a name is escaped.
+/// Parses the files after the colon of a `make` rule; a blank in a name is escaped.
 fn sources(list: &str) -> Vec<PathBuf> {
     let Some((_, names)) = list.split_once(": ") else { return Vec::new() };
     let names = names.trim().replace("\\ ", "\0");

@@ -1,4 +1,4 @@
-//! Ports of loopback that are kept, also while nobody listens on them.
+//! Loopback ports that stay reserved, even while no process listens on them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,8 +7,9 @@ use tokio::net::{TcpListener, TcpSocket};
 
 const BACKLOG: u32 = 1024;
 
-/// A port of 127.0.0.1 chosen by the system, held by a socket that is bound and never listens. The system gives it to nobody else, but a
-/// program that sets SO_REUSEADDR, as Go's do, can listen on it; while none does, connecting is refused.
+/// Port of 127.0.0.1 chosen by the system, reserved by a socket that is bound and never listens.
+/// The system assigns it to no other process. A program that sets SO_REUSEADDR, as Go's do, can
+/// listen on it; while none does, connections are refused.
 #[derive(Debug)]
 pub struct Port {
     address: SocketAddr,
@@ -16,16 +17,16 @@ pub struct Port {
 }
 
 impl Port {
-    /// A port that nobody has.
+    /// Reserves a free port.
     ///
     /// # Errors
-    /// The system has none left.
+    /// The system has no free port.
     pub fn take() -> io::Result<Self> {
         let keeper = bound((Ipv4Addr::LOCALHOST, 0).into())?;
         Ok(Self { address: keeper.local_addr()?, _keeper: keeper })
     }
 
-    /// Where to listen, or to connect to.
+    /// Returns the address to listen on or to connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -1,4 +1,4 @@
-//! What to start: a program, its arguments and its environment.
+//! Program to start: its path, arguments and environment.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-/// A program that can be started as often as wanted, each time as a [`Child`](crate::Child). Its stdin is empty.
+/// Program that can be started any number of times, each time as a [`Child`](crate::Child). Its
+/// stdin is empty.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: OsString,
@@ -16,7 +17,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program at `path`; a name without a slash is looked up in `PATH`.
+    /// Creates a program from its `path`; a name without a slash is looked up in `PATH`.
     pub fn new(path: impl Into<OsString>) -> Self {
         Self { path: path.into(), args: Vec::new(), env: Vec::new(), own_group: false }
     }
@@ -35,22 +36,25 @@ impl Program {
         self
     }
 
-    /// Sets one variable on top of the environment of the test.
+    /// Sets one variable in addition to the environment of the test.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// Gives it a process group of its own, for programs that start programs: [`ctrl_c`](crate::Child::ctrl_c) reaches all of them as a
-    /// terminal does, and all of them die when the child is dropped. Without it a Ctrl-C at the test's own terminal reaches the child.
+    /// Gives the child a process group of its own, for programs that start programs:
+    /// [`ctrl_c`](crate::Child::ctrl_c) reaches all of them as a terminal does, and all of them are
+    /// killed when the child is dropped. Without it, Ctrl-C at the test's own terminal reaches the
+    /// child.
     #[must_use]
     pub fn own_group(mut self) -> Self {
         self.own_group = true;
         self
     }
 
-    /// The same program, started by another that takes it as its last arguments and becomes it.
+    /// Returns the same program, started by another program that takes it as its last arguments and
+    /// executes it in its own process.
     #[must_use]
     pub(crate) fn under<'a>(mut self, path: &str, args: impl IntoIterator<Item = &'a str>) -> Self {
         let own = std::mem::replace(&mut self.path, path.into());
@@ -70,14 +74,14 @@ impl Program {
     }
 }
 
-/// A command that Ctrl-C reaches. Tests started in the background ignore SIGINT, and so would all that they start; a shell cannot even trap
-/// a signal that it was started to ignore.
+/// Returns a command that Ctrl-C reaches. Tests started in the background ignore SIGINT, and so
+/// would all that they start; a shell cannot even trap a signal that was ignored when it started.
 fn interruptible(path: &OsString) -> Command {
-    // A program that is not there is told by the command itself, not by `env`.
+    // The command itself must report a missing program, not `env`.
     if !ignores_interrupts() || !is_there(path) {
         return Command::new(path);
     }
-    // By its path: the program may get a PATH of its own.
+    // An absolute path, since the program may get a `PATH` of its own.
     let mut command = Command::new("/usr/bin/env");
     command.arg("--default-signal=INT").arg(path);
     command

@@ -1,26 +1,26 @@
-//! What the measuring programs share: what is asked of them, what each of their parts gives back, and how it is told. It knows nothing of what
-//! is measured.
+//! Options, results and output of the measuring programs. Knows nothing of what is measured.
 
 use std::process::{Command, ExitCode};
 
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 
-/// Any error; it ends the program.
+/// Result with any error; the error ends the program.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The command line: `[--json] [--only PART]... [--NUMBER N]`.
+/// Command line: `[--json] [--only PART]... [--NUMBER N]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
-    /// One JSON object as the last line of stdout, and the tables on stderr.
+    /// True if the last line of stdout is one JSON object and the tables go to stderr.
     pub json: bool,
     only: Vec<String>,
-    /// What followed the flag with a number, which is at least 1.
+    /// Value of the flag that takes a number, at least 1.
     pub number: Option<usize>,
 }
 
 impl Options {
-    /// Reads it; `number` is the flag that takes a number, with its dashes. None if it is wrong.
+    /// Parses the command line; `number` is the flag that takes a number, with its dashes. Returns
+    /// `None` if the command line is invalid.
     pub fn parse(args: &[String], parts: &[&str], number: &str) -> Option<Self> {
         let mut options = Self { json: false, only: Vec::new(), number: None };
         let mut args = args.iter().map(String::as_str);
@@ -35,17 +35,17 @@ impl Options {
         Some(options)
     }
 
-    /// Whether this part is asked for: one of `--only`, or any without it.
+    /// Returns true if `part` is selected: by `--only`, or because there is no `--only`.
     pub fn wants(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == part)
     }
 
-    /// Shows text to people: on stdout, or on stderr where stdout is for JSON.
+    /// Prints text for people: on stdout, or on stderr if stdout is for JSON.
     pub fn show(&self, text: &str) {
         if self.json { eprintln!("{text}") } else { println!("{text}") }
     }
 
-    /// Tells what did not hold, and the JSON where it is asked for; true if all held.
+    /// Prints the failures, and the JSON object if it is requested; returns true if nothing failed.
     pub fn conclude(&self, mut json: Map<String, Value>, failures: &[String]) -> bool {
         for failure in failures {
             self.show(&format!("FAILED: {failure}"));
@@ -58,18 +58,19 @@ impl Options {
     }
 }
 
-/// What a part found.
+/// Result of one part.
 #[derive(Debug)]
 pub struct Figures {
-    /// For people.
+    /// Table for people.
     pub table: String,
-    /// For programs.
+    /// Figures for programs.
     pub json: Value,
-    /// Which promises were not kept.
+    /// Requirements that were not met.
     pub failures: Vec<String>,
 }
 
-/// How a program ends: 0 if all held, 1 if something did not or went wrong, which is told.
+/// Returns the exit code: 0 if all requirements were met, 1 if one was not or after an error, which
+/// is printed.
 pub fn exit(program: &str, result: Result<bool>) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -81,20 +82,20 @@ pub fn exit(program: &str, result: Result<bool>) -> ExitCode {
     }
 }
 
-/// One thread for everything, so that its CPU time is the process's.
+/// Creates a runtime with one thread for everything, so that its CPU time is that of the process.
 ///
 /// # Errors
-/// The system gives none.
+/// The runtime cannot be created.
 pub fn one_thread() -> Result<Runtime> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
-/// The middle one; NaN of none.
+/// Returns the median, the greater of the middle two; NaN if there are no values.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// The value below which this share of them is, from 0 to 1; NaN of none.
+/// Returns the quantile at `share`, from 0 to 1; NaN if there are no values.
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -102,12 +103,12 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     sorted.get(((last as f64) * share).round() as usize).copied().unwrap_or(f64::NAN)
 }
 
-/// Three digits after the point, which is more than is known.
+/// Rounds to three decimal places, which is more than the precision of the measurements.
 pub fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
-/// The machine, the commit and the command, for the report.
+/// Returns the head of a report: schema, command, machine and commit.
 pub fn described(command: &str, args: &[String]) -> Map<String, Value> {
     let command = std::iter::once(command).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
     let schema = "waypost/1".to_owned();

@@ -1,9 +1,12 @@
-//! `cargo xtask build-cost`: what Waypost's default features cost a user to build, beside bare tonic.
+//! `cargo xtask build-cost`: build cost of Waypost's default features for a user, beside bare
+//! tonic.
 //!
-//! Two throw-away packages, the same but for one dependency. Both have what a generated stub needs (tonic's codegen, tonic-prost, prost)
-//! and tokio; one adds tonic's own channel, server and router, the other Waypost. Versions are those of our lock file. Each is built
-//! cold, in debug, in a target folder of its own. `packages` counts the normal and build dependencies for this host, without the
-//! throw-away package itself; `cpu_s` is user and system time of cargo and all it ran.
+//! Two throw-away packages differ in one dependency. Both have the dependencies of a generated stub
+//! (tonic's codegen, tonic-prost, prost) and tokio; one adds tonic's own channel, server and
+//! router, the other Waypost. Versions are those of our lock file. Each is built cold, in debug, in
+//! a target folder of its own. `packages` counts the normal and build dependencies for this host,
+//! without the throw-away package itself; `cpu_s` is the user and system time of cargo and all its
+//! child processes.
 
 use std::path::{Path, PathBuf};
 
@@ -11,23 +14,23 @@ use serde_json::{Value, json};
 
 use crate::workspace::{Result, Workspace, output};
 
-/// How the figures are shown.
+/// Output format of the figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object.
     Json,
 }
 
-/// What one user pays.
+/// Build cost of one user.
 #[derive(Debug)]
 struct Cost {
     packages: usize,
     cpu_s: f64,
 }
 
-/// Builds both and shows the figures.
+/// Builds both packages and prints the figures.
 pub(crate) fn run(workspace: &Workspace, format: Format) -> Result<bool> {
     let facade = workspace.root().join("crates/waypost");
     let waypost = cost(workspace, "waypost", &waypost_manifest(&facade))?;
@@ -67,7 +70,7 @@ fn round(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-/// What both users have, as lines of `[dependencies]`; `{tonic}` stands for tonic's features.
+/// Lines of `[dependencies]` that both users have.
 const COMMON: &str = r#"prost = { version = "0.14", default-features = false, features = ["std", "derive"] }
 tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "signal", "sync", "time"] }
 tonic-prost = "0.14"
@@ -107,7 +110,7 @@ fn cost(workspace: &Workspace, name: &str, manifest: &str) -> Result<Cost> {
     Ok(Cost { packages: packages(&String::from_utf8_lossy(&tree)), cpu_s: children_cpu_s()? - before })
 }
 
-/// A fresh throw-away package below the target folder.
+/// Creates a fresh throw-away package below the target folder.
 fn package(workspace: &Workspace, name: &str, manifest: &str) -> Result<PathBuf> {
     let metadata = workspace.metadata()?;
     let target = metadata["target_directory"].as_str().ok_or("cargo metadata names no target folder")?;
@@ -122,20 +125,22 @@ fn package(workspace: &Workspace, name: &str, manifest: &str) -> Result<PathBuf>
     Ok(folder)
 }
 
-/// How many packages a `cargo tree` lists, its root not counted.
+/// Returns the number of packages that a `cargo tree` lists, without its root.
 fn packages(tree: &str) -> usize {
     let lines: std::collections::BTreeSet<&str> = tree.lines().filter(|line| !line.is_empty()).collect();
     lines.len().saturating_sub(1)
 }
 
-/// The CPU seconds of all processes this one has waited for, theirs included.
+/// Returns the CPU seconds of all child processes that this process has waited for, their own
+/// children included.
 fn children_cpu_s() -> Result<f64> {
     cpu_s(&std::fs::read_to_string("/proc/self/stat")?).ok_or_else(|| "this system's /proc/self/stat is not Linux's".into())
 }
 
-/// `cutime` and `cstime` of a line of `/proc/<pid>/stat`, which counts in hundredths of a second.
+/// Returns the sum of `cutime` and `cstime` in a line of `/proc/<pid>/stat`, in seconds; the line
+/// counts in hundredths.
 fn cpu_s(stat: &str) -> Option<f64> {
-    // The second field is the program's name and may hold blanks; fields are counted from behind it.
+    // The second field, the program's name, may contain blanks; fields are counted from after it.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |index: usize| fields.get(index)?.parse::<u32>().ok();
     Some(f64::from(ticks(13)? + ticks(14)?) / 100.0)

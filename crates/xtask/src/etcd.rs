@@ -1,5 +1,5 @@
-//! `cargo xtask etcd`: finds every etcd to test with, and gets those it can: Debian's by apt, a newer one built by Go from its published
-//! module (`tools/etcd`). It starts none.
+//! `cargo xtask etcd`: finds every etcd to test with, and installs those it can: Debian's by apt, a
+//! newer one built by Go from its published module (`tools/etcd`). Starts no etcd.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::workspace::{Result, Workspace, output};
 
-/// Where the testkit reads the list that [`variable`] makes.
+/// Environment variable in which the testkit reads the list of [`variable`].
 pub(crate) const VARIABLE: &str = "WAYPOST_ETCDS";
 
 const SOURCE: &str = "tools/etcd";
@@ -21,10 +21,10 @@ const NONE: &str = "there is no etcd to test with. One of these helps:
   install Go, so that `cargo xtask etcd` builds one
   set WAYPOST_ETCD to the path of one";
 
-/// How the list is shown.
+/// Output format of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object.
     Json,
@@ -38,14 +38,15 @@ pub(crate) struct Etcd {
     etcdctl: PathBuf,
 }
 
-/// Shows what there is.
+/// Prints the list of etcds.
 pub(crate) fn run(workspace: &Workspace, format: Format) -> Result<bool> {
     println!("{}", shown(&ensure(workspace)?, format));
     Ok(true)
 }
 
-/// Every etcd, got first if need be: `$WAYPOST_ETCD` alone if it is set, else that on the `PATH` (Debian's, installed by root if there is
-/// none) and the one that Go builds. What could not be had is told on stderr.
+/// Returns every etcd, installed first if need be: `$WAYPOST_ETCD` alone if it is set, else the one
+/// on the `PATH` (Debian's, installed by root if there is none) and the one that Go builds. A
+/// failure to get one of them is reported on stderr.
 ///
 /// # Errors
 /// There is none; the text says what to do.
@@ -66,15 +67,15 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<Etcd>> {
     if found.is_empty() { Err(NONE.into()) } else { Ok(found) }
 }
 
-/// What each says it is.
+/// Returns the versions that the etcds report.
 pub(crate) fn versions(etcds: &[Etcd]) -> Vec<&str> {
     etcds.iter().map(|etcd| etcd.version.as_str()).collect()
 }
 
-/// The value of [`VARIABLE`].
+/// Returns the value of [`VARIABLE`].
 ///
 /// # Errors
-/// A path has a colon in it.
+/// A path contains a colon.
 pub(crate) fn variable(etcds: &[Etcd]) -> Result<std::ffi::OsString> {
     Ok(std::env::join_paths(etcds.iter().map(|etcd| &etcd.etcd))?)
 }
@@ -92,7 +93,8 @@ fn figures(etcd: &Etcd) -> Value {
     json!({ "version": etcd.version, "etcd": etcd.etcd, "etcdctl": etcd.etcdctl })
 }
 
-/// The etcd at `path`, its version asked, and the etcdctl beside it or on the `PATH`.
+/// Returns the etcd at `path` with the version that it reports, and the etcdctl beside it or on the
+/// `PATH`.
 fn probe(path: &Path) -> Result<Etcd> {
     let said = Command::new(path).arg("--version").stdin(Stdio::null()).output()?.stdout;
     let version = version(&String::from_utf8_lossy(&said)).ok_or("it tells no version of etcd")?;
@@ -110,7 +112,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// The etcd on the `PATH`; Debian's is installed if there is none.
+/// Returns the etcd on the `PATH`; installs Debian's if there is none.
 fn system() -> Result<Etcd> {
     if on_path("etcd").is_none() || on_path("etcdctl").is_none() {
         install()?;
@@ -118,7 +120,7 @@ fn system() -> Result<Etcd> {
     probe(&on_path("etcd").ok_or("it is not there, though it was installed")?)
 }
 
-/// Installs Debian's, without letting the package start a server of its own.
+/// Installs Debian's packages, and prevents them from starting a server of their own.
 fn install() -> Result<()> {
     on_path("apt-get").ok_or("this system has no apt-get")?;
     if output(Command::new("id").arg("-u"))? != b"0\n" {
@@ -127,7 +129,7 @@ fn install() -> Result<()> {
     let _policy = Policy::forbid_starts()?;
     eprintln!("installing {}", PACKAGES.join(" "));
     let install = ["install", "--yes", "--quiet", "--no-install-recommends", PACKAGES[0], PACKAGES[1]];
-    // The lists of packages may be missing or too old to find them.
+    // The package lists may be missing or too old.
     apt(&install).or_else(|_| apt(&["update", "--quiet"]).and_then(|()| apt(&install)))
 }
 
@@ -137,17 +139,17 @@ fn apt(args: &[&str]) -> Result<()> {
     succeed(&mut command)
 }
 
-/// Runs a command whose words all go to stderr.
+/// Runs a command whose output all goes to stderr.
 fn succeed(command: &mut Command) -> Result<()> {
     let status = command.stdout(std::io::stderr()).status()?;
     if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}").into()) }
 }
 
-/// Debian asks this program whether a package may start its service; 101 is no.
+/// Program that Debian runs to decide if a package may start its service; exit code 101 forbids it.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const FORBIDDEN: i32 = 101;
 
-/// While it lives, no package starts a service.
+/// Guard that prevents packages from starting services while it lives.
 struct Policy {
     ours: bool,
 }
@@ -167,7 +169,7 @@ impl Policy {
         }
     }
 
-    /// The machine has a policy already: ours to ask, not to change.
+    /// Uses the policy that the machine already has, which we may run but not change.
     fn of_the_machine() -> Result<Self> {
         let answer = Command::new(POLICY).args(["etcd", "start"]).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
         if answer.code() == Some(FORBIDDEN) {
@@ -186,7 +188,8 @@ impl Drop for Policy {
     }
 }
 
-/// The etcd that Go builds, once for each version, into `waypost/etcd/<version>` of the user's cache.
+/// Returns the etcd that Go builds, once for each version, into `waypost/etcd/<version>` of the
+/// user's cache.
 fn built(workspace: &Workspace) -> Result<Etcd> {
     let version = required(&workspace.read(&format!("{SOURCE}/go.mod"))?).ok_or("tools/etcd/go.mod requires no etcd")?;
     let folder = cache()?.join(&version);
@@ -197,7 +200,8 @@ fn built(workspace: &Workspace) -> Result<Etcd> {
     if found.version == version { Ok(found) } else { Err(format!("{} is {}", folder.display(), found.version).into()) }
 }
 
-/// Builds beside `folder` and moves it there when it is whole, since another may build at the same time.
+/// Builds beside `folder` and moves the result there once it is complete, since another process may
+/// build at the same time.
 fn build(source: &Path, folder: &Path) -> Result<()> {
     let go = on_path("go").ok_or("Go is not installed")?;
     eprintln!("building etcd into {} (about two minutes)", folder.display());
@@ -220,7 +224,7 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.ok_or("neither XDG_CACHE_HOME nor HOME says where to build it")?.join("waypost/etcd"))
 }
 
-/// The version of etcd's server that a `go.mod` requires, without its `v`.
+/// Returns the version of etcd's server that a `go.mod` requires, without its `v`.
 fn required(module: &str) -> Option<String> {
     let line = module.lines().find_map(|line| line.trim().strip_prefix("go.etcd.io/etcd/server/v3 v"))?;
     line.split_whitespace().next().map(str::to_owned)

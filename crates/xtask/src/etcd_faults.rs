@@ -1,5 +1,6 @@
-//! `cargo xtask etcd-faults`: every fault that the tests of `waypost-etcd` know, the long ones too, on every etcd, and what each has cost.
-//! The tests write their figures into a file; it only reads and sums them.
+//! `cargo xtask etcd-faults`: every fault in the tests of `waypost-etcd`, the long ones too, on
+//! every etcd, and the cost of each. The tests write their figures into a file; this command only
+//! reads and sums them.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -11,22 +12,23 @@ use crate::etcd::{self, Etcd};
 use crate::test::{self, Tally};
 use crate::workspace::{Result, Workspace};
 
-/// Names the file into which each test writes its figures, one JSON object a line.
+/// Environment variable with the file to which each test appends its figures, one JSON object per
+/// line.
 const REPORT: &str = "WAYPOST_FAULTS_REPORT";
 
-/// The tests that are faults, those included that only run here.
+/// Tests that are faults, including those that only run here.
 const TESTS: [&str; 8] = ["test", "-p", "waypost-etcd", "--test", "it", "--", "--include-ignored", "faults::"];
 
-/// What was asked for.
+/// Options of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// How often everything is run.
+    /// Number of times that everything is run.
     rounds: NonZeroU32,
     json: bool,
 }
 
 impl Options {
-    /// Reads the command line; none if it is wrong.
+    /// Parses the command line; returns `None` if it is invalid.
     pub(crate) fn of(args: &[&str]) -> Option<Self> {
         let mut options = Self { rounds: NonZeroU32::MIN, json: false };
         let mut args = args.iter();
@@ -41,7 +43,8 @@ impl Options {
     }
 }
 
-/// Runs them; true if none failed. Stdout has the table and `N passed, N failed`, or one JSON object; with it the rest is on stderr.
+/// Runs the faults; returns true if no test failed. Stdout has the table and `N passed, N failed`,
+/// or one JSON object; with JSON, all other output is on stderr.
 ///
 /// # Errors
 /// There is no etcd to test with; the text says what to do.
@@ -66,13 +69,13 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
     Ok(tally.conclude(start, &etcds))
 }
 
-/// The file of figures, removed in the end.
+/// File of figures, which is removed when dropped.
 struct Report(PathBuf);
 
 impl Report {
     fn new() -> Result<Self> {
         let report = Self(std::env::temp_dir().join(format!("waypost-faults-{}.jsonl", std::process::id())));
-        // Tests add to what is there.
+        // Tests append to the file.
         std::fs::write(report.path(), "")?;
         Ok(report)
     }
@@ -88,19 +91,20 @@ impl Drop for Report {
     }
 }
 
-/// What one fault has cost on one etcd, over all its repeats.
+/// Cost of one fault on one etcd, over all repeats.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Cost {
     registered_ms: Vec<u64>,
     right_ms: Vec<u64>,
-    /// The nodes there were, and the fewest that the client could have called.
+    /// Number of nodes, and the smallest number that the client could have called.
     nodes: u64,
     fewest: Option<u64>,
-    /// The nodes that vanished from etcd without having left; none where its history does not tell.
+    /// Number of nodes that vanished from etcd without having left; `None` if etcd's history does
+    /// not show it.
     vanished: Option<u64>,
 }
 
-/// By fault and version.
+/// Costs by fault and version.
 type Costs = BTreeMap<(String, String), Cost>;
 
 fn costs(report: &str) -> Result<Costs> {
@@ -125,7 +129,7 @@ fn costs(report: &str) -> Result<Costs> {
     Ok(costs)
 }
 
-/// The middle of sorted figures, the greater of two.
+/// Returns the median of sorted figures, the greater of the middle two.
 fn median(sorted: &[u64]) -> u64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }

@@ -1,5 +1,6 @@
-//! `cargo xtask`: the one entrance for lints, tests and comparisons. It knows the workspace as files and as `cargo metadata`, and uses
-//! none of its crates, so that it builds in seconds and cannot break with them.
+//! `cargo xtask`: the one entry point for lints, tests and comparisons. It knows the workspace as
+//! files and as `cargo metadata`, and uses none of its crates, so that it builds in seconds and
+//! cannot break with them.
 
 mod build_cost;
 mod etcd;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one command: 0 yes, 1 the answer is no, 2 wrong usage.
+/// Runs one command; returns exit code 0 for success, 1 for failure, 2 for wrong usage.
 fn run(args: &[&str]) -> Result<ExitCode> {
     let good = match args {
         ["lint"] => lint::run(&Workspace::find()?),
@@ -88,7 +89,7 @@ fn compare(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     Ok(measured(workspace, "waypost-testkit", "compare", args).status()?.success())
 }
 
-/// A program that measures, built for release.
+/// Returns the command that runs a measuring program in a release build.
 fn measured(workspace: &Workspace, package: &str, name: &str, args: &[&str]) -> Command {
     let mut command = workspace.cargo(&["run", "--release", "-p", package, "--bin", name, "--"]);
     command.args(args);

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: one `cargo test` over the workspace, which builds the examples too, and its figures summed. What needs an etcd runs on
-//! every one that `cargo xtask etcd` finds.
+//! `cargo xtask test`: one `cargo test` over the workspace, which builds the examples too, with the
+//! sum of its results. Tests that need an etcd run on every one that `cargo xtask etcd` finds.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use crate::etcd::{self, Etcd};
 use crate::workspace::{Result, Workspace};
 
-/// Runs everything; true if nothing failed. The last lines of stdout name the etcds it ran on, and are `N passed, N failed`.
+/// Runs all tests; returns true if none failed. The last lines of stdout are the etcds that it ran
+/// on, and `N passed, N failed`.
 ///
 /// # Errors
 /// There is no etcd to test with; the text says what to do.
@@ -25,7 +26,7 @@ pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// Runs a `cargo test`, shows what it prints as it comes, and sums its figures.
+/// Runs a `cargo test`, shows its output as it comes, and sums its results.
 pub(crate) fn tests(mut command: Command, shown: &mut dyn Write) -> Result<Tally> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut tally = Tally::default();
@@ -39,18 +40,18 @@ pub(crate) fn tests(mut command: Command, shown: &mut dyn Write) -> Result<Tally
     Ok(tally)
 }
 
-/// What the test programs reported, summed.
+/// Sum of the results that test programs reported.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     skipped: u64,
-    /// A program has begun and not reported yet.
+    /// True if a program has started and not reported yet.
     running: bool,
 }
 
 impl Tally {
-    /// Takes in one line of `cargo test`.
+    /// Processes one line of `cargo test`.
     fn read(&mut self, line: &str) {
         if is_start(line) {
             self.lost();
@@ -63,7 +64,8 @@ impl Tally {
         }
     }
 
-    /// The output is over: nothing may be unreported, and a failure cargo knows of must be among the figures.
+    /// Ends the sum: no program may be unreported, and a failure that cargo reports must be
+    /// counted.
     fn end(&mut self, success: bool) {
         self.lost();
         let none = self.passed + self.failed == 0;
@@ -73,7 +75,7 @@ impl Tally {
         }
     }
 
-    /// A test program that died counts as one failure, whatever it had passed.
+    /// Counts a test program that died as one failure, whatever number of its tests had passed.
     fn lost(&mut self) {
         if std::mem::take(&mut self.running) {
             eprintln!("a test program ended without a result");
@@ -81,33 +83,33 @@ impl Tally {
         }
     }
 
-    /// Tells how long it took, on which etcds, and what came of it; true if nothing failed.
+    /// Prints the wall time, the etcds and the result; returns true if nothing failed.
     pub(crate) fn conclude(&self, start: std::time::Instant, etcds: &[Etcd]) -> bool {
         println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), etcd::versions(etcds).join(" and "));
         println!("{}", self.line());
         self.failed == 0
     }
 
-    /// What two runs reported.
+    /// Returns the sum of two runs.
     pub(crate) fn and(self, other: &Self) -> Self {
         let (passed, failed, skipped) = (self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped);
         Self { passed, failed, skipped, running: false }
     }
 
-    /// `N passed, N failed`, and how many were skipped if any were.
+    /// Returns `N passed, N failed`, and the number of skipped tests if there are any.
     pub(crate) fn line(&self) -> String {
         let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
         format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }
 }
 
-/// Whether it is `running 12 tests`.
+/// Returns true for a line such as `running 12 tests`.
 fn is_start(line: &str) -> bool {
     let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
     count.is_some_and(|(count, rest)| count.parse::<u64>().is_ok() && matches!(rest, "" | "s"))
 }
 
-/// The number before `word` in `ok. 12 passed; 0 failed; 1 ignored; …`.
+/// Returns the number before `word` in `ok. 12 passed; 0 failed; 1 ignored; …`.
 fn figure(result: &str, word: &str) -> u64 {
     let parts = result.split([';', '.']);
     parts.filter_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok()).next().unwrap_or_default()

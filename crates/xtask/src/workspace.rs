@@ -1,4 +1,4 @@
-//! Where the workspace is, what cargo and git say of it, and how cargo is called.
+//! Workspace: its location, its metadata from cargo and git, and the way in which cargo is called.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,17 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// A result whose error is shown to whoever called `cargo xtask`.
+/// Result whose error is shown to the caller of `cargo xtask`.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// The workspace this tool was built in.
+/// Workspace that this tool was built in.
 pub(crate) struct Workspace {
     root: PathBuf,
     cargo: OsString,
 }
 
 impl Workspace {
-    /// The workspace of the xtask that cargo runs.
+    /// Returns the workspace of the xtask that cargo runs.
     pub(crate) fn find() -> Result<Self> {
         let package = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("call it as `cargo xtask`, so that cargo says where it is")?;
         let root = Path::new(&package).ancestors().nth(2).ok_or("xtask is not in crates/ of a workspace")?;
@@ -24,30 +24,30 @@ impl Workspace {
         Ok(Self { root: root.to_owned(), cargo })
     }
 
-    /// The folder of the workspace's `Cargo.toml`.
+    /// Returns the folder of the workspace's `Cargo.toml`.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A cargo command in the root, without stdin.
+    /// Returns a cargo command in the root, without stdin.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.cargo);
         command.args(args).current_dir(&self.root).stdin(Stdio::null());
         command
     }
 
-    /// The text of a file, named from the root.
+    /// Returns the text of a file; `path` is relative to the root.
     pub(crate) fn read(&self, path: &str) -> Result<String> {
         std::fs::read_to_string(self.root.join(path)).map_err(|error| format!("{path}: {error}").into())
     }
 
-    /// What `cargo metadata --no-deps` says.
+    /// Returns the output of `cargo metadata --no-deps`.
     pub(crate) fn metadata(&self) -> Result<Value> {
         let json = output(&mut self.cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
         Ok(serde_json::from_slice(&json)?)
     }
 
-    /// The files that git tracks, named from the root.
+    /// Returns the files that git tracks, relative to the root.
     pub(crate) fn tracked(&self) -> Result<Vec<String>> {
         let list = output(Command::new("git").args(["ls-files", "-z"]).current_dir(&self.root))?;
         let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
@@ -55,7 +55,7 @@ impl Workspace {
     }
 }
 
-/// The stdout of a command that must succeed.
+/// Runs a command that must succeed, and returns its stdout.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {

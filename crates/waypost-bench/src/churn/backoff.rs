@@ -1,4 +1,5 @@
-//! The CPU share of a client at rest whose channel uses 100 nodes that all refuse connections, among many that it knows.
+//! CPU share of an idle client whose channel uses 100 nodes that all refuse connections, among many
+//! that it knows.
 
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use crate::records::{POOL, Records, SERVICE, id};
 use crate::registry::PushRegistry;
 
 const UNREACHABLE: usize = 100;
-/// Time until back-offs have grown.
+/// Time until backoffs have grown.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Percent of a core over `seconds`.
+/// Returns the CPU share over `seconds`, in percent of a core.
 pub(super) fn measure(nodes: usize, seconds: u64) -> Result<f64> {
     one_thread()?.block_on(async {
         let refusing = Port::take()?;

@@ -1,4 +1,5 @@
-//! The CPU time of one event, in a stream of events and after a rest, and the time to the first answer.
+//! CPU time of one event, in a stream of events and after an idle time, and the time to the first
+//! response.
 
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use crate::cpu::{self, Meter};
 use crate::peers::Peers;
 use crate::records::{Records, id};
 
-/// Events of each kind and manner, fewer where they take too long.
+/// Number of events of each kind and manner, fewer if they take longer than [`AT_MOST`].
 const EVENTS: usize = 101;
 const AT_MOST: Duration = Duration::from_secs(6);
 
-/// Medians, in microseconds: one after another, and each after a rest in which the caches went cold.
+/// Medians in microseconds: of events one after another, and of events after an idle time in which
+/// the caches went cold.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     pub(super) added: f64,
@@ -44,7 +46,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Adds nodes, changes nodes of the first generation, spread over all of them, and removes what was added.
+    /// Adds nodes, changes nodes of the first generation, spread over all of them, and removes the
+    /// added ones.
     async fn events(&self, rested: bool) -> Result<[f64; 3]> {
         let round = if rested { "1" } else { "2" };
         let added = self.puts(rested, round, |number| id(number, 1)).await?;
@@ -72,7 +75,7 @@ impl Run<'_> {
     }
 }
 
-/// Counts up to the number of events, or until they have taken too long.
+/// Counts up to the number of events, or until the time is over.
 fn rounds() -> impl Iterator<Item = usize> {
     let end = Instant::now() + AT_MOST;
     (0..EVENTS).take_while(move |_| Instant::now() < end)
@@ -82,7 +85,7 @@ fn micros(costs: &[Duration]) -> f64 {
     median(&costs.iter().map(|cost| cost.as_secs_f64() * 1e6).collect::<Vec<_>>())
 }
 
-/// Time from a new client to its first answer.
+/// Time from a new client to its first response.
 pub(super) struct First {
     pub(super) wall: Duration,
     pub(super) cpu: Duration,

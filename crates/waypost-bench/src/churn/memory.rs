@@ -1,5 +1,6 @@
-//! The bytes that a client holds for each node it knows: the watcher's copy, the directory's and the pool's, counted by the allocator. All of
-//! the client runs on this thread, so that the counts of this thread are the client's.
+//! Bytes that a client holds for each node that it knows: the copies of the watcher, the directory
+//! and the pool, counted by the allocator. All of the client runs on this thread, so that the
+//! counts of this thread are those of the client.
 
 use tokio::runtime::Runtime;
 use waypost::Channel;
@@ -10,7 +11,7 @@ use crate::cpu;
 use crate::peers::Peers;
 use crate::records::SERVICE;
 
-/// Bytes a node of a service that is followed and that no channel uses.
+/// Returns the bytes per node of a service that is watched and that no channel uses.
 pub(super) fn idle(nodes: usize, peers: &Peers) -> Result<f64> {
     counted(nodes, || {
         let runtime = one_thread()?;
@@ -25,7 +26,7 @@ pub(super) fn idle(nodes: usize, peers: &Peers) -> Result<f64> {
     })
 }
 
-/// Bytes a node of a service with a channel whose peers are connected.
+/// Returns the bytes per node of a service with a channel whose peers are connected.
 pub(super) fn channel(nodes: usize, peers: &Peers) -> Result<f64> {
     counted(nodes, || {
         let runtime = one_thread()?;
@@ -40,11 +41,11 @@ async fn connect(nodes: usize, peers: &Peers) -> Result<(Scene, Channel)> {
     Ok((scene, channel))
 }
 
-/// What `build` leaves allocated, by node.
+/// Returns the bytes per node that `build` leaves allocated.
 fn counted<T>(nodes: usize, build: impl FnOnce() -> Result<T>) -> Result<f64> {
     let mut built = None;
     let counts = allocation_counter::measure(|| built = Some(build()));
-    // Alive until it is counted.
+    // The value lives until it is counted.
     drop(built.transpose()?);
     Ok(counts.bytes_current as f64 / nodes as f64)
 }

@@ -1,7 +1,8 @@
-//! `bench churn`: what the membership of a service costs a client, by the number of nodes it knows.
+//! `bench churn`: cost of the membership of a service for a client, by the number of nodes that it
+//! knows.
 //!
-//! The client, its registry's decoding and its watcher's copy run on this one thread, whose CPU time and allocations are counted; the servers
-//! have a thread of their own.
+//! The client, the decoding of its registry and the copy of its watcher run on this one thread,
+//! whose CPU time and allocations are counted; the servers have a thread of their own.
 
 mod backoff;
 mod events;
@@ -17,8 +18,8 @@ use crate::options::Options;
 use crate::peers::Peers;
 
 const NODES: [u64; 4] = [100, 1_000, 10_000, 100_000];
-/// Bounds: one event at 10 000 and at 100 000 nodes, a rolling replacement of 10 000, back-off of 100 among 10 000, bytes at
-/// 100 000.
+/// Bounds: one event at 10 000 and at 100 000 nodes, a rolling replacement of 10 000, backoff of
+/// 100 among 10 000, bytes at 100 000.
 const LIMITS: [(&str, u64, f64); 9] = [
     ("added_us", 10_000, 50.0),
     ("changed_us", 10_000, 50.0),

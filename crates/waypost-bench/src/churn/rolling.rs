@@ -1,4 +1,5 @@
-//! The CPU time of a rolling replacement: each node in turn is marked as leaving, deleted, and created elsewhere under a new id.
+//! CPU time of a rolling replacement: each node in turn is marked as leaving, deleted, and created
+//! elsewhere under a new id.
 
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use crate::cpu::{rest, thread_cpu, turns};
 use crate::peers::Peers;
 use crate::records::{Records, id};
 
-/// Where the replacement costs more, it is cut short, and the rest is taken to cost the same.
+/// Maximum cost of the replacement; it then stops, and the remaining nodes are assumed to cost the
+/// same.
 const AT_MOST: Duration = Duration::from_secs(20);
 
 pub(super) struct Rolling {
-    /// CPU time of replacing all nodes.
+    /// CPU time of replacing all nodes, in seconds.
     pub(super) seconds: f64,
-    /// Share of the nodes that was really replaced.
+    /// Share of the nodes that were really replaced.
     pub(super) share: f64,
 }
 

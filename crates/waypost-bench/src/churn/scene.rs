@@ -1,4 +1,4 @@
-//! A client that knows so many nodes of one service.
+//! Client that knows a given number of nodes of one service.
 
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use crate::peers::Peers;
 use crate::records::{Records, SERVICE, id};
 use crate::registry::PushRegistry;
 
-/// Longest wait for a first connection.
+/// Maximum wait for a first connection.
 const READY: Duration = Duration::from_secs(120);
-/// Peers of the channel; the default, said here because the figures depend on it.
+/// Maximum number of peers of the channel: the default, set explicitly because the figures depend
+/// on it.
 const MAX_PEERS: usize = 100;
 
-/// The registry and the client.
+/// Registry and client.
 pub(super) struct Scene {
     pub(super) records: Records,
     pub(super) registry: PushRegistry,
@@ -27,7 +28,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Creates the client; the registry knows `nodes` nodes, all at the address of `peers`.
+    /// Creates the client; the registry has `nodes` nodes, all at the address of `peers`.
     pub(super) fn new(nodes: usize, peers: &Peers) -> Result<Self> {
         let (records, registry, address) = (Records::new(), PushRegistry::new(), peers.address.to_string());
         let record = |number| {
@@ -43,7 +44,7 @@ impl Scene {
         Ok(self.client.channel_builder(SERVICE).max_peers(MAX_PEERS).build()?)
     }
 
-    /// Returns a channel whose peers are connected and at rest.
+    /// Returns a channel whose peers are connected and idle.
     pub(super) async fn connected(&self) -> Result<Channel> {
         let channel = self.channel()?;
         channel.ready(READY).await?;

@@ -1,4 +1,4 @@
-//! The figures of `bench churn` as a table, beside those of an earlier run.
+//! Figures of `bench churn` as a table, beside those of an earlier run.
 
 use std::fmt::Write;
 
@@ -21,7 +21,7 @@ const COLUMNS: [(&str, &str); 12] = [
     ("first_answer_cpu_ms", "first answer, CPU ms"),
 ];
 
-/// Reads the rows of a run that was kept.
+/// Reads the rows of a run that was saved.
 pub(super) fn read(path: &str) -> Result<Vec<Value>> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("--before {path}: {error}"))?;
     let run: Value = serde_json::from_str(&text).map_err(|error| format!("--before {path}: {error}"))?;

@@ -1,20 +1,21 @@
-//! Users and what they may do.
+//! Users and their permissions.
 
 use super::Etcd;
 use crate::Failure;
 
-/// The login of the user that may do everything, once authentication is on.
+/// Login of the root user, which has all permissions once authentication is enabled.
 pub const ROOT: &str = "root:waypost-root-password";
 
 impl Etcd {
-    /// Turns authentication on: [`ROOT`], who may do everything, and `user`, who may read and write keys that begin with `prefix` and
-    /// nothing else. Without a password the user is whoever shows a certificate of that common name.
+    /// Enables authentication with two users: [`ROOT`], which has all permissions, and `user`,
+    /// which may only read and write keys that begin with `prefix`. Without a password, a client
+    /// certificate with that common name authenticates the user.
     ///
     /// # Errors
-    /// It is on already, or a step failed.
+    /// Authentication is already enabled, or a step failed.
     ///
     /// # Cancel safety
-    /// Dropped half-way, some steps have been made: start another cluster.
+    /// If the future is dropped, some steps have been made: start another cluster.
     pub async fn enable_auth(&mut self, user: &str, password: Option<&str>, prefix: &str) -> Result<(), Failure> {
         for args in [&["role", "add", "root"][..], &["user", "add", ROOT], &["user", "grant-role", "root", "root"]] {
             self.ctl(args).await?;
@@ -31,36 +32,36 @@ impl Etcd {
         Ok(())
     }
 
-    /// Gives `user` a new password; its tokens are void from then on.
+    /// Sets a new password for `user`; its tokens are invalid from then on.
     ///
     /// # Errors
     /// There is no such user.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may have been done.
+    /// If the future is dropped, the password may have been set.
     pub async fn set_password(&self, user: &str, password: &str) -> Result<(), Failure> {
         let args = ["user", "passwd", user, "--interactive=false"];
         self.call(self.control.login.as_deref(), &args, password.as_bytes()).await.map(drop)
     }
 
-    /// Lets `user` read and write keys that begin with `prefix`.
+    /// Grants `user` the permission to read and write keys that begin with `prefix`.
     ///
     /// # Errors
     /// There is no such user.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may have been done.
+    /// If the future is dropped, the permission may have been granted.
     pub async fn allow(&self, user: &str, prefix: &str) -> Result<(), Failure> {
         self.ctl(&["role", "grant-permission", user, "--prefix=true", "readwrite", prefix]).await.map(drop)
     }
 
-    /// Takes that permission away again.
+    /// Revokes that permission.
     ///
     /// # Errors
-    /// It was not given.
+    /// The permission was not granted.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may have been done.
+    /// If the future is dropped, the permission may have been revoked.
     pub async fn forbid(&self, user: &str, prefix: &str) -> Result<(), Failure> {
         self.ctl(&["role", "revoke-permission", user, "--prefix=true", prefix]).await.map(drop)
     }

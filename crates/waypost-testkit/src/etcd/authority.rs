@@ -1,4 +1,4 @@
-//! Certificates made on the spot: a certificate authority of one test.
+//! Certificate authority of one test, with certificates issued on demand.
 
 use std::fmt;
 use std::io;
@@ -9,26 +9,27 @@ use tempfile::TempDir;
 
 use crate::Failure;
 
-/// A certificate authority whose files are gone when it is dropped. Two of them do not trust each other.
+/// Certificate authority whose files are removed when it is dropped. Two authorities do not trust
+/// each other.
 pub struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A certificate and its key, as PEM files in the folder of the [`Authority`].
+/// Certificate and private key, as PEM files in the folder of the [`Authority`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The certificate.
+    /// Path of the certificate.
     pub certificate: PathBuf,
-    /// Its private key, in PKCS#8.
+    /// Path of its private key, in PKCS#8.
     pub key: PathBuf,
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     ///
     /// # Errors
-    /// There is no room for its files.
+    /// Its files cannot be written.
     pub fn new() -> Result<Self, Failure> {
         made("authority", || {
             let folder = TempDir::new()?;
@@ -38,23 +39,24 @@ impl Authority {
         })
     }
 
-    /// Its own certificate, for those who are to trust it.
+    /// Returns the path of the authority's own certificate, for peers that are to trust it.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    /// A certificate for a server at these names and IP addresses.
+    /// Issues a certificate for a server with these names and IP addresses.
     ///
     /// # Errors
-    /// A name that is none, or no room for the files.
+    /// A name is invalid, or the files cannot be written.
     pub fn server(&self, names: &[&str]) -> Result<Identity, Failure> {
         self.identity("server", names)
     }
 
-    /// A certificate for a client of that common name, which is the user where etcd asks for certificates.
+    /// Issues a certificate for a client with this common name, which is the user if etcd requires
+    /// client certificates.
     ///
     /// # Errors
-    /// No room for the files.
+    /// The files cannot be written.
     pub fn client(&self, common_name: &str) -> Result<Identity, Failure> {
         self.identity(common_name, &[])
     }
@@ -89,7 +91,7 @@ fn authority_params() -> Result<CertificateParams, Error> {
     Ok(params)
 }
 
-/// A folder for one identity: several of one name may be there.
+/// Creates a folder for one identity; several identities may have the same name.
 fn fresh(folder: &Path, name: &str) -> io::Result<PathBuf> {
     Ok(tempfile::Builder::new().prefix(name).tempdir_in(folder)?.keep())
 }

@@ -1,4 +1,5 @@
-//! Which etcd programs there are. It starts none; `cargo xtask etcd` is what installs and builds them.
+//! etcd programs of this machine. Starts no server; `cargo xtask etcd` installs and builds the
+//! programs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,20 +7,20 @@ use std::process::{Command, Stdio};
 
 use crate::Failure;
 
-/// The variable in which `cargo xtask test` names every etcd, as `PATH` names folders.
+/// Environment variable in which `cargo xtask test` lists every etcd, in the format of `PATH`.
 const ALL: &str = "WAYPOST_ETCDS";
-/// The variable in which a person names the one etcd to use.
+/// Environment variable in which a user names the one etcd to use.
 const ONE: &str = "WAYPOST_ETCD";
 const REMEDY: &str = "run `cargo xtask etcd`, or name one in WAYPOST_ETCD";
 
-/// What an etcd says it is, such as 3.4.23; ordered.
+/// Version that an etcd reports, such as 3.4.23; ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// The 3 of 3.4.23.
+    /// Major version: the 3 of 3.4.23.
     pub major: u32,
-    /// The 4 of 3.4.23.
+    /// Minor version: the 4 of 3.4.23.
     pub minor: u32,
-    /// The 23 of 3.4.23; a suffix such as `-rc.1` is left out.
+    /// Patch version: the 23 of 3.4.23. A suffix such as `-rc.1` is dropped.
     pub patch: u32,
 }
 
@@ -29,7 +30,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// An etcd program that answered `--version`, and the etcdctl that goes with it.
+/// etcd program that responded to `--version`, and its etcdctl.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binary {
     etcd: PathBuf,
@@ -38,10 +39,10 @@ pub struct Binary {
 }
 
 impl Binary {
-    /// The etcd at `path`; its etcdctl is the one beside it, else that on the `PATH`.
+    /// Returns the etcd at `path`; its etcdctl is the one beside it, else the one on the `PATH`.
     ///
     /// # Errors
-    /// It does not run, does not tell its version, or there is no etcdctl.
+    /// The program does not run or does not print its version, or there is no etcdctl.
     pub fn at(path: impl Into<PathBuf>) -> Result<Self, Failure> {
         let etcd = path.into();
         let failed = |why: &str| Failure::new(format!("{} is no etcd to test with: {why}: {REMEDY}", etcd.display()));
@@ -54,8 +55,9 @@ impl Binary {
         Ok(Self { etcd, etcdctl, version })
     }
 
-    /// Every etcd to test with, one of each version, oldest first: those of `$WAYPOST_ETCDS` (`cargo xtask test` sets it), else
-    /// `$WAYPOST_ETCD`, else that on the `PATH` and those that `cargo xtask etcd` has built.
+    /// Returns every etcd to test with, one of each version, oldest first: those of
+    /// `$WAYPOST_ETCDS` (`cargo xtask test` sets it), else `$WAYPOST_ETCD`, else the one on the
+    /// `PATH` and those that `cargo xtask etcd` has built.
     ///
     /// # Errors
     /// There is none, or one that is named does not run; the text says what to do.
@@ -66,22 +68,22 @@ impl Binary {
         if found.is_empty() { Err(Failure::new(format!("no etcd to test with: {REMEDY}"))) } else { Ok(found) }
     }
 
-    /// The program.
+    /// Returns the path of the program.
     pub fn path(&self) -> &Path {
         &self.etcd
     }
 
-    /// Its etcdctl.
+    /// Returns the path of its etcdctl.
     pub fn etcdctl(&self) -> &Path {
         &self.etcdctl
     }
 
-    /// What it says it is.
+    /// Returns the version that the program reports.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Whether it takes `--unsafe-no-fsync`.
+    /// Returns true if the program accepts `--unsafe-no-fsync`.
     pub(super) fn can_skip_fsync(&self) -> bool {
         (self.version.major, self.version.minor) >= (3, 5)
     }
@@ -97,13 +99,14 @@ fn candidates() -> Vec<PathBuf> {
     on_path("etcd").into_iter().chain(built()).collect()
 }
 
-/// The file of that name in the folders of `PATH`.
+/// Returns the first file of that name in the folders of `PATH`.
 fn on_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// What `cargo xtask etcd` has built, in `waypost/etcd/<version>/etcd` of the user's cache.
+/// Returns the programs that `cargo xtask etcd` has built, in `waypost/etcd/<version>/etcd` of the
+/// user's cache.
 fn built() -> Vec<PathBuf> {
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
     let Some(cache) = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home) else { return Vec::new() };
@@ -111,7 +114,7 @@ fn built() -> Vec<PathBuf> {
     versions.map(|version| version.path().join("etcd")).filter(|path| path.is_file()).collect()
 }
 
-/// The version in `etcd Version: 3.4.23`, the first line of `etcd --version`.
+/// Parses the version in `etcd Version: 3.4.23`, the first line of `etcd --version`.
 fn version(output: &str) -> Option<Version> {
     let text = output.lines().next()?.strip_prefix("etcd Version: ")?;
     let mut numbers = text.split(['.', '-', '+']).map(str::parse::<u32>);

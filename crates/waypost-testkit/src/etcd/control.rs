@@ -1,4 +1,5 @@
-//! etcdctl, called with the flags that a cluster needs. It knows how to reach members, and not what is asked of them.
+//! Calls of etcdctl with the flags that a cluster needs. Knows how members are reached, not what is
+//! requested of them.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,21 +11,22 @@ use tokio::time::timeout;
 
 use crate::Failure;
 
-/// How long etcdctl itself waits for an answer, and how long we wait for etcdctl.
+/// Timeout of etcdctl for a response, and our timeout for etcdctl.
 const COMMAND: &str = "--command-timeout=15s";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) etcdctl: PathBuf,
-    /// The flags for TLS.
+    /// Flags for TLS.
     pub(super) tls: Vec<String>,
-    /// `user:password`, once authentication is on.
+    /// `user:password`, once authentication is enabled.
     pub(super) login: Option<String>,
 }
 
 impl Control {
-    /// What etcdctl printed when called with `args` on stdin `input`, against these `endpoints` (`host:port,host:port`).
+    /// Runs etcdctl with `args` and with `input` on stdin against these `endpoints`
+    /// (`host:port,host:port`), and returns its stdout.
     pub(super) async fn run(
         &self,
         endpoints: &str,
@@ -37,7 +39,8 @@ impl Control {
         let mut stdin = child.stdin.take();
         let run = async {
             if let Some(mut stdin) = stdin.take() {
-                // It may end without having read all; its own error tells more.
+                // etcdctl may end before it has read all of stdin; its own error is more
+                // informative.
                 let _ = stdin.write_all(input).await;
             }
             child.wait_with_output().await

@@ -1,13 +1,14 @@
-//! One test on every etcd.
+//! Run of one test on every etcd of the machine.
 
 use tokio::task::JoinSet;
 
 use super::Binary;
 
-/// Runs a test on every etcd of this machine, side by side; what it came to on each, in no order.
+/// Runs a test on every etcd of this machine, concurrently, and returns its results in no
+/// particular order.
 ///
 /// # Panics
-/// As the test does; or if there is no etcd, saying what to do.
+/// The test panics, or there is no etcd; the message then says what to do.
 pub async fn each<F, R, T>(test: F) -> Vec<T>
 where
     F: Fn(Binary) -> R,

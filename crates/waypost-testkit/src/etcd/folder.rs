@@ -1,4 +1,5 @@
-//! The folder of one cluster: in memory where there is room, removed with its owner, or by the next one if its owner was killed.
+//! Data folder of one cluster: in memory where there is space, removed with its owner, or by the
+//! next cluster if its owner was killed.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,9 +10,10 @@ use tempfile::TempDir;
 use super::options::{Options, Storage};
 
 const PREFIX: &str = "waypost-etcd-";
-/// Locked for as long as the owner lives.
+/// File that is locked as long as the owner lives.
 const LOCK: &str = "lock";
-/// A memory file system, and how much of it a member may need: etcd sets aside two logs of 61 MiB, and tests fill some quota.
+/// Memory file system, and the bytes that a member may need there: etcd preallocates two logs of 61
+/// MiB, and tests fill a quota.
 const MEMORY: &str = "/dev/shm";
 const ROOM_BYTES: u64 = 512 << 20;
 
@@ -23,7 +25,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// A fresh one, in memory if the options say so and there is room.
+    /// Creates a fresh folder, in memory if the options say so and there is space.
     pub(super) fn new(options: &Options) -> io::Result<Self> {
         sweep(Path::new(MEMORY));
         let in_memory =
@@ -36,7 +38,8 @@ impl Folder {
         let unlocked = folder.path().join("unlocked");
         let lock = File::create_new(&unlocked)?;
         lock.lock()?;
-        // Under its name it is locked from the first moment on.
+        // The file gets its final name once it is locked, so that under this name it is never
+        // unlocked.
         fs::rename(unlocked, folder.path().join(LOCK))?;
         Ok(Self { folder, in_memory, _lock: lock })
     }
@@ -50,12 +53,13 @@ impl Folder {
     }
 }
 
-/// Removes the folders of clusters whose owner was killed: memory is too dear to leave them to the next start of the machine.
+/// Removes the folders of clusters whose owner was killed: memory is too scarce to keep them until
+/// the machine restarts.
 fn sweep(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
         if is_ours && is_abandoned(&entry.path()) {
-            // Another may be sweeping too.
+            // Another process may be sweeping too.
             let _ = fs::remove_dir_all(entry.path());
         }
     }

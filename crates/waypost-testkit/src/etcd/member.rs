@@ -1,4 +1,5 @@
-//! One member of a cluster: a process of ours, its ports and its folder. It knows nothing of the others but their addresses.
+//! One member of a cluster: its process, ports and folder. Knows nothing of the other members but
+//! their addresses.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,13 +9,15 @@ use super::Binary;
 use super::metrics::Metrics;
 use crate::{Child, Failure, Port, Program};
 
-/// What etcd logs, in every version, once it has joined its cluster and answers clients; before that it accepts and is silent.
+/// Message that every version of etcd logs once it has joined its cluster and serves clients;
+/// before that it accepts connections and does not respond.
 const SERVING: &str = "serving client traffic";
-/// Three members on a busy machine; nothing waits for it when all is well.
+/// Timeout of a start, for three members on a busy machine; it costs no time when all is well.
 const START: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(20);
 
-/// One member. Its ports stay its own while it is down: connecting is refused then, and nobody else can take them.
+/// Member of a cluster. Its ports stay reserved while it is down: connections are refused, and no
+/// other process can take them.
 #[derive(Debug)]
 pub struct Member {
     name: String,
@@ -43,7 +46,7 @@ impl Member {
         })
     }
 
-    /// Tells it the flags that all members share.
+    /// Sets the flags of this member and those `shared` by all members.
     pub(super) fn configure(&mut self, scheme: &str, shared: &[String]) {
         let (client, peer, metrics) = (self.client.address(), self.peer.address(), self.metrics.address());
         let own = [
@@ -58,40 +61,40 @@ impl Member {
         self.program = self.program.clone().args(own).args(shared);
     }
 
-    /// Its name in the cluster: `m1`, `m2`, `m3`.
+    /// Returns the member's name in the cluster: `m1`, `m2`, `m3`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where clients reach it: 127.0.0.1 and a port.
+    /// Returns the address for clients: 127.0.0.1 and a port.
     pub fn address(&self) -> SocketAddr {
         self.client.address()
     }
 
-    /// `m1=http://127.0.0.1:4321`, as the cluster's list of members has it.
+    /// Returns the member's entry in `--initial-cluster`: `m1=http://127.0.0.1:4321`.
     pub(super) fn peer(&self) -> String {
         format!("{}=http://{}", self.name, self.peer.address())
     }
 
-    /// Its process id, while it runs.
+    /// Returns the process id while the member runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::pid)
     }
 
-    /// Its log so far, since it was last started: one JSON object a line.
+    /// Returns the log since the last start: one JSON object per line.
     pub fn log(&self) -> Vec<String> {
         self.child.as_ref().map(Child::stdout).unwrap_or_default()
     }
 
-    /// Whether it was started, and neither killed nor paused since.
+    /// Returns true if the member was started, and neither killed nor paused since.
     pub fn is_up(&self) -> bool {
         self.child.is_some() && !self.paused
     }
 
-    /// Fails the test if it has ended by itself.
+    /// Fails the test if the member has ended by itself.
     ///
     /// # Panics
-    /// It has; the message shows what it said.
+    /// The member has ended; the message shows its output.
     #[track_caller]
     pub fn assert_alive(&mut self) {
         if let Some(child) = &mut self.child {
@@ -99,33 +102,33 @@ impl Member {
         }
     }
 
-    /// Freezes it (SIGSTOP): it accepts connections and is silent.
+    /// Freezes the member (SIGSTOP): it accepts connections and does not respond.
     ///
     /// # Errors
-    /// It is down.
+    /// The member is down.
     pub fn pause(&mut self) -> Result<(), Failure> {
         self.running()?.sigstop()?;
         self.paused = true;
         Ok(())
     }
 
-    /// Wakes it again.
+    /// Resumes the member (SIGCONT).
     ///
     /// # Errors
-    /// It is down.
+    /// The member is down.
     pub fn resume(&mut self) -> Result<(), Failure> {
         self.running()?.sigcont()?;
         self.paused = false;
         Ok(())
     }
 
-    /// Kills it (SIGKILL), paused or not; returns when it is gone. Its data stays.
+    /// Kills the member (SIGKILL), paused or not; returns once it has ended. Its data is kept.
     ///
     /// # Errors
-    /// It is down already.
+    /// The member is already down.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it has been killed; call it again.
+    /// If the future is dropped, the member has been killed; call it again.
     pub async fn kill(&mut self) -> Result<(), Failure> {
         let child = self.running()?;
         if child.is_alive() {
@@ -136,10 +139,11 @@ impl Member {
         Ok(())
     }
 
-    /// Starts it again with the data it had. It serves once a majority of the cluster is up: see [`serving`](Member::serving).
+    /// Starts the member again with its data. It serves once a majority of the cluster is up: see
+    /// [`serving`](Member::serving).
     ///
     /// # Errors
-    /// It runs already, or does not start.
+    /// The member already runs, or does not start.
     pub fn start(&mut self) -> Result<(), Failure> {
         if self.child.is_some() {
             return Err(Failure::new(format!("{} runs already", self.title)));
@@ -148,33 +152,33 @@ impl Member {
         Ok(())
     }
 
-    /// Waits until it has joined its cluster and answers clients.
+    /// Waits until the member has joined its cluster and serves clients.
     ///
     /// # Errors
-    /// It is down, ended, or did not get there within a minute.
+    /// The member is down, has ended, or does not serve within a minute.
     ///
     /// # Cancel safety
-    /// Once it has returned, or was dropped half-way, it is not to be called again before the next start.
+    /// Once it has returned, or its future was dropped, do not call it again before the next start.
     pub async fn serving(&mut self) -> Result<(), Failure> {
         self.running()?.line_where(START, |line| line.contains(SERVING)).await.map(drop)
     }
 
-    /// What it counts, as Prometheus would read it.
+    /// Returns the metrics that the member exposes to Prometheus.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The member does not respond.
     pub async fn metrics(&self) -> Result<Metrics, Failure> {
         let read = tokio::time::timeout(END, Metrics::read(self.metrics.address())).await;
         let failed = |why: &str| Failure::new(format!("{} tells no metrics: {why}", self.title));
         read.map_err(|_| failed("no answer"))?.map_err(|error| failed(&error.to_string()))
     }
 
-    /// Removes its data.
+    /// Removes the member's data.
     pub(super) fn forget(&self) -> std::io::Result<()> {
         if self.data.exists() { std::fs::remove_dir_all(&self.data) } else { Ok(()) }
     }
 
-    /// The id of the cluster it says it joined, in its own log.
+    /// Returns the id of the cluster that the member joined, from its own log.
     pub(super) fn joined(&self) -> Option<u64> {
         let log = self.log();
         let id = log.iter().rev().find_map(|line| line.split_once("\"cluster-id\":\"")?.1.split_once('"'));

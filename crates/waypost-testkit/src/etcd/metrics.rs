@@ -1,4 +1,4 @@
-//! What a member counts, as it tells Prometheus.
+//! Prometheus metrics of a member.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The figures of one member at one moment.
+/// Metrics of one member at one moment.
 #[derive(Clone, Debug)]
 pub struct Metrics(String);
 
@@ -19,8 +19,9 @@ impl Metrics {
         Ok(Self(answer))
     }
 
-    /// The figure of that name, such as `etcd_disk_wal_write_bytes_total`; of one with labels the sum over those whose labels contain
-    /// each of `labels`, such as `grpc_method="Watch"`. None if there is no such line.
+    /// Returns the value of the metric `name`, such as `etcd_disk_wal_write_bytes_total`. For a
+    /// metric with labels, returns the sum of the values whose labels contain each of `labels`,
+    /// such as `grpc_method="Watch"`. `None` if there is no such line.
     pub fn get(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let figures = self.0.lines().filter_map(|line| figure(line, name, labels));
         figures.fold(None, |sum, figure| Some(sum.unwrap_or(0.0) + figure))

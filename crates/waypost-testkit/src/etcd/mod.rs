@@ -1,8 +1,11 @@
-//! A real etcd for tests: one member or three, on ports of loopback chosen by the system, that can be frozen, killed, wiped, filled,
-//! locked with passwords and certificates, and asked. It knows nothing of Waypost.
+//! Real etcd clusters for tests: one member or three, on loopback ports chosen by the system. A
+//! test can freeze, kill, wipe and fill them, protect them with passwords and certificates, and
+//! query them. Knows nothing of Waypost.
 //!
-//! [`Binary::all`] tells which etcds there are; [`Etcd::start`] starts a cluster. Put a [`Proxy`](crate::Proxy) before a member to cut it
-//! off. Dropped, its processes are killed and its files removed; those of a test that was killed are removed by the next.
+//! [`Binary::all`] lists the etcd programs; [`Etcd::start`] starts a cluster. Put a
+//! [`Proxy`](crate::Proxy) before a member to disconnect it. When a cluster is dropped, its
+//! processes are killed and its files removed. The files of a test that was killed are removed by
+//! the next one.
 
 mod access;
 mod authority;
@@ -34,38 +37,38 @@ pub use member::Member;
 pub use metrics::Metrics;
 pub use options::Options;
 
-/// Between two looks at who leads, and for how long to look: etcd elects in one or two seconds.
+/// Interval of checks for a leader, and their timeout: etcd elects in one or two seconds.
 const LOOK: Duration = Duration::from_millis(50);
 const ELECTION: Duration = Duration::from_secs(30);
 
-/// What a restarted cluster finds.
+/// Data of a restarted cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// All it had.
+    /// All data from before the restart.
     Kept,
-    /// Nothing: the same ids and addresses, revision 1.
+    /// No data: the same ids and addresses, revision 1.
     Lost,
 }
 
-/// What a member says of itself and its cluster.
+/// Status of a member and its cluster, as the member reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The cluster's id.
+    /// Id of the cluster.
     pub cluster: u64,
-    /// The member's id.
+    /// Id of the member.
     pub member: u64,
-    /// The id of the member that it takes for the leader; 0 if none.
+    /// Id of the leader as this member knows it; 0 if it knows none.
     pub leader: u64,
-    /// The store's revision.
+    /// Revision of the store.
     pub revision: i64,
-    /// The size of the store's file.
+    /// Size of the store's file, in bytes.
     pub size_bytes: u64,
 }
 
-/// A cluster of our own.
+/// Cluster of one test.
 #[derive(Debug)]
 pub struct Etcd {
-    // Before the folder: it is removed when nobody writes into it any more.
+    // Declared before the folder, so that the folder is removed once no member writes to it.
     members: Vec<Member>,
     control: Control,
     authority: Option<Authority>,
@@ -74,14 +77,15 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts a cluster and returns when each member answers, under the id that it logged: no other etcd was met by mistake. To be called
-    /// in a tokio runtime with I/O, whose clock is not paused.
+    /// Starts a cluster and returns once each member responds with the cluster id that it logged,
+    /// so that no other etcd is used by mistake. Must be called in a tokio runtime with I/O whose
+    /// clock is not paused.
     ///
     /// # Errors
     /// A member does not start or serve; the text shows its log.
     ///
     /// # Cancel safety
-    /// Dropped half-way, nothing is left.
+    /// If the future is dropped, nothing is left.
     pub async fn start(binary: &Binary, options: &Options) -> Result<Self, Failure> {
         let failed = |why: &dyn std::fmt::Display| Failure::new(format!("etcd {} cannot be set up: {why}", binary.version()));
         let folder = Folder::new(options).map_err(|error| failed(&error))?;
@@ -96,31 +100,32 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// The program it runs.
+    /// Returns the program that the members run.
     pub fn binary(&self) -> &Binary {
         &self.binary
     }
 
-    /// The number of members, up or not.
+    /// Returns the number of members, up or not.
     pub fn size(&self) -> usize {
         self.members.len()
     }
 
-    /// One member, counted from 0.
+    /// Returns the member at `index`, counted from 0.
     ///
     /// # Panics
-    /// There are fewer.
+    /// The cluster has fewer members.
     #[track_caller]
     pub fn member(&mut self, index: usize) -> &mut Member {
         &mut self.members[index]
     }
 
-    /// Where clients reach the members, up or not, in their order.
+    /// Returns the client addresses of the members, up or not, in their order.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.members.iter().map(Member::address).collect()
     }
 
-    /// Who signed the members' certificates, and can sign those of clients; none without TLS.
+    /// Returns the authority that signed the members' certificates and can issue those of clients;
+    /// `None` without TLS.
     pub fn authority(&self) -> Option<&Authority> {
         self.authority.as_ref()
     }
@@ -128,26 +133,26 @@ impl Etcd {
     /// Freezes all members (SIGSTOP).
     ///
     /// # Errors
-    /// One is down.
+    /// A member is down.
     pub fn pause(&mut self) -> Result<(), Failure> {
         self.members.iter_mut().try_for_each(Member::pause)
     }
 
-    /// Wakes all members.
+    /// Resumes all members (SIGCONT).
     ///
     /// # Errors
-    /// One is down.
+    /// A member is down.
     pub fn resume(&mut self) -> Result<(), Failure> {
         self.members.iter_mut().try_for_each(Member::resume)
     }
 
-    /// Kills all members (SIGKILL) that are not down; returns when they are gone.
+    /// Kills all members that are not down (SIGKILL) and returns once they have ended.
     ///
     /// # Errors
-    /// One cannot be waited for.
+    /// A member does not end.
     ///
     /// # Cancel safety
-    /// Dropped half-way, some have been killed; call it again.
+    /// If the future is dropped, some members may have been killed; call it again.
     pub async fn kill(&mut self) -> Result<(), Failure> {
         for member in &mut self.members {
             if member.pid().is_some() {
@@ -157,13 +162,14 @@ impl Etcd {
         Ok(())
     }
 
-    /// Kills what runs and starts all members again; returns when each answers. With [`Data::Lost`] authentication is off again.
+    /// Kills all running members and starts all members again; returns once each responds. With
+    /// [`Data::Lost`] authentication is disabled again.
     ///
     /// # Errors
     /// A member does not start or serve; the text shows its log.
     ///
     /// # Cancel safety
-    /// Dropped half-way, some members are down; call it again.
+    /// If the future is dropped, some members may be down; call it again.
     pub async fn restart(&mut self, data: Data) -> Result<(), Failure> {
         self.kill().await?;
         if data == Data::Lost {
@@ -177,7 +183,7 @@ impl Etcd {
     /// Fails the test if a member has ended by itself.
     ///
     /// # Panics
-    /// One has; the message shows what it said.
+    /// A member has ended; the message shows its output.
     #[track_caller]
     pub fn assert_alive(&mut self) {
         for member in &mut self.members {
@@ -185,13 +191,13 @@ impl Etcd {
         }
     }
 
-    /// What the member of that index says of itself.
+    /// Returns the status that the member at `index` reports.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The member does not respond.
     ///
     /// # Cancel safety
-    /// It only looks.
+    /// The call only reads.
     pub async fn status(&self, index: usize) -> Result<Status, Failure> {
         let address = self.members[index].address().to_string();
         let args = ["endpoint", "status", "--write-out=json"];
@@ -200,13 +206,13 @@ impl Etcd {
         serde_json::from_slice(&json).ok().and_then(|json| status(&json)).ok_or_else(shown)
     }
 
-    /// The index of the leader, once there is one among the members that are up.
+    /// Returns the index of the leader, once the members that are up have one.
     ///
     /// # Errors
-    /// There was none for 30 s, or a member that is up does not answer.
+    /// There was no leader for 30 s, or a member that is up does not respond.
     ///
     /// # Cancel safety
-    /// It only looks.
+    /// The call only reads.
     pub async fn leader(&self) -> Result<usize, Failure> {
         let look = async {
             loop {
@@ -219,7 +225,8 @@ impl Etcd {
         timeout(ELECTION, look).await.unwrap_or_else(|_| Err(Failure::new("etcd elected no leader")))
     }
 
-    /// The member that all that are up take for the leader; a woken one may take itself for it for a while.
+    /// Returns the leader if all members that are up agree on it; a resumed member may consider
+    /// itself the leader for a while.
     async fn seen_leader(&self) -> Result<Option<usize>, Failure> {
         let (mut agreed, mut leader) = (None, None);
         for index in (0..self.members.len()).filter(|index| self.members[*index].is_up()) {
@@ -243,7 +250,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// The member answers with the cluster id that our child logged.
+    /// Fails unless the member responds with the cluster id that our child logged.
     async fn assert_ours(&mut self, index: usize) -> Result<(), Failure> {
         let (status, member) = (self.status(index).await?, &mut self.members[index]);
         member.assert_alive();
@@ -275,13 +282,13 @@ impl Etcd {
     fn cluster_flags(&self) -> Vec<String> {
         let peers: Vec<String> = self.members.iter().map(Member::peer).collect();
         let token = format!("waypost-{}-{}", std::process::id(), self.members[0].address().port());
-        // To stdout, whose lines are read; its default is stderr.
+        // Logs go to stdout, whose lines are read; etcd's default is stderr.
         let log = ["--logger=zap", "--log-outputs=stdout"].map(str::to_owned);
         let cluster = [format!("--initial-cluster={}", peers.join(",")), format!("--initial-cluster-token={token}")];
         log.into_iter().chain(cluster).collect()
     }
 
-    /// The members share a secret, with which they sign.
+    /// Writes the secret with which all members sign tokens, and returns the flag for it.
     fn token_flag(&self, life: Duration) -> Result<String, Failure> {
         let key = self.folder.path().join("token.key");
         let written = std::fs::write(&key, "a secret that only these members share, for one test");

@@ -1,9 +1,9 @@
-//! How a cluster is set up. It knows etcd's flags, and not where anything is.
+//! Options of a cluster. Knows etcd's flags, but no paths and no addresses.
 
 use std::time::Duration;
 
-/// How many members, and what is switched on. Everything else is etcd's default, but for the cost of passwords (see
-/// [`flag`](Options::flag)).
+/// Number of members and enabled features of a cluster. Everything else is etcd's default, except
+/// the cost of password hashes (see [`flag`](Options::flag)).
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(super) members: usize,
@@ -13,7 +13,7 @@ pub struct Options {
     pub(super) flags: Vec<String>,
 }
 
-/// What clients speak.
+/// Transport security between clients and members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     Plain,
@@ -21,16 +21,16 @@ pub(super) enum Transport {
     MutualTls,
 }
 
-/// What a login yields.
+/// Kind of token that a login returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
-    /// Kept by each member; its life starts anew at each use.
+    /// Token kept by each member; each use restarts its lifetime.
     Simple,
-    /// Signed, with a life of its own.
+    /// Signed token with a fixed lifetime.
     Signed(Duration),
 }
 
-/// Where members write.
+/// Storage of the members' data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storage {
     Memory,
@@ -38,60 +38,65 @@ pub(super) enum Storage {
 }
 
 impl Options {
-    /// One member, plain HTTP/2, no authentication, data in memory where the machine has room for it.
+    /// Returns options for one member, with plain HTTP/2, no authentication, and data in memory
+    /// where the machine has space for it.
     pub fn one() -> Self {
         Self {
             members: 1,
             transport: Transport::Plain,
             token: Token::Simple,
             storage: Storage::Memory,
-            // The cheapest that bcrypt has: the default takes 65 ms of CPU for each login.
+            // The lowest cost that bcrypt supports: the default takes 65 ms of CPU for each login.
             flags: vec!["--bcrypt-cost=4".to_owned()],
         }
     }
 
-    /// The same with three members, which survive the loss of one.
+    /// Returns the same options for three members, which survive the loss of one.
     pub fn three() -> Self {
         Self { members: 3, ..Self::one() }
     }
 
-    /// Members show clients a certificate of the cluster's [`Authority`](super::Authority).
+    /// Makes members present a certificate of the cluster's [`Authority`](super::Authority).
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.transport = Transport::Tls;
         self
     }
 
-    /// As [`tls`](Options::tls), and clients must show one too; with authentication on, its common name is the user.
+    /// Enables TLS as [`tls`](Options::tls) does, and requires a certificate of clients too. With
+    /// authentication enabled, its common name is the user.
     #[must_use]
     pub fn mutual_tls(mut self) -> Self {
         self.transport = Transport::MutualTls;
         self
     }
 
-    /// Logins yield a signed token (JWT) that lives this long, used or not; whole seconds. Without it they yield a simple token that
-    /// lives for 300 s since its last use, and not beyond a restart.
+    /// Makes logins return a signed token (JWT) with this lifetime in whole seconds, whether it is
+    /// used or not. By default logins return a simple token, which expires 300 s after its last use
+    /// and does not survive a restart.
     #[must_use]
     pub fn signed_tokens(mut self, life: Duration) -> Self {
         self.token = Token::Signed(life);
         self
     }
 
-    /// Once the store is larger than this, writes are refused (alarm `NOSPACE`); 2 GiB without it. At least a few MiB.
+    /// Limits the size of the store: above it, writes are rejected (alarm `NOSPACE`). At least a
+    /// few MiB; etcd's default is 2 GiB.
     #[must_use]
     pub fn quota_bytes(self, bytes: u64) -> Self {
         self.flag(format!("--quota-backend-bytes={bytes}"))
     }
 
-    /// Data on disk, each write synced. Without it data is in memory, or on disk and not synced (etcd 3.5 and newer).
+    /// Stores data on disk, each write synced. By default data is in memory, or on disk without
+    /// sync (etcd 3.5 and newer).
     #[must_use]
     pub fn on_disk(mut self) -> Self {
         self.storage = Storage::Disk;
         self
     }
 
-    /// Any other flag of etcd, such as `--auto-compaction-retention=1`; given last, it wins over ours. Ours is `--bcrypt-cost=4`, which
-    /// makes logins cheap; etcd's default is 10.
+    /// Adds any other flag of etcd, such as `--auto-compaction-retention=1`. It is passed last and
+    /// overrides ours. Ours is `--bcrypt-cost=4`, which makes logins cheap; etcd's default is 10.
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());

@@ -1,36 +1,37 @@
-//! What tests do to the store by hand, as an operator does with etcdctl.
+//! Operations on the store by hand, as an operator does them with etcdctl.
 
 use serde_json::Value;
 
 use super::Etcd;
 use crate::Failure;
 
-/// A value that fills a quota quickly and is below etcd's limit for a request (1.5 MiB).
+/// Size of a value that fills a quota quickly and is below etcd's limit for a request (1.5 MiB).
 const FILLING_BYTES: usize = 1 << 20;
 const FILLING_KEY: &str = "waypost-testkit-filling";
 const FULL: &str = "database space exceeded";
 
 impl Etcd {
-    /// What etcdctl printed when called with `args`, against the members that are up; as [`ROOT`](super::ROOT) once authentication is
-    /// on. Endpoints, certificates and deadline are given.
+    /// Runs etcdctl with `args` against the members that are up and returns its stdout. Runs as
+    /// [`ROOT`](super::ROOT) once authentication is enabled. Endpoints, certificates and timeout
+    /// are added.
     ///
     /// # Errors
-    /// It failed; the text is what it said.
+    /// The call failed; the text is the error of etcdctl.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the request may have been made.
+    /// If the future is dropped, the request may have been executed.
     pub async fn ctl(&self, args: &[&str]) -> Result<String, Failure> {
         let output = self.call(self.control.login.as_deref(), args, b"").await?;
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
-    /// The same as another user: `login` is `user:password`.
+    /// Runs etcdctl as another user; `login` is `user:password`.
     ///
     /// # Errors
-    /// It failed; the text is what it said.
+    /// The call failed; the text is the error of etcdctl.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the request may have been made.
+    /// If the future is dropped, the request may have been executed.
     pub async fn ctl_as(&self, login: &str, args: &[&str]) -> Result<String, Failure> {
         let output = self.call(Some(login), args, b"").await?;
         Ok(String::from_utf8_lossy(&output).into_owned())
@@ -39,104 +40,105 @@ impl Etcd {
     /// Writes any bytes to `key`, without a lease.
     ///
     /// # Errors
-    /// It failed; the text is what etcdctl said.
+    /// The call failed; the text is the error of etcdctl.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may have been written.
+    /// If the future is dropped, the value may have been written.
     pub async fn put(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
-        // etcdctl takes an empty stdin for none.
+        // etcdctl treats an empty stdin as no value.
         let args = if value.is_empty() { &["put", key, ""][..] } else { &["put", key] };
         self.call(self.control.login.as_deref(), args, value).await.map(drop)
     }
 
-    /// The value of `key`; none if there is no such key.
+    /// Returns the value of `key`, or `None` if there is no such key.
     ///
     /// # Errors
-    /// It failed; the text is what etcdctl said.
+    /// The call failed; the text is the error of etcdctl.
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
         let mut value = self.call(self.control.login.as_deref(), &["get", key, "--print-value-only"], b"").await?;
-        // Each value is followed by a line break.
+        // etcdctl prints a line break after each value.
         Ok(value.pop().map(|_| value))
     }
 
-    /// The keys that begin with `prefix`, in order.
+    /// Returns the keys that begin with `prefix`, in order.
     ///
     /// # Errors
-    /// It failed; the text is what etcdctl said.
+    /// The call failed; the text is the error of etcdctl.
     pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, Failure> {
         let output = self.ctl(&["get", prefix, "--prefix", "--keys-only"]).await?;
         Ok(output.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
-    /// Deletes `key`, whether it is there or not.
+    /// Deletes `key`, whether or not it exists.
     ///
     /// # Errors
-    /// It failed; the text is what etcdctl said.
+    /// The call failed; the text is the error of etcdctl.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may have been deleted.
+    /// If the future is dropped, the key may have been deleted.
     pub async fn delete(&self, key: &str) -> Result<(), Failure> {
         self.ctl(&["del", key]).await.map(drop)
     }
 
-    /// The leases there are, as etcdctl writes them: in hexadecimal digits.
+    /// Returns the ids of all leases, in hexadecimal digits as etcdctl prints them.
     ///
     /// # Errors
-    /// It failed; the text is what etcdctl said.
+    /// The call failed; the text is the error of etcdctl.
     pub async fn leases(&self) -> Result<Vec<String>, Failure> {
         let output = self.ctl(&["lease", "list"]).await?;
         Ok(output.lines().skip(1).map(str::to_owned).collect())
     }
 
-    /// The lease of `key`, in hexadecimal digits; none if it has none, or there is no such key.
+    /// Returns the lease id of `key`, in hexadecimal digits; `None` if the key has no lease or does
+    /// not exist.
     ///
     /// # Errors
-    /// It failed; the text is what etcdctl said.
+    /// The call failed; the text is the error of etcdctl.
     pub async fn lease_of(&self, key: &str) -> Result<Option<String>, Failure> {
         let json = self.ctl(&["get", key, "--write-out=json"]).await?;
         let json: Value = serde_json::from_str(&json).map_err(|error| Failure::new(format!("etcdctl get: {error}: {json}")))?;
         Ok(json["kvs"][0]["lease"].as_i64().map(|lease| format!("{lease:016x}")))
     }
 
-    /// Revokes a lease, and deletes its keys with it.
+    /// Revokes a lease, which deletes its keys.
     ///
     /// # Errors
     /// There is no such lease, or the call failed.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may have been revoked.
+    /// If the future is dropped, the lease may have been revoked.
     pub async fn revoke(&self, lease: &str) -> Result<(), Failure> {
         self.ctl(&["lease", "revoke", lease]).await.map(drop)
     }
 
-    /// The store's revision, as the first member that is up has it.
+    /// Returns the revision of the store, as the first member that is up reports it.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The member does not respond.
     pub async fn revision(&self) -> Result<i64, Failure> {
         let up = self.members.iter().position(super::Member::is_up).unwrap_or_default();
         Ok(self.status(up).await?.revision)
     }
 
-    /// Forgets all history before `revision`; returns when it is gone.
+    /// Compacts all history before `revision`; returns once it is removed.
     ///
     /// # Errors
-    /// The revision is in the future, or compacted already.
+    /// The revision is in the future or already compacted.
     ///
     /// # Cancel safety
-    /// Dropped half-way, it may have been done.
+    /// If the future is dropped, the history may have been compacted.
     pub async fn compact(&self, revision: i64) -> Result<(), Failure> {
         self.ctl(&["compact", &revision.to_string(), "--physical"]).await.map(drop)
     }
 
-    /// Writes until the quota is exceeded and the alarm `NOSPACE` is raised. Give it a small one:
-    /// [`quota_bytes`](super::Options::quota_bytes).
+    /// Writes until the quota is exceeded and the alarm `NOSPACE` is raised. Needs a small quota:
+    /// see [`quota_bytes`](super::Options::quota_bytes).
     ///
     /// # Errors
-    /// Something else failed first.
+    /// A write failed for another reason.
     ///
     /// # Cancel safety
-    /// Dropped half-way, some has been written; call it again.
+    /// If the future is dropped, some values have been written; call it again.
     pub async fn fill(&self) -> Result<(), Failure> {
         let value = vec![b'x'; FILLING_BYTES];
         loop {
@@ -148,13 +150,14 @@ impl Etcd {
         }
     }
 
-    /// Makes room after [`fill`](Etcd::fill), as an operator must: deletes, compacts, defragments each member, and ends the alarm.
+    /// Frees space after [`fill`](Etcd::fill), as an operator must: deletes, compacts, defragments
+    /// each member, and disarms the alarm.
     ///
     /// # Errors
     /// A step failed.
     ///
     /// # Cancel safety
-    /// Dropped half-way, some steps have been made; call it again.
+    /// If the future is dropped, some steps have been made; call it again.
     pub async fn make_room(&self) -> Result<(), Failure> {
         self.delete(FILLING_KEY).await?;
         self.compact(self.revision().await?).await?;

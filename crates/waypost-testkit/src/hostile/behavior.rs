@@ -1,42 +1,45 @@
-//! The ways in which a connection of a hostile server misbehaves, and where it draws them from. Pure: it knows no socket.
+//! Misbehaviors of a hostile server's connections, and the source that they are drawn from. Pure:
+//! knows no socket.
 
 use std::fmt;
 
-/// One connection's behaviour towards its client.
+/// Behavior of one connection towards its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behavior {
-    /// Answers every call.
+    /// Responds to every call.
     Well,
-    /// Sends SETTINGS and closes, in order or by RST.
+    /// Sends SETTINGS and closes, gracefully or by RST.
     CloseAfterHello,
-    /// Accepts and never speaks.
+    /// Accepts and never sends a byte.
     Mute,
-    /// Resets the TCP connection once some bytes were read, maybe none.
+    /// Resets the TCP connection after some bytes were read, possibly none.
     Reset,
-    /// Sends GOAWAY in the middle of calls, with any last stream id and any error code, and closes at once or after its answers.
+    /// Sends GOAWAY in the middle of calls, with any last stream id and any error code, and closes
+    /// at once or after its responses.
     GoAway,
     /// Sends SETTINGS and GOAWAY(ENHANCE_YOUR_CALM) on each connection.
     Calm,
-    /// Changes its limit of concurrent streams all the time, down to 0 and up again.
+    /// Changes its limit of concurrent streams continuously, down to 0 and up again.
     ChangeLimits,
-    /// Reads some bytes at a time, with pauses.
+    /// Reads a few bytes at a time, with pauses.
     ReadSlowly,
     /// Resets each stream with REFUSED_STREAM.
     RefuseStreams,
-    /// Stops reading and writing for a while, again and again, as a stopped process does.
+    /// Stops reading and writing for a while, repeatedly, as a stopped process does.
     Freeze,
-    /// Answers with headers and then resets the stream with any error code.
+    /// Responds with headers and then resets the stream with any error code.
     AnswerThenReset,
-    /// Answers with DATA frames of one byte that do not end.
+    /// Responds with DATA frames of one byte and never ends the stream.
     TinyData,
     /// Stops reading and writing for good at its first request, PINGs included.
     Hang,
-    /// Allows so many concurrent streams and answers none of them; healed, it allows 100 and answers all.
+    /// Allows this many concurrent streams and responds to none; once healed, it allows 100 and
+    /// responds to all.
     Limit(u32),
 }
 
 impl Behavior {
-    /// Those that a seed draws from, the well one first.
+    /// Behaviors that a seed draws from; the first is [`Well`](Self::Well).
     pub const ALL: [Self; 12] = [
         Self::Well,
         Self::CloseAfterHello,
@@ -52,12 +55,13 @@ impl Behavior {
         Self::TinyData,
     ];
 
-    /// Whether its connections act from time to time, also when nothing is sent to them.
+    /// Returns true if its connections act periodically, even when they receive nothing.
     pub(super) fn acts_by_itself(self) -> bool {
         matches!(self, Self::ChangeLimits | Self::TinyData | Self::Limit(_))
     }
 
-    /// Whether its connections go on once the server is healed. The others end by RST, as those of a restarted process do.
+    /// Returns true if its connections continue once the server is healed. The others end by RST,
+    /// as those of a restarted process do.
     pub(super) fn survives_healing(self) -> bool {
         matches!(self, Self::Well | Self::ChangeLimits | Self::ReadSlowly | Self::Freeze | Self::Limit(_))
     }
@@ -85,17 +89,17 @@ impl fmt::Display for Behavior {
     }
 }
 
-/// Source of the behaviour of each new connection.
+/// Source of the behavior of each new connection.
 #[derive(Clone, Debug)]
 pub enum Script {
-    /// Each connection draws one of these; the same seed draws the same sequence.
+    /// Behaviors of which each connection draws one; the same seed draws the same sequence.
     Drawn(Vec<Behavior>),
-    /// The first connections behave so, one each; all later ones are well.
+    /// Behaviors of the first connections, one each; all later ones are well.
     First(Vec<Behavior>),
 }
 
 impl Script {
-    /// The behaviour of the connection with this number, counted from 0.
+    /// Returns the behavior of the connection with this number, counted from 0.
     pub(super) fn behavior(&self, number: u64, rng: &mut fastrand::Rng) -> Behavior {
         match self {
             Self::Drawn(behaviors) => rng.choice(behaviors).copied().unwrap_or(Behavior::Well),

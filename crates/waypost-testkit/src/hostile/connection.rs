@@ -1,4 +1,5 @@
-//! One connection of a hostile server: reads frames, and answers or misbehaves as its behaviour says.
+//! One connection of a hostile server, which reads frames, and responds or misbehaves as its
+//! behavior requires.
 
 use std::io;
 use std::sync::Arc;
@@ -17,20 +18,21 @@ use super::frame::{
 };
 use super::server::Counters;
 
-/// Interval of what a behaviour does by itself.
+/// Interval of the periodic actions of a behavior.
 const TICK: Duration = Duration::from_millis(20);
-/// Pause of a slow reader, and bytes it reads between two.
+/// Pause of a slow reader, and the number of bytes that it reads between two pauses.
 const PAUSE: Duration = Duration::from_millis(10);
 const SIP: usize = 48;
-/// Limit of concurrent streams of a connection that is well; generous.
+/// Limit of concurrent streams of a well connection; generous.
 const WELL_LIMIT: u32 = 100;
-/// Most DATA frames of one byte in one connection, below the smallest flow-control window.
+/// Maximum number of one-byte DATA frames in one connection, below the smallest flow-control
+/// window.
 const TINY_FRAMES: u32 = 20_000;
 const TINY_FRAMES_PER_TICK: u32 = 64;
-/// An empty gRPC message.
+/// Bytes of an empty gRPC message.
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
 
-/// A connection that was accepted.
+/// Accepted connection.
 pub(super) struct Connection {
     pub(super) io: TcpStream,
     pub(super) behavior: Behavior,
@@ -45,9 +47,9 @@ struct State {
     read: Vec<u8>,
     bytes_read: usize,
     requests: u32,
-    /// Streams that get endless tiny DATA.
+    /// Streams that receive endless one-byte DATA frames.
     dripping: Vec<u32>,
-    /// Streams that are answered once the server is healed.
+    /// Streams that get their response once the server is healed.
     waiting: Vec<u32>,
     dripped: u32,
     healed: bool,
@@ -64,7 +66,7 @@ impl Connection {
         Self { io, behavior, rng, healed, counters, state: State::default() }
     }
 
-    /// Serves to the end: its own, its client's, or that of the hostility.
+    /// Serves until the connection, its client or the hostility ends.
     pub(super) async fn run(mut self) {
         let mut healed = self.healed.clone();
         let ends = !self.behavior.survives_healing();
@@ -77,7 +79,7 @@ impl Connection {
         }
     }
 
-    /// An error ends it by RST.
+    /// Serves the connection; an error ends it by RST.
     async fn serve(&mut self) -> io::Result<()> {
         match self.behavior {
             Behavior::Mute => std::future::pending().await,
@@ -94,7 +96,8 @@ impl Connection {
         }
     }
 
-    /// Waits for a moment that is drawn, often none: the client is to see the end at any point of its own work.
+    /// Waits for a random time, often zero, so that the client sees the end at any point of its own
+    /// work.
     async fn hesitate(&mut self) {
         match self.rng.u8(0..4) {
             0 => {}
@@ -107,7 +110,7 @@ impl Connection {
         }
     }
 
-    /// Closes in order: nothing more is sent, the rest is read.
+    /// Closes gracefully: sends nothing more and reads what remains.
     async fn close(&mut self) -> io::Result<()> {
         self.io.shutdown().await?;
         while self.io.read(&mut [0; 1024]).await? > 0 {}
@@ -120,7 +123,7 @@ impl Connection {
             let limit = if let Behavior::Limit(limit) = self.behavior { limit } else { WELL_LIMIT };
             self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))]).await?;
         }
-        // A server at rest costs nothing, so that a client beside it can be measured.
+        // An idle server must cost nothing, so that a client beside it can be measured.
         let ticks = self.behavior.acts_by_itself();
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -141,9 +144,9 @@ impl Connection {
         }
     }
 
-    /// The next frame; none at the end of the connection.
+    /// Returns the next frame, or `None` at the end of the connection.
     ///
-    /// Cancel safe: what was read is kept.
+    /// Cancel safe: bytes that were read are kept.
     async fn next_frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
             let state = &mut self.state;
@@ -213,7 +216,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Breaks when the connection is to be closed in order.
+    /// Handles one frame; breaks if the connection is to be closed gracefully.
     async fn on_frame(&mut self, frame: Frame) -> io::Result<std::ops::ControlFlow<()>> {
         match frame.kind {
             SETTINGS if frame.flags & ACK == 0 => self.send(&[Frame::settings_ack()]).await?,
@@ -271,7 +274,7 @@ impl Connection {
         if self.rng.bool() { Err(closed()) } else { Ok(std::ops::ControlFlow::Break(())) }
     }
 
-    /// Neither reads nor writes for a while; a healed server wakes at once.
+    /// Neither reads nor writes for a while; healing the server ends the freeze at once.
     async fn freeze(&mut self) {
         let time = Duration::from_millis(self.rng.u64(100..3_000));
         let _ = timeout(time, self.healed.wait_for(|healed| *healed)).await;

@@ -1,5 +1,5 @@
-//! Hostile peers: a real TCP server that speaks HTTP/2 frames by itself and misbehaves in any way that a seed draws, and the randomised
-//! [`trial`] of a client against several of them.
+//! Hostile peers: a real TCP server that implements HTTP/2 frames itself and misbehaves in ways
+//! that a seed draws, and the randomized [`trial`] of a client against several of them.
 
 mod behavior;
 mod connection;

@@ -1,4 +1,4 @@
-//! A server whose connections each misbehave in a way of their own, until it is healed.
+//! Server whose connections each misbehave in a way of their own, until it is healed.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,10 +15,10 @@ use super::behavior::{Behavior, Script};
 use super::connection::Connection;
 use crate::Port;
 
-/// Pause after an accept that failed.
+/// Pause after a failed accept.
 const REST: Duration = Duration::from_millis(10);
 
-/// Counts of one server.
+/// Counters of one server.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) accepted: AtomicU64,
@@ -26,8 +26,8 @@ pub(super) struct Counters {
     pub(super) answered: AtomicU64,
 }
 
-/// A TCP server on a port of 127.0.0.1 that speaks HTTP/2 by itself and misbehaves on purpose. Calls that it answers get an empty gRPC
-/// message. Dropped, it closes everything.
+/// TCP server on a port of 127.0.0.1 that implements HTTP/2 itself and misbehaves on purpose. A
+/// successful response is an empty gRPC message. When dropped, it closes everything.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -39,19 +39,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server on a port chosen by the system; `seed` decides all that is drawn.
+    /// Starts a server on a port chosen by the system; `seed` determines all random choices.
     ///
     /// # Errors
-    /// No port of loopback can be had.
+    /// No port of loopback is available.
     pub async fn start(script: Script, seed: u64) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         Self::serve(listener, script, seed)
     }
 
-    /// Starts a server on a port that was taken before and that refused connections until now.
+    /// Starts a server on a port that was reserved before and refused connections until now.
     ///
     /// # Errors
-    /// The port cannot be listened on.
+    /// Listening on the port fails.
     pub fn start_on(port: &Port, script: Script, seed: u64) -> io::Result<Self> {
         Self::serve(port.listen()?, script, seed)
     }
@@ -73,33 +73,34 @@ impl Server {
         Ok(Self { address, healed, down, stop, counters, tasks })
     }
 
-    /// Its address.
+    /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Ends the hostility: new connections are well. Connections that are slow, frozen or limited become well; the others end by RST, as
-    /// those of a restarted process do.
+    /// Ends the hostility: new connections are well. Slow, frozen and limited connections become
+    /// well; the others end by RST, as those of a restarted process do.
     pub fn heal(&self) {
         self.healed.send_replace(true);
     }
 
-    /// Closes all connections, and every new one at once, until it is up again.
+    /// Takes the server down or up. While it is down, all connections are closed, and every new one
+    /// at once.
     pub fn set_down(&self, down: bool) {
         self.down.send_replace(down);
     }
 
-    /// Number of connections accepted so far.
+    /// Returns the number of connections accepted so far.
     pub fn accepted(&self) -> u64 {
         self.counters.accepted.load(Relaxed)
     }
 
-    /// Number of requests received in full so far.
+    /// Returns the number of requests received in full so far.
     pub fn requests(&self) -> u64 {
         self.counters.requests.load(Relaxed)
     }
 
-    /// Number of requests answered in full so far.
+    /// Returns the number of requests with a complete response so far.
     pub fn answered(&self) -> u64 {
         self.counters.answered.load(Relaxed)
     }
@@ -107,7 +108,7 @@ impl Server {
     /// Closes all connections, stops, and joins all tasks.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the tasks are aborted all the same.
+    /// If the future is dropped, the tasks are aborted.
     pub async fn close(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
@@ -140,7 +141,7 @@ impl Acceptor {
             match accepted {
                 Ok(_) if *self.down.borrow() => {}
                 Ok((io, _)) => self.accept(io),
-                // The process is out of descriptors; it takes time until one is free.
+                // The process is out of file descriptors; freeing one takes time.
                 Err(_) => sleep(REST).await,
             }
         }

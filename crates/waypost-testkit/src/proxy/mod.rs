@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that fails in every way a network does, on demand.
+//! TCP proxy on loopback that fails on demand, in every way a network does.
 
 mod mode;
 mod relay;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::{Failure, Port};
 use mode::Mode;
 
-/// What passed through.
+/// Counters of connections and bytes.
 #[derive(Debug, Default)]
 struct Counters {
     accepted: AtomicU64,
@@ -25,10 +25,12 @@ struct Counters {
     to_client: AtomicU64,
 }
 
-/// A TCP proxy between clients and one target, on a port of 127.0.0.1 chosen by the system and kept as long as the proxy lives.
+/// TCP proxy between clients and one target, on a port of 127.0.0.1 that the system chooses and
+/// that stays reserved as long as the proxy lives.
 ///
-/// It begins as a faithful pipe: bytes, half-closes and resets pass. Each method below breaks it in one way, at once and for all
-/// connections; they may be combined. Dropped, it closes everything; no task is left.
+/// It starts as a transparent pipe: bytes, half-closes and resets pass. Each method below injects
+/// one fault, at once and for all connections; faults may be combined. When dropped, it closes
+/// everything; no task is left.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -38,22 +40,22 @@ pub struct Proxy {
     tasks: JoinSet<()>,
 }
 
-/// What the serving task says of itself.
+/// Status that the serving task publishes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Status {
-    /// Connections that clients hold now.
+    /// Number of connections that clients hold now.
     open: usize,
     listening: bool,
 }
 
 impl Proxy {
-    /// Starts a proxy to `target`, which is dialled anew for each connection.
+    /// Starts a proxy to `target`, which is dialed for each connection.
     ///
     /// # Errors
-    /// No port of loopback can be had.
+    /// No port of loopback is available.
     ///
     /// # Cancel safety
-    /// Dropped half-way, nothing is left.
+    /// If the future is dropped, nothing is left.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let port = Port::take()?;
         let (address, counters) = (port.address(), Arc::<Counters>::default());
@@ -66,80 +68,85 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Where clients connect to.
+    /// Returns the address that clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sends new connections to another target; those there are keep theirs.
+    /// Sends new connections to another target; existing connections keep theirs.
     pub fn retarget(&self, target: SocketAddr) {
         self.mode.send_modify(|mode| mode.target = target);
     }
 
-    /// Every byte read from now on is handed on `delay` later, in each direction; order is kept. Zero is no delay, the default. At most
-    /// 1 MiB is under way in each direction of a connection. Connecting is not delayed, but nothing is read on a new connection for as long
-    /// as it would have taken.
+    /// Delays every byte that is read from now on by `delay`, in each direction; order is kept.
+    /// Zero, the default, is no delay. At most 1 MiB is in transit in each direction of a
+    /// connection. Connecting is not delayed, but nothing is read on a new connection for as long
+    /// as the delayed handshake would have taken.
     pub fn delay(&self, delay: Duration) {
         self.mode.send_modify(|mode| mode.delay = delay);
     }
 
-    /// Resets all connections there are, on both sides; new ones are served.
+    /// Resets all existing connections, on both sides; new ones are served.
     pub fn cut(&self) {
         self.mode.send_modify(|mode| mode.cuts += 1);
     }
 
-    /// Refuses new connections, or takes them again; returns when it is so. Connections there are go on.
+    /// Refuses new connections, or accepts them again; returns once the switch has taken effect.
+    /// Existing connections continue.
     ///
     /// # Errors
-    /// The port, which is kept meanwhile, cannot be listened on again.
+    /// Listening on the port, which stays reserved meanwhile, fails.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the switch is made all the same, a moment later.
+    /// If the future is dropped, the switch still takes effect a moment later.
     pub async fn refuse(&mut self, refuse: bool) -> io::Result<()> {
         self.mode.send_modify(|mode| mode.refuse = refuse);
         self.settled(!refuse).await
     }
 
-    /// Closes the target's side of all connections there are; the client's side stays open and silent, and what clients send is thrown
-    /// away, until [`cut`](Proxy::cut). As when a machine vanishes behind a router. New connections are served.
+    /// Closes the target's side of all existing connections. The client's side stays open and
+    /// silent, and what clients send is discarded, until [`cut`](Proxy::cut), as when a machine
+    /// vanishes behind a router. New connections are served.
     pub fn half_open(&self) {
         self.mode.send_modify(|mode| mode.half_opens += 1);
     }
 
-    /// Reads and throws away everything, in both directions; a connection accepted meanwhile reaches no target. When it ends, a connection
-    /// that lost something, or was accepted meanwhile, is reset: TCP never goes on after a hole. See [`freeze`](Proxy::freeze) to hold
-    /// bytes back instead.
+    /// Reads and discards everything, in both directions; a connection accepted meanwhile reaches
+    /// no target. When the fault ends, a connection that lost bytes or was accepted meanwhile is
+    /// reset, since TCP never continues after a gap. See [`freeze`](Proxy::freeze) to hold bytes
+    /// back instead.
     pub fn swallow(&self, swallow: bool) {
         self.mode.send_modify(|mode| (mode.swallow_to_target, mode.swallow_to_client) = (swallow, swallow));
     }
 
-    /// Throws away only what the target answers: requests arrive, answers vanish. When it ends, who missed an answer is reset.
+    /// Discards only what the target sends: requests arrive, responses vanish. When the fault ends,
+    /// connections that missed a response are reset.
     pub fn swallow_answers(&self, swallow: bool) {
         self.mode.send_modify(|mode| mode.swallow_to_client = swallow);
     }
 
-    /// Stops reading, writing and accepting, as a stopped process does: clients still connect (to the system's backlog), and what is
-    /// sent waits. Ended, all of it is delivered.
+    /// Stops reading, writing and accepting, as a stopped process does: clients still connect (to
+    /// the system's backlog), and what is sent waits. When the fault ends, all of it is delivered.
     pub fn freeze(&self, freeze: bool) {
         self.mode.send_modify(|mode| mode.frozen = freeze);
     }
 
-    /// Connections accepted so far.
+    /// Returns the number of connections accepted so far.
     pub fn accepted(&self) -> u64 {
         self.counters.accepted.load(Ordering::Relaxed)
     }
 
-    /// Connections that clients hold now.
+    /// Returns the number of connections that clients hold now.
     pub fn open(&self) -> usize {
         self.status.borrow().open
     }
 
-    /// Bytes handed to the target so far.
+    /// Returns the number of bytes forwarded to the target so far.
     pub fn bytes_to_target(&self) -> u64 {
         self.counters.to_target.load(Ordering::Relaxed)
     }
 
-    /// Bytes handed to clients so far.
+    /// Returns the number of bytes forwarded to clients so far.
     pub fn bytes_to_client(&self) -> u64 {
         self.counters.to_client.load(Ordering::Relaxed)
     }
@@ -147,10 +154,10 @@ impl Proxy {
     /// Waits until exactly `count` connections are open.
     ///
     /// # Errors
-    /// There was another number after `within`.
+    /// Another number was open after `within`.
     ///
     /// # Cancel safety
-    /// It only looks.
+    /// The call only reads.
     pub async fn wait_open(&self, count: usize, within: Duration) -> Result<(), Failure> {
         let mut status = self.status.clone();
         match timeout(within, status.wait_for(|status| status.open == count)).await {
@@ -162,7 +169,7 @@ impl Proxy {
     /// Closes all connections, stops, and joins all tasks.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the tasks are aborted all the same.
+    /// If the future is dropped, the tasks are aborted.
     pub async fn close(mut self) {
         self.tasks.shutdown().await;
     }

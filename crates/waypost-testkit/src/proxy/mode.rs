@@ -1,11 +1,12 @@
-//! How the proxy behaves now; every connection watches it.
+//! Current faults of the proxy; every connection watches them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// The switches. `cuts` and `half_opens` count: a connection is hit when the number is no longer that of its birth.
+/// Switches of the proxy. `cuts` and `half_opens` are counters: a connection is affected once the
+/// number differs from the one at its start.
 #[derive(Clone, Debug)]
 pub(super) struct Mode {
     pub(super) target: SocketAddr,
@@ -40,14 +41,15 @@ impl Mode {
     }
 }
 
-/// Which way bytes go.
+/// Direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     ToTarget,
     ToClient,
 }
 
-/// Waits until `wanted`; for ever if the proxy is gone, since its tasks end with it.
+/// Waits until `wanted` returns true; never returns if the proxy is gone, since its tasks end with
+/// it.
 pub(super) async fn until(mode: &watch::Receiver<Mode>, wanted: impl FnMut(&Mode) -> bool) {
     if mode.clone().wait_for(wanted).await.is_err() {
         std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! One connection through the proxy: two pipes, until one of its ends, or a cut.
+//! One connection through the proxy: two pipes, until one of them ends, or a reset.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,21 +15,21 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Counters;
 use super::mode::{Direction, Mode, until};
 
-/// 64 chunks of 16 KiB: what may be under way in one direction.
+/// Maximum amount in transit in one direction: 64 chunks of 16 KiB.
 const CHUNK_BYTES: usize = 16 * 1024;
 const CHUNKS: usize = 64;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a connection ends.
+/// End of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// In order: each side told its end, or the client left.
+    /// Graceful end: each side sent its end, or the client left.
     Closed,
-    /// One side failed, or the proxy was cut: both are reset.
+    /// Failure of one side, or a reset by the proxy: both sides are reset.
     Reset,
 }
 
-/// Serves `client` to its end. What happened to the proxy before this call does not concern the connection.
+/// Serves `client` to its end. Resets and half-opens before this call do not affect the connection.
 pub(super) fn run(
     mut client: TcpStream,
     mode: watch::Receiver<Mode>,
@@ -37,10 +37,11 @@ pub(super) fn run(
 ) -> impl Future<Output = ()> + Send + 'static {
     let born = mode.borrow().clone();
     async move {
-        // Not cut short: the target may have accepted already, and is to see the reset too.
+        // A reset does not cancel the dial: the target may have accepted already and must see the
+        // reset too.
         let mut server = if swallows(&mode) { None } else { dial(born.target).await };
         let serving = async {
-            // TCP's own greeting.
+            // Round trip of the TCP handshake.
             sleep(born.delay * 2).await;
             serve(&mut client, &mut server, &mode, &counters, born.half_opens).await
         };
@@ -89,7 +90,7 @@ async fn serve(
     End::Closed
 }
 
-/// Reads and throws away, for as long as there is somebody who sends.
+/// Reads and discards until the sender closes.
 async fn discard(from: &mut (impl AsyncRead + Unpin)) {
     let mut chunk = vec![0; CHUNK_BYTES];
     while matches!(from.read(&mut chunk).await, Ok(1..)) {}
@@ -104,7 +105,7 @@ async fn pipes(client: &mut TcpStream, server: &mut TcpStream, mode: &watch::Rec
     if tokio::try_join!(there, back).is_ok() { End::Closed } else { End::Reset }
 }
 
-/// One direction: reads chunks, and writes each when it is due.
+/// Forwards one direction: reads chunks, and writes each when it is due.
 async fn pipe(
     from: ReadHalf<'_>,
     to: WriteHalf<'_>,
@@ -116,7 +117,7 @@ async fn pipe(
     tokio::try_join!(take(from, sender, mode, direction), hand_on(to, receiver, mode, bytes)).map(drop)
 }
 
-/// Bytes, and when they are to be handed on.
+/// Bytes, and the time at which they are to be written.
 struct Chunk {
     due: Instant,
     bytes: Vec<u8>,
@@ -139,7 +140,7 @@ async fn take(
                 () = discard(&mut from) => until(mode, |mode| !mode.swallows(direction)).await,
                 () = until(mode, |mode| !mode.swallows(direction)) => {}
             }
-            // TCP hands on everything or breaks: what was lost cannot be followed by more.
+            // TCP delivers everything or breaks: no byte may follow a lost one.
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         if chunks.send(Chunk { due: Instant::now() + delay, bytes }).await.is_err() || length == 0 {

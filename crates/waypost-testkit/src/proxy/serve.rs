@@ -1,4 +1,4 @@
-//! The task that owns the port and all connections of a proxy.
+//! Task that owns the port and all connections of a proxy.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use super::mode::{Mode, until};
 use super::{Counters, Status, relay};
 use crate::Port;
 
-/// Serves until it is aborted, or the port cannot be listened on.
+/// Serves until it is aborted, or until listening on the port fails.
 pub(super) async fn serve(port: Port, mode: watch::Receiver<Mode>, status: watch::Sender<Status>, counters: Arc<Counters>) {
     let mut connections = JoinSet::new();
     let mut listener = None;
@@ -25,7 +25,7 @@ pub(super) async fn serve(port: Port, mode: watch::Receiver<Mode>, status: watch
         }
         status.send_modify(|status| status.listening = !refuse);
         tokio::select! {
-            // Connections before a switch to refusing belong to the time before it.
+            // Connections that came before a switch to refusing are still accepted.
             biased;
             Some(_) = connections.join_next() => {}
             client = accept(listener.as_ref(), &mode) => {
@@ -38,7 +38,7 @@ pub(super) async fn serve(port: Port, mode: watch::Receiver<Mode>, status: watch
     }
 }
 
-/// The next connection; none while frozen or refusing.
+/// Accepts the next connection; waits while the proxy is frozen or refusing.
 async fn accept(listener: Option<&TcpListener>, mode: &watch::Receiver<Mode>) -> TcpStream {
     let Some(listener) = listener else { return std::future::pending().await };
     loop {

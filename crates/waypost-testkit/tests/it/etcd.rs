@@ -1,4 +1,4 @@
-//! The etcd launcher, on every etcd that the machine has.
+//! Launcher of etcd, tested on every etcd of the machine.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -25,18 +25,18 @@ fn failure<T: std::fmt::Debug>(result: Result<T, waypost_testkit::Failure>) -> S
     result.expect_err("it fails").to_string()
 }
 
-/// Whether a process of that id is there.
+/// Returns true if a process with that id exists.
 fn runs(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Whether nobody listens there, and nobody can take the port.
+/// Returns true if connections to the port are refused and no process can bind it.
 async fn is_kept(address: SocketAddr) -> bool {
     let refused = TcpStream::connect(address).await.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
     refused && TcpSocket::new_v4().expect("a socket").bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
-/// Asks a member's JSON gateway, as anybody without etcdctl can.
+/// Sends a request to a member's JSON gateway, which needs no etcdctl.
 async fn ask(address: SocketAddr, path: &str, headers: &str, question: Value) -> Value {
     let question = question.to_string();
     let length = question.len();
@@ -195,7 +195,7 @@ async fn a_signed_token_ends_with_its_life() {
             }
         });
         assert_eq!(refusal.await.unwrap(), "etcdserver: invalid auth token");
-        // The life is counted in whole seconds of the wall clock.
+        // The lifetime is counted in whole seconds of the wall clock.
         assert!(begin.elapsed() > life.saturating_sub(Duration::from_secs(1)), "{:?}", begin.elapsed());
     }
 }

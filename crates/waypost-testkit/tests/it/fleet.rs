@@ -17,7 +17,8 @@ fn sleeper() -> Program {
     Program::new("sleep").arg("600")
 }
 
-/// The state letter of a process, by Linux: `S`, `T` stopped, `Z` dead and not reaped; none if there is no such process.
+/// Returns the state letter of a process in Linux: `S`, `T` stopped, `Z` dead and not reaped;
+/// `None` if there is no such process.
 fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
@@ -103,7 +104,7 @@ async fn a_group_dies_with_its_child() {
     let grandchild: u32 = child.line(DEADLINE).await.unwrap().parse().unwrap();
     assert!(child.group_is_alive());
     drop(child);
-    // Its new parent reaps it in its own time.
+    // The new parent process reaps it at a later time.
     eventually(|| matches!(state(grandchild), None | Some('Z'))).await;
 }
 

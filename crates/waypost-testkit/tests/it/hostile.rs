@@ -1,8 +1,9 @@
-//! The client against hostile peers over real sockets: a sample of the seeds of `cargo xtask bench hostile`.
+//! Client against hostile peers over real sockets: a sample of the seeds of
+//! `cargo xtask bench hostile`.
 
 use waypost_testkit::hostile::trial::{self, Panics};
 
-/// Trials at one time: each waits most of its seconds.
+/// Number of concurrent trials; each of them mostly waits.
 const AT_ONCE: usize = 8;
 
 #[test]

@@ -1,4 +1,4 @@
-//! The testkit under test: real processes, real sockets.
+//! Tests of the testkit, with real processes and real sockets.
 
 mod etcd;
 mod fleet;
@@ -9,10 +9,10 @@ mod proxy;
 
 use std::time::Duration;
 
-/// Long enough for anything here on a busy machine; nothing waits for it when all is well.
+/// Timeout for anything here on a busy machine; it costs no time when all is well.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits until `there`, letting others run.
+/// Waits until `there` returns true, and lets other tasks run meanwhile.
 async fn eventually(mut there: impl FnMut() -> bool) {
     let wait = async {
         while !there() {

@@ -1,11 +1,13 @@
-//! Hosts of our own reach each other, and not when cut; skipped where the machine has none.
+//! Hosts in network namespaces reach each other unless they are disconnected; skipped where the
+//! machine has none.
 
 use waypost_testkit::netns::Net;
 use waypost_testkit::{Child, Program};
 
 use crate::DEADLINE;
 
-/// What the first host gets when it connects to a port of the second on which nobody listens.
+/// Connects from the first host to a port of the second that no process listens on; returns the
+/// error text.
 async fn answer(net: &Net) -> String {
     let connect = format!("exec 3<>/dev/tcp/{}/9", net.host(1).address());
     let program = Program::new("timeout").args(["1", "bash", "-c", &connect]);
@@ -42,7 +44,7 @@ fn nets_do_not_meet_and_leave_nothing() {
     assert_eq!(count(), before - 4);
 }
 
-/// Whether it is a namespace of this process.
+/// Returns true if the namespace belongs to this process.
 fn is_ours(entry: &std::fs::DirEntry) -> bool {
     entry.file_name().to_string_lossy().starts_with(&format!("waypost-{}-", std::process::id()))
 }

@@ -1,4 +1,4 @@
-//! Each way the proxy breaks a connection, against an echo server.
+//! Each fault of the proxy, against an echo server.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use waypost_testkit::Proxy;
 
 use crate::{DEADLINE, eventually};
 
-/// How long nothing must happen for us to believe that nothing happens.
+/// Time without an event after which a connection counts as silent.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// A server that sends back what it gets; its tasks end with it.
+/// Server that echoes what it receives; its tasks end with it.
 struct Echo {
     address: SocketAddr,
     _tasks: JoinSet<()>,
@@ -67,7 +67,7 @@ async fn is_silent(client: &mut TcpStream) -> bool {
     timeout(QUIET, client.read_u8()).await.is_err()
 }
 
-/// How the connection ended: the error of the next read.
+/// Returns the error of the next read, which shows how the connection ended.
 async fn end(client: &mut TcpStream) -> ErrorKind {
     timeout(DEADLINE, client.read_u8()).await.expect("an end in time").expect_err("an end").kind()
 }

@@ -1,4 +1,5 @@
-//! ARCHITECTURE.md fits the tree: the crates of its table and the rooms of its list are those there are, in both directions.
+//! Lint of ARCHITECTURE.md: the crates of its table and the rooms of its list are those of the
+//! tree, in both directions.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,18 +22,18 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// The rooms in their order.
+/// Returns the rooms in their order.
 pub(super) fn rooms(document: &str) -> Vec<String> {
     listed(document, ROOMS, ". ")
 }
 
-/// The names in backquotes that stand first after `mark` on the lines of a section.
+/// Returns the names in backquotes that come first after `mark` on the lines of a section.
 fn listed(document: &str, section: &str, mark: &str) -> Vec<String> {
     let lines = document.lines().skip_while(|line| *line != section).skip(1).take_while(|line| !line.starts_with("## "));
     lines.filter_map(|line| Some(line.split_once(mark)?.1.strip_prefix('`')?.split_once('`')?.0.to_owned())).collect()
 }
 
-/// The folders and Rust files in a folder, by their names without ending.
+/// Returns the names of the folders and Rust files in a folder, without extension.
 fn names(folder: &Path) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder)? {

@@ -1,11 +1,13 @@
-//! Which of our crates may use which: DESIGN's table as data, held against `cargo metadata`.
+//! Allowed dependencies between our crates: the table of DESIGN as data, checked against
+//! `cargo metadata`.
 
 use serde_json::Value;
 
 use super::Finding;
 use crate::workspace::{Result, Workspace};
 
-/// Each crate and the crates of ours it may use. A name that is not there yet keeps its place.
+/// Each crate, and the crates of ours that it may use. The table may list crates that do not exist
+/// yet.
 const TABLE: &[(&str, &[&str])] = &[
     ("waypost-core", &[]),
     ("waypost-conformance", &["waypost-core"]),
@@ -13,7 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("waypost-http", &["waypost-core"]),
     ("waypost-tonic", &["waypost-core", "waypost-http"]),
     ("waypost-etcd", &["waypost-core", "waypost-http"]),
-    // Not conformance: it is for tests, and a user of the façade must not build it.
+    // Without conformance: it is for tests, and a user of the façade must not build it.
     ("waypost", &["waypost-core", "waypost-local", "waypost-http", "waypost-tonic", "waypost-etcd"]),
     ("waypost-greeter", &[]),
     ("waypost-cli", &["waypost", "waypost-greeter"]),
@@ -36,16 +38,17 @@ const TABLE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// The one crate whose tests are bound too: what it tests with must not pull in what stands above it.
+/// The only crate whose dev-dependencies are checked too: its tests must not depend on the crates
+/// above it.
 const CORE: &str = "waypost-core";
 const CORE_TESTS_MAY_USE: &[&str] = &["waypost-conformance"];
 
-/// One dependency, as `cargo metadata` tells it.
+/// One dependency, as `cargo metadata` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Edge {
     pub(super) user: String,
     pub(super) used: String,
-    /// Only tests, examples and benchmarks use it.
+    /// True if only tests, examples and benchmarks use it.
     pub(super) dev: bool,
 }
 
@@ -54,12 +57,12 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     Ok(check(&members(&metadata), &edges(&metadata)))
 }
 
-/// The names of our crates.
+/// Returns the names of our crates.
 pub(super) fn members(metadata: &Value) -> Vec<String> {
     packages(metadata).map(|package| text(package, "name")).collect()
 }
 
-/// Every dependency of our crates, on ours and on others.
+/// Returns every dependency of our crates, on ours and on others.
 pub(super) fn edges(metadata: &Value) -> Vec<Edge> {
     packages(metadata).flat_map(edges_of).collect()
 }

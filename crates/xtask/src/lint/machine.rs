@@ -1,4 +1,4 @@
-//! No tracked file names a path of one machine, or a file outside the project.
+//! Lint of paths: no tracked file names a path of one machine, or a file outside the project.
 
 use super::Finding;
 use crate::workspace::{Result, Workspace};
@@ -7,7 +7,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     let patterns = patterns();
     let mut findings = Vec::new();
     for file in workspace.tracked()? {
-        // A tracked file may be deleted in the work tree; a link is judged by where it points.
+        // A tracked file may be deleted in the work tree; of a link the target is checked.
         let path = workspace.root().join(&file);
         let bytes = match std::fs::read_link(&path) {
             Ok(target) => target.to_string_lossy().into_owned().into_bytes(),
@@ -18,7 +18,8 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// What may not be written. Put together here, so that this file does not contain it.
+/// Returns the forbidden strings. They are concatenated here, so that this file does not contain
+/// them.
 fn patterns() -> Vec<String> {
     let folders = ["root", "work", "home", "Users"].map(|folder| format!("/{folder}/"));
     let outside = [["..", "shared"].join("/")];
@@ -35,7 +36,8 @@ fn check(patterns: &[String], file: &str, text: &str) -> Vec<Finding> {
     found.map(finding).collect()
 }
 
-/// Whether the line has `pattern` as a path of its own, not inside a longer one such as `src/work/`.
+/// Returns true if the line has `pattern` as a path of its own, not inside a longer one such as
+/// `src/work/`.
 fn names(line: &str, pattern: &str) -> bool {
     line.match_indices(pattern).any(|(at, _)| {
         let before = &line[..at];

@@ -1,5 +1,5 @@
-//! The lints: what cargo checks, and the house rules that only this tool knows. Every check runs, each says what is wrong, where, and
-//! what to do.
+//! Lints: cargo's checks, and the house rules that only this tool knows. Every check runs; each
+//! reports the problem, its location and the remedy.
 
 mod architecture;
 mod language;
@@ -14,7 +14,7 @@ pub(crate) use language::hides_subject;
 
 use crate::workspace::{Result, Workspace};
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, PartialEq, Eq)]
 struct Finding {
     place: String,
@@ -36,7 +36,7 @@ impl fmt::Display for Finding {
 
 type Check = fn(&Workspace) -> Result<Vec<Finding>>;
 
-/// The house rules, cheapest first.
+/// House rules, cheapest first.
 const HOUSE: &[(&str, Check)] = &[
     ("layering", layering::run),
     ("outside dependencies", outside::run),
@@ -46,7 +46,8 @@ const HOUSE: &[(&str, Check)] = &[
     ("language", language::run),
 ];
 
-/// What cargo checks. The façade is checked with each feature alone, since the workspace build turns on all of them together.
+/// Checks of cargo. The façade is checked with each feature alone, since the workspace build
+/// enables all of them together.
 const CARGO: &[(&str, &[&str])] = &[
     ("fmt", &["fmt", "--all", "--check"]),
     ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
@@ -58,7 +59,7 @@ const CARGO: &[(&str, &[&str])] = &[
     ("doc", &["doc", "--no-deps", "--workspace"]),
 ];
 
-/// Runs all of it; true if nothing is wrong.
+/// Runs all checks; returns true if there are no findings.
 pub(crate) fn run(workspace: &Workspace) -> bool {
     let mut failed = Vec::new();
     for (name, check) in HOUSE {

@@ -1,4 +1,5 @@
-//! Every crate from outside has a line in `docs/dependencies.md` that says who uses it and why; no line outlives its crate.
+//! Lint of outside crates: each has a line in `docs/dependencies.md` that names its users and the
+//! reason; no line outlives its crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +51,7 @@ impl Row<'_> {
     }
 }
 
-/// The lines ``| `crate` | used by | why |``, by crate.
+/// Parses the lines ``| `crate` | used by | why |``, by crate.
 fn rows(document: &str) -> BTreeMap<&str, Row<'_>> {
     document
         .lines()
@@ -63,7 +64,8 @@ fn rows(document: &str) -> BTreeMap<&str, Row<'_>> {
         .collect()
 }
 
-/// Who uses each outside crate, as the document writes it: `core, http; tests: local`.
+/// Returns the users of each outside crate, as the document writes them:
+/// `core, http; tests: local`.
 fn users(members: &[String], edges: &[Edge]) -> BTreeMap<String, String> {
     let mut sets = BTreeMap::<&str, [BTreeSet<&str>; 2]>::new();
     for edge in edges.iter().filter(|edge| !members.contains(&edge.used)) {

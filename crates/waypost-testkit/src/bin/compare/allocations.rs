@@ -1,6 +1,7 @@
-//! `compare-allocations`: how many allocations, and of how many bytes, one call of each side takes.
+//! `compare-allocations`: number of allocations, and of their bytes, per call of each side.
 //!
-//! A program of its own, since counting slows every allocation down. `compare` starts it; it prints one line of JSON.
+//! Counting slows every allocation down, so it has a program of its own. `compare` starts it; it
+//! prints one line of JSON.
 
 #[expect(dead_code, reason = "shared with compare, which uses all of it")]
 mod caller;
@@ -40,13 +41,14 @@ fn count() -> Result<Value> {
     };
     let counted = json!({ "waypost": per_call(&runtime, &mine)?, "balance_list": per_call(&runtime, &theirs)? });
     runtime.block_on(client.close());
-    // Their children are reaped in the runtime that started them.
+    // Child processes are reaped in the runtime that started them.
     let _context = runtime.enter();
     drop(servers);
     Ok(counted)
 }
 
-/// All allocations of this thread, the connections' tasks included, divided by the calls.
+/// Returns all allocations of this thread, those of the connections' tasks included, divided by the
+/// number of calls.
 fn per_call(runtime: &Runtime, caller: &impl Caller) -> Result<Value> {
     runtime.block_on(call(caller))?;
     let mut result = Ok(());

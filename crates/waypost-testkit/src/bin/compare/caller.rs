@@ -1,4 +1,4 @@
-//! The two sides, behind one generated stub: who calls, and how.
+//! Callers of the two sides, behind one generated stub.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest};
 use waypost_testkit::report::Result;
 
-/// The service's name in every registry here.
+/// Name of the service in every registry here.
 pub(crate) const SERVICE: &str = "greeter";
 
-/// Waypost's side.
+/// Stub on Waypost's side.
 pub(crate) type Ours = GreeterClient<waypost::Channel>;
-/// tonic's own balancer.
+/// Stub over tonic's own balancer.
 pub(crate) type Theirs = GreeterClient<Channel>;
 
-/// Makes one unary call after another.
+/// Caller that makes one unary call after another.
 pub(crate) trait Caller: Clone + Send + 'static {
     fn hello(&mut self, timeout: Option<Duration>) -> impl Future<Output = std::result::Result<(), Status>> + Send;
 }
@@ -37,12 +37,12 @@ where
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
-        // The path that any generated stub takes.
+        // Any generated stub takes this path.
         GreeterClient::hello(self, request).await.map(drop)
     }
 }
 
-/// Waypost over a registry that says of each node what a Waypost server says.
+/// Creates a client of Waypost over a registry with the records that a Waypost server writes.
 pub(crate) async fn ours(addresses: &[String]) -> Result<(waypost::Client, Ours)> {
     let registry = MemoryRegistry::new();
     for (i, address) in addresses.iter().enumerate() {
@@ -57,26 +57,26 @@ pub(crate) async fn ours(addresses: &[String]) -> Result<(waypost::Client, Ours)
     ours_from(AnyRegistry::new(registry))
 }
 
-/// Waypost over any registry.
+/// Creates a client of Waypost over any registry.
 pub(crate) fn ours_from(registry: AnyRegistry) -> Result<(waypost::Client, Ours)> {
     let client = waypost::Client::new(registry);
     let channel = client.channel(SERVICE)?;
     Ok((client, GreeterClient::new(channel)))
 }
 
-/// tonic over a fixed list, as `Channel::balance_list`.
+/// Creates a client of tonic over a static list, by `Channel::balance_list`.
 pub(crate) fn balance_list(addresses: &[String]) -> Result<Theirs> {
     let endpoints = addresses.iter().map(|address| endpoint(address)).collect::<Result<Vec<_>>>()?;
     Ok(GreeterClient::new(Channel::balance_list(endpoints.into_iter())))
 }
 
-/// tonic over a changing list, as `Channel::balance_channel`.
+/// Creates a client of tonic over a changing list, by `Channel::balance_channel`.
 pub(crate) fn balance_channel() -> (tokio::sync::mpsc::Sender<Change<String, Endpoint>>, Theirs) {
     let (channel, changes) = Channel::balance_channel(64);
     (changes, GreeterClient::new(channel))
 }
 
-/// One node as tonic takes it.
+/// Returns the endpoint of tonic for one node.
 pub(crate) fn endpoint(address: &str) -> Result<Endpoint> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?)
 }

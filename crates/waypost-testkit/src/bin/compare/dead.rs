@@ -1,4 +1,4 @@
-//! Three endpoints, one dead: who fails calls?
+//! Failed calls over three endpoints of which one is dead.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub(crate) fn run() -> Result<Figures> {
     one_thread()?.block_on(async {
         let servers = Running::plain(2).await?;
-        // Bound and never listening: nobody else gets the port, and whoever connects is refused.
+        // Bound and never listening: no other process gets the port, and connections are refused.
         let dead = TcpSocket::new_v4()?;
         dead.bind(([127, 0, 0, 1], 0).into())?;
         let mut all = addresses(&servers);

@@ -1,4 +1,4 @@
-//! Nobody to call, and 200 ms to say so.
+//! Failure of a call without any endpoint, within its deadline of 200 ms.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ pub(crate) fn run() -> Result<Figures> {
         let (client, mine) = ours(&[]).await?;
         let waypost = one_call(mine).await;
         client.close().await;
-        // Kept, so that the set is empty and not closed.
+        // Keep the sender, so that the set is empty and not closed.
         let (_changes, theirs) = balance_channel();
         Ok(figures(&waypost, &one_call(theirs).await))
     })
 }
 
-/// How a call with a deadline ended, and after how long.
+/// Result of a call with a deadline, and the time it took.
 struct Ended {
     after: Duration,
     how: String,

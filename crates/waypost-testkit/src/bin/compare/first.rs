@@ -1,7 +1,8 @@
-//! A client that is there before its server: how long from the registration to the first answer?
+//! Client that starts before its server: time from the registration to the first response.
 //!
-//! A call waits for a service that nobody has registered; then a server that listens already is registered in a directory. Ours alone:
-//! tonic's balancer has no registry to wait for.
+//! A call waits for a service that has no registration; then a server that already listens is
+//! registered in a directory. Only Waypost is measured: tonic's balancer has no registry to wait
+//! for.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::servers::Running;
 const ROUNDS: usize = 20;
 const WITHIN: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(10);
-/// Long enough for the watch to be up and the call to wait.
+/// Time in which the watch is established and the call waits.
 const BEFORE: Duration = Duration::from_millis(200);
 
 pub(crate) fn run() -> Result<Figures> {

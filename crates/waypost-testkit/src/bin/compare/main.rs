@@ -1,7 +1,8 @@
 //! `compare`: Waypost beside tonic's own balancer, in one program and one run.
 //!
-//! Five parts: one dead endpoint, no endpoint at all, a client before its first server, restarts under load, and throughput. Servers are child processes of this very
-//! program; both sides call them through the same generated stub. This program may know everything; nothing knows it.
+//! Five parts: one dead endpoint, no endpoint at all, a client before its first server, restarts
+//! under load, and throughput. Servers are child processes of this program; both sides call them
+//! through the same generated stub. This program may depend on everything; nothing depends on it.
 
 mod caller;
 mod dead;
@@ -26,7 +27,7 @@ Exit code 0 if Waypost lost no call beside a dead endpoint and across restarts, 
 and gave every first answer within 50 ms.
 ";
 
-/// What there is to compare, and the rounds of the last if nothing is said.
+/// Name and function of a part; [`ROUNDS`] is the default number of rounds of the last one.
 type Part = (&'static str, fn(&Options) -> Result<Figures>);
 const PARTS: [Part; 5] = [
     ("dead", |_| dead::run()),

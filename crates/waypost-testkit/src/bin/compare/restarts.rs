@@ -1,8 +1,9 @@
-//! Three servers, restarted in turn under load: who fails calls?
+//! Failed calls over three servers that are restarted one after another under load.
 //!
-//! All sides call the same servers at the same time, so that they see the same restarts: SIGTERM, wait for the end, start again on the
-//! same port. `balance_channel` is told by the same registry as Waypost: a node goes in when it is registered, and out when it says that
-//! it leaves. `balance_list` has the three addresses, as one without a registry has.
+//! All sides call the same servers at the same time, so that they see the same restarts: SIGTERM,
+//! wait for the end, start again on the same port. `balance_channel` follows the same registry as
+//! Waypost: a node is inserted when it is registered, and removed when it is marked as leaving.
+//! `balance_list` has the three addresses, as a client without a registry has.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -27,11 +28,13 @@ const RUNS: usize = 5;
 const RESTARTS: usize = 6;
 const SERVERS: usize = 3;
 const CALLERS: usize = 32;
-/// Each caller rests so long after a call: enough load that calls are always in flight, and time for the servers to start.
+/// Pause of each caller after a call: enough load that calls are always in flight, and time for the
+/// servers to start.
 const REST: Duration = Duration::from_millis(2);
 const LIMIT: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(20);
-/// With no drain delay GOAWAY comes as a surprise; with the default, the registry's word comes a second before it.
+/// Delays between leaving the registry and GOAWAY. With none, GOAWAY is unexpected; with the
+/// default, the registry's event comes a second before it.
 const DRAIN_DELAYS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(1)];
 const SIDES: [&str; 3] = ["waypost", "balance_channel", "balance_list"];
 
@@ -49,7 +52,7 @@ pub(crate) fn run() -> Result<Figures> {
     })
 }
 
-/// What one side made of its calls.
+/// Results of one side's calls.
 #[derive(Debug, Default)]
 struct Tally {
     calls: u64,
@@ -112,7 +115,7 @@ async fn restart_all(servers: &mut [Running], kind: Kind<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Tells tonic what the registry tells.
+/// Forwards the registry's events to tonic.
 async fn follow(registry: AnyRegistry, changes: mpsc::Sender<Change<String, Endpoint>>) -> Result<()> {
     let mut watcher = registry.watch(&WatchOptions::service(SERVICE)).await?;
     while let Some(event) = watcher.next().await {
@@ -134,7 +137,7 @@ async fn follow(registry: AnyRegistry, changes: mpsc::Sender<Change<String, Endp
     Ok(())
 }
 
-/// Calls from all callers until told to stop.
+/// Calls from all callers until `stop` is set.
 async fn call(caller: impl Caller, stop: &Arc<AtomicBool>) -> Tally {
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {

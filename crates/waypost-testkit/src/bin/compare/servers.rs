@@ -1,4 +1,4 @@
-//! The servers: this very program, started again as `… server`.
+//! Server processes: this program, started again as `… server`.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::caller::SERVICE;
 
 const START: Duration = Duration::from_secs(10);
 
-/// How a server is started.
+/// Kind of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind<'a> {
-    /// tonic's server as it is, known to nobody.
+    /// Server of tonic, not registered.
     Plain,
-    /// Waypost's server, registered; it waits so long between leaving and GOAWAY.
+    /// Server of Waypost, registered; waits for `drain_delay` between leaving and GOAWAY.
     Registered { registry: &'a str, drain_delay: Duration },
 }
 
-/// A server process, and where it listens.
+/// Server process, and the address it listens on.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) child: Child,
@@ -32,7 +32,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts one; returns when it listens and, if it registers, is registered.
+    /// Starts a server; returns once it listens and, if it registers, is registered.
     pub(crate) async fn start(kind: Kind<'_>, bind: &str) -> Result<Self> {
         let program = Program::new(std::env::current_exe()?).args(["server", bind]);
         let program = match kind {
@@ -44,7 +44,7 @@ impl Running {
         Ok(Self { child, address })
     }
 
-    /// Starts `n` plain ones.
+    /// Starts `n` plain servers.
     pub(crate) async fn plain(n: usize) -> Result<Vec<Self>> {
         let mut servers = Vec::new();
         for _ in 0..n {
@@ -54,14 +54,14 @@ impl Running {
     }
 }
 
-/// Where they listen.
+/// Returns the addresses that the servers listen on.
 pub(crate) fn addresses(servers: &[Running]) -> Vec<String> {
     servers.iter().map(|server| server.address.clone()).collect()
 }
 
-/// The child's side: `server BIND [REGISTRY DRAIN_MS]`. It prints its address once it is ready.
+/// Runs the child process: `server BIND [REGISTRY DRAIN_MS]`. Prints its address once it is ready.
 pub(crate) fn serve(args: &[String]) -> Result<()> {
-    // However the comparison ends, its servers end with it.
+    // The servers end with the comparison, even if it is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     match args {
         [bind] => one_thread()?.block_on(serve_plain(bind)),
@@ -103,7 +103,7 @@ async fn serve_registered(bind: &str, registry: &str, drain_delay: Duration) -> 
     Ok(running.wait().await?)
 }
 
-/// Answers at once.
+/// Handler that responds at once.
 #[derive(Debug)]
 struct Polite;
 

@@ -1,7 +1,8 @@
-//! Calls a second, and what each costs the client, over four server processes.
+//! Calls per second, and the cost of each for the client, over four server processes.
 //!
-//! Both sides take turns on the same runtime and the same servers; each round gives one ratio, and the median of them is what counts:
-//! calls a second drift by half on a shared machine, ratios and CPU time hardly.
+//! Both sides alternate on the same runtime and the same servers. Each round gives one ratio, and
+//! the median of the ratios is the result: on a shared machine calls per second drift by half,
+//! ratios and CPU time hardly.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub(crate) fn run(rounds: usize) -> Result<Figures> {
     Ok(figures(&loads, rounds, &allocations))
 }
 
-/// One turn of one side.
+/// Measurement of one side in one round.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     calls_per_s: f64,
@@ -49,7 +50,7 @@ struct Turn {
     server_cpu_us: f64,
 }
 
-/// One turn of each.
+/// Measurements of both sides in one round.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     waypost: Turn,
@@ -101,12 +102,12 @@ async fn call_on(mut caller: impl Caller, stop: Arc<AtomicBool>) -> Result<u64> 
     Ok(calls)
 }
 
-/// How long this thread, which is all of the client, has been on a CPU.
+/// Returns the CPU time of this thread, which is all of the client.
 fn client_cpu() -> Result<Duration> {
     on_cpu("/proc/thread-self/schedstat")
 }
 
-/// How long the servers' threads, one each, have been on a CPU.
+/// Returns the CPU time of the servers' threads, one each.
 fn server_cpu(servers: &[Running]) -> Result<Duration> {
     servers.iter().map(|server| on_cpu(&format!("/proc/{}/schedstat", server.child.pid()))).sum()
 }
@@ -117,7 +118,7 @@ fn on_cpu(schedstat: &str) -> Result<Duration> {
     Ok(Duration::from_nanos(ns.parse()?))
 }
 
-/// Counted by another program, so that counting costs nothing here.
+/// Counts allocations in another program, so that counting costs nothing here.
 async fn allocations() -> Result<Value> {
     let program = paths::binary("waypost-testkit", "compare-allocations")?;
     let output = Command::new(program).kill_on_drop(true).output().await?;
@@ -152,7 +153,7 @@ fn figures(loads: &[(usize, Vec<Round>)], rounds: usize, allocations: &Value) ->
     Figures { table, json, failures: Vec::new() }
 }
 
-/// One figure of both sides, round by round.
+/// One figure of both sides, by round.
 struct Figure {
     waypost: Vec<f64>,
     tonic: Vec<f64>,

@@ -1,4 +1,5 @@
-//! The other side: etcd asked by hand, on one connection, without a registry. It shares HTTP/2 and nothing else with what is measured.
+//! Reference side: etcd called directly, on one connection, without a registry. Shares HTTP/2 and
+//! nothing else with the code that is measured.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -23,16 +24,16 @@ use crate::wire::{
     WatchRequest, WatchResponse,
 };
 
-/// Where go-micro's records stand, and the first key after them.
+/// Key prefix of go-micro's records, and the first key after them.
 const RECORDS: (&[u8], &[u8]) = (b"/micro/registry/", b"/micro/registry0");
-/// etcd takes 128 operations in one transaction.
+/// Number of operations in one transaction; etcd allows 128.
 const BATCH: usize = 100;
 const LONGEST_MESSAGE: usize = 256 << 20;
 
-/// A connection to one member.
+/// Connection to one member.
 pub(crate) struct Bare {
     single: Single,
-    /// Dropped, the connection is gone.
+    /// Task of the connection, which closes when it is dropped.
     _driver: JoinSet<()>,
 }
 
@@ -45,14 +46,14 @@ impl Bare {
         Ok(Self { single, _driver: running })
     }
 
-    /// Every record there is, in one answer.
+    /// Returns all records, in one response.
     pub(crate) async fn records(&self) -> Result<Vec<KeyValue>> {
         let question = RangeRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into() };
         let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", question).await?;
         Ok(answer.kvs)
     }
 
-    /// Writes, without a lease.
+    /// Writes these keys and values, without a lease.
     pub(crate) async fn put(&self, changes: &[(String, String)]) -> Result<()> {
         for batch in changes.chunks(BATCH) {
             let put = |(key, value): &(String, String)| {
@@ -65,7 +66,8 @@ impl Bare {
         Ok(())
     }
 
-    /// A watch of all records from `revision` on, or from now on if it is 0; returns once etcd has made it.
+    /// Watches all records from `revision`, or from now on if it is 0; returns once etcd has
+    /// created the watch.
     pub(crate) async fn watch(&self, revision: i64) -> Result<Watching> {
         let create = WatchCreateRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into(), start_revision: revision };
         let questions = once(WatchRequest { ask: Some(Ask::Create(create)) }).chain(pending());
@@ -92,7 +94,7 @@ impl Bare {
     }
 }
 
-/// A stream of what happens to records.
+/// Stream of the events of records.
 pub(crate) struct Watching(Streaming<WatchResponse>);
 
 impl Watching {
@@ -102,7 +104,7 @@ impl Watching {
     }
 }
 
-/// The connection, as tonic wants it.
+/// Connection as the transport that tonic requires.
 struct Transport(Single);
 
 impl GrpcService<Body> for Transport {

@@ -1,5 +1,6 @@
-//! The registrars: this very program, started again as `… fleet URL HANDLES SERVICES FIRST`. Each handle is a registry of its own, as
-//! another process's would be, and registers one node of each service.
+//! Registrar processes: this program, started again as `… fleet URL HANDLES SERVICES FIRST`. Each
+//! handle is a registry of its own, as another process would have, and registers one node of each
+//! service.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,24 +17,24 @@ use waypost_testkit::etcd::Etcd;
 use waypost_testkit::report::{Result, one_thread};
 use waypost_testkit::{Child, Program};
 
-/// The defaults, written out since the figures are theirs.
+/// Default TTL and interval, set explicitly since the figures depend on them.
 pub(crate) const TTL: Duration = Duration::from_secs(15);
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What one process registers.
+/// Registrations of one process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
-    /// Registries, each with a connection and a lease of its own.
+    /// Number of registries, each with a connection and a lease of its own.
     pub(crate) handles: usize,
-    /// Services, of which each handle registers one node.
+    /// Number of services; each handle registers one node of each.
     pub(crate) services: usize,
-    /// The first node's number.
+    /// Number of the first node.
     pub(crate) first: usize,
 }
 
-/// A process of registrars.
+/// Process with registrars.
 #[derive(Debug)]
 pub(crate) struct Running(Child);
 
@@ -49,12 +50,13 @@ impl Running {
         self.0.pid()
     }
 
-    /// Waits until all it registers stands; how long that took it.
+    /// Waits until all nodes of the process are registered; returns the time that took.
     pub(crate) async fn registered(&mut self) -> Result<Duration> {
         Ok(Duration::from_secs_f64(self.0.line(PATIENCE).await?.parse()?))
     }
 
-    /// Asks it to leave, and waits; how many of its registrations said so to etcd in time.
+    /// Sends SIGTERM and waits for the end; returns the number of registrations that left by
+    /// themselves.
     pub(crate) async fn leave(mut self) -> Result<usize> {
         self.0.sigterm()?;
         let left = self.0.line(PATIENCE).await?.parse()?;
@@ -63,22 +65,22 @@ impl Running {
     }
 }
 
-/// A registry's URL.
+/// Returns the URL of the registry on this etcd.
 pub(crate) fn url(etcd: &Etcd) -> String {
     format!("etcd://{}", etcd.addresses()[0])
 }
 
-/// A handle on the registry there.
+/// Opens a handle on the registry at `url`.
 pub(crate) fn connect(url: &str) -> Result<AnyRegistry> {
     Ok(AnyRegistry::new(EtcdRegistry::new(EtcdOptions::parse(url)?)?))
 }
 
-/// The name of a service.
+/// Returns the name of a service.
 pub(crate) fn service(number: usize) -> String {
     format!("service-{number}")
 }
 
-/// A record as a Waypost server writes it: one node, with the endpoints of the greeter.
+/// Returns a record as a Waypost server writes it: one node, with the endpoints of the greeter.
 pub(crate) fn record(service: usize, node: impl fmt::Display) -> Result<Service> {
     let name = self::service(service);
     let mut record = Service::new(&name);
@@ -94,15 +96,16 @@ pub(crate) fn record(service: usize, node: impl fmt::Display) -> Result<Service>
     Ok(record)
 }
 
-/// Where a node's record stands.
+/// Returns the key of a node's record.
 pub(crate) fn key(service: &Service) -> String {
     let id = service.nodes.first().map_or("", |node| &node.id);
     format!("/micro/registry/{}/{id}", service.name)
 }
 
-/// The child's side. It tells when all is registered, leaves on SIGTERM, and tells how much had left by itself.
+/// Runs the child process. Prints the time once all nodes are registered, leaves on SIGTERM, and
+/// prints the number of registrations that left by themselves.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    // However the figures end, their registrars end with them.
+    // The registrars end with the measuring program, even if it is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let [url, numbers @ ..] = args else { return Err("fleet URL HANDLES SERVICES FIRST".into()) };
     let numbers = numbers.iter().map(|number| number.parse()).collect::<std::result::Result<Vec<usize>, _>>()?;

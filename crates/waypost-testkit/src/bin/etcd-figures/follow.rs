@@ -1,7 +1,8 @@
-//! From a put to the snapshot of a directory, beside the event of a bare watch of the same put.
+//! Latency from a put to the snapshot of a directory, beside the event of a bare watch of the same
+//! put.
 //!
-//! Three observers in one process and one runtime: a directory, and two bare watches, each on a connection of its own. The second bare
-//! watch says how much of a ratio is chance.
+//! Three observers in one process and one runtime: a directory, and two bare watches, each on a
+//! connection of its own. The second bare watch shows how much of a ratio is chance.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const BLOCK: usize = 100;
 const NODES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(10);
 const LIMIT: Duration = Duration::from_secs(5);
-/// The entry of a node's metadata that a put changes.
+/// Key of a node's metadata that a put changes.
 const NUMBER: &str = "number";
 
 const DIRECTORY: usize = 0;
@@ -33,7 +34,7 @@ const BARE: usize = 1;
 const BARE_AGAIN: usize = 2;
 const OBSERVERS: usize = 3;
 
-/// Who saw which put, and when.
+/// Observation of a put: the observer, the number of the put, the time.
 type Sight = (usize, usize, Instant);
 
 pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
@@ -72,7 +73,7 @@ async fn put(hand: &Bare, node: usize, number: usize) -> Result<()> {
     hand.put(&[(key(&record), record.to_json())]).await
 }
 
-/// How long after the put each observer had seen it, in microseconds.
+/// Returns the latency of each observer after the put, in microseconds.
 async fn all_have_seen(number: usize, put_at: Instant, seen: &mut mpsc::Receiver<Sight>) -> Result<[f64; OBSERVERS]> {
     let mut latencies = [f64::NAN; OBSERVERS];
     while latencies.iter().any(|latency| latency.is_nan()) {
@@ -104,7 +105,7 @@ async fn watch(mut watching: Watching, observer: usize, sights: mpsc::Sender<Sig
     }
 }
 
-/// The number of the put in a record, read after the time was taken.
+/// Returns the number of the put in a record; parsed after the time was taken.
 fn number_in(value: &[u8]) -> Option<usize> {
     let record = waypost::record::Service::from_json(value).ok()?;
     record.nodes.first()?.metadata.get(NUMBER)?.parse().ok()

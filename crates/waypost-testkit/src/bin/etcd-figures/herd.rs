@@ -1,7 +1,8 @@
-//! Two hundred registrars whose etcd was wiped: do they come back at once, or spread?
+//! Return of two hundred registrars whose etcd was wiped: spread over time, or all at once.
 //!
-//! Four processes of fifty registries, each with a connection and a lease of its own. etcd is killed, loses its data and starts again,
-//! at once and after an outage that every registrar has noticed. An independent watcher sees each registration when it is written.
+//! Four processes of fifty registries, each with a connection and a lease of its own. etcd is
+//! killed, loses its data and starts again, at once and after an outage that every registrar has
+//! noticed. An independent watcher sees each registration when it is written.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -19,11 +20,11 @@ const PROCESSES: usize = 4;
 const HANDLES: usize = 50;
 const REGISTRARS: usize = PROCESSES * HANDLES;
 const SLOT: Duration = Duration::from_millis(250);
-/// The most that one slot may hold.
+/// Maximum share of the registrations in one slot.
 const SHARE: f64 = 0.25;
-/// One interval, the spread, and two seconds.
+/// Maximum time until all are registered again: one interval, the jitter, and two seconds.
 const IN_TIME: Duration = INTERVAL.saturating_add(Duration::from_secs(3 + 2));
-/// How long etcd is down besides the time that it takes to start.
+/// Time for which etcd is down, in addition to the time that it takes to start.
 const OUTAGES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
 const WIPES: usize = 3;
 const LOOK: Duration = Duration::from_millis(2);
@@ -40,7 +41,7 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let mut wipes = Vec::new();
     for outage in OUTAGES {
         for _ in 0..WIPES {
-            // Two intervals, so that all beat at their own times again.
+            // Two intervals, so that the heartbeats are spread again.
             sleep(INTERVAL * 2).await;
             wipes.push(wipe(&mut etcd, outage).await?);
         }
@@ -51,12 +52,12 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     Ok(figures(&wipes))
 }
 
-/// What followed one wipe.
+/// Results of one wipe.
 struct Wipe {
     outage: Duration,
-    /// From the kill to the first answer.
+    /// Time from the kill to the first response.
     down: Duration,
-    /// When each registration was seen, since etcd answered again.
+    /// Time of each registration since etcd responded again.
     seen: Vec<Duration>,
     leases: usize,
 }
@@ -74,7 +75,7 @@ async fn wipe(etcd: &mut Etcd, outage: Duration) -> Result<Wipe> {
     Ok(Wipe { outage, down: up - killed, seen, leases: etcd.leases().await?.len() })
 }
 
-/// A watch from the first revision on, made as soon as etcd answers.
+/// Opens a watch from the first revision, as soon as etcd responds.
 async fn first_watch(address: SocketAddr) -> (Bare, Watching, Instant) {
     loop {
         if let Ok(bare) = Bare::connect(address).await
@@ -86,7 +87,7 @@ async fn first_watch(address: SocketAddr) -> (Bare, Watching, Instant) {
     }
 }
 
-/// When each registration came. Those that never come are missing.
+/// Returns the time of each registration. Those that never come are missing.
 async fn registrations(mut watching: Watching, up: Instant) -> Result<Vec<Duration>> {
     let mut seen = Vec::new();
     let until = up + IN_TIME * 2;
@@ -101,7 +102,7 @@ async fn registrations(mut watching: Watching, up: Instant) -> Result<Vec<Durati
 }
 
 impl Wipe {
-    /// The most that any 250 ms held, wherever they begin.
+    /// Returns the largest number of registrations in any 250 ms, wherever they begin.
     fn fullest(&self) -> usize {
         let within = |begin: &Duration| self.seen.iter().filter(|at| (*begin..*begin + SLOT).contains(*at)).count();
         self.seen.iter().map(within).max().unwrap_or_default()
@@ -115,7 +116,7 @@ impl Wipe {
         self.seen.iter().max().copied().unwrap_or_default()
     }
 
-    /// How many came in each slot since etcd answered.
+    /// Returns the number of registrations in each slot since etcd responded.
     fn slots(&self) -> Vec<usize> {
         let slot = |at: &Duration| (at.as_millis() / SLOT.as_millis()) as usize;
         let mut slots = vec![0; self.seen.iter().map(slot).max().map_or(0, |last| last + 1)];

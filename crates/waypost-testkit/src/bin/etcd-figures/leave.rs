@@ -1,4 +1,4 @@
-//! Registrations, watchers and clients, all closed: what is left, in etcd and here?
+//! Resources that are left, in etcd and here, once registrations, watchers and clients are closed.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::{two_threads, usage};
 
 const REGISTRIES: usize = 4;
 const SERVICES: usize = 25;
-/// How long etcd may take to notice that its clients are gone.
+/// Maximum time in which etcd notices that its clients are gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(binary: &Binary) -> Result<Figures> {
@@ -34,7 +34,7 @@ pub(crate) fn run(binary: &Binary) -> Result<Figures> {
     Ok(figures(&after.beyond(&before), tasks, &alive, took))
 }
 
-/// What there is in etcd, asked of etcd.
+/// Resources in etcd, as etcd and the kernel report them.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Left {
     leases: f64,
@@ -87,11 +87,12 @@ impl Left {
     }
 }
 
-/// Lives and closes; how many tasks are left then, and what stood in etcd while it lived.
+/// Registers, watches and closes; returns the number of tasks left then, and the counts from
+/// before.
 fn live(url: &str, address: SocketAddr) -> Result<(usize, Value)> {
     let runtime = one_thread()?;
     let alive = runtime.block_on(a_life(url, address))?;
-    // Whatever was aborted at the end is gone at the next turn.
+    // A task that was aborted at the end is removed in the next iteration of the runtime.
     runtime.block_on(tokio::task::yield_now());
     Ok((runtime.metrics().num_alive_tasks(), alive))
 }
@@ -135,7 +136,7 @@ async fn a_life(url: &str, address: SocketAddr) -> Result<Value> {
     Ok(alive)
 }
 
-/// Waits until etcd has noticed; what is left then, and how long it took.
+/// Waits until etcd has noticed; returns what is left then, and the time that took.
 async fn until_nothing(etcd: &mut Etcd, before: &Left) -> Result<(Left, Duration)> {
     let begun = Instant::now();
     loop {

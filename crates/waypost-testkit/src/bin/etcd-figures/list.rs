@@ -1,4 +1,5 @@
-//! The first list of ten thousand nodes, by a handle that was just made: how long, and how long for a bare range read of the same?
+//! Time of the first list of ten thousand nodes by a new handle, beside a bare range read of the
+//! same.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ const SERVICES: usize = 1_000;
 const NODES: usize = 10;
 const ROUNDS: usize = 15;
 
-/// What one round took, in seconds.
+/// Times of one round, in seconds.
 struct Round {
     bare: f64,
     list: f64,
@@ -29,7 +30,7 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let etcd = Etcd::start(binary, &Options::one()).await?;
     let address = etcd.addresses()[0];
     let bytes = fill(address).await?;
-    // The first of each finds caches cold, here and in etcd.
+    // The first round finds cold caches, here and in etcd.
     round(address, &url(&etcd), 0).await?;
     let mut rounds = Vec::new();
     for number in 0..ROUNDS {
@@ -50,7 +51,7 @@ async fn fill(address: SocketAddr) -> Result<usize> {
     Ok(records.iter().map(|(key, value)| key.len() + value.len()).sum())
 }
 
-/// Each side in turn, so that none always comes first.
+/// Measures each side; the order rotates, so that no side always comes first.
 async fn round(address: SocketAddr, url: &str, number: usize) -> Result<Round> {
     let mut round = Round { bare: 0.0, list: 0.0, reset: 0.0 };
     for turn in 0..3 {

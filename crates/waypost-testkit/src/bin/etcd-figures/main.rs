@@ -1,8 +1,10 @@
-//! `etcd-figures`: what a fleet costs etcd, and how fast it is heard, on every etcd there is.
+//! `etcd-figures`: cost of a fleet for etcd, and latency of its changes, on every etcd of the
+//! machine.
 //!
-//! Five parts: ten thousand nodes at rest, their first list, one change on its way to a snapshot, two hundred registrars after a wipe, and
-//! what is left when all is closed. The registrars are child processes of this very program; what they cost is asked of etcd and of the
-//! kernel, and what is compared with is etcd asked by hand. This program may know everything; nothing knows it.
+//! Five parts: ten thousand idle nodes, their first list, one change on its way to a snapshot, two
+//! hundred registrars after a wipe, and what is left when all is closed. The registrars are child
+//! processes of this program. Their cost is read from etcd and from the kernel; the reference is
+//! etcd called directly. This program may depend on everything; nothing depends on it.
 
 mod bare;
 mod fleet;
@@ -33,7 +35,7 @@ Exit code 0 if, on every etcd, a fleet at rest wrote nothing and woke nobody, no
 registrars and all were back in time, and nothing was left when all was closed. Speed is told and not judged.
 ";
 
-/// What is measured, and how long the first looks if nothing is said.
+/// Name and function of a part; [`REST`] is the default duration of the first one.
 type Part = (&'static str, fn(&Binary, &Options) -> Result<Figures>);
 const PARTS: [Part; 5] = [
     ("rest", |binary, options| two_threads()?.block_on(rest::run(binary, seconds(options)))),
@@ -48,7 +50,7 @@ fn seconds(options: &Options) -> Duration {
     options.number.map_or(REST, |seconds| Duration::from_secs(seconds as u64))
 }
 
-/// What all runs on but what is counted by the process.
+/// Creates the runtime of everything except the code whose CPU time or tasks are counted.
 fn two_threads() -> Result<Runtime> {
     Ok(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
@@ -83,7 +85,8 @@ fn text<'a>(json: &'a Map<String, Value>, key: &str) -> &'a str {
     json.get(key).and_then(Value::as_str).unwrap_or("unknown")
 }
 
-/// The figures of one etcd, and the promises that were not kept on it.
+/// Runs the selected parts on one etcd; returns the figures, and the requirements that were not
+/// met.
 fn on(binary: &Binary, options: &Options) -> Result<(Value, Vec<String>)> {
     let version = binary.version().to_string();
     let mut json = Map::from_iter([("version".to_owned(), Value::from(version.as_str()))]);

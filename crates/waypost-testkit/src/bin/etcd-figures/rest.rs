@@ -1,7 +1,8 @@
-//! Ten thousand nodes at rest: what do they cost?
+//! Cost of ten thousand idle nodes.
 //!
-//! A thousand services of ten nodes, one node of each in each of ten processes. Once all stand and two intervals are over, etcd, the
-//! processes and an independent watcher are asked before and after a minute in which nothing happens.
+//! A thousand services of ten nodes, one node of each in each of ten processes. Once all are
+//! registered and two intervals are over, etcd, the processes and an independent watcher are
+//! measured before and after a minute in which nothing happens.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -17,9 +18,10 @@ use crate::usage;
 
 const PROCESSES: usize = 10;
 const SERVICES: usize = 1_000;
-/// etcd agrees with itself on its version a few seconds after its start, and writes that down.
+/// Time after which a new etcd writes nothing more: it decides its cluster version a few seconds
+/// after its start, and writes that down.
 const SETTLE: Duration = Duration::from_secs(6);
-/// How long etcd is looked at alone.
+/// Time for which etcd is measured alone.
 const ALONE: Duration = Duration::from_secs(10);
 const LAST_EVENT: Duration = Duration::from_secs(1);
 
@@ -52,7 +54,7 @@ pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
     Ok(figures(&alone, &at_rest.since(&before), &seen, &times, (&memory, etcd_memory)))
 }
 
-/// What was asked at the end.
+/// State at the end of the idle time.
 struct Seen {
     leases: usize,
     nodes: usize,
@@ -66,9 +68,9 @@ struct Times {
 
 struct Leave {
     took: Duration,
-    /// How many said that they leave before they were gone.
+    /// Number of registrations that left before they were gone.
     said: usize,
-    /// What still stood afterwards.
+    /// Number of records left afterwards.
     left: usize,
 }
 
@@ -99,7 +101,7 @@ struct Look {
     revision: i64,
     wal_bytes: f64,
     keep_alives: f64,
-    /// What the watch streams asked: progress, most of all.
+    /// Requests on the watch streams, mostly progress requests.
     watch_questions: f64,
     requests: f64,
     etcd_cpu: Duration,

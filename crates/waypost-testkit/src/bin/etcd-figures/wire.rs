@@ -1,4 +1,5 @@
-//! etcd's messages as far as the bare side needs them, written by themselves: what is measured must not be measured with its own tools.
+//! etcd's messages as far as the bare side needs them, defined separately: code that is measured
+//! must not be measured with its own tools.
 
 use prost::{Message, Oneof};
 
@@ -106,7 +107,7 @@ pub(crate) struct WatchResponse {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Event {
-    /// 0 is a put.
+    /// Type of the event; 0 is a put.
     #[prost(int32, tag = "1")]
     pub(crate) kind: i32,
     #[prost(message, optional, tag = "2")]

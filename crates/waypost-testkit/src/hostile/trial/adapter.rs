@@ -1,4 +1,4 @@
-//! The client under trial: the only file here that knows the client's own types beyond its front door.
+//! Adapter of the client under trial. No other file of the trial uses the client's own types.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::world::{SERVICE, VERSION, World};
 use crate::Failure;
 
-/// A client, and a channel of it.
+/// Client under trial, with one of its channels.
 pub(super) struct Subject {
     client: waypost::Client,
     channel: waypost::Channel,
@@ -45,13 +45,14 @@ impl Subject {
         self.calm.store(true, Relaxed);
     }
 
-    /// The nodes that have calls in flight, described.
+    /// Returns a description of each node with calls in flight.
     pub(super) fn in_flight(&self) -> Vec<String> {
         let nodes = self.channel.snapshot().nodes.into_iter().filter(|node| node.in_flight > 0);
         nodes.map(|node| format!("{}: {} calls", node.id, node.in_flight)).collect()
     }
 
-    /// Says of each of these nodes, which answer nothing, whether the client takes it for ready.
+    /// Returns the defect of each of these nodes, which do not respond: it depends on whether the
+    /// client considers the node ready.
     pub(super) fn explain(&self, silent: &[String]) -> Vec<Defect> {
         let nodes = self.channel.snapshot().nodes;
         let defect = |id: &String| {
@@ -70,12 +71,12 @@ impl Subject {
     }
 }
 
-/// Makes calls.
+/// Caller on the channel under trial.
 #[derive(Clone)]
 pub(super) struct Caller(GreeterClient<waypost::Channel>);
 
 impl Caller {
-    /// Whether the call was answered within its deadline.
+    /// Makes one call with this deadline; fails with the status code of the call.
     pub(super) async fn call(&mut self, deadline: Duration) -> Result<(), Code> {
         let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
         request.set_timeout(deadline);
@@ -83,7 +84,7 @@ impl Caller {
     }
 }
 
-/// TCP whose dials panic now and then, without a word on stderr.
+/// TCP connector that panics in some of its dials, without a message on stderr.
 #[derive(Debug)]
 struct PanickingConnect {
     percent: u8,

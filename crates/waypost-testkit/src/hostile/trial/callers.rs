@@ -1,4 +1,4 @@
-//! Callers of a trial: each makes one call after another, gives some up half-way, and counts.
+//! Callers of a trial: each makes one call after another, drops some in flight, and counts.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::plan::Plan;
 
 /// Pause of a caller between two calls.
 const REST: Duration = Duration::from_millis(20);
-/// Deadline of most calls, in milliseconds.
+/// Range of the deadlines of calls, in milliseconds.
 const DEADLINES_MS: std::ops::Range<u64> = 500..1_500;
 
-/// Counts of all callers.
+/// Call counts of all callers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counted {
     pub(super) calls: u64,
@@ -38,7 +38,7 @@ impl Callers {
         Self { stop, tasks }
     }
 
-    /// Begins no more calls and waits for those that are under way.
+    /// Starts no more calls and waits for those in flight.
     pub(super) async fn stop(mut self) -> Counted {
         self.stop.send_replace(true);
         let mut sum = Counted::default();
@@ -55,7 +55,7 @@ async fn call_on(mut caller: Caller, mut rng: fastrand::Rng, stop: watch::Receiv
     while !*stop.borrow() {
         counted.calls += 1;
         let deadline = Duration::from_millis(rng.u64(DEADLINES_MS));
-        // One call of eight is dropped at some moment; the others end by themselves.
+        // One call in eight is dropped at a random moment; the others end by themselves.
         let patience = if rng.u8(0..8) == 0 { Duration::from_millis(rng.u64(0..20)) } else { deadline * 2 };
         let answered = timeout(patience, caller.call(deadline)).await.is_ok_and(|answer| answer.is_ok());
         counted.answered += u64::from(answered);

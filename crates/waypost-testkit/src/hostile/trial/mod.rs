@@ -1,8 +1,9 @@
-//! One randomised trial of a client over real sockets: hostile and well servers, changes of membership, a connector that may panic, and
-//! calls meanwhile. In the end all servers are well. Then every node must answer within one back-off, no call may be left in flight, and
-//! after the client is closed no task may be left.
+//! Randomized trial of a client over real sockets: hostile and well servers, membership changes, a
+//! connector that may panic, and calls meanwhile. At the end all servers are healed. Then every
+//! node must respond within one backoff, no call may remain in flight, and no task may remain after
+//! the client is closed.
 //!
-//! A seed decides all that is drawn; the order of events is the machine's, in real time.
+//! A seed determines all random choices; the order of events is that of the machine, in real time.
 
 mod adapter;
 mod callers;
@@ -22,29 +23,29 @@ use callers::Callers;
 pub use plan::{Panics, Plan};
 use world::World;
 
-/// Longest time from healing until each node answers: one back-off of at most 5 s, the 2 s that a connection attempt may hang, and 3 s for a
-/// machine that is busy.
+/// Maximum time from healing until each node responds: one backoff of at most 5 s, the 2 s that a
+/// connection attempt may hang, and 3 s for a busy machine.
 const WITHIN: Duration = Duration::from_secs(10);
-/// Interval between two looks.
+/// Interval between two checks.
 const LOOK: Duration = Duration::from_millis(20);
-/// Threads of a trial that has more than one.
+/// Number of threads of a trial that has more than one.
 const WORKERS: usize = 2;
-/// Longest time for what must come to its end: calls, connections.
+/// Maximum time for calls and connections to end.
 const END: Duration = Duration::from_secs(5);
 
 /// Defect that a trial found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Defect {
-    /// A well node was never picked, though the client had time for its back-off.
+    /// A well node that was never picked, although its backoff had time to end.
     NeverConnected(String),
-    /// A well node is ready by the client's word, and no call reaches it.
+    /// A well node that the client considers ready, but that no call reaches.
     NeverAnswers(String),
-    /// Calls are counted as in flight though all have ended.
+    /// Calls that are counted as in flight, although all have ended.
     InFlight(String),
-    /// Tasks outlive the client.
+    /// Number of tasks that outlive the client.
     TasksLeft(usize),
-    /// Something that must end did not: callers, the client's close.
+    /// Callers, or the client's close, that must end and did not.
     DoesNotEnd(&'static str),
 }
 
@@ -60,16 +61,16 @@ impl fmt::Display for Defect {
     }
 }
 
-/// Figures of a trial that found nothing.
+/// Figures of a trial that found no defect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Passed {
-    /// Calls that were begun.
+    /// Number of calls started.
     pub calls: u64,
-    /// Calls that were answered.
+    /// Number of calls that got a response.
     pub answered: u64,
-    /// Connections that the servers accepted.
+    /// Number of connections that the servers accepted.
     pub connections: u64,
-    /// Time from healing until the last node had answered.
+    /// Time from healing until the last node had responded.
     pub healed_after: Duration,
 }
 
@@ -78,11 +79,11 @@ pub struct Passed {
 pub struct Verdict {
     /// Everything that was drawn.
     pub plan: Plan,
-    /// Figures, or what is wrong.
+    /// Figures, or the defects.
     pub found: Result<Passed, Vec<Defect>>,
 }
 
-/// Runs the trial of one seed on a runtime of its own, which it blocks for some seconds.
+/// Runs the trial of one seed on a runtime of its own, which blocks the thread for some seconds.
 ///
 /// # Errors
 /// The machine refuses sockets or threads.
@@ -94,7 +95,8 @@ pub fn run(seed: u64, panics: Panics) -> Result<Verdict, Failure> {
     Ok(Verdict { plan, found })
 }
 
-/// Runs the trials of many seeds, `at_once` at a time, each on a thread of its own; `report` hears of each as it ends.
+/// Runs the trials of many seeds, `at_once` at a time, each on a thread of its own; calls `report`
+/// with each result.
 ///
 /// # Errors
 /// The machine refuses sockets or threads.
@@ -140,8 +142,8 @@ async fn play(plan: &Plan) -> Result<Result<Passed, Vec<Defect>>, Failure> {
     Ok(if defects.is_empty() { Ok(passed) } else { Err(defects) })
 }
 
-/// Waits until all answer, then again after each outage: it comes in a quiet pool, where no other event hides a lost timer. Returns the
-/// longest time.
+/// Waits until all nodes respond, then again after each outage. An outage begins in an idle pool,
+/// where no other event hides a lost timer. Returns the longest wait.
 async fn heals(world: &World, subject: &Subject, plan: &Plan) -> Result<Duration, Vec<Defect>> {
     let mut longest = all_answer(world, subject).await?;
     for (index, lasts) in plan.outages.iter().enumerate() {
@@ -151,7 +153,7 @@ async fn heals(world: &World, subject: &Subject, plan: &Plan) -> Result<Duration
     Ok(longest)
 }
 
-/// Waits until each node has answered a call from now on.
+/// Waits until each node has responded to a call after this moment; returns the time that took.
 async fn all_answer(world: &World, subject: &Subject) -> Result<Duration, Vec<Defect>> {
     let start = Instant::now();
     let before = world.answered();
@@ -167,7 +169,8 @@ async fn all_answer(world: &World, subject: &Subject) -> Result<Duration, Vec<De
     }
 }
 
-/// A task that was joined is counted for a moment longer; one that is counted after a second has outlived its owner.
+/// Returns the tasks that outlived their owner: those still counted after a second, since a joined
+/// task is counted for a moment longer.
 async fn tasks_left(before: usize) -> Option<Defect> {
     let end = Instant::now() + Duration::from_secs(1);
     while alive_tasks() > before {

@@ -1,43 +1,46 @@
-//! All that a seed decides about a trial.
+//! Plan of a trial: all choices that its seed determines.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::hostile::Behavior;
 
-/// Whether the connector of a trial may panic.
+/// Permission for the connector of a trial to panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Panics {
-    /// In one trial of four, as its seed draws.
+    /// Panics in one trial of four, as the seed draws.
     Drawn,
-    /// Never.
+    /// No panics.
     Never,
 }
 
-/// Everything that was drawn for one trial.
+/// Random choices of one trial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Plan {
-    /// The seed.
+    /// Seed of all choices.
     pub seed: u64,
-    /// The behaviours that each server draws from, one list a server; a list with `Well` alone is a well server.
+    /// Behaviors that each server draws from, one list per server; a list with only `Well` is a
+    /// well server.
     pub servers: Vec<Vec<Behavior>>,
-    /// Nodes that are known besides and that the channel does not use: an event costs more with them.
+    /// Number of known nodes that the channel does not use; they make each event more expensive.
     pub unused_nodes: usize,
     /// Share of connection attempts whose connector panics, in percent.
     pub panics_percent: u8,
-    /// Callers, each with one call at a time.
+    /// Number of callers, each with one call at a time.
     pub callers: usize,
-    /// How long the servers misbehave.
+    /// Time for which the servers misbehave.
     pub hostility: Duration,
-    /// Outages of the servers that were hostile, one after another once all are well and nothing else happens.
+    /// Outages of the formerly hostile servers, one after another, once all are well and nothing
+    /// else happens.
     pub outages: Vec<Duration>,
-    /// Whether all run on one thread, where a connection may begin and end before anybody looks at it; otherwise on two, where tasks meet.
+    /// True if everything runs on one thread, where a connection may open and close before another
+    /// task observes it; otherwise there are two threads, so that tasks run in parallel.
     pub one_thread: bool,
 }
 
 impl Plan {
-    /// Draws a plan; the same seed gives the same one.
+    /// Draws a plan; the same seed gives the same plan.
     pub fn draw(seed: u64, panics: Panics) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let well = (0..rng.usize(1..=3)).map(|_| vec![Behavior::Well]).collect::<Vec<_>>();
@@ -58,7 +61,7 @@ impl Plan {
     }
 }
 
-/// One to three of the hostile behaviours, and sometimes a connection that is well.
+/// Draws one to three of the hostile behaviors, and sometimes the well one too.
 fn behaviors(rng: &mut fastrand::Rng) -> Vec<Behavior> {
     let hostile = &Behavior::ALL[1..];
     let mut drawn = rng.choose_multiple(hostile.iter().copied(), rng.clone().usize(1..=3));

@@ -1,4 +1,4 @@
-//! The servers of a trial and the registry that names them. It knows no client.
+//! Servers of a trial, and the registry that lists them. Knows no client.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::hostile::{Script, Server};
 
 /// Name of the service.
 pub(super) const SERVICE: &str = "greeter";
-/// Version of the nodes that the channel uses; the others have none.
+/// Version of the nodes that the channel uses; the others have another version.
 pub(super) const VERSION: &str = "used";
 
-/// Servers, and what the registry says of them.
+/// Servers, and their records in the registry.
 pub(super) struct World {
     pub(super) registry: MemoryRegistry,
     template: Service,
@@ -41,7 +41,7 @@ impl World {
         Ok(world)
     }
 
-    /// Changes the membership until the hostility is over; then all nodes are registered.
+    /// Changes the membership until the hostility is over, then registers all nodes.
     pub(super) async fn trouble(&mut self, plan: &Plan) {
         let end = Instant::now() + plan.hostility;
         loop {
@@ -70,7 +70,7 @@ impl World {
             }
             // A loss.
             3 => self.remove(index),
-            // It is back, or has never been away.
+            // A return, or a write of a record that was not removed.
             _ => self.put(index, &[]),
         }
     }
@@ -80,7 +80,8 @@ impl World {
         self.servers.iter().for_each(Server::heal);
     }
 
-    /// Takes the server down that was the `index`th of the hostile ones, and up again.
+    /// Takes one hostile server down for this time, then up again; `index` counts from the last
+    /// server.
     pub(super) async fn outage(&self, index: usize, lasts: Duration) {
         let server = &self.servers[self.servers.len() - 1 - index];
         server.set_down(true);
@@ -88,17 +89,17 @@ impl World {
         server.set_down(false);
     }
 
-    /// Answers of each server so far.
+    /// Returns the number of responses of each server so far.
     pub(super) fn answered(&self) -> Vec<u64> {
         self.servers.iter().map(Server::answered).collect()
     }
 
-    /// Connections of all servers so far.
+    /// Returns the number of connections that all servers have accepted so far.
     pub(super) fn accepted(&self) -> u64 {
         self.servers.iter().map(Server::accepted).sum()
     }
 
-    /// Ids of those nodes whose place says true.
+    /// Returns the ids of the nodes whose flag in `silent` is true.
     pub(super) fn silent(&self, silent: &[bool]) -> Vec<String> {
         (0..self.servers.len()).filter(|index| silent[*index]).map(id).collect()
     }
