@@ -84,7 +84,7 @@ pub(crate) struct Register {
     /// The node is called NAME-ID; a random id unless given
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// Where clients reach it, as host:port
+    /// Address that clients reach it at, as host:port
     #[arg(long)]
     pub(crate) address: String,
     /// The service's version
@@ -93,10 +93,10 @@ pub(crate) struct Register {
     /// Metadata of the node; can be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) metadata: Vec<(String, String)>,
-    /// How long the record stays if this process dies, such as 15s
+    /// Time to live of the record if this process dies, such as 15s
     #[arg(long, value_parser = duration::parse, default_value = "15s", value_name = "TIME")]
     pub(crate) ttl: Duration,
-    /// How often it is written again
+    /// Interval between heartbeats, less than the TTL
     #[arg(long, value_parser = duration::parse, default_value = "5s", value_name = "TIME")]
     pub(crate) interval: Duration,
     #[command(flatten)]
@@ -115,10 +115,10 @@ pub(crate) struct Deregister {
 pub(crate) struct Wait {
     /// The service's name
     pub(crate) name: String,
-    /// How many registered nodes are enough
+    /// Number of registered nodes to wait for
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) ready: NonZeroUsize,
-    /// How long to wait at most
+    /// Maximum time to wait
     #[arg(long, value_parser = duration::parse, default_value = "30s", value_name = "TIME")]
     pub(crate) timeout: Duration,
     #[command(flatten)]
@@ -172,7 +172,7 @@ mod tests {
         Usage: waypost list [OPTIONS]
 
         Options:
-          -o, --output <FORMAT>  How to show it [default: table] [possible values: table, wide, json, jsonl,
+          -o, --output <FORMAT>  Output format [default: table] [possible values: table, wide, json, jsonl,
                                  name]
               --registry <URL>   The registry: etcd://host:2379, local://, static://host:port
                                  [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
@@ -209,7 +209,7 @@ mod tests {
                                                 [env: WAYPOST_SERVER_METADATA, MICRO_SERVER_METADATA]
               --register-ttl <TIME>             How long the record stays if the process dies, such as 15s
                                                 [env: WAYPOST_REGISTER_TTL, MICRO_REGISTER_TTL (s)]
-              --register-interval <TIME>        How often it is written again
+              --register-interval <TIME>        Interval between heartbeats, less than the TTL
                                                 [env: WAYPOST_REGISTER_INTERVAL, MICRO_REGISTER_INTERVAL
                                                 (s)]
         ");
@@ -221,7 +221,7 @@ mod tests {
         Options:
               --registry <URL>  The registry: etcd://host:2379, local://, static://host:port
                                 [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
-              --service <NAME>  Whom to call, if it is not called greeter
+              --service <NAME>  Service to call, if it is not called greeter
               --rate <RATE>     Calls a second, whatever the answers [default: 200]
               --for <TIME>      For how long [default: 30s]
               --not-idempotent  Send no call twice, though its method allows it

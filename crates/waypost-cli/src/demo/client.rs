@@ -30,7 +30,7 @@ const READY: Duration = Duration::from_secs(30);
 pub(super) struct ClientArgs {
     #[command(flatten)]
     waypost: args::ClientArgs,
-    /// Whom to call, if it is not called greeter
+    /// Service to call, if it is not called greeter
     #[arg(long, default_value = SERVICE, hide_default_value = true, value_name = "NAME")]
     service: String,
     /// Calls a second, whatever the answers

@@ -48,7 +48,7 @@ const SERVICE: &str = "greeter";
 pub(crate) struct DemoArgs {
     #[command(subcommand)]
     half: Option<Half>,
-    /// How many servers
+    /// Number of servers
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=20))]
     servers: u16,
     /// Calls a second, whatever the answers
@@ -60,7 +60,7 @@ pub(crate) struct DemoArgs {
     /// One JSON object instead of the table, on the last line of stdout
     #[arg(long)]
     json: bool,
-    /// How long the first phase lasts; the others follow it
+    /// Duration of the first phase; the others follow it
     #[arg(long, hide = true, value_parser = duration::parse, default_value = "5s")]
     phase: Duration,
 }

@@ -32,7 +32,7 @@ pub(crate) enum Format {
 /// Flags of every command that shows data.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Show {
-    /// How to show it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     output: Format,
     /// The same as -o json

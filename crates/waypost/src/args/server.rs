@@ -87,7 +87,7 @@ pub struct ServerArgs {
     #[arg(help = TTL.help("How long the record stays if the process dies, such as 15s"))]
     ttl: Option<Duration>,
     #[arg(id = INTERVAL.flag, long = INTERVAL.flag, value_name = "TIME", value_parser = duration::parse, help_heading = HEADING)]
-    #[arg(help = INTERVAL.help("How often it is written again"))]
+    #[arg(help = INTERVAL.help("Interval between heartbeats, less than the TTL"))]
     interval: Option<Duration>,
 }
 

@@ -8,7 +8,7 @@ use crate::paths::{WHOLE, module, uses};
 use crate::source::tokens;
 use crate::workspace::{Result, Workspace};
 
-/// Where the rooms are.
+/// Folder of the rooms.
 pub(super) const SOURCES: &str = "crates/waypost-core/src";
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
@@ -37,7 +37,7 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// What the file `file` (from `src`) may not use. The crate root may use every room.
+/// Returns what the file `file` (from `src`) uses and may not use. The crate root may use every room.
 fn check(rooms: &[String], file: &str, source: &str) -> Vec<Finding> {
     let module = module(file);
     let Some(room) = module.first().cloned() else { return Vec::new() };

@@ -13,7 +13,7 @@ fn the_help_shows_every_flag_and_its_variables() {
     Usage: greeterd [OPTIONS]
 
     Options:
-          --workers <WORKERS>  How many at once [default: 8]
+          --workers <WORKERS>  Number of calls at once [default: 8]
       -h, --help               Print help
       -V, --version            Print version
 
@@ -36,7 +36,7 @@ fn the_help_shows_every_flag_and_its_variables() {
                                             [env: WAYPOST_SERVER_METADATA, MICRO_SERVER_METADATA]
           --register-ttl <TIME>             How long the record stays if the process dies, such as 15s
                                             [env: WAYPOST_REGISTER_TTL, MICRO_REGISTER_TTL (s)]
-          --register-interval <TIME>        How often it is written again
+          --register-interval <TIME>        Interval between heartbeats, less than the TTL
                                             [env: WAYPOST_REGISTER_INTERVAL, MICRO_REGISTER_INTERVAL
                                             (s)]
           --client-strategy <NAME>          How a node is chosen: random, round-robin or least-request
@@ -68,7 +68,7 @@ fn every_flag_has_a_variable_of_its_name_and_the_help_shows_all_that_are_read() 
     assert_eq!(shown, variables());
 }
 
-/// Its own words
+/// Words of the program
 #[derive(Parser)]
 struct Own {
     #[command(flatten)]
@@ -90,7 +90,7 @@ struct Silent {
 #[test]
 fn flattened_they_leave_the_parsers_own_words_and_flags_alone() {
     Own::command().debug_assert();
-    assert_eq!(Own::command().get_about().map(ToString::to_string).as_deref(), Some("Its own words"));
+    assert_eq!(Own::command().get_about().map(ToString::to_string).as_deref(), Some("Words of the program"));
     assert!(Silent::command().get_about().is_none());
     let own = Own::parse_from(["own", "--name", "a", "--server-name", "b", "--registry", "local://"]);
     assert_eq!((own.name.as_deref(), own.id), (Some("a"), None));

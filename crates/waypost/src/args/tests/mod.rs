@@ -14,7 +14,7 @@ use super::ServiceArgs;
 struct Cli {
     #[command(flatten)]
     waypost: ServiceArgs,
-    /// How many at once
+    /// Number of calls at once
     #[arg(long, default_value = "8")]
     workers: u8,
 }
