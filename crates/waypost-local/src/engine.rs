@@ -1,4 +1,4 @@
-//! Task that watches the directory and broadcasters all watchers of a handle.
+//! Task that watches the directory and feeds all watchers of a handle.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use crate::engine::{AFTER_A_GAP, Engine};
 use crate::reader::Reader;
 use crate::signals::Kind;
 
-/// Watchers of a handle, and the one task that broadcasters them; it ends when there are no listeners.
+/// Watchers of a handle, and the one task that feeds them; it ends when there are no listeners.
 /// Clones refer to the same.
 #[derive(Clone)]
 pub(crate) struct Watching {
