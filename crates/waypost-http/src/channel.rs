@@ -41,11 +41,11 @@ pub struct ChannelSnapshot {
     /// The service's name.
     pub service: String,
     /// True once the registry has responded; before that, an empty node list means nothing.
-    pub loaded: bool,
+    pub synced: bool,
     /// Time for which the registry could not be watched, in milliseconds; zero while it is watched.
-    pub age_ms: u64,
+    pub staleness_ms: u64,
     /// Outage of the registry, while it lasts.
-    pub trouble: Option<String>,
+    pub outage: Option<String>,
     /// All nodes, picked or not, ordered by id.
     pub nodes: Vec<NodeView>,
 }
@@ -54,7 +54,7 @@ pub struct ChannelSnapshot {
 #[derive(Clone, Debug)]
 pub struct ServiceChannel {
     shared: Arc<Shared>,
-    subset: Option<Arc<str>>,
+    filtered: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -71,12 +71,12 @@ pub(crate) struct Shared {
 pub(crate) struct Membership {
     pub(crate) pool: Arc<ServicePool>,
     whole: Joined,
-    subsets: HashMap<Arc<str>, Joined>,
+    filtered: HashMap<Arc<str>, Joined>,
 }
 
 impl Membership {
-    pub(crate) fn joined(&self, subset: Option<&Arc<str>>) -> &Joined {
-        subset.and_then(|name| self.subsets.get(name)).unwrap_or(&self.whole)
+    pub(crate) fn joined(&self, filtered: Option<&Arc<str>>) -> &Joined {
+        filtered.and_then(|name| self.filtered.get(name)).unwrap_or(&self.whole)
     }
 }
 
@@ -95,7 +95,7 @@ impl Drop for Shared {
 impl ServiceChannel {
     pub(crate) fn new(client: Client, service: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> Self {
         let shared = Shared { client, service, config, protocol, members: ArcSwapOption::empty() };
-        Self { shared: Arc::new(shared), subset: None }
+        Self { shared: Arc::new(shared), filtered: None }
     }
 
     /// Returns the name of the channel's service.
@@ -103,11 +103,11 @@ impl ServiceChannel {
         &self.shared.service
     }
 
-    /// Returns the same channel, restricted to the configured subset of this name; none if there is
-    /// no such subset. A call to a subset without nodes waits, and never falls back to the whole
+    /// Returns the same channel, restricted to the configured filtered of this name; none if there is
+    /// no such filtered. A call to a filtered without nodes waits, and never falls back to the whole
     /// service.
-    pub fn subset(&self, name: &str) -> Option<Self> {
-        self.shared.config.subsets.contains_key(name).then(|| Self { subset: Some(name.into()), ..self.clone() })
+    pub fn filtered(&self, name: &str) -> Option<Self> {
+        self.shared.config.filtered.contains_key(name).then(|| Self { filtered: Some(name.into()), ..self.clone() })
     }
 
     /// Makes a call: picks a node, sends the request, classifies the response, and retries if the
@@ -146,9 +146,9 @@ impl ServiceChannel {
     async fn until_ready(&self) -> Option<()> {
         loop {
             let members = self.members().ok()?;
-            let balancer = &members.joined(self.subset.as_ref()).balancer;
+            let balancer = &members.joined(self.filtered.as_ref()).balancer;
             let mut changes = balancer.changes();
-            while !members.pool.room.is_closed() {
+            while !members.pool.queue.is_closed() {
                 changes.borrow_and_update();
                 if balancer.ready_count() > 0 {
                     return Some(());
@@ -166,12 +166,12 @@ impl ServiceChannel {
         let members = self.members().ok();
         let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
         let now = now();
-        let nodes = members.map(|members| members.pool.nodes(members.joined(self.subset.as_ref()), &snapshot, now));
+        let nodes = members.map(|members| members.pool.nodes(members.joined(self.filtered.as_ref()), &snapshot, now));
         ChannelSnapshot {
             service: self.shared.service.to_string(),
-            loaded: snapshot.synced,
-            age_ms: u64::try_from(snapshot.staleness(now).as_millis()).unwrap_or(u64::MAX),
-            trouble: snapshot.outage.map(|outage| outage.why.to_string()),
+            synced: snapshot.synced,
+            staleness_ms: u64::try_from(snapshot.staleness(now).as_millis()).unwrap_or(u64::MAX),
+            outage: snapshot.outage.map(|outage| outage.why.to_string()),
             nodes: nodes.unwrap_or_default(),
         }
     }
@@ -185,7 +185,7 @@ impl ServiceChannel {
     /// must be started.
     pub(crate) fn members(&self) -> Result<Arc<Membership>, Error> {
         if let Some(members) = self.shared.members.load_full()
-            && !members.pool.room.is_closed()
+            && !members.pool.queue.is_closed()
         {
             return Ok(members);
         }
@@ -196,13 +196,13 @@ impl ServiceChannel {
     fn join(&self) -> Result<Arc<Membership>, Error> {
         let pool = self.shared.client.pool(&self.shared.service)?;
         let config = &self.shared.config;
-        let subset = |(name, filters): (&String, &balance::Filters)| {
+        let filtered = |(name, filters): (&String, &balance::Filters)| {
             let mut balance = config.balance.clone();
             balance.filters.extend(filters);
             (Arc::from(name.as_str()), pool.join(&balance))
         };
-        let subsets = config.subsets.iter().map(subset).collect();
-        let members = Arc::new(Membership { whole: pool.join(&config.balance), subsets, pool });
+        let filtered = config.filtered.iter().map(filtered).collect();
+        let members = Arc::new(Membership { whole: pool.join(&config.balance), filtered, pool });
         self.shared.members.store(Some(Arc::clone(&members)));
         Ok(members)
     }
@@ -211,8 +211,8 @@ impl ServiceChannel {
         &self.shared
     }
 
-    pub(crate) fn subset_name(&self) -> Option<&Arc<str>> {
-        self.subset.as_ref()
+    pub(crate) fn filter_name(&self) -> Option<&Arc<str>> {
+        self.filtered.as_ref()
     }
 
     /// Returns the state of the service, for errors. The cost does not depend on the number of
@@ -220,12 +220,12 @@ impl ServiceChannel {
     pub(crate) fn report(&self) -> Report {
         let members = self.shared.members.load_full();
         let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
-        let counts = members.as_ref().map(|members| members.joined(self.subset.as_ref()).counts()).unwrap_or_default();
+        let counts = members.as_ref().map(|members| members.joined(self.filtered.as_ref()).counts()).unwrap_or_default();
         Report {
             service: self.shared.service.to_string(),
-            loaded: snapshot.synced,
-            age: snapshot.staleness(now()),
-            trouble: snapshot.outage.map(|outage| outage.why.to_string()),
+            synced: snapshot.synced,
+            staleness: snapshot.staleness(now()),
+            outage: snapshot.outage.map(|outage| outage.why.to_string()),
             known: counts.known(),
             ready: counts.ready(),
             excluded: counts.by_reason(),

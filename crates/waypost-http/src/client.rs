@@ -83,7 +83,7 @@ impl Client {
             return Err(Error::Closed);
         }
         match state.pools.get(service) {
-            Some(pool) if !pool.room.is_closed() => Ok(Arc::clone(pool)),
+            Some(pool) if !pool.queue.is_closed() => Ok(Arc::clone(pool)),
             _ => self.start_pool(&mut state, service),
         }
     }

@@ -77,8 +77,8 @@ impl Default for Config {
 pub struct ChannelConfig {
     /// Filters and strategy by which nodes are picked.
     pub balance: balance::Config,
-    /// Named subsets of the nodes: each has the channel's filters and its own.
-    pub subsets: HashMap<String, Filters>,
+    /// Named filtered of the nodes: each has the channel's filters and its own.
+    pub filtered: HashMap<String, Filters>,
     /// Retry policy: the methods that may be sent twice, and the maximum number of attempts.
     pub policy: Arc<Policy>,
     /// Methods known to the client, by full path, in addition to those in the nodes' records.
@@ -98,7 +98,7 @@ impl Default for ChannelConfig {
     fn default() -> Self {
         Self {
             balance: balance::Config::default(),
-            subsets: HashMap::new(),
+            filtered: HashMap::new(),
             policy: Arc::default(),
             methods: HashMap::new(),
             ready_wait: None,

@@ -40,11 +40,11 @@ pub struct Report {
     /// The service's name.
     pub service: String,
     /// True if the registry has responded at least once.
-    pub loaded: bool,
+    pub synced: bool,
     /// Staleness of the snapshot; zero while the registry is watched.
-    pub age: Duration,
+    pub staleness: Duration,
     /// Error of the registry, while its outage lasts.
-    pub trouble: Option<String>,
+    pub outage: Option<String>,
     /// Number of known nodes.
     pub known: usize,
     /// Number of nodes that are ready.
@@ -57,7 +57,7 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.loaded, self.known) {
+        match (self.synced, self.known) {
             (false, _) => write!(f, "the registry has not answered yet")?,
             (true, 0) => write!(f, "the registry knows no node of it")?,
             (true, known) => {
@@ -67,8 +67,8 @@ impl fmt::Display for Report {
                 }
             }
         }
-        if let Some(trouble) = &self.trouble {
-            write!(f, "; registry trouble for {:.1} s: {trouble}", self.age.as_secs_f64())?;
+        if let Some(outage) = &self.outage {
+            write!(f, "; registry unavailable for {:.1} s: {outage}", self.staleness.as_secs_f64())?;
         }
         if let Some(failure) = &self.last_failure {
             write!(f, "; last connection failure: {failure}")?;

@@ -34,12 +34,12 @@ impl Permits {
 /// Queue of waiting calls: each has a counter that records that it was served.
 type Line = VecDeque<Arc<AtomicUsize>>;
 
-struct Room {
+struct WaitQueue {
     permits: Permits,
     line: Handover<Line>,
 }
 
-impl Room {
+impl WaitQueue {
     fn serve(&self, line: &mut Line) -> usize {
         while !line.is_empty() && self.permits.acquire() {
             if let Some(call) = line.pop_front() {
@@ -59,12 +59,12 @@ impl Room {
 
     fn give_back(&self) {
         self.permits.release();
-        self.line.room_made(|line| self.serve(line));
+        self.line.capacity_added(|line| self.serve(line));
     }
 }
 
-fn room(free: usize) -> Arc<Room> {
-    Arc::new(Room { permits: Permits(AtomicUsize::new(free)), line: Handover::default() })
+fn room(free: usize) -> Arc<WaitQueue> {
+    Arc::new(WaitQueue { permits: Permits(AtomicUsize::new(free)), line: Handover::default() })
 }
 
 #[test]

@@ -58,12 +58,12 @@ impl Channel {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if no subset of this name was prepared.
-    pub fn subset(&self, name: &str) -> Result<Self, Status> {
+    pub fn filtered(&self, name: &str) -> Result<Self, Status> {
         let unknown = || {
             let service = self.service();
-            Status::invalid_argument(format!("{service}: no subset {name:?}; prepare it with ChannelBuilder::subset"))
+            Status::invalid_argument(format!("{service}: no filtered channel {name:?}; prepare it with ChannelBuilder::filtered"))
         };
-        Ok(Self::new(self.inner.subset(name).ok_or_else(unknown)?))
+        Ok(Self::new(self.inner.filtered(name).ok_or_else(unknown)?))
     }
 }
 

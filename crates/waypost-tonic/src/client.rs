@@ -177,8 +177,8 @@ impl ChannelBuilder {
     /// Prepares a subset for [`Channel::subset`]: the nodes that pass the channel's filters and
     /// these.
     #[must_use]
-    pub fn subset(mut self, name: &str, filters: Filters) -> Self {
-        self.config.subsets.insert(name.to_owned(), filters);
+    pub fn filtered(mut self, name: &str, filters: Filters) -> Self {
+        self.config.filtered.insert(name.to_owned(), filters);
         self
     }
 

@@ -226,7 +226,7 @@ impl Peer {
     }
 
     /// Records the last failure of a connection.
-    pub fn note_failure(&self, why: Arc<str>) {
+    pub fn record_failure(&self, why: Arc<str>) {
         self.lock().last_failure = Some(why);
     }
 

@@ -55,7 +55,7 @@ pub struct Registration {
     keeper: Arc<Keeper>,
 }
 
-/// RegistrationBuilder of a [`Registration`].
+/// Builder of a [`Registration`].
 #[derive(Debug)]
 #[must_use = "nothing is registered until `start`"]
 pub struct RegistrationBuilder {

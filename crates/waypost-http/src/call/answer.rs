@@ -14,8 +14,8 @@ use waypost_core::peer::AttemptEnd;
 
 use super::attempt::{InFlight, Sent, classify_error};
 use super::response::{ResponseBody, ServedBy};
-use super::watch::{Unanswered, Watch};
-use super::{Call, Failed, rare};
+use super::watch::{WaitError, Watch};
+use super::{AttemptError, Call, cold};
 use crate::channel::now;
 use crate::conn::Connection;
 use crate::error::{BodyError, FailureKind};
@@ -35,7 +35,7 @@ where
         sent: &mut Sent<B>,
         peer: &PooledPeer,
         sent_at: Instant,
-    ) -> Result<Response<RecvStream>, Unanswered> {
+    ) -> Result<Response<RecvStream>, WaitError> {
         let watch = Watch::new(peer, self.deadline, self.idempotent, sent.unproven);
         let mut slow_at = watch.slow_at(sent_at);
         loop {
@@ -52,13 +52,13 @@ where
             })
             .await;
             if let Some(head) = head {
-                return head.map_err(Unanswered::Broken);
+                return head.map_err(WaitError::Broken);
             }
             if self.deadline.is_some_and(|deadline| deadline <= now()) {
-                return Err(Unanswered::Deadline);
+                return Err(WaitError::Deadline);
             }
             if sent.is_sent_in_full() {
-                return rare(watch_for_head(sent, watch)).await;
+                return cold(watch_for_head(sent, watch)).await;
             }
             // The request is not sent in full, so no response is due yet.
             slow_at = watch.slow_at(now());
@@ -67,7 +67,7 @@ where
 
     /// Ends an attempt that has no response, records the reason, and takes its body back for
     /// another attempt.
-    pub(super) async fn unanswered(&mut self, sent: Sent<B>, peer: &Arc<PooledPeer>, why: Unanswered) -> Failed {
+    pub(super) async fn unanswered(&mut self, sent: Sent<B>, peer: &Arc<PooledPeer>, why: WaitError) -> AttemptError {
         let stale = sent.unproven && sent.connection().is_some_and(|connection| connection.needs_proof(now()));
         // A failed body resets its stream as soon as the server can take that: the node is not to
         // blame.
@@ -76,12 +76,12 @@ where
             return self.local_mistake(error);
         }
         let (end, cause, text) = match &why {
-            Unanswered::Deadline => {
+            WaitError::Deadline => {
                 drop(sent.abandon(AttemptEnd::Deadline));
-                return Failed::Terminal(FailureKind::Deadline);
+                return AttemptError::Terminal(FailureKind::Deadline);
             }
-            Unanswered::Unresponsive => (AttemptEnd::Lost, FailureCause::Lost { stale }, "the node answers no PING".to_owned()),
-            Unanswered::Broken(error) => describe(error, sent.connection(), stale),
+            WaitError::Unresponsive => (AttemptEnd::Lost, FailureCause::Lost { stale }, "the node answers no PING".to_owned()),
+            WaitError::Broken(error) => describe(error, sent.connection(), stale),
         };
         if let Some(task) = sent.abandon(end) {
             match task.take_back().await {
@@ -89,10 +89,10 @@ where
                 Err(error) => return self.local_mistake(error),
             }
         }
-        self.note(peer, text);
+        self.record_failure(peer, text);
         match (&why, cause) {
-            (Unanswered::Broken(error), FailureCause::Reset) => reset(error),
-            _ => Failed::Retryable(AttemptFailure::uncommitted(cause), None),
+            (WaitError::Broken(error), FailureCause::Reset) => reset(error),
+            _ => AttemptError::Retryable(AttemptFailure::uncommitted(cause), None),
         }
     }
 
@@ -116,15 +116,15 @@ where
 
     /// Peeks at the first frame of the response. For a unary call, waits for it; for any other,
     /// reads it only if it has already arrived, since the caller may want the headers first.
-    pub(super) async fn peek(&mut self, body: &mut ResponseBody, peer: &PooledPeer) -> Result<ResponseClass, Unpeeked> {
+    pub(super) async fn peek(&mut self, body: &mut ResponseBody, peer: &PooledPeer) -> Result<ResponseClass, PeekError> {
         if let Poll::Ready(peeked) = poll_fn(|cx| Poll::Ready(body.poll_peek(cx))).await {
-            return peeked.map_err(Unpeeked::Body);
+            return peeked.map_err(PeekError::Body);
         }
         if !self.unary {
             return Ok(ResponseClass::Success);
         }
         let watch = Watch::new(peer, self.deadline, self.idempotent, false);
-        rare(peek_watchfully(body, watch)).await
+        cold(peek_watchfully(body, watch)).await
     }
 
     /// Records the class of the response. Returns the failure if another attempt may succeed.
@@ -136,40 +136,40 @@ where
     ) -> Option<AttemptFailure> {
         body.classified(class);
         let ResponseClass::Unavailable(pushback) = class else { return None };
-        self.note(peer, "the node says that it is unavailable".to_owned());
+        self.record_failure(peer, "the node says that it is unavailable".to_owned());
         Some(AttemptFailure::uncommitted(FailureCause::Unavailable(pushback)))
     }
 
     /// Handles a response that ended early, before the caller has read any of it. Its headers prove
     /// that the node has processed the request.
     #[cold]
-    pub(super) fn broken(&mut self, body: &mut ResponseBody, why: Unpeeked, peer: &Arc<PooledPeer>) -> Failed {
+    pub(super) fn broken(&mut self, body: &mut ResponseBody, why: PeekError, peer: &Arc<PooledPeer>) -> AttemptError {
         self.timer = body.take_timer();
         // A request body that failed resets the stream itself.
         let of_request = match &why {
-            Unpeeked::Body(BodyError::Broken(_)) => body.in_flight().and_then(InFlight::take_request_error),
+            PeekError::Body(BodyError::Broken(_)) => body.in_flight().and_then(InFlight::take_request_error),
             _ => None,
         };
-        let why = of_request.map_or(why, |error| Unpeeked::Body(BodyError::Request(error)));
+        let why = of_request.map_or(why, |error| PeekError::Body(BodyError::Request(error)));
         let (end, cause, text) = match why {
-            Unpeeked::Body(BodyError::Request(error)) => {
+            PeekError::Body(BodyError::Request(error)) => {
                 body.abandon(AttemptEnd::LocalMistake);
                 return self.local_mistake(error);
             }
-            Unpeeked::Body(BodyError::Deadline) => {
+            PeekError::Body(BodyError::Deadline) => {
                 body.abandon(AttemptEnd::Deadline);
-                return Failed::Terminal(FailureKind::Deadline);
+                return AttemptError::Terminal(FailureKind::Deadline);
             }
-            Unpeeked::Unresponsive => {
+            PeekError::Unresponsive => {
                 body.abandon(AttemptEnd::Lost);
                 (AttemptEnd::Lost, FailureCause::Lost { stale: false }, "the node answers no PING".to_owned())
             }
-            Unpeeked::Body(BodyError::Broken(error)) => {
+            PeekError::Body(BodyError::Broken(error)) => {
                 let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
                 let (_, cause, text) = describe(&error, connection.as_ref(), false);
                 if cause == FailureCause::Reset {
                     body.abandon(AttemptEnd::NodeFailed);
-                    self.note(peer, text);
+                    self.record_failure(peer, text);
                     return reset(&error);
                 }
                 (AttemptEnd::Lost, FailureCause::Lost { stale: false }, text)
@@ -178,24 +178,24 @@ where
         if let Some(in_flight) = body.take_in_flight() {
             in_flight.finish(end);
         }
-        self.note(peer, text);
-        Failed::Retryable(AttemptFailure::committed(cause), None)
+        self.record_failure(peer, text);
+        AttemptError::Retryable(AttemptFailure::committed(cause), None)
     }
 }
 
 /// Waits for the headers of a slow response, and watches its connection.
-async fn watch_for_head<B>(sent: &mut Sent<B>, watch: Watch) -> Result<Response<RecvStream>, Unanswered> {
+async fn watch_for_head<B>(sent: &mut Sent<B>, watch: Watch) -> Result<Response<RecvStream>, WaitError> {
     let connection = sent.connection().cloned();
     let poll = |cx: &mut Context<'_>| sent.poll_head(cx);
     let head = match &connection {
         Some(connection) => watch.watch(connection, poll).await?,
         None => poll_fn(poll).await,
     };
-    head.map_err(Unanswered::Broken)
+    head.map_err(WaitError::Broken)
 }
 
 /// Waits for the first frame, and watches the connection: a node may freeze after its headers, too.
-async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<ResponseClass, Unpeeked> {
+async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<ResponseClass, PeekError> {
     let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
     let slow = async {
         match watch.slow_at(now()) {
@@ -205,14 +205,14 @@ async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<Respon
     };
     tokio::select! {
         biased;
-        peeked = poll_fn(|cx| body.poll_peek(cx)) => return peeked.map_err(Unpeeked::Body),
+        peeked = poll_fn(|cx| body.poll_peek(cx)) => return peeked.map_err(PeekError::Body),
         () = slow => {}
     }
     let Some(connection) = connection else { return Ok(ResponseClass::Success) };
     match watch.watch(&connection, |cx| body.poll_peek(cx)).await {
-        Ok(peeked) => peeked.map_err(Unpeeked::Body),
-        Err(Unanswered::Unresponsive) => Err(Unpeeked::Unresponsive),
-        Err(_) => Err(Unpeeked::Body(BodyError::Deadline)),
+        Ok(peeked) => peeked.map_err(PeekError::Body),
+        Err(WaitError::Unresponsive) => Err(PeekError::Unresponsive),
+        Err(_) => Err(PeekError::Body(BodyError::Deadline)),
     }
 }
 
@@ -233,12 +233,12 @@ fn describe(error: &h2::Error, connection: Option<&Arc<Connection>>, stale: bool
 }
 
 /// Ends a call that the node reset, with the node's error code.
-fn reset(error: &h2::Error) -> Failed {
-    Failed::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)))
+fn reset(error: &h2::Error) -> AttemptError {
+    AttemptError::Terminal(FailureKind::Reset(error.reason().map_or(0, Into::into)))
 }
 
 /// Failure to peek at the first frame of a response.
-pub(super) enum Unpeeked {
+pub(super) enum PeekError {
     Body(BodyError),
     Unresponsive,
 }

@@ -89,7 +89,7 @@ impl Drop for Record {
         let mut finished = Finished::new(self.sent, now, end);
         finished.head_at = self.head_at;
         if end.is_failure() {
-            self.pick.item().ask_for_a_look();
+            self.pick.item().mark_dirty();
         }
         self.pick.finish(&finished);
     }

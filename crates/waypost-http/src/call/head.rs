@@ -1,4 +1,4 @@
-//! Head of a request, kept so that it can be sent again.
+//! RequestHead of a request, kept so that it can be sent again.
 
 use std::mem;
 
@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version, re
 use super::headers::{field_size, strip_connection_specific};
 
 /// Method, path and headers of one call.
-pub(crate) struct Head {
+pub(crate) struct RequestHead {
     method: Method,
     path: PathAndQuery,
     headers: Headers,
@@ -29,7 +29,7 @@ enum Headers {
     Sent(Vec<(HeaderName, HeaderValue)>),
 }
 
-impl Head {
+impl RequestHead {
     pub(crate) fn new(mut parts: request::Parts) -> Self {
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let key = parts.extensions.remove::<PickKey>().map(|key| key.0.into());
@@ -123,7 +123,7 @@ mod tests {
     fn every_attempt_gets_the_same_headers_and_what_was_fitted_to_another_is_gone() {
         let request = Request::post("/a.B/C?d=e").header("twice", "1").header("twice", "2").header("once", "3").body(()).unwrap();
         let original = request.headers().clone();
-        let mut head = Head::new(request.into_parts().0);
+        let mut head = RequestHead::new(request.into_parts().0);
         assert_eq!(head.path(), "/a.B/C");
         for attempt in 0..3 {
             let request = head.request(&Authority::from_static("h:1"), |headers| {

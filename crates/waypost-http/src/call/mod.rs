@@ -38,8 +38,8 @@ use crate::pool::{PeerKey, Picking, PooledPeer};
 use crate::protocol::{BoxError, ResponseClass};
 use crate::retry::{AttemptFailure, AttemptHistory, AttemptRecord, RetryContext, RetryDecision, RetryState, StopReason};
 pub(crate) use body_task::{BodyGuard, BodyTask};
-use head::Head;
 pub use head::PickKey;
+use head::RequestHead;
 pub(crate) use replay::ReplayBody;
 use response::ResponseBody;
 use timer::Timer;
@@ -48,12 +48,12 @@ use timer::Timer;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Call in flight: the state that its attempts share. Its future is allocated for every call, so
-/// rare state is boxed and the common state is kept small.
+/// cold state is boxed and the common state is kept small.
 pub(crate) struct Call<B> {
     channel: ServiceChannel,
     start: Instant,
     deadline: Option<Instant>,
-    head: Head,
+    head: RequestHead,
     body: Option<ReplayBody<B>>,
     retry: RetryState,
     idempotent: bool,
@@ -76,7 +76,7 @@ struct Failures {
 }
 
 /// Outcome of a failed attempt.
-enum Failed {
+enum AttemptError {
     /// No response, or a response after which another node may succeed. Another attempt may follow.
     Retryable(AttemptFailure, Option<Box<Response<ResponseBody>>>),
     /// No other attempt follows.
@@ -86,7 +86,7 @@ enum Failed {
 /// Boxes a future that few calls run, and keeps its code apart, so that the code that every call
 /// runs fits into the processor's cache.
 #[cold]
-fn rare<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+fn cold<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
     Box::pin(future)
 }
 
@@ -103,7 +103,7 @@ where
         Self {
             start,
             deadline: shared.protocol.timeout(&parts.headers).and_then(|timeout| start.checked_add(timeout)),
-            head: Head::new(parts),
+            head: RequestHead::new(parts),
             body: Some(ReplayBody::new(body, shared.config.replay_limit)),
             retry: RetryState::new(&shared.config.policy),
             idempotent: false,
@@ -129,15 +129,15 @@ where
                 self.picked = self.pick_now(&members, at);
             }
             let Some(peer) = self.picked.as_ref().map(|picked| Arc::clone(picked.pick.item())) else {
-                self.picked = Some(rare(self.wait_and_pick(&mut members)).await?);
+                self.picked = Some(cold(self.wait_and_pick(&mut members)).await?);
                 continue;
             };
             let (failure, response) = match self.attempt(&peer, at).await {
                 Ok(response) => return Ok(response),
-                Err(Failed::Terminal(kind)) => return Err(self.fail(kind)),
-                Err(Failed::Retryable(failure, response)) => (failure, response),
+                Err(AttemptError::Terminal(kind)) => return Err(self.fail(kind)),
+                Err(AttemptError::Retryable(failure, response)) => (failure, response),
             };
-            if rare(self.next_attempt(failure, &members)).await.is_err() {
+            if cold(self.next_attempt(failure, &members)).await.is_err() {
                 return response.map_or_else(|| Err(self.fail(FailureKind::NoAnswer)), |response| Ok(*response));
             }
         }
@@ -147,11 +147,11 @@ where
     /// connection that may have died while idle is verified first.
     ///
     /// A single function, since each layer of futures copies the response again.
-    async fn attempt(&mut self, peer: &Arc<PooledPeer>, mut at: Instant) -> Result<Response<ResponseBody>, Failed> {
-        self.learn(peer);
+    async fn attempt(&mut self, peer: &Arc<PooledPeer>, mut at: Instant) -> Result<Response<ResponseBody>, AttemptError> {
+        self.apply_policy(peer);
         let mut unproven = self.picked.as_ref().is_some_and(|picked| picked.permit.unproven);
         if unproven && !self.idempotent {
-            rare(self.prove(peer)).await?;
+            cold(self.prove(peer)).await?;
             (unproven, at) = (false, now());
         }
         let (mut response, class) = 'answered: {
@@ -162,10 +162,10 @@ where
                         let class = self.channel.shared().protocol.classify_head(head.status(), head.headers());
                         match self.response(head, sent, peer) {
                             Some(response) => break 'answered (response, class),
-                            None => return Err(Failed::Terminal(FailureKind::NoAnswer)),
+                            None => return Err(AttemptError::Terminal(FailureKind::NoAnswer)),
                         }
                     }
-                    Err(why) => rare(self.unanswered(sent, peer, why)),
+                    Err(why) => cold(self.unanswered(sent, peer, why)),
                 }
             };
             return Err(unanswered.await);
@@ -177,7 +177,7 @@ where
         };
         match peeked.map(|class| self.classify(class, response.body_mut(), peer)) {
             Ok(None) => Ok(response),
-            Ok(Some(failure)) => Err(Failed::Retryable(failure, Some(Box::new(response)))),
+            Ok(Some(failure)) => Err(AttemptError::Retryable(failure, Some(Box::new(response)))),
             Err(why) => Err(self.broken(&mut response.into_body(), why, peer)),
         }
     }
@@ -208,7 +208,7 @@ where
 
     /// Prepares another attempt, if one may follow. Its peer may be picked already.
     async fn next_attempt(&mut self, failure: AttemptFailure, members: &Membership) -> Result<(), ()> {
-        let joined = members.joined(self.channel.subset_name());
+        let joined = members.joined(self.channel.filter_name());
         let context = RetryContext {
             replayable: self.body.as_ref().is_some_and(ReplayBody::can_replay),
             remaining: self.deadline.map(|deadline| deadline.saturating_duration_since(now())),
@@ -257,7 +257,7 @@ where
 
     /// Records an attempt without a usable response; its peer is tried again only after the others.
     #[cold]
-    fn note(&mut self, peer: &PooledPeer, ended: String) {
+    fn record_failure(&mut self, peer: &PooledPeer, ended: String) {
         let id = peer.peer.id();
         let failures = self.failures();
         failures.history.push(AttemptRecord::new(id.id.clone(), id.address.clone(), ended));
@@ -282,9 +282,9 @@ where
     }
 
     #[cold]
-    fn local_mistake(&mut self, error: RequestError) -> Failed {
+    fn local_mistake(&mut self, error: RequestError) -> AttemptError {
         self.failures().request_error = Some(error);
-        Failed::Terminal(FailureKind::Request)
+        AttemptError::Terminal(FailureKind::Request)
     }
 
     #[cold]

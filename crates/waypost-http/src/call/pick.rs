@@ -14,7 +14,7 @@ use super::replay::ReplayBody;
 use super::{Call, DEFAULT_TIMEOUT};
 use crate::channel::{Membership, now};
 use crate::error::{CallError, FailureKind};
-use crate::pool::{Full, Picking, Wanted};
+use crate::pool::{Picking, QueueFull, Wanted};
 use crate::protocol::BoxError;
 
 /// Maximum time that a call waits for a node while none is known.
@@ -29,9 +29,9 @@ where
     /// Returns a ready peer that was not tried yet, with a permit; none if there is none now, or if
     /// other calls already wait.
     pub(super) fn pick_now(&self, members: &Membership, now: Instant) -> Option<Picking> {
-        let balancer = &members.joined(self.channel.subset_name()).balancer;
+        let balancer = &members.joined(self.channel.filter_name()).balancer;
         let context = PickContext::new(self.head.path(), now).with_key(self.head.key());
-        members.pool.room.pick_now(balancer, &context, self.tried())
+        members.pool.queue.pick_now(balancer, &context, self.tried())
     }
 
     /// Waits in the queue for a ready peer. A tried peer is accepted only after a delay, and only
@@ -46,11 +46,15 @@ where
         let mut accept_at =
             (!self.tried().is_empty()).then(|| start.checked_add(config.policy.retry_delay(fastrand::f64()))).flatten();
         loop {
-            let joined = members.joined(self.channel.subset_name()).clone();
-            let mut waiting = match members.pool.room.wait(&joined.balancer, self.wanted()) {
+            let joined = members.joined(self.channel.filter_name()).clone();
+            let mut waiting = match members.pool.queue.wait(&joined.balancer, self.wanted()) {
                 Ok(waiting) => waiting,
                 Err(full) => {
-                    return Err(self.fail(if full == Full::Calls { FailureKind::QueueFull } else { FailureKind::QueueBytes }));
+                    return Err(self.fail(if full == QueueFull::Calls {
+                        FailureKind::QueueFull
+                    } else {
+                        FailureKind::QueueBytes
+                    }));
                 }
             };
             loop {

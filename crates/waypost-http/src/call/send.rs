@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use waypost_core::peer::AttemptEnd;
 
 use super::attempt::{InFlight, Sent};
-use super::{BodyTask, Call, DEFAULT_TIMEOUT, Failed, headers};
+use super::{AttemptError, BodyTask, Call, DEFAULT_TIMEOUT, headers};
 use crate::error::FailureKind;
 use crate::pool::PooledPeer;
 use crate::protocol::BoxError;
@@ -24,7 +24,7 @@ where
 {
     /// Sets the method's properties, from the channel's methods or else the picked node's record,
     /// and from the policy.
-    pub(super) fn learn(&mut self, peer: &PooledPeer) {
+    pub(super) fn apply_policy(&mut self, peer: &PooledPeer) {
         let config = &self.channel.shared().config;
         let path = self.head.path();
         let known = config.methods.get(path).copied().or_else(|| peer.peer.method(path));
@@ -43,7 +43,7 @@ where
 
     /// Verifies that the picked connection is alive, before a call that may not be sent twice is
     /// sent on it.
-    pub(super) async fn prove(&mut self, peer: &Arc<PooledPeer>) -> Result<(), Failed> {
+    pub(super) async fn prove(&mut self, peer: &Arc<PooledPeer>) -> Result<(), AttemptError> {
         let Some(picked) = self.picked.take() else { return Ok(()) };
         let connection = &picked.permit.connection;
         let proven = match self.deadline {
@@ -56,12 +56,12 @@ where
                 Ok(())
             }
             Some(false) => Err(self.not_sent(peer, "not sent: the connection was idle, and answers no PING".to_owned())),
-            None => Err(Failed::Terminal(FailureKind::Deadline)),
+            None => Err(AttemptError::Terminal(FailureKind::Deadline)),
         }
     }
 
     /// Sends the request and the available part of its body; a task sends the rest.
-    pub(super) fn send(&mut self, peer: &Arc<PooledPeer>, unproven: bool, now: Instant) -> Result<Sent<B>, Failed> {
+    pub(super) fn send(&mut self, peer: &Arc<PooledPeer>, unproven: bool, now: Instant) -> Result<Sent<B>, AttemptError> {
         let Some(picked) = self.picked.take() else { return Err(self.not_sent(peer, "not sent".to_owned())) };
         let request = self.request_for(peer, now);
         let limit = picked.permit.connection.max_header_list_size();
@@ -103,8 +103,8 @@ where
     }
 
     #[cold]
-    fn not_sent(&mut self, peer: &Arc<PooledPeer>, ended: String) -> Failed {
-        self.note(peer, ended);
-        Failed::Retryable(AttemptFailure::uncommitted(FailureCause::NotSent), None)
+    fn not_sent(&mut self, peer: &Arc<PooledPeer>, ended: String) -> AttemptError {
+        self.record_failure(peer, ended);
+        AttemptError::Retryable(AttemptFailure::uncommitted(FailureCause::NotSent), None)
     }
 }

@@ -16,7 +16,7 @@ const SLOW_P50S: u32 = 8;
 
 /// Reason why a call stopped waiting for its response's headers.
 #[derive(Debug)]
-pub(super) enum Unanswered {
+pub(super) enum WaitError {
     /// The stream ended.
     Broken(h2::Error),
     /// The connection does not acknowledge a PING.
@@ -56,14 +56,14 @@ impl Watch {
         &self,
         connection: &Connection,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Result<T, Unanswered> {
+    ) -> Result<T, WaitError> {
         let mut deadline = std::pin::pin!(until(self.deadline));
         if !self.slow_after.is_zero() {
             tokio::select! {
                 biased;
                 answer = poll_fn(&mut poll) => return Ok(answer),
                 () = connection.read_until_pending() => {}
-                () = &mut deadline => return Err(Unanswered::Deadline),
+                () = &mut deadline => return Err(WaitError::Deadline),
             }
             if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(poll(cx))).await {
                 return Ok(answer);
@@ -73,8 +73,8 @@ impl Watch {
         tokio::select! {
             biased;
             answer = poll_fn(&mut poll) => Ok(answer),
-            () = connection.unresponsive(), if self.may_move => Err(Unanswered::Unresponsive),
-            () = &mut deadline => Err(Unanswered::Deadline),
+            () = connection.unresponsive(), if self.may_move => Err(WaitError::Unresponsive),
+            () = &mut deadline => Err(WaitError::Deadline),
         }
     }
 }

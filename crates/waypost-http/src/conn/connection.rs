@@ -137,7 +137,7 @@ impl Connection {
     }
 
     /// Returns true if a new call may be sent: alive, not draining, below the limit.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(crate) fn has_capacity(&self) -> bool {
         !self.is_draining() && self.liveness() == Liveness::Alive && self.streams() < self.limit()
     }
 

@@ -16,13 +16,13 @@ use waypost_core::record::{Address, Entry};
 use super::log::NodeLog;
 use super::machine::{ConnectionId, Desired, Reconnect};
 use super::peer::{BUSY, PeerKey, PooledPeer, nearly_full};
-use super::share::Place;
+use super::subset::SlotState;
 use super::surplus::{Carried, Surplus};
 use super::{PoolShared, ServicePool};
 use crate::conn::connect::AddressPolicy;
 use crate::conn::{Connection, EnhanceYourCalm, Liveness};
 
-/// Time for which a lost node keeps its slot in the share, if it was connected.
+/// Time for which a lost node keeps its slot in the subset, if it was connected.
 const PLACE_KEPT: Duration = Duration::from_secs(5);
 /// Maximum number of connections to one node, when each is at its peer's limit.
 const CONNECTIONS_AT_MOST: usize = 8;
@@ -40,7 +40,7 @@ pub(super) struct PeerEntry {
     pub(super) machine: Reconnect<Arc<Connection>>,
     pub(super) dials: HashMap<ConnectionId, AbortHandle>,
     pub(super) calm: EnhanceYourCalm,
-    /// Number of shares that the node has joined.
+    /// Number of subsets that the node has joined.
     pub(super) wanted_by: usize,
     pub(super) dirty: bool,
     pub(super) armed: Option<Instant>,
@@ -75,7 +75,7 @@ impl PeerEntry {
             address: dialable(&entry.node.address, &shared.policy),
             entry,
             membership,
-            pooled: Arc::new(PooledPeer::new(key, peer, authority, Arc::clone(&pool.room))),
+            pooled: Arc::new(PooledPeer::new(key, peer, authority, Arc::clone(&pool.queue))),
             machine: Reconnect::new(shared.config.reconnect, fastrand::Rng::new()),
             dials: HashMap::new(),
             calm: EnhanceYourCalm::default(),
@@ -141,15 +141,15 @@ impl PeerEntry {
     }
 
     /// Returns the node's progress towards taking calls.
-    pub(super) fn place(&self, now: Instant) -> Place {
+    pub(super) fn place(&self, now: Instant) -> SlotState {
         if self.exclusion.is_none() {
-            return Place::Ready;
+            return SlotState::Ready;
         }
         let held = match self.kept_until() {
             Some(until) => now < until,
             None => self.address.is_ok() && self.machine.failures() == 0 && self.may_be_dialled_soon(),
         };
-        if held { Place::Held } else { Place::Empty }
+        if held { SlotState::Held } else { SlotState::Empty }
     }
 
     fn may_be_dialled_soon(&self) -> bool {
@@ -167,12 +167,12 @@ impl PeerEntry {
         [self.machine.next_wake(), place, self.surplus.next_wake(), self.log.next_wake()].into_iter().flatten().min()
     }
 
-    /// Returns the target number of connections. `sharing` is the number of peers that share the
+    /// Returns the target number of connections. `sharing` is the number of peers that subset the
     /// load, now or soon.
     pub(super) fn target(&self, sharing: impl FnOnce() -> usize) -> usize {
         let connections = &self.shared;
         let all = |is: &dyn Fn(&Arc<Connection>) -> bool| !connections.is_empty() && connections.iter().all(is);
-        let most = if all(&|c| c.limit() > 0 && (c.streams() >= nearly_full(c.limit()) || !c.has_room())) {
+        let most = if all(&|c| c.limit() > 0 && (c.streams() >= nearly_full(c.limit()) || !c.has_capacity())) {
             CONNECTIONS_AT_MOST
         } else if all(&|c| c.streams() >= BUSY) {
             connections_each(sharing())
@@ -183,7 +183,7 @@ impl PeerEntry {
     }
 
     /// Returns the connection to be drained, if one fewer has been enough for a while with
-    /// `sharing` peers to share the load: an unresponsive one, or else the least busy.
+    /// `sharing` peers to subset the load: an unresponsive one, or else the least busy.
     pub(super) fn surplus(&mut self, now: Instant, sharing: usize) -> Option<ConnectionId> {
         let ready = || self.machine.ready().map(|(_, connection)| connection);
         // Once a peer has its part of the connections, only a nearly full one opens another.
@@ -208,7 +208,7 @@ impl PeerEntry {
         self.calm
     }
 
-    /// Returns true if no share uses the node and it has no connection.
+    /// Returns true if no subset uses the node and it has no connection.
     pub(super) fn is_gone(&self) -> bool {
         self.wanted_by == 0 && self.machine.is_empty()
     }

@@ -42,7 +42,7 @@ impl<L> Handover<L> {
 
     /// Signals that capacity was added before this call. If calls wait, `serve` hands it to them
     /// and returns the number of calls left.
-    pub(super) fn room_made(&self, serve: impl FnOnce(&mut L) -> usize) {
+    pub(super) fn capacity_added(&self, serve: impl FnOnce(&mut L) -> usize) {
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) > 0 {
             let mut line = self.lock();

@@ -30,7 +30,7 @@ pub(super) enum Readiness {
 
 /// Log line that is due.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum LogLine {
     /// The node or service was ready before and is down now.
     Down {
         /// Number of changes since the last line that were not logged.
@@ -63,7 +63,7 @@ pub(super) struct NodeLog {
 impl NodeLog {
     /// Updates the state, and returns the line that is due and within the budget. A flapping node
     /// has at most two lines a minute.
-    pub(super) fn on_state(&mut self, now: Instant, readiness: Readiness, budget: &mut LineBudget) -> Option<Line> {
+    pub(super) fn on_state(&mut self, now: Instant, readiness: Readiness, budget: &mut LineBudget) -> Option<LogLine> {
         self.observe(now, readiness);
         if !self.is_pending() {
             self.left_out_until = None;
@@ -91,11 +91,11 @@ impl NodeLog {
         }
     }
 
-    fn line(&mut self, now: Instant) -> Line {
+    fn line(&mut self, now: Instant) -> LogLine {
         self.logged_down = self.is_down();
         self.lines = [self.lines[1], Some(now)];
         let changes = std::mem::take(&mut self.changes).saturating_sub(1);
-        if self.logged_down { Line::Down { changes } } else { Line::Back { after: self.outage, changes } }
+        if self.logged_down { LogLine::Down { changes } } else { LogLine::Back { after: self.outage, changes } }
     }
 
     /// Returns true if it is down, or was down and is not ready yet.
@@ -171,7 +171,7 @@ impl ServiceLog {
     /// Updates the readiness. `ready` is true if any node is ready; `expected` if one should be:
     /// the registry has responded, and a channel uses the service. Returns the line that is due.
     /// The first ready node has no line here.
-    pub(super) fn on_state(&mut self, now: Instant, ready: bool, expected: bool) -> Option<Line> {
+    pub(super) fn on_state(&mut self, now: Instant, ready: bool, expected: bool) -> Option<LogLine> {
         self.expected = expected;
         if ready || !expected {
             self.none_since = None;
@@ -214,12 +214,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn down(changes: u32) -> Option<Line> {
-        Some(Line::Down { changes })
+    fn down(changes: u32) -> Option<LogLine> {
+        Some(LogLine::Down { changes })
     }
 
-    fn back(after: u64, changes: u32) -> Option<Line> {
-        Some(Line::Back { after: Duration::from_secs(after), changes })
+    fn back(after: u64, changes: u32) -> Option<LogLine> {
+        Some(LogLine::Back { after: Duration::from_secs(after), changes })
     }
 
     #[tokio::test(start_paused = true)]
@@ -242,7 +242,7 @@ mod tests {
             let now = start + Duration::from_secs(second);
             let line = log.on_state(now, if second % 2 == 1 { Ready } else { Down(now) }, &mut budget);
             lines += usize::from(line.is_some());
-            if let Some(Line::Down { changes: n } | Line::Back { changes: n, .. }) = line {
+            if let Some(LogLine::Down { changes: n } | LogLine::Back { changes: n, .. }) = line {
                 changes += n + 1;
             }
         }

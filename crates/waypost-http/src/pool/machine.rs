@@ -117,13 +117,13 @@ impl<C: Clone> Reconnect<C> {
             Event::Ready(id, handle) => self.set(id, Phase::Ready { handle, since: now, liveness: Liveness::Alive }),
             Event::Slow(id) => self.set_slow(id),
             Event::GoAway(id) => {
-                self.note_end(now, id);
+                self.record_end(now, id);
                 self.set(id, Phase::Draining);
             }
             Event::Liveness(id, liveness) => self.set_liveness(id, liveness),
             Event::Surplus(id) => return self.drain_surplus(id),
             Event::Ended(id) => {
-                self.note_end(now, id);
+                self.record_end(now, id);
                 self.connections.retain(|(other, _)| *other != id);
             }
             Event::Tick => {}
@@ -163,7 +163,7 @@ impl<C: Clone> Reconnect<C> {
 
     /// Handles the end of a connection. One that was never ready, or was not settled, starts a
     /// backoff; a settled one resets the backoff and is replaced at once.
-    fn note_end(&mut self, now: Instant, id: ConnectionId) {
+    fn record_end(&mut self, now: Instant, id: ConnectionId) {
         let settled = match self.find(id) {
             Some(Phase::Ready { since, .. }) => Some(*since),
             Some(Phase::Connecting { .. }) => None,

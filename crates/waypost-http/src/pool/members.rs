@@ -1,4 +1,4 @@
-//! The nodes of a service for one balancer: filtered, counted, and ranked into its share.
+//! The nodes of a service for one balancer: filtered, counted, and ranked into its subset.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use waypost_core::peer::Exclusion;
 use waypost_core::record::Entry;
 
 use super::balancers::{Counts, Registered, adjust, lock};
-use super::share::{Change, Share};
+use super::subset::{Change, Subset};
 
 /// Backoff after which a strategy or a filter that panicked is called again.
 const AFTER_PANIC: BackoffConfig = BackoffConfig { initial: Duration::from_secs(1), max: Duration::from_secs(60) };
@@ -45,8 +45,8 @@ impl Retry {
 #[derive(Debug)]
 pub(super) struct Members {
     pub(super) registered: Registered,
-    pub(super) share: Share,
-    /// True if the share must be settled.
+    pub(super) subset: Subset,
+    /// True if the subset must be settled.
     pub(super) unsettled: bool,
     /// True if the ready set must be published.
     pub(super) unpublished: bool,
@@ -62,9 +62,9 @@ impl Members {
     /// Creates the members from all nodes of a snapshot: the one iteration over all nodes that a
     /// new balancer costs.
     pub(super) fn new(registered: Registered, seed: u64, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Self {
-        let share = Share::new(registered.balancer.config().max_peers, seed);
+        let subset = Subset::new(registered.balancer.config().max_peers, seed);
         let (rebuild, recheck) = (Retry::default(), Retry::default());
-        let mut members = Self { registered, share, unsettled: true, unpublished: true, rebuild, recheck, panicked: None };
+        let mut members = Self { registered, subset, unsettled: true, unpublished: true, rebuild, recheck, panicked: None };
         members.add_all(snapshot, is_ready);
         members
     }
@@ -98,8 +98,8 @@ impl Members {
     fn add(&mut self, entry: &Entry, eligible: bool) {
         match self.check(entry) {
             Ok(()) => {
-                self.share.add(entry, eligible);
-                lock(&self.registered.counts).passing = self.share.passing();
+                self.subset.add(entry, eligible);
+                lock(&self.registered.counts).passing = self.subset.passing();
             }
             Err(exclusion) => adjust(&mut lock(&self.registered.counts).filtered, exclusion, true),
         }
@@ -108,8 +108,8 @@ impl Members {
     fn remove(&mut self, entry: &Entry) {
         match self.check(entry) {
             Ok(()) => {
-                self.share.remove(&entry.node.id);
-                lock(&self.registered.counts).passing = self.share.passing();
+                self.subset.remove(&entry.node.id);
+                lock(&self.registered.counts).passing = self.subset.passing();
             }
             Err(exclusion) => adjust(&mut lock(&self.registered.counts).filtered, exclusion, false),
         }
@@ -123,8 +123,8 @@ impl Members {
             (None, Some(now)) => self.add(now.entry(), eligible(now)),
             (Some(before), None) => self.remove(before.entry()),
             (Some(before), Some(now)) if self.check(before.entry()) == Ok(()) && self.check(now.entry()) == Ok(()) => {
-                self.share.describe(now.entry());
-                self.share.set_eligible(&now.entry().node.id, eligible(now));
+                self.subset.describe(now.entry());
+                self.subset.set_eligible(&now.entry().node.id, eligible(now));
             }
             (Some(before), Some(now)) => {
                 self.remove(before.entry());
@@ -134,7 +134,7 @@ impl Members {
         }
     }
 
-    /// Settles the share, and returns the nodes to be connected and to be released.
+    /// Settles the subset, and returns the nodes to be connected and to be released.
     pub(super) fn settle(&mut self, now: Instant, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Vec<Change> {
         self.unsettled = false;
         let mut changes = Vec::new();
@@ -157,7 +157,7 @@ impl Members {
             let suspects = snapshot.suspects().map(|suspect| (&suspect.entry, is_ready(&suspect.entry.node.id)));
             confirmed.chain(suspects).filter(|(entry, _)| passes(entry))
         };
-        changes.extend(self.share.settle(now, passing));
+        changes.extend(self.subset.settle(now, passing));
         self.panicked = panicked.take().or(self.panicked.take());
         if !changes.is_empty() {
             self.unpublished = true;
@@ -167,7 +167,7 @@ impl Members {
 
     /// Applies the filters to all nodes again.
     fn start_over(&mut self, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Vec<Change> {
-        let left = self.share.take_all();
+        let left = self.subset.take_all();
         *lock(&self.registered.counts) = Counts::default();
         self.recheck.at = None;
         self.add_all(snapshot, is_ready);
@@ -177,9 +177,9 @@ impl Members {
         left
     }
 
-    /// Updates the counts of the share's nodes, by reason if they are not picked.
+    /// Updates the counts of the subset's nodes, by reason if they are not picked.
     pub(super) fn count(&self, excluded: BTreeMap<Exclusion, usize>) {
         let mut counts = lock(&self.registered.counts);
-        (counts.joined, counts.excluded) = (self.share.joined(), excluded);
+        (counts.joined, counts.excluded) = (self.subset.joined(), excluded);
     }
 }

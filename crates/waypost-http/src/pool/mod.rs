@@ -13,13 +13,13 @@ mod log;
 mod machine;
 mod members;
 mod peer;
-mod room;
-mod share;
 mod subscription;
+mod subset;
 mod surplus;
 mod sync;
 mod task;
 mod timers;
+mod wait_queue;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,16 +36,16 @@ use crate::retry::Budget;
 use balancers::Balancers;
 pub(crate) use balancers::Joined;
 pub(crate) use peer::{PeerKey, Permit, PooledPeer};
-pub(crate) use room::{Full, Limits, Picking, Room, Wanted};
 use subscription::ServiceSubscription;
 pub(crate) use task::{PoolShared, PoolTask};
+pub(crate) use wait_queue::{Limits, Picking, QueueFull, WaitQueue, Wanted};
 
 /// Peers of one service, as channels and calls use them.
 #[derive(Debug)]
 pub(crate) struct ServicePool {
     subscription: ServiceSubscription,
     pub(crate) budget: Budget,
-    pub(crate) room: Arc<Room>,
+    pub(crate) queue: Arc<WaitQueue>,
     loads: LoadTable,
     balancers: Mutex<Balancers>,
     /// Peer of each node in use, by node id; written by the task only.
@@ -69,7 +69,7 @@ impl ServicePool {
         Ok(Self {
             subscription: ServiceSubscription::new(directory, service)?,
             budget,
-            room: Arc::new(Room::new(limits)),
+            queue: Arc::new(WaitQueue::new(limits)),
             loads: LoadTable::default(),
             balancers: Mutex::default(),
             peers: Mutex::default(),
@@ -87,14 +87,14 @@ impl ServicePool {
     pub(crate) fn join(&self, config: &balance::Config) -> Joined {
         let (joined, new) = lock(&self.balancers).join(config, &self.loads);
         if new {
-            self.room.signal.notify_one();
+            self.queue.signal.notify_one();
         }
         joined
     }
 
     /// Notifies the task that a channel has released its balancers.
     pub(crate) fn left(&self) {
-        self.room.signal.notify_one();
+        self.queue.signal.notify_one();
     }
 
     /// Returns true if no channel uses the service.

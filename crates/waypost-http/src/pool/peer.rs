@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use waypost_core::balance::Pickable;
 use waypost_core::peer::Peer;
 
-use super::room::Room;
+use super::wait_queue::WaitQueue;
 use crate::conn::Connection;
 
 /// Number of streams on each connection from which another connection is opened.
@@ -34,22 +34,22 @@ pub(crate) struct PooledPeer {
     /// Copy of the machine's ready connections, written by the pool's task only.
     pub(super) connections: ArcSwap<Vec<Arc<Connection>>>,
     /// True from the request for a check of this peer until the pool's task starts it.
-    pub(super) look: AtomicBool,
+    pub(super) is_dirty: AtomicBool,
     /// Factor on the time that a call waits before the peer is probed.
     pub(super) stall_factor: AtomicU32,
-    room: Arc<Room>,
+    queue: Arc<WaitQueue>,
 }
 
 impl PooledPeer {
-    pub(super) fn new(key: PeerKey, peer: Arc<Peer>, authority: Authority, room: Arc<Room>) -> Self {
+    pub(super) fn new(key: PeerKey, peer: Arc<Peer>, authority: Authority, queue: Arc<WaitQueue>) -> Self {
         Self {
             key,
             peer,
             authority,
             connections: ArcSwap::default(),
-            look: AtomicBool::new(false),
+            is_dirty: AtomicBool::new(false),
             stall_factor: AtomicU32::new(1),
-            room,
+            queue,
         }
     }
 
@@ -73,34 +73,34 @@ impl PooledPeer {
             [] => return None,
             [only] => self.try_acquire(only, now),
             many => {
-                let usable = many.iter().filter(|connection| connection.has_room());
+                let usable = many.iter().filter(|connection| connection.has_capacity());
                 usable
                     .min_by_key(|connection| (connection.needs_proof(now), connection.streams()))
                     .and_then(|least| self.try_acquire(least, now))
             }
         };
         if permit.as_ref().is_none_or(|permit| permit.unproven) {
-            self.ask_for_a_look();
+            self.mark_dirty();
         }
         permit
     }
 
     fn try_acquire(&self, connection: &Arc<Connection>, now: Instant) -> Option<Permit> {
-        if !connection.has_room() {
+        if !connection.has_capacity() {
             return None;
         }
         let streams = connection.try_acquire()?;
         if streams >= BUSY || streams >= nearly_full(connection.limit()) {
-            self.ask_for_a_look();
+            self.mark_dirty();
         }
-        Some(Permit { connection: Arc::clone(connection), unproven: connection.needs_proof(now), room: Arc::clone(&self.room) })
+        Some(Permit { connection: Arc::clone(connection), unproven: connection.needs_proof(now), queue: Arc::clone(&self.queue) })
     }
 
     /// Requests a check of this peer by the pool's task: a call found its connections busy, or
     /// observed a failure.
-    pub(crate) fn ask_for_a_look(&self) {
-        if !self.look.swap(true, Relaxed) {
-            self.room.ask_for_a_look(self.key);
+    pub(crate) fn mark_dirty(&self) {
+        if !self.is_dirty.swap(true, Relaxed) {
+            self.queue.mark_dirty(self.key);
         }
     }
 }
@@ -117,12 +117,12 @@ pub(crate) struct Permit {
     pub(crate) connection: Arc<Connection>,
     /// True if the connection was idle for so long that it may be dead.
     pub(crate) unproven: bool,
-    room: Arc<Room>,
+    queue: Arc<WaitQueue>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.connection.release();
-        self.room.permit_returned();
+        self.queue.permit_returned();
     }
 }

@@ -1,7 +1,7 @@
 //! Task of a service's pool. It awaits and acts; the decisions are those of [`Reconnect`],
-//! [`Share`](super::share::Share) and the balancers.
+//! [`Subset`](super::subset::Subset) and the balancers.
 //!
-//! Every event marks peers dirty or shares unsettled, and an iteration ends when none is left. The
+//! Every event marks peers dirty or subsets unsettled, and an iteration ends when none is left. The
 //! events of one connection arrive on one ordered channel, so its end is never seen before its
 //! beginning.
 
@@ -25,8 +25,8 @@ use super::log::{LineBudget, NodeLog, ServiceLog};
 use super::machine::{ConnectionId, Event};
 use super::members::{Members, Retry};
 use super::peer::PeerKey;
-use super::share::{Change, Place};
 use super::subscription::Renewal;
+use super::subset::{Change, SlotState};
 use super::timers::Timers;
 use super::{ServicePool, Used, lock};
 use crate::config::Config;
@@ -43,7 +43,7 @@ const UNPLACED_DIAL_EVERY: Duration = Duration::from_millis(100);
 
 type Report = (PeerKey, ConnectionId, ConnectionEvent);
 
-/// Settings and state that a client's pools share.
+/// Settings and state that a client's pools subset.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolShared {
     pub(crate) config: Arc<Config>,
@@ -51,7 +51,7 @@ pub(crate) struct PoolShared {
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) policy: AddressPolicy,
     pub(crate) slots: DialSlots,
-    /// Seed of this client's shares.
+    /// Seed of this client's subsets.
     pub(crate) seed: u64,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct PoolTask {
     events: mpsc::UnboundedReceiver<Report>,
     connections: JoinSet<()>,
     /// Number of waiting calls that the capacity added in this iteration may serve.
-    room_made: usize,
+    capacity_added: usize,
     serve_all_at: Option<Instant>,
     proven_at: Option<Instant>,
     idle_since: Option<Instant>,
@@ -90,7 +90,7 @@ impl Drop for Gone {
         for registered in lock(&self.0.balancers).current(now()) {
             let _ = registered.balancer.publish(now(), Vec::new());
         }
-        self.0.room.close();
+        self.0.queue.close();
     }
 }
 
@@ -113,7 +113,7 @@ impl PoolTask {
             reports,
             events,
             connections: JoinSet::new(),
-            room_made: 0,
+            capacity_added: 0,
             serve_all_at: None,
             proven_at: None,
             idle_since: None,
@@ -155,9 +155,9 @@ impl PoolTask {
                     Err(Error::Closed) => break,
                     Err(_) => renew_at = Some(renewal.next_try(now())),
                 },
-                () = pool.room.signal.notified() => {
+                () = pool.queue.signal.notified() => {
                     self.take_balancers();
-                    self.take_looks();
+                    self.take_dirty();
                 }
                 Some((key, id, event)) = self.events.recv() => self.on_connection_event(key, id, event),
                 () = sleep_until(wake.unwrap_or_else(now)), if wake.is_some() => {}
@@ -172,12 +172,12 @@ impl PoolTask {
     /// Returns the time of the next iteration if no event occurs before. It may be past; then it is
     /// due.
     fn next_wake(&self) -> Option<Instant> {
-        let shares = self
+        let subsets = self
             .members
             .iter()
-            .flat_map(|members| [members.share.next_wake(), members.rebuild.next_wake(), members.recheck.next_wake()]);
+            .flat_map(|members| [members.subset.next_wake(), members.rebuild.next_wake(), members.recheck.next_wake()]);
         let logs = [self.lines.next_wake(), self.service_log.next_wake()];
-        shares.chain([self.timers.next(), self.serve_all_at]).chain(logs).flatten().min()
+        subsets.chain([self.timers.next(), self.serve_all_at]).chain(logs).flatten().min()
     }
 
     fn idle_until(&mut self) -> Option<Instant> {
@@ -204,10 +204,10 @@ impl PoolTask {
         self.log_left_out(now);
         if self.serve_all_at.is_some_and(|at| at <= now) {
             self.serve_all_at = None;
-            self.room_made = usize::MAX;
+            self.capacity_added = usize::MAX;
         }
         for members in &mut self.members {
-            members.unsettled |= members.share.next_wake().is_some_and(|at| at <= now) || members.recheck.is_due(now);
+            members.unsettled |= members.subset.next_wake().is_some_and(|at| at <= now) || members.recheck.is_due(now);
             members.unpublished |= members.rebuild.is_due(now);
         }
     }
@@ -235,7 +235,7 @@ impl PoolTask {
             .extract_if(.., |members| !current.iter().any(|other| other.id == members.registered.id))
             .collect::<Vec<_>>()
         {
-            for change in gone.share.take_all() {
+            for change in gone.subset.take_all() {
                 self.on_share_change(change, None);
             }
         }
@@ -243,7 +243,7 @@ impl PoolTask {
             if !self.members.iter().any(|members| members.registered.id == registered.id) {
                 let members = Members::new(registered, self.shared.seed, &self.snapshot, |id| self.is_ready(id));
                 self.members.push(members);
-                self.room_made = usize::MAX;
+                self.capacity_added = usize::MAX;
             }
         }
     }
@@ -294,7 +294,7 @@ impl PoolTask {
     }
 
     /// Replaces the peer of a node that has a new address. The new peer is wanted by the same
-    /// shares.
+    /// subsets.
     fn replace(&mut self, old: PeerKey, entry: Entry) {
         let id: Box<str> = (&*entry.node.id).into();
         let new = self.add_peer(entry);
@@ -305,18 +305,18 @@ impl PoolTask {
         if let Some(peer) = self.peers.get_mut(&new) {
             (peer.wanted_by, peer.log) = (wanted_by, log);
         }
-        for members in self.members.iter_mut().filter(|members| members.share.has_joined(&id)) {
+        for members in self.members.iter_mut().filter(|members| members.subset.has_joined(&id)) {
             members.unpublished = true;
         }
         self.mark(old);
         self.mark(new);
     }
 
-    fn take_looks(&mut self) {
-        for key in self.pool.room.take_looks() {
+    fn take_dirty(&mut self) {
+        for key in self.pool.queue.take_dirty() {
             let Some(peer) = self.peers.get(&key) else { continue };
             // Cleared before the check, so that a later event requests another.
-            peer.pooled.look.store(false, std::sync::atomic::Ordering::SeqCst);
+            peer.pooled.is_dirty.store(false, std::sync::atomic::Ordering::SeqCst);
             let target = peer.target(|| self.ready + self.ready_soon());
             let needs_proof = peer.needs_proof(now());
             self.step(key, Event::Target(target));
@@ -340,7 +340,7 @@ impl PoolTask {
 
     // Reconciliation.
 
-    /// Brings connections, shares and ready sets in line with the current state, and serves waiting
+    /// Brings connections, subsets and ready sets in line with the current state, and serves waiting
     /// calls.
     fn settle(&mut self) {
         loop {
@@ -390,10 +390,10 @@ impl PoolTask {
             && joins
         {
             let place = peer.place(now());
-            if place == Place::Ready {
-                self.room_made = usize::MAX;
+            if place == SlotState::Ready {
+                self.capacity_added = usize::MAX;
             }
-            self.members[at].share.set_place(&peer.entry.node.id, place);
+            self.members[at].subset.set_slot(&peer.entry.node.id, place);
             self.members[at].unsettled = true;
         }
         self.mark(key);
@@ -422,7 +422,7 @@ impl PoolTask {
         key
     }
 
-    /// Reconciles one peer: its connections, its exclusion, its slot in the shares, its timer.
+    /// Reconciles one peer: its connections, its exclusion, its slot in the subsets, its timer.
     fn tend(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.dirty = false;
@@ -444,9 +444,9 @@ impl PoolTask {
                 self.on_exclusion(&id, before, exclusion);
             }
             for members in &mut self.members {
-                members.share.set_place(&id, place);
+                members.subset.set_slot(&id, place);
                 if suspect {
-                    members.share.set_eligible(&id, is_ready);
+                    members.subset.set_eligible(&id, is_ready);
                 }
                 members.unsettled = true;
             }
@@ -461,18 +461,18 @@ impl PoolTask {
         }
         let ready = |exclusion: Option<Exclusion>| usize::from(exclusion.is_none());
         self.ready = self.ready + ready(exclusion) - ready(before);
-        for members in self.members.iter_mut().filter(|members| members.share.has_joined(id)) {
+        for members in self.members.iter_mut().filter(|members| members.subset.has_joined(id)) {
             members.unpublished = true;
         }
     }
 
     fn arm_or_remove(&mut self, key: PeerKey, now: Instant) {
-        let unplaced = self.members.iter().map(|members| members.share.unplaced()).max().unwrap_or(0);
+        let without_slot = self.members.iter().map(|members| members.subset.without_slot()).max().unwrap_or(0);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.is_gone() {
             return self.remove(key);
         }
-        peer.machine.set_backoff_floor(UNPLACED_DIAL_EVERY.saturating_mul(u32::try_from(unplaced).unwrap_or(u32::MAX)));
+        peer.machine.set_backoff_floor(UNPLACED_DIAL_EVERY.saturating_mul(u32::try_from(without_slot).unwrap_or(u32::MAX)));
         if let Some(at) = peer.next_wake(now) {
             self.timers.arm(key, at, &mut peer.armed);
         }
@@ -487,13 +487,13 @@ impl PoolTask {
         }
     }
 
-    /// Publishes the ready sets that changed: an iteration over the nodes that a share connects.
+    /// Publishes the ready sets that changed: an iteration over the nodes that a subset connects.
     fn publish(&mut self) {
         let now = now();
         for members in self.members.iter_mut().filter(|members| members.unpublished) {
             members.unpublished = false;
             let (mut ready, mut excluded) = (Vec::new(), BTreeMap::new());
-            for peer in members.share.ids().filter_map(|id| self.peers.get(self.by_id.get(id)?)) {
+            for peer in members.subset.ids().filter_map(|id| self.peers.get(self.by_id.get(id)?)) {
                 match peer.exclusion {
                     None => ready.push((Arc::clone(&peer.pooled), peer.ready_since(now))),
                     Some(exclusion) => *excluded.entry(exclusion).or_default() += 1,
@@ -520,18 +520,18 @@ impl PoolTask {
     /// Serves waiting calls with the capacity added in this iteration. A node that has just become
     /// ready gets its part of them; the others wait a moment for the nodes that are about to be.
     fn serve(&mut self) {
-        let made = std::mem::take(&mut self.room_made);
-        let waiting = self.pool.room.waiting();
+        let made = std::mem::take(&mut self.capacity_added);
+        let waiting = self.pool.queue.waiting();
         if made == 0 || waiting == 0 {
             return;
         }
         let soon = self.ready_soon();
         if made == usize::MAX || soon == 0 {
             self.serve_all_at = None;
-            return self.pool.room.serve(usize::MAX);
+            return self.pool.queue.serve(usize::MAX);
         }
         self.serve_all_at = self.serve_all_at.or_else(|| now().checked_add(SPREAD));
-        self.pool.room.serve(waiting.div_ceil(soon + 1));
+        self.pool.queue.serve(waiting.div_ceil(soon + 1));
     }
 }
 

@@ -45,11 +45,11 @@ fn an_error_after_the_runtime_ended_says_what_is_known() {
     host.kill();
     let second = runtime();
     let snapshot = second.block_on(async { sender.snapshot() });
-    assert_eq!((snapshot.loaded, snapshot.nodes.len()), (true, 1), "at once");
+    assert_eq!((snapshot.synced, snapshot.nodes.len()), (true, 1), "at once");
     let error = second.block_on(begin(&sender, "/look", "hi", Some(Duration::from_millis(500)))).unwrap_err();
     assert_eq!(error.kind, FailureKind::Deadline);
     let text = error.to_string();
-    assert!(text.contains("1 known, 0 ready, 1 not_connected; registry trouble for"), "{text}");
+    assert!(text.contains("1 known, 0 ready, 1 not_connected; registry unavailable for"), "{text}");
     assert!(text.ends_with("last connection failure: connect a.test:80: refused)"), "{text}");
 }
 

@@ -47,9 +47,9 @@ async fn each_prepared_subset_has_a_share_of_its_own() {
     config.balance.max_peers = 2;
     let odd = |entry: &waypost_core::record::Entry| entry.node.id.ends_with(['1', '3', '5', '7', '9']);
     let odd = waypost_core::balance::Filters::default().and(waypost_core::balance::Filter::predicate(odd));
-    config.subsets.insert("odd".into(), odd);
+    config.filtered.insert("odd".into(), odd);
     let whole = world.sender_with(config);
-    let odd = whole.subset("odd").unwrap();
+    let odd = whole.filtered("odd").unwrap();
     for sender in [&whole, &odd] {
         sender.ready(Duration::from_secs(1)).await.unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -59,7 +59,7 @@ async fn each_prepared_subset_has_a_share_of_its_own() {
         let (node, ..) = call(&odd, "/act", "hi").await.unwrap();
         assert!(node.ends_with(['1', '3', '5', '7', '9']), "{node}");
     }
-    assert!(whole.subset("even").is_none());
+    assert!(whole.filtered("even").is_none());
 }
 
 #[tokio::test(start_paused = true)]

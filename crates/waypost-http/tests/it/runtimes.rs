@@ -139,7 +139,7 @@ fn a_snapshot_outside_a_runtime_starts_nothing_and_spoils_nothing() {
     let sender = world.sender();
     for _ in 0..2 {
         let snapshot = sender.snapshot();
-        assert!(!snapshot.loaded && snapshot.nodes.is_empty(), "{snapshot:?}");
+        assert!(!snapshot.synced && snapshot.nodes.is_empty(), "{snapshot:?}");
     }
     let runtime = runtime();
     runtime.block_on(async {
@@ -148,7 +148,7 @@ fn a_snapshot_outside_a_runtime_starts_nothing_and_spoils_nothing() {
             assert_eq!(call(sender, "/act", "hi").await.unwrap().0, "a");
         }
     });
-    assert!(sender.snapshot().loaded);
+    assert!(sender.snapshot().synced);
     assert_eq!(sender.snapshot().nodes.len(), 1);
     drop(runtime);
     sender.snapshot();

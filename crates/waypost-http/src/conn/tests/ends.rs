@@ -125,7 +125,7 @@ async fn a_drained_connection_ends_after_its_last_call() {
     call(&connection).await.unwrap();
     let last = open(&connection, "/hang");
     connection.drain();
-    assert!(connection.try_acquire().is_none() && !connection.has_room());
+    assert!(connection.try_acquire().is_none() && !connection.has_capacity());
     tokio::task::yield_now().await;
     assert!(dialled.events.try_recv().is_err());
     last.cancel();

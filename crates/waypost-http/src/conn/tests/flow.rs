@@ -45,7 +45,7 @@ async fn unary_calls_end_well_beside_unread_streams_of_2_mib() {
         held.push(unread(&connection, "/flood/40/65536", WINDOW).await);
         call(&connection).await.unwrap();
     }
-    assert!(connection.has_room());
+    assert!(connection.has_capacity());
 }
 
 #[tokio::test]

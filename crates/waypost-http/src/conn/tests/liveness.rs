@@ -33,7 +33,7 @@ async fn every_call_on_a_frozen_server_ends_within_ten_seconds() {
     connection.read_until_pending().await;
     connection.report_slow();
     assert_eq!(next_liveness(&mut dialled).await, Liveness::Probing);
-    assert!(!connection.has_room());
+    assert!(!connection.has_capacity());
     connection.unresponsive().await;
     assert_eq!((next_liveness(&mut dialled).await, start.elapsed().as_secs()), (Liveness::Unresponsive, 3));
     assert!(waiting.response.await.is_err());
@@ -81,7 +81,7 @@ async fn an_idle_connection_that_is_dead_is_known_within_half_a_second_of_its_fi
     let mut dialled = dial(connect);
     let connection = dialled.ready().await;
     idle(&connection, 60).await;
-    assert!(connection.needs_proof(Instant::now()) && connection.has_room());
+    assert!(connection.needs_proof(Instant::now()) && connection.has_capacity());
     forgotten.send_replace(true);
     let start = Instant::now();
     let _lost = open(&connection, "/ok");

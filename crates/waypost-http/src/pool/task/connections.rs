@@ -16,9 +16,9 @@ impl PoolTask {
         let event = match event {
             ConnectionEvent::Ready(connection) => {
                 if !peer.machine.is_ready() {
-                    self.room_made = self.room_made.max(1);
+                    self.capacity_added = self.capacity_added.max(1);
                 } else {
-                    more_room(&mut self.room_made, spreading);
+                    add_capacity(&mut self.capacity_added, spreading);
                 }
                 Event::Ready(id, connection)
             }
@@ -31,7 +31,7 @@ impl PoolTask {
             }
             ConnectionEvent::Liveness(change) => match change.take() {
                 Liveness::Alive => {
-                    more_room(&mut self.room_made, spreading);
+                    add_capacity(&mut self.capacity_added, spreading);
                     Event::Liveness(id, Liveness::Alive)
                 }
                 liveness => {
@@ -43,7 +43,7 @@ impl PoolTask {
             },
             ConnectionEvent::Capacity(change) => {
                 change.take();
-                more_room(&mut self.room_made, spreading);
+                add_capacity(&mut self.capacity_added, spreading);
                 Event::Tick
             }
             ConnectionEvent::Ended(result) => {
@@ -51,32 +51,32 @@ impl PoolTask {
                 match result {
                     Ok(()) => in_order = true,
                     Err(_) if aborted => {}
-                    Err(why) => self.note_failure(key, why),
+                    Err(why) => self.record_failure(key, why),
                 }
                 Event::Ended(id)
             }
         };
         self.step(key, event);
-        self.note_early_close(key, failures, in_order);
+        self.record_early_close(key, failures, in_order);
         self.mark(key);
     }
 
-    fn note_failure(&self, key: PeerKey, why: Arc<str>) {
+    fn record_failure(&self, key: PeerKey, why: Arc<str>) {
         let Some(peer) = self.peers.get(&key) else { return };
         tracing::debug!(service = %self.service, node = %peer.entry.node.id, error = %why, "connection ended");
-        peer.pooled.peer.note_failure(Arc::clone(&why));
+        peer.pooled.peer.record_failure(Arc::clone(&why));
         *lock(&self.pool.last_failure) = Some(why);
     }
 
     /// Records the reason of a failure that the machine has counted beyond `failures`, if the
     /// connection ended in order and has no reason of its own.
-    fn note_early_close(&mut self, key: PeerKey, failures: u32, in_order: bool) {
+    fn record_early_close(&mut self, key: PeerKey, failures: u32, in_order: bool) {
         let settled_after = self.shared.config.reconnect.settled_after;
         let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.machine.failures() > failures) else { return };
         peer.closed_early = in_order;
         if in_order {
             let why = format!("connection to {}: closed by the server within {settled_after:?}", peer.entry.node.address);
-            self.note_failure(key, why.into());
+            self.record_failure(key, why.into());
         }
     }
 
@@ -118,8 +118,8 @@ impl PoolTask {
 /// Lets the capacity that an already ready node has added serve all waiting calls. While waiting
 /// calls are spread over nodes that become ready, such a node has its part already and is given no
 /// more of them.
-fn more_room(room_made: &mut usize, spreading: bool) {
+fn add_capacity(capacity_added: &mut usize, spreading: bool) {
     if !spreading {
-        *room_made = usize::MAX;
+        *capacity_added = usize::MAX;
     }
 }

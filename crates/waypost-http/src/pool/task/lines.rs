@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use waypost_core::peer::Exclusion;
 
 use super::{PoolTask, lock};
-use crate::pool::log::{Line, Readiness, reasons};
+use crate::pool::log::{LogLine, Readiness, reasons};
 use crate::pool::peer::PeerKey;
 
 impl PoolTask {
@@ -27,12 +27,12 @@ impl PoolTask {
         }
         match peer.log.on_state(now, readiness, &mut self.lines) {
             None => {}
-            Some(Line::Down { changes }) => {
+            Some(LogLine::Down { changes }) => {
                 let error = peer.pooled.peer.status().last_failure;
                 let error = error.as_deref().unwrap_or_default();
                 tracing::info!(service, node, address, error, changes, "node unreachable");
             }
-            Some(Line::Back { after, changes }) => {
+            Some(LogLine::Back { after, changes }) => {
                 tracing::info!(service, node, address, ?after, changes, "node reachable again");
             }
         }
@@ -52,7 +52,7 @@ impl PoolTask {
         let expected = is_ready || self.snapshot.synced && !self.pool.is_idle();
         match self.service_log.on_state(now, is_ready, expected) {
             None => {}
-            Some(Line::Down { changes }) => {
+            Some(LogLine::Down { changes }) => {
                 let counts = self.members.iter().map(|members| lock(&members.registered.counts).clone());
                 let counts = counts.max_by_key(|counts| counts.passing).unwrap_or_default();
                 let excluded = counts.by_reason();
@@ -61,7 +61,7 @@ impl PoolTask {
                 let (nodes, excluded, last_failure) = (counts.known(), reasons(&excluded), last_failure.as_deref());
                 tracing::info!(service, nodes, excluded, last_failure, changes, "no node ready");
             }
-            Some(Line::Back { after, changes }) => tracing::info!(service, ?after, changes, "a node is ready again"),
+            Some(LogLine::Back { after, changes }) => tracing::info!(service, ?after, changes, "a node is ready again"),
         }
     }
 }

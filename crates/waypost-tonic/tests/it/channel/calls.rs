@@ -108,21 +108,21 @@ async fn subsets_are_prepared_by_name_and_never_fall_back() {
     let client = Client::new(town.registry());
     let channel = client
         .channel_builder("greeter")
-        .subset("canary", Filters::default().and(Filter::Label("track".into(), "canary".into())))
-        .subset("nobody", Filters::default().and(Filter::Version("0".into())))
+        .filtered("canary", Filters::default().and(Filter::Label("track".into(), "canary".into())))
+        .filtered("nobody", Filters::default().and(Filter::Version("0".into())))
         .ready_wait(Duration::from_millis(50))
         .build()
         .unwrap();
-    let canary = channel.subset("canary").unwrap();
+    let canary = channel.filtered("canary").unwrap();
     canary.ready(Duration::from_secs(5)).await.unwrap();
     for _ in 0..20 {
         assert_eq!(GreeterClient::new(canary.clone()).hello(hello("x")).await.unwrap().into_inner().message, "b");
     }
-    let nobody = GreeterClient::new(channel.subset("nobody").unwrap()).hello(hello("x")).await.unwrap_err();
+    let nobody = GreeterClient::new(channel.filtered("nobody").unwrap()).hello(hello("x")).await.unwrap_err();
     assert_eq!(nobody.code(), tonic::Code::Unavailable);
     assert_eq!(
-        channel.subset("missing").unwrap_err().message(),
-        "greeter: no subset \"missing\"; prepare it with ChannelBuilder::subset"
+        channel.filtered("missing").unwrap_err().message(),
+        "greeter: no filtered channel \"missing\"; prepare it with ChannelBuilder::filtered"
     );
     client.close().await;
 }

@@ -95,7 +95,7 @@ async fn the_registry_is_in_trouble() {
     let (before, after) = shown.split_once("trouble for ").unwrap();
     let (seconds, after) = after.split_once(' ').unwrap();
     assert!(seconds.parse::<f64>().unwrap() >= 0.2, "{shown}");
-    insta::assert_snapshot!(format!("{before}trouble for N {after}"), @"Unavailable: greeter: no node was ready within N ms (the registry has not answered yet; registry trouble for N s: the memory registry is unavailable: made unreachable by a test)");
+    insta::assert_snapshot!(format!("{before}trouble for N {after}"), @"Unavailable: greeter: no node was ready within N ms (the registry has not answered yet; registry unavailable for N s: the memory registry is unavailable: made unreachable by a test)");
 }
 
 #[tokio::test]

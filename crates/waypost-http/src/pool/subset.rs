@@ -1,9 +1,9 @@
-//! Share of a service for this client: the nodes that one configuration connects, by rank. Pure.
+//! Subset of a service for this client: the nodes that one configuration connects, by rank. Pure.
 //!
 //! Every node that passes the filters has a rank, derived from the client's seed and its id. The
-//! share is the best by rank, until `max_peers` of them hold a slot. A node that cannot be
+//! subset is the best by rank, until `max_peers` of them hold a slot. A node that cannot be
 //! connected holds no slot, so the next by rank is connected in addition until it is back: a dead
-//! share is replaced, and a connected node is never released for one that is not. New nodes of
+//! subset is replaced, and a connected node is never released for one that is not. New nodes of
 //! better rank displace the worst, a while after they are ready.
 //!
 //! Only the best few ranks are held. The other nodes of a large service are counted, and ranked
@@ -13,21 +13,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_core::balance::subset;
+use waypost_core::balance::subset::rank;
 use waypost_core::record::Entry;
 
-/// Time for which a connection beyond the share is kept, so that a flapping node displaces no
+/// Time for which a connection beyond the subset is kept, so that a flapping node displaces no
 /// other.
 const SURPLUS_KEPT: Duration = Duration::from_secs(30);
-/// Number of ranks held beyond twice the share.
+/// Number of ranks held beyond twice the subset.
 const RESERVE: usize = 64;
 
 /// Rank of a node for one client; the lowest is first. The id breaks ties.
 type Rank = (u64, Box<str>);
 
-/// Slot state of a node of the share: its progress towards taking calls.
+/// Slot state of a node of the subset: its progress towards taking calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum SlotState {
     /// The node cannot be connected for now, and holds no slot.
     Empty,
     /// The node is being connected, or was connected a moment ago.
@@ -39,12 +39,12 @@ pub(crate) enum Place {
 #[derive(Debug)]
 struct Member {
     entry: Entry,
-    place: Place,
+    place: SlotState,
     /// False for a suspect without a connection, which is not connected again.
     eligible: bool,
 }
 
-/// Change of the share.
+/// Change of the subset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The node joins: it is to be connected.
@@ -53,9 +53,9 @@ pub(crate) enum Change {
     Leave(Box<str>),
 }
 
-/// Share of this client of one service under one configuration.
+/// Subset of this client of one service under one configuration.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct Subset {
     limit: usize,
     seed: u64,
     members: BTreeMap<Rank, Member>,
@@ -67,11 +67,11 @@ pub(crate) struct Share {
     held: usize,
     ready: usize,
     surplus_since: Option<Instant>,
-    /// Nodes that left the share since the last settle, other than by settling.
+    /// Nodes that left the subset since the last settle, other than by settling.
     gone: Vec<Box<str>>,
 }
 
-impl Share {
+impl Subset {
     /// Creates an empty share of at most `limit` nodes (at least one), ranked by `seed`.
     pub(crate) fn new(limit: usize, seed: u64) -> Self {
         Self {
@@ -90,7 +90,7 @@ impl Share {
     }
 
     fn rank(&self, id: &str) -> Rank {
-        (subset::rank(self.seed, id), id.into())
+        (rank(self.seed, id), id.into())
     }
 
     /// Returns the number of nodes that pass the filters.
@@ -124,7 +124,7 @@ impl Share {
         if eligible {
             self.candidates.insert(rank.clone());
         }
-        self.members.insert(rank, Member { entry: entry.clone(), place: Place::Empty, eligible });
+        self.members.insert(rank, Member { entry: entry.clone(), place: SlotState::Empty, eligible });
     }
 
     /// Updates the description of a node.
@@ -159,30 +159,30 @@ impl Share {
         }
     }
 
-    /// Sets the slot state of a node of the share.
-    pub(crate) fn set_place(&mut self, id: &str, place: Place) {
+    /// Sets the slot state of a node of the subset.
+    pub(crate) fn set_slot(&mut self, id: &str, place: SlotState) {
         let rank = self.rank(id);
         if self.joined.contains(&rank) {
             self.count(&rank, place);
         }
     }
 
-    fn count(&mut self, rank: &Rank, place: Place) {
+    fn count(&mut self, rank: &Rank, place: SlotState) {
         let Some(member) = self.members.get_mut(rank) else { return };
         let old = std::mem::replace(&mut member.place, place);
-        self.held = self.held + usize::from(place != Place::Empty) - usize::from(old != Place::Empty);
-        self.ready = self.ready + usize::from(place == Place::Ready) - usize::from(old == Place::Ready);
+        self.held = self.held + usize::from(place != SlotState::Empty) - usize::from(old != SlotState::Empty);
+        self.ready = self.ready + usize::from(place == SlotState::Ready) - usize::from(old == SlotState::Ready);
     }
 
-    /// Removes a node from the share outside of [`settle`](Share::settle).
+    /// Removes a node from the subset outside of [`settle`](Subset::settle).
     fn unjoin(&mut self, rank: &Rank) {
-        self.count(rank, Place::Empty);
+        self.count(rank, SlotState::Empty);
         if self.joined.remove(rank) {
             self.gone.push(rank.1.clone());
         }
     }
 
-    /// Brings the share in line with the current nodes, and returns the changes. `refill` lists
+    /// Brings the subset in line with the current nodes, and returns the changes. `refill` lists
     /// every entry that passes the filters, with its eligibility; it is called only when the held
     /// ranks are used up.
     pub(crate) fn settle<'a, I>(&mut self, now: Instant, refill: impl Fn() -> I) -> Vec<Change>
@@ -213,17 +213,17 @@ impl Share {
     fn join(&mut self, rank: &Rank) -> Change {
         self.candidates.remove(rank);
         self.joined.insert(rank.clone());
-        self.count(rank, Place::Held);
+        self.count(rank, SlotState::Held);
         Change::Join(self.members[rank].entry.clone())
     }
 
-    /// Shrinks the share while it is full of ready nodes: the worst nodes that are not ready leave
+    /// Shrinks the subset while it is full of ready nodes: the worst nodes that are not ready leave
     /// at once, surplus ready ones after a while.
     fn leave_surplus(&mut self, now: Instant, changes: &mut Vec<Change>) {
         while self.ready >= self.limit
             && let Some(last) = self.joined.last().cloned()
         {
-            if self.members[&last].place != Place::Ready {
+            if self.members[&last].place != SlotState::Ready {
                 changes.push(self.leave(&last));
             } else if self.ready == self.limit {
                 break;
@@ -239,7 +239,7 @@ impl Share {
     }
 
     fn leave(&mut self, rank: &Rank) -> Change {
-        self.count(rank, Place::Empty);
+        self.count(rank, SlotState::Empty);
         self.joined.remove(rank);
         self.candidates.insert(rank.clone());
         Change::Leave(rank.1.clone())
@@ -250,7 +250,7 @@ impl Share {
         self.joined.iter().map(|(_, id)| &**id)
     }
 
-    /// Empties the share: every joined node leaves.
+    /// Empties the subset: every joined node leaves.
     pub(crate) fn take_all(&mut self) -> Vec<Change> {
         let old = std::mem::replace(self, Self::new(self.limit, self.seed));
         old.gone.into_iter().chain(old.joined.into_iter().map(|(_, id)| id)).map(Change::Leave).collect()
@@ -262,7 +262,7 @@ impl Share {
     }
 
     /// Returns the number of nodes that are to be connected and hold no slot.
-    pub(crate) fn unplaced(&self) -> usize {
+    pub(crate) fn without_slot(&self) -> usize {
         self.joined.len().saturating_sub(self.held)
     }
 

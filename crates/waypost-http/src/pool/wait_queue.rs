@@ -27,7 +27,7 @@ pub(crate) struct Picking {
 /// Parameters of a call's pick.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
-    /// Full path of the method.
+    /// QueueFull path of the method.
     pub(crate) path: Arc<str>,
     /// The caller's affinity key.
     pub(crate) key: Option<Arc<str>>,
@@ -46,7 +46,7 @@ pub(crate) struct Limits {
 
 /// Error of a full wait queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum QueueFull {
     /// Too many calls wait.
     Calls,
     /// The waiting calls buffer too many bytes.
@@ -54,7 +54,7 @@ pub(crate) enum Full {
 }
 
 /// Reason why no peer was picked.
-enum NoRoom {
+enum NoCapacity {
     /// No ready peer has capacity, for any call.
     Anywhere,
     /// Peers that this call has tried were skipped, and no other has capacity.
@@ -62,7 +62,7 @@ enum NoRoom {
 }
 
 /// Takes a permit on one of the balancer's ready peers, except for those in `tried`.
-fn try_pick(balancer: &Balancer<PooledPeer>, context: &PickContext<'_>, tried: &[PeerKey]) -> Result<Picking, NoRoom> {
+fn try_pick(balancer: &Balancer<PooledPeer>, context: &PickContext<'_>, tried: &[PeerKey]) -> Result<Picking, NoCapacity> {
     let (mut permit, mut left_out) = (None, false);
     let pick = balancer.pick(context, |peer| {
         if tried.contains(&peer.key) {
@@ -74,28 +74,28 @@ fn try_pick(balancer: &Balancer<PooledPeer>, context: &PickContext<'_>, tried: &
     });
     match pick.zip(permit) {
         Some((pick, permit)) => Ok(Picking { pick, permit }),
-        None if left_out => Err(NoRoom::ForThisCall),
-        None => Err(NoRoom::Anywhere),
+        None if left_out => Err(NoCapacity::ForThisCall),
+        None => Err(NoCapacity::Anywhere),
     }
 }
 
 /// Wait queue of the calls of one service, and their channel to the pool's task.
 #[derive(Debug)]
-pub(crate) struct Room {
-    lines: Handover<Lines>,
+pub(crate) struct WaitQueue {
+    queues: Handover<Queues>,
     limits: Limits,
-    looks: Mutex<Vec<PeerKey>>,
+    dirty: Mutex<Vec<PeerKey>>,
     /// Signal that wakes the pool's task.
     pub(super) signal: Notify,
     closed: AtomicBool,
 }
 
-impl Room {
+impl WaitQueue {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            lines: Handover::default(),
+            queues: Handover::default(),
             limits,
-            looks: Mutex::default(),
+            dirty: Mutex::default(),
             signal: Notify::new(),
             closed: AtomicBool::new(false),
         }
@@ -108,7 +108,7 @@ impl Room {
 
     /// Returns the number of waiting calls.
     pub(crate) fn waiting(&self) -> usize {
-        self.lines.waiting()
+        self.queues.waiting()
     }
 
     /// Picks at once, unless other calls already wait.
@@ -124,19 +124,19 @@ impl Room {
     /// Joins the queue. The call is served at once if there is capacity for it.
     ///
     /// # Errors
-    /// [`Full`] if the maximum number of calls or bytes already waits.
-    pub(crate) fn wait(self: &Arc<Self>, balancer: &Arc<Balancer<PooledPeer>>, wanted: Wanted) -> Result<Waiting, Full> {
-        let slot = Arc::new(Slot::default());
+    /// [`QueueFull`] if the maximum number of calls or bytes already waits.
+    pub(crate) fn wait(self: &Arc<Self>, balancer: &Arc<Balancer<PooledPeer>>, wanted: Wanted) -> Result<Waiting, QueueFull> {
+        let slot = Arc::new(WaitSlot::default());
         let mut wakers = Vec::new();
-        let joined = self.lines.enter(
-            |lines| (lines.join(balancer, wanted, &slot, self.limits), lines.waiting),
-            |lines| lines.serve(usize::MAX, &mut wakers),
+        let joined = self.queues.enter(
+            |queues| (queues.join(balancer, wanted, &slot, self.limits), queues.waiting),
+            |queues| queues.serve(usize::MAX, &mut wakers),
         );
         wakers.into_iter().for_each(Waker::wake);
         if self.is_closed() {
             slot.close();
         }
-        Ok(Waiting { room: Arc::clone(self), id: joined?, slot })
+        Ok(Waiting { queue: Arc::clone(self), id: joined?, slot })
     }
 
     /// Serves one waiting call after a permit was returned.
@@ -147,7 +147,7 @@ impl Room {
     /// Serves up to `calls` waiting calls after capacity was added, as far as it suffices.
     pub(super) fn serve(&self, calls: usize) {
         let mut wakers = Vec::new();
-        self.lines.room_made(|lines| lines.serve(calls, &mut wakers));
+        self.queues.capacity_added(|queues| queues.serve(calls, &mut wakers));
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -155,37 +155,37 @@ impl Room {
     pub(super) fn close(&self) {
         self.closed.store(true, SeqCst);
         let mut slots = Vec::new();
-        self.lines.enter(|lines| (slots = lines.slots(), lines.waiting), |lines| lines.waiting);
+        self.queues.enter(|queues| (slots = queues.slots(), queues.waiting), |queues| queues.waiting);
         slots.into_iter().for_each(|slot| slot.close());
     }
 
-    pub(super) fn ask_for_a_look(&self, key: PeerKey) {
-        self.lock_looks().push(key);
+    pub(super) fn mark_dirty(&self, key: PeerKey) {
+        self.lock_dirty().push(key);
         self.signal.notify_one();
     }
 
     /// Takes the peers that calls requested a check of.
-    pub(super) fn take_looks(&self) -> Vec<PeerKey> {
-        std::mem::take(&mut *self.lock_looks())
+    pub(super) fn take_dirty(&self) -> Vec<PeerKey> {
+        std::mem::take(&mut *self.lock_dirty())
     }
 
-    fn lock_looks(&self) -> MutexGuard<'_, Vec<PeerKey>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_dirty(&self) -> MutexGuard<'_, Vec<PeerKey>> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Waiting calls of one service: a queue per balancer, so that a call without ready nodes delays
 /// only calls of the same balancer.
 #[derive(Debug, Default)]
-struct Lines {
+struct Queues {
     next: u64,
     waiting: usize,
     bytes: usize,
-    lines: Vec<Line>,
+    queues: Vec<Queue>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct Queue {
     balancer: Arc<Balancer<PooledPeer>>,
     calls: BTreeMap<u64, Call>,
 }
@@ -193,41 +193,41 @@ struct Line {
 #[derive(Debug)]
 struct Call {
     wanted: Wanted,
-    slot: Arc<Slot>,
+    slot: Arc<WaitSlot>,
 }
 
-impl Lines {
+impl Queues {
     fn join(
         &mut self,
         balancer: &Arc<Balancer<PooledPeer>>,
         wanted: Wanted,
-        slot: &Arc<Slot>,
+        slot: &Arc<WaitSlot>,
         limits: Limits,
-    ) -> Result<u64, Full> {
+    ) -> Result<u64, QueueFull> {
         if self.waiting >= limits.calls {
-            return Err(Full::Calls);
+            return Err(QueueFull::Calls);
         }
         if self.bytes.saturating_add(wanted.bytes) > limits.bytes && self.waiting > 0 {
-            return Err(Full::Bytes);
+            return Err(QueueFull::Bytes);
         }
         let id = self.next;
         self.next += 1;
         self.waiting += 1;
         self.bytes += wanted.bytes;
         let call = Call { wanted, slot: Arc::clone(slot) };
-        match self.lines.iter_mut().find(|line| Arc::ptr_eq(&line.balancer, balancer)) {
-            Some(line) => _ = line.calls.insert(id, call),
-            None => self.lines.push(Line { balancer: Arc::clone(balancer), calls: BTreeMap::from([(id, call)]) }),
+        match self.queues.iter_mut().find(|queue| Arc::ptr_eq(&queue.balancer, balancer)) {
+            Some(queue) => _ = queue.calls.insert(id, call),
+            None => self.queues.push(Queue { balancer: Arc::clone(balancer), calls: BTreeMap::from([(id, call)]) }),
         }
         Ok(id)
     }
 
     fn leave(&mut self, id: u64) {
-        for at in 0..self.lines.len() {
-            if let Some(call) = self.lines[at].calls.remove(&id) {
+        for at in 0..self.queues.len() {
+            if let Some(call) = self.queues[at].calls.remove(&id) {
                 self.forget(&call);
-                if self.lines[at].calls.is_empty() {
-                    self.lines.swap_remove(at);
+                if self.queues[at].calls.is_empty() {
+                    self.queues.swap_remove(at);
                 }
                 return;
             }
@@ -240,34 +240,34 @@ impl Lines {
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Call> {
-        self.lines.iter_mut().find_map(|line| line.calls.get_mut(&id))
+        self.queues.iter_mut().find_map(|queue| queue.calls.get_mut(&id))
     }
 
     /// Hands permits to up to `most` calls, in order of arrival, as far as there is capacity;
     /// returns the number of calls that still wait.
     fn serve(&mut self, most: usize, wakers: &mut Vec<Waker>) -> usize {
-        let mut full: Vec<bool> = vec![false; self.lines.len()];
+        let mut full: Vec<bool> = vec![false; self.queues.len()];
         for _ in 0..most {
-            let first = |at: &usize| self.lines[*at].calls.keys().next().copied().unwrap_or(u64::MAX);
-            let Some(at) = (0..self.lines.len()).filter(|&at| !full[at] && !self.lines[at].calls.is_empty()).min_by_key(first)
+            let first = |at: &usize| self.queues[*at].calls.keys().next().copied().unwrap_or(u64::MAX);
+            let Some(at) = (0..self.queues.len()).filter(|&at| !full[at] && !self.queues[at].calls.is_empty()).min_by_key(first)
             else {
                 break;
             };
-            match self.lines[at].serve_one(wakers) {
+            match self.queues[at].serve_one(wakers) {
                 Some(call) => self.forget(&call),
                 None => full[at] = true,
             }
         }
-        self.lines.retain(|line| !line.calls.is_empty());
+        self.queues.retain(|queue| !queue.calls.is_empty());
         self.waiting
     }
 
-    fn slots(&self) -> Vec<Arc<Slot>> {
-        self.lines.iter().flat_map(|line| line.calls.values().map(|call| Arc::clone(&call.slot))).collect()
+    fn slots(&self) -> Vec<Arc<WaitSlot>> {
+        self.queues.iter().flat_map(|queue| queue.calls.values().map(|call| Arc::clone(&call.slot))).collect()
     }
 }
 
-impl Line {
+impl Queue {
     /// Serves the first call that there is capacity for. A call that only waits for peers it has
     /// not tried lets the next one pass.
     fn serve_one(&mut self, wakers: &mut Vec<Waker>) -> Option<Call> {
@@ -279,27 +279,27 @@ impl Line {
                     wakers.extend(call.slot.hand_over(picking));
                     return self.calls.remove(&id);
                 }
-                Err(NoRoom::ForThisCall) => {}
-                Err(NoRoom::Anywhere) => return None,
+                Err(NoCapacity::ForThisCall) => {}
+                Err(NoCapacity::Anywhere) => return None,
             }
         }
         None
     }
 }
 
-/// Slot in which a waiting call receives its permit.
+/// WaitSlot in which a waiting call receives its permit.
 #[derive(Debug, Default)]
-struct Slot(Mutex<SlotState>);
+struct WaitSlot(Mutex<WaitSlotState>);
 
 #[derive(Debug, Default)]
-struct SlotState {
+struct WaitSlotState {
     picking: Option<Picking>,
     closed: bool,
     waker: Option<Waker>,
 }
 
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, SlotState> {
+impl WaitSlot {
+    fn lock(&self) -> MutexGuard<'_, WaitSlotState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -322,9 +322,9 @@ impl Slot {
 /// Queued call, until it is served or this is dropped.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    room: Arc<Room>,
+    queue: Arc<WaitQueue>,
     id: u64,
-    slot: Arc<Slot>,
+    slot: Arc<WaitSlot>,
 }
 
 /// Error of a call that waited when the pool's task ended.
@@ -351,14 +351,14 @@ impl Waiting {
     /// Accepts peers that the call has tried, too. It keeps its position in the queue.
     pub(crate) fn accept_tried(&self) {
         let mut wakers = Vec::new();
-        self.room.lines.enter(
-            |lines| {
-                if let Some(call) = lines.find(self.id) {
+        self.queue.queues.enter(
+            |queues| {
+                if let Some(call) = queues.find(self.id) {
                     call.wanted.tried.clear();
                 }
-                ((), lines.waiting)
+                ((), queues.waiting)
             },
-            |lines| lines.serve(usize::MAX, &mut wakers),
+            |queues| queues.serve(usize::MAX, &mut wakers),
         );
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -366,7 +366,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.room.lines.enter(|lines| (lines.leave(self.id), lines.waiting), |lines| lines.waiting);
+        self.queue.queues.enter(|queues| (queues.leave(self.id), queues.waiting), |queues| queues.waiting);
         // Dropped outside of the locks, since the returned permit serves the queue.
         let picking = self.slot.lock().picking.take();
         drop(picking);
