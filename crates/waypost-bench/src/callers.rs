@@ -19,7 +19,7 @@ use waypost_testkit::report::{Figures, Result, one_thread, rounded};
 
 use crate::load::{Caller, Calls, closed_loop};
 use crate::options::Options;
-use crate::servers::Running;
+use crate::servers::ServerHandle;
 
 const CALLERS: [u64; 3] = [64, 200, 1_000];
 const STREAMS: u32 = 4;
@@ -72,7 +72,7 @@ struct Report {
 
 impl Report {
     async fn crowd(&mut self, callers: usize, time: Duration) -> Result<()> {
-        let server = Running::start(STREAMS, TAKES).await?;
+        let server = ServerHandle::start(STREAMS, TAKES).await?;
         let (client, mine) = ours(&server.address).await?;
         let theirs = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))?.connect_lazy();
         let theirs = GreeterClient::new(theirs);
@@ -100,7 +100,7 @@ impl Report {
     }
 
     async fn streams(&mut self, limit: u32, begin: Begin) -> Result<()> {
-        let server = Running::start(limit, TAKES).await?;
+        let server = ServerHandle::start(limit, TAKES).await?;
         let (client, channel) = channel(&server.address, parrot::FILE_DESCRIPTOR_SET).await?;
         let start = Instant::now();
         let begun = match begin {
@@ -197,7 +197,7 @@ async fn ours(address: &str) -> Result<(Client, GreeterClient<waypost::Channel>)
 async fn channel(address: &str, descriptor: &[u8]) -> Result<(Client, waypost::Channel)> {
     let registry = MemoryRegistry::new();
     let mut service = Service::new("node");
-    service.endpoints = waypost::describe::endpoints(descriptor)?.into();
+    service.endpoints = waypost::descriptor::endpoints(descriptor)?.into();
     let mut node = waypost::record::Node::with_id("node", "1", address);
     node.metadata.insert("protocol", "grpc");
     service.nodes.push(node);

@@ -345,7 +345,7 @@ async fn dead(registry: &AnyRegistry, count: usize, address: &str) -> Result<Vec
 }
 
 async fn client(url: &str) -> Result<(Client, Channel)> {
-    let client = Client::builder(waypost::connect(url).await?).addresses(waypost::AddressPolicy { loopback: true }).build();
+    let client = Client::builder(waypost::connect(url).await?).address_policy(waypost::AddressPolicy { loopback: true }).build();
     let channel = client.channel(SERVICE)?;
     Ok((client, channel))
 }

@@ -17,14 +17,14 @@ use waypost_testkit::{Child, Program};
 
 const START: Duration = Duration::from_secs(10);
 
-/// Running server, and its address.
+/// ServerHandle server, and its address.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct ServerHandle {
     pub(crate) address: String,
     _child: Child,
 }
 
-impl Running {
+impl ServerHandle {
     /// Starts a server that allows this many streams per connection and whose `Hello` takes this
     /// long.
     pub(crate) async fn start(streams: u32, takes: Duration) -> Result<Self> {

@@ -85,7 +85,7 @@ pub struct ChannelConfig {
     pub methods: HashMap<String, Method>,
     /// Maximum time that a call waits for a ready node, within its deadline. Default none: until
     /// its deadline while any node is known, and 3 s while none is.
-    pub ready_wait: Option<Duration>,
+    pub wait_for_ready: Option<Duration>,
     /// Deadline of calls that set none, except streams. Default none: 30 s for methods known to be
     /// unary, no deadline for unknown ones. A configured timeout applies to unknown methods too.
     pub default_timeout: Option<Duration>,
@@ -101,7 +101,7 @@ impl Default for ChannelConfig {
             filtered: HashMap::new(),
             policy: Arc::default(),
             methods: HashMap::new(),
-            ready_wait: None,
+            wait_for_ready: None,
             default_timeout: None,
             replay_limit: 64 * 1024,
         }

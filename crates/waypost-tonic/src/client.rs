@@ -11,7 +11,7 @@ use waypost_core::registry::AnyRegistry;
 use waypost_http::{AddressPolicy, ChannelConfig, Config, Connect, Policy, TcpConnect};
 
 use crate::channel::Channel;
-use crate::describe::{self, DescribeError};
+use crate::descriptor::{self, DescriptorError};
 use crate::grpc::Grpc;
 
 /// Client that finds services and calls them over gRPC. Clones are the same client; its channels
@@ -54,7 +54,7 @@ pub enum BuildError {
     Name(#[from] NameError),
     /// Descriptor set that cannot be read.
     #[error("the channel's descriptor set cannot be read")]
-    Descriptor(#[from] DescribeError),
+    Descriptor(#[from] DescriptorError),
 }
 
 impl Client {
@@ -123,7 +123,7 @@ impl ClientBuilder {
     /// Sets the addresses that may be dialed. By default, loopback is allowed only if the registry
     /// is on this host.
     #[must_use]
-    pub fn addresses(mut self, policy: AddressPolicy) -> Self {
+    pub fn address_policy(mut self, policy: AddressPolicy) -> Self {
         self.config.addresses = Some(policy);
         self
     }
@@ -131,7 +131,7 @@ impl ClientBuilder {
     /// Changes every channel when it is built, after the channel's own settings, and overrides
     /// them. Repeated calls add changes.
     #[must_use]
-    pub fn channels(mut self, change: impl Fn(ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static) -> Self {
+    pub fn configure_channels(mut self, change: impl Fn(ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static) -> Self {
         self.changes.0.push(Arc::new(change));
         self
     }
@@ -231,8 +231,8 @@ impl ChannelBuilder {
     /// Sets the longest wait of a call for a ready node, within its deadline. Default: until the
     /// deadline while nodes are known, and 3 s while none is.
     #[must_use]
-    pub fn ready_wait(mut self, wait: Duration) -> Self {
-        self.config.ready_wait = Some(wait);
+    pub fn wait_for_ready(mut self, wait: Duration) -> Self {
+        self.config.wait_for_ready = Some(wait);
         self
     }
 
@@ -255,7 +255,7 @@ impl ChannelBuilder {
 
     fn finish(mut self) -> Result<Channel, BuildError> {
         let service = self.service.parse()?;
-        for endpoint in describe::endpoints(&self.descriptors)? {
+        for endpoint in descriptor::endpoints(&self.descriptors)? {
             let is = |key| endpoint.metadata.get(key) == Some("true");
             if let Some(path) = endpoint.metadata.get(keys::PATH) {
                 let method = Method { idempotent: is(keys::IDEMPOTENT), streaming: is(keys::STREAM) };

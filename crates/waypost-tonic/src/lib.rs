@@ -6,11 +6,11 @@
 
 mod channel;
 mod client;
-pub mod describe;
+pub mod descriptor;
 mod grpc;
 pub mod server;
 mod status;
 
 pub use channel::{Channel, ResponseFuture};
 pub use client::{BuildError, ChannelBuilder, Client, ClientBuilder};
-pub use server::{Running, Server};
+pub use server::{Server, ServerHandle};

@@ -57,4 +57,4 @@ pub use waypost_http::{
 #[cfg(feature = "local")]
 pub use waypost_local::{LocalOptions, LocalRegistry};
 #[cfg(feature = "tonic")]
-pub use waypost_tonic::{Channel, ChannelBuilder, Client, ClientBuilder, Running, Server, describe, server};
+pub use waypost_tonic::{Channel, ChannelBuilder, Client, ClientBuilder, Server, ServerHandle, descriptor, server};

@@ -17,7 +17,7 @@ use super::call::Call;
 /// later.
 const TICKS: usize = 1024;
 
-/// Running load. Dropping it aborts its calls.
+/// ServerHandle load. Dropping it aborts its calls.
 pub(super) struct Load {
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, async_trait};
 use waypost::registrar::State;
-use waypost::{Running, Server, args};
+use waypost::{Server, ServerHandle, args};
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
 
@@ -63,7 +63,12 @@ pub(super) async fn run(place: Place, args: &ServerArgs) -> Result<(), Failure> 
 
 /// Serves until the end. A signal begins a graceful stop, and a second one aborts the calls in
 /// flight.
-async fn serve(place: &Place, running: &mut Running, signals: &mut Signals, until_stdin_closes: bool) -> Result<(), Failure> {
+async fn serve(
+    place: &Place,
+    running: &mut ServerHandle,
+    signals: &mut Signals,
+    until_stdin_closes: bool,
+) -> Result<(), Failure> {
     let mut orphaned = std::pin::pin!(stdin_closed(until_stdin_closes));
     let mut states = running.registration();
     states.mark_changed();
@@ -81,7 +86,7 @@ async fn serve(place: &Place, running: &mut Running, signals: &mut Signals, unti
 }
 
 /// Leaves the registry, and does no more: the calls in flight end with the process.
-async fn leave(running: &Running) {
+async fn leave(running: &ServerHandle) {
     running.stop();
     let _ = timeout(LEAVE, running.registration().wait_for(State::is_left)).await;
 }
@@ -95,7 +100,7 @@ async fn stdin_closed(wanted: bool) {
 }
 
 /// Reports the state of the registration: on stdout when it is registered, on stderr when it fails.
-fn tell(place: &Place, running: &Running, state: &State) -> Result<(), Failure> {
+fn tell(place: &Place, running: &ServerHandle, state: &State) -> Result<(), Failure> {
     match state {
         State::Registered { .. } => say("registered", running),
         State::Failing { why, .. } => {
@@ -106,7 +111,7 @@ fn tell(place: &Place, running: &Running, state: &State) -> Result<(), Failure> 
     }
 }
 
-fn say(event: &'static str, running: &Running) -> Result<(), Failure> {
+fn say(event: &'static str, running: &ServerHandle) -> Result<(), Failure> {
     let (service, id, address) = (running.service(), running.node_id(), running.advertised());
     Ok(output::line(&output::compact(&Said { schema: SCHEMA, event, service, id, address }))?)
 }

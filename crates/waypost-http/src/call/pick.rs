@@ -40,9 +40,9 @@ where
         let start = now();
         let config = &self.channel.shared().config;
         let longest = self.deadline.or_else(|| start.checked_add(config.default_timeout.unwrap_or(DEFAULT_TIMEOUT)));
-        let given = config.ready_wait.and_then(|wait| start.checked_add(wait));
+        let given = config.wait_for_ready.and_then(|wait| start.checked_add(wait));
         let until = [longest, given].into_iter().flatten().min();
-        let mut unknown_until = if config.ready_wait.is_none() { start.checked_add(NO_NODE_WAIT) } else { None };
+        let mut unknown_until = if config.wait_for_ready.is_none() { start.checked_add(NO_NODE_WAIT) } else { None };
         let mut accept_at =
             (!self.tried().is_empty()).then(|| start.checked_add(config.policy.retry_delay(fastrand::f64()))).flatten();
         loop {

@@ -97,7 +97,7 @@ fn configurations() -> Vec<ChannelConfig> {
     let strategies: [Arc<dyn Strategy>; 4] =
         [Arc::new(Random), Arc::new(RoundRobin::default()), Arc::new(RoundRobin::default()), Arc::new(LeastRequest)];
     let mut all: Vec<_> = (0..5).map(|_| at_most(20)).collect();
-    all[1].ready_wait = Some(LONG);
+    all[1].wait_for_ready = Some(LONG);
     all[2].replay_limit = 1;
     all.extend(strategies.map(|strategy| {
         let mut config = at_most(20);

@@ -27,15 +27,15 @@ pub struct Server;
 
 impl Server {
     /// Returns a builder for a server of the service called `name` in the registry.
-    pub fn builder(name: impl Into<String>) -> Builder {
-        Builder::new(name.into())
+    pub fn builder(name: impl Into<String>) -> ServerBuilder {
+        ServerBuilder::new(name.into())
     }
 }
 
-/// Builder of a server. Only [`registry`](Builder::registry) is required. Without services the
+/// Builder of a server. Only [`registry`](ServerBuilder::registry) is required. Without services the
 /// server answers `UNIMPLEMENTED`.
 #[must_use = "nothing is served until `start` or `serve`"]
-pub struct Builder {
+pub struct ServerBuilder {
     pub(super) name: String,
     pub(super) registry: Option<AnyRegistry>,
     pub(super) bind: String,
@@ -49,7 +49,7 @@ pub struct Builder {
     pub(super) reflection: bool,
     pub(super) register: Config,
     pub(super) check: Option<AnyCheck>,
-    pub(super) drain_limit: Duration,
+    pub(super) drain_timeout: Duration,
     pub(super) before_start: Hooks,
     pub(super) after_start: Hooks,
     pub(super) before_stop: Hooks,
@@ -59,7 +59,7 @@ pub struct Builder {
     pub(super) transport: tonic::transport::Server,
 }
 
-impl Builder {
+impl ServerBuilder {
     fn new(name: String) -> Self {
         Self {
             name,
@@ -75,7 +75,7 @@ impl Builder {
             reflection: false,
             register: Config::default(),
             check: None,
-            drain_limit: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
             before_start: Hooks::new("before_start"),
             after_start: Hooks::new("after_start"),
             before_stop: Hooks::new("before_stop"),
@@ -195,8 +195,8 @@ impl Builder {
     /// Sets the maximum time for calls in flight to finish once the server no longer accepts.
     /// Default 30 s. Then they are aborted. The `before_stop` hooks together have the same limit,
     /// and so have the `after_stop` hooks.
-    pub fn drain_limit(mut self, limit: Duration) -> Self {
-        self.drain_limit = limit;
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.drain_timeout = limit;
         self
     }
 
@@ -223,7 +223,7 @@ impl Builder {
     }
 
     /// Adds a hook that runs when the server is ordered to stop, before it leaves the registry. An
-    /// error, a panic, and a hook that exceeds the drain limit are logged, and the stop continues.
+    /// error, a panic, and a hook that exceeds the drain timeout are logged, and the stop continues.
     pub fn before_stop<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -234,7 +234,7 @@ impl Builder {
     }
 
     /// Adds a hook that runs when all calls have finished or were aborted. An error, a panic, and a
-    /// hook that exceeds the drain limit (1 s after a second stop) are logged.
+    /// hook that exceeds the drain timeout (1 s after a second stop) are logged.
     pub fn after_stop<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -268,9 +268,9 @@ impl Builder {
     }
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
+        f.debug_struct("ServerBuilder")
             .field("name", &self.name)
             .field("version", &self.version)
             .field("id", &self.id)

@@ -5,7 +5,7 @@ use std::io;
 use waypost_core::registry;
 
 /// Error of a server's start or run. An outage of the registry is never one: it is retried forever,
-/// see [`Running::registration`](super::Running::registration).
+/// see [`ServerHandle::registration`](super::ServerHandle::registration).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

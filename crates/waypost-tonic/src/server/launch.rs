@@ -15,18 +15,18 @@ use super::health::Health;
 use super::hooks::Hooks;
 use super::run::{Order, Run};
 use super::signals::Signals;
-use super::{Builder, Error, Running};
-use crate::describe;
+use super::{Error, ServerBuilder, ServerHandle};
+use crate::descriptor;
 
-impl Builder {
+impl ServerBuilder {
     /// Serves until SIGTERM or SIGINT, and then until the calls in flight have finished. A second
     /// signal stops at once.
     ///
     /// # Errors
-    /// As [`start`](Builder::start), and [`Error::Signals`].
+    /// As [`start`](ServerBuilder::start), and [`Error::Signals`].
     ///
     /// # Cancel safety
-    /// If dropped, the server is aborted, as when a [`Running`] is dropped.
+    /// If dropped, the server is aborted, as when a [`ServerHandle`] is dropped.
     pub async fn serve(self) -> Result<(), Error> {
         let mut signals = Signals::listen().map_err(Error::Signals)?;
         let (mut running, after_start) = tokio::select! {
@@ -54,8 +54,8 @@ impl Builder {
     ///
     /// # Cancel safety
     /// If dropped before it serves, nothing is left. If dropped while an `after_start` hook runs,
-    /// the server is aborted, as when a [`Running`] is dropped.
-    pub async fn start(self) -> Result<Running, Error> {
+    /// the server is aborted, as when a [`ServerHandle`] is dropped.
+    pub async fn start(self) -> Result<ServerHandle, Error> {
         let (mut running, after_start) = self.launch().await?;
         if let Err(error) = after_start.run().await {
             running.order(Order::Drain);
@@ -67,9 +67,9 @@ impl Builder {
 
     /// Binds, serves, and begins to register; returns the hooks to run after that. If dropped
     /// before it returns, nothing is left.
-    async fn launch(mut self) -> Result<(Running, Hooks), Error> {
+    async fn launch(mut self) -> Result<(ServerHandle, Hooks), Error> {
         let registry = self.registry.clone().ok_or_else(|| Error::NoRegistry { service: self.name.clone() })?;
-        let endpoints = describe::endpoints(&self.descriptor).map_err(|error| Error::Descriptor(error.into()))?;
+        let endpoints = descriptor::endpoints(&self.descriptor).map_err(|error| Error::Descriptor(error.into()))?;
         self.before_start.take().run().await?;
         let bind = |source| Error::Bind { address: self.bind.clone(), source };
         let listener = TcpListener::bind(&self.bind).await.map_err(bind)?;
@@ -83,7 +83,7 @@ impl Builder {
         let (registration, state) = (Arc::downgrade(&run.registration), run.registration.watch());
         let mut task = JoinSet::new();
         task.spawn(run.run());
-        Ok((Running { name, address, advertised, node_id, orders, registration, state, task }, after_start))
+        Ok((ServerHandle { name, address, advertised, node_id, orders, registration, state, task }, after_start))
     }
 
     fn node(&self, registry: &AnyRegistry, bound: SocketAddr) -> Result<Node, Error> {
@@ -133,7 +133,7 @@ impl Builder {
             health,
             before_stop: self.before_stop,
             after_stop: self.after_stop,
-            drain_limit: self.drain_limit,
+            drain_timeout: self.drain_timeout,
         })
     }
 
@@ -168,7 +168,7 @@ impl Builder {
 
 /// Waits until the server has stopped. A signal stops it; another one during the stop aborts the
 /// calls in flight.
-async fn wait_or_signals(running: &mut Running, signals: &mut Signals, mut signalled: bool) -> Result<(), Error> {
+async fn wait_or_signals(running: &mut ServerHandle, signals: &mut Signals, mut signalled: bool) -> Result<(), Error> {
     loop {
         tokio::select! {
             end = running.wait() => return end,

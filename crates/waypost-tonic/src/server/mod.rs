@@ -1,9 +1,9 @@
 //! tonic server that registers itself, and leaves the registry before it stops.
 //!
-//! [`Server::builder`] sets what is served and where it is registered. [`Builder::serve`] runs the
-//! server until SIGTERM or Ctrl-C; [`Builder::start`] returns a [`Running`] instead. A graceful
+//! [`Server::builder`] sets what is served and where it is registered. [`ServerBuilder::serve`] runs the
+//! server until SIGTERM or Ctrl-C; [`ServerBuilder::start`] returns a [`ServerHandle`] instead. A graceful
 //! stop always has the same order: leave the registry, serve for the drain delay, stop accepting,
-//! finish the calls in flight within the drain limit, abort the others. This module knows tonic's
+//! finish the calls in flight within the drain timeout, abort the others. This module knows tonic's
 //! transport and the registrar, and never a balancer or a backend.
 
 mod accept_log;
@@ -12,14 +12,14 @@ mod builder;
 mod connection;
 mod deadline;
 mod error;
+mod handle;
 mod health;
 mod hooks;
 mod launch;
 mod run;
-mod running;
 mod signals;
 
-pub use builder::{Builder, Server};
+pub use builder::{Server, ServerBuilder};
 pub use error::Error;
+pub use handle::ServerHandle;
 pub use health::REGISTRATION;
-pub use running::Running;

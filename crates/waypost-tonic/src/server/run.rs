@@ -41,13 +41,13 @@ pub(super) struct Run {
     pub(super) health: Option<Health>,
     pub(super) before_stop: Hooks,
     pub(super) after_stop: Hooks,
-    pub(super) drain_limit: Duration,
+    pub(super) drain_timeout: Duration,
 }
 
 /// Reason for aborting the calls in flight.
 #[derive(Clone, Copy)]
 enum Overdue {
-    DrainLimit,
+    DrainTimeout,
     Ordered,
 }
 
@@ -58,13 +58,13 @@ impl Run {
     /// # Errors
     /// [`Error::Serve`] if tonic fails, [`Error::Panicked`] if serving panics.
     pub(super) async fn run(self) -> Result<(), Error> {
-        let Self { transport, routes, listener, orders, registration, health, before_stop, after_stop, drain_limit } = self;
-        let drain = drain(&registration, orders.clone(), health.clone(), before_stop, drain_limit);
+        let Self { transport, routes, listener, orders, registration, health, before_stop, after_stop, drain_timeout } = self;
+        let drain = drain(&registration, orders.clone(), health.clone(), before_stop, drain_timeout);
         let (stopping, stopped) = oneshot::channel();
         let shutdown = graceful_shutdown(drain, orders.clone(), health.clone(), stopping);
         let guard = ConnectionGuard::default();
         let serve = transport.serve_with_incoming_shutdown(Deadlines(routes), guard.incoming(listener), shutdown);
-        let serve = serve_until(serve, overdue(stopped, orders.clone(), drain_limit), &guard);
+        let serve = serve_until(serve, overdue(stopped, orders.clone(), drain_timeout), &guard);
         let end = tokio::select! {
             end = contain_future(serve) => end.unwrap_or(Err(Error::Panicked)),
             never = follow(health.as_ref(), &registration) => match never {},
@@ -72,7 +72,7 @@ impl Run {
         drop(guard);
         let limit = if *orders.borrow() == Order::Abort { ABORT_LIMIT } else { Duration::MAX };
         leave(&registration, limit).await;
-        after_stop.run_at_stop(drain_limit.min(limit)).await;
+        after_stop.run_at_stop(drain_timeout.min(limit)).await;
         end
     }
 }
@@ -91,7 +91,7 @@ async fn serve_until(
     };
     let connections = guard.abort();
     match reason {
-        Overdue::DrainLimit => tracing::warn!(connections, "drain timeout expired; aborting requests in flight"),
+        Overdue::DrainTimeout => tracing::warn!(connections, "drain timeout expired; aborting requests in flight"),
         Overdue::Ordered => tracing::info!(connections, "second stop signal; aborting requests in flight"),
     }
     timeout(ABORT_LIMIT, serve).await.unwrap_or(Ok(())).map_err(Error::Serve)
@@ -139,7 +139,7 @@ async fn overdue(stopped: oneshot::Receiver<()>, mut orders: watch::Receiver<Ord
         sleep(limit).await;
     };
     tokio::select! {
-        () = over => Overdue::DrainLimit,
+        () = over => Overdue::DrainTimeout,
         () = ordered(&mut orders, Order::Abort) => Overdue::Ordered,
     }
 }

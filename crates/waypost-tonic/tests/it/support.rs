@@ -13,7 +13,7 @@ use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{self, HelloRequest, HelloResponse};
 use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
 use waypost_greeter::parrot::{self, Word};
-use waypost_tonic::{Running, Server};
+use waypost_tonic::{Server, ServerHandle};
 
 /// Service that answers with its name. A request of `sleep MS` sleeps first, `code N` fails with
 /// that status, `pushback MS` fails with that pushback.
@@ -130,7 +130,7 @@ impl Town {
     }
 
     /// Starts a registered server of both services under the name `greeter`.
-    pub(crate) async fn server(&self, name: &str) -> (Running, Service) {
+    pub(crate) async fn server(&self, name: &str) -> (ServerHandle, Service) {
         let service = Service { name: name.to_owned(), ..Service::default() };
         let running = Server::builder("greeter")
             .id(name)

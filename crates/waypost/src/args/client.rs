@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Setting<Duration> = Setting {
     typed: "--client-connect-timeout",
     variables: &[Variable::new("WAYPOST_CLIENT_CONNECT_TIMEOUT", duration::parse)],
 };
-const READY_WAIT: Setting<Duration> = Setting {
+const WAIT_FOR_READY: Setting<Duration> = Setting {
     flag: "client-ready-wait",
     typed: "--client-ready-wait",
     variables: &[Variable::new("WAYPOST_CLIENT_READY_WAIT", duration::parse)],
@@ -55,9 +55,9 @@ pub struct ClientArgs {
     #[arg(id = CONNECT_TIMEOUT.flag, long = CONNECT_TIMEOUT.flag, value_name = "TIME", value_parser = duration::parse)]
     #[arg(help_heading = HEADING, help = CONNECT_TIMEOUT.help("How long connecting to a node may take"))]
     connect_timeout: Option<Duration>,
-    #[arg(id = READY_WAIT.flag, long = READY_WAIT.flag, value_name = "TIME", value_parser = duration::parse)]
-    #[arg(help_heading = HEADING, help = READY_WAIT.help("How long a call waits for a ready node"))]
-    ready_wait: Option<Duration>,
+    #[arg(id = WAIT_FOR_READY.flag, long = WAIT_FOR_READY.flag, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(help_heading = HEADING, help = WAIT_FOR_READY.help("How long a call waits for a ready node"))]
+    wait_for_ready: Option<Duration>,
 }
 
 /// Settings given for every channel of the client.
@@ -66,7 +66,7 @@ struct OfChannels {
     strategy: Option<StrategyName>,
     attempts: Option<u32>,
     deadline: Option<Duration>,
-    ready_wait: Option<Duration>,
+    wait_for_ready: Option<Duration>,
 }
 
 impl ClientArgs {
@@ -86,7 +86,7 @@ impl ClientArgs {
         let connect_timeout = CONNECT_TIMEOUT.given(self.connect_timeout.as_ref(), environment)?;
         let channels = self.of_channels(environment)?;
         let client = set(client, connect_timeout, ClientBuilder::connect_timeout);
-        Ok(client.channels(move |channel| channels.apply(channel)))
+        Ok(client.configure_channels(move |channel| channels.apply(channel)))
     }
 
     fn of_channels(&self, environment: &Environment) -> Result<OfChannels> {
@@ -95,7 +95,7 @@ impl ClientArgs {
             strategy: STRATEGY.given(self.strategy.as_ref(), environment)?.map(|given| given.value),
             attempts: retries.map(|given| given.value.saturating_add(1)),
             deadline: REQUEST_TIMEOUT.given(self.request_timeout.as_ref(), environment)?.map(|given| given.value),
-            ready_wait: READY_WAIT.given(self.ready_wait.as_ref(), environment)?.map(|given| given.value),
+            wait_for_ready: WAIT_FOR_READY.given(self.wait_for_ready.as_ref(), environment)?.map(|given| given.value),
         })
     }
 }
@@ -111,8 +111,8 @@ impl OfChannels {
         if let Some(deadline) = self.deadline {
             channel = channel.default_timeout(deadline);
         }
-        if let Some(wait) = self.ready_wait {
-            channel = channel.ready_wait(wait);
+        if let Some(wait) = self.wait_for_ready {
+            channel = channel.wait_for_ready(wait);
         }
         channel
     }
@@ -120,6 +120,6 @@ impl OfChannels {
 
 /// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
-    let times = [REQUEST_TIMEOUT, CONNECT_TIMEOUT, READY_WAIT];
+    let times = [REQUEST_TIMEOUT, CONNECT_TIMEOUT, WAIT_FOR_READY];
     STRATEGY.names().chain(RETRIES.names()).chain(times.iter().flat_map(Setting::names)).collect()
 }

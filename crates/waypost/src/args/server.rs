@@ -7,7 +7,7 @@ use super::setting::{Setting, Variable, blame, set};
 use super::value::{self, Pair};
 use super::{HEADING, duration};
 use crate::registry::Result;
-use crate::server::Builder;
+use crate::server::ServerBuilder;
 
 const NAME: Setting<String> = Setting {
     flag: "server-name",
@@ -100,23 +100,23 @@ impl ServerArgs {
     /// # Errors
     /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what
     /// is wrong with it, and what to write.
-    pub fn apply(&self, server: Builder) -> Result<Builder> {
+    pub fn apply(&self, server: ServerBuilder) -> Result<ServerBuilder> {
         self.apply_in(server, &Environment::of_process())
     }
 
-    pub(super) fn apply_in(&self, server: Builder, environment: &Environment) -> Result<Builder> {
-        let server = set(server, NAME.given(self.name.as_ref(), environment)?, Builder::name);
-        let server = set(server, VERSION.given(self.version.as_ref(), environment)?, Builder::version);
-        let server = set(server, ID.given(self.id.as_ref(), environment)?, Builder::id);
-        let server = set(server, ADDRESS.given(self.address.as_ref(), environment)?, Builder::bind);
-        let server = set(server, ADVERTISE.given(self.advertise.as_ref(), environment)?, Builder::advertise);
+    pub(super) fn apply_in(&self, server: ServerBuilder, environment: &Environment) -> Result<ServerBuilder> {
+        let server = set(server, NAME.given(self.name.as_ref(), environment)?, ServerBuilder::name);
+        let server = set(server, VERSION.given(self.version.as_ref(), environment)?, ServerBuilder::version);
+        let server = set(server, ID.given(self.id.as_ref(), environment)?, ServerBuilder::id);
+        let server = set(server, ADDRESS.given(self.address.as_ref(), environment)?, ServerBuilder::bind);
+        let server = set(server, ADVERTISE.given(self.advertise.as_ref(), environment)?, ServerBuilder::advertise);
         let server = self.apply_metadata(server, environment)?;
         self.apply_times(server, environment)
     }
 
     /// Merges the metadata key by key, so that an entry of a flag does not undo what a platform's
     /// variable sets for another key.
-    fn apply_metadata(&self, server: Builder, environment: &Environment) -> Result<Builder> {
+    fn apply_metadata(&self, server: ServerBuilder, environment: &Environment) -> Result<ServerBuilder> {
         let flag = (!self.metadata.is_empty()).then_some(&self.metadata);
         let all = METADATA.all_given(flag, environment).collect::<Result<Vec<_>>>()?;
         let weakest_first = all.into_iter().rev().flat_map(|given| given.value);
@@ -125,11 +125,11 @@ impl ServerArgs {
 
     /// Sets the times of the registration and checks them here, where the flags or variables that
     /// gave them are known.
-    fn apply_times(&self, server: Builder, environment: &Environment) -> Result<Builder> {
+    fn apply_times(&self, server: ServerBuilder, environment: &Environment) -> Result<ServerBuilder> {
         let ttl = TTL.given(self.ttl.as_ref(), environment)?;
         let interval = INTERVAL.given(self.interval.as_ref(), environment)?;
         let by: Vec<_> = [&ttl, &interval].into_iter().flatten().map(|given| given.by).collect();
-        let server = set(set(server, ttl, Builder::ttl), interval, Builder::interval);
+        let server = set(set(server, ttl, ServerBuilder::ttl), interval, ServerBuilder::interval);
         match server.register_config().check() {
             Err(error) if !by.is_empty() => Err(blame(&by.join(" and "), error)),
             _ => Ok(server),

@@ -47,7 +47,7 @@ pub(crate) async fn ours(addresses: &[String]) -> Result<(waypost::Client, Ours)
     let registry = MemoryRegistry::new();
     for (i, address) in addresses.iter().enumerate() {
         let mut service = waypost::record::Service::new(SERVICE);
-        service.endpoints = waypost::describe::endpoints(FILE_DESCRIPTOR_SET)?.into();
+        service.endpoints = waypost::descriptor::endpoints(FILE_DESCRIPTOR_SET)?.into();
         let mut node = waypost::record::Node::with_id(SERVICE, &i.to_string(), address);
         node.metadata.insert("protocol", "grpc");
         service.nodes.push(node);

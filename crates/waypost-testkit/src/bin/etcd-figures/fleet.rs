@@ -85,7 +85,7 @@ pub(crate) fn record(service: usize, node: impl fmt::Display) -> Result<Service>
     let name = self::service(service);
     let mut record = Service::new(&name);
     record.version = "1.0.0".to_owned();
-    record.endpoints = waypost::describe::endpoints(FILE_DESCRIPTOR_SET)?.into();
+    record.endpoints = waypost::descriptor::endpoints(FILE_DESCRIPTOR_SET)?.into();
     let mut node = Node::with_id(&name, &node.to_string(), "10.0.0.1:8080");
     for (key, value) in
         [("protocol", "grpc"), ("server", "grpc"), ("transport", "grpc"), ("registry", "etcd"), ("zone", "a"), ("rack", "7")]

@@ -28,7 +28,7 @@ impl World {
     pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
         let failed = |error: &dyn std::error::Error| Failure::new(error.to_string());
         let mut template = Service::new(SERVICE);
-        template.endpoints = waypost::describe::endpoints(FILE_DESCRIPTOR_SET).map_err(|error| failed(&error))?.into();
+        template.endpoints = waypost::descriptor::endpoints(FILE_DESCRIPTOR_SET).map_err(|error| failed(&error))?.into();
         let mut rng = fastrand::Rng::with_seed(!plan.seed);
         let mut servers = Vec::new();
         for behaviors in &plan.servers {

@@ -43,10 +43,11 @@ async fn the_client_has_the_last_word_on_its_channels() {
     let town = Town::new();
     let (_a, _) = town.server("a").await;
     let (_b, _) = town.server("b").await;
-    let client =
-        Client::builder(town.registry()).channels(|channel| channel.label("id", "none")).channels(|c| c.version("latest"));
-    let strict = client.channels(|channel| channel.ready_wait(Duration::from_millis(1))).build();
-    let channel = strict.channel_builder("greeter").ready_wait(Duration::from_secs(3600)).build().unwrap();
+    let client = Client::builder(town.registry())
+        .configure_channels(|channel| channel.label("id", "none"))
+        .configure_channels(|c| c.version("latest"));
+    let strict = client.configure_channels(|channel| channel.wait_for_ready(Duration::from_millis(1))).build();
+    let channel = strict.channel_builder("greeter").wait_for_ready(Duration::from_secs(3600)).build().unwrap();
     let error = GreeterClient::new(channel).hello(hello("x")).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::Unavailable, "not the deadline: {error}");
     assert!(error.message().contains("2 label"), "{error}");
@@ -110,7 +111,7 @@ async fn subsets_are_prepared_by_name_and_never_fall_back() {
         .channel_builder("greeter")
         .filtered("canary", Filters::default().and(Filter::Label("track".into(), "canary".into())))
         .filtered("nobody", Filters::default().and(Filter::Version("0".into())))
-        .ready_wait(Duration::from_millis(50))
+        .wait_for_ready(Duration::from_millis(50))
         .build()
         .unwrap();
     let canary = channel.filtered("canary").unwrap();

@@ -37,7 +37,7 @@ fn text(status: &Status) -> String {
 
 fn channel(memory: &MemoryRegistry) -> Channel {
     let client = Client::new(AnyRegistry::new(memory.open()));
-    client.channel_builder("greeter").ready_wait(Duration::from_millis(300)).build().unwrap()
+    client.channel_builder("greeter").wait_for_ready(Duration::from_millis(300)).build().unwrap()
 }
 
 async fn register(memory: &MemoryRegistry, id: &str, address: &str, protocol: &str) {

@@ -13,7 +13,7 @@ use crate::support::{Received, Service, Town};
 
 struct Both {
     _town: Town,
-    _running: waypost_tonic::Running,
+    _running: waypost_tonic::ServerHandle,
     service: Service,
     _client: Client,
     ours: Channel,

@@ -18,7 +18,7 @@ struct Alone {
     parrot: ParrotClient<Channel>,
     node: Service,
     said: u64,
-    _town: (Town, Client, waypost_tonic::Running),
+    _town: (Town, Client, waypost_tonic::ServerHandle),
 }
 
 impl Alone {

@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::registry::AnyRegistry;
 use waypost_greeter::parrot::parrot_server::ParrotServer;
-use waypost_tonic::server::{Running, Server};
+use waypost_tonic::server::{Server, ServerHandle};
 
 use super::echo::{self, word};
 use crate::support::Service;
 
-async fn serving() -> (Running, Service) {
+async fn serving() -> (ServerHandle, Service) {
     let service = Service::default();
     let server = Server::builder("parrot").registry(AnyRegistry::new(MemoryRegistry::new()));
     (server.add_service(ParrotServer::new(service.clone())).start().await.unwrap(), service)

@@ -54,7 +54,7 @@ async fn a_panic_in_before_stop_leaves_and_drains_all_the_same() {
 async fn a_hanging_before_stop_has_the_drain_limit_and_no_more() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
-    let running = builder.drain_limit(LIMIT).before_stop(std::future::pending).start().await.unwrap();
+    let running = builder.drain_timeout(LIMIT).before_stop(std::future::pending).start().await.unwrap();
     running.registered().await.unwrap();
     let start = Instant::now();
     running.stop();
@@ -75,7 +75,7 @@ async fn a_before_stop_that_blocks_its_thread_does_not_hold_the_stop() {
         let _ = blocked.recv();
         Ok(())
     };
-    let running = builder.drain_limit(LIMIT).before_stop(block).start().await.unwrap();
+    let running = builder.drain_timeout(LIMIT).before_stop(block).start().await.unwrap();
     running.registered().await.unwrap();
     running.stop();
     stopped(running).await;
@@ -104,7 +104,7 @@ async fn after_stop_runs_when_calls_were_aborted() {
     let registry = MemoryRegistry::new();
     let (builder, hanging) = builder(&registry);
     let (count, hook) = counter();
-    let running = builder.drain_limit(LIMIT).after_stop(hook).start().await.unwrap();
+    let running = builder.drain_timeout(LIMIT).after_stop(hook).start().await.unwrap();
     let mut client = echo::client(running.advertised()).await;
     let call = tokio::task::JoinSet::from_iter([async move { client.say(word(HANG)).await }]);
     hanging.are(1).await;
@@ -118,7 +118,8 @@ async fn after_stop_runs_when_calls_were_aborted() {
 async fn after_stop_that_panics_or_hangs_ends_no_later_than_its_limit() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
-    let builder = builder.drain_limit(LIMIT).after_stop(|| async { panic!("a hook of a user") }).after_stop(std::future::pending);
+    let builder =
+        builder.drain_timeout(LIMIT).after_stop(|| async { panic!("a hook of a user") }).after_stop(std::future::pending);
     let running = builder.start().await.unwrap();
     let start = Instant::now();
     running.stop();
@@ -183,7 +184,7 @@ async fn the_drain_limit_may_be_without_end() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
     let (count, hook) = counter();
-    let running = builder.drain_limit(Duration::MAX).before_stop(|| async { Ok(()) }).after_stop(hook).start().await.unwrap();
+    let running = builder.drain_timeout(Duration::MAX).before_stop(|| async { Ok(()) }).after_stop(hook).start().await.unwrap();
     running.registered().await.unwrap();
     running.stop();
     stopped(running).await;

@@ -17,7 +17,7 @@ use waypost_core::record::{Service, keys};
 use waypost_core::registrar::{Config, State};
 use waypost_core::registry::{AnyRegistry, Registry};
 use waypost_greeter::parrot;
-use waypost_tonic::server::{Builder, Error, REGISTRATION, Running, Server};
+use waypost_tonic::server::{Error, REGISTRATION, Server, ServerBuilder, ServerHandle};
 
 use super::echo::{self, HANG, Hanging, Talk, word};
 
@@ -30,7 +30,7 @@ pub(super) fn config(drain_delay: Duration) -> Config {
 }
 
 /// Returns a builder for an echo server with a drain delay of 200 ms.
-pub(super) fn builder(registry: &MemoryRegistry) -> (Builder, Hanging) {
+pub(super) fn builder(registry: &MemoryRegistry) -> (ServerBuilder, Hanging) {
     let (service, hanging) = echo::service();
     let builder = Server::builder("parrot")
         .registry(AnyRegistry::new(registry.open()))
@@ -40,14 +40,14 @@ pub(super) fn builder(registry: &MemoryRegistry) -> (Builder, Hanging) {
     (builder, hanging)
 }
 
-pub(super) async fn started(registry: &MemoryRegistry) -> (Running, Hanging) {
+pub(super) async fn started(registry: &MemoryRegistry) -> (ServerHandle, Hanging) {
     let (builder, hanging) = builder(registry);
     let running = builder.start().await.unwrap();
     timeout(SOON, running.registered()).await.unwrap().unwrap();
     (running, hanging)
 }
 
-pub(super) async fn stopped(mut running: Running) {
+pub(super) async fn stopped(mut running: ServerHandle) {
     timeout(SOON, running.wait()).await.expect("it stops in time").unwrap();
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn registered(registry: &MemoryRegistry) -> Option<Service> {
     registry.get_service("parrot").await.ok().map(|mut services| services.remove(0))
 }
 
-pub(super) async fn left(running: &Running) {
+pub(super) async fn left(running: &ServerHandle) {
     timeout(SOON, running.registration().wait_for(State::is_left)).await.unwrap().unwrap();
 }
 
@@ -135,7 +135,7 @@ async fn a_second_stop_cuts_at_once() {
     running.stop();
     let start = Instant::now();
     stopped(running).await;
-    assert!(start.elapsed() < Duration::from_millis(800), "not even the drain limit's last second: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(800), "not even the drain timeout's last second: {:?}", start.elapsed());
     assert!(call.join_all().await.remove(0).is_err());
     hanging.are(0).await;
 }
@@ -145,7 +145,7 @@ async fn the_drain_limit_bounds_a_call_that_hangs() {
     let registry = MemoryRegistry::new();
     let (builder, hanging) = builder(&registry);
     let limit = Duration::from_millis(300);
-    let running = builder.drain_limit(limit).start().await.unwrap();
+    let running = builder.drain_timeout(limit).start().await.unwrap();
     let mut client = echo::client(running.advertised()).await;
     let call = tokio::task::JoinSet::from_iter([async move { client.say(word(HANG)).await }]);
     hanging.are(1).await;

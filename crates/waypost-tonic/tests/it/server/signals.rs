@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::registrar::Config;
 use waypost_core::registry::{AnyRegistry, Event, Registry, WatchOptions};
-use waypost_tonic::server::{Builder, Server};
+use waypost_tonic::server::{Server, ServerBuilder};
 
 use super::echo::{self, HANG, Talk, word};
 
@@ -70,7 +70,7 @@ async fn child_without_descriptors() {
     run_child(|server| server.after_start(hook)).await;
 }
 
-async fn run_child(change: impl FnOnce(Builder) -> Builder) {
+async fn run_child(change: impl FnOnce(ServerBuilder) -> ServerBuilder) {
     let registry = MemoryRegistry::new();
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     let (service, _) = echo::service();
@@ -100,7 +100,7 @@ async fn run_child(change: impl FnOnce(Builder) -> Builder) {
     tell(&format!("done, {} sockets left", sockets() - before.1));
 }
 
-/// Running child, killed when dropped.
+/// ServerHandle child, killed when dropped.
 struct Parrot {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,

@@ -7,7 +7,7 @@ use super::super::environment::Environment;
 use super::parsed;
 use crate::balance::{BuildContext, Picker, ReadySet, Strategy};
 use crate::record::Address;
-use crate::server::Builder;
+use crate::server::ServerBuilder;
 use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, Server, StaticRegistry};
 
 /// Variable or flag, and its value. A row has none where go-micro has no such setting.
@@ -48,7 +48,7 @@ impl<C> Row<C> {
     }
 }
 
-type ServerRow = Row<fn(Builder) -> Builder>;
+type ServerRow = Row<fn(ServerBuilder) -> ServerBuilder>;
 
 #[test]
 fn of_a_server() {
@@ -204,11 +204,17 @@ fn of_a_client_and_its_channels() {
             shown: ["connect_timeout: 2s", "connect_timeout: 1s", "", "connect_timeout: 3s", "connect_timeout: 500ms"],
         },
         Row {
-            code: (|client| client, |channel| channel.ready_wait(Duration::from_secs(1))),
+            code: (|client| client, |channel| channel.wait_for_ready(Duration::from_secs(1))),
             micro: None,
             waypost: ("WAYPOST_CLIENT_READY_WAIT", "4s"),
             flag: ("--client-ready-wait", "5s"),
-            shown: ["ready_wait: None", "ready_wait: Some(1s)", "", "ready_wait: Some(4s)", "ready_wait: Some(5s)"],
+            shown: [
+                "wait_for_ready: None",
+                "wait_for_ready: Some(1s)",
+                "",
+                "wait_for_ready: Some(4s)",
+                "wait_for_ready: Some(5s)",
+            ],
         },
     ];
     for row in rows {

@@ -2,7 +2,7 @@ use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value, keys};
 use waypost_greeter::{greeter, parrot};
 
-use super::{DescribeError, endpoints, go};
+use super::{DescriptorError, endpoints, go};
 
 /// Proto file as text.
 struct Source(&'static str);
@@ -203,7 +203,7 @@ fn a_service_needs_no_package_and_a_set_may_come_twice() {
 #[test]
 fn errors_say_what_to_do() {
     let broken = endpoints(b"no set").unwrap_err();
-    assert!(matches!(broken, DescribeError::Decode(_)));
+    assert!(matches!(broken, DescriptorError::Decode(_)));
     insta::assert_snapshot!(broken, @"this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote");
     let needs_imports = r#"syntax = "proto3"; package p; import "google/protobuf/empty.proto"; import "google/protobuf/any.proto";
         service S { rpc Do(M) returns (google.protobuf.Empty); } message M { google.protobuf.Any any = 1; }"#;

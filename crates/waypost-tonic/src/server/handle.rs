@@ -1,4 +1,4 @@
-//! Running server.
+//! ServerHandle server.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,12 +13,12 @@ use waypost_core::registry;
 use super::Error;
 use super::run::Order;
 
-/// Running server, returned by [`Builder::start`](super::Builder::start).
+/// ServerHandle server, returned by [`ServerBuilder::start`](super::ServerBuilder::start).
 ///
-/// It owns the server's tasks. [`stop`](Running::stop) and [`wait`](Running::wait) end it
+/// It owns the server's tasks. [`stop`](ServerHandle::stop) and [`wait`](ServerHandle::wait) end it
 /// gracefully. If it is dropped instead, the server is aborted: its connections end at once, and
 /// its record is left to expire.
-pub struct Running {
+pub struct ServerHandle {
     pub(super) name: String,
     pub(super) address: SocketAddr,
     pub(super) advertised: String,
@@ -29,7 +29,7 @@ pub struct Running {
     pub(super) task: JoinSet<Result<(), Error>>,
 }
 
-impl Running {
+impl ServerHandle {
     /// Returns the service's name in the registry.
     pub fn service(&self) -> &str {
         &self.name
@@ -107,9 +107,13 @@ impl Running {
     }
 }
 
-impl fmt::Debug for Running {
+impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.borrow().name();
-        f.debug_struct("Running").field("node_id", &self.node_id).field("address", &self.address).field("state", &state).finish()
+        f.debug_struct("ServerHandle")
+            .field("node_id", &self.node_id)
+            .field("address", &self.address)
+            .field("state", &state)
+            .finish()
     }
 }

@@ -6,7 +6,7 @@ use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 use waypost_core::record::{NilableVec, Value};
 
-use super::{DescribeError, bare, go};
+use super::{DescriptorError, bare, go};
 
 /// First level on which messages are not expanded: levels 0 and 1 have fields, level 2 only names.
 const CLOSED_LEVEL: u8 = 2;
@@ -51,19 +51,19 @@ impl<'a> Types<'a> {
         self.0.insert(format!("{package}.{name}"), Named { go_name: go::name(name), message });
     }
 
-    fn get(&self, name: &str, user: &str) -> Result<&Named<'a>, DescribeError> {
+    fn get(&self, name: &str, user: &str) -> Result<&Named<'a>, DescriptorError> {
         let plain = |name: &str| name.trim_start_matches(['.', '/']).to_owned();
-        self.0.get(name).ok_or_else(|| DescribeError::Missing { name: plain(name), user: plain(user) })
+        self.0.get(name).ok_or_else(|| DescriptorError::Missing { name: plain(name), user: plain(user) })
     }
 
     /// Returns the tree of a whole request or response.
-    pub(super) fn message(&self, name: &str, user: &str) -> Result<Value, DescribeError> {
+    pub(super) fn message(&self, name: &str, user: &str) -> Result<Value, DescriptorError> {
         let named = self.get(name, user)?;
         Ok(Value { values: self.fields(named, name, 0)?, ..bare(&named.go_name) })
     }
 
     /// Returns the fields of a type on `level`; null if there are none, as in Go.
-    fn fields(&self, named: &Named<'_>, name: &str, level: u8) -> Result<NilableVec<Value>, DescribeError> {
+    fn fields(&self, named: &Named<'_>, name: &str, level: u8) -> Result<NilableVec<Value>, DescriptorError> {
         let Some(message) = named.message.filter(|_| level < CLOSED_LEVEL) else {
             return Ok(NilableVec::null());
         };
@@ -78,7 +78,7 @@ impl<'a> Types<'a> {
         Ok(values)
     }
 
-    fn field(&self, field: &FieldDescriptorProto, user: &str, level: u8) -> Result<Value, DescribeError> {
+    fn field(&self, field: &FieldDescriptorProto, user: &str, level: u8) -> Result<Value, DescriptorError> {
         let name = field.name().to_owned();
         let repeated = field.label() == Label::Repeated;
         let Some(scalar) = go::scalar(field.r#type()) else {

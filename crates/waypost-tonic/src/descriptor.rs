@@ -20,7 +20,7 @@ use types::Types;
 /// Error of a descriptor set that does not describe a server's methods.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum DescribeError {
+pub enum DescriptorError {
     /// Bytes that are not a `google.protobuf.FileDescriptorSet`.
     #[error("this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote")]
     Decode(#[from] prost::DecodeError),
@@ -43,8 +43,8 @@ pub enum DescribeError {
 /// concatenation.
 ///
 /// # Errors
-/// [`DescribeError`] if the bytes are not a descriptor set, or if the set lacks its imports.
-pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescribeError> {
+/// [`DescriptorError`] if the bytes are not a descriptor set, or if the set lacks its imports.
+pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescriptorError> {
     let mut files = FileDescriptorSet::decode(descriptor_set)?.file;
     files.sort_by(|a, b| a.name.cmp(&b.name));
     files.dedup_by(|a, b| a.name == b.name);
@@ -78,13 +78,13 @@ struct Method<'a> {
 }
 
 impl Method<'_> {
-    fn endpoint(&self, types: &Types<'_>) -> Result<Endpoint, DescribeError> {
+    fn endpoint(&self, types: &Types<'_>) -> Result<Endpoint, DescriptorError> {
         let (request, response) = self.shapes(types)?;
         let name = format!("{}.{}", go::name(self.service.name()), go::name(self.method.name()));
         Ok(Endpoint { request: Some(request), response: Some(response), metadata: self.metadata(), name })
     }
 
-    fn shapes(&self, types: &Types<'_>) -> Result<(Value, Value), DescribeError> {
+    fn shapes(&self, types: &Types<'_>) -> Result<(Value, Value), DescriptorError> {
         if self.streams() {
             return Ok((bare("Context"), bare("Stream")));
         }
