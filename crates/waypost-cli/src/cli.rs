@@ -9,7 +9,7 @@ use waypost::args::RegistryArgs;
 
 use crate::demo::DemoArgs;
 use crate::duration;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::output::Show;
 
 /// Service registration, discovery and client-side load balancing
@@ -30,7 +30,7 @@ fn everywhere(registry: Arg) -> Arg {
 }
 
 /// Returns the URL of the registry: from the flag, else from the environment, else `local://`.
-pub(crate) fn place(registry: &RegistryArgs) -> Result<String, Failure> {
+pub(crate) fn registry_url(registry: &RegistryArgs) -> Result<String, CliError> {
     Ok(registry.url()?.map_or_else(|| "local://".to_owned(), |url| url.expose().to_owned()))
 }
 

@@ -8,11 +8,11 @@
 mod cli;
 mod commands;
 mod demo;
+mod error;
 mod escape;
-mod failure;
 mod logging;
+mod open_registry;
 mod output;
-mod place;
 mod signals;
 
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use waypost::args::duration;
 
-use failure::Failure;
+use error::CliError;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: cli::Cli) -> Result<(), Failure> {
+fn run(cli: cli::Cli) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(commands::run(cli));
     // A thread may still read stdin, which cannot be interrupted; all else has been joined.

@@ -22,14 +22,14 @@
 //! # fn main() {}
 //! ```
 
+mod case_log;
 mod cases;
-mod chance;
-mod follower;
+mod context;
+mod event_checker;
 mod harness;
 mod runner;
-mod stage;
 
-pub use chance::{Story, seeds};
+pub use case_log::{CaseLog, seeds};
 pub use harness::{Harness, RawChange};
 pub use runner::{Report, Time, check, run};
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 
 use crate::cases;
+use crate::context::{Skip, TestContext};
 use crate::harness::Harness;
-use crate::stage::{Skip, Stage};
 
 /// Clock of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Time {
     }
 }
 
-type Case = for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = Result<(), Skip>> + 'a>>;
+type Case = for<'a> fn(&'a TestContext) -> Pin<Box<dyn Future<Output = Result<(), Skip>> + 'a>>;
 
 macro_rules! table {
     (() $($room:ident::$case:ident,)*) => {
@@ -108,7 +108,7 @@ fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<Str
     runtime.block_on(async {
         let harness = make();
         let (may_skip, seed) = (harness.may_skip(), harness.seed());
-        let stage = Stage::new(harness, time, seed);
+        let stage = TestContext::new(harness, time, seed);
         let skipped = case(&stage).await.err().map(|Skip(why)| why);
         stage.close().await;
         no_task_is_left().await;

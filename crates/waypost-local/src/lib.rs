@@ -8,17 +8,17 @@
 //!
 //! This crate knows files and locks, and no networks.
 
-mod engine;
-mod folder;
+mod dir;
 mod lock;
-mod owner;
+mod machine;
 mod reader;
+mod registrations;
 mod signals;
+mod task;
 #[cfg(test)]
 #[cfg(unix)]
 mod tests;
-mod view;
-mod watching;
+mod watcher;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,11 +33,11 @@ use waypost_core::registry::{
     check_registration,
 };
 
-use folder::Folder;
-use owner::{Claimed, Owner};
+use dir::Dir;
 use reader::Reader;
+use registrations::{Claimed, Registrations};
 use signals::Kind;
-use watching::Watching;
+use watcher::DirWatcher;
 
 /// Name of this backend in errors and URLs.
 const NAME: &str = "local";
@@ -64,9 +64,9 @@ pub struct LocalOptions {
 /// lost, like those of a killed process.
 pub struct LocalRegistry {
     options: Options,
-    owner: Arc<Owner>,
+    owner: Arc<Registrations>,
     reader: Arc<Reader>,
-    watching: Watching,
+    watching: DirWatcher,
 }
 
 impl LocalRegistry {
@@ -80,13 +80,13 @@ impl LocalRegistry {
     }
 
     fn open_as(options: LocalOptions, kind: Kind) -> Result<Self> {
-        let folder = Folder::open(options.dir)?;
+        let folder = Dir::open(options.dir)?;
         let mut options = Options::new();
         options.on_this_host = true;
         options.addresses = vec![folder.root().display().to_string()];
         let reader = Arc::new(Reader::new(folder.clone()));
-        let watching = Watching::new(Arc::clone(&reader), kind);
-        Ok(Self { options, owner: Arc::new(Owner::new(folder)), reader, watching })
+        let watching = DirWatcher::new(Arc::clone(&reader), kind);
+        Ok(Self { options, owner: Arc::new(Registrations::new(folder)), reader, watching })
     }
 
     /// Returns the number of files that held no valid record at the last scan. They are skipped, so

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use waypost_core::record::{Entry, Key};
 use waypost_core::registry::{BadRecord, Interner, LONGEST_RECORD, Result};
 
-use crate::folder::{File, Folder};
+use crate::dir::{Dir, File};
 use crate::lock::{self, Lock, probe};
 use crate::trouble;
 
@@ -41,7 +41,7 @@ pub(crate) enum Seen {
 }
 
 pub(crate) struct Reader {
-    folder: Folder,
+    folder: Dir,
     state: Mutex<State>,
 }
 
@@ -55,11 +55,11 @@ struct State {
 const LOOKS: usize = 8;
 
 impl Reader {
-    pub(crate) fn new(folder: Folder) -> Self {
+    pub(crate) fn new(folder: Dir) -> Self {
         Self { folder, state: Mutex::default() }
     }
 
-    pub(crate) fn folder(&self) -> &Folder {
+    pub(crate) fn folder(&self) -> &Dir {
         &self.folder
     }
 
@@ -108,7 +108,7 @@ impl Reader {
 
     /// Reads one key.
     pub(crate) fn look(&self, key: &Key, known: Option<&Stamp>) -> Seen {
-        let seen = (0..LOOKS).find_map(|_| self.look_once(key, known)).unwrap_or(Seen::Absent);
+        let seen = (0..LOOKS).find_map(|_| self.probe_once(key, known)).unwrap_or(Seen::Absent);
         if seen != Seen::Garbage {
             self.state().garbage.remove(key);
         }
@@ -116,7 +116,7 @@ impl Reader {
     }
 
     /// Reads one key once. Returns none if the record was changed meanwhile.
-    fn look_once(&self, key: &Key, known: Option<&Stamp>) -> Option<Seen> {
+    fn probe_once(&self, key: &Key, known: Option<&Stamp>) -> Option<Seen> {
         let path = self.folder.file(key, File::Record);
         let opened = match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(self.without_record(key)),
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn a_sweep_spares_an_owner_who_came_while_it_opened_the_lock() {
         let dir = tempfile::tempdir().unwrap();
-        let reader = Reader::new(Folder::open(Some(dir.path().to_owned())).unwrap());
+        let reader = Reader::new(Dir::open(Some(dir.path().to_owned())).unwrap());
         let mut service = Service::new("greeter");
         service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:1"));
         let key = service.entries()[0].key();

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use clap::{Command, CommandFactory};
 
 use crate::cli::{Cli, Completions};
-use crate::failure::Failure;
+use crate::error::CliError;
 
-pub(crate) fn run(args: &Completions) -> Result<(), Failure> {
+pub(crate) fn run(args: &Completions) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut shown(&Cli::command()), "waypost", &mut script);
     Ok(io::stdout().lock().write_all(&script)?)

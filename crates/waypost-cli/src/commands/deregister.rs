@@ -5,16 +5,16 @@ use waypost::record::{NilableVec, Node, Service};
 use waypost::registry::DeregisterOptions;
 
 use crate::cli::Deregister;
+use crate::error::CliError;
 use crate::escape;
-use crate::failure::Failure;
+use crate::open_registry::OpenRegistry;
 use crate::output;
-use crate::place::Place;
 
-pub(crate) async fn run(place: &Place, args: &Deregister) -> Result<(), Failure> {
-    let services = place.get(&args.name).await?;
-    let record = find(&services, &args.name, &args.id).ok_or_else(|| not_found(place, args))?;
-    let removed = place.registry().deregister(&record, &DeregisterOptions::force()).await;
-    removed.map_err(|error| place.failure(error))?;
+pub(crate) async fn run(opened: &OpenRegistry, args: &Deregister) -> Result<(), CliError> {
+    let services = opened.get(&args.name).await?;
+    let record = find(&services, &args.name, &args.id).ok_or_else(|| not_found(opened, args))?;
+    let removed = opened.registry().deregister(&record, &DeregisterOptions::force()).await;
+    removed.map_err(|error| opened.failure(error))?;
     let id = record.nodes.first().map(|node| escape::text(&node.id)).unwrap_or_default();
     output::note(&format!("removed {id}; if its owner lives, it will be back at its next beat: to end it, stop its process"));
     Ok(())
@@ -35,8 +35,8 @@ fn alone(service: &Service, node: Node) -> Service {
     Service { nodes: NilableVec::from(vec![node]), ..service.clone() }
 }
 
-fn not_found(place: &Place, args: &Deregister) -> Failure {
-    let (name, id, url) = (escape::text(&args.name), escape::text(&args.id), place.url());
-    Failure::no(format!("service {name:?} has no node {id:?} in {url}"))
-        .next(format!("see which it has: {}", place.command(&format!("get {name}"))))
+fn not_found(opened: &OpenRegistry, args: &Deregister) -> CliError {
+    let (name, id, url) = (escape::text(&args.name), escape::text(&args.id), opened.url());
+    CliError::no(format!("service {name:?} has no node {id:?} in {url}"))
+        .next(format!("see which it has: {}", opened.command(&format!("get {name}"))))
 }

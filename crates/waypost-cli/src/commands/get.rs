@@ -4,17 +4,17 @@ use serde::Serialize;
 use waypost::record::{Endpoint, Metadata, Node, Service, Value, keys};
 
 use crate::cli::Get;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::open_registry::OpenRegistry;
 use crate::output::{self, Document, Format, SCHEMA, Style, Table};
-use crate::place::Place;
 
-pub(crate) async fn run(place: &Place, args: &Get) -> Result<(), Failure> {
-    let services = place.get(&args.name).await?;
+pub(crate) async fn run(opened: &OpenRegistry, args: &Get) -> Result<(), CliError> {
+    let services = opened.get(&args.name).await?;
     print(&services, args.show.format())
 }
 
 /// Prints one service, one record per version.
-pub(super) fn print(services: &[Service], format: Format) -> Result<(), Failure> {
+pub(super) fn print(services: &[Service], format: Format) -> Result<(), CliError> {
     for text in show(services, format, Style::of_stdout()) {
         output::line(&text)?;
     }

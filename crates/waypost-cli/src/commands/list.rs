@@ -4,9 +4,9 @@ use serde::Serialize;
 use waypost::record::{Service, keys};
 
 use crate::cli::List;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::open_registry::OpenRegistry;
 use crate::output::{self, Document, Format, SCHEMA, Style, Table};
-use crate::place::Place;
 
 /// Output line of one version of a service.
 #[derive(Serialize)]
@@ -28,10 +28,10 @@ impl<'a> Line<'a> {
     }
 }
 
-pub(crate) async fn run(place: &Place, args: &List) -> Result<(), Failure> {
-    let services = place.list().await?;
+pub(crate) async fn run(opened: &OpenRegistry, args: &List) -> Result<(), CliError> {
+    let services = opened.list().await?;
     if services.is_empty() {
-        output::note(&format!("no service is registered in {}; to see some: waypost demo", place.url()));
+        output::note(&format!("no service is registered in {}; to see some: waypost demo", opened.url()));
     }
     let lines: Vec<_> = services.iter().map(Line::of).collect();
     for text in show(&lines, args.show.format(), Style::of_stdout()) {

@@ -7,13 +7,13 @@ use waypost::record::{Metadata, Node, Service, keys};
 use waypost::registrar::State;
 
 use crate::cli::Register;
+use crate::error::CliError;
 use crate::escape;
-use crate::failure::Failure;
+use crate::open_registry::OpenRegistry;
 use crate::output::{self, Format, SCHEMA};
-use crate::place::Place;
 use crate::signals::Signals;
 
-pub(crate) async fn run(place: Place, args: Register) -> Result<(), Failure> {
+pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let format = args.show.format();
     let service = service(&args);
@@ -21,13 +21,13 @@ pub(crate) async fn run(place: Place, args: Register) -> Result<(), Failure> {
     if !node.metadata.contains_key(keys::PROTOCOL) {
         output::note("note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc");
     }
-    let registration = Registration::builder(place.registry(), service).ttl(args.ttl).interval(args.interval).start()?;
+    let registration = Registration::builder(opened.registry(), service).ttl(args.ttl).interval(args.interval).start()?;
     let said = tokio::select! {
-        said = tell(registration.watch(), &place, &args.name, &node, format) => said,
+        said = tell(registration.watch(), &opened, &args.name, &node, format) => said,
         () = signals.next() => Ok(()),
     };
-    let left = registration.close().await.map_err(|error| place.failure(error));
-    place.close().await?;
+    let left = registration.close().await.map_err(|error| opened.failure(error));
+    opened.close().await?;
     said.and(left)?;
     say(format, "left", &args.name, &node)
 }
@@ -45,13 +45,19 @@ fn service(args: &Register) -> Service {
 
 /// Reports the state of the registration until it has left: on stdout when it is registered, on
 /// stderr when it fails.
-async fn tell(mut states: watch::Receiver<State>, place: &Place, name: &str, node: &Node, format: Format) -> Result<(), Failure> {
+async fn tell(
+    mut states: watch::Receiver<State>,
+    opened: &OpenRegistry,
+    name: &str,
+    node: &Node,
+    format: Format,
+) -> Result<(), CliError> {
     loop {
         let state = states.borrow_and_update().clone();
         match state {
             State::Registered { .. } => say(format, "registered", name, node)?,
             State::Failing { why, .. } => {
-                output::note(&format!("not registered in {}, trying on: {}", place.url(), escape::text(&why)));
+                output::note(&format!("not registered in {}, trying on: {}", opened.url(), escape::text(&why)));
             }
             _ => {}
         }
@@ -62,7 +68,7 @@ async fn tell(mut states: watch::Receiver<State>, place: &Place, name: &str, nod
 }
 
 #[derive(Serialize)]
-struct Said<'a> {
+struct Output<'a> {
     schema: &'static str,
     event: &'a str,
     service: &'a str,
@@ -70,11 +76,11 @@ struct Said<'a> {
     address: &'a str,
 }
 
-fn say(format: Format, event: &str, service: &str, node: &Node) -> Result<(), Failure> {
+fn say(format: Format, event: &str, service: &str, node: &Node) -> Result<(), CliError> {
     let Node { id, address, .. } = node;
     let text = match format {
         Format::Table | Format::Wide => format!("{event} {id} at {address}"),
-        Format::Json | Format::Jsonl => output::compact(&Said { schema: SCHEMA, event, service, id, address }),
+        Format::Json | Format::Jsonl => output::compact(&Output { schema: SCHEMA, event, service, id, address }),
         Format::Name if event == "left" => return Ok(()),
         Format::Name => id.clone(),
     };

@@ -5,13 +5,13 @@ use waypost::registry::{self, NodeSet, Watcher};
 
 use super::get;
 use crate::cli::Wait;
+use crate::error::CliError;
 use crate::escape;
-use crate::failure::Failure;
+use crate::open_registry::OpenRegistry;
 use crate::output;
-use crate::place::Place;
 
-pub(crate) async fn run(place: &Place, args: &Wait) -> Result<(), Failure> {
-    let mut watcher = place.watch(Some(&args.name)).await?;
+pub(crate) async fn run(opened: &OpenRegistry, args: &Wait) -> Result<(), CliError> {
+    let mut watcher = opened.watch(Some(&args.name)).await?;
     let mut seen = Seen::default();
     let enough = follow(&mut watcher, &mut seen, args.ready.get());
     if let Ok(result) = tokio::time::timeout(args.timeout, enough).await {
@@ -19,7 +19,7 @@ pub(crate) async fn run(place: &Place, args: &Wait) -> Result<(), Failure> {
         let picture = seen.picture.unwrap_or_default();
         return get::print(&Entry::to_services(present(&picture)), args.show.format());
     }
-    Err(too_late(place, args, seen))
+    Err(too_late(opened, args, seen))
 }
 
 /// State that the registry has reported so far.
@@ -31,7 +31,7 @@ struct Seen {
 }
 
 /// Follows the watcher until the registry has `enough` nodes.
-async fn follow(watcher: &mut Watcher, seen: &mut Seen, enough: usize) -> Result<(), Failure> {
+async fn follow(watcher: &mut Watcher, seen: &mut Seen, enough: usize) -> Result<(), CliError> {
     while let Some(item) = watcher.next().await {
         match item {
             Ok(event) => {
@@ -47,23 +47,23 @@ async fn follow(watcher: &mut Watcher, seen: &mut Seen, enough: usize) -> Result
             return Ok(());
         }
     }
-    Err(Failure::registry("the registry was closed"))
+    Err(CliError::registry("the registry was closed"))
 }
 
 fn present(picture: &NodeSet) -> impl Iterator<Item = &Entry> {
     picture.iter().filter(|entry| !entry.node.is_leaving())
 }
 
-fn too_late(place: &Place, args: &Wait, seen: Seen) -> Failure {
-    let (name, url) = (escape::text(&args.name), place.url());
+fn too_late(opened: &OpenRegistry, args: &Wait, seen: Seen) -> CliError {
+    let (name, url) = (escape::text(&args.name), opened.url());
     if let (None, Some(error)) = (&seen.picture, seen.trouble) {
-        return place.failure(error);
+        return opened.failure(error);
     }
     let Some(picture) = seen.picture else {
-        return Failure::registry(format!("{url} did not answer within {:?}", args.timeout))
+        return CliError::registry(format!("{url} did not answer within {:?}", args.timeout))
             .next("is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY");
     };
     let count = present(&picture).count();
-    Failure::no(format!("{name}: {count} of {} nodes registered in {url} after {:?}", args.ready, args.timeout))
-        .next(format!("see who comes and goes: {}", place.command(&format!("watch {name}"))))
+    CliError::no(format!("{name}: {count} of {} nodes registered in {url} after {:?}", args.ready, args.timeout))
+        .next(format!("see who comes and goes: {}", opened.command(&format!("watch {name}"))))
 }

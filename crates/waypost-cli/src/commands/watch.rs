@@ -6,42 +6,42 @@ use waypost::registry::{Event, NodeSet};
 
 use super::get::NodeLine;
 use crate::cli::Watch;
+use crate::error::CliError;
 use crate::escape;
-use crate::failure::Failure;
+use crate::open_registry::OpenRegistry;
 use crate::output::{self, Format, SCHEMA, Style};
-use crate::place::Place;
 
-pub(crate) async fn run(place: &Place, args: &Watch) -> Result<(), Failure> {
-    let mut watcher = place.watch(args.name.as_deref()).await?;
+pub(crate) async fn run(opened: &OpenRegistry, args: &Watch) -> Result<(), CliError> {
+    let mut watcher = opened.watch(args.name.as_deref()).await?;
     let start = tokio::time::Instant::now();
-    let mut story = Story::default();
+    let mut story = NodeStates::default();
     let printer = Printer { format: args.show.format(), style: Style::of_stdout() };
     printer.heading()?;
     while let Some(item) = watcher.next().await {
         match item {
-            Ok(event) => printer.print(&story.tell(event), start.elapsed().as_secs_f64())?,
-            Err(error) => output::note(&place.failure(error).going_on("watching on").to_string()),
+            Ok(event) => printer.print(&story.on_event(event), start.elapsed().as_secs_f64())?,
+            Err(error) => output::note(&opened.failure(error).going_on("watching on").to_string()),
         }
     }
-    Err(Failure::registry("the registry was closed").next("watch again: waypost watch"))
+    Err(CliError::registry("the registry was closed").next("watch again: waypost watch"))
 }
 
 /// Known nodes of the watcher, by which its events become changes.
 #[derive(Default)]
-struct Story {
+struct NodeStates {
     picture: NodeSet,
     begun: bool,
 }
 
 /// One change of one node; no entry for the first reset.
-struct News {
+struct NodeEvent {
     what: &'static str,
     entry: Option<Entry>,
     nodes: usize,
 }
 
-impl Story {
-    fn tell(&mut self, event: Event) -> Vec<News> {
+impl NodeStates {
+    fn on_event(&mut self, event: Event) -> Vec<NodeEvent> {
         match event {
             Event::Reset(entries) if !std::mem::replace(&mut self.begun, true) => self.begin(entries),
             Event::Reset(entries) => {
@@ -52,15 +52,15 @@ impl Story {
         }
     }
 
-    fn begin(&mut self, entries: Vec<Entry>) -> Vec<News> {
+    fn begin(&mut self, entries: Vec<Entry>) -> Vec<NodeEvent> {
         self.picture = NodeSet::from_iter(entries);
         let nodes = self.picture.len();
-        let present = self.picture.iter().map(|entry| News { what: "present", entry: Some(entry.clone()), nodes });
-        std::iter::once(News { what: "reset", entry: None, nodes }).chain(present).collect()
+        let present = self.picture.iter().map(|entry| NodeEvent { what: "present", entry: Some(entry.clone()), nodes });
+        std::iter::once(NodeEvent { what: "reset", entry: None, nodes }).chain(present).collect()
     }
 
     /// Applies an event. A node that was marked as leaving has left; one that was not is lost.
-    fn change(&mut self, event: Event) -> Option<News> {
+    fn change(&mut self, event: Event) -> Option<NodeEvent> {
         let (what, entry) = match &event {
             Event::Created(entry) => ("created", entry.clone()),
             Event::Updated(entry) if entry.node.is_leaving() => ("leaving", entry.clone()),
@@ -72,7 +72,7 @@ impl Story {
             Event::Reset(_) => return None,
         };
         self.picture.apply(event);
-        Some(News { what, entry: Some(entry), nodes: self.picture.len() })
+        Some(NodeEvent { what, entry: Some(entry), nodes: self.picture.len() })
     }
 }
 
@@ -90,7 +90,7 @@ struct Printer {
 
 impl Printer {
     /// Prints the heading. Rows are printed as they come, so the columns have fixed widths.
-    fn heading(&self) -> Result<(), Failure> {
+    fn heading(&self) -> Result<(), CliError> {
         let heading = match self.format {
             Format::Table => row("EVENT", "NODE", "ADDRESS", "VERSION"),
             Format::Wide => format!("{:>9}  {}", "SECONDS", row("EVENT", "NODE", "ADDRESS", "VERSION")),
@@ -99,27 +99,27 @@ impl Printer {
         Ok(output::line(&self.style.strong(&heading))?)
     }
 
-    fn print(&self, news: &[News], seconds: f64) -> Result<(), Failure> {
-        for news in news {
-            if let Some(text) = self.text(news, seconds) {
+    fn print(&self, events: &[NodeEvent], seconds: f64) -> Result<(), CliError> {
+        for events in events {
+            if let Some(text) = self.text(events, seconds) {
                 output::line(&text)?;
             }
         }
         Ok(())
     }
 
-    fn text(&self, news: &News, seconds: f64) -> Option<String> {
+    fn text(&self, events: &NodeEvent, seconds: f64) -> Option<String> {
         let json = matches!(self.format, Format::Json | Format::Jsonl);
-        let Some(entry) = &news.entry else {
-            return json.then(|| output::compact(&Reset { schema: SCHEMA, event: news.what, nodes: news.nodes }));
+        let Some(entry) = &events.entry else {
+            return json.then(|| output::compact(&Reset { schema: SCHEMA, event: events.what, nodes: events.nodes }));
         };
         let node = &entry.node;
-        let plain = || row(news.what, &node.id, &node.address, &entry.service.version);
+        let plain = || row(events.what, &node.id, &node.address, &entry.service.version);
         Some(match self.format {
             Format::Table => plain(),
             Format::Wide => format!("{seconds:>9.3}  {}", plain()),
             Format::Name => escape::text(&node.id),
-            Format::Json | Format::Jsonl => output::compact(&NodeLine::of(&entry.to_service(), node).event(news.what)),
+            Format::Json | Format::Jsonl => output::compact(&NodeLine::of(&entry.to_service(), node).event(events.what)),
         })
     }
 }
@@ -146,14 +146,15 @@ mod tests {
         service.entries().remove(0)
     }
 
-    fn told(story: &mut Story, event: Event) -> Vec<String> {
-        let word = |news: &News| news.entry.as_ref().map_or("all".to_owned(), |entry| entry.node.id.replace("greeter-", ""));
-        story.tell(event).iter().map(|news| format!("{} {}", news.what, word(news))).collect()
+    fn told(story: &mut NodeStates, event: Event) -> Vec<String> {
+        let word =
+            |events: &NodeEvent| events.entry.as_ref().map_or("all".to_owned(), |entry| entry.node.id.replace("greeter-", ""));
+        story.on_event(event).iter().map(|events| format!("{} {}", events.what, word(events))).collect()
     }
 
     #[test]
     fn a_leave_is_told_from_a_loss_and_a_gap_tells_only_what_changed() {
-        let mut story = Story::default();
+        let mut story = NodeStates::default();
         let first = Event::Reset(vec![entry("a", false), entry("b", false)]);
         assert_eq!(told(&mut story, first), ["reset all", "present a", "present b"]);
         assert_eq!(told(&mut story, Event::Updated(entry("a", true))), ["leaving a"]);

@@ -12,11 +12,11 @@ use waypost::{Channel, Client, args};
 use super::SERVICE;
 use super::call::{Call, METHOD};
 use super::load::Load;
-use super::tally::Tally;
+use super::stats::Stats;
 use crate::duration;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::open_registry::OpenRegistry;
 use crate::output::{self, SCHEMA};
-use crate::place::Place;
 use crate::signals::Signals;
 
 /// Maximum number of calls that wait to be written. Above it, the tasks of the calls wait, after
@@ -44,37 +44,37 @@ pub(super) struct ClientArgs {
     not_idempotent: bool,
 }
 
-pub(super) async fn run(place: &Place, args: &ClientArgs) -> Result<(), Failure> {
+pub(super) async fn run(opened: &OpenRegistry, args: &ClientArgs) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let client = args.waypost.apply(Client::builder(place.registry()))?.build();
+    let client = args.waypost.apply(Client::builder(opened.registry()))?.build();
     let channel = channel(&client, args)?;
     let called = tokio::select! {
         ready = ready(&channel) => match ready {
-            Ok(()) => call(place, channel, args, &mut signals).await,
+            Ok(()) => call(opened, channel, args, &mut signals).await,
             Err(failure) => Err(failure),
         },
-        () = signals.next() => Err(Failure::interrupted()),
+        () = signals.next() => Err(CliError::interrupted()),
     };
     client.close().await;
     called
 }
 
-fn channel(client: &Client, args: &ClientArgs) -> Result<Channel, Failure> {
+fn channel(client: &Client, args: &ClientArgs) -> Result<Channel, CliError> {
     let builder = client.channel_builder(&args.service);
     let builder = if args.not_idempotent { builder.not_idempotent(METHOD) } else { builder };
-    builder.build().map_err(|error| Failure::usage(error.to_string()))
+    builder.build().map_err(|error| CliError::usage(error.to_string()))
 }
 
-async fn ready(channel: &Channel) -> Result<(), Failure> {
+async fn ready(channel: &Channel) -> Result<(), CliError> {
     let ready = channel.ready(READY).await;
-    ready.map_err(|error| Failure::no(crate::escape::text(&error.to_string())).next("start one: waypost demo server"))
+    ready.map_err(|error| CliError::no(crate::escape::text(&error.to_string())).next("start one: waypost demo server"))
 }
 
 /// Makes calls until the time is over or a signal arrives. The summary is the last line in both
 /// cases.
-async fn call(place: &Place, channel: Channel, args: &ClientArgs, signals: &mut Signals) -> Result<(), Failure> {
+async fn call(opened: &OpenRegistry, channel: Channel, args: &ClientArgs, signals: &mut Signals) -> Result<(), CliError> {
     let (calls, ended) = mpsc::channel(LINES);
-    let scribe = Scribe::new(place.name());
+    let scribe = EventPrinter::new(opened.name());
     let mut scribes = JoinSet::new();
     scribes.spawn_blocking(move || scribe.write(ended));
     let load = Load::start(channel, args.rate, calls);
@@ -84,12 +84,12 @@ async fn call(place: &Place, channel: Channel, args: &ClientArgs, signals: &mut 
     };
     load.finish().await;
     let written = scribes.join_next().await;
-    written.and_then(Result::ok).unwrap_or_else(|| Err(Failure::no("the calls could not be told")))?;
-    if interrupted { Err(Failure::interrupted()) } else { Ok(()) }
+    written.and_then(Result::ok).unwrap_or_else(|| Err(CliError::no("the calls could not be told")))?;
+    if interrupted { Err(CliError::interrupted()) } else { Ok(()) }
 }
 
 /// Writer of a line for each call, in a thread of its own, so that a slow reader delays no call.
-struct Scribe {
+struct EventPrinter {
     registry: &'static str,
     origin: Instant,
     /// Wall-clock time at `origin`, in microseconds since 1970.
@@ -124,24 +124,24 @@ struct Summary {
     longest_gap_ms: u64,
 }
 
-impl Scribe {
+impl EventPrinter {
     fn new(registry: &'static str) -> Self {
         #[expect(clippy::disallowed_methods, reason = "people compare these times with those of their own programs")]
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { registry, origin: Instant::now(), origin_us: micros(wall) }
     }
 
-    fn write(self, mut calls: mpsc::Receiver<Call>) -> Result<(), Failure> {
-        let mut tally = Tally::default();
-        tally.begin("calls", self.origin);
+    fn write(self, mut calls: mpsc::Receiver<Call>) -> Result<(), CliError> {
+        let mut stats = Stats::default();
+        stats.begin("calls", self.origin);
         while let Some(call) = calls.blocking_recv() {
-            tally.count(&call);
+            stats.count(&call);
             output::line(&output::compact(&self.line(&call)))?;
         }
-        output::line(&output::compact(&self.summary(&tally)))?;
-        match tally.total.failed {
+        output::line(&output::compact(&self.summary(&stats)))?;
+        match stats.total.failed {
             0 => Ok(()),
-            failed => Err(Failure::no(format!("{failed} of {} calls failed", tally.total.calls))),
+            failed => Err(CliError::no(format!("{failed} of {} calls failed", stats.total.calls))),
         }
     }
 
@@ -159,8 +159,8 @@ impl Scribe {
         }
     }
 
-    fn summary(&self, tally: &Tally) -> Summary {
-        let total = &tally.total;
+    fn summary(&self, stats: &Stats) -> Summary {
+        let total = &stats.total;
         Summary {
             schema: SCHEMA,
             event: "summary",

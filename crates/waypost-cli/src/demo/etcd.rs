@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::error::CliError;
 use crate::escape;
-use crate::failure::Failure;
 use find::Binary;
 pub(super) use keeper::{KeeperArgs, run as keep};
 
@@ -29,7 +29,7 @@ const END: Duration = Duration::from_secs(10);
 /// Event of the keeper, one JSON object per line.
 #[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Said {
+enum KeeperOutput {
     /// The keeper's own etcd process serves clients at `url`.
     Serving { url: String },
     /// The etcd process has ended by itself.
@@ -52,8 +52,8 @@ impl Etcd {
     /// Starts an etcd of this machine.
     ///
     /// # Errors
-    /// [`Failure`] if the machine has none; the text says how to get one.
-    pub(super) async fn start() -> Result<Self, Failure> {
+    /// [`CliError`] if the machine has none; the text says how to get one.
+    pub(super) async fn start() -> Result<Self, CliError> {
         let binary = find::etcd().await?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo", "keep-etcd"]).arg(&binary.path);
@@ -64,19 +64,19 @@ impl Etcd {
         command.process_group(0);
         let mut keeper = command.spawn()?;
         let stdin = keeper.stdin.take();
-        let stdout = keeper.stdout.take().ok_or_else(|| Failure::no("the keeper of etcd has no stdout"))?;
+        let stdout = keeper.stdout.take().ok_or_else(|| CliError::no("the keeper of etcd has no stdout"))?;
         Ok(Self { binary, url: String::new(), keeper, stdin, said: BufReader::new(stdout).lines() })
     }
 
     /// Waits until etcd serves.
     ///
     /// # Errors
-    /// [`Failure`] if it does not.
-    pub(super) async fn serving(&mut self) -> Result<(), Failure> {
-        let late = |_| Failure::registry(format!("{} did not serve within {START:?}", self.binary));
+    /// [`CliError`] if it does not.
+    pub(super) async fn serving(&mut self) -> Result<(), CliError> {
+        let late = |_| CliError::registry(format!("{} did not serve within {START:?}", self.binary));
         match timeout(START, self.said.next_line()).await.map_err(late)? {
             Ok(Some(line)) => match serde_json::from_str(&line) {
-                Ok(Said::Serving { url }) => self.url = url,
+                Ok(KeeperOutput::Serving { url }) => self.url = url,
                 other => return Err(self.failure(other.ok())),
             },
             _ => return Err(self.failure(None)),
@@ -98,25 +98,25 @@ impl Etcd {
     ///
     /// # Cancel safety
     /// Safe: nothing is lost when it is dropped.
-    pub(super) async fn failed(&mut self) -> Failure {
+    pub(super) async fn failed(&mut self) -> CliError {
         let said = self.said.next_line().await.ok().flatten();
         self.failure(said.and_then(|line| serde_json::from_str(&line).ok()))
     }
 
     /// Ends etcd, and returns when neither process nor data is left.
-    pub(super) async fn end(mut self) -> Result<(), Failure> {
+    pub(super) async fn end(mut self) -> Result<(), CliError> {
         drop(self.stdin.take());
-        let left = |why: &str| Failure::no(format!("{} may be left behind: {why}", self.binary));
+        let left = |why: &str| CliError::no(format!("{} may be left behind: {why}", self.binary));
         let ended = timeout(END, self.keeper.wait()).await.map_err(|_| left("its keeper does not end"))??;
         if ended.success() { Ok(()) } else { Err(left(&format!("its keeper ended with {ended}"))) }
     }
 
-    fn failure(&self, said: Option<Said>) -> Failure {
+    fn failure(&self, said: Option<KeeperOutput>) -> CliError {
         let why = match said {
-            Some(Said::Ended { why }) => escape::text(&why),
+            Some(KeeperOutput::Ended { why }) => escape::text(&why),
             _ => "its keeper ended first".to_owned(),
         };
-        Failure::registry(format!("{} ended by itself: {why}", self.binary))
+        CliError::registry(format!("{} ended by itself: {why}", self.binary))
             .next("try another: WAYPOST_ETCD=/path/to/etcd waypost demo --etcd")
     }
 }

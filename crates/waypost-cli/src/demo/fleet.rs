@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Maximum time for a server to register.
 const START: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ struct Registered {
 impl Fleet {
     /// Creates a fleet without servers, for the registry at `registry`. A `shared` registry may
     /// hold other greeters.
-    pub(super) fn new(registry: &str, shared: bool) -> Result<Self, Failure> {
+    pub(super) fn new(registry: &str, shared: bool) -> Result<Self, CliError> {
         let program = std::env::current_exe()?;
         let mark = if shared { format!("-{}", std::process::id()) } else { String::new() };
         Ok(Self { program, registry: registry.to_owned(), mark, slots: Vec::new() })
@@ -61,7 +61,7 @@ impl Fleet {
     }
 
     /// Starts one server in each slot.
-    pub(super) async fn start_all(&mut self, slots: usize) -> Result<(), Failure> {
+    pub(super) async fn start_all(&mut self, slots: usize) -> Result<(), CliError> {
         self.slots.resize_with(slots, || Slot { starts: 0, name: String::new(), child: None, stdin: None });
         for slot in 0..slots {
             self.spawn(slot)?;
@@ -73,23 +73,23 @@ impl Fleet {
     }
 
     /// Starts a new server in `slot`, waits until it is registered, and returns its name.
-    pub(super) async fn start(&mut self, slot: usize) -> Result<String, Failure> {
+    pub(super) async fn start(&mut self, slot: usize) -> Result<String, CliError> {
         self.spawn(slot)?;
         self.registered(slot).await?;
         Ok(self.slots[slot].name.clone())
     }
 
     /// Requests the server in `slot` to end, and waits until it has ended.
-    pub(super) async fn terminate(&mut self, slot: usize) -> Result<(), Failure> {
+    pub(super) async fn terminate(&mut self, slot: usize) -> Result<(), CliError> {
         let Slot { name, child, stdin, .. } = &mut self.slots[slot];
         let Some(child) = child else { return Ok(()) };
         ask_to_end(child, stdin)?;
-        let ended = timeout(STOP, child.wait()).await.map_err(|_| Failure::no(format!("{name} did not end within {STOP:?}")))?;
+        let ended = timeout(STOP, child.wait()).await.map_err(|_| CliError::no(format!("{name} did not end within {STOP:?}")))?;
         well(name, ended?)
     }
 
     /// Kills the server in `slot`.
-    pub(super) async fn kill(&mut self, slot: usize) -> Result<(), Failure> {
+    pub(super) async fn kill(&mut self, slot: usize) -> Result<(), CliError> {
         if let Some(child) = &mut self.slots[slot].child {
             child.kill().await?;
         }
@@ -97,7 +97,7 @@ impl Fleet {
     }
 
     /// Ends all servers, and returns when no process is left.
-    pub(super) async fn end(&mut self) -> Result<(), Failure> {
+    pub(super) async fn end(&mut self) -> Result<(), CliError> {
         for slot in &mut self.slots {
             slot.stdin = None;
         }
@@ -106,13 +106,13 @@ impl Fleet {
             let Some(mut child) = child.take() else { continue };
             if timeout(END, child.wait()).await.is_err() {
                 child.kill().await?;
-                result = Err(Failure::no(format!("{name} did not end by itself within {END:?}, and was killed")));
+                result = Err(CliError::no(format!("{name} did not end by itself within {END:?}, and was killed")));
             }
         }
         result
     }
 
-    fn spawn(&mut self, slot: usize) -> Result<(), Failure> {
+    fn spawn(&mut self, slot: usize) -> Result<(), CliError> {
         let slot_name = char::from(b'a' + u8::try_from(slot).unwrap_or(25));
         let filled = &mut self.slots[slot];
         filled.starts += 1;
@@ -132,16 +132,16 @@ impl Fleet {
 
     /// Waits until the server in `slot` reports that it is registered. Its later output fits into
     /// the pipe.
-    async fn registered(&mut self, slot: usize) -> Result<(), Failure> {
+    async fn registered(&mut self, slot: usize) -> Result<(), CliError> {
         let Slot { name, child, .. } = &mut self.slots[slot];
         let stdout = child.as_mut().and_then(|child| child.stdout.as_mut());
         let late = |_| {
             let next = "its own words stand above; see more: RUST_LOG=waypost=debug waypost demo";
-            Failure::registry(format!("{name} was not registered within {START:?}")).next(next)
+            CliError::registry(format!("{name} was not registered within {START:?}")).next(next)
         };
         let line = timeout(START, first_line(stdout)).await.map_err(late)?;
         let said = line.and_then(|line| serde_json::from_str::<Registered>(&line).ok());
-        *name = said.ok_or_else(|| Failure::no(format!("{name} ended before it was registered")))?.id;
+        *name = said.ok_or_else(|| CliError::no(format!("{name} ended before it was registered")))?.id;
         Ok(())
     }
 }
@@ -151,13 +151,13 @@ async fn first_line(stdout: Option<&mut ChildStdout>) -> Option<String> {
     lines.next_line().await.ok()?
 }
 
-fn well(name: &str, status: ExitStatus) -> Result<(), Failure> {
-    if status.success() { Ok(()) } else { Err(Failure::no(format!("{name} did not end well: {status}"))) }
+fn well(name: &str, status: ExitStatus) -> Result<(), CliError> {
+    if status.success() { Ok(()) } else { Err(CliError::no(format!("{name} did not end well: {status}"))) }
 }
 
 /// Sends SIGTERM, as a supervisor does.
 #[cfg(unix)]
-fn ask_to_end(child: &Child, _: &mut Option<ChildStdin>) -> Result<(), Failure> {
+fn ask_to_end(child: &Child, _: &mut Option<ChildStdin>) -> Result<(), CliError> {
     use rustix::process::{Pid, Signal, kill_process};
     // No id means that the child has been waited for. Until then, the system does not reuse its id.
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
@@ -169,7 +169,7 @@ fn ask_to_end(child: &Child, _: &mut Option<ChildStdin>) -> Result<(), Failure> 
 
 /// Closes the child's stdin, on platforms without SIGTERM.
 #[cfg(not(unix))]
-fn ask_to_end(_: &Child, stdin: &mut Option<ChildStdin>) -> Result<(), Failure> {
+fn ask_to_end(_: &Child, stdin: &mut Option<ChildStdin>) -> Result<(), CliError> {
     drop(stdin.take());
     Ok(())
 }

@@ -8,15 +8,15 @@ mod call;
 mod client;
 mod etcd;
 mod fleet;
-mod ground;
 mod histogram;
 mod load;
+mod registry;
 mod report;
+mod runner;
 mod screen;
 mod script;
 mod server;
-mod stage;
-mod tally;
+mod stats;
 
 use std::time::Duration;
 
@@ -24,17 +24,17 @@ use clap::{Args, Subcommand};
 use waypost::Client;
 use waypost::args::RegistryArgs;
 
-use crate::cli::place;
+use crate::cli::registry_url;
 use crate::duration;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::open_registry::OpenRegistry;
 use crate::output;
-use crate::place::Place;
 use crate::signals::Signals;
 use fleet::Fleet;
-use ground::Ground;
+use registry::DemoRegistry;
 use report::{Report, Setting};
+use runner::Runner;
 use script::Script;
-use stage::Stage;
 
 /// Service that the demo serves and calls.
 const SERVICE: &str = "greeter";
@@ -77,62 +77,70 @@ enum Half {
 }
 
 /// Runs the whole demo, for which only the flag of `registry` counts, or one half.
-pub(crate) async fn run(args: DemoArgs, registry: &RegistryArgs) -> Result<(), Failure> {
+pub(crate) async fn run(args: DemoArgs, registry: &RegistryArgs) -> Result<(), CliError> {
     match &args.half {
-        Some(Half::Server(server)) => server::run(Place::open_for("a server", &place(registry)?).await?, server).await,
-        Some(Half::Client(client)) => client::run(&Place::open(&place(registry)?).await?, client).await,
+        Some(Half::Server(server)) => {
+            server::run(OpenRegistry::open_for("a server", &registry_url(registry)?).await?, server).await
+        }
+        Some(Half::Client(client)) => client::run(&OpenRegistry::open(&registry_url(registry)?).await?, client).await,
         Some(Half::KeepEtcd(keeper)) => etcd::keep(keeper).await,
         None => whole(&args, registry.flag().map(|url| url.expose().to_owned())).await,
     }
 }
 
 /// Runs the whole demo in the given registry, or in one of its own, which is removed at the end.
-async fn whole(args: &DemoArgs, given: Option<String>) -> Result<(), Failure> {
+async fn whole(args: &DemoArgs, given: Option<String>) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let mut ground = Ground::choose(given, args.etcd).await?;
+    let mut registry = DemoRegistry::choose(given, args.etcd).await?;
     let played = tokio::select! {
-        ready = ground.ready() => match ready {
-            Ok(()) => on(&mut ground, args, &mut signals).await,
+        ready = registry.ready() => match ready {
+            Ok(()) => on(&mut registry, args, &mut signals).await,
             Err(failure) => Err(failure),
         },
-        () = signals.next() => Err(Failure::interrupted()),
+        () = signals.next() => Err(CliError::interrupted()),
     };
-    let cleared = ground.clear().await;
+    let cleared = registry.clear().await;
     let report = played?;
     cleared?;
     report.print(args.json)?;
     report.verdict()
 }
 
-async fn on(ground: &mut Ground, args: &DemoArgs, signals: &mut Signals) -> Result<Report, Failure> {
-    let url = ground.url();
-    let place = Place::open_for("the demo's servers", &url).await?;
-    let client = Client::new(place.registry());
-    let mut fleet = Fleet::new(&url, ground.is_shared())?;
+async fn on(registry: &mut DemoRegistry, args: &DemoArgs, signals: &mut Signals) -> Result<Report, CliError> {
+    let url = registry.url();
+    let opened = OpenRegistry::open_for("the demo's servers", &url).await?;
+    let client = Client::new(opened.registry());
+    let mut fleet = Fleet::new(&url, registry.is_shared())?;
     let setting =
-        Setting { registry: place.name(), etcd: ground.etcd().map(str::to_owned), servers: args.servers, rate: args.rate };
+        Setting { registry: opened.name(), etcd: registry.etcd().map(str::to_owned), servers: args.servers, rate: args.rate };
     let played = tokio::select! {
-        played = play(args, setting, &place, &client, &mut fleet) => played,
-        failure = ground.failed() => Err(failure),
-        () = signals.next() => Err(Failure::interrupted()),
+        played = play(args, setting, &opened, &client, &mut fleet) => played,
+        failure = registry.failed() => Err(failure),
+        () = signals.next() => Err(CliError::interrupted()),
     };
     let ended = fleet.end().await;
     client.close().await;
-    let closed = place.close().await;
+    let closed = opened.close().await;
     let report = played?;
     ended?;
     closed?;
     Ok(report)
 }
 
-async fn play(args: &DemoArgs, setting: Setting, place: &Place, client: &Client, fleet: &mut Fleet) -> Result<Report, Failure> {
-    place.answers(SERVICE).await?;
-    let channel = client.channel(SERVICE).map_err(|error| Failure::usage(error.to_string()))?;
+async fn play(
+    args: &DemoArgs,
+    setting: Setting,
+    opened: &OpenRegistry,
+    client: &Client,
+    fleet: &mut Fleet,
+) -> Result<Report, CliError> {
+    opened.answers(SERVICE).await?;
+    let channel = client.channel(SERVICE).map_err(|error| CliError::usage(error.to_string()))?;
     let own = setting.etcd.as_ref().map(|version| format!(" (etcd {version} of its own)")).unwrap_or_default();
-    output::note(&format!("{} × waypost demo server in {}{own}, {} calls a second", args.servers, place.url(), args.rate));
-    let (news, heard) = tokio::sync::mpsc::channel(stage::NEWS);
-    let script = Script { servers: args.servers, rate: args.rate, phase: args.phase, channel: channel.clone(), news };
-    let stage = Stage::new(setting, channel);
-    let (played, report) = tokio::join!(script.play(fleet), stage.follow(heard));
+    output::note(&format!("{} × waypost demo server in {}{own}, {} calls a second", args.servers, opened.url(), args.rate));
+    let (events, heard) = tokio::sync::mpsc::channel(runner::NEWS);
+    let script = Script { servers: args.servers, rate: args.rate, phase: args.phase, channel: channel.clone(), events };
+    let runner = Runner::new(setting, channel);
+    let (played, report) = tokio::join!(script.play(fleet), runner.follow(heard));
     played.map(|()| report)
 }

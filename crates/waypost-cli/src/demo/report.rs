@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::tally::{Figures, Tally};
-use crate::failure::Failure;
+use super::stats::{Figures, Stats};
+use crate::error::CliError;
 use crate::output::{self, SCHEMA, Style, Table};
 
 /// Parameters of the run.
@@ -46,13 +46,13 @@ struct PhaseReport {
 #[derive(Debug)]
 struct Shown {
     rate: u32,
-    tally: Tally,
+    stats: Stats,
 }
 
 impl Report {
-    pub(super) fn new(setting: Setting, tally: Tally) -> Self {
-        let total = &tally.total;
-        let phase = |phase: &super::tally::Phase| {
+    pub(super) fn new(setting: Setting, stats: Stats) -> Self {
+        let total = &stats.total;
+        let phase = |phase: &super::stats::Phase| {
             let Figures { calls, failed, .. } = phase.figures;
             PhaseReport { name: phase.name, calls, failed, longest_gap_ms: phase.figures.longest_gap_ms() }
         };
@@ -66,13 +66,13 @@ impl Report {
             moved: total.moved,
             p50_us: total.p50_us(),
             p99_us: total.p99_us(),
-            phases: tally.phases.iter().map(phase).collect(),
-            shown: Shown { rate: setting.rate, tally },
+            phases: stats.phases.iter().map(phase).collect(),
+            shown: Shown { rate: setting.rate, stats },
         }
     }
 
     /// Prints the report on stdout: a table, or one JSON object on one line.
-    pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
+    pub(super) fn print(&self, json: bool) -> Result<(), CliError> {
         if json {
             return Ok(output::line(&output::compact(self))?);
         }
@@ -83,21 +83,21 @@ impl Report {
     }
 
     /// Returns an error if a call failed, or none was made.
-    pub(super) fn verdict(&self) -> Result<(), Failure> {
+    pub(super) fn verdict(&self) -> Result<(), CliError> {
         if self.failed == 0 && self.calls > 0 {
             return Ok(());
         }
-        let why = self.shown.tally.first_fault.as_deref().map(crate::escape::text).unwrap_or_default();
+        let why = self.shown.stats.first_fault.as_deref().map(crate::escape::text).unwrap_or_default();
         let next = "see more: RUST_LOG=waypost=debug waypost demo";
-        Err(Failure::no(format!("{} of {} calls failed: {why}", self.failed, self.calls)).next(next))
+        Err(CliError::no(format!("{} of {} calls failed: {why}", self.failed, self.calls)).next(next))
     }
 
     fn lines(&self, style: Style) -> Vec<String> {
         let mut table = Table::new(&["PHASE", ">CALLS", ">FAILED", ">MOVED", ">P50", ">P99", ">LONGEST GAP"]);
-        for phase in &self.shown.tally.phases {
+        for phase in &self.shown.stats.phases {
             table.row(row(phase.name, &phase.figures));
         }
-        table.row(row("all", &self.shown.tally.total));
+        table.row(row("all", &self.shown.stats.total));
         let mut lines = table.lines(style);
         lines.push(String::new());
         lines.push(self.sentence(style));
@@ -139,14 +139,14 @@ mod tests {
 
     fn report(fault: Option<&(tonic::Code, String)>) -> Report {
         let start = Instant::now();
-        let mut tally = Tally::default();
+        let mut stats = Stats::default();
         for (name, at) in [("steady", 0), ("rolling-restart", 100), ("kill", 200)] {
             let at = start + Duration::from_millis(at);
-            tally.begin(name, at);
+            stats.begin(name, at);
             let (node, fault) = (Some("greeter-a1".to_owned()), fault.cloned().filter(|_| name == "kill"));
-            tally.count(&Call { due: at, ended: at + Duration::from_millis(3), node, attempts: 2, fault });
+            stats.count(&Call { due: at, ended: at + Duration::from_millis(3), node, attempts: 2, fault });
         }
-        Report::new(Setting { registry: "local", etcd: None, servers: 5, rate: 200 }, tally)
+        Report::new(Setting { registry: "local", etcd: None, servers: 5, rate: 200 }, stats)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use waypost::balance::NodeView;
 
 use super::report::milliseconds;
-use super::tally::Tally;
+use super::stats::Stats;
 use crate::output::{self, Style, Table};
 
 /// Maximum number of nodes in the view, so that it fits on a small terminal.
@@ -42,26 +42,26 @@ impl Screen {
 }
 
 /// Returns the lines of the view.
-pub(super) fn frame(tally: &Tally, nodes: &[NodeView], act: &str, elapsed: Duration, style: Style) -> Vec<String> {
-    let phase = tally.phases.last().map_or("starting", |phase| phase.name);
+pub(super) fn frame(stats: &Stats, nodes: &[NodeView], act: &str, elapsed: Duration, style: Style) -> Vec<String> {
+    let phase = stats.phases.last().map_or("starting", |phase| phase.name);
     let head = format!("{}  {:.1} s  {}", style.strong(phase), elapsed.as_secs_f64(), style.faint(act));
-    let mut lines = vec![String::new(), head, figures(tally, style), String::new()];
-    lines.extend(table(tally, nodes).lines(style));
+    let mut lines = vec![String::new(), head, figures(stats, style), String::new()];
+    lines.extend(table(stats, nodes).lines(style));
     lines
 }
 
-fn figures(tally: &Tally, style: Style) -> String {
-    let total = &tally.total;
+fn figures(stats: &Stats, style: Style) -> String {
+    let total = &stats.total;
     let failed = format!("{} failed", total.failed);
     let failed = if total.failed == 0 { style.good(&failed) } else { style.bad(&failed) };
     let [p50, p99] = [total.p50_us(), total.p99_us()].map(milliseconds);
     format!("{} calls  {failed}  {} moved  p50 {p50}  p99 {p99}", total.calls, total.moved)
 }
 
-fn table(tally: &Tally, nodes: &[NodeView]) -> Table {
+fn table(stats: &Stats, nodes: &[NodeView]) -> Table {
     let mut table = Table::new(&["NODE", "ADDRESS", "CONNECTION", "DECISION", ">CALLS"]);
     for node in nodes.iter().take(MOST_NODES) {
-        let calls = tally.nodes.get(&node.id).copied().unwrap_or(0).to_string();
+        let calls = stats.nodes.get(&node.id).copied().unwrap_or(0).to_string();
         let connection = format!("{:?}", node.connection).to_lowercase();
         table.row([node.id.clone(), node.address.clone(), connection, node.decision.to_string(), calls]);
     }

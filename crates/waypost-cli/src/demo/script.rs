@@ -8,8 +8,8 @@ use waypost::Channel;
 
 use super::fleet::Fleet;
 use super::load::Load;
-use super::stage::News;
-use crate::failure::Failure;
+use super::runner::DemoEvent;
+use crate::error::CliError;
 
 /// Maximum time for the first connection.
 const READY: Duration = Duration::from_secs(10);
@@ -21,28 +21,28 @@ pub(super) struct Script {
     /// starts, and half of it after that.
     pub(super) phase: Duration,
     pub(super) channel: Channel,
-    pub(super) news: mpsc::Sender<News>,
+    pub(super) events: mpsc::Sender<DemoEvent>,
 }
 
 impl Script {
     /// Starts the servers, then the load; restarts every server in turn; kills one, starts another;
     /// ends the load.
-    pub(super) async fn play(self, fleet: &mut Fleet) -> Result<(), Failure> {
+    pub(super) async fn play(self, fleet: &mut Fleet) -> Result<(), CliError> {
         let slots = usize::from(self.servers);
         self.act(format!("starting {slots} servers")).await;
         fleet.start_all(slots).await?;
-        self.channel.ready(READY).await.map_err(|error| Failure::no(error.to_string()))?;
+        self.channel.ready(READY).await.map_err(|error| CliError::no(error.to_string()))?;
         self.phase("steady").await;
-        let load = Load::start(self.channel.clone(), self.rate, self.news.clone());
+        let load = Load::start(self.channel.clone(), self.rate, self.events.clone());
         sleep(self.phase).await;
         self.restart_each(fleet, slots).await?;
         self.kill_one(fleet).await?;
-        self.tell(|| News::End(Instant::now())).await;
+        self.tell(|| DemoEvent::End(Instant::now())).await;
         load.finish().await;
         Ok(())
     }
 
-    async fn restart_each(&self, fleet: &mut Fleet, slots: usize) -> Result<(), Failure> {
+    async fn restart_each(&self, fleet: &mut Fleet, slots: usize) -> Result<(), CliError> {
         self.phase("rolling-restart").await;
         for slot in 0..slots {
             let old = fleet.name(slot).to_owned();
@@ -54,7 +54,7 @@ impl Script {
         Ok(())
     }
 
-    async fn kill_one(&self, fleet: &mut Fleet) -> Result<(), Failure> {
+    async fn kill_one(&self, fleet: &mut Fleet) -> Result<(), CliError> {
         self.phase("kill").await;
         let old = fleet.name(0).to_owned();
         self.act(format!("{old}: SIGKILL")).await;
@@ -67,18 +67,18 @@ impl Script {
     }
 
     async fn phase(&self, name: &'static str) {
-        self.tell(|| News::Phase(name, Instant::now())).await;
+        self.tell(|| DemoEvent::Phase(name, Instant::now())).await;
     }
 
     async fn act(&self, act: String) {
-        self.tell(|| News::Act(act)).await;
+        self.tell(|| DemoEvent::Act(act)).await;
     }
 
     /// Sends an event. It is created once the queue has capacity for it, so that its time is right.
-    async fn tell(&self, news: impl FnOnce() -> News) {
+    async fn tell(&self, events: impl FnOnce() -> DemoEvent) {
         // The receiver is gone only if the demo is over.
-        if let Ok(room) = self.news.reserve().await {
-            room.send(news());
+        if let Ok(room) = self.events.reserve().await {
+            room.send(events());
         }
     }
 }

@@ -13,10 +13,10 @@ use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
 
 use super::SERVICE;
+use crate::error::CliError;
 use crate::escape;
-use crate::failure::Failure;
+use crate::open_registry::OpenRegistry;
 use crate::output::{self, SCHEMA};
-use crate::place::Place;
 use crate::signals::Signals;
 
 /// Maximum time to leave after stdin has closed. By then no process waits for this one.
@@ -42,7 +42,7 @@ impl Greeter for Hello {
 }
 
 #[derive(Serialize)]
-struct Said<'a> {
+struct Output<'a> {
     schema: &'static str,
     event: &'static str,
     service: &'a str,
@@ -50,32 +50,32 @@ struct Said<'a> {
     address: &'a str,
 }
 
-pub(super) async fn run(place: Place, args: &ServerArgs) -> Result<(), Failure> {
+pub(super) async fn run(opened: OpenRegistry, args: &ServerArgs) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let server = Server::builder(SERVICE).registry(place.registry()).descriptor(FILE_DESCRIPTOR_SET);
+    let server = Server::builder(SERVICE).registry(opened.registry()).descriptor(FILE_DESCRIPTOR_SET);
     let server = args.waypost.apply(server)?;
     let started = server.add_service(GreeterServer::new(Hello)).start().await;
     let mut running = started.map_err(|error| failed(&error))?;
-    serve(&place, &mut running, &mut signals, args.until_stdin_closes).await?;
-    place.close().await?;
+    serve(&opened, &mut running, &mut signals, args.until_stdin_closes).await?;
+    opened.close().await?;
     say("left", &running)
 }
 
 /// Serves until the end. A signal begins a graceful stop, and a second one aborts the calls in
 /// flight.
 async fn serve(
-    place: &Place,
+    opened: &OpenRegistry,
     running: &mut ServerHandle,
     signals: &mut Signals,
     until_stdin_closes: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let mut orphaned = std::pin::pin!(stdin_closed(until_stdin_closes));
     let mut states = running.registration();
     states.mark_changed();
     loop {
         tokio::select! {
             result = running.wait() => return result.map_err(|error| failed(&error)),
-            Ok(()) = states.changed() => tell(place, running, &states.borrow_and_update().clone())?,
+            Ok(()) = states.changed() => tell(opened, running, &states.borrow_and_update().clone())?,
             () = signals.next() => running.stop(),
             () = &mut orphaned => {
                 leave(running).await;
@@ -100,24 +100,24 @@ async fn stdin_closed(wanted: bool) {
 }
 
 /// Reports the state of the registration: on stdout when it is registered, on stderr when it fails.
-fn tell(place: &Place, running: &ServerHandle, state: &State) -> Result<(), Failure> {
+fn tell(opened: &OpenRegistry, running: &ServerHandle, state: &State) -> Result<(), CliError> {
     match state {
         State::Registered { .. } => say("registered", running),
         State::Failing { why, .. } => {
-            output::note(&format!("not registered in {}, trying on: {}", place.url(), escape::text(why)));
+            output::note(&format!("not registered in {}, trying on: {}", opened.url(), escape::text(why)));
             Ok(())
         }
         _ => Ok(()),
     }
 }
 
-fn say(event: &'static str, running: &ServerHandle) -> Result<(), Failure> {
+fn say(event: &'static str, running: &ServerHandle) -> Result<(), CliError> {
     let (service, id, address) = (running.service(), running.node_id(), running.advertised());
-    Ok(output::line(&output::compact(&Said { schema: SCHEMA, event, service, id, address }))?)
+    Ok(output::line(&output::compact(&Output { schema: SCHEMA, event, service, id, address }))?)
 }
 
-fn failed(error: &waypost::server::Error) -> Failure {
+fn failed(error: &waypost::server::Error) -> CliError {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-    Failure::usage(escape::text(&text))
+    CliError::usage(escape::text(&text))
 }

@@ -3,9 +3,9 @@
 use waypost_core::registry::{Error, Event, Registry, Result, WatchOptions};
 
 use super::Verdict;
-use crate::stage::{Owner, Stage};
+use crate::context::{Owner, TestContext};
 
-pub(crate) async fn a_watcher_ends_with_its_registry(stage: &Stage) -> Verdict {
+pub(crate) async fn a_watcher_ends_with_its_registry(stage: &TestContext) -> Verdict {
     let (closed, other) = (stage.open().await, stage.open().await);
     let (mut ends, mut stays) = (stage.follow(&closed).await, stage.follow(&other).await);
     let mut unread = closed.watch(&WatchOptions::all()).await.expect("a watch opens");
@@ -20,7 +20,7 @@ pub(crate) async fn a_watcher_ends_with_its_registry(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn closing_twice_is_closing_once(stage: &Stage) -> Verdict {
+pub(crate) async fn closing_twice_is_closing_once(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
     registry.close().await.expect("it closes");
@@ -32,7 +32,7 @@ fn is_closed<T>(result: &Result<T>) -> bool {
     matches!(result, Err(Error::Closed))
 }
 
-pub(crate) async fn calls_after_close_are_closed(stage: &Stage) -> Verdict {
+pub(crate) async fn calls_after_close_are_closed(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
     registry.close().await.expect("it closes");
@@ -44,7 +44,7 @@ pub(crate) async fn calls_after_close_are_closed(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn close_lets_go_of_what_it_registered(stage: &Stage) -> Verdict {
+pub(crate) async fn close_lets_go_of_what_it_registered(stage: &TestContext) -> Verdict {
     let (closed, other) = (stage.open().await, stage.open().await);
     let gone = Owner::registered(&closed, "greeter", "1", "10.0.0.1:1").await;
     let stays = Owner::registered(&other, "greeter", "2", "10.0.0.2:1").await;
@@ -53,7 +53,7 @@ pub(crate) async fn close_lets_go_of_what_it_registered(stage: &Stage) -> Verdic
     let left = other.get_service("greeter").await.expect("one is left");
     assert_eq!((left.len(), left[0].nodes.len()), (1, 1), "close returned before it had let go: {left:?}");
     follower.until_gone(&gone.key()).await;
-    assert_eq!(follower.heard_of(&gone.key()), [&Event::Deleted(gone.key())]);
+    assert_eq!(follower.received(&gone.key()), [&Event::Deleted(gone.key())]);
     assert!(follower.picture.get(&stays.key()).is_some());
     let heir = Owner::new(&other, "greeter", "1", "10.0.0.3:1");
     heir.must_heartbeat().await;

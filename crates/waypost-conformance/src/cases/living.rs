@@ -3,11 +3,11 @@
 use waypost_core::registry::{Event, Registry};
 
 use super::Verdict;
-use crate::follower::Follower;
-use crate::stage::{Owner, Stage};
+use crate::context::{Owner, TestContext};
+use crate::event_checker::EventChecker;
 
 /// Returns an owner on one handle, and a follower on another that has seen its record.
-async fn seen(stage: &Stage) -> (Owner, Follower) {
+async fn seen(stage: &TestContext) -> (Owner, EventChecker) {
     let (registry, other) = (stage.open().await, stage.open().await);
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
     let mut follower = stage.follow(&other).await;
@@ -15,37 +15,37 @@ async fn seen(stage: &Stage) -> (Owner, Follower) {
     (owner, follower)
 }
 
-pub(crate) async fn expiry_is_a_loss(stage: &Stage) -> Verdict {
+pub(crate) async fn expiry_is_a_loss(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.expire(&owner.key()).await?;
     follower.until_gone(&owner.key()).await;
-    assert_eq!(follower.heard_of(&owner.key()), [&Event::Deleted(owner.key())]);
+    assert_eq!(follower.received(&owner.key()), [&Event::Deleted(owner.key())]);
     assert!(owner.registry.list_services().await.expect("a list").is_empty());
     Ok(())
 }
 
-pub(crate) async fn deregister_is_a_leave(stage: &Stage) -> Verdict {
+pub(crate) async fn deregister_is_a_leave(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     owner.must_leave().await;
     follower.until_gone(&owner.key()).await;
-    let heard = follower.heard_of(&owner.key());
+    let heard = follower.received(&owner.key());
     assert!(matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()), "{heard:?}");
     assert!(owner.registry.list_services().await.expect("a list").is_empty());
     Ok(())
 }
 
-pub(crate) async fn an_unchanged_heartbeat_is_no_news(stage: &Stage) -> Verdict {
+pub(crate) async fn an_unchanged_heartbeat_is_no_news(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     for _ in 0..5 {
         owner.must_heartbeat().await;
     }
     let marker = Owner::registered(&owner.registry, "greeter", "marker", "10.0.0.9:1").await;
     follower.until_there(&marker.key()).await;
-    assert!(follower.heard_of(&owner.key()).is_empty(), "{:?}", follower.heard);
+    assert!(follower.received(&owner.key()).is_empty(), "{:?}", follower.heard);
     Ok(())
 }
 
-pub(crate) async fn changed_metadata_is_an_update(stage: &Stage) -> Verdict {
+pub(crate) async fn changed_metadata_is_an_update(stage: &TestContext) -> Verdict {
     let (mut owner, mut follower) = seen(stage).await;
     owner.set("zone", "b");
     owner.must_heartbeat().await;
@@ -58,7 +58,7 @@ pub(crate) async fn changed_metadata_is_an_update(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_removed_record_comes_back(stage: &Stage) -> Verdict {
+pub(crate) async fn a_removed_record_comes_back(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.remove_raw(owner.key()).await?;
     follower.until_gone(&owner.key()).await;
@@ -68,7 +68,7 @@ pub(crate) async fn a_removed_record_comes_back(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn an_expired_record_comes_back(stage: &Stage) -> Verdict {
+pub(crate) async fn an_expired_record_comes_back(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.expire(&owner.key()).await?;
     follower.until_gone(&owner.key()).await;
@@ -79,7 +79,7 @@ pub(crate) async fn an_expired_record_comes_back(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn an_undecodable_record_is_repaired(stage: &Stage) -> Verdict {
+pub(crate) async fn an_undecodable_record_is_repaired(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.put_raw(owner.key(), b"not a record").await?;
     follower.until_gone(&owner.key()).await;
@@ -90,7 +90,7 @@ pub(crate) async fn an_undecodable_record_is_repaired(stage: &Stage) -> Verdict 
     Ok(())
 }
 
-pub(crate) async fn who_left_may_come_back(stage: &Stage) -> Verdict {
+pub(crate) async fn who_left_may_come_back(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     for _ in 0..3 {
         owner.must_leave().await;

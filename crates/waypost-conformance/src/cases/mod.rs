@@ -8,7 +8,7 @@ pub(crate) mod random;
 pub(crate) mod reading;
 pub(crate) mod watching;
 
-use crate::stage::Skip;
+use crate::context::Skip;
 
 /// Result of a case.
 pub(crate) type Verdict = Result<(), Skip>;

@@ -4,7 +4,7 @@ use waypost_core::record::Service;
 use waypost_core::registry::{AnyRegistry, DeregisterOptions, Error, Event, Registry, Result};
 
 use super::Verdict;
-use crate::stage::{Owner, Stage};
+use crate::context::{Owner, TestContext};
 
 fn is_taken(result: &Result<()>, by: &str) -> bool {
     matches!(result, Err(Error::IdTaken { id, holder }) if id == "greeter-1" && holder.contains(by))
@@ -14,7 +14,7 @@ async fn nodes(registry: &AnyRegistry) -> Vec<Service> {
     registry.list_services().await.expect("a list")
 }
 
-pub(crate) async fn two_owners_of_one_id(stage: &Stage) -> Verdict {
+pub(crate) async fn two_owners_of_one_id(stage: &TestContext) -> Verdict {
     let first = Owner::registered(&stage.open().await, "greeter", "1", "10.0.0.1:1").await;
     let second = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.2:1");
     for _ in 0..2 {
@@ -30,7 +30,7 @@ pub(crate) async fn two_owners_of_one_id(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_predecessor_is_taken_over(stage: &Stage) -> Verdict {
+pub(crate) async fn a_predecessor_is_taken_over(stage: &TestContext) -> Verdict {
     let heir = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
     // Dropped without being closed, as in a process that died.
     Owner::registered(&stage.open_doomed().await, "greeter", "1", "10.0.0.1:1").await;
@@ -41,7 +41,7 @@ pub(crate) async fn a_predecessor_is_taken_over(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn deregister_removes_only_ours(stage: &Stage) -> Verdict {
+pub(crate) async fn deregister_removes_only_ours(stage: &TestContext) -> Verdict {
     let owner = Owner::registered(&stage.open().await, "greeter", "1", "10.0.0.1:1").await;
     let stranger = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
     let refused = stranger.leave().await;
@@ -51,20 +51,20 @@ pub(crate) async fn deregister_removes_only_ours(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn force_removes_whoever_owns_it(stage: &Stage) -> Verdict {
+pub(crate) async fn force_removes_whoever_owns_it(stage: &TestContext) -> Verdict {
     let owner = Owner::registered(&stage.open().await, "greeter", "1", "10.0.0.1:1").await;
     let other = stage.open().await;
     let mut follower = stage.follow(&other).await;
     other.deregister(&owner.service, &DeregisterOptions::force()).await.expect("forced");
     follower.until_gone(&owner.key()).await;
-    let heard = follower.heard_of(&owner.key());
+    let heard = follower.received(&owner.key());
     assert!(matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()), "{heard:?}");
     owner.must_heartbeat().await;
     follower.until_there(&owner.key()).await;
     Ok(())
 }
 
-pub(crate) async fn a_missing_record_may_be_deregistered(stage: &Stage) -> Verdict {
+pub(crate) async fn a_missing_record_may_be_deregistered(stage: &TestContext) -> Verdict {
     let owner = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
     owner.must_leave().await;
     owner.must_heartbeat().await;

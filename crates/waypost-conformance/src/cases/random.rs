@@ -4,11 +4,11 @@ use fastrand::Rng;
 use waypost_core::registry::{Error, Registry};
 
 use super::Verdict;
-use crate::stage::{Owner, Skip, Stage, key};
+use crate::context::{Owner, Skip, TestContext, key};
 
 const STEPS: usize = 150;
 
-pub(crate) async fn the_picture_equals_a_fresh_list(stage: &Stage) -> Verdict {
+pub(crate) async fn the_picture_equals_a_fresh_list(stage: &TestContext) -> Verdict {
     let seed = Seed(stage.seed);
     let mut chance = Rng::with_seed(seed.0);
     let mut owners = Vec::new();
@@ -38,7 +38,7 @@ pub(crate) async fn the_picture_equals_a_fresh_list(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-async fn act(stage: &Stage, chance: &mut Rng, owner: &mut Owner) {
+async fn act(stage: &TestContext, chance: &mut Rng, owner: &mut Owner) {
     match chance.u32(..20) {
         0..8 => heartbeat(owner).await,
         8..12 => {

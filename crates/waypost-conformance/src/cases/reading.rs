@@ -6,9 +6,9 @@ use waypost_core::record::{Endpoint, Metadata, Node, Value, keys};
 use waypost_core::registry::{AnyRegistry, Error, Registry, Result, WatchOptions};
 
 use super::Verdict;
-use crate::stage::{Owner, Stage};
+use crate::context::{Owner, TestContext};
 
-pub(crate) async fn what_is_registered_is_read_back(stage: &Stage) -> Verdict {
+pub(crate) async fn what_is_registered_is_read_back(stage: &TestContext) -> Verdict {
     let (registry, other) = (stage.open().await, stage.open().await);
     let mut owner = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
     owner.service.endpoints.push(endpoint());
@@ -43,7 +43,7 @@ async fn register(registry: &AnyRegistry, service: &str, version: &str, id: &str
     owner.must_heartbeat().await;
 }
 
-pub(crate) async fn get_service_groups_by_version(stage: &Stage) -> Verdict {
+pub(crate) async fn get_service_groups_by_version(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let missing = registry.get_service("greeter").await;
     assert!(matches!(&missing, Err(Error::NotFound { service }) if service == "greeter"), "{missing:?}");
@@ -58,7 +58,7 @@ pub(crate) async fn get_service_groups_by_version(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn the_list_is_sorted(stage: &Stage) -> Verdict {
+pub(crate) async fn the_list_is_sorted(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     assert_eq!(registry.list_services().await.expect("an empty registry is an empty list"), []);
     for (service, version, id) in [("b", "1", "1"), ("a", "2", "1"), ("a", "1", "2"), ("a-b", "1", "1"), ("a", "2", "3")] {
@@ -74,7 +74,7 @@ fn invalid<T>(result: &Result<T>) -> bool {
     matches!(result, Err(Error::Invalid { .. }))
 }
 
-pub(crate) async fn names_are_checked(stage: &Stage) -> Verdict {
+pub(crate) async fn names_are_checked(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     for bad in ["", "..", "a/b", "/", "../../a", "a\0b", "-a", ".a", "a..b"] {
         let mut service = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
@@ -97,7 +97,7 @@ pub(crate) async fn names_are_checked(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_short_ttl_is_refused(stage: &Stage) -> Verdict {
+pub(crate) async fn a_short_ttl_is_refused(stage: &TestContext) -> Verdict {
     let mut owner = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
     owner.options.ttl = Duration::from_millis(999);
     assert!(invalid(&owner.heartbeat().await));

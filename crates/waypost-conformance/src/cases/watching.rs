@@ -7,10 +7,10 @@ use tokio::task::{JoinSet, spawn_blocking};
 use waypost_core::registry::{AnyRegistry, Event, Registry, WatchOptions};
 
 use super::Verdict;
-use crate::follower::Follower;
-use crate::stage::{Owner, Stage, key, record};
+use crate::context::{Owner, TestContext, key, record};
+use crate::event_checker::EventChecker;
 
-pub(crate) async fn first_item_is_a_reset(stage: &Stage) -> Verdict {
+pub(crate) async fn first_item_is_a_reset(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     assert!(stage.follow(&registry).await.picture.is_empty());
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
@@ -22,7 +22,7 @@ pub(crate) async fn first_item_is_a_reset(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn changes_come_in_order(stage: &Stage) -> Verdict {
+pub(crate) async fn changes_come_in_order(stage: &TestContext) -> Verdict {
     let (registry, other) = (stage.open().await, stage.open().await);
     let mut follower = stage.follow(&other).await;
     let mut owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
@@ -36,7 +36,7 @@ pub(crate) async fn changes_come_in_order(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn no_gap_between_list_and_watch(stage: &Stage) -> Verdict {
+pub(crate) async fn no_gap_between_list_and_watch(stage: &TestContext) -> Verdict {
     const WRITERS: usize = 4;
     let watched = stage.open().await;
     let mut writers = JoinSet::new();
@@ -69,7 +69,7 @@ async fn write_a_lot(registry: AnyRegistry, writer: usize) {
     }
 }
 
-pub(crate) async fn every_change_of_a_batch_is_told(stage: &Stage) -> Verdict {
+pub(crate) async fn every_change_of_a_batch_is_told(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let mut follower = stage.follow(&registry).await;
     let put = |number: usize, address| {
@@ -93,7 +93,7 @@ pub(crate) async fn every_change_of_a_batch_is_told(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_delete_needs_no_previous_value(stage: &Stage) -> Verdict {
+pub(crate) async fn a_delete_needs_no_previous_value(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let gone = key("greeter", "1");
     stage.put_raw(gone.clone(), record("greeter", "1", "10.0.0.1:1").to_json().as_bytes()).await?;
@@ -104,7 +104,7 @@ pub(crate) async fn a_delete_needs_no_previous_value(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_garbage_record_hides_nothing(stage: &Stage) -> Verdict {
+pub(crate) async fn a_garbage_record_hides_nothing(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let garbage = [&b"{"[..], b"", b"\xff\xfe", b"{\"name\":\"other\",\"nodes\":[{\"id\":\"other-1\"}]}"];
     for (number, bytes) in garbage.iter().enumerate() {
@@ -124,7 +124,7 @@ pub(crate) async fn a_garbage_record_hides_nothing(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn one_service_is_watched_alone(stage: &Stage) -> Verdict {
+pub(crate) async fn one_service_is_watched_alone(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     Owner::registered(&registry, "other", "before", "10.0.0.1:1").await;
     let mut follower = stage.follow_one(&registry, "greeter").await;
@@ -141,7 +141,7 @@ pub(crate) async fn one_service_is_watched_alone(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_cut_gives_a_reset(stage: &Stage) -> Verdict {
+pub(crate) async fn a_cut_gives_a_reset(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let mut follower = stage.follow(&registry).await;
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
@@ -154,7 +154,7 @@ pub(crate) async fn a_cut_gives_a_reset(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn next_is_cancel_safe(stage: &Stage) -> Verdict {
+pub(crate) async fn next_is_cancel_safe(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let mut follower = stage.follow(&registry).await;
     for number in 0..50 {
@@ -166,7 +166,7 @@ pub(crate) async fn next_is_cancel_safe(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict {
+pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let mut follower = stage.follow(&registry).await;
     let mut owners = Vec::new();
@@ -189,12 +189,12 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &Stage) -> Verdict 
 }
 
 /// Checks the watcher of a client in a `static`.
-pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(stage: &Stage) -> Verdict {
+pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let (watched, time, cut) = (registry.clone(), stage.time, Arc::clone(&stage.cut));
     let opened = spawn_blocking(move || {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
-        runtime.block_on(Follower::open(&watched, WatchOptions::all(), time, cut))
+        runtime.block_on(EventChecker::open(&watched, WatchOptions::all(), time, cut))
     });
     let mut early = opened.await.expect("a watcher is opened elsewhere");
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;

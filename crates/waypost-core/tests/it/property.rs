@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, sleep};
-use waypost_conformance::{Story, seeds};
+use waypost_conformance::{CaseLog, seeds};
 use waypost_core::directory::{Config, Directory, Snapshot, Subscription};
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Entry, Key, Node, Service, ServiceName};
@@ -29,11 +29,11 @@ fn whatever_happens_the_confirmed_are_what_is_registered() {
         // The registrars draw from the generator of the thread.
         fastrand::seed(seed);
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(play(Story::new("-p waypost-core --test it whatever_happens", seed)));
+        runtime.block_on(play(CaseLog::new("-p waypost-core --test it whatever_happens", seed)));
     }
 }
 
-async fn play(story: Story) {
+async fn play(story: CaseLog) {
     let mut world = World::new(story);
     for _ in 0..3 {
         world.start();
@@ -75,7 +75,7 @@ struct Client {
 
 struct World {
     rng: Rng,
-    story: Story,
+    story: CaseLog,
     begun: Instant,
     memory: MemoryRegistry,
     servers: Vec<Server>,
@@ -98,7 +98,7 @@ fn record(id: &str, address: &str) -> Service {
 }
 
 impl World {
-    fn new(story: Story) -> Self {
+    fn new(story: CaseLog) -> Self {
         let memory = MemoryRegistry::new();
         let clients = [Client::new(&memory), Client::new(&memory)];
         let rng = Rng::with_seed(story.seed());

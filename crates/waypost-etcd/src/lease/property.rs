@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
-use waypost_conformance::{Story, seeds};
+use waypost_conformance::{CaseLog, seeds};
 
 use super::step::{ANSWER, Action, Event, FRESH, Fate, Machine};
 
@@ -39,7 +39,7 @@ struct World {
     now: Instant,
     begun: Instant,
     rng: Rng,
-    story: Story,
+    story: CaseLog,
     machine: Machine,
     leases: BTreeMap<i64, Lease>,
     term: u64,
@@ -61,7 +61,7 @@ struct World {
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_leases_are_kept_or_told_to_be_lost() {
     for seed in seeds(200) {
-        let story = Story::new("-p waypost-etcd --lib leases_are_kept", seed);
+        let story = CaseLog::new("-p waypost-etcd --lib leases_are_kept", seed);
         let mut world = World::new(story, Rng::with_seed(seed));
         // Half of the cases have stream faults only, which must not lose a lease.
         let gentle = world.rng.bool();
@@ -81,7 +81,7 @@ async fn whatever_happens_leases_are_kept_or_told_to_be_lost() {
 }
 
 impl World {
-    fn new(story: Story, rng: Rng) -> Self {
+    fn new(story: CaseLog, rng: Rng) -> Self {
         let now = Instant::now();
         let machine = Machine::new(Rng::with_seed(story.seed() ^ 1));
         Self {

@@ -16,7 +16,7 @@ use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::subscriber::NoSubscriber;
-use waypost_conformance::{Story, seeds};
+use waypost_conformance::{CaseLog, seeds};
 use waypost_core::directory::{Config, Directory, Snapshot, Subscription};
 use waypost_core::record::{Entry, Key, Service};
 use waypost_core::registrar::Registration;
@@ -78,7 +78,7 @@ async fn join(running: &mut JoinSet<()>) {
 /// write lock.
 #[derive(Clone)]
 struct Shared {
-    story: Story,
+    story: CaseLog,
     begun: Instant,
     etcd: Arc<RwLock<Etcd>>,
     address: SocketAddr,
@@ -95,7 +95,7 @@ async fn group(binary: Binary, seed: u64, cases: usize) {
     let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
     let address = etcd.addresses()[0];
     let (calm, is_calm) = watch::channel(false);
-    let story = Story::new("-p waypost-etcd --test it whatever_etcd_does", seed);
+    let story = CaseLog::new("-p waypost-etcd --test it whatever_etcd_does", seed);
     story.tell(format!("etcd {}, {cases} cases", binary.version()));
     let etcd = Arc::new(RwLock::new(etcd));
     let shared = Shared { story, begun: Instant::now(), etcd: Arc::clone(&etcd), address, calm: is_calm };

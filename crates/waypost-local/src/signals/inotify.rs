@@ -14,7 +14,7 @@ use waypost_core::record::Key;
 use waypost_core::registry::{Error, Result};
 
 use super::{Hint, Signals};
-use crate::folder::{File, Folder};
+use crate::dir::{Dir, File};
 use crate::trouble;
 
 /// Maximum number of hints in a batch; the others come with the next.
@@ -27,7 +27,7 @@ pub(crate) struct Inotify {
 }
 
 impl Inotify {
-    pub(crate) fn open(folder: &Folder) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Dir) -> io::Result<Self> {
         #[allow(deprecated, reason = "what replaces it is unsafe; an OwnedFd is open for as long as it is registered")]
         let events = AsyncFd::new(init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?)?;
         let of_root = WatchFlags::CREATE
@@ -44,7 +44,7 @@ impl Inotify {
 
     /// Adds watches for all service directories. A second watch on the same directory has no
     /// effect, so all are added each time.
-    pub(crate) fn follow_folders(&mut self, folder: &Folder) -> io::Result<()> {
+    pub(crate) fn follow_folders(&mut self, folder: &Dir) -> io::Result<()> {
         let of_service = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
         for service in folder.services()? {
             match add_watch(&self.events, folder.service(&service), of_service) {

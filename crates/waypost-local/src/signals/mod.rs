@@ -7,7 +7,7 @@ mod inotify;
 use waypost_core::record::Key;
 use waypost_core::registry::Result;
 
-use crate::folder::Folder;
+use crate::dir::Dir;
 
 /// Hint of a change to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) enum Signals {
 impl Signals {
     /// Opens the signals, and creates the directory if it is gone. Without inotify resources, the
     /// directory is polled.
-    pub(crate) fn open(kind: Kind, folder: &Folder) -> Result<Self> {
+    pub(crate) fn open(kind: Kind, folder: &Dir) -> Result<Self> {
         folder.make()?;
         match kind {
             #[cfg(target_os = "linux")]
@@ -70,7 +70,7 @@ impl Signals {
     }
 
     /// Adds watches for the current service directories.
-    pub(crate) fn follow_folders(&mut self, folder: &Folder) -> Result<()> {
+    pub(crate) fn follow_folders(&mut self, folder: &Dir) -> Result<()> {
         match self {
             #[cfg(target_os = "linux")]
             Self::Inotify(inotify) => inotify.follow_folders(folder).map_err(inotify::failed),

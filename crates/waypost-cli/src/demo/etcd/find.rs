@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Maximum time for etcd to print its version.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -34,11 +34,12 @@ impl fmt::Display for Binary {
 /// has built.
 ///
 /// # Errors
-/// [`Failure`] if there is none, or it does not run; the text says what to do.
-pub(super) async fn etcd() -> Result<Binary, Failure> {
-    let none = || Failure::registry("this machine has no etcd: none is named in WAYPOST_ETCD, on the PATH or built").next(REMEDY);
+/// [`CliError`] if there is none, or it does not run; the text says what to do.
+pub(super) async fn etcd() -> Result<Binary, CliError> {
+    let none =
+        || CliError::registry("this machine has no etcd: none is named in WAYPOST_ETCD, on the PATH or built").next(REMEDY);
     let path = choose(|name| std::env::var_os(name)).ok_or_else(none)?;
-    let failed = |why: &str| Failure::registry(format!("{} is no etcd: {why}", path.display())).next(REMEDY);
+    let failed = |why: &str| CliError::registry(format!("{} is no etcd: {why}", path.display())).next(REMEDY);
     let mut command = Command::new(&path);
     command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let output = timeout(ANSWER, command.output()).await.map_err(|_| failed("it does not say its version"))?;

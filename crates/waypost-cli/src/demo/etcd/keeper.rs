@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::Said;
+use super::KeeperOutput;
 use super::port::Port;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::output;
 use crate::signals::Signals;
 
@@ -30,7 +30,7 @@ pub(in crate::demo) struct KeeperArgs {
     etcd: PathBuf,
 }
 
-pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), Failure> {
+pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let folder = TempDir::with_prefix("waypost-demo-etcd-")?;
     let ports = [Port::take()?, Port::take()?];
@@ -43,7 +43,7 @@ pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), Failure> {
     etcd.kill().await?;
     folder.close()?;
     match ended? {
-        Some(why) => say(&Said::Ended { why }),
+        Some(why) => say(&KeeperOutput::Ended { why }),
         None => Ok(()),
     }
 }
@@ -70,7 +70,7 @@ fn command(etcd: &Path, folder: &Path, [client, peer]: &[Port; 2]) -> Command {
 }
 
 /// Reads all output of etcd, reports when it serves, and returns the reason why it ended.
-async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, Failure> {
+async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, CliError> {
     let (Some(stdout), Some(stderr)) = (etcd.stdout.take(), etcd.stderr.take()) else { return Ok(None) };
     let (mut log, mut errors) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
     let (mut serves, mut complaint) = (false, None);
@@ -81,7 +81,7 @@ async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, Failu
             else => break,
         };
         if line.contains(SERVING) && !std::mem::replace(&mut serves, true) {
-            say(&Said::Serving { url: format!("etcd://{}", client.address) })?;
+            say(&KeeperOutput::Serving { url: format!("etcd://{}", client.address) })?;
         }
         complaint = told(&line).or(complaint);
     }
@@ -109,7 +109,7 @@ async fn stdin_closed() {
     while stdin.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
 }
 
-fn say(said: &Said) -> Result<(), Failure> {
+fn say(said: &KeeperOutput) -> Result<(), CliError> {
     let text = serde_json::to_string(said).map_err(io::Error::from)?;
     Ok(output::line(&text)?)
 }

@@ -14,7 +14,7 @@ mod world;
 
 use std::time::Duration;
 
-use waypost_conformance::{Story, seeds};
+use waypost_conformance::{CaseLog, seeds};
 
 use world::World;
 
@@ -36,7 +36,7 @@ async fn whatever_happens_the_picture_is_what_stands() {
 }
 
 fn play(seed: u64) {
-    let story = Story::new("-p waypost-etcd --lib whatever_happens", seed);
+    let story = CaseLog::new("-p waypost-etcd --lib whatever_happens", seed);
     let mut world = World::new(story.clone(), fastrand::Rng::with_seed(seed));
     world.follow(Some("a".to_owned()));
     world.own();

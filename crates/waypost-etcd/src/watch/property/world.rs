@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
-use waypost_conformance::Story;
+use waypost_conformance::CaseLog;
 use waypost_core::record::{Key, Node, Service, keys};
 use waypost_core::registry::{Broadcaster, WatchOptions};
 
@@ -55,7 +55,7 @@ pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) lied: bool,
     pub(super) begun: Instant,
-    pub(super) story: Story,
+    pub(super) story: CaseLog,
     pub(super) machine: Machine,
     pub(super) records: Arc<Records>,
     pub(super) etcd: Etcd,
@@ -90,7 +90,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(story: Story, rng: Rng) -> Self {
+    pub(super) fn new(story: CaseLog, rng: Rng) -> Self {
         let records = Arc::new(Records::new(Space::new("/p")));
         let now = Instant::now();
         let seed = story.seed();

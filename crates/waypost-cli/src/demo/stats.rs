@@ -55,7 +55,7 @@ pub(super) struct Phase {
 
 /// Counts of all calls so far.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Stats {
     pub(super) phases: Vec<Phase>,
     pub(super) total: Figures,
     /// Number of answers by node.
@@ -65,7 +65,7 @@ pub(super) struct Tally {
     last_answer: Option<Instant>,
 }
 
-impl Tally {
+impl Stats {
     /// Begins a phase. The first one also begins the first gap.
     pub(super) fn begin(&mut self, name: &'static str, at: Instant) {
         self.last_answer.get_or_insert(at);
@@ -133,55 +133,55 @@ mod tests {
         Call { fault: Some((tonic::Code::Unavailable, "gone".into())), ..call }
     }
 
-    fn told(tally: &Tally) -> Vec<(&str, u64, u64, u64)> {
+    fn told(stats: &Stats) -> Vec<(&str, u64, u64, u64)> {
         let line = |p: &Phase| (p.name, p.figures.calls, p.figures.failed, p.figures.longest_gap_ms());
-        tally.phases.iter().map(line).collect()
+        stats.phases.iter().map(line).collect()
     }
 
     #[tokio::test]
     async fn a_call_belongs_to_the_phase_in_which_it_was_due_and_a_gap_to_that_which_most_of_it_lay_in() {
         let start = Instant::now();
-        let mut tally = Tally::default();
-        tally.begin("steady", start);
-        tally.count(&call(start, 10, 2));
-        tally.begin("kill", start + Duration::from_millis(20));
-        tally.count(&call(start, 19, 121));
-        tally.count(&failed(call(start, 120, 900)));
-        tally.count(&call(start, 130, 60));
-        assert_eq!(told(&tally), [("steady", 2, 0, 12), ("kill", 2, 1, 128)]);
-        assert_eq!((tally.total.calls, tally.total.longest_gap_ms(), tally.nodes["a"]), (4, 128, 3));
-        assert_eq!(tally.first_fault.as_deref(), Some("Unavailable: gone"));
+        let mut stats = Stats::default();
+        stats.begin("steady", start);
+        stats.count(&call(start, 10, 2));
+        stats.begin("kill", start + Duration::from_millis(20));
+        stats.count(&call(start, 19, 121));
+        stats.count(&failed(call(start, 120, 900)));
+        stats.count(&call(start, 130, 60));
+        assert_eq!(told(&stats), [("steady", 2, 0, 12), ("kill", 2, 1, 128)]);
+        assert_eq!((stats.total.calls, stats.total.longest_gap_ms(), stats.nodes["a"]), (4, 128, 3));
+        assert_eq!(stats.first_fault.as_deref(), Some("Unavailable: gone"));
     }
 
     #[tokio::test]
     async fn a_gap_that_ends_just_after_its_phase_is_still_that_phases() {
         let start = Instant::now();
-        let mut tally = Tally::default();
-        tally.begin("rolling-restart", start);
-        tally.count(&call(start, 0, 5));
-        tally.begin("kill", start + Duration::from_millis(1000));
-        tally.count(&call(start, 10, 1095));
-        assert_eq!(told(&tally), [("rolling-restart", 2, 0, 1100), ("kill", 0, 0, 0)]);
+        let mut stats = Stats::default();
+        stats.begin("rolling-restart", start);
+        stats.count(&call(start, 0, 5));
+        stats.begin("kill", start + Duration::from_millis(1000));
+        stats.count(&call(start, 10, 1095));
+        assert_eq!(told(&stats), [("rolling-restart", 2, 0, 1100), ("kill", 0, 0, 0)]);
     }
 
     #[tokio::test]
     async fn answers_that_stop_are_a_gap_up_to_the_end() {
         let start = Instant::now();
-        let mut tally = Tally::default();
-        tally.begin("steady", start);
-        tally.count(&call(start, 0, 5));
-        tally.end(start + Duration::from_millis(705));
-        assert_eq!(told(&tally), [("steady", 1, 0, 700)]);
+        let mut stats = Stats::default();
+        stats.begin("steady", start);
+        stats.count(&call(start, 0, 5));
+        stats.end(start + Duration::from_millis(705));
+        assert_eq!(told(&stats), [("steady", 1, 0, 700)]);
     }
 
     #[tokio::test]
     async fn latency_counts_from_when_the_call_was_due_and_moved_only_if_answered() {
         let start = Instant::now();
-        let mut tally = Tally::default();
-        tally.begin("steady", start);
-        tally.count(&Call { attempts: 2, ..call(start, 0, 7) });
-        tally.count(&failed(Call { attempts: 2, ..call(start, 0, 9000) }));
-        assert_eq!((tally.total.moved, tally.total.failed), (1, 1));
-        assert_eq!(tally.total.p99_us() / 100, 70);
+        let mut stats = Stats::default();
+        stats.begin("steady", start);
+        stats.count(&Call { attempts: 2, ..call(start, 0, 7) });
+        stats.count(&failed(Call { attempts: 2, ..call(start, 0, 9000) }));
+        assert_eq!((stats.total.moved, stats.total.failed), (1, 1));
+        assert_eq!(stats.total.p99_us() / 100, 70);
     }
 }

@@ -9,7 +9,7 @@ use waypost_core::registry::{
     AnyRegistry, DeregisterOptions, Error, Instance, RegisterOptions, Registry, Result as RegistryResult, WatchOptions,
 };
 
-use crate::follower::Follower;
+use crate::event_checker::EventChecker;
 use crate::harness::{DynHarness, Harness, RawChange};
 use crate::runner::Time;
 
@@ -26,7 +26,7 @@ impl From<Error> for Skip {
     }
 }
 
-pub(crate) struct Stage {
+pub(crate) struct TestContext {
     harness: Box<dyn DynHarness>,
     opened: Mutex<Vec<AnyRegistry>>,
     /// True once the watchers were disconnected.
@@ -35,7 +35,7 @@ pub(crate) struct Stage {
     pub(crate) seed: u64,
 }
 
-impl Stage {
+impl TestContext {
     pub(crate) fn new(harness: impl Harness, time: Time, seed: u64) -> Self {
         Self { harness: Box::new(harness), opened: Mutex::default(), cut: Arc::default(), time, seed }
     }
@@ -81,13 +81,13 @@ impl Stage {
     }
 
     /// Follows all services.
-    pub(crate) async fn follow(&self, registry: &AnyRegistry) -> Follower {
-        Follower::open(registry, WatchOptions::all(), self.time, Arc::clone(&self.cut)).await
+    pub(crate) async fn follow(&self, registry: &AnyRegistry) -> EventChecker {
+        EventChecker::open(registry, WatchOptions::all(), self.time, Arc::clone(&self.cut)).await
     }
 
     /// Follows one service.
-    pub(crate) async fn follow_one(&self, registry: &AnyRegistry, service: &str) -> Follower {
-        Follower::open(registry, WatchOptions::service(service), self.time, Arc::clone(&self.cut)).await
+    pub(crate) async fn follow_one(&self, registry: &AnyRegistry, service: &str) -> EventChecker {
+        EventChecker::open(registry, WatchOptions::service(service), self.time, Arc::clone(&self.cut)).await
     }
 }
 

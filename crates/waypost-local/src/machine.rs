@@ -34,13 +34,13 @@ pub(crate) const RESCAN_SIGNALLED: Duration = Duration::from_secs(5);
 pub(crate) const RESCAN_POLLED: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(crate) struct View {
+pub(crate) struct Machine {
     known: BTreeMap<Key, Stamp>,
     checks: BTreeMap<Key, Check>,
     /// True if records vanished, and it is unknown if they left or were lost.
     gap: bool,
     /// True if there are no signals, so that tombstones are not seen.
-    deaf: bool,
+    polling: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,10 +57,10 @@ enum Why {
     Missing,
 }
 
-impl View {
-    /// Creates an empty view; `deaf` if there are no signals.
-    pub(crate) fn new(deaf: bool) -> Self {
-        Self { deaf, ..Self::default() }
+impl Machine {
+    /// Creates an empty view; `polling` if there are no signals.
+    pub(crate) fn new(polling: bool) -> Self {
+        Self { polling, ..Self::default() }
     }
 
     /// Returns the stamps of the known records.
@@ -85,7 +85,7 @@ impl View {
         self.checks.values().map(|check| check.at).min()
     }
 
-    /// Returns the keys to check now; pass each result to [`looked`](View::looked).
+    /// Returns the keys to check now; pass each result to [`on_probe`](Machine::on_probe).
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Key> {
         let due: Vec<_> = self.checks.iter().filter(|(_, check)| check.at <= now).map(|(key, _)| key.clone()).collect();
         for key in &due {
@@ -107,11 +107,11 @@ impl View {
         let there: std::collections::BTreeSet<_> = seen.iter().map(|(key, _)| key).collect();
         let missing: Vec<_> = self.known.keys().filter(|key| !there.contains(key)).cloned().collect();
         let missing = missing.into_iter().map(|key| (key, Seen::Absent));
-        missing.chain(seen).flat_map(|(key, seen)| self.looked(now, key, seen, false)).collect()
+        missing.chain(seen).flat_map(|(key, seen)| self.on_probe(now, key, seen, false)).collect()
     }
 
-    /// Applies the result of a check of one key; `marked` if its tombstone was signalled.
-    pub(crate) fn looked(&mut self, now: Instant, key: Key, seen: Seen, marked: bool) -> Vec<Change> {
+    /// Applies the result of a check of one key; `has_tombstone` if its tombstone was signalled.
+    pub(crate) fn on_probe(&mut self, now: Instant, key: Key, seen: Seen, has_tombstone: bool) -> Vec<Change> {
         match seen {
             // The tombstone belongs to an earlier registration, whose end was emitted.
             Seen::Same => {
@@ -119,13 +119,13 @@ impl View {
                 Vec::new()
             }
             Seen::Live(stamp, entry) => {
-                let left = if marked { self.ended(&key, Change::Leave) } else { None };
+                let left = if has_tombstone { self.ended(&key, Change::Leave) } else { None };
                 self.is_there(&key);
                 self.known.insert(key, stamp);
                 left.into_iter().chain([Change::Put(entry)]).collect()
             }
             Seen::Left => self.ended(&key, Change::Leave).into_iter().collect(),
-            Seen::Lost | Seen::Garbage | Seen::Absent if marked => self.ended(&key, Change::Leave).into_iter().collect(),
+            Seen::Lost | Seen::Garbage | Seen::Absent if has_tombstone => self.ended(&key, Change::Leave).into_iter().collect(),
             Seen::Lost | Seen::Garbage => self.ended(&key, Change::Lose).into_iter().collect(),
             Seen::Absent => self.vanished(now, key).into_iter().collect(),
         }
@@ -147,7 +147,7 @@ impl View {
         match self.checks.get(&key) {
             _ if !self.known.contains_key(&key) => None,
             Some(check) if check.why == Why::Missing && check.at > now => None,
-            Some(check) if check.why == Why::Missing && self.deaf => {
+            Some(check) if check.why == Why::Missing && self.polling => {
                 self.gap = true;
                 None
             }
@@ -182,9 +182,9 @@ mod tests {
     }
 
     /// Creates a view with one known record.
-    fn knows(deaf: bool, now: Instant) -> View {
-        let mut view = View::new(deaf);
-        assert_eq!(view.looked(now, key(), live(), false), [Change::Put(entry())]);
+    fn knows(polling: bool, now: Instant) -> Machine {
+        let mut view = Machine::new(polling);
+        assert_eq!(view.on_probe(now, key(), live(), false), [Change::Put(entry())]);
         view
     }
 
@@ -198,26 +198,26 @@ mod tests {
             (Seen::Lost, true, Change::Leave(key())),
             (Seen::Absent, true, Change::Leave(key())),
         ];
-        for (seen, marked, change) in ends {
+        for (seen, has_tombstone, change) in ends {
             let mut view = knows(false, now);
-            assert_eq!(view.looked(now, key(), seen.clone(), marked), [change], "{seen:?}");
-            assert_eq!(view.looked(now, key(), seen, marked), [], "told twice");
+            assert_eq!(view.on_probe(now, key(), seen.clone(), has_tombstone), [change], "{seen:?}");
+            assert_eq!(view.on_probe(now, key(), seen, has_tombstone), [], "told twice");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_vanished_record_waits_for_its_mark() {
         let now = Instant::now();
-        let (mut marked, mut unmarked) = (knows(false, now), knows(false, now));
-        for view in [&mut marked, &mut unmarked] {
+        let (mut has_tombstone, mut unmarked) = (knows(false, now), knows(false, now));
+        for view in [&mut has_tombstone, &mut unmarked] {
             assert_eq!(view.scanned(now, Vec::new()), []);
             assert_eq!(view.next_check(), Some(now + MARK));
         }
-        assert_eq!(marked.looked(now, key(), Seen::Absent, true), [Change::Leave(key())]);
+        assert_eq!(has_tombstone.on_probe(now, key(), Seen::Absent, true), [Change::Leave(key())]);
         let later = now + MARK;
         assert_eq!(unmarked.due(later), [key()]);
-        assert_eq!(unmarked.looked(later, key(), Seen::Absent, false), [Change::Lose(key())]);
-        assert_eq!((marked.next_check(), unmarked.next_check()), (None, None));
+        assert_eq!(unmarked.on_probe(later, key(), Seen::Absent, false), [Change::Lose(key())]);
+        assert_eq!((has_tombstone.next_check(), unmarked.next_check()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -233,8 +233,8 @@ mod tests {
     async fn a_mark_of_an_earlier_life_says_nothing_of_this_one() {
         let now = Instant::now();
         let mut view = knows(false, now);
-        assert_eq!(view.looked(now, key(), Seen::Same, true), []);
-        assert_eq!(view.looked(now, key(), live(), true), [Change::Leave(key()), Change::Put(entry())]);
+        assert_eq!(view.on_probe(now, key(), Seen::Same, true), []);
+        assert_eq!(view.on_probe(now, key(), live(), true), [Change::Leave(key()), Change::Put(entry())]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,7 +248,7 @@ mod tests {
         while let Some(at) = view.next_check() {
             probes.push(at - begun);
             assert_eq!(view.due(at), [key()]);
-            assert_eq!(view.looked(at, key(), Seen::Same, false), []);
+            assert_eq!(view.on_probe(at, key(), Seen::Same, false), []);
         }
         assert_eq!(probes, [0, 1, 6, 31, 156].map(Duration::from_millis));
     }
@@ -258,8 +258,8 @@ mod tests {
         let now = Instant::now();
         let mut view = knows(true, now);
         assert_eq!(view.scanned(now, Vec::new()), []);
-        assert_eq!(view.looked(now + MARK, key(), Seen::Absent, false), []);
+        assert_eq!(view.on_probe(now + MARK, key(), Seen::Absent, false), []);
         assert!(view.has_gap());
-        assert_eq!(knows(true, now).looked(now, key(), Seen::Lost, false), [Change::Lose(key())]);
+        assert_eq!(knows(true, now).on_probe(now, key(), Seen::Lost, false), [Change::Lose(key())]);
     }
 }

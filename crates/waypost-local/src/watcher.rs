@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use waypost_core::registry::{Broadcaster, Error, Result, WatchOptions, Watcher};
 
-use crate::engine::{AFTER_A_GAP, Engine};
 use crate::reader::Reader;
 use crate::signals::Kind;
+use crate::task::{AFTER_A_GAP, WatchTask};
 
 /// Watchers of a handle, and the one task that feeds them; it ends when there are no listeners.
 /// Clones refer to the same.
 #[derive(Clone)]
-pub(crate) struct Watching {
+pub(crate) struct DirWatcher {
     reader: Arc<Reader>,
     broadcaster: Broadcaster,
     kind: Kind,
@@ -33,7 +33,7 @@ struct Slot {
     closed: bool,
 }
 
-impl Watching {
+impl DirWatcher {
     pub(crate) fn new(reader: Arc<Reader>, kind: Kind) -> Self {
         let stop = watch::Sender::new(false);
         Self { reader, broadcaster: Broadcaster::default(), kind, slot: Arc::default(), stop, refresh: Arc::default() }
@@ -95,7 +95,7 @@ impl Watching {
         let alive = Arc::new(());
         slot.engine = Arc::downgrade(&alive);
         let unfinished = Unfinished { broadcaster: Some(self.broadcaster.clone()), alive: Some(alive) };
-        let engine = Engine {
+        let engine = WatchTask {
             reader: Arc::clone(&self.reader),
             broadcaster: self.broadcaster.clone(),
             kind: self.kind,

@@ -31,20 +31,20 @@ fn number(variable: &str) -> Option<u64> {
 /// Log of the steps of one random case. When a panic drops it, it is printed with the seed that
 /// reproduces the case. Clones share the log.
 #[derive(Clone, Debug)]
-pub struct Story(Arc<Told>);
+pub struct CaseLog(Arc<Logged>);
 
 #[derive(Debug)]
-struct Told {
+struct Logged {
     test: &'static str,
     seed: u64,
     steps: Mutex<Vec<String>>,
 }
 
-impl Story {
+impl CaseLog {
     /// Creates the log of the case with this `seed`. `test` is the selection for `cargo test`:
     /// `-p a-crate the_test`.
     pub fn new(test: &'static str, seed: u64) -> Self {
-        Self(Arc::new(Told { test, seed, steps: Mutex::default() }))
+        Self(Arc::new(Logged { test, seed, steps: Mutex::default() }))
     }
 
     /// Returns the seed of the case.
@@ -58,7 +58,7 @@ impl Story {
     }
 }
 
-impl Drop for Told {
+impl Drop for Logged {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.chapter());
@@ -66,7 +66,7 @@ impl Drop for Told {
     }
 }
 
-impl Told {
+impl Logged {
     fn chapter(&self) -> String {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         format!(
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_story_says_how_to_see_it_again() {
-        let story = Story::new("-p a-crate the_test", 7);
+        let story = CaseLog::new("-p a-crate the_test", 7);
         story.clone().tell("0.1 s: cut");
         assert_eq!(
             story.0.chapter(),

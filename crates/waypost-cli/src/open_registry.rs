@@ -4,22 +4,22 @@ use waypost::record::Service;
 use waypost::registry::{self, WatchOptions, Watcher};
 use waypost::{AnyRegistry, Registry};
 
+use crate::error::CliError;
 use crate::escape;
-use crate::failure::Failure;
 use crate::output;
 
 /// Open registry, and its URL without secrets.
-pub(crate) struct Place {
+pub(crate) struct OpenRegistry {
     registry: AnyRegistry,
     shown: String,
 }
 
-impl Place {
+impl OpenRegistry {
     /// Opens the registry at `url`.
-    pub(crate) async fn open(url: &str) -> Result<Self, Failure> {
+    pub(crate) async fn open(url: &str) -> Result<Self, CliError> {
         if url.starts_with("memory:") {
             let what = "memory:// lives inside one process: a command would see nothing there";
-            return Err(Failure::usage(what).next("give a registry that processes share: --registry local://"));
+            return Err(CliError::usage(what).next("give a registry that processes share: --registry local://"));
         }
         let registry = waypost::connect(url).await.map_err(|error| explained(error, "it", ""))?;
         let shown = shown(url, &registry);
@@ -27,10 +27,10 @@ impl Place {
     }
 
     /// Opens a registry in which `what` is to be registered. A static list is refused.
-    pub(crate) async fn open_for(what: &str, url: &str) -> Result<Self, Failure> {
+    pub(crate) async fn open_for(what: &str, url: &str) -> Result<Self, CliError> {
         if url.starts_with("static:") {
             let why = format!("static:// is a fixed list: {what} cannot register there");
-            return Err(Failure::usage(why).next("give a registry that can be written: --registry local://"));
+            return Err(CliError::usage(why).next("give a registry that can be written: --registry local://"));
         }
         Self::open(url).await
     }
@@ -60,12 +60,12 @@ impl Place {
     }
 
     /// Returns all services.
-    pub(crate) async fn list(&self) -> Result<Vec<Service>, Failure> {
+    pub(crate) async fn list(&self) -> Result<Vec<Service>, CliError> {
         self.awaited(self.registry.list_services()).await.map_err(|error| self.failure(error))
     }
 
     /// Returns one service, one record per version.
-    pub(crate) async fn get(&self, name: &str) -> Result<Vec<Service>, Failure> {
+    pub(crate) async fn get(&self, name: &str) -> Result<Vec<Service>, CliError> {
         match self.awaited(self.registry.get_service(name)).await {
             Ok(services) if services.iter().any(|service| !service.nodes.is_empty()) => Ok(services),
             Ok(_) | Err(registry::Error::NotFound { .. }) => Err(self.not_found(name)),
@@ -78,7 +78,7 @@ impl Place {
     }
 
     /// Checks that the registry responds to a query for one service.
-    pub(crate) async fn answers(&self, name: &str) -> Result<(), Failure> {
+    pub(crate) async fn answers(&self, name: &str) -> Result<(), CliError> {
         match self.registry.get_service(name).await {
             Ok(_) | Err(registry::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failure(error)),
@@ -86,23 +86,23 @@ impl Place {
     }
 
     /// Watches one service, or all.
-    pub(crate) async fn watch(&self, name: Option<&str>) -> Result<Watcher, Failure> {
+    pub(crate) async fn watch(&self, name: Option<&str>) -> Result<Watcher, CliError> {
         let options = name.map_or_else(WatchOptions::all, WatchOptions::service);
         self.registry.watch(&options).await.map_err(|error| self.failure(error))
     }
 
     /// Explains an error of this registry, with what to do.
-    pub(crate) fn failure(&self, error: registry::Error) -> Failure {
+    pub(crate) fn failure(&self, error: registry::Error) -> CliError {
         explained(error, self.url(), &escape::text(&self.registry.options().prefix))
     }
 
-    fn not_found(&self, name: &str) -> Failure {
-        Failure::no(format!("service {:?} is not registered in {}", escape::text(name), self.url()))
+    fn not_found(&self, name: &str) -> CliError {
+        CliError::no(format!("service {:?} is not registered in {}", escape::text(name), self.url()))
             .next(format!("see what is: {}", self.command("list")))
     }
 
     /// Closes the registry. The records registered through it are gone when this returns.
-    pub(crate) async fn close(self) -> Result<(), Failure> {
+    pub(crate) async fn close(self) -> Result<(), CliError> {
         Ok(self.registry.close().await?)
     }
 }
@@ -115,9 +115,9 @@ fn shown(url: &str, registry: &AnyRegistry) -> String {
         // The path and options identify the registry better than its members. A user ends at the
         // last @ before them.
         Some((scheme @ ("etcd" | "etcds"), rest)) => {
-            let (place, options) = rest.find('?').map_or((rest, ""), |at| rest.split_at(at));
-            let (_, place) = place.rsplit_once('@').unwrap_or(("", place));
-            format!("{scheme}://{place}{options}")
+            let (members, options) = rest.find('?').map_or((rest, ""), |at| rest.split_at(at));
+            let (_, members) = members.rsplit_once('@').unwrap_or(("", members));
+            format!("{scheme}://{members}{options}")
         }
         _ => format!("{name}://{addresses}"),
     };
@@ -125,7 +125,7 @@ fn shown(url: &str, registry: &AnyRegistry) -> String {
 }
 
 /// Explains an error of a registry, with what to do.
-fn explained(error: registry::Error, url: &str, prefix: &str) -> Failure {
+fn explained(error: registry::Error, url: &str, prefix: &str) -> CliError {
     let next = match &error {
         registry::Error::Denied { .. } if prefix.is_empty() => Some(format!("may you read and write {url}?")),
         registry::Error::Denied { .. } => Some(format!(
@@ -137,7 +137,7 @@ fn explained(error: registry::Error, url: &str, prefix: &str) -> Failure {
         }
         _ => None,
     };
-    let failure = Failure::from(error);
+    let failure = CliError::from(error);
     match next {
         Some(next) => failure.next(next),
         None => failure,
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     async fn shown(url: &str) -> String {
-        Place::open(url).await.unwrap().url().to_owned()
+        OpenRegistry::open(url).await.unwrap().url().to_owned()
     }
 
     #[tokio::test]
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(shown("etcds://ann:p%40ss%2Fw@a").await, "etcds://a");
         assert_eq!(shown("etcd://ann:p@ss@a?tls=false").await, "etcd://a?tls=false");
         assert_eq!(shown("static://a:1?protocol=http").await, "static://a:1");
-        let place = Place::open("etcd://ann:hunter2@a?tls=false&timeout=1s").await.unwrap();
-        assert_eq!(place.command("list"), "waypost --registry 'etcd://a?tls=false&timeout=1s' list");
+        let opened = OpenRegistry::open("etcd://ann:hunter2@a?tls=false&timeout=1s").await.unwrap();
+        assert_eq!(opened.command("list"), "waypost --registry 'etcd://a?tls=false&timeout=1s' list");
     }
 }

@@ -7,9 +7,9 @@ use waypost::registry;
 
 use crate::output::{self, Style};
 
-/// Failure of a command.
+/// CliError of a command.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct CliError {
     kind: Kind,
     what: String,
     next: Option<String>,
@@ -26,7 +26,7 @@ enum Kind {
     Interrupted,
 }
 
-impl Failure {
+impl CliError {
     /// Creates the failure of a negative result: not found, not in time, calls failed.
     pub(crate) fn no(what: impl Into<String>) -> Self {
         Self::new(Kind::No, what)
@@ -82,7 +82,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         match &self.next {
@@ -93,7 +93,7 @@ impl fmt::Display for Failure {
 }
 
 /// Classifies errors of the registry, and only here: what the user can do decides the code.
-impl From<registry::Error> for Failure {
+impl From<registry::Error> for CliError {
     fn from(error: registry::Error) -> Self {
         use registry::Error;
         let kind = match error {
@@ -106,7 +106,7 @@ impl From<registry::Error> for Failure {
 }
 
 /// Classifies errors of stdout, or of the operating system.
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::Unread } else { Kind::No };
         Self::new(kind, error.to_string())
@@ -122,11 +122,11 @@ mod tests {
         let not_found = registry::Error::NotFound { service: "a".into() };
         let down = registry::Error::unavailable("local", "read", io::Error::other("gone"));
         let table = [
-            (Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)), 0),
-            (Failure::from(not_found), 1),
-            (Failure::from(registry::Error::invalid("a", "b")), 2),
-            (Failure::from(down), 3),
-            (Failure::interrupted(), 130),
+            (CliError::from(io::Error::from(io::ErrorKind::BrokenPipe)), 0),
+            (CliError::from(not_found), 1),
+            (CliError::from(registry::Error::invalid("a", "b")), 2),
+            (CliError::from(down), 3),
+            (CliError::interrupted(), 130),
         ];
         for (failure, code) in table {
             assert_eq!(failure.code(), code, "{failure}");
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn what_to_do_comes_on_a_line_of_its_own_and_nothing_reaches_the_terminal_raw() {
         let taken = registry::Error::IdTaken { id: "a".into(), holder: "\u{1b}[2Jb".into() };
-        assert_eq!(Failure::from(taken).to_string(), "id \"a\" is held by another instance, \\u{1b}[2Jb");
-        assert_eq!(Failure::no("it is not").next("do it").to_string(), "it is not\n  do it");
+        assert_eq!(CliError::from(taken).to_string(), "id \"a\" is held by another instance, \\u{1b}[2Jb");
+        assert_eq!(CliError::no("it is not").next("do it").to_string(), "it is not\n  do it");
     }
 }

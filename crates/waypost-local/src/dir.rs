@@ -45,14 +45,14 @@ impl File {
 
 /// Directory of a registry. Clones refer to the same one.
 #[derive(Clone, Debug)]
-pub(crate) struct Folder {
+pub(crate) struct Dir {
     root: Arc<Path>,
     /// True if the default location was chosen. Other users may write there, so the directory must
     /// belong to the current user.
     is_default: bool,
 }
 
-impl Folder {
+impl Dir {
     pub(crate) fn open(dir: Option<PathBuf>) -> Result<Self> {
         let folder = Self { is_default: dir.is_none(), root: dir.unwrap_or_else(default_dir).into() };
         folder.make()?;
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_default_directory_must_be_ours_alone() {
         let parent = tempfile::tempdir().unwrap();
-        let default = |name: &str| Folder { root: parent.path().join(name).into(), is_default: true };
+        let default = |name: &str| Dir { root: parent.path().join(name).into(), is_default: true };
         default("made").make().unwrap();
         default("made").make().unwrap();
         let mode = std::fs::metadata(parent.path().join("made")).unwrap().permissions().mode();
@@ -217,8 +217,8 @@ mod tests {
     fn a_given_directory_is_made_whole() {
         let parent = tempfile::tempdir().unwrap();
         std::fs::write(parent.path().join("file"), "").unwrap();
-        assert!(matches!(Folder::open(Some(parent.path().join("file"))), Err(Error::Invalid { .. })));
-        let folder = Folder::open(Some(parent.path().join("a/b"))).unwrap();
+        assert!(matches!(Dir::open(Some(parent.path().join("file"))), Err(Error::Invalid { .. })));
+        let folder = Dir::open(Some(parent.path().join("a/b"))).unwrap();
         assert_eq!(folder.services().unwrap(), [""; 0]);
         folder.make_service("greeter").unwrap();
         std::fs::create_dir(folder.root().join(".hidden")).unwrap();

@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use waypost_core::record::Key;
 use waypost_core::registry::{Broadcaster, Change, Error, NodeSet, Result};
 
+use crate::machine::{Machine, RESCAN_POLLED, RESCAN_SIGNALLED};
 use crate::reader::{Reader, Seen};
 use crate::signals::{Hint, Kind, Signals};
-use crate::view::{RESCAN_POLLED, RESCAN_SIGNALLED, View};
 use crate::{NAME, blocking};
 
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
@@ -21,7 +21,7 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 /// keep the task busy.
 pub(crate) const AFTER_A_GAP: Duration = Duration::from_millis(10);
 
-pub(crate) struct Engine {
+pub(crate) struct WatchTask {
     pub(crate) reader: Arc<Reader>,
     pub(crate) broadcaster: Broadcaster,
     pub(crate) kind: Kind,
@@ -47,7 +47,7 @@ enum Wake {
     Rescan,
 }
 
-impl Engine {
+impl WatchTask {
     /// Runs until the handle is closed, or `is_idle` reports that there are no listeners.
     pub(crate) async fn run(mut self, is_idle: impl Fn(&Broadcaster) -> bool + Send) {
         let mut back_off = SHORTEST_BACK_OFF;
@@ -78,7 +78,7 @@ impl Engine {
     /// between the two.
     async fn follow(&mut self, is_idle: &impl Fn(&Broadcaster) -> bool, back_off: &mut Duration) -> Result<End> {
         let mut signals = Signals::open(self.kind, self.reader.folder())?;
-        let mut view = View::new(signals.are_polled());
+        let mut view = Machine::new(signals.are_polled());
         let seen = self.scan(&view).await?;
         let changes = view.scanned(Instant::now(), seen);
         self.broadcaster.reset(NodeSet::from_iter(changes.into_iter().filter_map(|change| match change {
@@ -126,19 +126,19 @@ impl Engine {
         }
     }
 
-    async fn take(&self, view: &mut View, signals: &mut Signals, hints: Vec<Hint>) -> Result<()> {
-        let mut marked = BTreeMap::<Key, bool>::new();
+    async fn take(&self, view: &mut Machine, signals: &mut Signals, hints: Vec<Hint>) -> Result<()> {
+        let mut has_tombstone = BTreeMap::<Key, bool>::new();
         let mut locks = Vec::new();
         let mut folders = false;
         for hint in hints {
             match hint {
-                Hint::Record(key) => drop(marked.entry(key).or_default()),
-                Hint::Left(key) => drop(marked.insert(key, true)),
+                Hint::Record(key) => drop(has_tombstone.entry(key).or_default()),
+                Hint::Left(key) => drop(has_tombstone.insert(key, true)),
                 Hint::Lock(key) => locks.push(key),
                 Hint::Folders | Hint::Gap => folders = true,
             }
         }
-        self.look(view, marked.into_iter().collect()).await?;
+        self.look(view, has_tombstone.into_iter().collect()).await?;
         for key in locks {
             view.lock_closed(Instant::now(), key);
         }
@@ -149,26 +149,29 @@ impl Engine {
         Ok(())
     }
 
-    async fn look(&self, view: &mut View, keys: Vec<(Key, bool)>) -> Result<()> {
+    async fn look(&self, view: &mut Machine, keys: Vec<(Key, bool)>) -> Result<()> {
         let reader = Arc::clone(&self.reader);
-        let keys: Vec<_> = keys.into_iter().map(|(key, marked)| (view.known().get(&key).copied(), key, marked)).collect();
+        let keys: Vec<_> =
+            keys.into_iter().map(|(key, has_tombstone)| (view.known().get(&key).copied(), key, has_tombstone)).collect();
         let seen: Vec<(Key, Seen, bool)> = blocking(move || {
-            let look = |(known, key, marked): (Option<_>, Key, bool)| (reader.look(&key, known.as_ref()), key, marked);
-            keys.into_iter().map(look).map(|(seen, key, marked)| (key, seen, marked)).collect()
+            let look =
+                |(known, key, has_tombstone): (Option<_>, Key, bool)| (reader.look(&key, known.as_ref()), key, has_tombstone);
+            keys.into_iter().map(look).map(|(seen, key, has_tombstone)| (key, seen, has_tombstone)).collect()
         })
         .await?;
         let now = Instant::now();
-        self.broadcaster.apply(seen.into_iter().flat_map(|(key, seen, marked)| view.looked(now, key, seen, marked)));
+        self.broadcaster
+            .apply(seen.into_iter().flat_map(|(key, seen, has_tombstone)| view.on_probe(now, key, seen, has_tombstone)));
         Ok(())
     }
 
-    async fn rescan(&self, view: &mut View) -> Result<()> {
+    async fn rescan(&self, view: &mut Machine) -> Result<()> {
         let seen = self.scan(view).await?;
         self.broadcaster.apply(view.scanned(Instant::now(), seen));
         Ok(())
     }
 
-    async fn scan(&self, view: &View) -> Result<Vec<(Key, Seen)>> {
+    async fn scan(&self, view: &Machine) -> Result<Vec<(Key, Seen)>> {
         let (reader, known) = (Arc::clone(&self.reader), view.known().clone());
         blocking(move || reader.scan(None, &known)).await?
     }

@@ -9,7 +9,7 @@ use waypost::Channel;
 use super::call::Call;
 use super::report::{Report, Setting};
 use super::screen::{self, Screen};
-use super::tally::Tally;
+use super::stats::Stats;
 use crate::output::{self, Style};
 
 /// Maximum number of events that wait to be counted.
@@ -20,7 +20,7 @@ const REDRAW: Duration = Duration::from_millis(250);
 
 /// Event of the script or the load.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum DemoEvent {
     /// Start of a phase.
     Phase(&'static str, Instant),
     /// Action on a server.
@@ -31,30 +31,30 @@ pub(super) enum News {
     End(Instant),
 }
 
-impl From<Call> for News {
+impl From<Call> for DemoEvent {
     fn from(call: Call) -> Self {
         Self::Call(call)
     }
 }
 
 /// Counts and display of the demo.
-pub(super) struct Stage {
+pub(super) struct Runner {
     setting: Setting,
     channel: Channel,
-    tally: Tally,
+    stats: Stats,
     act: String,
     start: Instant,
     style: Style,
 }
 
-impl Stage {
+impl Runner {
     pub(super) fn new(setting: Setting, channel: Channel) -> Self {
-        let (tally, act) = (Tally::default(), String::new());
-        Self { setting, channel, tally, act, start: Instant::now(), style: Style::of_stderr() }
+        let (stats, act) = (Stats::default(), String::new());
+        Self { setting, channel, stats, act, start: Instant::now(), style: Style::of_stderr() }
     }
 
     /// Handles events until all senders are gone, and returns the report.
-    pub(super) async fn follow(mut self, mut news: mpsc::Receiver<News>) -> Report {
+    pub(super) async fn follow(mut self, mut events: mpsc::Receiver<DemoEvent>) -> Report {
         let mut screen = Screen::default();
         let mut redraw = interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -62,23 +62,23 @@ impl Stage {
             tokio::select! {
                 biased;
                 _ = redraw.tick(), if self.style.redraws() => screen.draw(&self.frame()),
-                heard = news.recv() => match heard {
-                    Some(news) => self.hear(news),
+                heard = events.recv() => match heard {
+                    Some(events) => self.on_event(events),
                     None => break,
                 },
             }
         }
         screen.clear();
-        Report::new(self.setting, self.tally)
+        Report::new(self.setting, self.stats)
     }
 
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Call(call) => self.tally.count(&call),
-            News::End(at) => self.tally.end(at),
-            News::Act(act) => self.tell(act),
-            News::Phase(name, at) => {
-                self.tally.begin(name, at);
+    fn on_event(&mut self, events: DemoEvent) {
+        match events {
+            DemoEvent::Call(call) => self.stats.count(&call),
+            DemoEvent::End(at) => self.stats.end(at),
+            DemoEvent::Act(act) => self.tell(act),
+            DemoEvent::Phase(name, at) => {
+                self.stats.begin(name, at);
                 self.tell(name.to_owned());
             }
         }
@@ -93,6 +93,6 @@ impl Stage {
     }
 
     fn frame(&self) -> Vec<String> {
-        screen::frame(&self.tally, &self.channel.snapshot().nodes, &self.act, self.start.elapsed(), self.style)
+        screen::frame(&self.stats, &self.channel.snapshot().nodes, &self.act, self.start.elapsed(), self.style)
     }
 }

@@ -3,21 +3,21 @@
 use tempfile::TempDir;
 
 use super::etcd::Etcd;
-use crate::failure::Failure;
+use crate::error::CliError;
 
-pub(super) enum Ground {
+pub(super) enum DemoRegistry {
     /// Registry that was given. It may hold other greeters.
     Given(String),
     Folder(TempDir),
     Etcd(Box<Etcd>),
 }
 
-impl Ground {
+impl DemoRegistry {
     /// Chooses the registry at `given`, else an etcd of the demo's own if `etcd` is set, else a
     /// fresh directory.
-    pub(super) async fn choose(given: Option<String>, etcd: bool) -> Result<Self, Failure> {
+    pub(super) async fn choose(given: Option<String>, etcd: bool) -> Result<Self, CliError> {
         match given {
-            Some(_) if etcd => Err(Failure::usage("--etcd starts an etcd of its own, --registry names one: drop one of them")),
+            Some(_) if etcd => Err(CliError::usage("--etcd starts an etcd of its own, --registry names one: drop one of them")),
             Some(url) => Ok(Self::Given(url)),
             None if etcd => Ok(Self::Etcd(Box::new(Etcd::start().await?))),
             None => Ok(Self::Folder(TempDir::with_prefix("waypost-demo-")?)),
@@ -25,7 +25,7 @@ impl Ground {
     }
 
     /// Waits until the registry can be used.
-    pub(super) async fn ready(&mut self) -> Result<(), Failure> {
+    pub(super) async fn ready(&mut self) -> Result<(), CliError> {
         match self {
             Self::Etcd(etcd) => etcd.serving().await,
             Self::Given(_) | Self::Folder(_) => Ok(()),
@@ -55,7 +55,7 @@ impl Ground {
     }
 
     /// Waits until the etcd that was started ends by itself.
-    pub(super) async fn failed(&mut self) -> Failure {
+    pub(super) async fn failed(&mut self) -> CliError {
         match self {
             Self::Etcd(etcd) => etcd.failed().await,
             Self::Given(_) | Self::Folder(_) => std::future::pending().await,
@@ -63,7 +63,7 @@ impl Ground {
     }
 
     /// Removes the registry if the demo created it.
-    pub(super) async fn clear(self) -> Result<(), Failure> {
+    pub(super) async fn clear(self) -> Result<(), CliError> {
         match self {
             Self::Given(_) => Ok(()),
             Self::Folder(folder) => Ok(folder.close()?),

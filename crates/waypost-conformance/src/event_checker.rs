@@ -1,4 +1,4 @@
-//! Follower of a watcher, which checks every event against the contract.
+//! EventChecker of a watcher, which checks every event against the contract.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use crate::runner::Time;
 /// Time without events after which the node set is compared with a fresh list.
 const COMPARE: Duration = Duration::from_millis(50);
 
-pub(crate) struct Follower {
+pub(crate) struct EventChecker {
     watcher: Watcher,
     options: WatchOptions,
     patience: Duration,
@@ -24,7 +24,7 @@ pub(crate) struct Follower {
     pub(crate) heard: Vec<Event>,
 }
 
-impl Follower {
+impl EventChecker {
     pub(crate) async fn open(registry: &AnyRegistry, options: WatchOptions, time: Time, cut: Arc<AtomicBool>) -> Self {
         let watcher = registry.watch(&options).await.expect("a watch opens");
         let (patience, picture, heard) = (time.patience(), NodeSet::default(), Vec::new());
@@ -117,7 +117,7 @@ impl Follower {
     }
 
     /// Returns the events received for one node.
-    pub(crate) fn heard_of(&self, key: &Key) -> Vec<&Event> {
+    pub(crate) fn received(&self, key: &Key) -> Vec<&Event> {
         self.heard.iter().filter(|event| about(event).as_ref() == Some(key)).collect()
     }
 

@@ -12,13 +12,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use waypost_core::record::{Entry, Key};
 use waypost_core::registry::{DeregisterOptions, Error, Instance, Interner, Result};
 
-use crate::folder::{File, Folder};
+use crate::dir::{Dir, File};
 use crate::lock::{self, Lock, probe};
 use crate::reader::{Reader, Seen, read};
 use crate::trouble;
 
-pub(crate) struct Owner {
-    folder: Folder,
+pub(crate) struct Registrations {
+    folder: Dir,
     state: Mutex<State>,
 }
 
@@ -48,8 +48,8 @@ pub(crate) enum Claimed {
 /// Maximum number of attempts to lock a path that is swept meanwhile.
 const TRIES: usize = 16;
 
-impl Owner {
-    pub(crate) fn new(folder: Folder) -> Self {
+impl Registrations {
+    pub(crate) fn new(folder: Dir) -> Self {
         Self { folder, state: Mutex::default() }
     }
 
@@ -223,7 +223,7 @@ impl Claim {
         Self { lock, instance: instance.clone(), address: entry.node.address.clone() }
     }
 
-    fn holds(&self, folder: &Folder, key: &Key) -> bool {
+    fn holds(&self, folder: &Dir, key: &Key) -> bool {
         self.lock.is_at(&folder.file(key, File::Lock))
     }
 
