@@ -12,12 +12,10 @@ use waypost_core::directory::Directory;
 use waypost_core::record::ServiceName;
 use waypost_core::registry::{AnyRegistry, Error, Registry};
 
-use crate::channel::ServiceChannel;
-use crate::config::{ChannelConfig, Config};
+use crate::config::Config;
 use crate::conn::DialSlots;
 use crate::conn::connect::{AddressPolicy, Connect, TcpConnect};
 use crate::pool::{Limits, PoolShared, PoolTask, ServicePool};
-use crate::protocol::Protocol;
 use crate::retry::Budget;
 
 /// Time for which [`Client::close`] waits for its tasks. A task on a runtime that is no longer
@@ -68,11 +66,6 @@ impl Client {
     /// Returns the directory: the client's view of the services in use.
     pub fn directory(&self) -> &Directory {
         &self.0.directory
-    }
-
-    /// Creates a channel to one service.
-    pub fn channel(&self, service: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> ServiceChannel {
-        ServiceChannel::new(self.clone(), service, config, protocol)
     }
 
     /// Returns the pool of a service. The first use starts its task on the current runtime, and so

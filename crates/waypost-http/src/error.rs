@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waypost_core::peer::Exclusion;
 
-use crate::call::RequestError;
+use crate::request_error::RequestError;
 use crate::retry::AttemptHistory;
 
 /// Reason why a call failed, by what the caller can do about it.

@@ -6,9 +6,10 @@
 //! classifies the result, and may retry. The [`Protocol`] defines the meaning of a response; this
 //! crate never knows gRPC, nor the registry behind the directory.
 //!
-//! The modules, each importing only those before it: `config`, `retry` (retry policy, budget and
-//! decision), `conn` (one connection), `pool` (a service's peers), `client`, `channel`, `call` (the
-//! attempts of a call).
+//! The modules, each importing only those before it: `retry` (retry policy, budget and decision),
+//! `request_error`, `error`, `protocol`, `conn` and `tls` (one connection), `config`, `pool` (a
+//! service's peers), `client`, `service` (one channel's membership in a pool), `call` (the attempts
+//! of a call), `channel`, `single`.
 
 mod call;
 mod channel;
@@ -18,20 +19,23 @@ mod conn;
 mod error;
 mod pool;
 mod protocol;
+mod request_error;
 mod retry;
+mod service;
 pub mod single;
 #[cfg(feature = "tls")]
 mod tls;
 
+pub use call::PickKey;
 pub use call::response::{ResponseBody, ServedBy};
-pub use call::{PickKey, RequestError};
 pub use channel::{ChannelSnapshot, NotReady, ServiceChannel};
 pub use client::Client;
 pub use config::{ChannelConfig, Config, ReconnectConfig};
 pub use conn::ConnectionConfig;
 pub use conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
 pub use error::{BodyError, CallError, FailureKind, Report};
-pub use protocol::{BoxError, Protocol, ResponseClass};
+pub use protocol::{Protocol, ResponseClass};
+pub use request_error::{BoxError, RequestError};
 pub use retry::{AttemptHistory, AttemptRecord, BudgetConfig, Policy, Pushback};
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsConnect};

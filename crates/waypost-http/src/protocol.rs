@@ -6,10 +6,8 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 
 use crate::error::BodyError;
+pub(crate) use crate::request_error::BoxError;
 use crate::retry::Pushback;
-
-/// Boxed error of any type.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Classification of a response with regard to the node that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,12 +19,13 @@ const SHARED_BY_RIGHT: &[&str] = &["Error", "Result", "Config"];
 
 /// Prints the counts, as a table or as one JSON object.
 pub(crate) fn run(workspace: &Workspace, as_json: bool) -> Result<bool> {
-    let mut counts = Counts::default();
+    let mut sources = Vec::new();
     for file in workspace.tracked()? {
-        if let Some((name, path)) = rust_file(&file) {
-            counts.add(name, path, &workspace.read(&file)?);
+        if rust_file(&file).is_some() {
+            sources.push((file.clone(), workspace.read(&file)?));
         }
     }
+    let counts = Counts::of(&sources);
     if as_json {
         println!("{}", counts.json())
     } else {
@@ -68,10 +69,29 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, name: &str, path: &str, source: &str) {
+    /// Counts the sources, each with its path from the root.
+    fn of(sources: &[(String, String)]) -> Self {
+        let declared = |(file, source): &(String, String)| {
+            let folder = module_folder(file);
+            test_files(&tokens(source)).into_iter().map(move |name| format!("{folder}/{name}")).collect::<Vec<_>>()
+        };
+        let tests: Vec<String> = sources.iter().flat_map(declared).collect();
+        let in_tests = |file: &str| {
+            tests.iter().any(|test| file.strip_prefix(test.as_str()).is_some_and(|rest| rest.starts_with(['/', '.'])))
+        };
+        let mut counts = Self::default();
+        for (file, source) in sources {
+            if let Some((name, path)) = rust_file(file) {
+                let is_source = path.starts_with("src/") || path == "build.rs";
+                counts.add(name, path, source, !is_source || in_tests(file));
+            }
+        }
+        counts
+    }
+
+    fn add(&mut self, name: &str, path: &str, source: &str, is_test_file: bool) {
         let code = code_lines(source);
         let all = tokens(source);
-        let is_test_file = !path.starts_with("src/") && path != "build.rs" || in_tests(path);
         let tests = if is_test_file { vec![(1, code.len())] } else { test_modules(&all) };
         let is_test = |line: usize| tests.iter().any(|(first, last)| (*first..=*last).contains(&line));
         let [product, test] = self.lines.entry(name.to_owned()).or_default();
@@ -194,20 +214,32 @@ fn percent(part: usize, whole: usize) -> String {
     format!("{:.1} %", part as f64 * 100.0 / whole.max(1) as f64)
 }
 
-/// Returns true if a file of `src` is a test module: `tests.rs`, or in a folder of that name.
-fn in_tests(path: &str) -> bool {
-    path.split('/').any(|part| matches!(part, "tests" | "tests.rs"))
+/// Returns the folder of the modules that a file declares: `a/src/x.rs` has them in `a/src/x`.
+fn module_folder(file: &str) -> &str {
+    let file = file.trim_end_matches(".rs");
+    ["/mod", "/lib", "/main"].into_iter().find_map(|root| file.strip_suffix(root)).unwrap_or(file)
+}
+
+/// Returns the names of the modules in files of their own that are compiled for tests only.
+fn test_files(tokens: &[Token]) -> Vec<&str> {
+    let declared = tokens.windows(TEST_MODULE.len() + 2).filter(|window| is_test_module(window) && window[9].text == ";");
+    declared.map(|window| window[8].text.as_str()).collect()
+}
+
+const TEST_MODULE: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
+
+fn is_test_module(tokens: &[Token]) -> bool {
+    tokens.iter().take(TEST_MODULE.len()).map(|token| token.text.as_str()).eq(TEST_MODULE)
 }
 
 /// Returns the first and last line of each `#[cfg(test)] mod … { … }`.
 fn test_modules(tokens: &[Token]) -> Vec<(usize, usize)> {
-    const MARK: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
-    let is_mark = |window: &&[Token]| window.iter().map(|token| token.text.as_str()).eq(MARK);
-    let starts = tokens.windows(MARK.len()).enumerate().filter(|(_, window)| is_mark(window)).map(|(at, _)| at);
+    let starts = tokens.windows(TEST_MODULE.len()).enumerate().filter(|(_, window)| is_test_module(window));
+    let starts = starts.map(|(at, _)| at);
     starts
         .map(|at| {
             let mut depth = 0_usize;
-            let body = tokens[at..].iter().skip(MARK.len() + 1);
+            let body = tokens[at..].iter().skip(TEST_MODULE.len() + 1);
             let end = body.take_while(|token| {
                 match token.text.as_str() {
                     "{" => depth += 1,
@@ -283,32 +315,43 @@ fn cycles(modules: &BTreeMap<Vec<String>, Vec<Vec<String>>>) -> Vec<Vec<String>>
 mod tests {
     use super::*;
 
+    fn counts(sources: &[(&str, &str)]) -> Counts {
+        let sources: Vec<_> = sources.iter().map(|(file, source)| (format!("crates/{file}"), (*source).to_owned())).collect();
+        Counts::of(&sources)
+    }
+
     #[test]
     fn lines_are_counted_by_kind() {
-        let mut counts = Counts::default();
         let source = "//! Doc.\n\nstruct A;\n// note\nfn f() {}\n\n#[cfg(test)]\nmod tests {\n    fn g() {}\n}\n";
-        counts.add("waypost-core", "src/a.rs", source);
-        counts.add("waypost-core", "tests/it/main.rs", "fn h() {}\n");
+        let counts = counts(&[
+            ("waypost-core/src/a.rs", source),
+            ("waypost-core/src/b/mod.rs", "#[cfg(test)]\nmod model;\n"),
+            ("waypost-core/src/b/model.rs", "fn i() {}\n"),
+            ("waypost-core/src/b/model/deep.rs", "fn j() {}\n"),
+            ("waypost-core/tests/it/main.rs", "fn h() {}\n"),
+        ]);
         let [product, tests] = counts.lines["waypost-core"];
-        assert_eq!((product, tests), (Lines { all: 6, code: 2 }, Lines { all: 5, code: 5 }));
+        assert_eq!((product, tests), (Lines { all: 8, code: 4 }, Lines { all: 7, code: 7 }));
     }
 
     #[test]
     fn a_name_is_shared_if_two_types_have_it() {
-        let mut counts = Counts::default();
-        counts.add("a", "src/lib.rs", "pub struct Line; enum Error {} impl X { type Item = u8; }");
-        counts.add("b", "src/lib.rs", "trait Line {} enum Error {}\n#[cfg(test)]\nmod tests { struct X; }");
+        let counts = counts(&[
+            ("a/src/lib.rs", "pub struct Line; enum Error {} impl X { type Item = u8; }"),
+            ("b/src/lib.rs", "trait Line {} enum Error {}\n#[cfg(test)]\nmod tests { struct X; }"),
+        ]);
         assert_eq!((counts.types.len(), counts.shared_names()), (2, vec!["Line"]));
     }
 
     #[test]
     fn modules_that_use_each_other_are_a_cycle_unless_one_is_inside_the_other() {
-        let mut counts = Counts::default();
-        counts.add("a", "src/lib.rs", "mod x; mod y; mod z;");
-        counts.add("a", "src/x.rs", "use crate::y::Y; use super::z::deep;");
-        counts.add("a", "src/y.rs", "use crate::x::{self, X};");
-        counts.add("a", "src/z/mod.rs", "mod deep; use deep::D;");
-        counts.add("a", "src/z/deep.rs", "use super::Z;");
+        let counts = counts(&[
+            ("a/src/lib.rs", "mod x; mod y; mod z;"),
+            ("a/src/x.rs", "use crate::y::Y; use super::z::deep;"),
+            ("a/src/y.rs", "use crate::x::{self, X};"),
+            ("a/src/z/mod.rs", "mod deep; use deep::D;"),
+            ("a/src/z/deep.rs", "use super::Z;"),
+        ]);
         assert_eq!(counts.cycles(), ["a: x, y"]);
     }
 

@@ -16,12 +16,12 @@ use super::attempt::{InFlight, Sent, classify_error};
 use super::response::{ResponseBody, ServedBy};
 use super::watch::{WaitError, Watch};
 use super::{AttemptError, Call, cold};
-use crate::channel::now;
 use crate::conn::Connection;
 use crate::error::{BodyError, FailureKind};
 use crate::pool::PooledPeer;
 use crate::protocol::{BoxError, ResponseClass};
 use crate::retry::{AttemptFailure, FailureCause};
+use crate::service::now;
 
 impl<B> Call<B>
 where

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use waypost_core::balance::Pick;
 use waypost_core::peer::{AttemptEnd, Finished};
 
-use super::RequestError;
 use super::body_task::{BodyGuard, BodyTask};
-use crate::channel::{ServiceChannel, Shared};
 use crate::conn::{CancelledStream, Connection};
 use crate::pool::{Permit, Picking, PooledPeer};
 use crate::protocol::Protocol;
+use crate::request_error::RequestError;
 use crate::retry::FailureCause;
+use crate::service::{ServiceHandle, Shared};
 
 /// Attempt from its pick to its end.
 pub(super) struct InFlight {
@@ -46,7 +46,7 @@ pub(super) struct Held {
 
 impl InFlight {
     /// Creates an attempt of a call on `channel` that is sent at `sent`.
-    pub(super) fn new(Picking { pick, permit }: Picking, channel: &ServiceChannel, sent: Instant) -> Self {
+    pub(super) fn new(Picking { pick, permit }: Picking, channel: &ServiceHandle, sent: Instant) -> Self {
         let held = Held { body: None, permit, channel: Arc::clone(channel.shared()) };
         Self { record: Record { pick, sent, head_at: None, end: None }, held }
     }
@@ -84,7 +84,7 @@ impl InFlight {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let now = crate::channel::now();
+        let now = crate::service::now();
         let end = self.end.unwrap_or(AttemptEnd::Cancelled);
         let mut finished = Finished::new(self.sent, now, end);
         finished.head_at = self.head_at;

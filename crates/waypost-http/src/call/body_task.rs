@@ -17,10 +17,10 @@ use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle, coop};
 
-use super::RequestError;
 use super::replay::ReplayBody;
 use crate::conn::{CancelledStream, Connection};
 use crate::protocol::BoxError;
+use crate::request_error::RequestError;
 
 /// Task that sends one body on one stream. When dropped, the task ends.
 pub(crate) struct BodyTask<B> {

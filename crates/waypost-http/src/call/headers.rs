@@ -3,7 +3,7 @@
 use http::header::{CONNECTION, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::RequestError;
+use crate::request_error::RequestError;
 
 /// Size that HTTP/2 counts for a field in addition to its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;

@@ -13,7 +13,6 @@ mod head;
 mod headers;
 mod pick;
 mod replay;
-mod request_error;
 pub(crate) mod response;
 mod send;
 mod timer;
@@ -30,13 +29,12 @@ use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 
-pub use request_error::RequestError;
-
-use crate::channel::{Membership, ServiceChannel, now};
 use crate::error::{CallError, FailureKind};
 use crate::pool::{PeerKey, Picking, PooledPeer};
 use crate::protocol::{BoxError, ResponseClass};
+use crate::request_error::RequestError;
 use crate::retry::{AttemptFailure, AttemptHistory, AttemptRecord, RetryContext, RetryDecision, RetryState, StopReason};
+use crate::service::{Membership, ServiceHandle, now};
 pub(crate) use body_task::{BodyGuard, BodyTask};
 pub use head::PickKey;
 use head::RequestHead;
@@ -50,7 +48,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Call in flight: the state that its attempts share. Its future is allocated for every call, so
 /// cold state is boxed and the common state is kept small.
 pub(crate) struct Call<B> {
-    channel: ServiceChannel,
+    service: ServiceHandle,
     start: Instant,
     deadline: Option<Instant>,
     head: RequestHead,
@@ -96,9 +94,9 @@ where
     B::Data: Buf + Send,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn new(channel: ServiceChannel, request: Request<B>) -> Self {
+    pub(crate) fn new(service: ServiceHandle, request: Request<B>) -> Self {
         let start = now();
-        let shared = channel.shared();
+        let shared = service.shared();
         let (parts, body) = request.into_parts();
         Self {
             start,
@@ -112,7 +110,7 @@ where
             sent: 0,
             failures: None,
             timer: None,
-            channel,
+            service,
         }
     }
 
@@ -159,7 +157,7 @@ where
                 let mut sent = self.send(peer, unproven, at)?;
                 match self.wait_for_head(&mut sent, peer, at).await {
                     Ok(head) => {
-                        let class = self.channel.shared().protocol.classify_head(head.status(), head.headers());
+                        let class = self.service.shared().protocol.classify_head(head.status(), head.headers());
                         match self.response(head, sent, peer) {
                             Some(response) => break 'answered (response, class),
                             None => return Err(AttemptError::Terminal(FailureKind::NoAnswer)),
@@ -183,7 +181,7 @@ where
     }
 
     fn members(&mut self) -> Result<Arc<Membership>, CallError> {
-        self.channel.members().map_err(|error| {
+        self.service.members().map_err(|error| {
             let kind =
                 if matches!(error, waypost_core::registry::Error::Closed) { FailureKind::Closed } else { FailureKind::NoRuntime };
             self.fail(kind)
@@ -208,7 +206,7 @@ where
 
     /// Prepares another attempt, if one may follow. Its peer may be picked already.
     async fn next_attempt(&mut self, failure: AttemptFailure, members: &Membership) -> Result<(), ()> {
-        let joined = members.joined(self.channel.filter_name());
+        let joined = self.service.joined(members);
         let context = RetryContext {
             replayable: self.body.as_ref().is_some_and(ReplayBody::can_replay),
             remaining: self.deadline.map(|deadline| deadline.saturating_duration_since(now())),
@@ -300,7 +298,7 @@ where
         CallError {
             kind,
             after: self.start.elapsed(),
-            report: Box::new(self.channel.report()),
+            report: Box::new(self.service.report()),
             history,
             stopped: stopped.map(|reason| reason.to_string()),
             source: request_error,

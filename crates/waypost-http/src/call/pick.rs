@@ -12,10 +12,10 @@ use waypost_core::balance::PickContext;
 
 use super::replay::ReplayBody;
 use super::{Call, DEFAULT_TIMEOUT};
-use crate::channel::{Membership, now};
 use crate::error::{CallError, FailureKind};
 use crate::pool::{Picking, QueueFull, Wanted};
 use crate::protocol::BoxError;
+use crate::service::{Membership, now};
 
 /// Maximum time that a call waits for a node while none is known.
 const NO_NODE_WAIT: Duration = Duration::from_secs(3);
@@ -29,7 +29,7 @@ where
     /// Returns a ready peer that was not tried yet, with a permit; none if there is none now, or if
     /// other calls already wait.
     pub(super) fn pick_now(&self, members: &Membership, now: Instant) -> Option<Picking> {
-        let balancer = &members.joined(self.channel.filter_name()).balancer;
+        let balancer = &self.service.joined(members).balancer;
         let context = PickContext::new(self.head.path(), now).with_key(self.head.key());
         members.pool.queue.pick_now(balancer, &context, self.tried())
     }
@@ -38,7 +38,7 @@ where
     /// if no other is ready.
     pub(super) async fn wait_and_pick(&mut self, members: &mut Arc<Membership>) -> Result<Picking, CallError> {
         let start = now();
-        let config = &self.channel.shared().config;
+        let config = &self.service.shared().config;
         let longest = self.deadline.or_else(|| start.checked_add(config.default_timeout.unwrap_or(DEFAULT_TIMEOUT)));
         let given = config.wait_for_ready.and_then(|wait| start.checked_add(wait));
         let until = [longest, given].into_iter().flatten().min();
@@ -46,7 +46,7 @@ where
         let mut accept_at =
             (!self.tried().is_empty()).then(|| start.checked_add(config.policy.retry_delay(fastrand::f64()))).flatten();
         loop {
-            let joined = members.joined(self.channel.filter_name()).clone();
+            let joined = self.service.joined(members).clone();
             let mut waiting = match members.pool.queue.wait(&joined.balancer, self.wanted()) {
                 Ok(waiting) => waiting,
                 Err(full) => {

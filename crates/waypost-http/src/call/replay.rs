@@ -13,8 +13,8 @@ use h2::SendStream;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 
-use super::RequestError;
 use crate::protocol::BoxError;
+use crate::request_error::RequestError;
 
 /// Maximum size of a chunk that is copied instead of being kept with the buffer around it.
 const SMALL: usize = 1024;

@@ -25,7 +25,7 @@ where
     /// Sets the method's properties, from the channel's methods or else the picked node's record,
     /// and from the policy.
     pub(super) fn apply_policy(&mut self, peer: &PooledPeer) {
-        let config = &self.channel.shared().config;
+        let config = &self.service.shared().config;
         let path = self.head.path();
         let known = config.methods.get(path).copied().or_else(|| peer.peer.method(path));
         self.idempotent = config.policy.is_idempotent(path, known.is_some_and(|method| method.idempotent));
@@ -70,7 +70,7 @@ where
         if let Err(error) = size {
             return Err(self.local_mistake(error));
         }
-        let in_flight = InFlight::new(picked, &self.channel, now);
+        let in_flight = InFlight::new(picked, &self.service, now);
         let opened = match in_flight.connection().open(request) {
             Err(_) if self.head.strip() => in_flight.connection().open(self.request_for(peer, now)),
             opened => opened,
@@ -98,7 +98,7 @@ where
 
     fn request_for(&mut self, peer: &PooledPeer, now: Instant) -> Request<()> {
         let remaining = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
-        let protocol = &self.channel.shared().protocol;
+        let protocol = &self.service.shared().protocol;
         self.head.request(&peer.authority, |headers| protocol.prepare(headers, self.sent, remaining))
     }
 

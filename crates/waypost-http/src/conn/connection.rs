@@ -12,7 +12,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::cancel::CancelledStream;
-use super::event::Queued;
 
 /// Liveness of a connection, as its PINGs show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +67,13 @@ pub(super) struct State {
     pub(super) cancelled: Mutex<Vec<CancelledStream>>,
     pub(super) has_cancelled: AtomicBool,
     ended: OnceLock<Arc<str>>,
+}
+
+/// Flags of the events that are queued.
+#[derive(Debug, Default)]
+pub(super) struct Queued {
+    pub(super) liveness: AtomicBool,
+    pub(super) capacity: AtomicBool,
 }
 
 impl fmt::Debug for Connection {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use super::connection::{Connection, Liveness};
+use super::connection::{Connection, Liveness, Queued};
 
 /// Event of one connection. `Ready` precedes all others but `Slow` and `Ended`; `Ended` is the
 /// last.
@@ -54,13 +54,6 @@ impl CapacityChange {
     pub(crate) fn take(self) {
         self.0.connection();
     }
-}
-
-/// Flags of the changes that are queued.
-#[derive(Debug, Default)]
-pub(super) struct Queued {
-    pub(super) liveness: AtomicBool,
-    pub(super) capacity: AtomicBool,
 }
 
 #[derive(Debug)]

@@ -19,6 +19,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::budget::Budget;
 use super::policy::Pushback;
 use super::state::{RetryContext, RetryState};
 
@@ -147,6 +150,44 @@ impl fmt::Display for StopReason {
             }
         };
         f.write_str(text)
+    }
+}
+
+impl RetryState {
+    /// Decides what follows a failed attempt, and counts the decision.
+    pub(crate) fn on_failure(
+        &mut self,
+        failure: AttemptFailure,
+        context: &RetryContext,
+        budget: &Budget,
+        now: Instant,
+    ) -> RetryDecision {
+        self.connections_ended += u32::from(failure.ended_connection());
+        self.goaway_error |= failure.cause == FailureCause::GoAwayError;
+        self.decide(failure, context, budget, now)
+    }
+
+    /// Decides again after [`RetryDecision::MoveToUntried`] found no peer. The move that was not
+    /// made is not counted.
+    pub(crate) fn on_no_untried_peer(
+        &mut self,
+        failure: AttemptFailure,
+        context: &RetryContext,
+        budget: &Budget,
+        now: Instant,
+    ) -> RetryDecision {
+        self.moves = self.moves.saturating_sub(1);
+        self.decide(failure, &RetryContext { untried: false, ..*context }, budget, now)
+    }
+
+    fn decide(&mut self, failure: AttemptFailure, context: &RetryContext, budget: &Budget, now: Instant) -> RetryDecision {
+        let decision = next(failure, self, context, || budget.withdraw(now));
+        match decision {
+            RetryDecision::MoveToUntried | RetryDecision::Move => self.moves += 1,
+            RetryDecision::Retry(_) => self.attempts += 1,
+            RetryDecision::Stop(_) => {}
+        }
+        decision
     }
 }
 

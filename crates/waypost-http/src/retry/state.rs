@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::budget::Budget;
-use super::decision::{AttemptFailure, FailureCause, RetryDecision, next};
 use super::policy::Policy;
 
 /// Retry state of one call.
@@ -13,10 +9,10 @@ use super::policy::Policy;
 pub(crate) struct RetryState {
     max_attempts: u32,
     idempotent: bool,
-    goaway_error: bool,
-    attempts: u32,
-    moves: u32,
-    connections_ended: u32,
+    pub(super) goaway_error: bool,
+    pub(super) attempts: u32,
+    pub(super) moves: u32,
+    pub(super) connections_ended: u32,
 }
 
 /// Circumstances of a failed attempt.
@@ -48,42 +44,6 @@ impl RetryState {
     /// Sets the idempotency of the method, from the picked node's record and the policy.
     pub(crate) fn set_idempotent(&mut self, idempotent: bool) {
         self.idempotent = idempotent;
-    }
-
-    /// Decides what follows a failed attempt, and counts the decision.
-    pub(crate) fn on_failure(
-        &mut self,
-        failure: AttemptFailure,
-        context: &RetryContext,
-        budget: &Budget,
-        now: Instant,
-    ) -> RetryDecision {
-        self.connections_ended += u32::from(failure.ended_connection());
-        self.goaway_error |= failure.cause == FailureCause::GoAwayError;
-        self.decide(failure, context, budget, now)
-    }
-
-    /// Decides again after [`RetryDecision::MoveToUntried`] found no peer. The move that was not
-    /// made is not counted.
-    pub(crate) fn on_no_untried_peer(
-        &mut self,
-        failure: AttemptFailure,
-        context: &RetryContext,
-        budget: &Budget,
-        now: Instant,
-    ) -> RetryDecision {
-        self.moves = self.moves.saturating_sub(1);
-        self.decide(failure, &RetryContext { untried: false, ..*context }, budget, now)
-    }
-
-    fn decide(&mut self, failure: AttemptFailure, context: &RetryContext, budget: &Budget, now: Instant) -> RetryDecision {
-        let decision = next(failure, self, context, || budget.withdraw(now));
-        match decision {
-            RetryDecision::MoveToUntried | RetryDecision::Move => self.moves += 1,
-            RetryDecision::Retry(_) => self.attempts += 1,
-            RetryDecision::Stop(_) => {}
-        }
-        decision
     }
 
     pub(super) fn is_idempotent(&self) -> bool {

@@ -2,7 +2,8 @@
 
 use std::any::Any;
 
-use crate::protocol::BoxError;
+/// Boxed error of any type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Error of the caller's own request: no node is at fault, and no other attempt would succeed.
 #[derive(Debug, thiserror::Error)]
