@@ -16,7 +16,7 @@ use crate::workspace::{Result, Workspace, output};
 
 /// Output format of the figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(crate) enum CostFormat {
     /// Text for people.
     Text,
     /// One JSON object.
@@ -25,13 +25,13 @@ pub(crate) enum Format {
 
 /// Build cost of one user.
 #[derive(Debug)]
-struct Cost {
+struct BuildCost {
     packages: usize,
     cpu_s: f64,
 }
 
 /// Builds both packages and prints the figures.
-pub(crate) fn run(workspace: &Workspace, format: Format) -> Result<bool> {
+pub(crate) fn run(workspace: &Workspace, format: CostFormat) -> Result<bool> {
     let facade = workspace.root().join("crates/waypost");
     let waypost = cost(workspace, "waypost", &waypost_manifest(&facade))?;
     let tonic = cost(workspace, "tonic", &tonic_manifest())?;
@@ -39,9 +39,9 @@ pub(crate) fn run(workspace: &Workspace, format: Format) -> Result<bool> {
     Ok(true)
 }
 
-fn shown(waypost: &Cost, tonic: &Cost, format: Format) -> String {
+fn shown(waypost: &BuildCost, tonic: &BuildCost, format: CostFormat) -> String {
     let ratio = waypost.cpu_s / tonic.cpu_s;
-    if format == Format::Json {
+    if format == CostFormat::Json {
         return json!({
             "schema": "waypost/1",
             "waypost": figures(waypost),
@@ -51,7 +51,7 @@ fn shown(waypost: &Cost, tonic: &Cost, format: Format) -> String {
         })
         .to_string();
     }
-    let line = |name: &str, cost: &Cost| format!("{name:<22} {:>8} {:>11.1}", cost.packages, cost.cpu_s);
+    let line = |name: &str, cost: &BuildCost| format!("{name:<22} {:>8} {:>11.1}", cost.packages, cost.cpu_s);
     let more = waypost.packages as i64 - tonic.packages as i64;
     format!(
         "{:<22} packages CPU seconds\n{}\n{}\n{:<22} {more:>+8} {ratio:>10.2}x",
@@ -62,7 +62,7 @@ fn shown(waypost: &Cost, tonic: &Cost, format: Format) -> String {
     )
 }
 
-fn figures(cost: &Cost) -> Value {
+fn figures(cost: &BuildCost) -> Value {
     json!({ "packages": cost.packages, "cpu_s": round(cost.cpu_s) })
 }
 
@@ -94,7 +94,7 @@ fn manifest(name: &str, dependencies: &str) -> String {
     format!("{package}\n[dependencies]\n{dependencies}\n[workspace]\n")
 }
 
-fn cost(workspace: &Workspace, name: &str, manifest: &str) -> Result<Cost> {
+fn cost(workspace: &Workspace, name: &str, manifest: &str) -> Result<BuildCost> {
     let folder = package(workspace, name, manifest)?;
     let cargo = |args: &[&str]| {
         let mut command = workspace.cargo(args);
@@ -107,7 +107,7 @@ fn cost(workspace: &Workspace, name: &str, manifest: &str) -> Result<Cost> {
     output(&mut cargo(&["fetch"]))?;
     let before = children_cpu_s()?;
     output(&mut cargo(&["build"]))?;
-    Ok(Cost { packages: packages(&String::from_utf8_lossy(&tree)), cpu_s: children_cpu_s()? - before })
+    Ok(BuildCost { packages: packages(&String::from_utf8_lossy(&tree)), cpu_s: children_cpu_s()? - before })
 }
 
 /// Creates a fresh throw-away package below the target folder.
@@ -164,9 +164,9 @@ mod tests {
 
     #[test]
     fn the_figures_are_shown_both_ways() {
-        let (waypost, tonic) = (Cost { packages: 110, cpu_s: 26.0 }, Cost { packages: 85, cpu_s: 20.0 });
-        let json: Value = serde_json::from_str(&shown(&waypost, &tonic, Format::Json)).expect("JSON");
+        let (waypost, tonic) = (BuildCost { packages: 110, cpu_s: 26.0 }, BuildCost { packages: 85, cpu_s: 20.0 });
+        let json: Value = serde_json::from_str(&shown(&waypost, &tonic, CostFormat::Json)).expect("JSON");
         assert_eq!((&json["more_packages"], &json["cpu_ratio"]), (&json!(25), &json!(1.3)));
-        assert!(shown(&waypost, &tonic, Format::Text).ends_with("+25       1.30x"));
+        assert!(shown(&waypost, &tonic, CostFormat::Text).ends_with("+25       1.30x"));
     }
 }

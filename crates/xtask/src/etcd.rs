@@ -23,7 +23,7 @@ const NONE: &str = "there is no etcd to test with. One of these helps:
 
 /// Output format of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(crate) enum EtcdFormat {
     /// Text for people.
     Text,
     /// One JSON object.
@@ -32,14 +32,14 @@ pub(crate) enum Format {
 
 /// One etcd and its etcdctl.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Etcd {
+pub(crate) struct FoundEtcd {
     pub(crate) version: String,
     etcd: PathBuf,
     etcdctl: PathBuf,
 }
 
 /// Prints the list of etcds.
-pub(crate) fn run(workspace: &Workspace, format: Format) -> Result<bool> {
+pub(crate) fn run(workspace: &Workspace, format: EtcdFormat) -> Result<bool> {
     println!("{}", shown(&ensure(workspace)?, format));
     Ok(true)
 }
@@ -50,13 +50,13 @@ pub(crate) fn run(workspace: &Workspace, format: Format) -> Result<bool> {
 ///
 /// # Errors
 /// There is none; the text says what to do.
-pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<Etcd>> {
+pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<FoundEtcd>> {
     if let Some(path) = std::env::var_os("WAYPOST_ETCD") {
         let found = probe(Path::new(&path)).map_err(|why| format!("WAYPOST_ETCD is {}: {why}", path.display()))?;
         return Ok(vec![found]);
     }
     let tried = [("etcd on the PATH", system()), ("etcd by Go", built(workspace))];
-    let mut found: Vec<Etcd> = Vec::new();
+    let mut found: Vec<FoundEtcd> = Vec::new();
     for (what, one) in tried {
         match one {
             Ok(one) if found.iter().any(|other| other.version == one.version) => {}
@@ -68,7 +68,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<Etcd>> {
 }
 
 /// Returns the versions that the etcds report.
-pub(crate) fn versions(etcds: &[Etcd]) -> Vec<&str> {
+pub(crate) fn versions(etcds: &[FoundEtcd]) -> Vec<&str> {
     etcds.iter().map(|etcd| etcd.version.as_str()).collect()
 }
 
@@ -76,31 +76,31 @@ pub(crate) fn versions(etcds: &[Etcd]) -> Vec<&str> {
 ///
 /// # Errors
 /// A path contains a colon.
-pub(crate) fn variable(etcds: &[Etcd]) -> Result<std::ffi::OsString> {
+pub(crate) fn variable(etcds: &[FoundEtcd]) -> Result<std::ffi::OsString> {
     Ok(std::env::join_paths(etcds.iter().map(|etcd| &etcd.etcd))?)
 }
 
-fn shown(etcds: &[Etcd], format: Format) -> String {
-    if format == Format::Json {
+fn shown(etcds: &[FoundEtcd], format: EtcdFormat) -> String {
+    if format == EtcdFormat::Json {
         let list: Vec<Value> = etcds.iter().map(figures).collect();
         return json!({ "schema": "waypost/1", "etcds": list }).to_string();
     }
-    let line = |etcd: &Etcd| format!("{:<10} {}  {}", etcd.version, etcd.etcd.display(), etcd.etcdctl.display());
+    let line = |etcd: &FoundEtcd| format!("{:<10} {}  {}", etcd.version, etcd.etcd.display(), etcd.etcdctl.display());
     etcds.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn figures(etcd: &Etcd) -> Value {
+fn figures(etcd: &FoundEtcd) -> Value {
     json!({ "version": etcd.version, "etcd": etcd.etcd, "etcdctl": etcd.etcdctl })
 }
 
 /// Returns the etcd at `path` with the version that it reports, and the etcdctl beside it or on the
 /// `PATH`.
-fn probe(path: &Path) -> Result<Etcd> {
+fn probe(path: &Path) -> Result<FoundEtcd> {
     let said = Command::new(path).arg("--version").stdin(Stdio::null()).output()?.stdout;
     let version = version(&String::from_utf8_lossy(&said)).ok_or("it tells no version of etcd")?;
     let beside = Some(path.with_file_name("etcdctl")).filter(|path| path.is_file());
     let etcdctl = beside.or_else(|| on_path("etcdctl")).ok_or("there is no etcdctl, neither beside it nor on the PATH")?;
-    Ok(Etcd { version, etcd: path.to_owned(), etcdctl })
+    Ok(FoundEtcd { version, etcd: path.to_owned(), etcdctl })
 }
 
 fn version(said: &str) -> Option<String> {
@@ -113,7 +113,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// Returns the etcd on the `PATH`; installs Debian's if there is none.
-fn system() -> Result<Etcd> {
+fn system() -> Result<FoundEtcd> {
     if on_path("etcd").is_none() || on_path("etcdctl").is_none() {
         install()?;
     }
@@ -126,7 +126,7 @@ fn install() -> Result<()> {
     if output(Command::new("id").arg("-u"))? != b"0\n" {
         return Err(format!("only root may install it: apt-get install {}", PACKAGES.join(" ")).into());
     }
-    let _policy = Policy::forbid_starts()?;
+    let _policy = EtcdPolicy::forbid_starts()?;
     eprintln!("installing {}", PACKAGES.join(" "));
     let install = ["install", "--yes", "--quiet", "--no-install-recommends", PACKAGES[0], PACKAGES[1]];
     // The package lists may be missing or too old.
@@ -150,11 +150,11 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const FORBIDDEN: i32 = 101;
 
 /// Guard that prevents packages from starting services while it lives.
-struct Policy {
+struct EtcdPolicy {
     ours: bool,
 }
 
-impl Policy {
+impl EtcdPolicy {
     fn forbid_starts() -> Result<Self> {
         match File::options().write(true).create_new(true).open(POLICY) {
             Ok(file) => {
@@ -180,7 +180,7 @@ impl Policy {
     }
 }
 
-impl Drop for Policy {
+impl Drop for EtcdPolicy {
     fn drop(&mut self) {
         if self.ours {
             let _ = fs::remove_file(POLICY);
@@ -190,7 +190,7 @@ impl Drop for Policy {
 
 /// Returns the etcd that Go builds, once for each version, into `waypost/etcd/<version>` of the
 /// user's cache.
-fn built(workspace: &Workspace) -> Result<Etcd> {
+fn built(workspace: &Workspace) -> Result<FoundEtcd> {
     let version = required(&workspace.read(&format!("{SOURCE}/go.mod"))?).ok_or("tools/etcd/go.mod requires no etcd")?;
     let folder = cache()?.join(&version);
     if !folder.join("etcd").is_file() {
@@ -234,9 +234,9 @@ fn required(module: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn etcd(version: &str, folder: &str) -> Etcd {
+    fn etcd(version: &str, folder: &str) -> FoundEtcd {
         let at = |name| Path::new(folder).join(name);
-        Etcd { version: version.to_owned(), etcd: at("etcd"), etcdctl: at("etcdctl") }
+        FoundEtcd { version: version.to_owned(), etcd: at("etcd"), etcdctl: at("etcdctl") }
     }
 
     #[test]
@@ -252,8 +252,8 @@ mod tests {
     fn the_list_is_shown_both_ways_and_passed_on() {
         let etcds = [etcd("3.4.23", "/usr/bin"), etcd("3.6.16", "/cache/3.6.16")];
         assert_eq!(variable(&etcds).expect("no colon"), "/usr/bin/etcd:/cache/3.6.16/etcd");
-        assert!(shown(&etcds, Format::Text).starts_with("3.4.23     /usr/bin/etcd  /usr/bin/etcdctl\n3.6.16 "));
-        let json: Value = serde_json::from_str(&shown(&etcds, Format::Json)).expect("JSON");
+        assert!(shown(&etcds, EtcdFormat::Text).starts_with("3.4.23     /usr/bin/etcd  /usr/bin/etcdctl\n3.6.16 "));
+        let json: Value = serde_json::from_str(&shown(&etcds, EtcdFormat::Json)).expect("JSON");
         assert_eq!(
             json["etcds"][1],
             json!({"version": "3.6.16", "etcd": "/cache/3.6.16/etcd", "etcdctl": "/cache/3.6.16/etcdctl"})

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::etcd::{self, Etcd};
-use crate::test::{self, Tally};
+use crate::etcd::{self, FoundEtcd};
+use crate::test::{self, TestCounts};
 use crate::workspace::{Result, Workspace};
 
 /// Environment variable with the file to which each test appends its figures, one JSON object per
@@ -51,8 +51,8 @@ impl Options {
 pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
     let start = test::now();
     let etcds = etcd::ensure(workspace)?;
-    let report = Report::new()?;
-    let mut tally = Tally::default();
+    let report = FaultReport::new()?;
+    let mut tally = TestCounts::default();
     for _ in 0..options.rounds.get() {
         let mut command = workspace.cargo(&TESTS);
         command.env(etcd::VARIABLE, etcd::variable(&etcds)?).env(REPORT, report.path());
@@ -70,9 +70,9 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
 }
 
 /// File of figures, which is removed when dropped.
-struct Report(PathBuf);
+struct FaultReport(PathBuf);
 
-impl Report {
+impl FaultReport {
     fn new() -> Result<Self> {
         let report = Self(std::env::temp_dir().join(format!("waypost-faults-{}.jsonl", std::process::id())));
         // Tests append to the file.
@@ -85,7 +85,7 @@ impl Report {
     }
 }
 
-impl Drop for Report {
+impl Drop for FaultReport {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
@@ -93,7 +93,7 @@ impl Drop for Report {
 
 /// Cost of one fault on one etcd, over all repeats.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Cost {
+struct FaultCost {
     registered_ms: Vec<u64>,
     right_ms: Vec<u64>,
     /// Number of nodes, and the smallest number that the client could have called.
@@ -105,7 +105,7 @@ struct Cost {
 }
 
 /// Costs by fault and version.
-type Costs = BTreeMap<(String, String), Cost>;
+type Costs = BTreeMap<(String, String), FaultCost>;
 
 fn costs(report: &str) -> Result<Costs> {
     let mut costs = Costs::new();
@@ -160,8 +160,8 @@ fn shown(millis: u64) -> String {
     format!("{}.{:02}", millis / 1_000, millis % 1_000 / 10)
 }
 
-fn figures(costs: &Costs, etcds: &[Etcd], tally: &Tally) -> Value {
-    let fault = |((fault, version), cost): (&(String, String), &Cost)| {
+fn figures(costs: &Costs, etcds: &[FoundEtcd], tally: &TestCounts) -> Value {
+    let fault = |((fault, version), cost): (&(String, String), &FaultCost)| {
         json!({
             "fault": fault,
             "etcd": version,
@@ -196,7 +196,7 @@ fault   etcd      n  registered, s   picture, s     fewest    vanished
 frozen  3.6.16    3    0.04   4.00    0.03   3.00    2 of 3    1
 wiped   3.4.23    1    0.90   0.90    0.95   0.95    3 of 3    -";
         assert_eq!(table(&costs), shown);
-        let figures = figures(&costs, &[], &Tally::default());
+        let figures = figures(&costs, &[], &TestCounts::default());
         assert_eq!(figures["faults"][0]["registered_ms"], json!({ "median": 40, "max": 4000 }));
         assert_eq!((&figures["faults"][1]["vanished"], &figures["schema"]), (&Value::Null, &json!("waypost/1")));
     }

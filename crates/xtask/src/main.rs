@@ -2,6 +2,7 @@
 //! files and as `cargo metadata`, and uses none of its crates, so that it builds in seconds and
 //! cannot break with them.
 
+mod api;
 mod build_cost;
 mod etcd;
 mod etcd_faults;
@@ -29,6 +30,7 @@ usage: cargo xtask <command>
                        every fault on every etcd, the long ones too (minutes): what each costs; ends with `N passed, N failed`
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)
   bench <name> [flags] what the client costs and survives: callers, churn, deadlines, hostile, stuck, zombie (release build); `bench help`
+  api [--bless]        every type in the façade's signatures has a name there (nightly); --bless writes the test of the names
   size [--json]        lines by crate, doc sentences, type names, module cycles and examples, counted from the source
   build-cost [--json]  packages and CPU seconds of a user of Waypost beside a user of bare tonic (cold builds, minutes)
 ";
@@ -51,8 +53,8 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["lint"] => lint::run(&Workspace::find()?),
         ["test"] => test::run(&Workspace::find()?)?,
         ["ci"] => ci(&Workspace::find()?)?,
-        ["etcd"] => etcd::run(&Workspace::find()?, etcd::Format::Text)?,
-        ["etcd", "--json"] => etcd::run(&Workspace::find()?, etcd::Format::Json)?,
+        ["etcd"] => etcd::run(&Workspace::find()?, etcd::EtcdFormat::Text)?,
+        ["etcd", "--json"] => etcd::run(&Workspace::find()?, etcd::EtcdFormat::Json)?,
         ["etcd-figures", rest @ ..] => etcd_figures(&Workspace::find()?, rest)?,
         ["etcd-faults", rest @ ..] => match etcd_faults::Options::of(rest) {
             Some(options) => etcd_faults::run(&Workspace::find()?, options)?,
@@ -60,10 +62,12 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         },
         ["compare", rest @ ..] => compare(&Workspace::find()?, rest)?,
         ["bench", rest @ ..] => measured(&Workspace::find()?, "waypost-bench", "bench", rest).status()?.success(),
-        ["build-cost"] => build_cost::run(&Workspace::find()?, build_cost::Format::Text)?,
+        ["build-cost"] => build_cost::run(&Workspace::find()?, build_cost::CostFormat::Text)?,
+        ["api"] => api::run(&Workspace::find()?, false)?,
+        ["api", "--bless"] => api::run(&Workspace::find()?, true)?,
         ["size"] => size::run(&Workspace::find()?, false)?,
         ["size", "--json"] => size::run(&Workspace::find()?, true)?,
-        ["build-cost", "--json"] => build_cost::run(&Workspace::find()?, build_cost::Format::Json)?,
+        ["build-cost", "--json"] => build_cost::run(&Workspace::find()?, build_cost::CostFormat::Json)?,
         _ => return Ok(wrong_usage()),
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -28,14 +28,14 @@ impl Use {
 
 /// Returns every path that these tokens of `module` name by `crate::`, `self::` or `super::`.
 pub(crate) fn uses(tokens: &[Token], module: Vec<String>) -> Vec<Use> {
-    let mut reader = Reader { tokens, at: 0, module, inline: Vec::new(), depth: 0, found: Vec::new() };
+    let mut reader = PathReader { tokens, at: 0, module, inline: Vec::new(), depth: 0, found: Vec::new() };
     while reader.at < tokens.len() {
         reader.step();
     }
     reader.found
 }
 
-struct Reader<'a> {
+struct PathReader<'a> {
     tokens: &'a [Token],
     at: usize,
     module: Vec<String>,
@@ -45,7 +45,7 @@ struct Reader<'a> {
     found: Vec<Use>,
 }
 
-impl Reader<'_> {
+impl PathReader<'_> {
     fn text(&self, ahead: usize) -> &str {
         self.tokens.get(self.at + ahead).map_or("", |token| &token.text)
     }

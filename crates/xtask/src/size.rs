@@ -25,11 +25,11 @@ pub(crate) fn run(workspace: &Workspace, as_json: bool) -> Result<bool> {
             sources.push((file.clone(), workspace.read(&file)?));
         }
     }
-    let counts = Counts::of(&sources);
+    let counts = TreeCounts::of(&sources);
     if as_json {
-        println!("{}", counts.json())
+        println!("{}", counts.json());
     } else {
-        print!("{}", counts.table())
+        print!("{}", counts.table());
     }
     Ok(true)
 }
@@ -55,7 +55,7 @@ impl Lines {
 }
 
 #[derive(Default)]
-struct Counts {
+struct TreeCounts {
     /// Lines of each crate: those of the product or tool, and those of its tests.
     lines: BTreeMap<String, [Lines; 2]>,
     doc_comments: usize,
@@ -68,7 +68,7 @@ struct Counts {
     examples: BTreeMap<String, usize>,
 }
 
-impl Counts {
+impl TreeCounts {
     /// Counts the sources, each with its path from the root.
     fn of(sources: &[(String, String)]) -> Self {
         let declared = |(file, source): &(String, String)| {
@@ -235,7 +235,8 @@ fn is_test_module(tokens: &[Token]) -> bool {
 /// Returns the first and last line of each `#[cfg(test)] mod … { … }`.
 fn test_modules(tokens: &[Token]) -> Vec<(usize, usize)> {
     let starts = tokens.windows(TEST_MODULE.len()).enumerate().filter(|(_, window)| is_test_module(window));
-    let starts = starts.map(|(at, _)| at);
+    let starts =
+        starts.map(|(at, _)| at).filter(|at| tokens.get(at + TEST_MODULE.len() + 1).is_some_and(|token| token.text == "{"));
     starts
         .map(|at| {
             let mut depth = 0_usize;
@@ -315,9 +316,9 @@ fn cycles(modules: &BTreeMap<Vec<String>, Vec<Vec<String>>>) -> Vec<Vec<String>>
 mod tests {
     use super::*;
 
-    fn counts(sources: &[(&str, &str)]) -> Counts {
+    fn counts(sources: &[(&str, &str)]) -> TreeCounts {
         let sources: Vec<_> = sources.iter().map(|(file, source)| (format!("crates/{file}"), (*source).to_owned())).collect();
-        Counts::of(&sources)
+        TreeCounts::of(&sources)
     }
 
     #[test]

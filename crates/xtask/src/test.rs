@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use crate::etcd::{self, Etcd};
+use crate::etcd::{self, FoundEtcd};
 use crate::workspace::{Result, Workspace};
 
 /// Runs all tests; returns true if none failed. The last lines of stdout are the etcds that it ran
@@ -27,9 +27,9 @@ pub(crate) fn now() -> std::time::Instant {
 }
 
 /// Runs a `cargo test`, shows its output as it comes, and sums its results.
-pub(crate) fn tests(mut command: Command, shown: &mut dyn Write) -> Result<Tally> {
+pub(crate) fn tests(mut command: Command, shown: &mut dyn Write) -> Result<TestCounts> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let mut tally = Tally::default();
+    let mut tally = TestCounts::default();
     let lines = BufReader::new(child.stdout.take().ok_or("cargo test has no stdout")?);
     for line in lines.split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
@@ -42,7 +42,7 @@ pub(crate) fn tests(mut command: Command, shown: &mut dyn Write) -> Result<Tally
 
 /// Sum of the results that test programs reported.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct TestCounts {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     skipped: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Tally {
     running: bool,
 }
 
-impl Tally {
+impl TestCounts {
     /// Processes one line of `cargo test`.
     fn read(&mut self, line: &str) {
         if is_start(line) {
@@ -84,7 +84,7 @@ impl Tally {
     }
 
     /// Prints the wall time, the etcds and the result; returns true if nothing failed.
-    pub(crate) fn conclude(&self, start: std::time::Instant, etcds: &[Etcd]) -> bool {
+    pub(crate) fn conclude(&self, start: std::time::Instant, etcds: &[FoundEtcd]) -> bool {
         println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), etcd::versions(etcds).join(" and "));
         println!("{}", self.line());
         self.failed == 0
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn tally(output: &str, success: bool) -> String {
-        let mut tally = Tally::default();
+        let mut tally = TestCounts::default();
         output.lines().for_each(|line| tally.read(line));
         tally.end(success);
         tally.line()

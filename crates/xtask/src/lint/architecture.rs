@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::Finding;
-use super::rooms::SOURCES;
 use crate::workspace::{Result, Workspace};
 
+/// Folder of the rooms.
+pub(super) const SOURCES: &str = "crates/waypost-core/src";
 pub(super) const DOCUMENT: &str = "ARCHITECTURE.md";
 
 const CRATES: &str = "## Crates";

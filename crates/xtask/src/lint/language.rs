@@ -63,9 +63,11 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
         if !is_text || EXEMPT.contains(&file.as_str()) {
             continue;
         }
-        findings.extend(gone_words(&file, &text));
         if file.ends_with(".rs") {
             findings.extend(first_words(&file, &text));
+            findings.extend(gone_words(&file, &comments(&text)));
+        } else {
+            findings.extend(gone_words(&file, &text));
         }
     }
     Ok(findings)
@@ -80,6 +82,12 @@ fn first_words(file: &str, text: &str) -> Vec<Finding> {
             Finding::new(format!("{file}:{}", comment.line), what, remedy)
         })
         .collect()
+}
+
+/// Returns the comments of a source, each on its line.
+fn comments(source: &str) -> String {
+    let comment = |line: &str| line.find("//").map_or("", |at| &line[at..]).to_owned();
+    source.lines().map(comment).collect::<Vec<_>>().join("\n")
 }
 
 fn gone_words(file: &str, text: &str) -> Vec<Finding> {

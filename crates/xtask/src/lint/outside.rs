@@ -25,7 +25,7 @@ fn check(document: &str, members: &[String], edges: &[Edge]) -> Vec<Finding> {
         )
     });
     let wrong = rows.iter().flat_map(|(name, row)| match users.get(*name) {
-        None => Some(Finding::new(row.place(), format!("nobody uses {name}"), "remove the line")),
+        None => Some(Finding::new(row.place(), format!("no crate uses {name}"), "remove the line")),
         Some(users) if *users != row.users => {
             let what = format!("{name} is used by {users}, not by {}", row.users);
             Some(Finding::new(row.place(), what, "mend the second column"))
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_missing_a_stale_and_a_wrong_line_are_reported() {
-        assert_eq!(found(&GOOD.replace("h2", "hyper")), ["no line for h2", "nobody uses hyper"]);
+        assert_eq!(found(&GOOD.replace("h2", "hyper")), ["no line for h2", "no crate uses hyper"]);
         assert_eq!(found(&GOOD.replace("| http |", "| core |")), ["h2 is used by http, not by core"]);
         assert_eq!(found(&GOOD.replace("HTTP/2", "")), ["no reason for h2"]);
     }

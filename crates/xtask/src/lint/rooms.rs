@@ -3,13 +3,10 @@
 use std::path::Path;
 
 use super::Finding;
-use super::architecture;
+use super::architecture::{self, SOURCES};
 use crate::paths::{WHOLE, module, uses};
 use crate::source::tokens;
 use crate::workspace::{Result, Workspace};
-
-/// Folder of the rooms.
-pub(super) const SOURCES: &str = "crates/waypost-core/src";
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     let rooms = architecture::rooms(&workspace.read(architecture::DOCUMENT)?);
