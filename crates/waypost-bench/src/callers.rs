@@ -18,8 +18,8 @@ use waypost_testkit::hostile::{Behavior, Script, Server};
 use waypost_testkit::report::{Figures, Result, one_thread, rounded};
 
 use crate::load::{Caller, Calls, closed_loop};
-use crate::options::Options;
-use crate::servers::ServerHandle;
+use crate::options::BenchOptions;
+use crate::servers::BenchServer;
 
 const CALLERS: [u64; 3] = [64, 200, 1_000];
 const STREAMS: u32 = 4;
@@ -35,11 +35,11 @@ const WAITING: usize = 50;
 /// Maximum time for waiting calls after the limit has risen.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-pub(crate) fn run(options: &Options) -> Result<Figures> {
+pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
     let time = Duration::from_secs(options.number("seconds", 8)?);
     let callers = options.numbers("callers", &CALLERS)?;
     one_thread()?.block_on(async {
-        let mut report = Report::default();
+        let mut report = CallersReport::default();
         for callers in callers {
             report.crowd(usize::try_from(callers)?, time).await?;
         }
@@ -62,7 +62,7 @@ enum Begin {
 }
 
 #[derive(Default)]
-struct Report {
+struct CallersReport {
     table: String,
     crowds: Vec<Value>,
     streams: Vec<Value>,
@@ -70,9 +70,9 @@ struct Report {
     failures: Vec<String>,
 }
 
-impl Report {
+impl CallersReport {
     async fn crowd(&mut self, callers: usize, time: Duration) -> Result<()> {
-        let server = ServerHandle::start(STREAMS, TAKES).await?;
+        let server = BenchServer::start(STREAMS, TAKES).await?;
         let (client, mine) = ours(&server.address).await?;
         let theirs = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))?.connect_lazy();
         let theirs = GreeterClient::new(theirs);
@@ -100,7 +100,7 @@ impl Report {
     }
 
     async fn streams(&mut self, limit: u32, begin: Begin) -> Result<()> {
-        let server = ServerHandle::start(limit, TAKES).await?;
+        let server = BenchServer::start(limit, TAKES).await?;
         let (client, channel) = channel(&server.address, parrot::FILE_DESCRIPTOR_SET).await?;
         let start = Instant::now();
         let begun = match begin {

@@ -21,7 +21,7 @@ use waypost_testkit::etcd::{Binary, Etcd, Options as EtcdOptions};
 use waypost_testkit::report::{Figures, Result, rounded};
 use waypost_testkit::{Child, Port, Program, Proxy};
 
-use crate::options::Options;
+use crate::options::BenchOptions;
 use crate::servers::Slow;
 
 const SERVICE: &str = "greeter";
@@ -36,7 +36,7 @@ pub(crate) fn node(args: &[String]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let [url, id, advertised @ ..] = args else { return Err("node URL ID [ADVERTISED]".into()) };
     Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let server = Server::builder(SERVICE).registry(waypost::connect(url).await?).id(id).bind("127.0.0.1:0");
+        let server = Server::builder(SERVICE, waypost::connect(url).await?).id(id).bind("127.0.0.1:0");
         let server = advertised.iter().fold(server, |server, address| server.advertise(address.as_str()));
         let server = server.allow_loopback(true).descriptor(FILE_DESCRIPTOR_SET);
         let mut running = server.add_service(GreeterServer::new(Slow { takes: Duration::ZERO })).start().await?;
@@ -47,7 +47,7 @@ pub(crate) fn node(args: &[String]) -> Result<()> {
     })
 }
 
-pub(crate) fn run(options: &Options) -> Result<Figures> {
+pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
     let only = options.value("only").map(str::to_owned);
     let seconds = options.number("seconds", 45)?;
     let mut figures = Figures { table: String::new(), json: json!({}), failures: Vec::new() };
@@ -99,7 +99,7 @@ enum Ground {
     Etcd(Binary),
 }
 
-fn grounds(options: &Options) -> Result<Vec<Ground>> {
+fn grounds(options: &BenchOptions) -> Result<Vec<Ground>> {
     let etcds = || Binary::all().map(|all| all.into_iter().map(Ground::Etcd).collect::<Vec<_>>());
     Ok(match options.value("registry") {
         Some("local") => vec![Ground::Local],
@@ -189,7 +189,7 @@ impl Stage {
         let url = self.next_url()?;
         let _good = servers(&url, SERVERS).await?;
         let (client, channel) = client(&url).await?;
-        let load = Load::start(&channel, 200);
+        let load = ChaosLoad::start(&channel, 200);
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut round = 0;
         let mut tick = interval(Duration::from_secs(1));
@@ -223,7 +223,7 @@ impl Stage {
         let mut outcomes = Vec::new();
         for number in 1..=6 {
             let (client, channel) = client(&url).await?;
-            let load = Load::start(&channel, 200);
+            let load = ChaosLoad::start(&channel, 200);
             sleep(Duration::from_secs(3)).await;
             outcomes.push(load.end(&format!("1 000 dead, client {number}")).await);
             client.close().await;
@@ -239,7 +239,7 @@ impl Stage {
             let url = self.next_url()?;
             let mut good = servers(&url, SERVERS).await?;
             let (client, channel) = client(&url).await?;
-            let load = Load::start(&channel, rate);
+            let load = ChaosLoad::start(&channel, rate);
             sleep(Duration::from_secs(2)).await;
             good.iter_mut().try_for_each(Child::sigstop)?;
             sleep(Duration::from_secs(seconds)).await;
@@ -258,7 +258,7 @@ impl Stage {
             let url = self.next_url()?;
             let (_good, proxies) = behind_proxies(&url, SERVERS).await?;
             let (client, channel) = client(&url).await?;
-            let load = Load::start(&channel, rate);
+            let load = ChaosLoad::start(&channel, rate);
             sleep(Duration::from_secs(2)).await;
             proxies.iter().for_each(|proxy| proxy.swallow(true));
             sleep(Duration::from_secs(seconds)).await;
@@ -357,18 +357,18 @@ async fn hello(channel: &Channel, timeout: Duration) -> std::result::Result<(), 
 }
 
 /// Calls at a steady rate, whatever the responses.
-struct Load {
-    task: tokio::task::JoinHandle<JoinSet<Call>>,
+struct ChaosLoad {
+    task: tokio::task::JoinHandle<JoinSet<ChaosCall>>,
     stop: Arc<AtomicU64>,
 }
 
-struct Call {
+struct ChaosCall {
     ended: Instant,
     took: Duration,
     error: Option<String>,
 }
 
-impl Load {
+impl ChaosLoad {
     fn start(channel: &Channel, rate: u64) -> Self {
         let (channel, stop) = (channel.clone(), Arc::new(AtomicU64::new(0)));
         let stopped = Arc::clone(&stop);
@@ -384,7 +384,7 @@ impl Load {
                     let answer = hello(&channel, Duration::from_secs(30)).await;
                     let ended = Instant::now();
                     let error = answer.err().map(|status| format!("{:?}: {}", status.code(), status.message()));
-                    Call { ended, took: ended - due, error }
+                    ChaosCall { ended, took: ended - due, error }
                 });
             }
             calls

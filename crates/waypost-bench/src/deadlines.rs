@@ -13,7 +13,7 @@ use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_testkit::hostile::{Behavior, Script, Server};
 use waypost_testkit::report::{Figures, Result, one_thread, rounded};
 
-use crate::options::Options;
+use crate::options::BenchOptions;
 
 /// Timeout of the call, or of the channel for unary calls that set none; the third call has no
 /// timeout.
@@ -25,12 +25,12 @@ const CAP: Duration = Duration::from_secs(20);
 /// Slack of a timer on a busy machine.
 const SLACK: Duration = Duration::from_millis(300);
 
-struct Ended {
+struct EndedCall {
     after: Duration,
     how: String,
 }
 
-pub(crate) fn run(_: &Options) -> Result<Figures> {
+pub(crate) fn run(_: &BenchOptions) -> Result<Figures> {
     let (of_call, of_channel, without) = one_thread()?.block_on(async {
         let calls = (call(Some(GIVEN), None), call(None, Some(GIVEN)), call(None, None));
         let (of_call, of_channel, without) = tokio::join!(calls.0, calls.1, calls.2);
@@ -57,11 +57,11 @@ pub(crate) fn run(_: &Options) -> Result<Figures> {
     Ok(Figures { table, json: json.into(), failures })
 }
 
-fn secs(ended: &Ended) -> f64 {
+fn secs(ended: &EndedCall) -> f64 {
     ended.after.as_secs_f64()
 }
 
-async fn call(of_call: Option<Duration>, of_channel: Option<Duration>) -> Result<Ended> {
+async fn call(of_call: Option<Duration>, of_channel: Option<Duration>) -> Result<EndedCall> {
     let server = Server::start(Script::First(vec![Behavior::Hang; 64]), 1).await?;
     let registry = MemoryRegistry::new();
     let mut service = Service::new("go");
@@ -83,5 +83,5 @@ async fn call(of_call: Option<Duration>, of_channel: Option<Duration>) -> Result
     let after = start.elapsed();
     client.close().await;
     server.close().await;
-    Ok(Ended { after, how })
+    Ok(EndedCall { after, how })
 }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
-use waypost_testkit::hostile::trial::{self, Defect, Panics, Verdict};
+use waypost_testkit::hostile::trial::{self, Defect, Panics, TrialResult};
 use waypost_testkit::report::{Figures, Result, quantile, rounded};
 
-use crate::options::Options;
+use crate::options::BenchOptions;
 
 /// Number of concurrent trials: each of them mostly waits, and two cores must not be the
 /// bottleneck.
 const AT_ONCE: usize = 24;
 
-pub(crate) fn run(options: &Options) -> Result<Figures> {
+pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
     let count = options.number("seeds", 1_000)?;
     let first = options.number("seed", 1)?;
     let at_once = options.number("at-once", AT_ONCE as u64)?.max(1);
@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<Figures> {
     Ok(sum.figures())
 }
 
-fn told(verdict: &Verdict) -> String {
+fn told(verdict: &TrialResult) -> String {
     let mut text = format!("{}\n", verdict.plan);
     for defect in verdict.found.as_ref().err().into_iter().flatten() {
         // Writing to a string does not fail.
@@ -51,7 +51,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, verdict: &Verdict) {
+    fn add(&mut self, verdict: &TrialResult) {
         self.trials += 1;
         match &verdict.found {
             Ok(passed) => {

@@ -15,8 +15,8 @@ use waypost_testkit::Port;
 use waypost_testkit::hostile::{Behavior, Script, Server};
 use waypost_testkit::report::{Figures, Result};
 
-use crate::options::Options;
-use crate::records::{POOL, Records, SERVICE, id};
+use crate::options::BenchOptions;
+use crate::records::{POOL, RecordSet, SERVICE, id};
 use crate::registry::PushRegistry;
 
 /// Time for which the dead node is dead.
@@ -31,7 +31,7 @@ const CALLS: usize = 5;
 
 /// Runs clients that know one dead node. It comes up after 3 s, and within 20 s every client must
 /// be connected to it.
-pub(crate) fn stuck(options: &Options) -> Result<Figures> {
+pub(crate) fn stuck(options: &BenchOptions) -> Result<Figures> {
     let (nodes, clients, batch) = counts(options, 101, 3_000, 500)?;
     let mut lost = 0;
     let runtime = runtime()?;
@@ -45,7 +45,7 @@ pub(crate) fn stuck(options: &Options) -> Result<Figures> {
 
 /// Runs clients whose node closes its first connection after the hello. Then the node is well, and
 /// every call must succeed.
-pub(crate) fn zombie(options: &Options) -> Result<Figures> {
+pub(crate) fn zombie(options: &BenchOptions) -> Result<Figures> {
     let (nodes, clients, batch) = counts(options, 1_001, 1_000, 100)?;
     let mut lost = 0;
     let runtime = runtime()?;
@@ -57,7 +57,7 @@ pub(crate) fn zombie(options: &Options) -> Result<Figures> {
     Ok(figures("zombie", "fail calls to a node that closed its first connection after the hello", nodes, clients, lost))
 }
 
-fn counts(options: &Options, nodes: u64, clients: u64, batch: u64) -> Result<(usize, usize, usize)> {
+fn counts(options: &BenchOptions, nodes: u64, clients: u64, batch: u64) -> Result<(usize, usize, usize)> {
     let number = |name, default| {
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(usize::try_from(options.number(name, default)?)?.max(1))
     };
@@ -118,16 +118,17 @@ async fn zombie_batch(nodes: usize, clients: usize, number: u64) -> Result<usize
 }
 
 async fn call(channel: &Channel) -> bool {
-    let call = GreeterClient::new(channel.clone()).hello(Request::new(HelloRequest { name: "Ann".to_owned() })).await.is_ok();
-    timeout(CALM, std::future::ready(call)).await.unwrap_or(false)
+    let mut client = GreeterClient::new(channel.clone());
+    let call = client.hello(Request::new(HelloRequest { name: "Ann".to_owned() }));
+    timeout(CALM, call).await.is_ok_and(|answer| answer.is_ok())
 }
 
 /// Creates a registry with `nodes` nodes, of which a client's channel uses only the first.
 fn registry(nodes: usize, address: &str) -> Result<PushRegistry> {
-    let (records, registry) = (Records::new(), PushRegistry::new());
+    let (records, registry) = (RecordSet::new(), PushRegistry::new());
     let record = |number| {
         let (id, pool) = (id(number, 0), if number == 0 { "used" } else { "unused" });
-        (Records::key(&id), records.json(&id, address, &[(POOL, pool)]))
+        (RecordSet::key(&id), records.json(&id, address, &[(POOL, pool)]))
     };
     registry.load((0..nodes).map(record))?;
     Ok(registry)

@@ -17,7 +17,7 @@ mod servers;
 
 use std::process::ExitCode;
 
-use options::Options;
+use options::BenchOptions;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use waypost_testkit::report::{Figures, Result, described, exit};
 
@@ -29,7 +29,7 @@ usage: cargo xtask bench <name> [--json] [flags]
   chaos     [--registry local|etcd] [--only crash-loop|dead|frozen|cut-off|firewall] [--seconds N]
                calls at a steady rate while server processes crash, freeze, are cut off or forgotten
   churn     [--nodes 100,1000,10000,100000] [--seconds N] [--before FILE]
-               CPU of one event, of a rolling replacement and of back-off; bytes a node; time to the first answer
+               CPU of one event, of a rolling replacement and of backoff; bytes a node; time to the first answer
   deadlines    the end of calls to a node that hangs and whose methods are unknown
   hostile   [--seeds N] [--seed FIRST] [--at-once N] [--no-panics]
                randomised trials of the client against hostile peers; a failure names its seed
@@ -40,7 +40,7 @@ usage: cargo xtask bench <name> [--json] [flags]
 ";
 
 /// Benchmark: its name, its flags with a value, its flags without, its function.
-struct Bench(&'static str, &'static [&'static str], &'static [&'static str], fn(&Options) -> Result<Figures>);
+struct Bench(&'static str, &'static [&'static str], &'static [&'static str], fn(&BenchOptions) -> Result<Figures>);
 
 const BENCHES: [Bench; 7] = [
     Bench("callers", &["callers", "seconds"], &["json"], callers::run),
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     };
     allow_descriptors();
     let Bench(_, valued, bare, run) = bench;
-    match Options::parse(&args[1..], valued, bare) {
+    match BenchOptions::parse(&args[1..], valued, bare) {
         Ok(options) => exit("bench", measure(*run, &options, &args)),
         Err(error) => {
             eprintln!("bench: {error}\n{USAGE}");
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(run: fn(&Options) -> Result<Figures>, options: &Options, args: &[String]) -> Result<bool> {
+fn measure(run: fn(&BenchOptions) -> Result<Figures>, options: &BenchOptions, args: &[String]) -> Result<bool> {
     let mut json = described("cargo xtask bench", args);
     let Figures { table, json: figures, failures } = run(options)?;
     let as_json = options.flag("json");

@@ -6,12 +6,12 @@ use waypost_testkit::report::Result;
 
 /// Flags that were given.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Options {
+pub(crate) struct BenchOptions {
     values: BTreeMap<String, String>,
     flags: Vec<String>,
 }
 
-impl Options {
+impl BenchOptions {
     /// Parses the command line. `valued` are the flags that take a value, `bare` those that take
     /// none, all without their dashes.
     ///
@@ -59,9 +59,9 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Options> {
+    fn parse(line: &str) -> Result<BenchOptions> {
         let args: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-        Options::parse(&args, &["nodes", "seed"], &["json"])
+        BenchOptions::parse(&args, &["nodes", "seed"], &["json"])
     }
 
     #[test]

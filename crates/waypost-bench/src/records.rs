@@ -10,11 +10,11 @@ pub(crate) const POOL: &str = "pool";
 
 /// Template for the records of one service.
 #[derive(Clone, Debug)]
-pub(crate) struct Records {
+pub(crate) struct RecordSet {
     template: Service,
 }
 
-impl Records {
+impl RecordSet {
     pub(crate) fn new() -> Self {
         let mut template = Service::new(SERVICE);
         (0..6).for_each(|number| template.endpoints.push(endpoint(number)));

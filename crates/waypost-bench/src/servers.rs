@@ -19,12 +19,12 @@ const START: Duration = Duration::from_secs(10);
 
 /// ServerHandle server, and its address.
 #[derive(Debug)]
-pub(crate) struct ServerHandle {
+pub(crate) struct BenchServer {
     pub(crate) address: String,
     _child: Child,
 }
 
-impl ServerHandle {
+impl BenchServer {
     /// Starts a server that allows this many streams per connection and whose `Hello` takes this
     /// long.
     pub(crate) async fn start(streams: u32, takes: Duration) -> Result<Self> {

@@ -9,7 +9,6 @@ use waypost::args::RegistryArgs;
 
 use crate::demo::DemoArgs;
 use crate::duration;
-use crate::error::CliError;
 use crate::output::Show;
 
 /// Service registration, discovery and client-side load balancing
@@ -29,11 +28,6 @@ fn everywhere(registry: Arg) -> Arg {
     registry.global(true).help_heading(None)
 }
 
-/// Returns the URL of the registry: from the flag, else from the environment, else `local://`.
-pub(crate) fn registry_url(registry: &RegistryArgs) -> Result<String, CliError> {
-    Ok(registry.url()?.map_or_else(|| "local://".to_owned(), |url| url.expose().to_owned()))
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Lists all services
@@ -44,7 +38,7 @@ pub(crate) enum Command {
     Watch(Watch),
     /// Registers a node, and holds it until Ctrl-C or SIGTERM
     Register(Register),
-    /// Removes a node that somebody left behind
+    /// Removes a node whose process left its record behind
     Deregister(Deregister),
     /// Waits until a service has enough nodes
     Wait(Wait),
@@ -87,6 +81,9 @@ pub(crate) struct Register {
     /// Address that clients reach it at, as host:port
     #[arg(long)]
     pub(crate) address: String,
+    /// Allows an address of this host only in a registry that other hosts read
+    #[arg(long)]
+    pub(crate) allow_loopback: bool,
     /// The service's version
     #[arg(long, default_value = waypost::record::DEFAULT_VERSION)]
     pub(crate) version: String,

@@ -10,14 +10,14 @@ use crate::output::{self, Style};
 /// CliError of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CliError {
-    kind: Kind,
+    kind: ErrorKind,
     what: String,
     next: Option<String>,
 }
 
 /// Kind of a failure, which decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ErrorKind {
     /// The reader of stdout is gone, which counts as success.
     Unread,
     No,
@@ -29,22 +29,22 @@ enum Kind {
 impl CliError {
     /// Creates the failure of a negative result: not found, not in time, calls failed.
     pub(crate) fn no(what: impl Into<String>) -> Self {
-        Self::new(Kind::No, what)
+        Self::new(ErrorKind::No, what)
     }
 
     /// Creates the failure of wrong usage.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
-        Self::new(Kind::Usage, what)
+        Self::new(ErrorKind::Usage, what)
     }
 
     /// Creates the failure of a registry that cannot be reached, or refuses.
     pub(crate) fn registry(what: impl Into<String>) -> Self {
-        Self::new(Kind::Registry, what)
+        Self::new(ErrorKind::Registry, what)
     }
 
     /// Creates the failure of an interrupted command.
     pub(crate) fn interrupted() -> Self {
-        Self::new(Kind::Interrupted, "interrupted")
+        Self::new(ErrorKind::Interrupted, "interrupted")
     }
 
     /// Adds what to do next.
@@ -59,23 +59,23 @@ impl CliError {
         self
     }
 
-    fn new(kind: Kind, what: impl Into<String>) -> Self {
+    fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into(), next: None }
     }
 
     fn code(&self) -> u8 {
         match self.kind {
-            Kind::Unread => 0,
-            Kind::No => 1,
-            Kind::Usage => 2,
-            Kind::Registry => 3,
-            Kind::Interrupted => 130,
+            ErrorKind::Unread => 0,
+            ErrorKind::No => 1,
+            ErrorKind::Usage => 2,
+            ErrorKind::Registry => 3,
+            ErrorKind::Interrupted => 130,
         }
     }
 
     /// Prints the failure on stderr, unless the user caused it, and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        if !matches!(self.kind, Kind::Unread | Kind::Interrupted) {
+        if !matches!(self.kind, ErrorKind::Unread | ErrorKind::Interrupted) {
             output::note(&format!("{} {self}", Style::of_stderr().bad("error:")));
         }
         ExitCode::from(self.code())
@@ -97,9 +97,9 @@ impl From<registry::Error> for CliError {
     fn from(error: registry::Error) -> Self {
         use registry::Error;
         let kind = match error {
-            Error::NotFound { .. } | Error::IdTaken { .. } => Kind::No,
-            Error::Invalid { .. } | Error::Unsupported { .. } => Kind::Usage,
-            _ => Kind::Registry,
+            Error::NotFound { .. } | Error::IdTaken { .. } => ErrorKind::No,
+            Error::Invalid { .. } | Error::Unsupported { .. } => ErrorKind::Usage,
+            _ => ErrorKind::Registry,
         };
         Self::new(kind, crate::escape::text(&error.chain()))
     }
@@ -108,7 +108,7 @@ impl From<registry::Error> for CliError {
 /// Classifies errors of stdout, or of the operating system.
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::Unread } else { Kind::No };
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe { ErrorKind::Unread } else { ErrorKind::No };
         Self::new(kind, error.to_string())
     }
 }

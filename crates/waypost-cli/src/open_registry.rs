@@ -1,12 +1,18 @@
 //! Open registry of a command, and the explanation of its errors.
 
+use waypost::AnyRegistry;
+use waypost::args::RegistryArgs;
 use waypost::record::Service;
 use waypost::registry::{self, WatchOptions, Watcher};
-use waypost::{AnyRegistry, Registry};
 
 use crate::error::CliError;
 use crate::escape;
 use crate::output;
+
+/// Returns the URL of the registry: from the flag, else from the environment, else `local://`.
+pub(crate) fn registry_url(registry: &RegistryArgs) -> Result<String, CliError> {
+    Ok(registry.url()?.map_or_else(|| "local://".to_owned(), |url| url.expose().to_owned()))
+}
 
 /// Open registry, and its URL without secrets.
 pub(crate) struct OpenRegistry {

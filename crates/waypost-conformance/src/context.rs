@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use waypost_core::record::{Key, Node, Service, keys};
 use waypost_core::registry::{
-    AnyRegistry, DeregisterOptions, Error, Instance, RegisterOptions, Registry, Result as RegistryResult, WatchOptions,
+    AnyRegistry, DeregisterOptions, Error, Instance, RegisterOptions, Result as RegistryResult, WatchOptions,
 };
 
 use crate::event_checker::EventChecker;
 use crate::harness::{DynHarness, Harness, RawChange};
-use crate::runner::Time;
+use crate::time::Time;
 
 /// Reason for skipping a case.
 #[derive(Debug)]

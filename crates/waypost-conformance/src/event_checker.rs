@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 use waypost_core::record::{Entry, Key, Service};
-use waypost_core::registry::{AnyRegistry, Error, Event, NodeSet, Registry, Result, WatchOptions, Watcher};
+use waypost_core::registry::{AnyRegistry, Error, Event, NodeSet, Result, WatchOptions, Watcher};
 
-use crate::runner::Time;
+use crate::time::Time;
 
 /// Time without events after which the node set is compared with a fresh list.
 const COMPARE: Duration = Duration::from_millis(50);

@@ -28,10 +28,12 @@ mod context;
 mod event_checker;
 mod harness;
 mod runner;
+mod time;
 
 pub use case_log::{CaseLog, seeds};
 pub use harness::{Harness, RawChange};
-pub use runner::{Report, Time, check, run};
+pub use runner::{SuiteReport, check, run};
+pub use time::Time;
 
 /// Calls `$then!` with the name of every case, so that each is written once.
 #[doc(hidden)]

@@ -7,33 +7,13 @@ use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 
 use crate::cases;
 use crate::context::{Skip, TestContext};
 use crate::harness::Harness;
-
-/// Clock of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Time {
-    /// Real time.
-    Real,
-    /// Paused time, which advances whenever nothing else is to be done: for backends without files,
-    /// sockets or processes.
-    Paused,
-}
-
-impl Time {
-    /// Returns the maximum time that a case waits for an expected event.
-    pub(crate) fn patience(self) -> Duration {
-        match self {
-            Self::Real => Duration::from_secs(20),
-            Self::Paused => Duration::from_secs(3_600),
-        }
-    }
-}
+use crate::time::Time;
 
 type Case = for<'a> fn(&'a TestContext) -> Pin<Box<dyn Future<Output = Result<(), Skip>> + 'a>>;
 
@@ -47,16 +27,16 @@ const CASES: &[(&str, Case)] = crate::every_case!(table!());
 
 /// Result of each case.
 #[derive(Clone, Debug, Default)]
-pub struct Report(BTreeMap<&'static str, Option<String>>);
+pub struct SuiteReport(BTreeMap<&'static str, Option<String>>);
 
-impl Report {
+impl SuiteReport {
     /// Returns the skipped cases, with the reasons.
     pub fn skipped(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().filter_map(|(case, why)| Some((*case, why.as_deref()?)))
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for SuiteReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let skipped = self.skipped().count();
         write!(f, "{} cases run, {skipped} skipped", self.0.len() - skipped)?;
@@ -68,8 +48,8 @@ impl fmt::Display for Report {
 ///
 /// # Panics
 /// At the first case that fails.
-pub fn run<H: Harness>(time: Time, make: impl Fn() -> H) -> Report {
-    let mut report = Report::default();
+pub fn run<H: Harness>(time: Time, make: impl Fn() -> H) -> SuiteReport {
+    let mut report = SuiteReport::default();
     for (name, case) in CASES {
         report.0.insert(name, play(*case, time, &make));
     }
@@ -93,8 +73,8 @@ pub fn check<H: Harness>(suite: &'static str, name: &str, time: Time, make: impl
 }
 
 /// Records one result, and returns the report once it is complete.
-fn tally(suite: &'static str, case: &'static str, skipped: Option<String>) -> Option<Report> {
-    static TALLY: Mutex<BTreeMap<&str, Report>> = Mutex::new(BTreeMap::new());
+fn tally(suite: &'static str, case: &'static str, skipped: Option<String>) -> Option<SuiteReport> {
+    static TALLY: Mutex<BTreeMap<&str, SuiteReport>> = Mutex::new(BTreeMap::new());
     let mut tally = TALLY.lock().unwrap_or_else(PoisonError::into_inner);
     let report = tally.entry(suite).or_default();
     report.0.insert(case, skipped);

@@ -2,10 +2,10 @@
 /// A word.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Word {
-    /// What is said.
+    /// Text to repeat.
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
-    /// How often, or which of many.
+    /// Number of repetitions, or the index of one.
     #[prost(uint32, tag = "2")]
     pub number: u32,
 }

@@ -15,7 +15,7 @@ use crate::call::Call;
 use crate::call::response::ResponseBody;
 use crate::client::Client;
 use crate::config::ChannelConfig;
-use crate::error::{CallError, Report};
+use crate::error::{CallError, ServiceReport};
 use crate::protocol::{BoxError, Protocol};
 use crate::service::{ServiceHandle, now};
 
@@ -27,7 +27,7 @@ pub struct NotReady {
     /// Time waited.
     pub after: Duration,
     /// State of the service at the time of the error.
-    pub report: Box<Report>,
+    pub report: Box<ServiceReport>,
 }
 
 /// Snapshot of a channel's view of its service, as plain data.

@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use waypost_core::directory::Directory;
 use waypost_core::record::ServiceName;
-use waypost_core::registry::{AnyRegistry, Error, Registry};
+use waypost_core::registry::{AnyRegistry, Error};
 
-use crate::config::Config;
+use crate::config::ClientConfig;
 use crate::conn::DialSlots;
 use crate::conn::connect::{AddressPolicy, Connect, TcpConnect};
 use crate::pool::{Limits, PoolShared, PoolTask, ServicePool};
@@ -44,12 +44,13 @@ struct State {
 impl Client {
     /// Creates a client of `registry` over TCP. Nothing is watched or connected until the first
     /// call.
-    pub fn new(registry: AnyRegistry, config: Config) -> Self {
+    pub fn new(registry: impl Into<AnyRegistry>, config: ClientConfig) -> Self {
         Self::with_connect(registry, config, TcpConnect)
     }
 
     /// Creates a client with a custom connector.
-    pub fn with_connect(registry: AnyRegistry, config: Config, connect: impl Connect) -> Self {
+    pub fn with_connect(registry: impl Into<AnyRegistry>, config: ClientConfig, connect: impl Connect) -> Self {
+        let registry = registry.into();
         let policy = config.addresses.unwrap_or(AddressPolicy { loopback: registry.options().on_this_host });
         let directory = Directory::new(registry, config.directory.clone());
         let shared = PoolShared {

@@ -37,7 +37,7 @@ impl Default for ReconnectConfig {
 /// means never.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Config {
+pub struct ClientConfig {
     /// Settings of the client's directory, which keeps the snapshots of the services.
     pub directory: directory::Config,
     /// Dialling, windows and keep-alive of each connection.
@@ -56,7 +56,7 @@ pub struct Config {
     pub waiting_bytes: usize,
 }
 
-impl Default for Config {
+impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             directory: directory::Config::default(),

@@ -36,7 +36,7 @@ pub enum FailureKind {
 
 /// State of the service at the time when the call failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ServiceReport {
     /// The service's name.
     pub service: String,
     /// True if the registry has responded at least once.
@@ -55,7 +55,7 @@ pub struct Report {
     pub last_failure: Option<String>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ServiceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.synced, self.known) {
             (false, _) => write!(f, "the registry has not answered yet")?,
@@ -87,7 +87,7 @@ pub struct CallError {
     /// Time from the start of the call to its failure.
     pub after: Duration,
     /// State of the service at the time of the failure.
-    pub report: Box<Report>,
+    pub report: Box<ServiceReport>,
     /// Attempts that gave no response.
     pub history: AttemptHistory,
     /// Reason why the last attempt was not followed by another; none if no attempt was made.

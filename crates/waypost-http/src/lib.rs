@@ -9,20 +9,20 @@
 //! The modules, each importing only those before it: `retry` (retry policy, budget and decision),
 //! `request_error`, `error`, `protocol`, `conn` and `tls` (one connection), `config`, `pool` (a
 //! service's peers), `client`, `service` (one channel's membership in a pool), `call` (the attempts
-//! of a call), `channel`, `single`.
+//! of a call), `channel`, `direct` (one connection without balancing).
 
 mod call;
 mod channel;
 mod client;
 mod config;
 mod conn;
+pub mod direct;
 mod error;
 mod pool;
 mod protocol;
 mod request_error;
 mod retry;
 mod service;
-pub mod single;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -30,10 +30,10 @@ pub use call::PickKey;
 pub use call::response::{ResponseBody, ServedBy};
 pub use channel::{ChannelSnapshot, NotReady, ServiceChannel};
 pub use client::Client;
-pub use config::{ChannelConfig, Config, ReconnectConfig};
-pub use conn::ConnectionConfig;
+pub use config::{ChannelConfig, ClientConfig, ReconnectConfig};
 pub use conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
-pub use error::{BodyError, CallError, FailureKind, Report};
+pub use conn::{ConnectionConfig, Silence};
+pub use error::{BodyError, CallError, FailureKind, ServiceReport};
 pub use protocol::{Protocol, ResponseClass};
 pub use request_error::{BoxError, RequestError};
 pub use retry::{AttemptHistory, AttemptRecord, BudgetConfig, Policy, Pushback};

@@ -12,35 +12,35 @@ use waypost_core::registry::Error;
 
 use crate::client::Client;
 use crate::config::ChannelConfig;
-use crate::error::Report;
+use crate::error::ServiceReport;
 use crate::pool::{Joined, ServicePool};
 use crate::protocol::Protocol;
 
 /// Handle on a service, as one channel uses it. Clones share everything.
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceHandle {
-    shared: Arc<Shared>,
+    shared: Arc<SharedService>,
     filtered: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedService {
     client: Client,
     service: ServiceName,
     pub(crate) config: ChannelConfig,
     pub(crate) protocol: Arc<dyn Protocol>,
-    members: ArcSwapOption<Membership>,
+    members: ArcSwapOption<PoolMembership>,
 }
 
 /// Membership of a channel in the pool of its service.
 #[derive(Debug)]
-pub(crate) struct Membership {
+pub(crate) struct PoolMembership {
     pub(crate) pool: Arc<ServicePool>,
     whole: Joined,
     filtered: HashMap<Arc<str>, Joined>,
 }
 
-impl Drop for Shared {
+impl Drop for SharedService {
     fn drop(&mut self) {
         let members = self.members.swap(None);
         let pool = members.as_ref().map(|members| Arc::clone(&members.pool));
@@ -54,7 +54,7 @@ impl Drop for Shared {
 
 impl ServiceHandle {
     pub(crate) fn new(client: Client, name: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> Self {
-        let shared = Shared { client, service: name, config, protocol, members: ArcSwapOption::empty() };
+        let shared = SharedService { client, service: name, config, protocol, members: ArcSwapOption::empty() };
         Self { shared: Arc::new(shared), filtered: None }
     }
 
@@ -76,7 +76,7 @@ impl ServiceHandle {
     /// # Errors
     /// [`Error::Closed`] once the client is closed; [`Error::Invalid`] outside a runtime, if a task
     /// must be started.
-    pub(crate) fn members(&self) -> Result<Arc<Membership>, Error> {
+    pub(crate) fn members(&self) -> Result<Arc<PoolMembership>, Error> {
         if let Some(members) = self.shared.members.load_full()
             && !members.pool.queue.is_closed()
         {
@@ -86,7 +86,7 @@ impl ServiceHandle {
     }
 
     #[cold]
-    fn join(&self) -> Result<Arc<Membership>, Error> {
+    fn join(&self) -> Result<Arc<PoolMembership>, Error> {
         let pool = self.shared.client.pool(&self.shared.service)?;
         let config = &self.shared.config;
         let filtered = |(name, filters): (&String, &balance::Filters)| {
@@ -95,28 +95,28 @@ impl ServiceHandle {
             (Arc::from(name.as_str()), pool.join(&balance))
         };
         let filtered = config.filtered.iter().map(filtered).collect();
-        let members = Arc::new(Membership { whole: pool.join(&config.balance), filtered, pool });
+        let members = Arc::new(PoolMembership { whole: pool.join(&config.balance), filtered, pool });
         self.shared.members.store(Some(Arc::clone(&members)));
         Ok(members)
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<SharedService> {
         &self.shared
     }
 
     /// Returns the nodes that this handle uses, with their balancer.
-    pub(crate) fn joined<'a>(&self, members: &'a Membership) -> &'a Joined {
+    pub(crate) fn joined<'a>(&self, members: &'a PoolMembership) -> &'a Joined {
         let filtered = self.filtered.as_ref().and_then(|name| members.filtered.get(name));
         filtered.unwrap_or(&members.whole)
     }
 
     /// Returns the state of the service, for errors. The cost does not depend on the number of
     /// nodes.
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> ServiceReport {
         let members = self.shared.members.load_full();
         let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
         let counts = members.as_ref().map(|members| self.joined(members).counts()).unwrap_or_default();
-        Report {
+        ServiceReport {
             service: self.shared.service.to_string(),
             synced: snapshot.synced,
             staleness: snapshot.staleness(now()),

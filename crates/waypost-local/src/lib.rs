@@ -9,6 +9,7 @@
 //! This crate knows files and locks, and no networks.
 
 mod dir;
+mod file;
 mod lock;
 mod machine;
 mod reader;
@@ -36,7 +37,7 @@ use waypost_core::registry::{
 use dir::Dir;
 use reader::Reader;
 use registrations::{Claimed, Registrations};
-use signals::Kind;
+use signals::SignalSource;
 use watcher::DirWatcher;
 
 /// Name of this backend in errors and URLs.
@@ -76,10 +77,10 @@ impl LocalRegistry {
     /// [`Error::Denied`] if the directory may not be used, [`Error::Unavailable`] if it cannot be
     /// created.
     pub fn open(options: LocalOptions) -> Result<Self> {
-        Self::open_as(options, Kind::best())
+        Self::open_as(options, SignalSource::best())
     }
 
-    fn open_as(options: LocalOptions, kind: Kind) -> Result<Self> {
+    fn open_as(options: LocalOptions, kind: SignalSource) -> Result<Self> {
         let folder = Dir::open(options.dir)?;
         let mut options = Options::new();
         options.on_this_host = true;

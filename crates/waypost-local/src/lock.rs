@@ -4,7 +4,7 @@ use std::fs::{File as Handle, TryLockError};
 use std::io;
 use std::path::Path;
 
-use crate::reader::{is_same, open};
+use crate::file::{is_same, open};
 
 /// State of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

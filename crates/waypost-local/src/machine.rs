@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use waypost_core::record::Key;
 use waypost_core::registry::Change;
 
-use crate::reader::{Seen, Stamp};
+use crate::file::Stamp;
+use crate::reader::Seen;
 
 /// Delays between the probes of a closed lock. Of 3 000 first probes 226 still found it held, the
 /// longest for 24 ms.
@@ -165,7 +166,7 @@ mod tests {
     use waypost_core::record::{Entry, Node, Service};
 
     use super::*;
-    use crate::reader::Stamp;
+    use crate::file::Stamp;
 
     fn entry() -> Entry {
         let mut service = Service::new("s");

@@ -2,7 +2,7 @@
 //! Blocking, without a clock.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{File as Handle, Metadata, OpenOptions};
+use std::fs::File as Handle;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,17 +11,9 @@ use waypost_core::record::{Entry, Key};
 use waypost_core::registry::{BadRecord, Interner, LONGEST_RECORD, Result};
 
 use crate::dir::{Dir, File};
+use crate::file::{Stamp, open, stamp, stamp_at};
 use crate::lock::{self, Lock, probe};
 use crate::trouble;
-
-/// Identity of a file and time of its last write: equal stamps are the same record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    device: u64,
-    inode: u64,
-    written: i128,
-    length: u64,
-}
 
 /// State of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,43 +194,6 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(LONGEST_RECORD as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Opens a file for reading. Follows no symbolic link, and does not block on a pipe.
-pub(crate) fn open(path: &Path) -> io::Result<Handle> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.cast_signed());
-    }
-    options.open(path)
-}
-
-/// Returns true if the path still refers to the open file.
-pub(crate) fn is_same(file: &Handle, path: &Path) -> bool {
-    let identity = |metadata: Metadata| stamp(&metadata).map(|stamp| (stamp.device, stamp.inode));
-    let (open, there) = (file.metadata().ok().and_then(identity), std::fs::symlink_metadata(path).ok().and_then(identity));
-    open.is_some() && open == there
-}
-
-fn stamp_at(path: &Path) -> Option<Stamp> {
-    stamp(&std::fs::symlink_metadata(path).ok()?)
-}
-
-#[cfg(unix)]
-fn stamp(metadata: &Metadata) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let written = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-    metadata.is_file().then(|| Stamp { device: metadata.dev(), inode: metadata.ino(), written, length: metadata.len() })
-}
-
-#[cfg(not(unix))]
-fn stamp(metadata: &Metadata) -> Option<Stamp> {
-    let written = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos() as i128;
-    metadata.is_file().then(|| Stamp { device: 0, inode: 0, written, length: metadata.len() })
 }
 
 #[cfg(test)]

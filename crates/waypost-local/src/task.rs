@@ -11,7 +11,7 @@ use waypost_core::registry::{Broadcaster, Change, Error, NodeSet, Result};
 
 use crate::machine::{Machine, RESCAN_POLLED, RESCAN_SIGNALLED};
 use crate::reader::{Reader, Seen};
-use crate::signals::{Hint, Kind, Signals};
+use crate::signals::{Hint, SignalSource, Signals};
 use crate::{NAME, blocking};
 
 const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
@@ -24,14 +24,14 @@ pub(crate) const AFTER_A_GAP: Duration = Duration::from_millis(10);
 pub(crate) struct WatchTask {
     pub(crate) reader: Arc<Reader>,
     pub(crate) broadcaster: Broadcaster,
-    pub(crate) kind: Kind,
+    pub(crate) kind: SignalSource,
     pub(crate) stop: watch::Receiver<bool>,
     /// Notified by a new watcher, whose first snapshot must not be older than its subscription.
     pub(crate) refresh: Arc<Notify>,
 }
 
 /// Reason for the end of a watch.
-enum End {
+enum WatchEnd {
     /// The handle is closed, or there are no listeners.
     Over,
     /// Events were missed: a full scan is needed.
@@ -53,8 +53,8 @@ impl WatchTask {
         let mut back_off = SHORTEST_BACK_OFF;
         loop {
             let pause = match self.follow(&is_idle, &mut back_off).await {
-                Ok(End::Over) => return,
-                Ok(End::Gap) => AFTER_A_GAP,
+                Ok(WatchEnd::Over) => return,
+                Ok(WatchEnd::Gap) => AFTER_A_GAP,
                 Err(error) => {
                     self.report(&error);
                     back_off = (back_off * 2).min(LONGEST_BACK_OFF);
@@ -76,7 +76,7 @@ impl WatchTask {
 
     /// Watches the directory. Signals are opened before the first scan, so that no change is missed
     /// between the two.
-    async fn follow(&mut self, is_idle: &impl Fn(&Broadcaster) -> bool, back_off: &mut Duration) -> Result<End> {
+    async fn follow(&mut self, is_idle: &impl Fn(&Broadcaster) -> bool, back_off: &mut Duration) -> Result<WatchEnd> {
         let mut signals = Signals::open(self.kind, self.reader.folder())?;
         let mut view = Machine::new(signals.are_polled());
         let seen = self.scan(&view).await?;
@@ -90,8 +90,8 @@ impl WatchTask {
         let mut rescan_at = Instant::now() + period;
         while !view.has_gap() {
             match self.wait(&mut signals, view.next_check(), rescan_at).await? {
-                Wake::Stop => return Ok(End::Over),
-                Wake::Hints(hints) if hints.contains(&Hint::Gap) => return Ok(End::Gap),
+                Wake::Stop => return Ok(WatchEnd::Over),
+                Wake::Hints(hints) if hints.contains(&Hint::Gap) => return Ok(WatchEnd::Gap),
                 Wake::Hints(hints) => self.take(&mut view, &mut signals, hints).await?,
                 Wake::Checks => {
                     let due = view.due(Instant::now()).into_iter().map(|key| (key, false)).collect();
@@ -102,14 +102,14 @@ impl WatchTask {
                     self.rescan(&mut view).await?;
                     self.broadcaster.refreshed(newest);
                 }
-                Wake::Rescan if is_idle(&self.broadcaster) => return Ok(End::Over),
+                Wake::Rescan if is_idle(&self.broadcaster) => return Ok(WatchEnd::Over),
                 Wake::Rescan => {
                     self.rescan(&mut view).await?;
                     rescan_at = Instant::now() + period;
                 }
             }
         }
-        Ok(End::Gap)
+        Ok(WatchEnd::Gap)
     }
 
     /// Waits for the next event. Hints come before checks: a tombstone that has arrived must be

@@ -8,7 +8,7 @@ use waypost_core::registry::{Event, Instance};
 
 use super::*;
 
-fn open(dir: &Path, kind: Kind) -> LocalRegistry {
+fn open(dir: &Path, kind: SignalSource) -> LocalRegistry {
     LocalRegistry::open_as(LocalOptions { dir: Some(dir.to_owned()) }, kind).unwrap()
 }
 
@@ -26,7 +26,7 @@ async fn next(watcher: &mut Watcher) -> Event {
 #[tokio::test(start_paused = true)]
 async fn what_is_polled_is_seen_within_a_second() {
     let dir = tempfile::tempdir().unwrap();
-    let (reader, owner) = (open(dir.path(), Kind::Polled), open(dir.path(), Kind::Polled));
+    let (reader, owner) = (open(dir.path(), SignalSource::Polled), open(dir.path(), SignalSource::Polled));
     let mut watcher = reader.watch(&WatchOptions::all()).await.unwrap();
     assert_eq!(next(&mut watcher).await, Event::Reset(Vec::new()));
     let (service, options, key) = owned();
@@ -54,7 +54,7 @@ async fn a_death_that_nothing_told_of_is_found_within_five_seconds() {
     let lock = fs::File::open(path("lock")).unwrap();
     lock.lock().unwrap();
     fs::write(path("json"), options.stamp(&service).to_json()).unwrap();
-    let registry = open(dir.path(), Kind::best());
+    let registry = open(dir.path(), SignalSource::best());
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     assert!(matches!(next(&mut watcher).await, Event::Reset(entries) if entries.len() == 1));
     let begun = Instant::now();
@@ -68,7 +68,7 @@ async fn a_death_that_nothing_told_of_is_found_within_five_seconds() {
 #[tokio::test(start_paused = true)]
 async fn nobody_listens_so_nothing_runs_until_somebody_does() {
     let dir = tempfile::tempdir().unwrap();
-    let registry = open(dir.path(), Kind::best());
+    let registry = open(dir.path(), SignalSource::best());
     for _ in 0..2 {
         let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
         assert!(matches!(next(&mut watcher).await, Event::Reset(_)));
@@ -91,7 +91,7 @@ async fn nobody_listens_so_nothing_runs_until_somebody_does() {
 fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let (reader, owner) = (open(dir.path(), Kind::best()), open(dir.path(), Kind::best()));
+    let (reader, owner) = (open(dir.path(), SignalSource::best()), open(dir.path(), SignalSource::best()));
     let (mut first, second) = (runtime(), runtime());
     let mut early = first.block_on(async {
         let mut early = reader.watch(&WatchOptions::all()).await.unwrap();

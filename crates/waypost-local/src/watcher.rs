@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use waypost_core::registry::{Broadcaster, Error, Result, WatchOptions, Watcher};
 
 use crate::reader::Reader;
-use crate::signals::Kind;
+use crate::signals::SignalSource;
 use crate::task::{AFTER_A_GAP, WatchTask};
 
 /// Watchers of a handle, and the one task that feeds them; it ends when there are no listeners.
@@ -19,14 +19,14 @@ use crate::task::{AFTER_A_GAP, WatchTask};
 pub(crate) struct DirWatcher {
     reader: Arc<Reader>,
     broadcaster: Broadcaster,
-    kind: Kind,
-    slot: Arc<Mutex<Slot>>,
+    kind: SignalSource,
+    slot: Arc<Mutex<TaskSlot>>,
     stop: watch::Sender<bool>,
     refresh: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct Slot {
+struct TaskSlot {
     tasks: JoinSet<()>,
     /// Alive as long as the engine.
     engine: Weak<()>,
@@ -34,7 +34,7 @@ struct Slot {
 }
 
 impl DirWatcher {
-    pub(crate) fn new(reader: Arc<Reader>, kind: Kind) -> Self {
+    pub(crate) fn new(reader: Arc<Reader>, kind: SignalSource) -> Self {
         let stop = watch::Sender::new(false);
         Self { reader, broadcaster: Broadcaster::default(), kind, slot: Arc::default(), stop, refresh: Arc::default() }
     }
@@ -85,12 +85,12 @@ impl DirWatcher {
         self.close().abort_all();
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot> {
+    fn slot(&self) -> MutexGuard<'_, TaskSlot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts the engine. Its start and its idle end are decided under the same lock.
-    fn start(&self, slot: &mut Slot, again: bool) {
+    fn start(&self, slot: &mut TaskSlot, again: bool) {
         while slot.tasks.try_join_next().is_some() {}
         let alive = Arc::new(());
         slot.engine = Arc::downgrade(&alive);

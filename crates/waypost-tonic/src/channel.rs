@@ -26,6 +26,17 @@ pub struct Channel {
     inner: ServiceChannel,
 }
 
+/// Error of [`Channel::filtered`]: no filters of this name were prepared.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{service}: no filters {name:?}; prepare them with ChannelBuilder::filtered")]
+#[non_exhaustive]
+pub struct UnknownFilters {
+    /// Name of the service.
+    pub service: String,
+    /// Name that was asked for.
+    pub name: String,
+}
+
 impl Channel {
     pub(crate) fn new(inner: ServiceChannel) -> Self {
         Self { inner }
@@ -53,16 +64,14 @@ impl Channel {
         self.inner.snapshot()
     }
 
-    /// Returns the same channel, confined to a subset that the builder prepared under this name. On
-    /// a subset without nodes a call waits, and never falls back to all nodes.
+    /// Returns the same channel, restricted to the nodes that pass the filters that
+    /// [`ChannelBuilder::filtered`](crate::ChannelBuilder::filtered) prepared under this name. While
+    /// no node passes them a call waits, and never falls back to all nodes.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if no subset of this name was prepared.
-    pub fn filtered(&self, name: &str) -> Result<Self, Status> {
-        let unknown = || {
-            let service = self.service();
-            Status::invalid_argument(format!("{service}: no filtered channel {name:?}; prepare it with ChannelBuilder::filtered"))
-        };
+    /// [`UnknownFilters`] if no filters of this name were prepared.
+    pub fn filtered(&self, name: &str) -> Result<Self, UnknownFilters> {
+        let unknown = || UnknownFilters { service: self.service().to_string(), name: name.to_owned() };
         Ok(Self::new(self.inner.filtered(name).ok_or_else(unknown)?))
     }
 }

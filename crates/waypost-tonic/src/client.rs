@@ -8,7 +8,7 @@ use waypost_core::balance::{Filter, Filters, Strategy};
 use waypost_core::directory::Directory;
 use waypost_core::record::{Method, NameError, keys};
 use waypost_core::registry::AnyRegistry;
-use waypost_http::{AddressPolicy, ChannelConfig, Config, Connect, Policy, TcpConnect};
+use waypost_http::{AddressPolicy, ChannelConfig, ClientConfig, Connect, Policy, TcpConnect};
 
 use crate::channel::Channel;
 use crate::descriptor::{self, DescriptorError};
@@ -26,7 +26,7 @@ pub struct Client {
 #[derive(Debug)]
 pub struct ClientBuilder {
     registry: AnyRegistry,
-    config: Config,
+    config: ClientConfig,
     changes: Changes,
 }
 
@@ -60,13 +60,13 @@ pub enum BuildError {
 impl Client {
     /// Creates a client of `registry` with default settings. Nothing is watched or connected before
     /// the first call.
-    pub fn new(registry: AnyRegistry) -> Self {
+    pub fn new(registry: impl Into<AnyRegistry>) -> Self {
         Self::builder(registry).build()
     }
 
     /// Returns a builder for a client of `registry`.
-    pub fn builder(registry: AnyRegistry) -> ClientBuilder {
-        ClientBuilder { registry, config: Config::default(), changes: Changes::default() }
+    pub fn builder(registry: impl Into<AnyRegistry>) -> ClientBuilder {
+        ClientBuilder { registry: registry.into(), config: ClientConfig::default(), changes: Changes::default() }
     }
 
     /// Creates a channel to `service` with default settings.
@@ -136,9 +136,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Replaces all settings except those of [`channels`](ClientBuilder::channels).
+    /// Replaces all settings except those of [`configure_channels`](ClientBuilder::configure_channels).
     #[must_use]
-    pub fn config(mut self, config: Config) -> Self {
+    pub fn config(mut self, config: ClientConfig) -> Self {
         self.config = config;
         self
     }
@@ -174,8 +174,7 @@ impl ChannelBuilder {
         self.filter(Filter::Label(key.to_owned(), value.to_owned()))
     }
 
-    /// Prepares a subset for [`Channel::subset`]: the nodes that pass the channel's filters and
-    /// these.
+    /// Prepares filters for [`Channel::filtered`]: its nodes pass the channel's filters and these.
     #[must_use]
     pub fn filtered(mut self, name: &str, filters: Filters) -> Self {
         self.config.filtered.insert(name.to_owned(), filters);

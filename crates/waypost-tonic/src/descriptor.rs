@@ -60,10 +60,11 @@ fn go_order(name: &str) -> Option<(String, String)> {
     name.split_once('.').map(|(service, method)| (service.to_owned(), method.to_owned()))
 }
 
-fn methods(files: &[FileDescriptorProto]) -> impl Iterator<Item = Method<'_>> {
+fn methods(files: &[FileDescriptorProto]) -> impl Iterator<Item = DescribedMethod<'_>> {
     files.iter().filter(|file| !is_infrastructure(file.package())).flat_map(|file| {
         let services = file.service.iter();
-        services.flat_map(|service| service.method.iter().map(|method| Method { package: file.package(), service, method }))
+        services
+            .flat_map(|service| service.method.iter().map(|method| DescribedMethod { package: file.package(), service, method }))
     })
 }
 
@@ -71,13 +72,13 @@ fn is_infrastructure(package: &str) -> bool {
     package == "grpc.health.v1" || package.starts_with("grpc.reflection.")
 }
 
-struct Method<'a> {
+struct DescribedMethod<'a> {
     package: &'a str,
     service: &'a ServiceDescriptorProto,
     method: &'a MethodDescriptorProto,
 }
 
-impl Method<'_> {
+impl DescribedMethod<'_> {
     fn endpoint(&self, types: &Types<'_>) -> Result<Endpoint, DescriptorError> {
         let (request, response) = self.shapes(types)?;
         let name = format!("{}.{}", go::name(self.service.name()), go::name(self.method.name()));

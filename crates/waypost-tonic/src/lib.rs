@@ -11,6 +11,6 @@ mod grpc;
 pub mod server;
 mod status;
 
-pub use channel::{Channel, ResponseFuture};
+pub use channel::{Channel, ResponseFuture, UnknownFilters};
 pub use client::{BuildError, ChannelBuilder, Client, ClientBuilder};
 pub use server::{Server, ServerHandle};

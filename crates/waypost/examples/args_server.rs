@@ -7,7 +7,7 @@
 use clap::Parser;
 use tonic::{Request, Response, Status};
 use waypost::args::ServiceArgs;
-use waypost::{Client, Registry, Server};
+use waypost::{Client, Server};
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = args.client.apply(Client::builder(registry.clone()))?.build();
     let next = GreeterClient::new(client.channel("greeter")?);
 
-    let server = Server::builder("greeter").version("1").registry(registry.clone()).descriptor(FILE_DESCRIPTOR_SET);
+    let server = Server::builder("greeter", registry.clone()).version("1").descriptor(FILE_DESCRIPTOR_SET);
     let server = args.server.apply(server)?;
     server.add_service(GreeterServer::new(MyGreeter { greeting, next })).serve().await?;
 

@@ -21,8 +21,7 @@ impl Greeter for MyGreeter {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "local://".to_owned());
-    waypost::Server::builder("greeter")
-        .registry(waypost::connect(&url).await?)
+    waypost::Server::builder("greeter", waypost::connect(&url).await?)
         .descriptor(FILE_DESCRIPTOR_SET)
         .reflection(true)
         .after_start(|| async {

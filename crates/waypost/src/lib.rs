@@ -8,8 +8,7 @@
 //! # #[cfg(feature = "tonic")]
 //! # async fn serve(greeter: waypost_greeter::greeter::greeter_server::GreeterServer<impl waypost_greeter::greeter::greeter_server::Greeter>) -> Result<(), Box<dyn std::error::Error>> {
 //! let registry = waypost::connect("local://").await?;
-//! waypost::Server::builder("greeter")
-//!     .registry(registry)
+//! waypost::Server::builder("greeter", registry)
 //!     .descriptor(waypost_greeter::greeter::FILE_DESCRIPTOR_SET)
 //!     .add_service(greeter)
 //!     .serve()
@@ -51,10 +50,14 @@ pub use waypost_core::static_list::StaticRegistry;
 pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 #[cfg(feature = "tonic")]
 pub use waypost_http::{
-    AddressPolicy, AttemptHistory, AttemptRecord, BudgetConfig, CallError, ChannelSnapshot, Connect, ConnectionConfig,
-    FailureKind, PickKey, Policy, Pushback, ReconnectConfig, RequestError, ServedBy, TcpConnect,
+    AddressPolicy, AttemptHistory, AttemptRecord, BodyError, BoxError, BoxIo, BudgetConfig, CallError, ChannelSnapshot,
+    ClientConfig, Connect, Connecting, ConnectionConfig, FailureKind, Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig,
+    RequestError, ServedBy, ServiceReport, TcpConnect,
 };
 #[cfg(feature = "local")]
 pub use waypost_local::{LocalOptions, LocalRegistry};
 #[cfg(feature = "tonic")]
-pub use waypost_tonic::{Channel, ChannelBuilder, Client, ClientBuilder, Server, ServerHandle, descriptor, server};
+pub use waypost_tonic::{
+    BuildError, Channel, ChannelBuilder, Client, ClientBuilder, ResponseFuture, Server, ServerHandle, UnknownFilters, descriptor,
+    server,
+};

@@ -9,7 +9,7 @@ use waypost_testkit::Port;
 use waypost_testkit::report::{Result, one_thread};
 
 use crate::cpu::thread_cpu;
-use crate::records::{POOL, Records, SERVICE, id};
+use crate::records::{POOL, RecordSet, SERVICE, id};
 use crate::registry::PushRegistry;
 
 const UNREACHABLE: usize = 100;
@@ -20,11 +20,11 @@ const SETTLE: Duration = Duration::from_secs(10);
 pub(super) fn measure(nodes: usize, seconds: u64) -> Result<f64> {
     one_thread()?.block_on(async {
         let refusing = Port::take()?;
-        let (records, registry, address) = (Records::new(), PushRegistry::new(), refusing.address().to_string());
+        let (records, registry, address) = (RecordSet::new(), PushRegistry::new(), refusing.address().to_string());
         let record = |number| {
             let id = id(number, 0);
             let pool = if number < UNREACHABLE { "used" } else { "unused" };
-            (Records::key(&id), records.json(&id, &address, &[(POOL, pool)]))
+            (RecordSet::key(&id), records.json(&id, &address, &[(POOL, pool)]))
         };
         registry.load((0..nodes).map(record))?;
         let client = Client::new(registry.handle());

@@ -9,7 +9,7 @@ use waypost_testkit::report::{Result, median, one_thread};
 use super::scene::{Scene, call};
 use crate::cpu::{self, Meter};
 use crate::peers::Peers;
-use crate::records::{Records, id};
+use crate::records::{RecordSet, id};
 
 /// Number of events of each kind and manner, fewer if they take longer than [`AT_MOST`].
 const EVENTS: usize = 101;
@@ -31,7 +31,7 @@ pub(super) fn measure(nodes: usize, peers: &Peers) -> Result<Events> {
     one_thread()?.block_on(async {
         let scene = Scene::new(nodes, peers)?;
         let _channel = scene.connected().await?;
-        let run = Run { scene: &scene, nodes, meter: Meter::new().await };
+        let run = EventRun { scene: &scene, nodes, meter: Meter::new().await };
         let [added_after_rest, changed_after_rest, removed_after_rest] = run.events(true).await?;
         let [added, changed, removed] = run.events(false).await?;
         scene.client.close().await;
@@ -39,13 +39,13 @@ pub(super) fn measure(nodes: usize, peers: &Peers) -> Result<Events> {
     })
 }
 
-struct Run<'a> {
+struct EventRun<'a> {
     scene: &'a Scene,
     nodes: usize,
     meter: Meter,
 }
 
-impl Run<'_> {
+impl EventRun<'_> {
     /// Adds nodes, changes nodes of the first generation, spread over all of them, and removes the
     /// added ones.
     async fn events(&self, rested: bool) -> Result<[f64; 3]> {
@@ -54,7 +54,7 @@ impl Run<'_> {
         let changed = self.puts(rested, round, |number| id(number * self.nodes / EVENTS, 0)).await?;
         let mut costs = Vec::new();
         for number in rounds() {
-            let key = Records::key(&id(number, 1));
+            let key = RecordSet::key(&id(number, 1));
             let delete = || self.scene.registry.delete(&key);
             costs.push(if rested { self.meter.after_rest(delete).await } else { self.meter.in_stream(delete).await });
         }
@@ -65,7 +65,7 @@ impl Run<'_> {
         let mut costs = Vec::new();
         for number in rounds() {
             let node = node(number);
-            let (key, record) = (Records::key(&node), self.scene.records.json(&node, &self.scene.address, &[("round", round)]));
+            let (key, record) = (RecordSet::key(&node), self.scene.records.json(&node, &self.scene.address, &[("round", round)]));
             let mut put = Ok(());
             let work = || put = self.scene.registry.put(&key, record.as_bytes());
             costs.push(if rested { self.meter.after_rest(work).await } else { self.meter.in_stream(work).await });

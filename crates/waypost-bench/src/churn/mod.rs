@@ -14,7 +14,7 @@ mod table;
 use serde_json::{Value, json};
 use waypost_testkit::report::{Figures, Result, rounded};
 
-use crate::options::Options;
+use crate::options::BenchOptions;
 use crate::peers::Peers;
 
 const NODES: [u64; 4] = [100, 1_000, 10_000, 100_000];
@@ -32,7 +32,7 @@ const LIMITS: [(&str, u64, f64); 9] = [
     ("idle_bytes", 100_000, 400.0),
 ];
 
-pub(crate) fn run(options: &Options) -> Result<Figures> {
+pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
     let before = options.value("before").map(table::read).transpose()?;
     let seconds = options.number("seconds", 15)?;
     let mut rows = Vec::new();

@@ -9,7 +9,7 @@ use waypost_testkit::report::{Result, one_thread};
 use super::scene::Scene;
 use crate::cpu::{rest, thread_cpu, turns};
 use crate::peers::Peers;
-use crate::records::{Records, id};
+use crate::records::{RecordSet, id};
 
 /// Maximum cost of the replacement; it then stops, and the remaining nodes are assumed to cost the
 /// same.
@@ -43,7 +43,7 @@ pub(super) fn measure(nodes: usize, peers: &Peers) -> Result<Rolling> {
 
 async fn replace(scene: &Scene, number: usize) -> Result<Duration> {
     let (old, new) = (id(number, 0), id(number, 1));
-    let (old_key, new_key) = (Records::key(&old), Records::key(&new));
+    let (old_key, new_key) = (RecordSet::key(&old), RecordSet::key(&new));
     let leaving = scene.records.json(&old, &scene.address, &[(keys::STATE, keys::LEAVING)]);
     let created = scene.records.json(&new, &scene.address, &[]);
     let start = thread_cpu();

@@ -10,7 +10,7 @@ use waypost_testkit::report::Result;
 
 use crate::cpu;
 use crate::peers::Peers;
-use crate::records::{Records, SERVICE, id};
+use crate::records::{RecordSet, SERVICE, id};
 use crate::registry::PushRegistry;
 
 /// Maximum wait for a first connection.
@@ -21,7 +21,7 @@ const MAX_PEERS: usize = 100;
 
 /// Registry and client.
 pub(super) struct Scene {
-    pub(super) records: Records,
+    pub(super) records: RecordSet,
     pub(super) registry: PushRegistry,
     pub(super) client: Client,
     pub(super) address: String,
@@ -30,10 +30,10 @@ pub(super) struct Scene {
 impl Scene {
     /// Creates the client; the registry has `nodes` nodes, all at the address of `peers`.
     pub(super) fn new(nodes: usize, peers: &Peers) -> Result<Self> {
-        let (records, registry, address) = (Records::new(), PushRegistry::new(), peers.address.to_string());
+        let (records, registry, address) = (RecordSet::new(), PushRegistry::new(), peers.address.to_string());
         let record = |number| {
             let id = id(number, 0);
-            (Records::key(&id), records.json(&id, &address, &[]))
+            (RecordSet::key(&id), records.json(&id, &address, &[]))
         };
         registry.load((0..nodes).map(record))?;
         let client = Client::new(registry.handle());

@@ -1,6 +1,5 @@
 //! `waypost deregister NAME ID`: removes a node that its owner left behind.
 
-use waypost::Registry;
 use waypost::record::{NilableVec, Node, Service};
 use waypost::registry::DeregisterOptions;
 

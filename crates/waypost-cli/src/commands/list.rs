@@ -10,7 +10,7 @@ use crate::output::{self, Document, Format, SCHEMA, Style, Table};
 
 /// Output line of one version of a service.
 #[derive(Serialize)]
-struct Line<'a> {
+struct ListLine<'a> {
     name: &'a str,
     version: &'a str,
     nodes: usize,
@@ -18,7 +18,7 @@ struct Line<'a> {
     protocols: Vec<&'a str>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> ListLine<'a> {
     fn of(service: &'a Service) -> Self {
         let mut protocols: Vec<_> = service.nodes.iter().filter_map(|node| node.metadata.get(keys::PROTOCOL)).collect();
         protocols.sort_unstable();
@@ -33,14 +33,14 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &List) -> Result<(), CliErr
     if services.is_empty() {
         output::note(&format!("no service is registered in {}; to see some: waypost demo", opened.url()));
     }
-    let lines: Vec<_> = services.iter().map(Line::of).collect();
+    let lines: Vec<_> = services.iter().map(ListLine::of).collect();
     for text in show(&lines, args.show.format(), Style::of_stdout()) {
         output::line(&text)?;
     }
     Ok(())
 }
 
-fn show(lines: &[Line<'_>], format: Format, style: Style) -> Vec<String> {
+fn show(lines: &[ListLine<'_>], format: Format, style: Style) -> Vec<String> {
     match format {
         Format::Table => table(lines, style),
         Format::Wide => wide(lines, style),
@@ -50,7 +50,7 @@ fn show(lines: &[Line<'_>], format: Format, style: Style) -> Vec<String> {
     }
 }
 
-fn table(lines: &[Line<'_>], style: Style) -> Vec<String> {
+fn table(lines: &[ListLine<'_>], style: Style) -> Vec<String> {
     let mut table = Table::new(&["NAME", "VERSION", ">NODES", ">ENDPOINTS"]);
     for line in lines {
         table.row([line.name.into(), line.version.into(), line.nodes.to_string(), line.endpoints.to_string()]);
@@ -58,7 +58,7 @@ fn table(lines: &[Line<'_>], style: Style) -> Vec<String> {
     table.lines(style)
 }
 
-fn wide(lines: &[Line<'_>], style: Style) -> Vec<String> {
+fn wide(lines: &[ListLine<'_>], style: Style) -> Vec<String> {
     let mut table = Table::new(&["NAME", "VERSION", ">NODES", ">ENDPOINTS", "PROTOCOLS"]);
     for line in lines {
         let (nodes, endpoints) = (line.nodes.to_string(), line.endpoints.to_string());
@@ -67,18 +67,18 @@ fn wide(lines: &[Line<'_>], style: Style) -> Vec<String> {
     table.lines(style)
 }
 
-fn jsonl(line: &Line<'_>) -> String {
+fn jsonl(line: &ListLine<'_>) -> String {
     #[derive(Serialize)]
     struct Tagged<'a> {
         schema: &'static str,
         #[serde(flatten)]
-        line: &'a Line<'a>,
+        line: &'a ListLine<'a>,
     }
     output::compact(&Tagged { schema: SCHEMA, line })
 }
 
 /// Returns the names of the services. A service with several versions has one name.
-fn names(lines: &[Line<'_>]) -> Vec<String> {
+fn names(lines: &[ListLine<'_>]) -> Vec<String> {
     let mut names: Vec<_> = lines.iter().map(|line| crate::escape::text(line.name)).collect();
     names.dedup();
     names

@@ -10,10 +10,10 @@ mod watch;
 
 use std::future::Future;
 
-use crate::cli::{Cli, Command, registry_url};
+use crate::cli::{Cli, Command};
 use crate::demo;
 use crate::error::CliError;
-use crate::open_registry::OpenRegistry;
+use crate::open_registry::{OpenRegistry, registry_url};
 use crate::signals::Signals;
 
 /// Runs the given command.

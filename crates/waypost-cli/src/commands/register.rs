@@ -21,7 +21,8 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
     if !node.metadata.contains_key(keys::PROTOCOL) {
         output::note("note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc");
     }
-    let registration = Registration::builder(opened.registry(), service).ttl(args.ttl).interval(args.interval).start()?;
+    let registration = Registration::builder(opened.registry(), service).ttl(args.ttl).interval(args.interval);
+    let registration = registration.allow_loopback(args.allow_loopback).start()?;
     let said = tokio::select! {
         said = tell(registration.watch(), &opened, &args.name, &node, format) => said,
         () = signals.next() => Ok(()),
@@ -68,7 +69,7 @@ async fn tell(
 }
 
 #[derive(Serialize)]
-struct Output<'a> {
+struct RegisterOutput<'a> {
     schema: &'static str,
     event: &'a str,
     service: &'a str,
@@ -80,7 +81,7 @@ fn say(format: Format, event: &str, service: &str, node: &Node) -> Result<(), Cl
     let Node { id, address, .. } = node;
     let text = match format {
         Format::Table | Format::Wide => format!("{event} {id} at {address}"),
-        Format::Json | Format::Jsonl => output::compact(&Output { schema: SCHEMA, event, service, id, address }),
+        Format::Json | Format::Jsonl => output::compact(&RegisterOutput { schema: SCHEMA, event, service, id, address }),
         Format::Name if event == "left" => return Ok(()),
         Format::Name => id.clone(),
     };

@@ -12,7 +12,7 @@ use crate::output;
 
 pub(crate) async fn run(opened: &OpenRegistry, args: &Wait) -> Result<(), CliError> {
     let mut watcher = opened.watch(Some(&args.name)).await?;
-    let mut seen = Seen::default();
+    let mut seen = SeenNodes::default();
     let enough = follow(&mut watcher, &mut seen, args.ready.get());
     if let Ok(result) = tokio::time::timeout(args.timeout, enough).await {
         result?;
@@ -24,14 +24,14 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &Wait) -> Result<(), CliErr
 
 /// State that the registry has reported so far.
 #[derive(Default)]
-struct Seen {
+struct SeenNodes {
     picture: Option<NodeSet>,
     /// Error since the last event.
     trouble: Option<registry::Error>,
 }
 
 /// Follows the watcher until the registry has `enough` nodes.
-async fn follow(watcher: &mut Watcher, seen: &mut Seen, enough: usize) -> Result<(), CliError> {
+async fn follow(watcher: &mut Watcher, seen: &mut SeenNodes, enough: usize) -> Result<(), CliError> {
     while let Some(item) = watcher.next().await {
         match item {
             Ok(event) => {
@@ -54,7 +54,7 @@ fn present(picture: &NodeSet) -> impl Iterator<Item = &Entry> {
     picture.iter().filter(|entry| !entry.node.is_leaving())
 }
 
-fn too_late(opened: &OpenRegistry, args: &Wait, seen: Seen) -> CliError {
+fn too_late(opened: &OpenRegistry, args: &Wait, seen: SeenNodes) -> CliError {
     let (name, url) = (escape::text(&args.name), opened.url());
     if let (None, Some(error)) = (&seen.picture, seen.trouble) {
         return opened.failure(error);

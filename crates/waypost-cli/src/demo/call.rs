@@ -13,7 +13,7 @@ pub(super) const METHOD: &str = "/greeter.Greeter/Hello";
 
 /// Finished call.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(super) struct DemoCall {
     /// Time at which the call was due. Latency is measured from it, so that a late client does not
     /// hide its delay.
     pub(super) due: Instant,
@@ -27,7 +27,7 @@ pub(super) struct Call {
     pub(super) fault: Option<(Code, String)>,
 }
 
-impl Call {
+impl DemoCall {
     /// Makes the call that is due.
     pub(super) async fn make(channel: Channel, due: Instant) -> Self {
         let request = HelloRequest { name: "world".to_owned() };

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 use waypost::{Channel, Client, args};
 
 use super::SERVICE;
-use super::call::{Call, METHOD};
-use super::load::Load;
+use super::call::{DemoCall, METHOD};
+use super::load::DemoLoad;
 use super::stats::Stats;
 use crate::duration;
 use crate::error::CliError;
@@ -27,7 +27,7 @@ const LINES: usize = 65_536;
 const READY: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
-pub(super) struct ClientArgs {
+pub(super) struct DemoClientArgs {
     #[command(flatten)]
     waypost: args::ClientArgs,
     /// Service to call, if it is not called greeter
@@ -44,7 +44,7 @@ pub(super) struct ClientArgs {
     not_idempotent: bool,
 }
 
-pub(super) async fn run(opened: &OpenRegistry, args: &ClientArgs) -> Result<(), CliError> {
+pub(super) async fn run(opened: &OpenRegistry, args: &DemoClientArgs) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let client = args.waypost.apply(Client::builder(opened.registry()))?.build();
     let channel = channel(&client, args)?;
@@ -59,7 +59,7 @@ pub(super) async fn run(opened: &OpenRegistry, args: &ClientArgs) -> Result<(), 
     called
 }
 
-fn channel(client: &Client, args: &ClientArgs) -> Result<Channel, CliError> {
+fn channel(client: &Client, args: &DemoClientArgs) -> Result<Channel, CliError> {
     let builder = client.channel_builder(&args.service);
     let builder = if args.not_idempotent { builder.not_idempotent(METHOD) } else { builder };
     builder.build().map_err(|error| CliError::usage(error.to_string()))
@@ -72,12 +72,12 @@ async fn ready(channel: &Channel) -> Result<(), CliError> {
 
 /// Makes calls until the time is over or a signal arrives. The summary is the last line in both
 /// cases.
-async fn call(opened: &OpenRegistry, channel: Channel, args: &ClientArgs, signals: &mut Signals) -> Result<(), CliError> {
+async fn call(opened: &OpenRegistry, channel: Channel, args: &DemoClientArgs, signals: &mut Signals) -> Result<(), CliError> {
     let (calls, ended) = mpsc::channel(LINES);
     let scribe = EventPrinter::new(opened.name());
     let mut scribes = JoinSet::new();
     scribes.spawn_blocking(move || scribe.write(ended));
-    let load = Load::start(channel, args.rate, calls);
+    let load = DemoLoad::start(channel, args.rate, calls);
     let interrupted = tokio::select! {
         () = sleep(args.time) => false,
         () = signals.next() => true,
@@ -131,7 +131,7 @@ impl EventPrinter {
         Self { registry, origin: Instant::now(), origin_us: micros(wall) }
     }
 
-    fn write(self, mut calls: mpsc::Receiver<Call>) -> Result<(), CliError> {
+    fn write(self, mut calls: mpsc::Receiver<DemoCall>) -> Result<(), CliError> {
         let mut stats = Stats::default();
         stats.begin("calls", self.origin);
         while let Some(call) = calls.blocking_recv() {
@@ -145,7 +145,7 @@ impl EventPrinter {
         }
     }
 
-    fn line<'a>(&self, call: &'a Call) -> CallLine<'a> {
+    fn line<'a>(&self, call: &'a DemoCall) -> CallLine<'a> {
         CallLine {
             schema: SCHEMA,
             event: "call",

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::error::CliError;
 use crate::escape;
-use find::Binary;
+use find::EtcdBinary;
 pub(super) use keeper::{KeeperArgs, run as keep};
 
 /// Maximum time for etcd to start serving. An idle machine needs a second.
@@ -39,8 +39,8 @@ enum KeeperOutput {
 /// etcd that lives as long as this value, and no longer than this process.
 ///
 /// After a drop it ends within a moment; [`end`](Etcd::end) waits for that.
-pub(super) struct Etcd {
-    binary: Binary,
+pub(super) struct DemoEtcd {
+    binary: EtcdBinary,
     url: String,
     keeper: Child,
     /// Held separately, since waiting for a child closes its stdin.
@@ -48,7 +48,7 @@ pub(super) struct Etcd {
     said: Lines<BufReader<ChildStdout>>,
 }
 
-impl Etcd {
+impl DemoEtcd {
     /// Starts an etcd of this machine.
     ///
     /// # Errors

@@ -22,17 +22,17 @@ const STOP: Duration = Duration::from_secs(35);
 const END: Duration = Duration::from_secs(4);
 
 /// Servers by slot. A slot that is filled again gets a new name.
-pub(super) struct Fleet {
+pub(super) struct DemoFleet {
     program: PathBuf,
     /// URL of the registry, which may hold a password. Children receive it by their environment,
     /// since their arguments are visible to all users.
     registry: String,
     /// Suffix that distinguishes this demo's servers from another's in the same registry.
     mark: String,
-    slots: Vec<Slot>,
+    slots: Vec<ServerSlot>,
 }
 
-struct Slot {
+struct ServerSlot {
     starts: u32,
     name: String,
     child: Option<Child>,
@@ -42,11 +42,11 @@ struct Slot {
 
 /// Line that a server prints when it is registered.
 #[derive(Deserialize)]
-struct Registered {
+struct RegisteredServer {
     id: String,
 }
 
-impl Fleet {
+impl DemoFleet {
     /// Creates a fleet without servers, for the registry at `registry`. A `shared` registry may
     /// hold other greeters.
     pub(super) fn new(registry: &str, shared: bool) -> Result<Self, CliError> {
@@ -62,7 +62,7 @@ impl Fleet {
 
     /// Starts one server in each slot.
     pub(super) async fn start_all(&mut self, slots: usize) -> Result<(), CliError> {
-        self.slots.resize_with(slots, || Slot { starts: 0, name: String::new(), child: None, stdin: None });
+        self.slots.resize_with(slots, || ServerSlot { starts: 0, name: String::new(), child: None, stdin: None });
         for slot in 0..slots {
             self.spawn(slot)?;
         }
@@ -81,7 +81,7 @@ impl Fleet {
 
     /// Requests the server in `slot` to end, and waits until it has ended.
     pub(super) async fn terminate(&mut self, slot: usize) -> Result<(), CliError> {
-        let Slot { name, child, stdin, .. } = &mut self.slots[slot];
+        let ServerSlot { name, child, stdin, .. } = &mut self.slots[slot];
         let Some(child) = child else { return Ok(()) };
         ask_to_end(child, stdin)?;
         let ended = timeout(STOP, child.wait()).await.map_err(|_| CliError::no(format!("{name} did not end within {STOP:?}")))?;
@@ -102,7 +102,7 @@ impl Fleet {
             slot.stdin = None;
         }
         let mut result = Ok(());
-        for Slot { name, child, .. } in &mut self.slots {
+        for ServerSlot { name, child, .. } in &mut self.slots {
             let Some(mut child) = child.take() else { continue };
             if timeout(END, child.wait()).await.is_err() {
                 child.kill().await?;
@@ -133,14 +133,14 @@ impl Fleet {
     /// Waits until the server in `slot` reports that it is registered. Its later output fits into
     /// the pipe.
     async fn registered(&mut self, slot: usize) -> Result<(), CliError> {
-        let Slot { name, child, .. } = &mut self.slots[slot];
+        let ServerSlot { name, child, .. } = &mut self.slots[slot];
         let stdout = child.as_mut().and_then(|child| child.stdout.as_mut());
         let late = |_| {
             let next = "its own words stand above; see more: RUST_LOG=waypost=debug waypost demo";
             CliError::registry(format!("{name} was not registered within {START:?}")).next(next)
         };
         let line = timeout(START, first_line(stdout)).await.map_err(late)?;
-        let said = line.and_then(|line| serde_json::from_str::<Registered>(&line).ok());
+        let said = line.and_then(|line| serde_json::from_str::<RegisteredServer>(&line).ok());
         *name = said.ok_or_else(|| CliError::no(format!("{name} ended before it was registered")))?.id;
         Ok(())
     }

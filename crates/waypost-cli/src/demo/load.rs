@@ -11,21 +11,21 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use waypost::Channel;
 
-use super::call::Call;
+use super::call::DemoCall;
 
 /// Maximum number of due times that wait for dispatch. If they are full, the clock continues, only
 /// later.
 const TICKS: usize = 1024;
 
 /// ServerHandle load. Dropping it aborts its calls.
-pub(super) struct Load {
+pub(super) struct DemoLoad {
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
-impl Load {
+impl DemoLoad {
     /// Starts `rate` calls per second, and sends each finished call to `calls`.
-    pub(super) fn start<T: From<Call> + Send + 'static>(channel: Channel, rate: u32, calls: mpsc::Sender<T>) -> Self {
+    pub(super) fn start<T: From<DemoCall> + Send + 'static>(channel: Channel, rate: u32, calls: mpsc::Sender<T>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (ticks, due) = mpsc::channel(TICKS);
         let mut tasks = JoinSet::new();
@@ -63,7 +63,7 @@ fn after(number: u64, rate: u32) -> Duration {
     Duration::from_secs(number / rate) + Duration::from_nanos(number % rate * 1_000_000_000 / rate)
 }
 
-async fn dispatch<T: From<Call> + Send + 'static>(
+async fn dispatch<T: From<DemoCall> + Send + 'static>(
     channel: Channel,
     mut due: mpsc::Receiver<Instant>,
     mut stop: watch::Receiver<bool>,
@@ -77,7 +77,7 @@ async fn dispatch<T: From<Call> + Send + 'static>(
             Some(due) = due.recv() => {
                 let (channel, calls) = (channel.clone(), calls.clone());
                 // The receiver is gone only if the demo is over.
-                outstanding.spawn(async move { calls.send(Call::make(channel, due).await.into()).await.unwrap_or_default() });
+                outstanding.spawn(async move { calls.send(DemoCall::make(channel, due).await.into()).await.unwrap_or_default() });
             }
             Some(ended) = outstanding.join_next() => pass_on(ended),
         }

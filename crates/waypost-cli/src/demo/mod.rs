@@ -24,17 +24,16 @@ use clap::{Args, Subcommand};
 use waypost::Client;
 use waypost::args::RegistryArgs;
 
-use crate::cli::registry_url;
 use crate::duration;
 use crate::error::CliError;
-use crate::open_registry::OpenRegistry;
+use crate::open_registry::{OpenRegistry, registry_url};
 use crate::output;
 use crate::signals::Signals;
-use fleet::Fleet;
+use fleet::DemoFleet;
 use registry::DemoRegistry;
-use report::{Report, Setting};
+use report::{DemoReport, DemoSetting};
 use runner::Runner;
-use script::Script;
+use script::DemoScript;
 
 /// Service that the demo serves and calls.
 const SERVICE: &str = "greeter";
@@ -68,9 +67,9 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Subcommand)]
 enum Half {
     /// One greeter, until SIGTERM or Ctrl-C; one JSON line when registered, one when it has left
-    Server(server::ServerArgs),
+    Server(server::DemoServerArgs),
     /// Calls the greeters at a steady rate; one JSON line a call, then a summary
-    Client(client::ClientArgs),
+    Client(client::DemoClientArgs),
     /// Runs the etcd of --etcd until stdin closes
     #[command(hide = true)]
     KeepEtcd(etcd::KeeperArgs),
@@ -106,13 +105,13 @@ async fn whole(args: &DemoArgs, given: Option<String>) -> Result<(), CliError> {
     report.verdict()
 }
 
-async fn on(registry: &mut DemoRegistry, args: &DemoArgs, signals: &mut Signals) -> Result<Report, CliError> {
+async fn on(registry: &mut DemoRegistry, args: &DemoArgs, signals: &mut Signals) -> Result<DemoReport, CliError> {
     let url = registry.url();
     let opened = OpenRegistry::open_for("the demo's servers", &url).await?;
     let client = Client::new(opened.registry());
-    let mut fleet = Fleet::new(&url, registry.is_shared())?;
+    let mut fleet = DemoFleet::new(&url, registry.is_shared())?;
     let setting =
-        Setting { registry: opened.name(), etcd: registry.etcd().map(str::to_owned), servers: args.servers, rate: args.rate };
+        DemoSetting { registry: opened.name(), etcd: registry.etcd().map(str::to_owned), servers: args.servers, rate: args.rate };
     let played = tokio::select! {
         played = play(args, setting, &opened, &client, &mut fleet) => played,
         failure = registry.failed() => Err(failure),
@@ -129,17 +128,17 @@ async fn on(registry: &mut DemoRegistry, args: &DemoArgs, signals: &mut Signals)
 
 async fn play(
     args: &DemoArgs,
-    setting: Setting,
+    setting: DemoSetting,
     opened: &OpenRegistry,
     client: &Client,
-    fleet: &mut Fleet,
-) -> Result<Report, CliError> {
+    fleet: &mut DemoFleet,
+) -> Result<DemoReport, CliError> {
     opened.answers(SERVICE).await?;
     let channel = client.channel(SERVICE).map_err(|error| CliError::usage(error.to_string()))?;
     let own = setting.etcd.as_ref().map(|version| format!(" (etcd {version} of its own)")).unwrap_or_default();
     output::note(&format!("{} × waypost demo server in {}{own}, {} calls a second", args.servers, opened.url(), args.rate));
     let (events, heard) = tokio::sync::mpsc::channel(runner::NEWS);
-    let script = Script { servers: args.servers, rate: args.rate, phase: args.phase, channel: channel.clone(), events };
+    let script = DemoScript { servers: args.servers, rate: args.rate, phase: args.phase, channel: channel.clone(), events };
     let runner = Runner::new(setting, channel);
     let (played, report) = tokio::join!(script.play(fleet), runner.follow(heard));
     played.map(|()| report)

@@ -2,14 +2,14 @@
 
 use tempfile::TempDir;
 
-use super::etcd::Etcd;
+use super::etcd::DemoEtcd;
 use crate::error::CliError;
 
 pub(super) enum DemoRegistry {
     /// Registry that was given. It may hold other greeters.
     Given(String),
     Folder(TempDir),
-    Etcd(Box<Etcd>),
+    DemoEtcd(Box<DemoEtcd>),
 }
 
 impl DemoRegistry {
@@ -19,7 +19,7 @@ impl DemoRegistry {
         match given {
             Some(_) if etcd => Err(CliError::usage("--etcd starts an etcd of its own, --registry names one: drop one of them")),
             Some(url) => Ok(Self::Given(url)),
-            None if etcd => Ok(Self::Etcd(Box::new(Etcd::start().await?))),
+            None if etcd => Ok(Self::DemoEtcd(Box::new(DemoEtcd::start().await?))),
             None => Ok(Self::Folder(TempDir::with_prefix("waypost-demo-")?)),
         }
     }
@@ -27,7 +27,7 @@ impl DemoRegistry {
     /// Waits until the registry can be used.
     pub(super) async fn ready(&mut self) -> Result<(), CliError> {
         match self {
-            Self::Etcd(etcd) => etcd.serving().await,
+            Self::DemoEtcd(etcd) => etcd.serving().await,
             Self::Given(_) | Self::Folder(_) => Ok(()),
         }
     }
@@ -37,7 +37,7 @@ impl DemoRegistry {
         match self {
             Self::Given(url) => url.clone(),
             Self::Folder(folder) => format!("local://{}", folder.path().display()),
-            Self::Etcd(etcd) => etcd.url().to_owned(),
+            Self::DemoEtcd(etcd) => etcd.url().to_owned(),
         }
     }
 
@@ -49,7 +49,7 @@ impl DemoRegistry {
     /// Returns the version of the etcd that was started.
     pub(super) fn etcd(&self) -> Option<&str> {
         match self {
-            Self::Etcd(etcd) => Some(etcd.version()),
+            Self::DemoEtcd(etcd) => Some(etcd.version()),
             Self::Given(_) | Self::Folder(_) => None,
         }
     }
@@ -57,7 +57,7 @@ impl DemoRegistry {
     /// Waits until the etcd that was started ends by itself.
     pub(super) async fn failed(&mut self) -> CliError {
         match self {
-            Self::Etcd(etcd) => etcd.failed().await,
+            Self::DemoEtcd(etcd) => etcd.failed().await,
             Self::Given(_) | Self::Folder(_) => std::future::pending().await,
         }
     }
@@ -67,7 +67,7 @@ impl DemoRegistry {
         match self {
             Self::Given(_) => Ok(()),
             Self::Folder(folder) => Ok(folder.close()?),
-            Self::Etcd(etcd) => etcd.end().await,
+            Self::DemoEtcd(etcd) => etcd.end().await,
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::stats::{Figures, Stats};
+use super::stats::{CallStats, Stats};
 use crate::error::CliError;
 use crate::output::{self, SCHEMA, Style, Table};
 
 /// Parameters of the run.
 #[derive(Clone, Debug)]
-pub(super) struct Setting {
+pub(super) struct DemoSetting {
     pub(super) registry: &'static str,
     /// Version of the etcd that the demo started itself.
     pub(super) etcd: Option<String>,
@@ -18,7 +18,7 @@ pub(super) struct Setting {
 
 /// Report of the whole run, as JSON for other programs. Fields are only ever added.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DemoReport {
     schema: &'static str,
     registry: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,11 +49,11 @@ struct Shown {
     stats: Stats,
 }
 
-impl Report {
-    pub(super) fn new(setting: Setting, stats: Stats) -> Self {
+impl DemoReport {
+    pub(super) fn new(setting: DemoSetting, stats: Stats) -> Self {
         let total = &stats.total;
-        let phase = |phase: &super::stats::Phase| {
-            let Figures { calls, failed, .. } = phase.figures;
+        let phase = |phase: &super::stats::DemoPhase| {
+            let CallStats { calls, failed, .. } = phase.figures;
             PhaseReport { name: phase.name, calls, failed, longest_gap_ms: phase.figures.longest_gap_ms() }
         };
         Self {
@@ -115,8 +115,8 @@ impl Report {
     }
 }
 
-fn row(name: &str, figures: &Figures) -> [String; 7] {
-    let Figures { calls, failed, moved, .. } = figures;
+fn row(name: &str, figures: &CallStats) -> [String; 7] {
+    let CallStats { calls, failed, moved, .. } = figures;
     let [p50, p99] = [figures.p50_us(), figures.p99_us()].map(milliseconds);
     let gap = format!("{} ms", figures.longest_gap_ms());
     [name.to_owned(), calls.to_string(), failed.to_string(), moved.to_string(), p50, p99, gap]
@@ -135,18 +135,18 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::demo::call::Call;
+    use crate::demo::call::DemoCall;
 
-    fn report(fault: Option<&(tonic::Code, String)>) -> Report {
+    fn report(fault: Option<&(tonic::Code, String)>) -> DemoReport {
         let start = Instant::now();
         let mut stats = Stats::default();
         for (name, at) in [("steady", 0), ("rolling-restart", 100), ("kill", 200)] {
             let at = start + Duration::from_millis(at);
             stats.begin(name, at);
             let (node, fault) = (Some("greeter-a1".to_owned()), fault.cloned().filter(|_| name == "kill"));
-            stats.count(&Call { due: at, ended: at + Duration::from_millis(3), node, attempts: 2, fault });
+            stats.count(&DemoCall { due: at, ended: at + Duration::from_millis(3), node, attempts: 2, fault });
         }
-        Report::new(Setting { registry: "local", etcd: None, servers: 5, rate: 200 }, stats)
+        DemoReport::new(DemoSetting { registry: "local", etcd: None, servers: 5, rate: 200 }, stats)
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_etcd_that_was_started_is_named() {
-        let report = Report { etcd: Some("3.4.23".to_owned()), ..report(None) };
+        let report = DemoReport { etcd: Some("3.4.23".to_owned()), ..report(None) };
         assert!(output::compact(&report).contains(r#""etcd":"3.4.23""#));
         assert!(report.sentence(Style::PLAIN).starts_with("Every server restarted in turn on etcd 3.4.23, "));
     }

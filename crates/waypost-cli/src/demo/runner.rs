@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use waypost::Channel;
 
-use super::call::Call;
-use super::report::{Report, Setting};
+use super::call::DemoCall;
+use super::report::{DemoReport, DemoSetting};
 use super::screen::{self, Screen};
 use super::stats::Stats;
 use crate::output::{self, Style};
@@ -22,24 +22,24 @@ const REDRAW: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) enum DemoEvent {
     /// Start of a phase.
-    Phase(&'static str, Instant),
+    DemoPhase(&'static str, Instant),
     /// Action on a server.
     Act(String),
     /// Finished call.
-    Call(Call),
+    DemoCall(DemoCall),
     /// End of the load: no more calls start.
     End(Instant),
 }
 
-impl From<Call> for DemoEvent {
-    fn from(call: Call) -> Self {
-        Self::Call(call)
+impl From<DemoCall> for DemoEvent {
+    fn from(call: DemoCall) -> Self {
+        Self::DemoCall(call)
     }
 }
 
 /// Counts and display of the demo.
 pub(super) struct Runner {
-    setting: Setting,
+    setting: DemoSetting,
     channel: Channel,
     stats: Stats,
     act: String,
@@ -48,13 +48,13 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(setting: Setting, channel: Channel) -> Self {
+    pub(super) fn new(setting: DemoSetting, channel: Channel) -> Self {
         let (stats, act) = (Stats::default(), String::new());
         Self { setting, channel, stats, act, start: Instant::now(), style: Style::of_stderr() }
     }
 
     /// Handles events until all senders are gone, and returns the report.
-    pub(super) async fn follow(mut self, mut events: mpsc::Receiver<DemoEvent>) -> Report {
+    pub(super) async fn follow(mut self, mut events: mpsc::Receiver<DemoEvent>) -> DemoReport {
         let mut screen = Screen::default();
         let mut redraw = interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -69,15 +69,15 @@ impl Runner {
             }
         }
         screen.clear();
-        Report::new(self.setting, self.stats)
+        DemoReport::new(self.setting, self.stats)
     }
 
     fn on_event(&mut self, events: DemoEvent) {
         match events {
-            DemoEvent::Call(call) => self.stats.count(&call),
+            DemoEvent::DemoCall(call) => self.stats.count(&call),
             DemoEvent::End(at) => self.stats.end(at),
             DemoEvent::Act(act) => self.tell(act),
-            DemoEvent::Phase(name, at) => {
+            DemoEvent::DemoPhase(name, at) => {
                 self.stats.begin(name, at);
                 self.tell(name.to_owned());
             }

@@ -6,15 +6,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use waypost::Channel;
 
-use super::fleet::Fleet;
-use super::load::Load;
+use super::fleet::DemoFleet;
+use super::load::DemoLoad;
 use super::runner::DemoEvent;
 use crate::error::CliError;
 
 /// Maximum time for the first connection.
 const READY: Duration = Duration::from_secs(10);
 
-pub(super) struct Script {
+pub(super) struct DemoScript {
     pub(super) servers: u16,
     pub(super) rate: u32,
     /// Length of the steady phase. After the kill, a third of it passes before another server
@@ -24,16 +24,16 @@ pub(super) struct Script {
     pub(super) events: mpsc::Sender<DemoEvent>,
 }
 
-impl Script {
+impl DemoScript {
     /// Starts the servers, then the load; restarts every server in turn; kills one, starts another;
     /// ends the load.
-    pub(super) async fn play(self, fleet: &mut Fleet) -> Result<(), CliError> {
+    pub(super) async fn play(self, fleet: &mut DemoFleet) -> Result<(), CliError> {
         let slots = usize::from(self.servers);
         self.act(format!("starting {slots} servers")).await;
         fleet.start_all(slots).await?;
         self.channel.ready(READY).await.map_err(|error| CliError::no(error.to_string()))?;
         self.phase("steady").await;
-        let load = Load::start(self.channel.clone(), self.rate, self.events.clone());
+        let load = DemoLoad::start(self.channel.clone(), self.rate, self.events.clone());
         sleep(self.phase).await;
         self.restart_each(fleet, slots).await?;
         self.kill_one(fleet).await?;
@@ -42,7 +42,7 @@ impl Script {
         Ok(())
     }
 
-    async fn restart_each(&self, fleet: &mut Fleet, slots: usize) -> Result<(), CliError> {
+    async fn restart_each(&self, fleet: &mut DemoFleet, slots: usize) -> Result<(), CliError> {
         self.phase("rolling-restart").await;
         for slot in 0..slots {
             let old = fleet.name(slot).to_owned();
@@ -54,7 +54,7 @@ impl Script {
         Ok(())
     }
 
-    async fn kill_one(&self, fleet: &mut Fleet) -> Result<(), CliError> {
+    async fn kill_one(&self, fleet: &mut DemoFleet) -> Result<(), CliError> {
         self.phase("kill").await;
         let old = fleet.name(0).to_owned();
         self.act(format!("{old}: SIGKILL")).await;
@@ -67,7 +67,7 @@ impl Script {
     }
 
     async fn phase(&self, name: &'static str) {
-        self.tell(|| DemoEvent::Phase(name, Instant::now())).await;
+        self.tell(|| DemoEvent::DemoPhase(name, Instant::now())).await;
     }
 
     async fn act(&self, act: String) {

@@ -24,7 +24,7 @@ const LEAVE: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
 #[command(mut_arg("server-id", |id| id.visible_alias("id")))]
-pub(super) struct ServerArgs {
+pub(super) struct DemoServerArgs {
     #[command(flatten)]
     waypost: args::ServerArgs,
     /// Leave and end at once when stdin closes: with the process that started this one
@@ -42,7 +42,7 @@ impl Greeter for Hello {
 }
 
 #[derive(Serialize)]
-struct Output<'a> {
+struct ServerOutput<'a> {
     schema: &'static str,
     event: &'static str,
     service: &'a str,
@@ -50,9 +50,9 @@ struct Output<'a> {
     address: &'a str,
 }
 
-pub(super) async fn run(opened: OpenRegistry, args: &ServerArgs) -> Result<(), CliError> {
+pub(super) async fn run(opened: OpenRegistry, args: &DemoServerArgs) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let server = Server::builder(SERVICE).registry(opened.registry()).descriptor(FILE_DESCRIPTOR_SET);
+    let server = Server::builder(SERVICE, opened.registry()).descriptor(FILE_DESCRIPTOR_SET);
     let server = args.waypost.apply(server)?;
     let started = server.add_service(GreeterServer::new(Hello)).start().await;
     let mut running = started.map_err(|error| failed(&error))?;
@@ -113,7 +113,7 @@ fn tell(opened: &OpenRegistry, running: &ServerHandle, state: &State) -> Result<
 
 fn say(event: &'static str, running: &ServerHandle) -> Result<(), CliError> {
     let (service, id, address) = (running.service(), running.node_id(), running.advertised());
-    Ok(output::line(&output::compact(&Output { schema: SCHEMA, event, service, id, address }))?)
+    Ok(output::line(&output::compact(&ServerOutput { schema: SCHEMA, event, service, id, address }))?)
 }
 
 fn failed(error: &waypost::server::Error) -> CliError {

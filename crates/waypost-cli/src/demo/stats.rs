@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::Call;
+use super::call::DemoCall;
 use super::histogram::Histogram;
 
 /// Counts of some calls.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Figures {
+pub(super) struct CallStats {
     pub(super) calls: u64,
     pub(super) failed: u64,
     pub(super) moved: u64,
@@ -18,8 +18,8 @@ pub(super) struct Figures {
     longest_gap: Duration,
 }
 
-impl Figures {
-    fn count(&mut self, call: &Call) {
+impl CallStats {
+    fn count(&mut self, call: &DemoCall) {
         self.calls += 1;
         self.failed += u64::from(!call.is_answered());
         self.moved += u64::from(call.is_moved());
@@ -47,17 +47,17 @@ impl Figures {
 /// One phase. A call belongs to the phase in which it was due, a gap to the phase that contains
 /// most of it.
 #[derive(Clone, Debug)]
-pub(super) struct Phase {
+pub(super) struct DemoPhase {
     pub(super) name: &'static str,
     since: Instant,
-    pub(super) figures: Figures,
+    pub(super) figures: CallStats,
 }
 
 /// Counts of all calls so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stats {
-    pub(super) phases: Vec<Phase>,
-    pub(super) total: Figures,
+    pub(super) phases: Vec<DemoPhase>,
+    pub(super) total: CallStats,
     /// Number of answers by node.
     pub(super) nodes: BTreeMap<String, u64>,
     /// Error of the first call that failed.
@@ -69,11 +69,11 @@ impl Stats {
     /// Begins a phase. The first one also begins the first gap.
     pub(super) fn begin(&mut self, name: &'static str, at: Instant) {
         self.last_answer.get_or_insert(at);
-        self.phases.push(Phase { name, since: at, figures: Figures::default() });
+        self.phases.push(DemoPhase { name, since: at, figures: CallStats::default() });
     }
 
     /// Counts a call. Calls that were due before the first phase do not count.
-    pub(super) fn count(&mut self, call: &Call) {
+    pub(super) fn count(&mut self, call: &DemoCall) {
         let Some(phase) = self.phase_at(call.due) else { return };
         phase.figures.count(call);
         self.total.count(call);
@@ -88,7 +88,7 @@ impl Stats {
         self.close_gap(at);
     }
 
-    fn answered(&mut self, call: &Call) {
+    fn answered(&mut self, call: &DemoCall) {
         if let Some(node) = &call.node {
             *self.nodes.entry(node.clone()).or_default() += 1;
         }
@@ -106,7 +106,7 @@ impl Stats {
     }
 
     /// Returns the phase that contains most of the given time.
-    fn phase_most_in(&mut self, from: Instant, to: Instant) -> Option<&mut Phase> {
+    fn phase_most_in(&mut self, from: Instant, to: Instant) -> Option<&mut DemoPhase> {
         let ends = self.phases.iter().skip(1).map(|next| next.since).chain([to.max(from)]);
         let shares =
             self.phases.iter().zip(ends).map(|(phase, end)| end.min(to).saturating_duration_since(phase.since.max(from)));
@@ -114,7 +114,7 @@ impl Stats {
         self.phases.get_mut(index)
     }
 
-    fn phase_at(&mut self, at: Instant) -> Option<&mut Phase> {
+    fn phase_at(&mut self, at: Instant) -> Option<&mut DemoPhase> {
         let index = self.phases.iter().rposition(|phase| phase.since <= at)?;
         self.phases.get_mut(index)
     }
@@ -124,17 +124,17 @@ impl Stats {
 mod tests {
     use super::*;
 
-    fn call(start: Instant, due: u64, took: u64) -> Call {
+    fn call(start: Instant, due: u64, took: u64) -> DemoCall {
         let due = start + Duration::from_millis(due);
-        Call { due, ended: due + Duration::from_millis(took), node: Some("a".into()), attempts: 1, fault: None }
+        DemoCall { due, ended: due + Duration::from_millis(took), node: Some("a".into()), attempts: 1, fault: None }
     }
 
-    fn failed(call: Call) -> Call {
-        Call { fault: Some((tonic::Code::Unavailable, "gone".into())), ..call }
+    fn failed(call: DemoCall) -> DemoCall {
+        DemoCall { fault: Some((tonic::Code::Unavailable, "gone".into())), ..call }
     }
 
     fn told(stats: &Stats) -> Vec<(&str, u64, u64, u64)> {
-        let line = |p: &Phase| (p.name, p.figures.calls, p.figures.failed, p.figures.longest_gap_ms());
+        let line = |p: &DemoPhase| (p.name, p.figures.calls, p.figures.failed, p.figures.longest_gap_ms());
         stats.phases.iter().map(line).collect()
     }
 
@@ -179,8 +179,8 @@ mod tests {
         let start = Instant::now();
         let mut stats = Stats::default();
         stats.begin("steady", start);
-        stats.count(&Call { attempts: 2, ..call(start, 0, 7) });
-        stats.count(&failed(Call { attempts: 2, ..call(start, 0, 9000) }));
+        stats.count(&DemoCall { attempts: 2, ..call(start, 0, 7) });
+        stats.count(&failed(DemoCall { attempts: 2, ..call(start, 0, 9000) }));
         assert_eq!((stats.total.moved, stats.total.failed), (1, 1));
         assert_eq!(stats.total.p99_us() / 100, 70);
     }

@@ -21,7 +21,7 @@ async fn counted<T>(what: &str, answer: impl Future<Output = T>, terminal: &mut 
     let (mut answer, begun) = (std::pin::pin!(answer), Instant::now());
     let mut redraw = interval_at(begun + PATIENCE, REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut line = Line { terminal, drawn: false };
+    let mut line = ProgressLine { terminal, drawn: false };
     loop {
         tokio::select! {
             biased;
@@ -32,12 +32,12 @@ async fn counted<T>(what: &str, answer: impl Future<Output = T>, terminal: &mut 
 }
 
 /// Line that is redrawn in place, and removed on drop, however the wait ends.
-struct Line<'a, W: Write> {
+struct ProgressLine<'a, W: Write> {
     terminal: &'a mut W,
     drawn: bool,
 }
 
-impl<W: Write> Line<'_, W> {
+impl<W: Write> ProgressLine<'_, W> {
     /// Draws the line, truncated at the edge so that it stays one line. An error is ignored, since
     /// without stderr there is no reader.
     fn draw(&mut self, text: &str) {
@@ -47,7 +47,7 @@ impl<W: Write> Line<'_, W> {
     }
 }
 
-impl<W: Write> Drop for Line<'_, W> {
+impl<W: Write> Drop for ProgressLine<'_, W> {
     fn drop(&mut self) {
         if self.drawn {
             let _ = write!(self.terminal, "\r\u{1b}[K");

@@ -1,6 +1,6 @@
 //! Closing of a handle. After every case, the runner checks that no task is left.
 
-use waypost_core::registry::{Error, Event, Registry, Result, WatchOptions};
+use waypost_core::registry::{Error, Event, Result, WatchOptions};
 
 use super::Verdict;
 use crate::context::{Owner, TestContext};

@@ -1,6 +1,6 @@
 //! Lifecycle of a record: creation, heartbeats, and end.
 
-use waypost_core::registry::{Event, Registry};
+use waypost_core::registry::Event;
 
 use super::Verdict;
 use crate::context::{Owner, TestContext};

@@ -1,7 +1,7 @@
 //! Ownership of records.
 
 use waypost_core::record::Service;
-use waypost_core::registry::{AnyRegistry, DeregisterOptions, Error, Event, Registry, Result};
+use waypost_core::registry::{AnyRegistry, DeregisterOptions, Error, Event, Result};
 
 use super::Verdict;
 use crate::context::{Owner, TestContext};

@@ -1,7 +1,7 @@
 //! Random operations on many handles, from a seed.
 
 use fastrand::Rng;
-use waypost_core::registry::{Error, Registry};
+use waypost_core::registry::Error;
 
 use super::Verdict;
 use crate::context::{Owner, Skip, TestContext, key};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use waypost_core::record::{Endpoint, Metadata, Node, Value, keys};
-use waypost_core::registry::{AnyRegistry, Error, Registry, Result, WatchOptions};
+use waypost_core::registry::{AnyRegistry, Error, Result, WatchOptions};
 
 use super::Verdict;
 use crate::context::{Owner, TestContext};

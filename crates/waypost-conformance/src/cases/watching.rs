@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Builder;
 use tokio::task::{JoinSet, spawn_blocking};
-use waypost_core::registry::{AnyRegistry, Event, Registry, WatchOptions};
+use waypost_core::registry::{AnyRegistry, Event, WatchOptions};
 
 use super::Verdict;
 use crate::context::{Owner, TestContext, key, record};

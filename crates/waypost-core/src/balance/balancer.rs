@@ -190,12 +190,6 @@ impl<P: Pickable> Pick<P> {
             tracing::warn!(%panicked, "attempt observer of the strategy panicked");
         }
     }
-
-    /// Leaves the attempt in flight. Its end is reported through
-    /// [`PeerStats`](crate::peer::PeerStats).
-    pub(super) fn leave_in_flight(mut self) {
-        self.in_flight = false;
-    }
 }
 
 impl<P: Pickable> fmt::Debug for Pick<P> {

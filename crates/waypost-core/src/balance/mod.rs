@@ -22,6 +22,6 @@ pub use filter::{Filter, Filters};
 pub use judgement::{Basis, Judgement, Judgements, Observed};
 pub use node_view::{Decision, NodeView};
 pub use ready_set::ReadySet;
-pub use selector::{NodeIter, SelectError, Selector};
+pub use selector::{NodeIter, SelectError, SelectedNode, Selector};
 pub use strategy::{BuildContext, LeastRequest, PickContext, Picker, Random, RoundRobin, Strategy};
 pub use strategy_name::{StrategyName, UnknownStrategy};

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Balancer, Config, PickContext, Pickable, subset};
+use super::{Balancer, Config, Pick, PickContext, Pickable, subset};
 use crate::directory::{Directory, Member, Snapshot, Subscription};
 use crate::peer::{AttemptEnd, Finished, LoadTable, Peer, PeerId};
 use crate::record::{Entry, NameError, Node, Service, ServiceName};
-use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet, Registry};
+use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet};
 
 /// Maximum time that a first `select` waits for the first response of the registry.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -46,6 +46,23 @@ pub enum SelectError {
 }
 
 /// Selector of nodes for callers that connect on their own.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_core::balance::{Config, Selector};
+/// use waypost_core::peer::AttemptEnd;
+/// use waypost_core::static_list::StaticRegistry;
+///
+/// let nodes = ["127.0.0.1:9001".parse()?, "127.0.0.1:9002".parse()?];
+/// let selector = Selector::uncached(StaticRegistry::new(nodes, "http"), Config::default());
+/// let selected = selector.select("greeter").await?.next().ok_or("no node")?;
+/// let url = format!("http://{}/hello", selected.node().address);
+/// // … call it, and report the end. A selected node that is dropped counts as cancelled.
+/// selected.finish(AttemptEnd::Answered);
+/// # assert!(url.starts_with("http://127.0.0.1:900"));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Selector {
     source: Source,
@@ -107,8 +124,8 @@ impl Selector {
 
     /// Creates a selector that queries the registry on each `select`, as go-micro's selector
     /// without a cache does. Intended for tools and tests.
-    pub fn uncached(registry: AnyRegistry, config: Config) -> Self {
-        Self { source: Source::Uncached(registry), config, services: Mutex::default(), seed: fastrand::u64(..) }
+    pub fn uncached(registry: impl Into<AnyRegistry>, config: Config) -> Self {
+        Self { source: Source::Uncached(registry.into()), config, services: Mutex::default(), seed: fastrand::u64(..) }
     }
 
     /// Returns the nodes of a service, to be taken one by one.
@@ -153,28 +170,6 @@ impl Selector {
         match selected.subscription.as_ref().filter(|subscription| !subscription.is_closed()) {
             Some(subscription) => Ok(subscription.clone()),
             None => Ok(selected.subscription.insert(directory.subscribe(name)?).clone()),
-        }
-    }
-
-    /// Reports the end of a call to a selected node, which is then no longer in flight.
-    pub fn mark(&self, service: &str, node: &Node, end: AttemptEnd) {
-        let now = Instant::now();
-        self.with_peers(service, |peers| {
-            if let Some(known) = peers.get(&*node.id) {
-                known.listed.0.stats().finish(&Finished::new(now, now, end));
-            }
-        });
-    }
-
-    /// Resets the calls in flight of a service's nodes, for callers that do not report the end.
-    pub fn reset(&self, service: &str) {
-        self.with_peers(service, |peers| peers.values().for_each(|known| known.listed.0.stats().reset()));
-    }
-
-    fn with_peers(&self, service: &str, act: impl FnOnce(&BTreeMap<String, KnownNode>)) {
-        let Ok(name) = service.parse::<ServiceName>() else { return };
-        if let Some(selected) = self.lock().get(&name) {
-            act(&selected.peers);
         }
     }
 
@@ -294,18 +289,49 @@ pub struct NodeIter {
 
 impl NodeIter {
     /// Returns the next node by the selector's strategy. Each node is returned once before any is
-    /// repeated. It counts as in flight until its end is [marked](Selector::mark). Returns none if
-    /// all nodes have been removed.
+    /// repeated. Returns none if all nodes have been removed.
     #[expect(clippy::should_implement_trait, reason = "go-micro's name; it never ends, so it is no iterator")]
-    pub fn next(&mut self) -> Option<Arc<Node>> {
+    pub fn next(&mut self) -> Option<SelectedNode> {
         let context = PickContext::new("", Instant::now());
         let pick = self.balancer.pick(&context, |peer| !self.tried.contains(peer.0.id())).or_else(|| {
             self.tried.clear();
             self.balancer.pick(&context, |_| true)
         })?;
-        let peer = Arc::clone(pick.item().peer());
-        pick.leave_in_flight();
+        let peer = pick.item().peer();
         self.tried.insert(peer.id().clone());
-        Some(peer.node())
+        Some(SelectedNode { node: peer.node(), pick, since: context.now, end: AttemptEnd::Cancelled })
+    }
+}
+
+/// Selected node, which counts as in flight until this is [finished](Self::finish) or dropped.
+#[derive(Debug)]
+#[must_use = "the call to the node ends when this is dropped"]
+pub struct SelectedNode {
+    node: Arc<Node>,
+    pick: Pick<Listed>,
+    since: Instant,
+    end: AttemptEnd,
+}
+
+impl SelectedNode {
+    /// Returns the node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Reports the end of the call to the node. Strategies and the node's stats learn of it. If this
+    /// is dropped instead, the call counts as [`AttemptEnd::Cancelled`].
+    pub fn finish(mut self, end: AttemptEnd) {
+        self.end = end;
+    }
+}
+
+impl Drop for SelectedNode {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut finished = Finished::new(self.since, now, self.end);
+        // A caller that connects on its own reports the end only.
+        finished.head_at = (self.end == AttemptEnd::Answered).then_some(now);
+        self.pick.finish(&finished);
     }
 }

@@ -2,17 +2,16 @@
 //! read the snapshots that the tasks publish.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
+use super::Config;
+use super::channel::{Channel, LastSnapshot, Subscription, lock};
 use super::task::Task;
-use super::{Config, Snapshot};
 use crate::record::ServiceName;
 use crate::registry::{AnyRegistry, Error};
 
@@ -20,13 +19,13 @@ use crate::registry::{AnyRegistry, Error};
 /// driven would never end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Client's view of the registry: the latest [`Snapshot`] of every service in use. Clones share one
+/// Client's view of the registry: the latest [`Snapshot`](super::Snapshot) of every service in use. Clones share one
 /// directory.
 #[derive(Clone, Debug)]
 pub struct Directory(Arc<Inner>);
 
 #[derive(Debug)]
-pub(super) struct Inner {
+struct Inner {
     registry: AnyRegistry,
     config: Config,
     state: Mutex<State>,
@@ -47,85 +46,10 @@ struct Slot {
     last: LastSnapshot,
 }
 
-/// Last snapshot of a task that ended prematurely. The next task resumes from it.
-type LastSnapshot = Arc<Mutex<Snapshot>>;
-
-/// Channel on which a task publishes snapshots to its subscriptions.
-#[derive(Debug)]
-pub(super) struct Channel {
-    pub(super) sender: watch::Sender<Snapshot>,
-    last: LastSnapshot,
-    /// Number of subscriptions ever made, so that a short-lived one is noticed.
-    subscribed: AtomicU64,
-}
-
-/// Subscription to one service's snapshots, which are kept current while it or a clone of it
-/// exists.
-#[derive(Clone, Debug)]
-pub struct Subscription(watch::Receiver<Snapshot>);
-
-impl Subscription {
-    /// Returns the latest snapshot. Requires no runtime.
-    pub fn snapshot(&self) -> Snapshot {
-        self.0.borrow().clone()
-    }
-
-    /// Waits until the snapshot differs from that of the last call. Returns false if it will never
-    /// change again: see [`is_closed`](Self::is_closed).
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub async fn changed(&mut self) -> bool {
-        self.0.changed().await.is_ok()
-    }
-
-    /// Waits until the registry has delivered the nodes. Returns false if it never will.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub async fn synced(&mut self) -> bool {
-        self.0.wait_for(|snapshot| snapshot.synced).await.is_ok()
-    }
-
-    /// Returns true if the snapshot is no longer kept current: the directory was closed, or the
-    /// task or its runtime has ended. [`Directory::subscribe`] starts another task, which resumes
-    /// with the nodes of this one.
-    pub fn is_closed(&self) -> bool {
-        self.0.has_changed().is_err()
-    }
-}
-
-impl Channel {
-    fn new(last: LastSnapshot) -> Self {
-        let snapshot = lock(&last).clone();
-        Self { sender: watch::Sender::new(snapshot), last, subscribed: AtomicU64::new(0) }
-    }
-
-    fn subscribe(&self) -> Subscription {
-        self.subscribed.fetch_add(1, Relaxed);
-        Subscription(self.sender.subscribe())
-    }
-
-    pub(super) fn subscribed(&self) -> u64 {
-        self.subscribed.load(Relaxed)
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.sender.receiver_count() == 0
-    }
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        let last = self.sender.borrow().clone();
-        *lock(&self.last) = last;
-    }
-}
-
 impl Directory {
     /// Creates a directory of `registry`. A watch starts with the first subscription.
-    pub fn new(registry: AnyRegistry, config: Config) -> Self {
-        Self(Arc::new(Inner { registry, config, state: Mutex::default() }))
+    pub fn new(registry: impl Into<AnyRegistry>, config: Config) -> Self {
+        Self(Arc::new(Inner { registry: registry.into(), config, state: Mutex::default() }))
     }
 
     /// Returns the registry of the directory.
@@ -156,8 +80,10 @@ impl Directory {
         let last = state.services.get(service).map(|slot| Arc::clone(&slot.last)).unwrap_or_default();
         let channel = Arc::new(Channel::new(Arc::clone(&last)));
         let (subscription, slot) = (channel.subscribe(), Slot { channel: Arc::downgrade(&channel), last });
-        let task = Task::new(Arc::downgrade(&self.0), self.0.registry.clone(), &self.0.config, service, channel);
-        state.tasks.spawn_on(task.run(), runtime);
+        let (inner, name, own) = (Arc::downgrade(&self.0), service.clone(), Arc::downgrade(&channel));
+        let remove = move || inner.upgrade().is_none_or(|inner| inner.remove_if_idle(&name, &own));
+        let task = Task::new(self.0.registry.clone(), &self.0.config, service, channel);
+        state.tasks.spawn_on(task.run(remove), runtime);
         state.services.insert(service.clone(), slot);
         subscription
     }
@@ -195,21 +121,17 @@ impl Inner {
     }
 
     /// Removes a service without a subscription. Returns false if it has one again.
-    pub(super) fn remove_if_idle(&self, service: &ServiceName, channel: &Arc<Channel>) -> bool {
+    fn remove_if_idle(&self, service: &ServiceName, channel: &Weak<Channel>) -> bool {
         let mut state = self.lock();
-        if !channel.is_idle() {
+        if channel.upgrade().is_some_and(|channel| !channel.is_idle()) {
             return false;
         }
-        let is_current = |slot: &Slot| std::ptr::eq(slot.channel.as_ptr(), Arc::as_ptr(channel));
+        let is_current = |slot: &Slot| slot.channel.ptr_eq(channel);
         if state.services.get(service).is_some_and(is_current) {
             state.services.remove(service);
         }
         true
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn no_runtime(service: &ServiceName) -> Error {

@@ -5,6 +5,7 @@
 //! current, by one watch, for each service with a [`Subscription`]. This module does not depend on
 //! connections or balancing.
 
+mod channel;
 mod handle;
 mod machine;
 mod outage_log;
@@ -14,7 +15,8 @@ mod task;
 
 use std::time::Duration;
 
-pub use handle::{Directory, Subscription};
+pub use channel::Subscription;
+pub use handle::Directory;
 pub use machine::ServiceCache;
 pub use snapshot::{Member, MemberChange, Outage, Snapshot, Suspect};
 

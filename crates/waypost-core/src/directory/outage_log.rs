@@ -12,7 +12,7 @@ const LINES: u32 = 2;
 
 /// Line to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum OutageLine {
     /// The watch of the registry fails.
     Down,
     /// The watch of the registry works again.
@@ -40,14 +40,14 @@ struct Window {
 
 impl OutageLog {
     /// Records the state of the registry. Returns the line if the change is to be logged.
-    pub(super) fn on_state(&mut self, now: Instant, down: bool) -> Option<Line> {
+    pub(super) fn on_state(&mut self, now: Instant, down: bool) -> Option<OutageLine> {
         if std::mem::replace(&mut self.down, down) == down {
             return None;
         }
         let window = self.window(now);
         if window.lines < LINES {
             window.lines += 1;
-            return Some(if down { Line::Down } else { Line::Up });
+            return Some(if down { OutageLine::Down } else { OutageLine::Up });
         }
         window.suppressed += 1;
         window.outages += u32::from(down);
@@ -56,13 +56,13 @@ impl OutageLog {
 
     /// Returns the summary of the last window when it is due. The next window has at most one such
     /// line.
-    pub(super) fn on_tick(&mut self, now: Instant) -> Option<Line> {
+    pub(super) fn on_tick(&mut self, now: Instant) -> Option<OutageLine> {
         if self.next_wake().is_none_or(|at| at > now) {
             return None;
         }
         let outages = self.window.take()?.outages;
         self.window = Some(Window { begun: now, lines: LINES, suppressed: 0, outages: 0 });
-        Some(Line::Flapping { outages })
+        Some(OutageLine::Flapping { outages })
     }
 
     /// Returns the time of the next summary if no change comes before.
@@ -86,13 +86,13 @@ mod tests {
     async fn an_outage_and_its_end_are_logged_at_once() {
         let (now, mut log) = (Instant::now(), OutageLog::default());
         assert_eq!(log.on_state(now, false), None);
-        assert_eq!(log.on_state(now, true), Some(Line::Down));
+        assert_eq!(log.on_state(now, true), Some(OutageLine::Down));
         assert_eq!(log.on_state(now, true), None);
-        assert_eq!(log.on_state(now, false), Some(Line::Up));
+        assert_eq!(log.on_state(now, false), Some(OutageLine::Up));
         assert_eq!(log.next_wake(), None);
         let later = now + WINDOW;
-        assert_eq!(log.on_state(later, true), Some(Line::Down));
-        assert_eq!(log.on_state(later + WINDOW, false), Some(Line::Up));
+        assert_eq!(log.on_state(later, true), Some(OutageLine::Down));
+        assert_eq!(log.on_state(later + WINDOW, false), Some(OutageLine::Up));
     }
 
     #[tokio::test(start_paused = true)]
@@ -105,7 +105,7 @@ mod tests {
             lines.extend(log.on_state(now, true));
             lines.extend(log.on_state(now, false));
         }
-        assert_eq!(lines[..3], [Line::Down, Line::Up, Line::Flapping { outages: 59 }]);
+        assert_eq!(lines[..3], [OutageLine::Down, OutageLine::Up, OutageLine::Flapping { outages: 59 }]);
         assert!(lines.len() <= 12, "{lines:?}");
     }
 
@@ -116,7 +116,7 @@ mod tests {
         log.on_state(now, false);
         assert_eq!(log.on_state(now, true), None);
         assert_eq!(log.next_wake(), Some(now + WINDOW));
-        assert_eq!(log.on_tick(now + WINDOW), Some(Line::Flapping { outages: 1 }));
+        assert_eq!(log.on_tick(now + WINDOW), Some(OutageLine::Flapping { outages: 1 }));
         assert_eq!(log.next_wake(), None);
     }
 }

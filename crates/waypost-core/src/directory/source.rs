@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::backoff::full_jitter;
 use crate::record::ServiceName;
-use crate::registry::{AnyRegistry, Error, Event, Registry, WatchOptions, Watcher};
+use crate::registry::{AnyRegistry, Error, Event, WatchOptions, Watcher};
 
 /// Time without an error after which a watch resets the backoff.
 const CALM: Duration = Duration::from_secs(10);

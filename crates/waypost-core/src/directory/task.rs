@@ -2,15 +2,15 @@
 //! decides; the task owns the clock and the I/O.
 
 use std::future::{pending, poll_fn};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-use super::handle::{Channel, Inner};
-use super::outage_log::{Line, OutageLog};
+use super::channel::Channel;
+use super::outage_log::{OutageLine, OutageLog};
 use super::source::{Item, Source};
 use super::{Config, ServiceCache, Snapshot};
 use crate::record::ServiceName;
@@ -21,7 +21,6 @@ use crate::registry::AnyRegistry;
 const BATCH: usize = 256;
 
 pub(super) struct Task {
-    inner: Weak<Inner>,
     service: ServiceName,
     channel: Arc<Channel>,
     cache: ServiceCache,
@@ -39,16 +38,9 @@ struct Idle {
 }
 
 impl Task {
-    pub(super) fn new(
-        inner: Weak<Inner>,
-        registry: AnyRegistry,
-        config: &Config,
-        service: &ServiceName,
-        channel: Arc<Channel>,
-    ) -> Self {
+    pub(super) fn new(registry: AnyRegistry, config: &Config, service: &ServiceName, channel: Arc<Channel>) -> Self {
         let last = channel.sender.borrow().clone();
         Self {
-            inner,
             service: service.clone(),
             channel,
             cache: ServiceCache::resume(service, config.suspect_grace, last),
@@ -59,8 +51,9 @@ impl Task {
         }
     }
 
-    /// Runs until the service has had no subscription for the idle time.
-    pub(super) async fn run(mut self) {
+    /// Runs until the service has had no subscription for the idle time, and `remove` has removed it
+    /// from the directory.
+    pub(super) async fn run(mut self, remove: impl Fn() -> bool + Send) {
         loop {
             let wake = [self.cache.next_wake(), self.log.next_wake()].into_iter().flatten().min();
             let idle_until = self.idle_until(now());
@@ -68,7 +61,7 @@ impl Task {
                 item = self.source.next() => self.take(item).await,
                 () = at(wake) => self.tick(),
                 () = self.channel.sender.closed(), if self.idle.is_none() => {}
-                () = at(idle_until) => if self.is_over() { return },
+                () = at(idle_until) => if self.is_over(&remove) { return },
             }
         }
     }
@@ -133,19 +126,19 @@ impl Task {
     }
 
     /// Logs a line about the registry. `old` is the previous snapshot.
-    fn write(&self, line: Option<Line>, old: Option<&Snapshot>) {
+    fn write(&self, line: Option<OutageLine>, old: Option<&Snapshot>) {
         let service = self.service.as_str();
         let error = self.cache.snapshot().outage.as_ref().map(|outage| &*outage.why);
         match line {
             None => {}
-            Some(Line::Down) => {
+            Some(OutageLine::Down) => {
                 tracing::warn!(service, error, "registry watch fails; keeping the last snapshot");
             }
-            Some(Line::Up) => {
+            Some(OutageLine::Up) => {
                 let outage_ms = old.map(|old| old.staleness(now()).as_millis());
                 tracing::info!(service, outage_ms, "registry watch recovered");
             }
-            Some(Line::Flapping { outages }) => {
+            Some(OutageLine::Flapping { outages }) => {
                 tracing::warn!(service, outages, error, "registry watch flaps");
             }
         }
@@ -163,10 +156,10 @@ impl Task {
         self.idle.as_ref()?.since.checked_add(self.idle_watch)
     }
 
-    fn is_over(&mut self) -> bool {
+    fn is_over(&mut self, remove: &impl Fn() -> bool) -> bool {
         let now = now();
         let is_due = self.idle_until(now).is_some_and(|at| at <= now);
-        is_due && self.inner.upgrade().is_none_or(|inner| inner.remove_if_idle(&self.service, &self.channel))
+        is_due && remove()
     }
 }
 

@@ -43,7 +43,7 @@ struct Lease {
 }
 
 /// Permitted treatment of the record under a key by a registering instance.
-enum Verdict {
+enum Ownership {
     Keep,
     Write,
 }
@@ -123,22 +123,22 @@ impl Store {
         let verdict = self.judge(handle, &entry, &options.instance)?;
         self.written.insert((handle, key.clone(), options.instance.clone()));
         match verdict {
-            Verdict::Keep => self.refresh(&key, handle, until),
-            Verdict::Write => self.put(key, entry, Lease { handle, until }),
+            Ownership::Keep => self.refresh(&key, handle, until),
+            Ownership::Write => self.put(key, entry, Lease { handle, until }),
         }
         Ok(())
     }
 
-    fn judge(&self, handle: HandleId, wanted: &Entry, instance: &Instance) -> Result<Verdict> {
+    fn judge(&self, handle: HandleId, wanted: &Entry, instance: &Instance) -> Result<Ownership> {
         let key = wanted.key();
-        let Some(found) = self.nodes.get(&key) else { return Ok(Verdict::Write) };
+        let Some(found) = self.nodes.get(&key) else { return Ok(Ownership::Write) };
         let ours = found.node.instance() == Some(instance.as_str());
         let first = !self.written.contains(&(handle, key.clone(), instance.clone()));
         let is_by_hand = self.records.get(&key).is_none_or(Option::is_none);
         let predecessor = first && found.node.address == wanted.node.address;
         match () {
-            () if ours && found == wanted => Ok(Verdict::Keep),
-            () if ours || predecessor || is_by_hand => Ok(Verdict::Write),
+            () if ours && found == wanted => Ok(Ownership::Keep),
+            () if ours || predecessor || is_by_hand => Ok(Ownership::Write),
             () => Err(Error::IdTaken { id: key.id, holder: holder(found) }),
         }
     }

@@ -121,11 +121,6 @@ impl PeerStats {
         self.consecutive_failures.load(Relaxed)
     }
 
-    /// Resets the attempts in flight, for callers that never report the end.
-    pub fn reset(&self) {
-        self.in_flight.counter().store(0, Relaxed);
-    }
-
     /// Returns the slot of the counter of attempts in flight.
     pub(crate) fn load_slot(&self) -> u32 {
         self.in_flight.index()

@@ -1,6 +1,6 @@
 //! Validation of a record before it is registered. Records that are read are not validated.
 
-use super::{Address, Metadata, NameError, Node, NodeId, Service, ServiceName, write};
+use super::{Address, Endpoint, Metadata, NameError, Node, NodeId, Service, ServiceName, write};
 
 /// Maximum length of the JSON of a record with one node, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -73,13 +73,30 @@ impl Service {
     }
 
     fn check_length(&self) -> Result<(), RecordError> {
-        let longest_node = self.nodes.iter().map(write::node_len).max().unwrap_or_default();
-        let length = write::head_len(self) + longest_node;
+        let length = self.record_len();
         if length > LONGEST {
             let why = format!("has a record of {length} bytes: use at most {LONGEST}, with less metadata or fewer endpoints");
             return Err(RecordError::new(self.label(), why));
         }
         Ok(())
+    }
+
+    /// Returns the length in bytes of the JSON of the longest record: the service with one node.
+    pub fn record_len(&self) -> usize {
+        let longest_node = self.nodes.iter().map(write::node_len).max().unwrap_or_default();
+        write::head_len(self) + longest_node
+    }
+
+    /// Removes the schemas (request and response) of all endpoints if a record would exceed 64 KiB.
+    /// Names, paths and idempotency remain, which is all that callers need. Returns true if it did.
+    pub fn trim(&mut self) -> bool {
+        let is_too_long = self.record_len() > LONGEST;
+        if is_too_long {
+            let endpoints = self.endpoints.iter().cloned();
+            let trimmed = endpoints.map(|endpoint| Endpoint { request: None, response: None, ..endpoint });
+            self.endpoints = trimmed.collect::<Vec<_>>().into();
+        }
+        is_too_long
     }
 }
 

@@ -1,7 +1,7 @@
 //! Types of names and addresses. They are checked on registration, not on reads.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Error of an invalid name or address: the reason, and the fix.
@@ -102,6 +102,23 @@ pub struct Address {
     pub host: String,
     /// Port; never 0.
     pub port: u16,
+}
+
+impl Address {
+    /// Returns true for the address of every interface, `0.0.0.0` or `[::]`, which no client can
+    /// dial.
+    pub fn is_unspecified(&self) -> bool {
+        self.ip().is_some_and(|ip| ip.is_unspecified())
+    }
+
+    /// Returns true for an address of this host only: `127.0.0.0/8`, `[::1]`, `localhost`.
+    pub fn is_loopback(&self) -> bool {
+        self.host.eq_ignore_ascii_case("localhost") || self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        self.host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+    }
 }
 
 impl FromStr for Address {

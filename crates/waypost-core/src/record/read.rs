@@ -146,13 +146,13 @@ impl Place for String {
 /// Pairs of a metadata before they are packed. They are packed once per outer object, even if that
 /// repeats its `metadata`.
 #[derive(Default)]
-struct Pairs {
+struct JsonPairs {
     text: String,
     /// End of each key and of each value in `text`.
     ends: Vec<(usize, usize)>,
 }
 
-impl Place for Pairs {
+impl Place for JsonPairs {
     fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A, depth: u8) -> Result<bool, A::Error> {
         self.text.reserve(256);
         self.ends.reserve(8);
@@ -165,7 +165,7 @@ impl Place for Pairs {
     }
 }
 
-impl Pairs {
+impl JsonPairs {
     fn pack(self) -> Metadata {
         Metadata::from_text(&self.text, &self.ends)
     }
@@ -222,15 +222,15 @@ macro_rules! object {
     ($type:ident { $($key:ident => $field:ident),* $(; $packed_key:ident => $packed:ident)? }) => {
         impl Place for $type {
             fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A, depth: u8) -> Result<bool, A::Error> {
-                $(let mut $packed = None::<Pairs>;)?
+                $(let mut $packed = None::<JsonPairs>;)?
                 while let Some(key) = object.next_key()? {
                     match key {
-                        $(Key::$key => { object.next_value_seed(Into(&mut self.$field, depth))?; })*
-                        $(Key::$packed_key => { object.next_value_seed(Into(&mut $packed, depth))?; })?
+                        $(JsonKey::$key => { object.next_value_seed(Into(&mut self.$field, depth))?; })*
+                        $(JsonKey::$packed_key => { object.next_value_seed(Into(&mut $packed, depth))?; })?
                         _ => { object.next_value::<IgnoredAny>()?; }
                     }
                 }
-                $(self.$packed = $packed.map_or_else(Metadata::null, Pairs::pack);)?
+                $(self.$packed = $packed.map_or_else(Metadata::null, JsonPairs::pack);)?
                 Ok(true)
             }
         }
@@ -246,9 +246,9 @@ macro_rules! keys {
     ($($key:ident $text:literal),*) => {
         /// Keys of all objects of a record, in any letter case.
         #[derive(Clone, Copy)]
-        enum Key { $($key,)* Other }
+        enum JsonKey { $($key,)* Other }
 
-        impl Key {
+        impl JsonKey {
             fn of(text: &str) -> Self {
                 match text {
                     $($text => Self::$key,)*
@@ -265,19 +265,19 @@ keys!(
     Version "version", Endpoints "endpoints", Nodes "nodes"
 );
 
-impl<'de> Deserialize<'de> for Key {
+impl<'de> Deserialize<'de> for JsonKey {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
         struct Name;
 
         impl Visitor<'_> for Name {
-            type Value = Key;
+            type Value = JsonKey;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a key")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
-                Ok(Key::of(text))
+            fn visit_str<E>(self, text: &str) -> Result<JsonKey, E> {
+                Ok(JsonKey::of(text))
             }
         }
 

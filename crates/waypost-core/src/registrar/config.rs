@@ -104,7 +104,7 @@ impl Config {
             return refuse("timeout", "is zero; 2 s is usual".to_owned());
         }
         if self.back_off_min.is_zero() || self.back_off_min > self.back_off_max {
-            return refuse("back-off", format!("{:?} to {:?} is no range above zero", self.back_off_min, self.back_off_max));
+            return refuse("backoff", format!("{:?} to {:?} is no range above zero", self.back_off_min, self.back_off_max));
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ mod tests {
             @"registration ttl: 15s must be more than the interval, 18446744073709551615.999999999s, or the record comes and goes");
         insta::assert_snapshot!(text(with(|c| c.interval = Duration::ZERO)), @"registration interval: is zero; 5 s is usual");
         insta::assert_snapshot!(text(with(|c| c.timeout = Duration::ZERO)), @"registration timeout: is zero; 2 s is usual");
-        insta::assert_snapshot!(text(with(|c| c.back_off_min = seconds(3))), @"registration back-off: 3s to 2s is no range above zero");
+        insta::assert_snapshot!(text(with(|c| c.back_off_min = seconds(3))), @"registration backoff: 3s to 2s is no range above zero");
     }
 
     #[test]

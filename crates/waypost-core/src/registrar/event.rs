@@ -12,9 +12,9 @@ pub(super) enum Event {
     /// The check ended.
     Checked(Result<(), String>),
     /// The registry responded to a register request.
-    Registered(Result<(), Failure>),
+    Registered(Result<(), WorkFailure>),
     /// The registry responded to a deregister request.
-    Deregistered(Result<(), Failure>),
+    Deregistered(Result<(), WorkFailure>),
     /// The owner changed the record.
     Changed,
     /// The owner ordered the registration to leave.
@@ -54,14 +54,14 @@ pub(super) enum Lane {
 
 /// Failure of a request to the registry, reduced to the part that decides the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) kind: FailureKind,
+pub(super) struct WorkFailure {
+    pub(super) kind: WorkFailureKind,
     pub(super) why: String,
 }
 
 /// FailureKind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FailureKind {
+pub(super) enum WorkFailureKind {
     /// The registry cannot be reached. Other nodes most likely cannot reach it either.
     Unreachable,
     /// The record belongs to another instance, or does not exist.
@@ -72,13 +72,13 @@ pub(super) enum FailureKind {
     Permanent,
 }
 
-impl From<&Error> for Failure {
+impl From<&Error> for WorkFailure {
     fn from(error: &Error) -> Self {
         let kind = match error {
-            Error::Unavailable { .. } | Error::Timeout { .. } => FailureKind::Unreachable,
-            Error::IdTaken { .. } | Error::NotFound { .. } => FailureKind::Conflict,
-            Error::Denied { .. } => FailureKind::Denied,
-            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Closed => FailureKind::Permanent,
+            Error::Unavailable { .. } | Error::Timeout { .. } => WorkFailureKind::Unreachable,
+            Error::IdTaken { .. } | Error::NotFound { .. } => WorkFailureKind::Conflict,
+            Error::Denied { .. } => WorkFailureKind::Denied,
+            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Closed => WorkFailureKind::Permanent,
         };
         Self { kind, why: error.chain() }
     }

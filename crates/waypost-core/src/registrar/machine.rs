@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::event::{Action, Event, Failure, FailureKind, Lane, Work};
+use super::event::{Action, Event, Lane, Work, WorkFailure, WorkFailureKind};
 use super::health::{Health, Status};
 use super::{Config, State};
 use crate::registry::in_millis;
@@ -49,7 +49,7 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 
 /// Work in progress in a lane.
 #[derive(Clone, Copy, Debug)]
-struct Running {
+struct RunningWork {
     work: Work,
     since: Instant,
     until: Option<Instant>,
@@ -79,8 +79,8 @@ pub(super) struct Machine {
     pulse: Instant,
     state: State,
     health: Health,
-    check: Option<Running>,
-    request: Option<Running>,
+    check: Option<RunningWork>,
+    request: Option<RunningWork>,
     /// Time of the next check.
     check_due: Option<Instant>,
     /// Time of the next request to the registry.
@@ -188,7 +188,7 @@ impl Machine {
 
     /// Ends overdue work: a missing result counts as a failed check, or as an unreachable registry.
     fn expire(&mut self, now: Instant, chance: f64, actions: &mut Vec<Action>) {
-        let overdue = |running: &mut Running| running.until.is_some_and(|until| until <= now);
+        let overdue = |running: &mut RunningWork| running.until.is_some_and(|until| until <= now);
         let no_answer = |since: Instant| format!("no answer within {:?}", in_millis(now - since));
         if let Some(check) = self.check.take_if(overdue) {
             actions.push(Action::Abandon(Lane::Check));
@@ -196,14 +196,14 @@ impl Machine {
         }
         if let Some(request) = self.request.filter(|request| request.until.is_some_and(|until| until <= now)) {
             actions.push(Action::Abandon(Lane::Request));
-            let failure = Failure { kind: FailureKind::Unreachable, why: no_answer(request.since) };
+            let failure = WorkFailure { kind: WorkFailureKind::Unreachable, why: no_answer(request.since) };
             self.answered(now, chance, request.work, Err(failure));
         }
     }
 
     /// Records the result of a check. A check that took longer than the interval is repeated at
     /// once, so that a hung node is deregistered after [`Config::failure_threshold`] timeouts.
-    fn checked(&mut self, now: Instant, check: Running, answer: Result<(), String>) {
+    fn checked(&mut self, now: Instant, check: RunningWork, answer: Result<(), String>) {
         self.check_due = self.next_heartbeat(check.since).map(|at| at.max(now));
         if self.health.record(answer.is_ok()) {
             self.ask_now(now);
@@ -219,7 +219,7 @@ impl Machine {
         self.failures = 0;
     }
 
-    fn answered(&mut self, now: Instant, chance: f64, work: Work, answer: Result<(), Failure>) {
+    fn answered(&mut self, now: Instant, chance: f64, work: Work, answer: Result<(), WorkFailure>) {
         match self.request.take_if(|request| request.work == work) {
             Some(request) if work == Work::Register => self.registered(now, chance, request, answer),
             Some(_) => self.deregistered(now, chance, answer),
@@ -227,11 +227,11 @@ impl Machine {
         }
     }
 
-    fn registered(&mut self, now: Instant, chance: f64, request: Running, answer: Result<(), Failure>) {
+    fn registered(&mut self, now: Instant, chance: f64, request: RunningWork, answer: Result<(), WorkFailure>) {
         match answer.as_ref().map_err(|failure| failure.kind) {
-            Err(FailureKind::Conflict) => self.written = false,
-            Err(FailureKind::Denied | FailureKind::Permanent) => self.written = request.written_before,
-            Ok(()) | Err(FailureKind::Unreachable) => {}
+            Err(WorkFailureKind::Conflict) => self.written = false,
+            Err(WorkFailureKind::Denied | WorkFailureKind::Permanent) => self.written = request.written_before,
+            Ok(()) | Err(WorkFailureKind::Unreachable) => {}
         }
         match answer {
             _ if self.leaving.is_some() || self.health.is_failing() => self.due = Some(now),
@@ -262,9 +262,9 @@ impl Machine {
         after(since, Duration::new(seconds, u32::try_from(gap % NANOS).unwrap_or(0)))
     }
 
-    fn fails(&mut self, now: Instant, chance: f64, Failure { kind, why }: Failure) {
+    fn fails(&mut self, now: Instant, chance: f64, WorkFailure { kind, why }: WorkFailure) {
         let wait = match kind {
-            FailureKind::Unreachable if self.state.is_registered() => self.config.jitter(chance),
+            WorkFailureKind::Unreachable if self.state.is_registered() => self.config.jitter(chance),
             _ => self.wait(kind, chance),
         };
         self.due = after(now, wait);
@@ -273,19 +273,21 @@ impl Machine {
     }
 
     /// Draws the delay after a failure, and counts the failure.
-    fn wait(&mut self, kind: FailureKind, chance: f64) -> Duration {
+    fn wait(&mut self, kind: WorkFailureKind, chance: f64) -> Duration {
         let wait = match kind {
-            FailureKind::Permanent => self.config.interval.max(self.config.back_off_max),
-            FailureKind::Unreachable | FailureKind::Conflict | FailureKind::Denied => self.config.back_off(self.failures, chance),
+            WorkFailureKind::Permanent => self.config.interval.max(self.config.back_off_max),
+            WorkFailureKind::Unreachable | WorkFailureKind::Conflict | WorkFailureKind::Denied => {
+                self.config.back_off(self.failures, chance)
+            }
         };
         self.failures = self.failures.saturating_add(1);
         wait
     }
 
-    fn deregistered(&mut self, now: Instant, chance: f64, answer: Result<(), Failure>) {
+    fn deregistered(&mut self, now: Instant, chance: f64, answer: Result<(), WorkFailure>) {
         match (answer.map_err(|failure| failure.kind), &mut self.leaving) {
-            (Ok(()) | Err(FailureKind::Conflict), _) => self.written = false,
-            (Err(FailureKind::Denied | FailureKind::Permanent), Some(leaving)) => leaving.refused = true,
+            (Ok(()) | Err(WorkFailureKind::Conflict), _) => self.written = false,
+            (Err(WorkFailureKind::Denied | WorkFailureKind::Permanent), Some(leaving)) => leaving.refused = true,
             (Err(kind), _) => self.due = after(now, self.wait(kind, chance)),
         }
     }
@@ -374,11 +376,11 @@ impl Machine {
     /// Returns `work` started at `now`. The limit of a registry request is a quarter longer than
     /// the timeout, since the registry's own timeout error is more specific than that of the
     /// machine.
-    fn running(&self, now: Instant, work: Work) -> Running {
+    fn running(&self, now: Instant, work: Work) -> RunningWork {
         let limit = match work {
             Work::Check => self.config.timeout,
             Work::Register | Work::Deregister => self.request_timeout.saturating_add(self.request_timeout / 4),
         };
-        Running { work, since: now, until: after(now, limit), written_before: self.written }
+        RunningWork { work, since: now, until: after(now, limit), written_before: self.written }
     }
 }

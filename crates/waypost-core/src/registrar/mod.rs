@@ -32,8 +32,8 @@ pub use check::{AnyCheck, RegisterCheck};
 pub use config::Config;
 pub use state::State;
 
-use crate::record::{Metadata, Service};
-use crate::registry::{AnyRegistry, Error, Instance, Registry as _, Result};
+use crate::record::{Address, Metadata, Service};
+use crate::registry::{AnyRegistry, Error, Instance, Result};
 use keeper::Keeper;
 use shared::Shared;
 
@@ -63,9 +63,17 @@ pub struct RegistrationBuilder {
     service: Service,
     config: Config,
     check: Option<AnyCheck>,
+    allow_loopback: bool,
 }
 
 impl RegistrationBuilder {
+    /// Allows a loopback address in a registry that other hosts read. Default false. A registry on
+    /// this host always allows one.
+    pub fn allow_loopback(mut self, allow: bool) -> Self {
+        self.allow_loopback = allow;
+        self
+    }
+
     /// Sets all settings at once.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -96,10 +104,12 @@ impl RegistrationBuilder {
     ///
     /// # Errors
     /// Returns [`Error::Invalid`] if a setting or the record is invalid, if the record does not
-    /// have exactly one node, or outside a tokio runtime.
+    /// have exactly one node, if clients cannot dial the node's address (every interface; loopback
+    /// in a registry that other hosts read), or outside a tokio runtime.
     pub fn start(self) -> Result<Registration> {
         self.config.validate()?;
         validate(&self.service)?;
+        self.check_address()?;
         if Handle::try_current().is_err() {
             return Err(Error::invalid("registration", "cannot start outside a tokio runtime; call start inside one"));
         }
@@ -123,6 +133,25 @@ impl RegistrationBuilder {
     }
 }
 
+impl RegistrationBuilder {
+    /// Checks that clients of this registry can dial the node.
+    fn check_address(&self) -> Result<()> {
+        let Some(address) = self.service.nodes.first().map(|node| &node.address) else { return Ok(()) };
+        let parsed: Address = address.parse()?;
+        let refuse = |why: &str| Err(Error::invalid(format!("node address {address:?}"), why));
+        if parsed.is_unspecified() {
+            return refuse("is every interface, which no client can dial; register the address of one, such as 10.0.0.7:8080");
+        }
+        if parsed.is_loopback() && !self.allow_loopback && !self.registry.options().on_this_host {
+            return refuse(
+                "is loopback, and clients of this registry may be on other hosts; register an address that they reach, \
+                 or allow it (allow_loopback(true), --allow-loopback)",
+            );
+        }
+        Ok(())
+    }
+}
+
 /// Checks that the record has exactly one node and may be registered.
 fn validate(service: &Service) -> Result<()> {
     if service.nodes.len() != 1 {
@@ -133,8 +162,8 @@ fn validate(service: &Service) -> Result<()> {
 
 impl Registration {
     /// Returns a builder for a registration of the one node in `service` with `registry`.
-    pub fn builder(registry: AnyRegistry, service: Service) -> RegistrationBuilder {
-        RegistrationBuilder { registry, service, config: Config::default(), check: None }
+    pub fn builder(registry: impl Into<AnyRegistry>, service: Service) -> RegistrationBuilder {
+        RegistrationBuilder { registry: registry.into(), service, config: Config::default(), check: None, allow_loopback: false }
     }
 
     /// Returns the current state.

@@ -8,12 +8,12 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::config::fraction;
-use super::event::{Action, Event, Failure, Lane, Work};
+use super::event::{Action, Event, Lane, Work, WorkFailure};
 use super::machine::{Machine, Setup};
 use super::shared::Shared;
 use super::{RegisterCheck, State};
 use crate::record::Service;
-use crate::registry::{DeregisterOptions, Error, RegisterOptions, Registry, Result};
+use crate::registry::{DeregisterOptions, Error, RegisterOptions, Result};
 
 /// Maximum time for aborted work to end. Only work that blocks its thread takes longer; the task
 /// does not wait for it.
@@ -38,11 +38,11 @@ enum Answer {
 
 /// Error of a registry, with the failure that the machine needs. Created in the task of the
 /// request, since the text of an error is code of the registry.
-struct Refusal(Failure, Error);
+struct Refusal(WorkFailure, Error);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self(Failure::from(&error), error)
+        Self(WorkFailure::from(&error), error)
     }
 }
 

@@ -12,7 +12,15 @@ use crate::record::Service;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// Type-erased [`Registry`], cheap to clone. The handle implements `Registry` itself.
+/// Type-erased [`Registry`], cheap to clone. Every registry converts into it.
+///
+/// ```
+/// use waypost_core::memory::MemoryRegistry;
+/// use waypost_core::registry::AnyRegistry;
+///
+/// let registry: AnyRegistry = MemoryRegistry::new().into();
+/// assert_eq!(registry.name(), "memory");
+/// ```
 #[derive(Clone)]
 pub struct AnyRegistry(Arc<Shared<dyn DynRegistry>>);
 
@@ -46,36 +54,68 @@ impl fmt::Debug for AnyRegistry {
     }
 }
 
-impl Registry for AnyRegistry {
-    fn name(&self) -> &'static str {
+impl<R: Registry> From<R> for AnyRegistry {
+    fn from(registry: R) -> Self {
+        Self::new(registry)
+    }
+}
+
+impl AnyRegistry {
+    /// Returns the name of the backend; see [`Registry::name`].
+    pub fn name(&self) -> &'static str {
         self.registry().dyn_name()
     }
 
-    fn options(&self) -> &Options {
+    /// Returns the registry's options; see [`Registry::options`].
+    pub fn options(&self) -> &Options {
         self.registry().dyn_options()
     }
 
-    async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
+    /// Registers the one node of `service`, or refreshes its record; see [`Registry::register`].
+    ///
+    /// # Errors
+    /// The backend's error.
+    pub async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
         self.registry().dyn_register(service, options).await
     }
 
-    async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
+    /// Removes the record of the node; see [`Registry::deregister`].
+    ///
+    /// # Errors
+    /// The backend's error.
+    pub async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         self.registry().dyn_deregister(service, options).await
     }
 
-    async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
+    /// Returns the service, one record for each version; see [`Registry::get_service`].
+    ///
+    /// # Errors
+    /// The backend's error.
+    pub async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         self.registry().dyn_get_service(name).await
     }
 
-    async fn list_services(&self) -> Result<Vec<Service>> {
+    /// Returns all services; see [`Registry::list_services`].
+    ///
+    /// # Errors
+    /// The backend's error.
+    pub async fn list_services(&self) -> Result<Vec<Service>> {
         self.registry().dyn_list_services().await
     }
 
-    async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
+    /// Watches one service, or all; see [`Registry::watch`].
+    ///
+    /// # Errors
+    /// Invalid options, or a closed registry. An outage is an item of the watcher.
+    pub async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         self.registry().dyn_watch(options).await
     }
 
-    async fn close(&self) -> Result<()> {
+    /// Closes the registry for all clones; see [`Registry::close`].
+    ///
+    /// # Errors
+    /// The backend's error.
+    pub async fn close(&self) -> Result<()> {
         self.registry().dyn_close().await
     }
 }

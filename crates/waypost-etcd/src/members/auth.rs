@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OnceCell;
-use waypost_http::single::Single;
+use waypost_http::direct::DirectConnection;
 
 use crate::options::password_in;
 use crate::secret::Secret;
@@ -51,15 +51,15 @@ impl Auth {
     }
 
     /// Returns the token. The first caller logs in, the others wait for it.
-    pub(super) async fn token(&self, single: &Single) -> Result<Option<Secret>, Trouble> {
+    pub(super) async fn token(&self, connection: &DirectConnection) -> Result<Option<Secret>, Trouble> {
         let token = Arc::clone(&self.lock());
-        token.get_or_try_init(|| self.log_in(single)).await.cloned()
+        token.get_or_try_init(|| self.log_in(connection)).await.cloned()
     }
 
-    async fn log_in(&self, single: &Single) -> Result<Option<Secret>, Trouble> {
+    async fn log_in(&self, connection: &DirectConnection) -> Result<Option<Secret>, Trouble> {
         let Credentials { user, password } = &self.credentials;
         let question = AuthenticateRequest { name: user.clone(), password: password.read()?.expose().to_owned() };
-        match wire::ask(single, question, None).await {
+        match wire::ask(connection, question, None).await {
             Ok(answer) => Ok(Some(Secret::new(answer.token))),
             Err(status) => match Trouble::of(&status) {
                 Trouble::AuthIsOff(_) => {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use http::uri::Scheme;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
-use waypost_http::single::{Driver, KeepAlive, Single};
-use waypost_http::{AddressPolicy, Connect};
+use waypost_http::direct::{ConnectionDriver, DirectConnection};
+use waypost_http::{AddressPolicy, Connect, ConnectionConfig, Silence};
 
 use super::slot::Line;
 use super::{Member, now};
@@ -27,12 +27,12 @@ pub(super) async fn serve(
     member: Arc<Member>,
     connect: Arc<dyn Connect>,
     line: Line,
-    sender: watch::Sender<Option<Single>>,
+    sender: watch::Sender<Option<DirectConnection>>,
     news: Arc<Notify>,
 ) {
-    let dialled = dial(&member, &*connect).await.map(|(single, driver)| {
+    let dialled = dial(&member, &*connect).await.map(|(connection, driver)| {
         member.slot().answers();
-        sender.send_replace(Some(single));
+        sender.send_replace(Some(connection));
         driver
     });
     if let Err(why) = &dialled {
@@ -47,9 +47,9 @@ pub(super) async fn serve(
     }
 }
 
-async fn dial(member: &Member, connect: &dyn Connect) -> Result<(Single, Driver), String> {
-    let policy = AddressPolicy { loopback: true };
-    let mut connecting = pin!(Single::connect(connect, &member.address, &policy, KeepAlive::default()));
+async fn dial(member: &Member, connect: &dyn Connect) -> Result<(DirectConnection, ConnectionDriver), String> {
+    let (policy, config) = (AddressPolicy { loopback: true }, connection_config());
+    let mut connecting = pin!(DirectConnection::connect(connect, &member.address, &policy, &config));
     let connected = match timeout(DIAL, &mut connecting).await {
         Ok(connected) => connected,
         Err(_) => {
@@ -62,13 +62,25 @@ async fn dial(member: &Member, connect: &dyn Connect) -> Result<(Single, Driver)
     connected.map_err(|error| with_hint(error.to_string(), connect.scheme() == Scheme::HTTPS))
 }
 
+/// Returns the settings of a connection to etcd. Its watches and leases have deadlines of their own,
+/// so that an idle connection needs no proof; a silent one is dead 9 s after the last byte. etcd
+/// accepts a PING every 5 s.
+fn connection_config() -> ConnectionConfig {
+    let mut config = ConnectionConfig::default();
+    config.idle_timeout = Duration::MAX;
+    config.silence = Silence::Every(Duration::from_secs(6));
+    config.ping_timeout = Duration::from_secs(3);
+    config.close_timeout = config.ping_timeout;
+    config
+}
+
 fn tell(member: &Member, first: bool, why: &str) {
     if first {
         tracing::info!(member = %member.address, why, "etcd member unreachable");
     }
 }
 
-async fn drive(member: &Member, driver: Driver) {
+async fn drive(member: &Member, driver: ConnectionDriver) {
     match driver.run().await {
         Ok(()) => tracing::debug!(member = %member.address, "connection closed"),
         Err(error) => tracing::info!(member = %member.address, %error, "etcd connection lost"),

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use waypost_core::record::Address;
 use waypost_http::Connect;
-use waypost_http::single::Single;
+use waypost_http::direct::DirectConnection;
 
 pub(crate) use auth::{Credentials, Password};
 pub(crate) use stream::Duplex;
@@ -69,7 +69,7 @@ struct Member {
 pub(crate) struct Link {
     member: usize,
     line: Line,
-    pub(crate) single: Single,
+    pub(crate) connection: DirectConnection,
 }
 
 impl Members {
@@ -115,7 +115,7 @@ impl Members {
         let limit = if self.members.len() > 1 { until.min(asking.asked + ANSWER) } else { until };
         let answering = async {
             let token = self.token(link).await?;
-            let answer = wire::ask(&link.single, question.clone(), token.as_ref()).await;
+            let answer = wire::ask(&link.connection, question.clone(), token.as_ref()).await;
             answer.map_err(|status| self.classify(&status, token.as_ref()))
         };
         let Ok(answer) = timeout_at(limit, answering).await else { return Err(Trouble::Silent(asking.asked.elapsed())) };
@@ -143,7 +143,7 @@ impl Members {
     /// Returns the auth token, if a user is configured.
     async fn token(&self, link: &Link) -> Result<Option<Secret>, Trouble> {
         match &self.auth {
-            Some(auth) => auth.token(&link.single).await,
+            Some(auth) => auth.token(&link.connection).await,
             None => Ok(None),
         }
     }
@@ -220,14 +220,14 @@ impl Members {
     /// dial.
     async fn reach(&self, index: usize, needs_leader: bool, until: Instant) -> Option<Link> {
         let line = self.line(index, needs_leader)?;
-        let single = timeout_at(until.min(line.begun + DIAL), line.single()).await.ok()?;
+        let connection = timeout_at(until.min(line.begun + DIAL), line.connection()).await.ok()?;
         // The dial or the connection may have ended with its runtime; that is no failure of the
         // member.
-        let Some(single) = single.filter(Single::is_open) else {
+        let Some(connection) = connection.filter(DirectConnection::is_open) else {
             self.members[index].slot().hang_up(&line);
             return None;
         };
-        Some(Link { member: index, line, single })
+        Some(Link { member: index, line, connection })
     }
 
     /// Returns the connection to a member, or its dial in progress. None while the member is in
@@ -327,7 +327,7 @@ struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     fn begin(members: &'a Members, link: &'a Link) -> Self {
-        Self { members, link, asked: now(), read_bytes: link.single.read_bytes(), over: false }
+        Self { members, link, asked: now(), read_bytes: link.connection.read_bytes(), over: false }
     }
 }
 
@@ -337,7 +337,7 @@ impl Drop for Asking<'_> {
         if self.over || waited < ANSWER / 2 {
             return;
         }
-        if self.link.single.read_bytes() > self.read_bytes {
+        if self.link.connection.read_bytes() > self.read_bytes {
             // The member is slow with this request or withholds its response; the connection works.
             self.members.pass_on(self.link);
         } else {

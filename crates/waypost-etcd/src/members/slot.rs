@@ -2,29 +2,29 @@
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use waypost_http::single::Single;
+use waypost_http::direct::DirectConnection;
 
 /// Connection, or its dial in progress.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(super) begun: Instant,
     /// None while the dial is in progress; closed without a connection if it failed.
-    single: watch::Receiver<Option<Single>>,
+    connection: watch::Receiver<Option<DirectConnection>>,
 }
 
 impl Line {
-    pub(super) fn begin(now: Instant) -> (Self, watch::Sender<Option<Single>>) {
-        let (sender, single) = watch::channel(None);
-        (Self { begun: now, single }, sender)
+    pub(super) fn begin(now: Instant) -> (Self, watch::Sender<Option<DirectConnection>>) {
+        let (sender, connection) = watch::channel(None);
+        (Self { begun: now, connection }, sender)
     }
 
     fn is_dialled(&self) -> bool {
-        self.single.borrow().is_none()
+        self.connection.borrow().is_none()
     }
 
     /// Waits for the connection; none if the dial failed.
-    pub(super) async fn single(&self) -> Option<Single> {
-        self.single.clone().wait_for(Option::is_some).await.ok()?.clone()
+    pub(super) async fn connection(&self) -> Option<DirectConnection> {
+        self.connection.clone().wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 
@@ -47,7 +47,7 @@ impl Slot {
 
     /// Removes this connection, unless another has replaced it. Returns true if it was removed.
     pub(super) fn hang_up(&mut self, line: &Line) -> bool {
-        self.line.take_if(|ours| ours.single.same_channel(&line.single)).is_some()
+        self.line.take_if(|ours| ours.connection.same_channel(&line.connection)).is_some()
     }
 
     /// Records a completed handshake.

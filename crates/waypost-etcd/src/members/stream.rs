@@ -115,7 +115,7 @@ async fn open<Q: Call>(
     let link = way.link.get_or_init(|| link);
     let token = members.token(link).await?;
     let token = way.token.get_or_init(|| token).as_ref();
-    let answers = wire::open(&link.single, questions, token).await;
+    let answers = wire::open(&link.connection, questions, token).await;
     answers.map_err(|status| members.classify(&status, token))
 }
 

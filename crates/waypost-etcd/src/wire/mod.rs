@@ -14,7 +14,7 @@ use tonic::client::{Grpc, GrpcService};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
-use waypost_http::single::{Single, SingleBody};
+use waypost_http::direct::{DirectBody, DirectConnection};
 
 pub(crate) use messages::*;
 pub(crate) use stream::{Requests, Responses};
@@ -66,26 +66,30 @@ calls! {
 }
 
 /// Sends a unary request. `token` is the auth token, if authentication is enabled.
-pub(crate) async fn ask<Q: Call>(single: &Single, question: Q, token: Option<&Secret>) -> Result<Q::Answer, Status> {
+pub(crate) async fn ask<Q: Call>(
+    connection: &DirectConnection,
+    question: Q,
+    token: Option<&Secret>,
+) -> Result<Q::Answer, Status> {
     let codec = ProstCodec::<Q, Q::Answer>::default();
     let needs_leader = question.needs_leader();
-    let answer = grpc(single).unary(head(question, token, needs_leader), PathAndQuery::from_static(Q::PATH), codec).await?;
+    let answer = grpc(connection).unary(head(question, token, needs_leader), PathAndQuery::from_static(Q::PATH), codec).await?;
     Ok(answer.into_inner())
 }
 
 /// Opens a bidirectional stream. It completes with the first response.
 pub(crate) async fn open<Q: Call>(
-    single: &Single,
+    connection: &DirectConnection,
     questions: Requests<Q>,
     token: Option<&Secret>,
 ) -> Result<Responses<Q::Answer>, Status> {
     let codec = ProstCodec::<Q, Q::Answer>::default();
-    let answers = grpc(single).streaming(head(questions, token, true), PathAndQuery::from_static(Q::PATH), codec).await?;
+    let answers = grpc(connection).streaming(head(questions, token, true), PathAndQuery::from_static(Q::PATH), codec).await?;
     Ok(Responses::new(answers.into_inner()))
 }
 
-fn grpc(single: &Single) -> Grpc<Transport> {
-    Grpc::new(Transport(single.clone())).max_decoding_message_size(LONGEST_MESSAGE)
+fn grpc(connection: &DirectConnection) -> Grpc<Transport> {
+    Grpc::new(Transport(connection.clone())).max_decoding_message_size(LONGEST_MESSAGE)
 }
 
 fn head<T>(message: T, token: Option<&Secret>, needs_leader: bool) -> Request<T> {
@@ -101,12 +105,12 @@ fn head<T>(message: T, token: Option<&Secret>, needs_leader: bool) -> Request<T>
 }
 
 /// Connection as a `GrpcService` of tonic.
-struct Transport(Single);
+struct Transport(DirectConnection);
 
-type Answering = Pin<Box<dyn Future<Output = Result<http::Response<SingleBody>, waypost_http::BoxError>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<DirectBody>, waypost_http::BoxError>> + Send>>;
 
 impl GrpcService<Body> for Transport {
-    type ResponseBody = SingleBody;
+    type ResponseBody = DirectBody;
     type Error = waypost_http::BoxError;
     type Future = Answering;
 
@@ -115,8 +119,8 @@ impl GrpcService<Body> for Transport {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answering {
-        let single = self.0.clone();
-        Box::pin(async move { Ok(single.send(request).await?) })
+        let connection = self.0.clone();
+        Box::pin(async move { Ok(connection.send(request).await?) })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use waypost_core::record::Node;
-use waypost_core::registry::{AnyRegistry, Registry};
+use waypost_core::registry::AnyRegistry;
 use waypost_testkit::{Child, Program};
 
 use super::rig::{PATIENCE, Rig};

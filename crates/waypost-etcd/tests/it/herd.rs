@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use waypost_core::record::{Node, Service};
 use waypost_core::registrar::Registration;
-use waypost_core::registry::{AnyRegistry, Registry, WatchOptions, Watcher};
+use waypost_core::registry::{AnyRegistry, WatchOptions, Watcher};
 use waypost_testkit::etcd::{Data, Etcd, Options};
 
 use super::rig::{each, url};

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use waypost_core::directory::{Config, Directory};
 use waypost_core::record::{Node, Service};
 use waypost_core::registrar::Registration;
-use waypost_core::registry::{AnyRegistry, Registry, WatchOptions};
+use waypost_core::registry::{AnyRegistry, WatchOptions};
 use waypost_testkit::etcd::{Etcd, Options};
 
 use super::rig::{INTERVAL, TTL, each, url};

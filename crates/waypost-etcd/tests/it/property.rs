@@ -20,7 +20,7 @@ use waypost_conformance::{CaseLog, seeds};
 use waypost_core::directory::{Config, Directory, Snapshot, Subscription};
 use waypost_core::record::{Entry, Key, Service};
 use waypost_core::registrar::Registration;
-use waypost_core::registry::{AnyRegistry, Error, Registry};
+use waypost_core::registry::{AnyRegistry, Error};
 use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
 

@@ -1,7 +1,6 @@
 //! Idle registrations write nothing, and leave nothing after their close.
 
 use tokio::time::sleep;
-use waypost_core::registry::Registry;
 use waypost_testkit::etcd::Options;
 
 use super::rig::{INTERVAL, Rig, each};

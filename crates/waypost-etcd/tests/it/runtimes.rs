@@ -8,9 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 use waypost_core::record::Key;
-use waypost_core::registry::{
-    AnyRegistry, DeregisterOptions, Event, Instance, RegisterOptions, Registry, Result, WatchOptions, Watcher,
-};
+use waypost_core::registry::{AnyRegistry, DeregisterOptions, Event, Instance, RegisterOptions, Result, WatchOptions, Watcher};
 use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Etcd, Options};
 

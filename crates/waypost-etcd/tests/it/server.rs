@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use waypost_core::record::{Key, Node, Service};
 use waypost_core::registrar::{Registration, State};
-use waypost_core::registry::{AnyRegistry, Registry};
+use waypost_core::registry::AnyRegistry;
 
 use super::rig::PATIENCE;
 

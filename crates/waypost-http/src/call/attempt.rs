@@ -17,7 +17,7 @@ use crate::pool::{Permit, Picking, PooledPeer};
 use crate::protocol::Protocol;
 use crate::request_error::RequestError;
 use crate::retry::FailureCause;
-use crate::service::{ServiceHandle, Shared};
+use crate::service::{ServiceHandle, SharedService};
 
 /// Attempt from its pick to its end.
 pub(super) struct InFlight {
@@ -41,7 +41,7 @@ struct Record {
 pub(super) struct Held {
     body: Option<Box<BodyGuard>>,
     permit: Permit,
-    channel: Arc<Shared>,
+    channel: Arc<SharedService>,
 }
 
 impl InFlight {

@@ -30,11 +30,11 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::error::{CallError, FailureKind};
-use crate::pool::{PeerKey, Picking, PooledPeer};
+use crate::pool::{GivesPermits as _, PeerKey, Picking, PooledPeer};
 use crate::protocol::{BoxError, ResponseClass};
 use crate::request_error::RequestError;
 use crate::retry::{AttemptFailure, AttemptHistory, AttemptRecord, RetryContext, RetryDecision, RetryState, StopReason};
-use crate::service::{Membership, ServiceHandle, now};
+use crate::service::{PoolMembership, ServiceHandle, now};
 pub(crate) use body_task::{BodyGuard, BodyTask};
 pub use head::PickKey;
 use head::RequestHead;
@@ -180,7 +180,7 @@ where
         }
     }
 
-    fn members(&mut self) -> Result<Arc<Membership>, CallError> {
+    fn members(&mut self) -> Result<Arc<PoolMembership>, CallError> {
         self.service.members().map_err(|error| {
             let kind =
                 if matches!(error, waypost_core::registry::Error::Closed) { FailureKind::Closed } else { FailureKind::NoRuntime };
@@ -205,7 +205,7 @@ where
     }
 
     /// Prepares another attempt, if one may follow. Its peer may be picked already.
-    async fn next_attempt(&mut self, failure: AttemptFailure, members: &Membership) -> Result<(), ()> {
+    async fn next_attempt(&mut self, failure: AttemptFailure, members: &PoolMembership) -> Result<(), ()> {
         let joined = self.service.joined(members);
         let context = RetryContext {
             replayable: self.body.as_ref().is_some_and(ReplayBody::can_replay),

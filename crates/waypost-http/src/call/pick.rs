@@ -15,7 +15,7 @@ use super::{Call, DEFAULT_TIMEOUT};
 use crate::error::{CallError, FailureKind};
 use crate::pool::{Picking, QueueFull, Wanted};
 use crate::protocol::BoxError;
-use crate::service::{Membership, now};
+use crate::service::{PoolMembership, now};
 
 /// Maximum time that a call waits for a node while none is known.
 const NO_NODE_WAIT: Duration = Duration::from_secs(3);
@@ -28,7 +28,7 @@ where
 {
     /// Returns a ready peer that was not tried yet, with a permit; none if there is none now, or if
     /// other calls already wait.
-    pub(super) fn pick_now(&self, members: &Membership, now: Instant) -> Option<Picking> {
+    pub(super) fn pick_now(&self, members: &PoolMembership, now: Instant) -> Option<Picking> {
         let balancer = &self.service.joined(members).balancer;
         let context = PickContext::new(self.head.path(), now).with_key(self.head.key());
         members.pool.queue.pick_now(balancer, &context, self.tried())
@@ -36,7 +36,7 @@ where
 
     /// Waits in the queue for a ready peer. A tried peer is accepted only after a delay, and only
     /// if no other is ready.
-    pub(super) async fn wait_and_pick(&mut self, members: &mut Arc<Membership>) -> Result<Picking, CallError> {
+    pub(super) async fn wait_and_pick(&mut self, members: &mut Arc<PoolMembership>) -> Result<Picking, CallError> {
         let start = now();
         let config = &self.service.shared().config;
         let longest = self.deadline.or_else(|| start.checked_add(config.default_timeout.unwrap_or(DEFAULT_TIMEOUT)));

@@ -2,6 +2,19 @@
 
 use std::time::Duration;
 
+/// Schedule of the PINGs that are sent while calls are in flight and the peer is silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Silence {
+    /// After 5, 15 and 45 s without response headers or data, and three PINGs at most until headers
+    /// or data are read: within the limits of a default grpc-go server.
+    #[default]
+    Sparse,
+    /// After each such period without any byte read. A gRPC server closes connections with PINGs
+    /// that are more frequent than it allows: every 5 s for etcd.
+    Every(Duration),
+}
+
 /// Settings of the connections to nodes: dialling, windows and keep-alive.
 ///
 /// Every duration may be [`Duration::MAX`], which means never.
@@ -25,6 +38,8 @@ pub struct ConnectionConfig {
     /// Timeout of a PING, after which the connection is closed with all its calls. Default 8 s, so
     /// that a call on a frozen server ends within 10 s.
     pub close_timeout: Duration,
+    /// Schedule of PINGs while the peer is silent. Default [`Silence::Sparse`].
+    pub silence: Silence,
 }
 
 impl Default for ConnectionConfig {
@@ -36,6 +51,7 @@ impl Default for ConnectionConfig {
             proof_timeout: Duration::from_millis(500),
             ping_timeout: Duration::from_secs(2),
             close_timeout: Duration::from_secs(8),
+            silence: Silence::Sparse,
         }
     }
 }

@@ -104,6 +104,28 @@ impl Connection {
         opened
     }
 
+    /// Opens a stream, once the peer's limit allows one.
+    ///
+    /// # Errors
+    /// The connection has ended or is closing. Nothing was sent.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn open_when_ready(
+        &self,
+        request: http::Request<()>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let opened = self.send.clone().ready().await?.send_request(request, false);
+        self.state.opened.fetch_add(1, Relaxed);
+        opened
+    }
+
+    /// Counts a stream that waits for the peer's limit by itself; [`release`](Self::release) ends it.
+    pub(crate) fn begin_stream(&self) {
+        self.state.streams.fetch_add(1, SeqCst);
+        self.state.wake.notify_one();
+    }
+
     /// Takes a permit for one stream and returns the number of streams before. Returns none while
     /// draining or at the peer's limit.
     pub(crate) fn try_acquire(&self) -> Option<usize> {

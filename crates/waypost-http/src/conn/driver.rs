@@ -3,6 +3,7 @@
 //! The socket is read until it would block before liveness is evaluated, so that a client that is
 //! short of CPU does not blame its servers.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::handshake::{Handshake, STREAM_WINDOW};
 use super::keepalive::{Activity, KeepAlive, KeepAliveAction, KeepAliveEvent};
 
 /// Driver of one connection after its handshake.
-pub(super) struct Driver {
+pub(crate) struct Driver {
     /// Connection handle. First field, so that it is marked as ended before h2 ends the streams.
     connection: Ended,
     h2: client::Connection<FrameCounter, Bytes>,
@@ -54,6 +55,12 @@ impl Drop for Ended {
     }
 }
 
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("connection", &self.connection.0).finish_non_exhaustive()
+    }
+}
+
 enum Turn {
     GoAway(GoAway),
     Liveness,
@@ -64,7 +71,7 @@ enum Turn {
 
 impl Driver {
     /// Creates the driver of a connection whose dial began at `begun`.
-    pub(super) fn new(
+    pub(crate) fn new(
         handshake: Handshake,
         config: &ConnectionConfig,
         calm: EnhanceYourCalm,
@@ -95,7 +102,7 @@ impl Driver {
     }
 
     /// Drives the connection until it ends, and returns the reason.
-    pub(super) async fn run(mut self, events: &mut EventSender) -> Result<(), String> {
+    pub(crate) async fn run(mut self, events: &mut EventSender) -> Result<(), String> {
         let connection = Arc::clone(&self.connection.0);
         let mut timer = std::pin::pin!(sleep_until(Instant::now()));
         loop {

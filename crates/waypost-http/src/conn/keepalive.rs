@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::calm::EnhanceYourCalm;
-use super::config::ConnectionConfig;
+use super::config::{ConnectionConfig, Silence};
 use super::connection::Liveness;
 
 const PINGS: u8 = 3;
@@ -65,6 +65,7 @@ pub(super) enum KeepAliveAction {
 #[derive(Clone, Debug)]
 pub(super) struct KeepAlive {
     times: Times,
+    silence: Silence,
     calm: EnhanceYourCalm,
     factor: u32,
     pings_left: u8,
@@ -113,6 +114,7 @@ impl KeepAlive {
                 ping: config.ping_timeout,
                 close: config.close_timeout,
             },
+            silence: config.silence,
             calm,
             factor: calm.factor(now),
             pings_left: PINGS,
@@ -197,7 +199,7 @@ impl KeepAlive {
     /// Skips the silences that passed while a PING was outstanding: its acknowledgement covers them
     /// too.
     fn skip_silences(&mut self, now: Instant) {
-        while self.next_silence().is_some_and(|at| now >= at) {
+        while self.silence == Silence::Sparse && self.next_silence().is_some_and(|at| now >= at) {
             self.count_silence();
         }
     }
@@ -245,11 +247,12 @@ impl KeepAlive {
     }
 
     fn may_ping(&self) -> bool {
-        self.probe.is_none() && !self.ping_out && self.pings_left > 0
+        let allowed = self.pings_left > 0 || matches!(self.silence, Silence::Every(_));
+        self.probe.is_none() && !self.ping_out && allowed
     }
 
     fn ping(&mut self, probe: Probe) -> KeepAliveAction {
-        self.pings_left -= 1;
+        self.pings_left = self.pings_left.saturating_sub(1);
         self.ping_out = true;
         self.probe = Some(probe);
         KeepAliveAction::Ping
@@ -257,7 +260,10 @@ impl KeepAlive {
 
     fn next_silence(&self) -> Option<Instant> {
         let quiet = self.quiet?;
-        after(quiet.since, SILENCES.get(quiet.pinged)?.saturating_mul(self.factor))
+        match self.silence {
+            Silence::Sparse => after(quiet.since, SILENCES.get(quiet.pinged)?.saturating_mul(self.factor)),
+            Silence::Every(period) => after(quiet.since.max(self.last_read), period),
+        }
     }
 }
 

@@ -22,9 +22,10 @@ mod tests;
 
 pub(crate) use calm::EnhanceYourCalm;
 pub(crate) use cancel::CancelledStream;
-pub use config::ConnectionConfig;
+pub use config::{ConnectionConfig, Silence};
 pub(crate) use connection::{Connection, Liveness};
 pub(crate) use dial::{DialSlots, Dialer};
+pub(crate) use driver::Driver;
 pub(crate) use event::{ConnectionEvent, EventSender};
-pub(crate) use frames::{FrameCounter, FrameCounts, FrameTotals};
-pub(crate) use handshake::{Handshake, handshake};
+pub(crate) use frames::FrameCounts;
+pub(crate) use handshake::handshake;

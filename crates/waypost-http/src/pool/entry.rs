@@ -15,9 +15,10 @@ use waypost_core::record::{Address, Entry};
 
 use super::log::NodeLog;
 use super::machine::{ConnectionId, Desired, Reconnect};
-use super::peer::{BUSY, PeerKey, PooledPeer, nearly_full};
+use super::peer::{BUSY, PooledPeer, nearly_full};
 use super::subset::SlotState;
 use super::surplus::{Carried, Surplus};
+use super::wait_queue::PeerKey;
 use super::{PoolShared, ServicePool};
 use crate::conn::connect::AddressPolicy;
 use crate::conn::{Connection, EnhanceYourCalm, Liveness};

@@ -35,17 +35,20 @@ use crate::retry::Budget;
 
 use balancers::Balancers;
 pub(crate) use balancers::Joined;
-pub(crate) use peer::{PeerKey, Permit, PooledPeer};
+pub(crate) use peer::{Permit, PooledPeer};
 use subscription::ServiceSubscription;
 pub(crate) use task::{PoolShared, PoolTask};
-pub(crate) use wait_queue::{Limits, Picking, QueueFull, WaitQueue, Wanted};
+pub(crate) use wait_queue::{GivesPermits, Limits, PeerKey, QueueFull, WaitQueue, Wanted};
+
+/// Picked peer of the pool with a permit.
+pub(crate) type Picking = wait_queue::Picking<PooledPeer>;
 
 /// Peers of one service, as channels and calls use them.
 #[derive(Debug)]
 pub(crate) struct ServicePool {
     subscription: ServiceSubscription,
     pub(crate) budget: Budget,
-    pub(crate) queue: Arc<WaitQueue>,
+    pub(crate) queue: Arc<WaitQueue<PooledPeer>>,
     loads: LoadTable,
     balancers: Mutex<Balancers>,
     /// Peer of each node in use, by node id; written by the task only.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use waypost_core::balance::Pickable;
 use waypost_core::peer::Peer;
 
-use super::wait_queue::WaitQueue;
+use super::wait_queue::{GivesPermits, PeerKey, WaitQueue};
 use crate::conn::Connection;
 
 /// Number of streams on each connection from which another connection is opened.
@@ -20,10 +20,6 @@ pub(super) const BUSY: usize = 32;
 pub(super) fn nearly_full(limit: usize) -> usize {
     limit / 4 * 3
 }
-
-/// Key of a peer in the pool's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct PeerKey(pub(super) u64);
 
 /// Peer with the connections that take calls.
 #[derive(Debug)]
@@ -37,11 +33,11 @@ pub(crate) struct PooledPeer {
     pub(super) is_dirty: AtomicBool,
     /// Factor on the time that a call waits before the peer is probed.
     pub(super) stall_factor: AtomicU32,
-    queue: Arc<WaitQueue>,
+    queue: Arc<WaitQueue<PooledPeer>>,
 }
 
 impl PooledPeer {
-    pub(super) fn new(key: PeerKey, peer: Arc<Peer>, authority: Authority, queue: Arc<WaitQueue>) -> Self {
+    pub(super) fn new(key: PeerKey, peer: Arc<Peer>, authority: Authority, queue: Arc<WaitQueue<PooledPeer>>) -> Self {
         Self {
             key,
             peer,
@@ -53,36 +49,10 @@ impl PooledPeer {
         }
     }
 
-    /// Returns the key of the peer in its pool.
-    pub(crate) fn key(&self) -> PeerKey {
-        self.key
-    }
-
     /// Returns the factor on the time that a call waits before the peer is probed: 1, more after
     /// `ENHANCE_YOUR_CALM`.
     pub(crate) fn stall_factor(&self) -> u32 {
         self.stall_factor.load(Relaxed)
-    }
-
-    /// Takes a permit for one stream: on a verified connection rather than one that needs proof,
-    /// then on the least busy. Returns none if all are at their peer's limit; the pool's task is
-    /// then notified.
-    pub(crate) fn acquire(&self, now: Instant) -> Option<Permit> {
-        let connections = self.connections.load();
-        let permit = match connections.as_slice() {
-            [] => return None,
-            [only] => self.try_acquire(only, now),
-            many => {
-                let usable = many.iter().filter(|connection| connection.has_capacity());
-                usable
-                    .min_by_key(|connection| (connection.needs_proof(now), connection.streams()))
-                    .and_then(|least| self.try_acquire(least, now))
-            }
-        };
-        if permit.as_ref().is_none_or(|permit| permit.unproven) {
-            self.mark_dirty();
-        }
-        permit
     }
 
     fn try_acquire(&self, connection: &Arc<Connection>, now: Instant) -> Option<Permit> {
@@ -105,6 +75,35 @@ impl PooledPeer {
     }
 }
 
+impl GivesPermits for PooledPeer {
+    type Permit = Permit;
+
+    fn key(&self) -> PeerKey {
+        self.key
+    }
+
+    /// Takes a permit for one stream: on a verified connection rather than one that needs proof,
+    /// then on the least busy. Returns none if all are at their peer's limit; the pool's task is
+    /// then notified.
+    fn acquire(&self, now: Instant) -> Option<Permit> {
+        let connections = self.connections.load();
+        let permit = match connections.as_slice() {
+            [] => return None,
+            [only] => self.try_acquire(only, now),
+            many => {
+                let usable = many.iter().filter(|connection| connection.has_capacity());
+                usable
+                    .min_by_key(|connection| (connection.needs_proof(now), connection.streams()))
+                    .and_then(|least| self.try_acquire(least, now))
+            }
+        };
+        if permit.as_ref().is_none_or(|permit| permit.unproven) {
+            self.mark_dirty();
+        }
+        permit
+    }
+}
+
 impl Pickable for PooledPeer {
     fn peer(&self) -> &Arc<Peer> {
         &self.peer
@@ -117,7 +116,7 @@ pub(crate) struct Permit {
     pub(crate) connection: Arc<Connection>,
     /// True if the connection was idle for so long that it may be dead.
     pub(crate) unproven: bool,
-    queue: Arc<WaitQueue>,
+    queue: Arc<WaitQueue<PooledPeer>>,
 }
 
 impl Drop for Permit {

@@ -37,7 +37,7 @@ pub(crate) enum SlotState {
 }
 
 #[derive(Debug)]
-struct Member {
+struct SubsetMember {
     entry: Entry,
     place: SlotState,
     /// False for a suspect without a connection, which is not connected again.
@@ -58,7 +58,7 @@ pub(crate) enum Change {
 pub(crate) struct Subset {
     limit: usize,
     seed: u64,
-    members: BTreeMap<Rank, Member>,
+    members: BTreeMap<Rank, SubsetMember>,
     joined: BTreeSet<Rank>,
     candidates: BTreeSet<Rank>,
     /// Lowest rank that is not held; no rank beyond it is held either. None if all nodes are held.
@@ -124,7 +124,7 @@ impl Subset {
         if eligible {
             self.candidates.insert(rank.clone());
         }
-        self.members.insert(rank, Member { entry: entry.clone(), place: SlotState::Empty, eligible });
+        self.members.insert(rank, SubsetMember { entry: entry.clone(), place: SlotState::Empty, eligible });
     }
 
     /// Updates the description of a node.

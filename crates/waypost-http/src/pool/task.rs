@@ -24,12 +24,12 @@ use super::entry::PeerEntry;
 use super::log::{LineBudget, NodeLog, ServiceLog};
 use super::machine::{ConnectionId, Event};
 use super::members::{Members, Retry};
-use super::peer::PeerKey;
 use super::subscription::Renewal;
 use super::subset::{Change, SlotState};
 use super::timers::Timers;
+use super::wait_queue::PeerKey;
 use super::{ServicePool, Used, lock};
-use crate::config::Config;
+use crate::config::ClientConfig;
 use crate::conn::connect::{AddressPolicy, Connect};
 use crate::conn::{ConnectionConfig, ConnectionEvent, DialSlots};
 
@@ -46,7 +46,7 @@ type Report = (PeerKey, ConnectionId, ConnectionEvent);
 /// Settings and state that a client's pools subset.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolShared {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Arc<ClientConfig>,
     pub(crate) connection: Arc<ConnectionConfig>,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) policy: AddressPolicy,

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 
 use tokio::time::Instant;
 
-use super::peer::PeerKey;
+use super::wait_queue::PeerKey;
 
 /// Times at which peers are to be checked.
 #[derive(Debug, Default)]

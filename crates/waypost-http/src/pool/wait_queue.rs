@@ -6,28 +6,43 @@
 //! the permit is taken on behalf of the call and handed over, so a new call cannot overtake.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use waypost_core::balance::{Balancer, Pick, PickContext};
+use waypost_core::balance::{Balancer, Pick, PickContext, Pickable};
 
 use super::handover::Handover;
-use super::peer::{PeerKey, Permit, PooledPeer};
+
+/// Key of a peer in the pool's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PeerKey(pub(super) u64);
+
+/// Peer whose connections give permits for streams.
+pub(crate) trait GivesPermits: Pickable {
+    /// Right to one stream, returned when dropped.
+    type Permit: Send;
+
+    /// Returns the key of the peer.
+    fn key(&self) -> PeerKey;
+
+    /// Takes a permit; none if every connection is at its peer's limit.
+    fn acquire(&self, now: Instant) -> Option<Self::Permit>;
+}
 
 /// A picked peer with a permit for one stream.
-#[derive(Debug)]
-pub(crate) struct Picking {
-    pub(crate) pick: Pick<PooledPeer>,
-    pub(crate) permit: Permit,
+pub(crate) struct Picking<P: GivesPermits> {
+    pub(crate) pick: Pick<P>,
+    pub(crate) permit: P::Permit,
 }
 
 /// Parameters of a call's pick.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
-    /// QueueFull path of the method.
+    /// Full path of the method.
     pub(crate) path: Arc<str>,
     /// The caller's affinity key.
     pub(crate) key: Option<Arc<str>>,
@@ -62,10 +77,14 @@ enum NoCapacity {
 }
 
 /// Takes a permit on one of the balancer's ready peers, except for those in `tried`.
-fn try_pick(balancer: &Balancer<PooledPeer>, context: &PickContext<'_>, tried: &[PeerKey]) -> Result<Picking, NoCapacity> {
+fn try_pick<P: GivesPermits>(
+    balancer: &Balancer<P>,
+    context: &PickContext<'_>,
+    tried: &[PeerKey],
+) -> Result<Picking<P>, NoCapacity> {
     let (mut permit, mut left_out) = (None, false);
     let pick = balancer.pick(context, |peer| {
-        if tried.contains(&peer.key) {
+        if tried.contains(&peer.key()) {
             left_out = true;
             return false;
         }
@@ -80,9 +99,8 @@ fn try_pick(balancer: &Balancer<PooledPeer>, context: &PickContext<'_>, tried: &
 }
 
 /// Wait queue of the calls of one service, and their channel to the pool's task.
-#[derive(Debug)]
-pub(crate) struct WaitQueue {
-    queues: Handover<Queues>,
+pub(crate) struct WaitQueue<P: GivesPermits> {
+    queues: Handover<Queues<P>>,
     limits: Limits,
     dirty: Mutex<Vec<PeerKey>>,
     /// Signal that wakes the pool's task.
@@ -90,7 +108,13 @@ pub(crate) struct WaitQueue {
     closed: AtomicBool,
 }
 
-impl WaitQueue {
+impl<P: GivesPermits> fmt::Debug for WaitQueue<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaitQueue").field("waiting", &self.waiting()).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl<P: GivesPermits> WaitQueue<P> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             queues: Handover::default(),
@@ -112,12 +136,7 @@ impl WaitQueue {
     }
 
     /// Picks at once, unless other calls already wait.
-    pub(crate) fn pick_now(
-        &self,
-        balancer: &Balancer<PooledPeer>,
-        context: &PickContext<'_>,
-        tried: &[PeerKey],
-    ) -> Option<Picking> {
+    pub(crate) fn pick_now(&self, balancer: &Balancer<P>, context: &PickContext<'_>, tried: &[PeerKey]) -> Option<Picking<P>> {
         (self.waiting() == 0).then(|| try_pick(balancer, context, tried).ok()).flatten()
     }
 
@@ -125,7 +144,7 @@ impl WaitQueue {
     ///
     /// # Errors
     /// [`QueueFull`] if the maximum number of calls or bytes already waits.
-    pub(crate) fn wait(self: &Arc<Self>, balancer: &Arc<Balancer<PooledPeer>>, wanted: Wanted) -> Result<Waiting, QueueFull> {
+    pub(crate) fn wait(self: &Arc<Self>, balancer: &Arc<Balancer<P>>, wanted: Wanted) -> Result<Waiting<P>, QueueFull> {
         let slot = Arc::new(WaitSlot::default());
         let mut wakers = Vec::new();
         let joined = self.queues.enter(
@@ -176,32 +195,35 @@ impl WaitQueue {
 
 /// Waiting calls of one service: a queue per balancer, so that a call without ready nodes delays
 /// only calls of the same balancer.
-#[derive(Debug, Default)]
-struct Queues {
+struct Queues<P: GivesPermits> {
     next: u64,
     waiting: usize,
     bytes: usize,
-    queues: Vec<Queue>,
+    queues: Vec<Queue<P>>,
 }
 
-#[derive(Debug)]
-struct Queue {
-    balancer: Arc<Balancer<PooledPeer>>,
-    calls: BTreeMap<u64, Call>,
+struct Queue<P: GivesPermits> {
+    balancer: Arc<Balancer<P>>,
+    calls: BTreeMap<u64, WaitingCall<P>>,
 }
 
-#[derive(Debug)]
-struct Call {
+struct WaitingCall<P: GivesPermits> {
     wanted: Wanted,
-    slot: Arc<WaitSlot>,
+    slot: Arc<WaitSlot<P>>,
 }
 
-impl Queues {
+impl<P: GivesPermits> Default for Queues<P> {
+    fn default() -> Self {
+        Self { next: 0, waiting: 0, bytes: 0, queues: Vec::new() }
+    }
+}
+
+impl<P: GivesPermits> Queues<P> {
     fn join(
         &mut self,
-        balancer: &Arc<Balancer<PooledPeer>>,
+        balancer: &Arc<Balancer<P>>,
         wanted: Wanted,
-        slot: &Arc<WaitSlot>,
+        slot: &Arc<WaitSlot<P>>,
         limits: Limits,
     ) -> Result<u64, QueueFull> {
         if self.waiting >= limits.calls {
@@ -214,7 +236,7 @@ impl Queues {
         self.next += 1;
         self.waiting += 1;
         self.bytes += wanted.bytes;
-        let call = Call { wanted, slot: Arc::clone(slot) };
+        let call = WaitingCall { wanted, slot: Arc::clone(slot) };
         match self.queues.iter_mut().find(|queue| Arc::ptr_eq(&queue.balancer, balancer)) {
             Some(queue) => _ = queue.calls.insert(id, call),
             None => self.queues.push(Queue { balancer: Arc::clone(balancer), calls: BTreeMap::from([(id, call)]) }),
@@ -234,12 +256,12 @@ impl Queues {
         }
     }
 
-    fn forget(&mut self, call: &Call) {
+    fn forget(&mut self, call: &WaitingCall<P>) {
         self.waiting -= 1;
         self.bytes -= call.wanted.bytes;
     }
 
-    fn find(&mut self, id: u64) -> Option<&mut Call> {
+    fn find(&mut self, id: u64) -> Option<&mut WaitingCall<P>> {
         self.queues.iter_mut().find_map(|queue| queue.calls.get_mut(&id))
     }
 
@@ -262,15 +284,15 @@ impl Queues {
         self.waiting
     }
 
-    fn slots(&self) -> Vec<Arc<WaitSlot>> {
+    fn slots(&self) -> Vec<Arc<WaitSlot<P>>> {
         self.queues.iter().flat_map(|queue| queue.calls.values().map(|call| Arc::clone(&call.slot))).collect()
     }
 }
 
-impl Queue {
+impl<P: GivesPermits> Queue<P> {
     /// Serves the first call that there is capacity for. A call that only waits for peers it has
     /// not tried lets the next one pass.
-    fn serve_one(&mut self, wakers: &mut Vec<Waker>) -> Option<Call> {
+    fn serve_one(&mut self, wakers: &mut Vec<Waker>) -> Option<WaitingCall<P>> {
         let now = Instant::now();
         for (&id, call) in &self.calls {
             let Wanted { path, key, tried, .. } = &call.wanted;
@@ -288,22 +310,26 @@ impl Queue {
 }
 
 /// WaitSlot in which a waiting call receives its permit.
-#[derive(Debug, Default)]
-struct WaitSlot(Mutex<WaitSlotState>);
+struct WaitSlot<P: GivesPermits>(Mutex<WaitSlotState<P>>);
 
-#[derive(Debug, Default)]
-struct WaitSlotState {
-    picking: Option<Picking>,
+struct WaitSlotState<P: GivesPermits> {
+    picking: Option<Picking<P>>,
     closed: bool,
     waker: Option<Waker>,
 }
 
-impl WaitSlot {
-    fn lock(&self) -> MutexGuard<'_, WaitSlotState> {
+impl<P: GivesPermits> Default for WaitSlot<P> {
+    fn default() -> Self {
+        Self(Mutex::new(WaitSlotState { picking: None, closed: false, waker: None }))
+    }
+}
+
+impl<P: GivesPermits> WaitSlot<P> {
+    fn lock(&self) -> MutexGuard<'_, WaitSlotState<P>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hand_over(&self, picking: Picking) -> Option<Waker> {
+    fn hand_over(&self, picking: Picking<P>) -> Option<Waker> {
         let mut state = self.lock();
         state.picking = Some(picking);
         state.waker.take()
@@ -320,20 +346,19 @@ impl WaitSlot {
 }
 
 /// Queued call, until it is served or this is dropped.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    queue: Arc<WaitQueue>,
+pub(crate) struct Waiting<P: GivesPermits> {
+    queue: Arc<WaitQueue<P>>,
     id: u64,
-    slot: Arc<WaitSlot>,
+    slot: Arc<WaitSlot<P>>,
 }
 
 /// Error of a call that waited when the pool's task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PoolGone;
 
-impl Waiting {
+impl<P: GivesPermits> Waiting<P> {
     /// Polls until the call is served.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Picking, PoolGone>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Picking<P>, PoolGone>> {
         let mut state = self.slot.lock();
         if let Some(picking) = state.picking.take() {
             return Poll::Ready(Ok(picking));
@@ -364,7 +389,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl<P: GivesPermits> Drop for Waiting<P> {
     fn drop(&mut self) {
         self.queue.queues.enter(|queues| (queues.leave(self.id), queues.waiting), |queues| queues.waiting);
         // Dropped outside of the locks, since the returned permit serves the queue.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
-use waypost_http::{CallError, Config, FailureKind, ServiceChannel};
+use waypost_http::{CallError, ClientConfig, FailureKind, ServiceChannel};
 
 use crate::net::{Host, World, call};
 
@@ -104,9 +104,9 @@ async fn ten_calls(sender: &ServiceChannel, body: usize) -> Vec<Outcome> {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_line_says_so_by_number_and_by_bytes_and_empties() {
-    let mut by_number = Config::default();
+    let mut by_number = ClientConfig::default();
     by_number.waiting_calls = 7;
-    let mut by_bytes = Config::default();
+    let mut by_bytes = ClientConfig::default();
     by_bytes.waiting_bytes = 75_000;
     let cases = [
         (by_number, FailureKind::QueueFull, "too many calls wait for a node already"),

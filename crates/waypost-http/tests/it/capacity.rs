@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use waypost_core::record::Address;
 use waypost_core::registry::AnyRegistry;
-use waypost_http::{AddressPolicy, BoxIo, CallError, Config, Connect, Connecting, ResponseBody, ServiceChannel};
+use waypost_http::{AddressPolicy, BoxIo, CallError, ClientConfig, Connect, Connecting, ResponseBody, ServiceChannel};
 
 use crate::net::{World, begin, call};
 
@@ -217,7 +217,7 @@ impl Connect for Limited {
 async fn calls_at_limits(limits: &[u32]) -> usize {
     let server = Limited::new(limits[0], Duration::from_millis(20));
     let connect = server.clone();
-    let world = World::through(Config::default(), AnyRegistry::new, move |_| connect);
+    let world = World::through(ClientConfig::default(), AnyRegistry::new, move |_| connect);
     world.register("a").await;
     let sender = world.sender();
     sender.ready(LONG).await.unwrap();

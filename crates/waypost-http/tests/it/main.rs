@@ -2,11 +2,11 @@
 //! time.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
-
 mod absences;
 mod budgets;
 mod cancels;
 mod capacity;
+mod direct;
 mod drops;
 mod errors;
 mod events;
@@ -29,7 +29,6 @@ mod raw;
 mod refusals;
 mod runtimes;
 mod settings;
-mod single;
 mod subscriptions;
 mod subsets;
 mod support;

@@ -19,8 +19,8 @@ use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Address, Endpoint, Node, Service, keys};
 use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
 use waypost_http::{
-    AddressPolicy, BodyError, BoxError, BoxIo, CallError, ChannelConfig, Client, Config, Connect, Connecting, Protocol, Pushback,
-    ResponseBody, ResponseClass, ServedBy, ServiceChannel,
+    AddressPolicy, BodyError, BoxError, BoxIo, CallError, ChannelConfig, Client, ClientConfig, Connect, Connecting, Protocol,
+    Pushback, ResponseBody, ResponseClass, ServedBy, ServiceChannel,
 };
 
 use crate::freezing::Freezing;
@@ -37,16 +37,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self::with(Config::default())
+        Self::with(ClientConfig::default())
     }
 
-    pub(crate) fn with(config: Config) -> Self {
+    pub(crate) fn with(config: ClientConfig) -> Self {
         Self::through(config, AnyRegistry::new, |net| net)
     }
 
     /// Creates a client that uses the registry and the network through a test's wrappers.
     pub(crate) fn through<C: Connect>(
-        config: Config,
+        config: ClientConfig,
         registry: impl FnOnce(MemoryRegistry) -> AnyRegistry,
         connect: impl FnOnce(Net) -> C,
     ) -> Self {
@@ -101,7 +101,7 @@ impl World {
 
     /// Returns another client of the same registry and network.
     pub(crate) fn another_client(&self) -> Client {
-        Client::with_connect(AnyRegistry::new(self.memory.open()), Config::default(), self.net.clone())
+        Client::with_connect(AnyRegistry::new(self.memory.open()), ClientConfig::default(), self.net.clone())
     }
 
     pub(crate) fn sender(&self) -> ServiceChannel {

@@ -19,7 +19,7 @@ use waypost_core::registry::{
     AnyRegistry, DeregisterOptions, Event, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
 };
 use waypost_http::{
-    AddressPolicy, BodyError, BoxError, BoxIo, ChannelConfig, Config, Connect, Connecting, Protocol, ResponseClass,
+    AddressPolicy, BodyError, BoxError, BoxIo, ChannelConfig, ClientConfig, Connect, Connecting, Protocol, ResponseClass,
     ServiceChannel,
 };
 
@@ -126,7 +126,7 @@ impl Drop for ShakyIo {
 
 fn shaky() -> (World, Bomb) {
     let bomb = Bomb::default();
-    let world = World::through(Config::default(), AnyRegistry::new, |net| Shaky(net, bomb.clone()));
+    let world = World::through(ClientConfig::default(), AnyRegistry::new, |net| Shaky(net, bomb.clone()));
     (world, bomb)
 }
 
@@ -156,7 +156,7 @@ async fn a_connector_that_always_panics_is_named_and_backs_off() {
     }
 
     let dials = Arc::new(AtomicUsize::new(0));
-    let world = World::through(Config::default(), AnyRegistry::new, |_| Broken(Arc::clone(&dials)));
+    let world = World::through(ClientConfig::default(), AnyRegistry::new, |_| Broken(Arc::clone(&dials)));
     world.host("a").await;
     let error = world.sender().ready(Duration::from_secs(60)).await.unwrap_err();
     assert!(error.to_string().contains("panicked: no way"), "{error}");
@@ -320,7 +320,7 @@ async fn a_registry_that_panics_once_is_watched_again() {
         bomb.set(place);
         let inside = bomb.clone();
         let registry = |memory| AnyRegistry::new(ShakyRegistry(memory, inside));
-        let world = World::through(Config::default(), registry, |net| net);
+        let world = World::through(ClientConfig::default(), registry, |net| net);
         narrow(&world).await;
         let sender = world.sender();
         assert_well(&world, &sender, what).await;

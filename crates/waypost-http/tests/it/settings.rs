@@ -7,7 +7,7 @@ use std::panic;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use waypost_http::{CallError, ChannelConfig, Config, FailureKind, ServiceChannel};
+use waypost_http::{CallError, ChannelConfig, ClientConfig, FailureKind, ServiceChannel};
 
 use crate::net::{World, begin, call};
 
@@ -36,7 +36,7 @@ fn panics() -> usize {
 /// Settings of a client and its channel.
 #[derive(Default)]
 struct Settings {
-    client: Config,
+    client: ClientConfig,
     channel: ChannelConfig,
 }
 

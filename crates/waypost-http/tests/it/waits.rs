@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_http::{Config, FailureKind};
+use waypost_http::{ClientConfig, FailureKind};
 
 use crate::net::{World, begin, call, calls_at_once};
 
@@ -59,7 +59,7 @@ async fn the_deadline_covers_an_answer_that_never_comes_and_a_body_that_never_en
 
 #[tokio::test(start_paused = true)]
 async fn only_so_many_calls_wait() {
-    let mut config = Config::default();
+    let mut config = ClientConfig::default();
     config.waiting_calls = 3;
     let world = World::with(config);
     let sender = world.sender();

@@ -26,14 +26,14 @@ pub(crate) enum Hint {
 
 /// Source of signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum SignalSource {
     #[cfg(target_os = "linux")]
     Inotify,
     #[cfg(any(test, not(target_os = "linux")))]
     Polled,
 }
 
-impl Kind {
+impl SignalSource {
     /// Returns the best kind for this system.
     pub(crate) fn best() -> Self {
         #[cfg(target_os = "linux")]
@@ -53,15 +53,15 @@ pub(crate) enum Signals {
 impl Signals {
     /// Opens the signals, and creates the directory if it is gone. Without inotify resources, the
     /// directory is polled.
-    pub(crate) fn open(kind: Kind, folder: &Dir) -> Result<Self> {
+    pub(crate) fn open(kind: SignalSource, folder: &Dir) -> Result<Self> {
         folder.make()?;
         match kind {
             #[cfg(target_os = "linux")]
-            Kind::Inotify => {
+            SignalSource::Inotify => {
                 inotify::Inotify::open(folder).map_or_else(inotify::poll_instead, |inotify| Ok(Self::Inotify(inotify)))
             }
             #[cfg(any(test, not(target_os = "linux")))]
-            Kind::Polled => Ok(Self::Polled),
+            SignalSource::Polled => Ok(Self::Polled),
         }
     }
 

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::behavior::Behavior;
+use super::counters::Counters;
 use super::frame::{
     ACK, DATA, ENHANCE_YOUR_CALM, ERROR_CODES, Frame, GREATEST_ID, MAX_CONCURRENT_STREAMS, PING, PREFACE, REFUSED_STREAM,
     RST_STREAM, SETTINGS,
 };
-use super::server::Counters;
 
 /// Interval of the periodic actions of a behavior.
 const TICK: Duration = Duration::from_millis(20);

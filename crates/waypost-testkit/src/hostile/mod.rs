@@ -3,6 +3,7 @@
 
 mod behavior;
 mod connection;
+mod counters;
 mod frame;
 mod server;
 pub mod trial;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -13,18 +13,11 @@ use tokio::time::sleep;
 
 use super::behavior::{Behavior, Script};
 use super::connection::Connection;
+use super::counters::Counters;
 use crate::Port;
 
 /// Pause after a failed accept.
 const REST: Duration = Duration::from_millis(10);
-
-/// Counters of one server.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) accepted: AtomicU64,
-    pub(super) requests: AtomicU64,
-    pub(super) answered: AtomicU64,
-}
 
 /// TCP server on a port of 127.0.0.1 that implements HTTP/2 itself and misbehaves on purpose. A
 /// successful response is an empty gRPC message. When dropped, it closes everything.

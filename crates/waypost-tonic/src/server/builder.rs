@@ -26,18 +26,17 @@ const PENDING_RESETS: usize = 1000;
 pub struct Server;
 
 impl Server {
-    /// Returns a builder for a server of the service called `name` in the registry.
-    pub fn builder(name: impl Into<String>) -> ServerBuilder {
-        ServerBuilder::new(name.into())
+    /// Returns a builder for a server of the service called `name` in `registry`.
+    pub fn builder(name: impl Into<String>, registry: impl Into<AnyRegistry>) -> ServerBuilder {
+        ServerBuilder::new(name.into(), registry.into())
     }
 }
 
-/// Builder of a server. Only [`registry`](ServerBuilder::registry) is required. Without services the
-/// server answers `UNIMPLEMENTED`.
+/// Builder of a server. Without services the server answers `UNIMPLEMENTED`.
 #[must_use = "nothing is served until `start` or `serve`"]
 pub struct ServerBuilder {
     pub(super) name: String,
-    pub(super) registry: Option<AnyRegistry>,
+    pub(super) registry: AnyRegistry,
     pub(super) bind: String,
     pub(super) advertise: Option<String>,
     pub(super) allow_loopback: bool,
@@ -60,10 +59,10 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    fn new(name: String) -> Self {
+    fn new(name: String, registry: AnyRegistry) -> Self {
         Self {
             name,
-            registry: None,
+            registry,
             bind: "127.0.0.1:0".to_owned(),
             advertise: None,
             allow_loopback: false,
@@ -89,12 +88,6 @@ impl ServerBuilder {
     /// Sets the service's name in the registry, instead of the one passed to [`Server::builder`].
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
-        self
-    }
-
-    /// Sets the registry.
-    pub fn registry(mut self, registry: AnyRegistry) -> Self {
-        self.registry = Some(registry);
         self
     }
 
@@ -141,8 +134,10 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds an encoded protobuf `FileDescriptorSet`. The methods of its services are registered as
-    /// endpoints, and shown by reflection. Repeated calls add sets.
+    /// Adds an encoded protobuf `FileDescriptorSet`. The methods of those of its services that are
+    /// [added](Self::add_service) are registered as endpoints; reflection shows all. Repeated calls
+    /// add sets. If the record would exceed 64 KiB, the endpoints are registered without their
+    /// schemas, with a warning.
     pub fn descriptor(mut self, file_descriptor_set: &[u8]) -> Self {
         self.descriptor.extend_from_slice(file_descriptor_set);
         self

@@ -26,7 +26,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Call<S::Future>;
+    type Future = HandlerCall<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.0.poll_ready(cx)
@@ -35,21 +35,21 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let timeout = timeout(request.headers());
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Call { deadline: None, inner: None };
+            return HandlerCall { deadline: None, inner: None };
         }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Call { deadline, inner: Some(self.0.call(request)) }
+        HandlerCall { deadline, inner: Some(self.0.call(request)) }
     }
 }
 
 /// Response future of a call. Without an inner future, the answer is `DEADLINE_EXCEEDED`.
-pub(super) struct Call<F> {
+pub(super) struct HandlerCall<F> {
     /// Deadline of the call until the first poll. From then on tonic enforces it.
     deadline: Option<Instant>,
     inner: Option<F>,
 }
 
-impl<F: Future<Output = Result<Response<Body>, Infallible>> + Unpin> Future for Call<F> {
+impl<F: Future<Output = Result<Response<Body>, Infallible>> + Unpin> Future for HandlerCall<F> {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

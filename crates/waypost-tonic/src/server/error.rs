@@ -9,12 +9,6 @@ use waypost_core::registry;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Missing registry. Give one with `.registry(..)`.
-    #[error("server {service:?} has no registry; give it one with .registry(..)")]
-    NoRegistry {
-        /// Name of the service.
-        service: String,
-    },
     /// Address that cannot be listened on. Give another with `.bind(..)`, or port 0 for any.
     #[error("cannot listen on {address}")]
     Bind {

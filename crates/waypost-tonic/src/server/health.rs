@@ -14,12 +14,12 @@ pub const REGISTRATION: &str = "waypost.registration";
 
 /// Health of a server, its services, and its registration.
 #[derive(Clone, Debug)]
-pub(super) struct Health {
+pub(super) struct HealthServices {
     reporter: HealthReporter,
     services: Vec<&'static str>,
 }
 
-impl Health {
+impl HealthServices {
     pub(super) fn new(reporter: HealthReporter, services: Vec<&'static str>) -> Self {
         Self { reporter, services }
     }

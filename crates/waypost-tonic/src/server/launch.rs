@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, keys};
 use waypost_core::registrar::Registration;
-use waypost_core::registry::{AnyRegistry, Registry};
+use waypost_core::registry::AnyRegistry;
 
 use super::address::{advertised, outbound};
-use super::health::Health;
+use super::health::HealthServices;
 use super::hooks::Hooks;
 use super::run::{Order, Run};
 use super::signals::Signals;
@@ -68,7 +68,7 @@ impl ServerBuilder {
     /// Binds, serves, and begins to register; returns the hooks to run after that. If dropped
     /// before it returns, nothing is left.
     async fn launch(mut self) -> Result<(ServerHandle, Hooks), Error> {
-        let registry = self.registry.clone().ok_or_else(|| Error::NoRegistry { service: self.name.clone() })?;
+        let registry = self.registry.clone();
         let endpoints = descriptor::endpoints(&self.descriptor).map_err(|error| Error::Descriptor(error.into()))?;
         self.before_start.take().run().await?;
         let bind = |source| Error::Bind { address: self.bind.clone(), source };
@@ -76,7 +76,11 @@ impl ServerBuilder {
         let address = listener.local_addr().map_err(bind)?;
         let node = self.node(&registry, address)?;
         let (name, advertised, node_id) = (self.name.clone(), node.address.clone(), node.id.clone());
-        let service = self.service(endpoints, node);
+        let mut service = self.service(endpoints, node);
+        let length = service.record_len();
+        if service.trim() {
+            tracing::warn!(service = name, length, "record too long; registering endpoints without schemas");
+        }
         let after_start = self.after_start.take();
         let (orders, order) = watch::channel(Order::Serve);
         let run = self.run(registry, service, listener, order).await?;
@@ -101,7 +105,10 @@ impl ServerBuilder {
         Ok(node)
     }
 
-    fn service(&self, endpoints: Vec<Endpoint>, node: Node) -> Service {
+    /// Returns the record: the endpoints of the services that were added, of all that are described.
+    fn service(&self, mut endpoints: Vec<Endpoint>, node: Node) -> Service {
+        let is_added = |path: &str| path.split('/').nth(1).is_some_and(|service| self.services.contains(&service));
+        endpoints.retain(|endpoint| endpoint.metadata.get(keys::PATH).is_none_or(is_added));
         let nodes = NilableVec::from(vec![node]);
         Service {
             version: self.version.clone(),
@@ -120,7 +127,7 @@ impl ServerBuilder {
     ) -> Result<Run, Error> {
         let health = self.add_health().await;
         self.add_reflection()?;
-        let mut registration = Registration::builder(registry, service).config(self.register);
+        let mut registration = Registration::builder(registry, service).config(self.register).allow_loopback(self.allow_loopback);
         if let Some(check) = self.check {
             registration = registration.check(check);
         }
@@ -137,13 +144,13 @@ impl ServerBuilder {
         })
     }
 
-    async fn add_health(&mut self) -> Option<Health> {
+    async fn add_health(&mut self) -> Option<HealthServices> {
         if !self.health {
             return None;
         }
         let (reporter, service) = tonic_health::server::health_reporter();
         self.routes.add_service(service);
-        let health = Health::new(reporter, self.services.clone());
+        let health = HealthServices::new(reporter, self.services.clone());
         health.serving().await;
         Some(health)
     }

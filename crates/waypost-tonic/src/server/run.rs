@@ -16,7 +16,7 @@ use waypost_core::registry;
 use super::Error;
 use super::connection::ConnectionGuard;
 use super::deadline::Deadlines;
-use super::health::Health;
+use super::health::HealthServices;
 use super::hooks::Hooks;
 
 /// Maximum time of each step of a stop that was ordered twice, and for aborted connections to end.
@@ -38,7 +38,7 @@ pub(super) struct Run {
     pub(super) listener: TcpListener,
     pub(super) orders: watch::Receiver<Order>,
     pub(super) registration: Arc<Registration>,
-    pub(super) health: Option<Health>,
+    pub(super) health: Option<HealthServices>,
     pub(super) before_stop: Hooks,
     pub(super) after_stop: Hooks,
     pub(super) drain_timeout: Duration,
@@ -102,7 +102,7 @@ async fn serve_until(
 fn drain(
     registration: &Registration,
     mut orders: watch::Receiver<Order>,
-    health: Option<Health>,
+    health: Option<HealthServices>,
     before_stop: Hooks,
     limit: Duration,
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -119,7 +119,7 @@ fn drain(
 async fn graceful_shutdown(
     drain: impl Future<Output = ()>,
     mut orders: watch::Receiver<Order>,
-    health: Option<Health>,
+    health: Option<HealthServices>,
     stopping: oneshot::Sender<()>,
 ) {
     tokio::select! {
@@ -151,7 +151,7 @@ async fn ordered(orders: &mut watch::Receiver<Order>, order: Order) {
     }
 }
 
-async fn follow(health: Option<&Health>, registration: &Registration) -> Infallible {
+async fn follow(health: Option<&HealthServices>, registration: &Registration) -> Infallible {
     if let Some(health) = health {
         health.follow(registration.watch()).await;
     }

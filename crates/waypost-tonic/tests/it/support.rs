@@ -132,9 +132,8 @@ impl Town {
     /// Starts a registered server of both services under the name `greeter`.
     pub(crate) async fn server(&self, name: &str) -> (ServerHandle, Service) {
         let service = Service { name: name.to_owned(), ..Service::default() };
-        let running = Server::builder("greeter")
+        let running = Server::builder("greeter", self.registry())
             .id(name)
-            .registry(self.registry())
             .bind("127.0.0.1:0")
             .descriptor(greeter::FILE_DESCRIPTOR_SET)
             .descriptor(parrot::FILE_DESCRIPTOR_SET)

@@ -16,7 +16,7 @@
 //! # #[cfg(feature = "tonic")]
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
 //! let cli = Cli::parse();
-//! let server = waypost::Server::builder("greeter").version("1.2.0").registry(cli.registry.connect().await?);
+//! let server = waypost::Server::builder("greeter", cli.registry.connect().await?).version("1.2.0");
 //! cli.server.apply(server)?.serve().await?;
 //! # Ok(()) }
 //! ```

@@ -1,6 +1,6 @@
 //! URLs of registries, and the errors of invalid ones.
 
-use waypost::{Registry, connect};
+use waypost::connect;
 
 async fn error(url: &str) -> String {
     connect(url).await.unwrap_err().to_string()

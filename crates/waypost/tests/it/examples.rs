@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use waypost::record::Service;
-use waypost::{AnyRegistry, Registry, connect};
+use waypost::{AnyRegistry, connect};
 use waypost_testkit::{Child, Program};
 
 const LONG: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tonic::{Request, Response, Status};
-use waypost::{Client, Registry, Server, connect};
+use waypost::{Client, Server, connect};
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
@@ -41,8 +41,7 @@ fn tasks() -> usize {
 async fn live(url: &str) {
     let ours = connect(url).await.unwrap();
     let theirs = connect(url).await.unwrap();
-    let mut running = Server::builder("greeter")
-        .registry(ours.clone())
+    let mut running = Server::builder("greeter", ours.clone())
         .descriptor(FILE_DESCRIPTOR_SET)
         .add_service(GreeterServer::new(Polite))
         .start()

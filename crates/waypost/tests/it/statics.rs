@@ -39,9 +39,8 @@ impl Thread {
         let (stop, stopped) = oneshot::channel::<()>();
         std::thread::spawn(move || {
             runtime().block_on(async move {
-                let server = Server::builder("greeter")
+                let server = Server::builder("greeter", registry)
                     .id(name)
-                    .registry(registry)
                     .bind("127.0.0.1:0")
                     .descriptor(FILE_DESCRIPTOR_SET)
                     .add_service(GreeterServer::new(Named(name)))

@@ -18,13 +18,13 @@ const REMEDY: &str = "get one: apt-get install etcd-server, or cargo xtask etcd;
 
 /// etcd binary of a known version.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Binary {
+pub(super) struct EtcdBinary {
     pub(super) path: PathBuf,
     /// Version, such as 3.4.23.
     pub(super) version: String,
 }
 
-impl fmt::Display for Binary {
+impl fmt::Display for EtcdBinary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "etcd {} ({})", self.version, self.path.display())
     }
@@ -35,7 +35,7 @@ impl fmt::Display for Binary {
 ///
 /// # Errors
 /// [`CliError`] if there is none, or it does not run; the text says what to do.
-pub(super) async fn etcd() -> Result<Binary, CliError> {
+pub(super) async fn etcd() -> Result<EtcdBinary, CliError> {
     let none =
         || CliError::registry("this machine has no etcd: none is named in WAYPOST_ETCD, on the PATH or built").next(REMEDY);
     let path = choose(|name| std::env::var_os(name)).ok_or_else(none)?;
@@ -45,7 +45,7 @@ pub(super) async fn etcd() -> Result<Binary, CliError> {
     let output = timeout(ANSWER, command.output()).await.map_err(|_| failed("it does not say its version"))?;
     let output = output.map_err(|error| failed(&error.to_string()))?;
     let version = version(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| failed("it tells no version of etcd"))?;
-    Ok(Binary { path, version })
+    Ok(EtcdBinary { path, version })
 }
 
 fn choose(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::KeeperOutput;
-use super::port::Port;
+use super::port::ReservedPort;
 use crate::error::CliError;
 use crate::output;
 use crate::signals::Signals;
@@ -33,7 +33,7 @@ pub(in crate::demo) struct KeeperArgs {
 pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let folder = TempDir::with_prefix("waypost-demo-etcd-")?;
-    let ports = [Port::take()?, Port::take()?];
+    let ports = [ReservedPort::take()?, ReservedPort::take()?];
     let mut etcd = command(&args.etcd, folder.path(), &ports).spawn()?;
     let ended = tokio::select! {
         ended = follow(&mut etcd, &ports[0]) => ended,
@@ -48,7 +48,7 @@ pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), CliError> {
     }
 }
 
-fn command(etcd: &Path, folder: &Path, [client, peer]: &[Port; 2]) -> Command {
+fn command(etcd: &Path, folder: &Path, [client, peer]: &[ReservedPort; 2]) -> Command {
     let (client, peer) = (client.address, peer.address);
     let mut command = Command::new(etcd);
     command.args(["--name=demo", "--logger=zap", "--log-outputs=stdout"]).arg(format!("--data-dir={}", folder.display())).args([
@@ -70,7 +70,7 @@ fn command(etcd: &Path, folder: &Path, [client, peer]: &[Port; 2]) -> Command {
 }
 
 /// Reads all output of etcd, reports when it serves, and returns the reason why it ended.
-async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, CliError> {
+async fn follow(etcd: &mut Child, client: &ReservedPort) -> Result<Option<String>, CliError> {
     let (Some(stdout), Some(stderr)) = (etcd.stdout.take(), etcd.stderr.take()) else { return Ok(None) };
     let (mut log, mut errors) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
     let (mut serves, mut complaint) = (false, None);
@@ -92,14 +92,14 @@ async fn follow(etcd: &mut Child, client: &Port) -> Result<Option<String>, CliEr
 /// Returns the error that a line reports, if any.
 fn told(line: &str) -> Option<String> {
     #[derive(Deserialize)]
-    struct Logged {
+    struct KeeperLog {
         level: String,
         msg: String,
         error: Option<String>,
     }
-    match serde_json::from_str::<Logged>(line) {
+    match serde_json::from_str::<KeeperLog>(line) {
         Ok(logged) if matches!(logged.level.as_str(), "debug" | "info" | "warn") => None,
-        Ok(Logged { msg, error, .. }) => Some(error.map_or_else(|| msg.clone(), |error| format!("{msg}: {error}"))),
+        Ok(KeeperLog { msg, error, .. }) => Some(error.map_or_else(|| msg.clone(), |error| format!("{msg}: {error}"))),
         Err(_) => Some(line.to_owned()).filter(|line| !line.trim().is_empty()),
     }
 }

@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn registration(registry: &Scripted) -> Registration {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:7000"));
+    service.nodes.push(Node::with_id("greeter", "1", "10.0.0.7:7000"));
     Registration::builder(AnyRegistry::new(registry.clone()), service).start().unwrap()
 }
 
@@ -53,7 +53,7 @@ fn why(registration: &Registration) -> String {
 #[test]
 fn a_start_outside_a_runtime_is_an_error() {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:7000"));
+    service.nodes.push(Node::with_id("greeter", "1", "10.0.0.7:7000"));
     let builder = Registration::builder(AnyRegistry::new(Scripted::new(Mood::Well)), service);
     insta::assert_snapshot!(builder.start().unwrap_err(), @"registration: cannot start outside a tokio runtime; call start inside one");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::registrar::event::{Action, Event, Failure, FailureKind, Lane, Work};
+use crate::registrar::event::{Action, Event, Lane, Work, WorkFailure, WorkFailureKind};
 use crate::registrar::machine::{Machine, Setup};
 use crate::registrar::{Config, State};
 
@@ -14,8 +14,8 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn failure(kind: FailureKind) -> Failure {
-    Failure { kind, why: "no".to_owned() }
+fn failure(kind: WorkFailureKind) -> WorkFailure {
+    WorkFailure { kind, why: "no".to_owned() }
 }
 
 /// Machine and its clock.
@@ -94,7 +94,7 @@ fn heartbeats_keep_to_the_pulse_whenever_the_first_came() {
             bench.step(ms(100), Event::Registered(Ok(())));
         }
         bench.tick();
-        bench.step(ms(0), Event::Registered(Err(failure(FailureKind::Unreachable))));
+        bench.step(ms(0), Event::Registered(Err(failure(WorkFailureKind::Unreachable))));
         bench.tick();
         bench.step(ms(0), Event::Registered(Ok(())));
         assert_eq!(bench.tick().1, start(Work::Register));
@@ -107,27 +107,30 @@ fn failures_back_off_and_are_told_once() {
     let mut bench = Bench::new(false);
     bench.step(ms(0), Event::Tick);
     let failing = State::Failing { since: bench.at(0), why: "no".to_owned(), registered_before: false };
-    assert_eq!(bench.step(ms(0), Event::Registered(Err(failure(FailureKind::Unreachable)))), [Action::SetState(failing)]);
+    assert_eq!(bench.step(ms(0), Event::Registered(Err(failure(WorkFailureKind::Unreachable)))), [Action::SetState(failing)]);
     let mut waits = Vec::new();
     for _ in 0..8 {
         let (wait, actions) = bench.tick();
         waits.push(wait);
         assert_eq!(actions, start(Work::Register));
-        assert_eq!(bench.step(ms(0), Event::Registered(Err(failure(FailureKind::Unreachable)))), []);
+        assert_eq!(bench.step(ms(0), Event::Registered(Err(failure(WorkFailureKind::Unreachable)))), []);
     }
     assert_eq!(waits, [25, 50, 100, 200, 400, 800, 1000, 1000], "half of 50 ms, doubled up to 2 s");
     bench.tick();
     bench.step(ms(0), Event::Registered(Ok(())));
     bench.tick();
-    bench.step(ms(0), Event::Registered(Err(failure(FailureKind::Denied))));
+    bench.step(ms(0), Event::Registered(Err(failure(WorkFailureKind::Denied))));
     assert_eq!(bench.tick().0, 25, "a success resets it");
 }
 
 #[test]
 fn the_first_retry_after_a_loss_is_spread_and_a_refusal_is_not() {
-    for (kind, wait) in
-        [(FailureKind::Unreachable, 1500), (FailureKind::Denied, 25), (FailureKind::Conflict, 25), (FailureKind::Permanent, 5000)]
-    {
+    for (kind, wait) in [
+        (WorkFailureKind::Unreachable, 1500),
+        (WorkFailureKind::Denied, 25),
+        (WorkFailureKind::Conflict, 25),
+        (WorkFailureKind::Permanent, 5000),
+    ] {
         let mut bench = Bench::new(false);
         bench.registered();
         bench.tick();
@@ -167,7 +170,7 @@ fn a_change_is_written_at_once_and_a_flood_of_them_no_faster_than_the_shortest_b
 fn a_change_while_failing_waits_for_the_retry() {
     let mut bench = Bench::new(false);
     bench.step(ms(0), Event::Tick);
-    bench.step(ms(0), Event::Registered(Err(failure(FailureKind::Unreachable))));
+    bench.step(ms(0), Event::Registered(Err(failure(WorkFailureKind::Unreachable))));
     assert_eq!(bench.step(ms(1), Event::Changed), []);
     assert_eq!(bench.tick(), (24, start(Work::Register)));
 }
@@ -287,10 +290,10 @@ fn a_node_that_was_never_written_has_nothing_to_take_out() {
 #[test]
 fn a_record_that_was_never_taken_needs_no_deregister() {
     for (kind, asks) in [
-        (FailureKind::Permanent, false),
-        (FailureKind::Denied, false),
-        (FailureKind::Conflict, false),
-        (FailureKind::Unreachable, true),
+        (WorkFailureKind::Permanent, false),
+        (WorkFailureKind::Denied, false),
+        (WorkFailureKind::Conflict, false),
+        (WorkFailureKind::Unreachable, true),
     ] {
         let mut bench = Bench::new(false);
         bench.step(ms(0), Event::Tick);
@@ -303,7 +306,7 @@ fn a_record_that_was_never_taken_needs_no_deregister() {
 
 #[test]
 fn a_refused_deregister_ends_the_leave_at_once() {
-    for kind in [FailureKind::Permanent, FailureKind::Denied] {
+    for kind in [WorkFailureKind::Permanent, WorkFailureKind::Denied] {
         let mut bench = Bench::new(false);
         bench.registered();
         let leaves = [Action::SetState(State::Leaving), Action::Start(Work::Deregister)];
@@ -319,9 +322,9 @@ fn a_deregister_of_an_unhealthy_node_is_retried() {
     bench.tick();
     bench.step(ms(0), Event::Registered(Ok(())));
     bench.step(ms(0), Event::Checked(Err("full".to_owned())));
-    assert_eq!(bench.step(ms(0), Event::Deregistered(Err(failure(FailureKind::Unreachable)))), []);
+    assert_eq!(bench.step(ms(0), Event::Deregistered(Err(failure(WorkFailureKind::Unreachable)))), []);
     assert_eq!(bench.tick(), (25, start(Work::Deregister)));
-    assert_eq!(bench.step(ms(0), Event::Deregistered(Err(failure(FailureKind::Conflict)))), [], "what is not ours is out");
+    assert_eq!(bench.step(ms(0), Event::Deregistered(Err(failure(WorkFailureKind::Conflict)))), [], "what is not ours is out");
     assert_eq!(bench.tick(), (4975, start(Work::Check)));
 }
 
@@ -349,7 +352,7 @@ fn leaving_gives_up_a_check_and_retries_a_deregister() {
     bench.step(ms(0), Event::Registered(Ok(())));
     let leaves = [Action::SetState(State::Leaving), Action::Abandon(Lane::Check), Action::Start(Work::Deregister)];
     assert_eq!(bench.step(ms(10), Event::Leave), leaves);
-    assert_eq!(bench.step(ms(0), Event::Deregistered(Err(failure(FailureKind::Unreachable)))), []);
+    assert_eq!(bench.step(ms(0), Event::Deregistered(Err(failure(WorkFailureKind::Unreachable)))), []);
     assert_eq!(bench.tick(), (25, start(Work::Deregister)));
     assert_eq!(bench.step(ms(0), Event::Leave), [], "once is enough");
     let end = [Action::SetState(State::Left), Action::Finish { out: true }];

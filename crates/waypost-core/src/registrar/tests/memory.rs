@@ -25,7 +25,7 @@ async fn a_removed_record_is_back_within_an_interval_and_a_standing_one_costs_no
     let mut watcher = registry.watch(&WatchOptions::service("greeter")).await.unwrap();
     assert_eq!(next(&mut watcher).await, Event::Reset(vec![]));
     let handle = AnyRegistry::new(registry.open());
-    let registration = Registration::builder(handle.clone(), greeter("127.0.0.1:7000")).start().unwrap();
+    let registration = Registration::builder(handle.clone(), greeter("10.0.0.7:7000")).start().unwrap();
     let Event::Created(first) = next(&mut watcher).await else { panic!() };
     sleep(Duration::from_secs(60)).await;
     assert_eq!(registry.faults().writes(), 1, "it stands for four ttls, written once");
@@ -45,7 +45,7 @@ async fn a_removed_record_is_back_within_an_interval_and_a_standing_one_costs_no
 async fn an_outage_longer_than_the_ttl_is_over_within_its_back_off() {
     let registry = MemoryRegistry::new();
     let handle = AnyRegistry::new(registry.open());
-    let registration = Registration::builder(handle, greeter("127.0.0.1:7000")).start().unwrap();
+    let registration = Registration::builder(handle, greeter("10.0.0.7:7000")).start().unwrap();
     registration.registered().await.unwrap();
     registry.faults().set_unreachable(true);
     sleep(Duration::from_secs(60)).await;
@@ -60,12 +60,12 @@ async fn an_outage_longer_than_the_ttl_is_over_within_its_back_off() {
 async fn an_id_held_by_another_is_told_and_taken_when_it_is_free() {
     let registry = MemoryRegistry::new();
     let (first, second) = (AnyRegistry::new(registry.open()), AnyRegistry::new(registry.open()));
-    let holder = Registration::builder(first, greeter("127.0.0.1:7000")).start().unwrap();
+    let holder = Registration::builder(first, greeter("10.0.0.7:7000")).start().unwrap();
     holder.registered().await.unwrap();
     let other = Registration::builder(second, greeter("127.0.0.1:7001")).start().unwrap();
     let mut watch = other.watch();
     let failing = watch.wait_for(|state| state.name() == "failing").await.unwrap().clone();
-    assert!(format!("{failing:?}").contains("127.0.0.1:7000"), "it names the holder: {failing:?}");
+    assert!(format!("{failing:?}").contains("10.0.0.7:7000"), "it names the holder: {failing:?}");
     sleep(Duration::from_secs(30)).await;
     assert!(holder.state().is_registered(), "nobody fights over an id");
     holder.close().await.unwrap();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use crate::registrar::Config;
-use crate::registrar::event::{Action, Event, Failure, FailureKind, Lane, Work};
+use crate::registrar::event::{Action, Event, Lane, Work, WorkFailure, WorkFailureKind};
 use crate::registrar::machine::{Machine, Setup};
 
 /// Random input of a machine: the time since the last one, the lane that ends and its result, an
@@ -16,17 +16,17 @@ use crate::registrar::machine::{Machine, Setup};
 struct Turn {
     after: u64,
     check_first: bool,
-    answer: Option<Option<FailureKind>>,
+    answer: Option<Option<WorkFailureKind>>,
     other: Option<bool>,
     chance: f64,
 }
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
     let kind = prop_oneof![
-        Just(FailureKind::Unreachable),
-        Just(FailureKind::Conflict),
-        Just(FailureKind::Denied),
-        Just(FailureKind::Permanent)
+        Just(WorkFailureKind::Unreachable),
+        Just(WorkFailureKind::Conflict),
+        Just(WorkFailureKind::Denied),
+        Just(WorkFailureKind::Permanent)
     ];
     let answer = proptest::option::weighted(0.8, proptest::option::of(kind));
     let other = proptest::option::weighted(0.1, proptest::bool::weighted(0.2));
@@ -139,7 +139,7 @@ impl Model {
     }
 
     /// Ends the work of one lane, if there is any, with this result.
-    fn ends(&mut self, check_first: bool, kind: Option<FailureKind>) -> Option<Event> {
+    fn ends(&mut self, check_first: bool, kind: Option<WorkFailureKind>) -> Option<Event> {
         let lanes = if check_first { [Lane::Check, Lane::Request] } else { [Lane::Request, Lane::Check] };
         let work = lanes.into_iter().find_map(|lane| self.lane(lane).take())?;
         if work == Work::Check {
@@ -156,8 +156,8 @@ fn lane_of(work: Work) -> Lane {
     }
 }
 
-fn answer(work: Work, kind: Option<FailureKind>) -> Event {
-    let result = kind.map_or(Ok(()), |kind| Err(Failure { kind, why: "no".to_owned() }));
+fn answer(work: Work, kind: Option<WorkFailureKind>) -> Event {
+    let result = kind.map_or(Ok(()), |kind| Err(WorkFailure { kind, why: "no".to_owned() }));
     match work {
         Work::Check => Event::Checked(result.map_err(|failure| failure.why)),
         Work::Register => Event::Registered(result),

@@ -15,7 +15,7 @@ use crate::registry::{AnyRegistry, Error};
 
 fn service() -> Service {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:7000"));
+    service.nodes.push(Node::with_id("greeter", "1", "10.0.0.7:7000"));
     service
 }
 
@@ -365,4 +365,30 @@ async fn a_registration_is_of_one_node_with_settings_that_can_work() {
     insta::assert_snapshot!(late.unwrap_err(),
         @"registration ttl: 5s must be more than the interval, 6s, or the record comes and goes");
     assert_eq!(alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_no_client_can_dial_is_an_error_at_the_start() {
+    let registry = Scripted::new(Mood::Well);
+    let start = |address: &str, loopback: bool| {
+        let mut service = service();
+        let mut node = service.nodes[0].clone();
+        node.address = address.to_owned();
+        service.nodes = vec![node].into();
+        let builder = Registration::builder(registry.clone(), service).allow_loopback(loopback);
+        builder.start().map(drop).map_err(|error| error.to_string())
+    };
+    for address in ["0.0.0.0:42201", "[::]:42201", "[::ffff:0.0.0.0]:1"] {
+        for loopback in [false, true] {
+            let error = start(address, loopback).unwrap_err();
+            assert!(error.contains("is every interface, which no client can dial"), "{error}");
+        }
+    }
+    for address in ["127.0.0.1:42201", "127.8.8.8:1", "[::1]:1", "localhost:1"] {
+        let error = start(address, false).unwrap_err();
+        assert!(error.contains("is loopback") && error.contains("allow_loopback(true)"), "{error}");
+        start(address, true).unwrap();
+    }
+    start("10.0.0.7:42201", false).unwrap();
+    start("greeter.example:80", false).unwrap();
 }

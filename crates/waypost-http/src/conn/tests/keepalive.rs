@@ -184,6 +184,7 @@ async fn durations_without_end_mean_never() {
         proof_timeout: Duration::MAX,
         ping_timeout: Duration::MAX,
         close_timeout: Duration::MAX,
+        silence: Silence::Sparse,
     };
     let (mut keep_alive, at) = keep_alive(&config);
     keep_alive.step(at(0), opened());
@@ -221,4 +222,21 @@ async fn the_next_wake_is_always_acted_on() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_period_of_silence_is_probed_again_and_again_without_a_budget() {
+    let period = Duration::from_secs(6);
+    let (mut keep_alive, at) = keep_alive(&ConnectionConfig { silence: Silence::Every(period), ..ConnectionConfig::default() });
+    let pings = quiet_pings(&mut keep_alive, &at, 120);
+    assert_eq!(pings.len(), 19, "{pings:?}");
+    assert!(pings.windows(2).all(|pair| (6..=7).contains(&(pair[1] - pair[0]))), "{pings:?}");
+    // Without calls in flight, none is sent.
+    keep_alive.step(at(121_000), pong(0));
+    assert_eq!(keep_alive.step(at(600_000), read(Activity::default())), KeepAliveAction::None);
+    assert_eq!(keep_alive.next_wake(), None);
+    // An endless period is never over.
+    let (mut keep_alive, at) =
+        self::keep_alive(&ConnectionConfig { silence: Silence::Every(Duration::MAX), ..ConnectionConfig::default() });
+    assert_eq!(quiet_pings(&mut keep_alive, &at, 120), [0_u64; 0]);
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{PoolTask, lock, now};
 use crate::conn::{Connection, ConnectionEvent, Dialer, EventSender, Liveness};
+use crate::pool::PeerKey;
 use crate::pool::machine::{Action, ConnectionId, Event};
-use crate::pool::peer::PeerKey;
 
 impl PoolTask {
     pub(super) fn on_connection_event(&mut self, key: PeerKey, id: ConnectionId, event: ConnectionEvent) {

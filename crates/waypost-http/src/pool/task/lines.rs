@@ -4,8 +4,8 @@ use tokio::time::Instant;
 use waypost_core::peer::Exclusion;
 
 use super::{PoolTask, lock};
+use crate::pool::PeerKey;
 use crate::pool::log::{LogLine, Readiness, reasons};
-use crate::pool::peer::PeerKey;
 
 impl PoolTask {
     /// Logs a change of a node's readiness, if a line is due.

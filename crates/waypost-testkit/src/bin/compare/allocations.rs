@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use caller::{Caller, balance_list, ours};
 use serde_json::{Value, json};
-use servers::{Running, addresses};
+use servers::{RunningServer, addresses};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use waypost_testkit::report::{Result, exit, one_thread};
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 
 fn count() -> Result<Value> {
     let runtime = one_thread()?;
-    let servers = runtime.block_on(Running::plain(SERVERS))?;
+    let servers = runtime.block_on(RunningServer::plain(SERVERS))?;
     let addresses = addresses(&servers);
     let (client, mine) = runtime.block_on(ours(&addresses))?;
     let theirs = {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use waypost_testkit::report::{Figures, Result, one_thread};
 
 use crate::caller::{Caller, balance_list, ours};
-use crate::servers::{Running, addresses};
+use crate::servers::{RunningServer, addresses};
 
 const CALLS: usize = 3_000;
 const CALLERS: usize = 16;
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run() -> Result<Figures> {
     one_thread()?.block_on(async {
-        let servers = Running::plain(2).await?;
+        let servers = RunningServer::plain(2).await?;
         // Bound and never listening: no other process gets the port, and connections are refused.
         let dead = TcpSocket::new_v4()?;
         dead.bind(([127, 0, 0, 1], 0).into())?;

@@ -24,23 +24,23 @@ pub(crate) fn run() -> Result<Figures> {
 }
 
 /// Result of a call with a deadline, and the time it took.
-struct Ended {
+struct EmptyEnd {
     after: Duration,
     how: String,
 }
 
-async fn one_call(mut caller: impl Caller) -> Ended {
+async fn one_call(mut caller: impl Caller) -> EmptyEnd {
     let start = Instant::now();
     let how = match timeout(CAP, caller.hello(Some(DEADLINE))).await {
         Ok(Ok(())) => "answered".to_owned(),
         Ok(Err(status)) => format!("{:?}", status.code()),
         Err(_) => "still waiting".to_owned(),
     };
-    Ended { after: start.elapsed(), how }
+    EmptyEnd { after: start.elapsed(), how }
 }
 
-fn figures(waypost: &Ended, tonic: &Ended) -> Figures {
-    let ms = |ended: &Ended| ended.after.as_secs_f64() * 1e3;
+fn figures(waypost: &EmptyEnd, tonic: &EmptyEnd) -> Figures {
+    let ms = |ended: &EmptyEnd| ended.after.as_secs_f64() * 1e3;
     let table = format!(
         "no endpoint, a deadline of {} ms (given up after {} ms)\n  \
          waypost          {:>6.0} ms  {}\n  balance_channel  {:>6.0} ms  {}",
@@ -51,7 +51,7 @@ fn figures(waypost: &Ended, tonic: &Ended) -> Figures {
         ms(tonic),
         tonic.how,
     );
-    let side = |ended: &Ended| json!({ "after_ms": ms(ended).round(), "ended": ended.how });
+    let side = |ended: &EmptyEnd| json!({ "after_ms": ms(ended).round(), "ended": ended.how });
     let json = json!({
         "deadline_ms": DEADLINE.as_millis() as u64, "cap_ms": CAP.as_millis() as u64,
         "waypost": side(waypost), "balance_channel": side(tonic),

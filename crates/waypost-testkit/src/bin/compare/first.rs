@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use waypost::Registry;
 use waypost::record::{Node, Service};
 use waypost::registry::{Instance, RegisterOptions};
 use waypost_testkit::report::{Figures, Result, one_thread};
 
 use crate::caller::{Caller, SERVICE, ours_from};
-use crate::servers::Running;
+use crate::servers::RunningServer;
 
 const ROUNDS: usize = 20;
 const WITHIN: Duration = Duration::from_millis(50);
@@ -24,7 +23,7 @@ const BEFORE: Duration = Duration::from_millis(200);
 
 pub(crate) fn run() -> Result<Figures> {
     one_thread()?.block_on(async {
-        let servers = Running::plain(1).await?;
+        let servers = RunningServer::plain(1).await?;
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             rounds.push(one_round(&servers[0].address).await?);

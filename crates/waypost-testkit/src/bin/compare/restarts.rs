@@ -18,11 +18,11 @@ use tokio::time::{sleep, timeout};
 use tonic::transport::Endpoint;
 use tonic::transport::channel::Change;
 use waypost::AnyRegistry;
-use waypost::registry::{Event, Registry, WatchOptions};
+use waypost::registry::{Event, WatchOptions};
 use waypost_testkit::report::{Figures, Result, one_thread};
 
 use crate::caller::{Caller, SERVICE, balance_channel, balance_list, endpoint, ours_from};
-use crate::servers::{Kind, Running, addresses};
+use crate::servers::{RunningServer, ServerKind, addresses};
 
 const RUNS: usize = 5;
 const RESTARTS: usize = 6;
@@ -54,13 +54,13 @@ pub(crate) fn run() -> Result<Figures> {
 
 /// Results of one side's calls.
 #[derive(Debug, Default)]
-struct Tally {
+struct CallCounts {
     calls: u64,
     failed: u64,
     why: BTreeMap<String, u64>,
 }
 
-impl Tally {
+impl CallCounts {
     fn add(&mut self, other: &Self) {
         self.calls += other.calls;
         self.failed += other.failed;
@@ -70,15 +70,15 @@ impl Tally {
     }
 }
 
-type Run = [Tally; 3];
+type Run = [CallCounts; 3];
 
 async fn one_run(drain_delay: Duration) -> Result<Run> {
     let dir = tempfile::tempdir()?;
     let url = format!("local://{}", dir.path().display());
-    let kind = Kind::Registered { registry: &url, drain_delay };
+    let kind = ServerKind::Registered { registry: &url, drain_delay };
     let mut servers = Vec::new();
     for _ in 0..SERVERS {
-        servers.push(Running::start(kind, "127.0.0.1:0").await?);
+        servers.push(RunningServer::start(kind, "127.0.0.1:0").await?);
     }
     let registry = waypost::connect(&url).await?;
     let (client, mine) = ours_from(registry.clone())?;
@@ -102,14 +102,14 @@ async fn one_run(drain_delay: Duration) -> Result<Run> {
     Ok(tallies.into())
 }
 
-async fn restart_all(servers: &mut [Running], kind: Kind<'_>) -> Result<()> {
+async fn restart_all(servers: &mut [RunningServer], kind: ServerKind<'_>) -> Result<()> {
     let settle = Duration::from_millis(200);
     sleep(settle).await;
     for restart in 0..RESTARTS {
         let server = &mut servers[restart % SERVERS];
         server.child.sigterm()?;
         server.child.wait(STOP).await?;
-        *server = Running::start(kind, &server.address.clone()).await?;
+        *server = RunningServer::start(kind, &server.address.clone()).await?;
         sleep(settle).await;
     }
     Ok(())
@@ -138,20 +138,20 @@ async fn follow(registry: AnyRegistry, changes: mpsc::Sender<Change<String, Endp
 }
 
 /// Calls from all callers until `stop` is set.
-async fn call(caller: impl Caller, stop: &Arc<AtomicBool>) -> Tally {
+async fn call(caller: impl Caller, stop: &Arc<AtomicBool>) -> CallCounts {
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         callers.spawn(call_on(caller.clone(), Arc::clone(stop)));
     }
-    let mut sum = Tally::default();
+    let mut sum = CallCounts::default();
     for tally in callers.join_all().await {
         sum.add(&tally);
     }
     sum
 }
 
-async fn call_on(mut caller: impl Caller, stop: Arc<AtomicBool>) -> Tally {
-    let mut tally = Tally::default();
+async fn call_on(mut caller: impl Caller, stop: Arc<AtomicBool>) -> CallCounts {
+    let mut tally = CallCounts::default();
     while !stop.load(Relaxed) {
         tally.calls += 1;
         let why = match timeout(LIMIT, caller.hello(None)).await {
@@ -180,7 +180,7 @@ fn figures(rows: &[(Duration, Vec<Run>)]) -> Figures {
         // Writing to a string does not fail.
         let _ = write!(table, "\n  {drain_ms} ms between leaving the registry and GOAWAY");
         for (side, name) in SIDES.into_iter().enumerate() {
-            let mut sum = Tally::default();
+            let mut sum = CallCounts::default();
             runs.iter().for_each(|run| sum.add(&run[side]));
             let by_run: Vec<_> = runs.iter().map(|run| run[side].failed).collect();
             let _ = write!(table, "\n    {name:<16} {:>6} of {:>7}  {by_run:?}", sum.failed, sum.calls);
@@ -197,6 +197,6 @@ fn figures(rows: &[(Duration, Vec<Run>)]) -> Figures {
     }
 }
 
-fn tallied(sum: &Tally, by_run: &[u64]) -> Value {
+fn tallied(sum: &CallCounts, by_run: &[u64]) -> Value {
     json!({ "calls": sum.calls, "failed": sum.failed, "by_run": by_run, "why": sum.why })
 }

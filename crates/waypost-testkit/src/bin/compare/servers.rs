@@ -17,7 +17,7 @@ const START: Duration = Duration::from_secs(10);
 
 /// Kind of a server.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind<'a> {
+pub(crate) enum ServerKind<'a> {
     /// Server of tonic, not registered.
     Plain,
     /// Server of Waypost, registered; waits for `drain_delay` between leaving and GOAWAY.
@@ -26,18 +26,18 @@ pub(crate) enum Kind<'a> {
 
 /// Server process, and the address it listens on.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct RunningServer {
     pub(crate) child: Child,
     pub(crate) address: String,
 }
 
-impl Running {
+impl RunningServer {
     /// Starts a server; returns once it listens and, if it registers, is registered.
-    pub(crate) async fn start(kind: Kind<'_>, bind: &str) -> Result<Self> {
+    pub(crate) async fn start(kind: ServerKind<'_>, bind: &str) -> Result<Self> {
         let program = Program::new(std::env::current_exe()?).args(["server", bind]);
         let program = match kind {
-            Kind::Plain => program,
-            Kind::Registered { registry, drain_delay } => program.args([registry, &drain_delay.as_millis().to_string()]),
+            ServerKind::Plain => program,
+            ServerKind::Registered { registry, drain_delay } => program.args([registry, &drain_delay.as_millis().to_string()]),
         };
         let mut child = Child::start("server", &program)?;
         let address = child.line(START).await?;
@@ -48,14 +48,14 @@ impl Running {
     pub(crate) async fn plain(n: usize) -> Result<Vec<Self>> {
         let mut servers = Vec::new();
         for _ in 0..n {
-            servers.push(Self::start(Kind::Plain, "127.0.0.1:0").await?);
+            servers.push(Self::start(ServerKind::Plain, "127.0.0.1:0").await?);
         }
         Ok(servers)
     }
 }
 
 /// Returns the addresses that the servers listen on.
-pub(crate) fn addresses(servers: &[Running]) -> Vec<String> {
+pub(crate) fn addresses(servers: &[RunningServer]) -> Vec<String> {
     servers.iter().map(|server| server.address.clone()).collect()
 }
 
@@ -88,8 +88,7 @@ async fn serve_registered(bind: &str, registry: &str, drain_delay: Duration) -> 
     let mut register = waypost::registrar::Config::default();
     register.drain_delay = drain_delay;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut running = waypost::Server::builder(SERVICE)
-        .registry(waypost::connect(registry).await?)
+    let mut running = waypost::Server::builder(SERVICE, waypost::connect(registry).await?)
         .descriptor(FILE_DESCRIPTOR_SET)
         .bind(bind)
         .register(register)

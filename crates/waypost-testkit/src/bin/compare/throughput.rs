@@ -17,7 +17,7 @@ use waypost_testkit::paths;
 use waypost_testkit::report::{Figures, Result, median, one_thread, quantile, rounded};
 
 use crate::caller::{Caller, Ours, Theirs, balance_list, ours};
-use crate::servers::{Running, addresses};
+use crate::servers::{RunningServer, addresses};
 
 const SERVERS: usize = 4;
 const CALLERS: [usize; 2] = [64, 512];
@@ -27,7 +27,7 @@ const ROUND: Duration = Duration::from_secs(1);
 pub(crate) fn run(rounds: usize) -> Result<Figures> {
     let runtime = one_thread()?;
     let loads = runtime.block_on(async {
-        let servers = Running::plain(SERVERS).await?;
+        let servers = RunningServer::plain(SERVERS).await?;
         let addresses = addresses(&servers);
         let (client, mine) = ours(&addresses).await?;
         let theirs = balance_list(&addresses)?;
@@ -44,7 +44,7 @@ pub(crate) fn run(rounds: usize) -> Result<Figures> {
 
 /// Measurement of one side in one round.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct SideTurn {
     calls_per_s: f64,
     client_cpu_us: f64,
     server_cpu_us: f64,
@@ -52,28 +52,34 @@ struct Turn {
 
 /// Measurements of both sides in one round.
 #[derive(Clone, Copy, Debug)]
-struct Round {
-    waypost: Turn,
-    tonic: Turn,
+struct CompareRound {
+    waypost: SideTurn,
+    tonic: SideTurn,
 }
 
-async fn measure(mine: &Ours, theirs: &Theirs, servers: &[Running], callers: usize, rounds: usize) -> Result<Vec<Round>> {
+async fn measure(
+    mine: &Ours,
+    theirs: &Theirs,
+    servers: &[RunningServer],
+    callers: usize,
+    rounds: usize,
+) -> Result<Vec<CompareRound>> {
     turn(mine, servers, callers, WARM_UP).await?;
     turn(theirs, servers, callers, WARM_UP).await?;
     let mut measured = Vec::new();
     for round in 0..rounds {
         measured.push(if round % 2 == 0 {
             let tonic = turn(theirs, servers, callers, ROUND).await?;
-            Round { waypost: turn(mine, servers, callers, ROUND).await?, tonic }
+            CompareRound { waypost: turn(mine, servers, callers, ROUND).await?, tonic }
         } else {
             let waypost = turn(mine, servers, callers, ROUND).await?;
-            Round { waypost, tonic: turn(theirs, servers, callers, ROUND).await? }
+            CompareRound { waypost, tonic: turn(theirs, servers, callers, ROUND).await? }
         });
     }
     Ok(measured)
 }
 
-async fn turn(caller: &impl Caller, servers: &[Running], callers: usize, time: Duration) -> Result<Turn> {
+async fn turn(caller: &impl Caller, servers: &[RunningServer], callers: usize, time: Duration) -> Result<SideTurn> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     let (start, client_cpu, server_cpu) = (Instant::now(), client_cpu()?, server_cpu(servers)?);
@@ -90,7 +96,7 @@ async fn turn(caller: &impl Caller, servers: &[Running], callers: usize, time: D
     let (client_cpu, server_cpu) = (self::client_cpu()? - client_cpu, self::server_cpu(servers)? - server_cpu);
     let n = calls as f64;
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / n;
-    Ok(Turn { calls_per_s: n / took.as_secs_f64(), client_cpu_us: each(client_cpu), server_cpu_us: each(server_cpu) })
+    Ok(SideTurn { calls_per_s: n / took.as_secs_f64(), client_cpu_us: each(client_cpu), server_cpu_us: each(server_cpu) })
 }
 
 async fn call_on(mut caller: impl Caller, stop: Arc<AtomicBool>) -> Result<u64> {
@@ -108,7 +114,7 @@ fn client_cpu() -> Result<Duration> {
 }
 
 /// Returns the CPU time of the servers' threads, one each.
-fn server_cpu(servers: &[Running]) -> Result<Duration> {
+fn server_cpu(servers: &[RunningServer]) -> Result<Duration> {
     servers.iter().map(|server| on_cpu(&format!("/proc/{}/schedstat", server.child.pid()))).sum()
 }
 
@@ -128,7 +134,7 @@ async fn allocations() -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn figures(loads: &[(usize, Vec<Round>)], rounds: usize, allocations: &Value) -> Figures {
+fn figures(loads: &[(usize, Vec<CompareRound>)], rounds: usize, allocations: &Value) -> Figures {
     let mut table = format!("unary calls over {SERVERS} servers, median of {rounds} rounds (ratio: median of each round's)");
     let mut by_callers = Vec::new();
     for (callers, measured) in loads {
@@ -159,8 +165,8 @@ struct Figure {
     tonic: Vec<f64>,
 }
 
-fn field(rounds: &[Round], of: impl Fn(&Turn) -> f64) -> Figure {
-    let side = |side: fn(&Round) -> &Turn| rounds.iter().map(|round| of(side(round))).collect();
+fn field(rounds: &[CompareRound], of: impl Fn(&SideTurn) -> f64) -> Figure {
+    let side = |side: fn(&CompareRound) -> &SideTurn| rounds.iter().map(|round| of(side(round))).collect();
     Figure { waypost: side(|round| &round.waypost), tonic: side(|round| &round.tonic) }
 }
 

@@ -15,13 +15,13 @@ use tonic::codegen::tokio_stream::{StreamExt, once, pending};
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 use waypost::{AddressPolicy, TcpConnect};
-use waypost_http::BoxError;
-use waypost_http::single::{KeepAlive, Single, SingleBody};
+use waypost_http::direct::{DirectBody, DirectConnection};
+use waypost_http::{BoxError, ConnectionConfig};
 use waypost_testkit::report::Result;
 
 use crate::wire::{
-    Ask, KeyValue, Op, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest,
-    WatchRequest, WatchResponse,
+    Ask, BareKeyValue, BareOp, BarePutRequest, BareRangeRequest, BareRangeResponse, BareRequestOp, BareTxnRequest,
+    BareTxnResponse, BareWatchCreateRequest, BareWatchRequest, BareWatchResponse,
 };
 
 /// Key prefix of go-micro's records, and the first key after them.
@@ -32,7 +32,7 @@ const LONGEST_MESSAGE: usize = 256 << 20;
 
 /// Connection to one member.
 pub(crate) struct Bare {
-    single: Single,
+    single: DirectConnection,
     /// Task of the connection, which closes when it is dropped.
     _driver: JoinSet<()>,
 }
@@ -40,16 +40,17 @@ pub(crate) struct Bare {
 impl Bare {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
         let policy = AddressPolicy { loopback: true };
-        let (single, driver) = Single::connect(&TcpConnect, &address.to_string().parse()?, &policy, KeepAlive::default()).await?;
+        let (single, driver) =
+            DirectConnection::connect(&TcpConnect, &address.to_string().parse()?, &policy, &ConnectionConfig::default()).await?;
         let mut running = JoinSet::new();
         running.spawn(async move { drop(driver.run().await) });
         Ok(Self { single, _driver: running })
     }
 
     /// Returns all records, in one response.
-    pub(crate) async fn records(&self) -> Result<Vec<KeyValue>> {
-        let question = RangeRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into() };
-        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", question).await?;
+    pub(crate) async fn records(&self) -> Result<Vec<BareKeyValue>> {
+        let question = BareRangeRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into() };
+        let answer: BareRangeResponse = self.ask("/etcdserverpb.KV/Range", question).await?;
         Ok(answer.kvs)
     }
 
@@ -57,11 +58,11 @@ impl Bare {
     pub(crate) async fn put(&self, changes: &[(String, String)]) -> Result<()> {
         for batch in changes.chunks(BATCH) {
             let put = |(key, value): &(String, String)| {
-                let put = PutRequest { key: key.clone().into_bytes(), value: value.clone().into_bytes() };
-                RequestOp { op: Some(Op::Put(put)) }
+                let put = BarePutRequest { key: key.clone().into_bytes(), value: value.clone().into_bytes() };
+                BareRequestOp { op: Some(BareOp::Put(put)) }
             };
-            let question = TxnRequest { success: batch.iter().map(put).collect() };
-            let _: TxnResponse = self.ask("/etcdserverpb.KV/Txn", question).await?;
+            let question = BareTxnRequest { success: batch.iter().map(put).collect() };
+            let _: BareTxnResponse = self.ask("/etcdserverpb.KV/Txn", question).await?;
         }
         Ok(())
     }
@@ -69,9 +70,9 @@ impl Bare {
     /// Watches all records from `revision`, or from now on if it is 0; returns once etcd has
     /// created the watch.
     pub(crate) async fn watch(&self, revision: i64) -> Result<Watching> {
-        let create = WatchCreateRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into(), start_revision: revision };
-        let questions = once(WatchRequest { ask: Some(Ask::Create(create)) }).chain(pending());
-        let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
+        let create = BareWatchCreateRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into(), start_revision: revision };
+        let questions = once(BareWatchRequest { ask: Some(Ask::Create(create)) }).chain(pending());
+        let codec = ProstCodec::<BareWatchRequest, BareWatchResponse>::default();
         let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
         let answers = self.grpc().streaming(tonic::Request::new(questions), path, codec).await?;
         let mut watching = Watching(answers.into_inner());
@@ -89,28 +90,28 @@ impl Bare {
         Ok(answer.into_inner())
     }
 
-    fn grpc(&self) -> Grpc<Transport> {
-        Grpc::new(Transport(self.single.clone())).max_decoding_message_size(LONGEST_MESSAGE)
+    fn grpc(&self) -> Grpc<BareTransport> {
+        Grpc::new(BareTransport(self.single.clone())).max_decoding_message_size(LONGEST_MESSAGE)
     }
 }
 
 /// Stream of the events of records.
-pub(crate) struct Watching(Streaming<WatchResponse>);
+pub(crate) struct Watching(Streaming<BareWatchResponse>);
 
 impl Watching {
-    pub(crate) async fn next(&mut self) -> Result<WatchResponse> {
+    pub(crate) async fn next(&mut self) -> Result<BareWatchResponse> {
         let next = self.0.message().await?;
         Ok(next.ok_or_else(|| Status::unavailable("etcd ended the stream"))?)
     }
 }
 
 /// Connection as the transport that tonic requires.
-struct Transport(Single);
+struct BareTransport(DirectConnection);
 
-impl GrpcService<Body> for Transport {
-    type ResponseBody = SingleBody;
+impl GrpcService<Body> for BareTransport {
+    type ResponseBody = DirectBody;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = std::result::Result<Response<SingleBody>, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = std::result::Result<Response<DirectBody>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
         Poll::Ready(Ok(()))

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use waypost::record::{Node, Service};
-use waypost::{AnyRegistry, Registration, Registry};
+use waypost::{AnyRegistry, Registration};
 use waypost_etcd::{EtcdOptions, EtcdRegistry};
 use waypost_greeter::greeter::FILE_DESCRIPTOR_SET;
 use waypost_testkit::etcd::Etcd;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Registrations of one process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
+pub(crate) struct WatchLoad {
     /// Number of registries, each with a connection and a lease of its own.
     pub(crate) handles: usize,
     /// Number of services; each handle registers one node of each.
@@ -36,11 +36,11 @@ pub(crate) struct Load {
 
 /// Process with registrars.
 #[derive(Debug)]
-pub(crate) struct Running(Child);
+pub(crate) struct RunningFleet(Child);
 
-impl Running {
-    pub(crate) fn start(url: &str, load: Load) -> Result<Self> {
-        let Load { handles, services, first } = load;
+impl RunningFleet {
+    pub(crate) fn start(url: &str, load: WatchLoad) -> Result<Self> {
+        let WatchLoad { handles, services, first } = load;
         let numbers = [handles, services, first].map(|number| number.to_string());
         let program = Program::new(std::env::current_exe()?).args(["fleet", url]).args(numbers);
         Ok(Self(Child::start("fleet", &program)?))
@@ -110,10 +110,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let [url, numbers @ ..] = args else { return Err("fleet URL HANDLES SERVICES FIRST".into()) };
     let numbers = numbers.iter().map(|number| number.parse()).collect::<std::result::Result<Vec<usize>, _>>()?;
     let [handles, services, first] = numbers[..] else { return Err("fleet URL HANDLES SERVICES FIRST".into()) };
-    one_thread()?.block_on(serve(url, Load { handles, services, first }))
+    one_thread()?.block_on(serve(url, WatchLoad { handles, services, first }))
 }
 
-async fn serve(url: &str, load: Load) -> Result<()> {
+async fn serve(url: &str, load: WatchLoad) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let begun = Instant::now();
     let (registries, registrations) = register(url, load)?;
@@ -134,7 +134,7 @@ async fn serve(url: &str, load: Load) -> Result<()> {
     Ok(())
 }
 
-fn register(url: &str, load: Load) -> Result<(Vec<AnyRegistry>, Vec<Registration>)> {
+fn register(url: &str, load: WatchLoad) -> Result<(Vec<AnyRegistry>, Vec<Registration>)> {
     let (mut registries, mut registrations) = (Vec::new(), Vec::new());
     for handle in 0..load.handles {
         let registry = connect(url)?;

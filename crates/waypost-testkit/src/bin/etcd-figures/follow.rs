@@ -11,7 +11,6 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use waypost::Registry;
 use waypost::directory::{Config, Directory, Subscription};
 use waypost::record::Entry;
 use waypost_testkit::etcd::{Binary, Etcd, Options};

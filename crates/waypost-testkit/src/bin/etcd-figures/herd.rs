@@ -14,7 +14,7 @@ use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
 use waypost_testkit::report::{Figures, Result, rounded};
 
 use crate::bare::{Bare, Watching};
-use crate::fleet::{INTERVAL, Load, Running, url};
+use crate::fleet::{INTERVAL, RunningFleet, WatchLoad, url};
 
 const PROCESSES: usize = 4;
 const HANDLES: usize = 50;
@@ -33,7 +33,7 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let mut etcd = Etcd::start(binary, &Options::one()).await?;
     let mut fleet = Vec::new();
     for process in 0..PROCESSES {
-        fleet.push(Running::start(&url(&etcd), Load { handles: HANDLES, services: 1, first: process * HANDLES })?);
+        fleet.push(RunningFleet::start(&url(&etcd), WatchLoad { handles: HANDLES, services: 1, first: process * HANDLES })?);
     }
     for process in &mut fleet {
         process.registered().await?;

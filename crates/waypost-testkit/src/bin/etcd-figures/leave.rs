@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use waypost::Registration;
 use waypost::directory::{Config, Directory};
 use waypost::registry::WatchOptions;
-use waypost::{Registration, Registry};
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 use waypost_testkit::report::{Figures, Result, one_thread, rounded};
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
-use waypost::Registry;
 use waypost::registry::{Event, WatchOptions};
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 use waypost_testkit::report::{Figures, Result, median, rounded};
@@ -20,7 +19,7 @@ const NODES: usize = 10;
 const ROUNDS: usize = 15;
 
 /// Times of one round, in seconds.
-struct Round {
+struct ListRound {
     bare: f64,
     list: f64,
     reset: f64,
@@ -52,8 +51,8 @@ async fn fill(address: SocketAddr) -> Result<usize> {
 }
 
 /// Measures each side; the order rotates, so that no side always comes first.
-async fn round(address: SocketAddr, url: &str, number: usize) -> Result<Round> {
-    let mut round = Round { bare: 0.0, list: 0.0, reset: 0.0 };
+async fn round(address: SocketAddr, url: &str, number: usize) -> Result<ListRound> {
+    let mut round = ListRound { bare: 0.0, list: 0.0, reset: 0.0 };
     for turn in 0..3 {
         match (turn + number) % 3 {
             0 => round.bare = bare(address).await?.as_secs_f64(),
@@ -95,8 +94,8 @@ fn complete(nodes: usize, took: Duration) -> Result<Duration> {
     if nodes == SERVICES * NODES { Ok(took) } else { Err(format!("a list of {nodes} nodes is not complete").into()) }
 }
 
-fn figures(rounds: &[Round], bytes: usize) -> Figures {
-    let all = |of: fn(&Round) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
+fn figures(rounds: &[ListRound], bytes: usize) -> Figures {
+    let all = |of: fn(&ListRound) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
     let rows = [
         ("bare_range", "bare range read", all(|round| round.bare), all(|_| 1.0)),
         ("list_services", "connect to list_services", all(|round| round.list), all(|round| round.list / round.bare)),

@@ -31,7 +31,7 @@ usage: etcd-figures [--json] [--only rest|list|follow|herd|leave]... [--seconds 
   --only P     this part only; may be given again
   --seconds N  how long the fleet at rest is looked at (default 60)
 
-Exit code 0 if, on every etcd, a fleet at rest wrote nothing and woke nobody, no 250 ms after a wipe held more than a quarter of the
+Exit code 0 if, on every etcd, a fleet at rest wrote nothing and woke no watcher, no 250 ms after a wipe held more than a quarter of the
 registrars and all were back in time, and nothing was left when all was closed. Speed is told and not judged.
 ";
 

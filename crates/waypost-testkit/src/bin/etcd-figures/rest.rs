@@ -13,7 +13,7 @@ use waypost_testkit::etcd::{Binary, Etcd, Metrics, Options};
 use waypost_testkit::report::{Figures, Result, median, rounded};
 
 use crate::bare::{Bare, Watching};
-use crate::fleet::{INTERVAL, Load, Running, TTL, url};
+use crate::fleet::{INTERVAL, RunningFleet, TTL, WatchLoad, url};
 use crate::usage;
 
 const PROCESSES: usize = 10;
@@ -33,7 +33,7 @@ pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
     let alone = Look::at(&mut etcd, &[]).await?.since(&alone);
     let (mut fleet, begun) = (Vec::new(), Instant::now());
     for process in 0..PROCESSES {
-        fleet.push(Running::start(&url(&etcd), Load { handles: 1, services: SERVICES, first: process })?);
+        fleet.push(RunningFleet::start(&url(&etcd), WatchLoad { handles: 1, services: SERVICES, first: process })?);
     }
     for process in &mut fleet {
         process.registered().await?;
@@ -46,22 +46,22 @@ pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
     sleep(rest).await;
     let at_rest = Look::at(&mut etcd, &fleet).await?;
     let events = events(&mut watching).await?;
-    let seen = Seen { leases: etcd.leases().await?.len(), nodes: bare.records().await?.len(), events };
+    let seen = IdleCost { leases: etcd.leases().await?.len(), nodes: bare.records().await?.len(), events };
     let memory = fleet.iter().map(|process| usage::resident_mib(process.pid())).collect::<Result<Vec<_>>>()?;
     let etcd_memory = usage::resident_mib(pid(&mut etcd)?)?;
     let leave = leave(fleet, &bare).await?;
-    let times = Times { registered, leave };
+    let times = IdleTimes { registered, leave };
     Ok(figures(&alone, &at_rest.since(&before), &seen, &times, (&memory, etcd_memory)))
 }
 
 /// State at the end of the idle time.
-struct Seen {
+struct IdleCost {
     leases: usize,
     nodes: usize,
     events: usize,
 }
 
-struct Times {
+struct IdleTimes {
     registered: Duration,
     leave: Leave,
 }
@@ -74,7 +74,7 @@ struct Leave {
     left: usize,
 }
 
-async fn leave(fleet: Vec<Running>, bare: &Bare) -> Result<Leave> {
+async fn leave(fleet: Vec<RunningFleet>, bare: &Bare) -> Result<Leave> {
     let begun = Instant::now();
     let mut leaving = tokio::task::JoinSet::new();
     for process in fleet {
@@ -110,7 +110,7 @@ struct Look {
 }
 
 impl Look {
-    async fn at(etcd: &mut Etcd, fleet: &[Running]) -> Result<Self> {
+    async fn at(etcd: &mut Etcd, fleet: &[RunningFleet]) -> Result<Self> {
         let metrics = etcd.member(0).metrics().await?;
         Ok(Self {
             at: Instant::now(),
@@ -157,7 +157,7 @@ fn pid(etcd: &mut Etcd) -> Result<u32> {
     Ok(etcd.member(0).pid().ok_or("etcd is down")?)
 }
 
-fn figures(alone: &Look, rest: &Look, seen: &Seen, times: &Times, memory: (&[f64], f64)) -> Figures {
+fn figures(alone: &Look, rest: &Look, seen: &IdleCost, times: &IdleTimes, memory: (&[f64], f64)) -> Figures {
     let nodes = PROCESSES * SERVICES;
     let process_cpu: Vec<f64> = rest.process_cpu.iter().map(|cpu| rest.ms_per_second(*cpu)).collect();
     let (memory, etcd_memory) = memory;
@@ -169,7 +169,7 @@ fn figures(alone: &Look, rest: &Look, seen: &Seen, times: &Times, memory: (&[f64
         ("keep_alives_per_s", "keep-alives a second", rest.per_second(rest.keep_alives)),
         ("watch_questions_per_s", "questions to watch streams a second", rest.per_second(rest.watch_questions)),
         ("etcd_cpu_ms_per_s", "ms of etcd's CPU a second", rest.ms_per_second(rest.etcd_cpu)),
-        ("etcd_cpu_ms_per_s_alone", "the same with nobody there", alone.ms_per_second(alone.etcd_cpu)),
+        ("etcd_cpu_ms_per_s_alone", "the same without the fleet", alone.ms_per_second(alone.etcd_cpu)),
         ("process_cpu_ms_per_s", "ms of CPU a second, the middle one of our processes", median(&process_cpu)),
         ("process_memory_mib", "MiB of memory of that", median(memory)),
         ("etcd_memory_mib", "MiB of etcd's memory", etcd_memory),
@@ -192,7 +192,7 @@ fn figures(alone: &Look, rest: &Look, seen: &Seen, times: &Times, memory: (&[f64
     Figures { table, json, failures: failures(rest, seen, &times.leave, nodes) }
 }
 
-fn failures(rest: &Look, seen: &Seen, leave: &Leave, nodes: usize) -> Vec<String> {
+fn failures(rest: &Look, seen: &IdleCost, leave: &Leave, nodes: usize) -> Vec<String> {
     let mut failures = Vec::new();
     let mut hold = |holds: bool, why: String| failures.extend((!holds).then_some(why));
     hold(seen.nodes == nodes, format!("{} of {nodes} nodes stood", seen.nodes));

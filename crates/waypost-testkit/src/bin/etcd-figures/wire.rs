@@ -4,13 +4,13 @@
 use prost::{Message, Oneof};
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(crate) struct Header {
+pub(crate) struct BareHeader {
     #[prost(int64, tag = "3")]
     pub(crate) revision: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct KeyValue {
+pub(crate) struct BareKeyValue {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(int64, tag = "2")]
@@ -26,7 +26,7 @@ pub(crate) struct KeyValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct RangeRequest {
+pub(crate) struct BareRangeRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -34,15 +34,15 @@ pub(crate) struct RangeRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct RangeResponse {
+pub(crate) struct BareRangeResponse {
     #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<Header>,
+    pub(crate) header: Option<BareHeader>,
     #[prost(message, repeated, tag = "2")]
-    pub(crate) kvs: Vec<KeyValue>,
+    pub(crate) kvs: Vec<BareKeyValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct PutRequest {
+pub(crate) struct BarePutRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -50,31 +50,31 @@ pub(crate) struct PutRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct RequestOp {
-    #[prost(oneof = "Op", tags = "2")]
-    pub(crate) op: Option<Op>,
+pub(crate) struct BareRequestOp {
+    #[prost(oneof = "BareOp", tags = "2")]
+    pub(crate) op: Option<BareOp>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(crate) enum Op {
+pub(crate) enum BareOp {
     #[prost(message, tag = "2")]
-    Put(PutRequest),
+    Put(BarePutRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct TxnRequest {
+pub(crate) struct BareTxnRequest {
     #[prost(message, repeated, tag = "2")]
-    pub(crate) success: Vec<RequestOp>,
+    pub(crate) success: Vec<BareRequestOp>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(crate) struct TxnResponse {
+pub(crate) struct BareTxnResponse {
     #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<Header>,
+    pub(crate) header: Option<BareHeader>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct WatchRequest {
+pub(crate) struct BareWatchRequest {
     #[prost(oneof = "Ask", tags = "1")]
     pub(crate) ask: Option<Ask>,
 }
@@ -82,11 +82,11 @@ pub(crate) struct WatchRequest {
 #[derive(Clone, PartialEq, Oneof)]
 pub(crate) enum Ask {
     #[prost(message, tag = "1")]
-    Create(WatchCreateRequest),
+    Create(BareWatchCreateRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct WatchCreateRequest {
+pub(crate) struct BareWatchCreateRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -96,20 +96,20 @@ pub(crate) struct WatchCreateRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct WatchResponse {
+pub(crate) struct BareWatchResponse {
     #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<Header>,
+    pub(crate) header: Option<BareHeader>,
     #[prost(bool, tag = "3")]
     pub(crate) created: bool,
     #[prost(message, repeated, tag = "11")]
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<BareEvent>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Event {
+pub(crate) struct BareEvent {
     /// Type of the event; 0 is a put.
     #[prost(int32, tag = "1")]
     pub(crate) kind: i32,
     #[prost(message, optional, tag = "2")]
-    pub(crate) kv: Option<KeyValue>,
+    pub(crate) kv: Option<BareKeyValue>,
 }

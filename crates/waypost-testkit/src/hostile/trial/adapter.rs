@@ -36,8 +36,8 @@ impl Subject {
         Ok(Self { client, channel, calm })
     }
 
-    pub(super) fn caller(&self) -> Caller {
-        Caller(GreeterClient::new(self.channel.clone()))
+    pub(super) fn caller(&self) -> TrialCaller {
+        TrialCaller(GreeterClient::new(self.channel.clone()))
     }
 
     /// Ends the panics of the connector.
@@ -73,9 +73,9 @@ impl Subject {
 
 /// Caller on the channel under trial.
 #[derive(Clone)]
-pub(super) struct Caller(GreeterClient<waypost::Channel>);
+pub(super) struct TrialCaller(GreeterClient<waypost::Channel>);
 
-impl Caller {
+impl TrialCaller {
     /// Makes one call with this deadline; fails with the status code of the call.
     pub(super) async fn call(&mut self, deadline: Duration) -> Result<(), Code> {
         let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });

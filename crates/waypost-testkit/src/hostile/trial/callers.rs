@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::adapter::{Caller, Subject};
+use super::adapter::{Subject, TrialCaller};
 use super::plan::Plan;
 
 /// Pause of a caller between two calls.
@@ -50,7 +50,7 @@ impl Callers {
     }
 }
 
-async fn call_on(mut caller: Caller, mut rng: fastrand::Rng, stop: watch::Receiver<bool>) -> Counted {
+async fn call_on(mut caller: TrialCaller, mut rng: fastrand::Rng, stop: watch::Receiver<bool>) -> Counted {
     let mut counted = Counted::default();
     while !*stop.borrow() {
         counted.calls += 1;

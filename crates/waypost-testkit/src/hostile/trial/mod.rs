@@ -76,7 +76,7 @@ pub struct Passed {
 
 /// Result of one trial.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct TrialResult {
     /// Everything that was drawn.
     pub plan: Plan,
     /// Figures, or the defects.
@@ -87,12 +87,12 @@ pub struct Verdict {
 ///
 /// # Errors
 /// The machine refuses sockets or threads.
-pub fn run(seed: u64, panics: Panics) -> Result<Verdict, Failure> {
+pub fn run(seed: u64, panics: Panics) -> Result<TrialResult, Failure> {
     let plan = Plan::draw(seed, panics);
     let mut builder = if plan.one_thread { Builder::new_current_thread() } else { Builder::new_multi_thread() };
     let runtime = builder.worker_threads(WORKERS).enable_all().build().map_err(|error| Failure::new(error.to_string()))?;
     let found = runtime.block_on(play(&plan))?;
-    Ok(Verdict { plan, found })
+    Ok(TrialResult { plan, found })
 }
 
 /// Runs the trials of many seeds, `at_once` at a time, each on a thread of its own; calls `report`
@@ -100,7 +100,7 @@ pub fn run(seed: u64, panics: Panics) -> Result<Verdict, Failure> {
 ///
 /// # Errors
 /// The machine refuses sockets or threads.
-pub fn run_all(seeds: &[u64], panics: Panics, at_once: usize, report: impl FnMut(&Verdict) + Send) -> Result<(), Failure> {
+pub fn run_all(seeds: &[u64], panics: Panics, at_once: usize, report: impl FnMut(&TrialResult) + Send) -> Result<(), Failure> {
     let (next, report) = (Mutex::new(seeds.iter()), Mutex::new(report));
     let work = || {
         while let Some(seed) = { next.lock().unwrap_or_else(PoisonError::into_inner).next() } {

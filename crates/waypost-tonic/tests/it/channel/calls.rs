@@ -122,8 +122,8 @@ async fn subsets_are_prepared_by_name_and_never_fall_back() {
     let nobody = GreeterClient::new(channel.filtered("nobody").unwrap()).hello(hello("x")).await.unwrap_err();
     assert_eq!(nobody.code(), tonic::Code::Unavailable);
     assert_eq!(
-        channel.filtered("missing").unwrap_err().message(),
-        "greeter: no filtered channel \"missing\"; prepare it with ChannelBuilder::filtered"
+        channel.filtered("missing").unwrap_err().to_string(),
+        "greeter: no filters \"missing\"; prepare them with ChannelBuilder::filtered"
     );
     client.close().await;
 }

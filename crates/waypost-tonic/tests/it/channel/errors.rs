@@ -87,15 +87,15 @@ async fn the_only_node_refuses_connections_and_another_speaks_something_else() {
 }
 
 #[tokio::test]
-async fn the_registry_is_in_trouble() {
+async fn the_registry_is_unreachable() {
     let memory = MemoryRegistry::new();
     memory.faults().set_unreachable(true);
     let error = hello(&channel(&memory), None).await;
     let shown = text(&error);
-    let (before, after) = shown.split_once("trouble for ").unwrap();
+    let (before, after) = shown.split_once("unavailable for ").unwrap();
     let (seconds, after) = after.split_once(' ').unwrap();
     assert!(seconds.parse::<f64>().unwrap() >= 0.2, "{shown}");
-    insta::assert_snapshot!(format!("{before}trouble for N {after}"), @"Unavailable: greeter: no node was ready within N ms (the registry has not answered yet; registry unavailable for N s: the memory registry is unavailable: made unreachable by a test)");
+    insta::assert_snapshot!(format!("{before}unavailable for N {after}"), @"Unavailable: greeter: no node was ready within N ms (the registry has not answered yet; registry unavailable for N s: the memory registry is unavailable: made unreachable by a test)");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::support::Service;
 
 async fn serving() -> (ServerHandle, Service) {
     let service = Service::default();
-    let server = Server::builder("parrot").registry(AnyRegistry::new(MemoryRegistry::new()));
+    let server = Server::builder("parrot", AnyRegistry::new(MemoryRegistry::new()));
     (server.add_service(ParrotServer::new(service.clone())).start().await.unwrap(), service)
 }
 

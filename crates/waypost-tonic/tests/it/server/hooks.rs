@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::registrar::Config;
-use waypost_core::registry::{AnyRegistry, Registry};
+use waypost_core::registry::AnyRegistry;
 use waypost_core::static_list::StaticRegistry;
 use waypost_tonic::server::Server;
 
@@ -147,7 +147,7 @@ async fn a_registry_that_cannot_be_left_does_not_delay_the_stop() {
     let fixed = AnyRegistry::new(StaticRegistry::new([], "grpc"));
     for (registry, close) in [(AnyRegistry::new(closed.open()), true), (fixed, false)] {
         let (service, _) = echo::service();
-        let server = Server::builder("parrot").registry(registry.clone()).allow_loopback(true);
+        let server = Server::builder("parrot", registry.clone()).allow_loopback(true);
         let running = server.register(config(Duration::from_millis(200))).add_service(service).start().await.unwrap();
         if close {
             running.registered().await.unwrap();

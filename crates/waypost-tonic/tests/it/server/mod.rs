@@ -2,6 +2,7 @@
 
 mod deadlines;
 mod echo;
+mod endpoints;
 mod hooks;
 mod lifecycle;
 #[cfg(unix)]

@@ -76,7 +76,7 @@ async fn run_child(change: impl FnOnce(ServerBuilder) -> ServerBuilder) {
     let (service, _) = echo::service();
     let mut config = Config::default();
     config.drain_delay = Duration::from_millis(300);
-    let server = Server::builder("parrot").registry(AnyRegistry::new(registry.open())).register(config).add_service(service);
+    let server = Server::builder("parrot", AnyRegistry::new(registry.open())).register(config).add_service(service);
     let server = change(server);
     let _signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
     let before = (tasks(), sockets());

@@ -17,7 +17,7 @@ fn refused_flag(flag: &str, value: &str) -> String {
 
 fn applied(args: &ServiceArgs, environment: &Environment) -> Result<()> {
     args.registry.given(environment)?;
-    drop(args.server.apply_in(Server::builder("greeter"), environment)?);
+    drop(args.server.apply_in(Server::builder("greeter", MemoryRegistry::new()), environment)?);
     drop(args.client.apply_in(Client::builder(AnyRegistry::new(MemoryRegistry::new())), environment)?);
     Ok(())
 }
@@ -68,7 +68,7 @@ fn times_that_do_not_fit_are_told_with_who_gave_them() {
     assert_snapshot!(refused(&["--register-ttl", "4s"], &[]), @"--register-ttl: registration ttl: 4s must be more than the interval, 5s, or the record comes and goes");
     assert_snapshot!(refused(&["--register-ttl", "10s"], &[("MICRO_REGISTER_INTERVAL", "10")]), @"--register-ttl and MICRO_REGISTER_INTERVAL: registration ttl: 10s must be more than the interval, 10s, or the record comes and goes");
     assert_snapshot!(refused_variable("MICRO_REGISTER_INTERVAL", "30"), @"MICRO_REGISTER_INTERVAL: registration ttl: 15s must be more than the interval, 30s, or the record comes and goes");
-    let code = || Server::builder("greeter").ttl(std::time::Duration::from_secs(1));
+    let code = || Server::builder("greeter", MemoryRegistry::new()).ttl(std::time::Duration::from_secs(1));
     assert!(parsed(&[]).server.apply_in(code(), &Environment::of(&[])).is_ok(), "the code's own is the server's to refuse");
     assert!(parsed(&["--register-ttl", "6s"]).server.apply_in(code(), &Environment::of(&[])).is_ok());
 }

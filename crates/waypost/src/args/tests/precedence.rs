@@ -8,7 +8,7 @@ use super::parsed;
 use crate::balance::{BuildContext, Picker, ReadySet, Strategy};
 use crate::record::Address;
 use crate::server::ServerBuilder;
-use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, Server, StaticRegistry};
+use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, MemoryRegistry, Server, StaticRegistry};
 
 /// Variable or flag, and its value. A row has none where go-micro has no such setting.
 type Words = (&'static str, &'static str);
@@ -131,7 +131,7 @@ fn of_a_server() {
     ];
     for row in rows {
         row.check(|code, flags, environment| {
-            let server = Server::builder("greeter");
+            let server = Server::builder("greeter", MemoryRegistry::new());
             let server = if let Some(code) = code { code(server) } else { server };
             format!("{:?}", parsed(flags).server.apply_in(server, environment).unwrap())
         });
@@ -143,7 +143,7 @@ fn metadata_is_given_key_by_key() {
     let args = parsed(&["--server-metadata", "a=flag,b=flag", "--server-metadata", "c=flag"]).server;
     let environment =
         Environment::of(&[("WAYPOST_SERVER_METADATA", "b=waypost, d=waypost"), ("MICRO_SERVER_METADATA", "d=micro,e")]);
-    let code = Server::builder("greeter").metadata("e", "code").metadata("f", "code");
+    let code = Server::builder("greeter", MemoryRegistry::new()).metadata("e", "code").metadata("f", "code");
     let text = format!("{:?}", args.apply_in(code, &environment).unwrap());
     let order = ["e code", "f code", "d micro", "e ", "b waypost", "d waypost", "a flag", "b flag", "c flag"];
     let order: Vec<_> = order.iter().filter_map(|pair| pair.split_once(' ')).collect();
