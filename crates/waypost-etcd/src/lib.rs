@@ -48,10 +48,8 @@ use owner::{Owner, Places};
 use records::Records;
 use space::Space;
 use tasks::Tasks;
+use trouble::NAME;
 use watch::Hub;
-
-/// Name of this backend in errors and URLs.
-const NAME: &str = "etcd";
 
 /// Handle on a registry in etcd.
 ///

@@ -12,12 +12,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use waypost_core::record::{Entry, Key, keys};
 use waypost_core::registry::{DeregisterOptions, Error, Instance, RegisterOptions, Result};
 
-use crate::NAME;
 use crate::lease::{Fate, Held, Leases, Slots};
 use crate::ledger::{Ledger, Settled, Standing};
 use crate::members::Members;
 use crate::records::{Found, Records};
-use crate::trouble::Trouble;
+use crate::trouble::{NAME, Trouble};
 use crate::watch::Hub;
 use crate::wire::{DeleteRangeRequest, KeyValue, Op, PutRequest, RangeRequest, TxnRequest};
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use waypost_core::registry::{Error, in_millis};
 
-use crate::NAME;
+/// Name of the backend in errors.
+pub(crate) const NAME: &str = "etcd";
 
 /// Reason for the failure of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -52,11 +52,13 @@ impl Client {
     pub fn with_connect(registry: impl Into<AnyRegistry>, config: ClientConfig, connect: impl Connect) -> Self {
         let registry = registry.into();
         let policy = config.addresses.unwrap_or(AddressPolicy { loopback: registry.options().on_this_host });
+        let scheme = connect.scheme();
         let directory = Directory::new(registry, config.directory.clone());
         let shared = PoolShared {
             connection: Arc::new(config.connection.clone()),
             config: Arc::new(config),
             connect: Arc::new(connect),
+            scheme,
             policy,
             slots: DialSlots::default(),
             seed: fastrand::u64(..),

@@ -23,6 +23,7 @@ use waypost_core::record::Address;
 use crate::call::{BodyGuard, BodyTask, ReplayBody};
 use crate::conn::connect::{AddressPolicy, Connect};
 use crate::conn::{Connection, ConnectionConfig, Driver, EnhanceYourCalm, EventSender, FrameCounts, handshake};
+use crate::error::StreamError;
 use crate::request_error::BoxError;
 
 /// Maximum number of bytes of a request's body that are sent without a task.
@@ -100,7 +101,7 @@ impl DirectConnection {
     ///
     /// # Cancel safety
     /// If dropped, the stream is reset.
-    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<DirectBody>, h2::Error>
+    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<DirectBody>, StreamError>
     where
         B: Body + Unpin + Send + 'static,
         B::Data: Buf + Send,
@@ -113,7 +114,8 @@ impl DirectConnection {
         *head.uri_mut() = self.target(parts.uri);
         *head.headers_mut() = parts.headers;
         let stream = OpenStream::new(Arc::clone(&self.shared));
-        let (response, mut send) = self.shared.connection.open_when_ready(head).await?;
+        let opened = self.shared.connection.open_when_ready(head).await;
+        let (response, mut send) = opened.map_err(StreamError::new)?;
         let mut body = ReplayBody::new(body, WHOLE);
         poll_fn(|cx| {
             body.fill(cx);
@@ -121,12 +123,12 @@ impl DirectConnection {
         })
         .await;
         let task = if body.is_complete() {
-            body.send_whole(&mut send)?;
+            body.send_whole(&mut send).map_err(StreamError::new)?;
             None
         } else {
             Some(BodyTask::spawn(body, send).into_guard())
         };
-        let response = response.await?;
+        let response = response.await.map_err(StreamError::new)?;
         Ok(response.map(|recv| DirectBody { recv, done: false, _body: task, _stream: stream }))
     }
 

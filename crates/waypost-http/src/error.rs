@@ -122,13 +122,46 @@ impl fmt::Display for CallError {
     }
 }
 
+/// Error of an HTTP/2 stream: the peer reset it, or its connection was lost.
+#[derive(Debug)]
+pub struct StreamError(h2::Error);
+
+impl StreamError {
+    pub(crate) fn new(error: h2::Error) -> Self {
+        Self(error)
+    }
+
+    pub(crate) fn h2(&self) -> &h2::Error {
+        &self.0
+    }
+
+    /// Returns the HTTP/2 error code with which the peer reset the stream (RFC 9113, 7); none if the
+    /// stream ended for another reason.
+    pub fn reset_code(&self) -> Option<u32> {
+        let is_reset = self.0.is_reset() && self.0.is_remote();
+        self.0.reason().filter(|_| is_reset).map(Into::into)
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for StreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
 /// Error of a response's body that ended early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
     /// The connection was lost, or the stream was reset.
     #[error("the response broke off")]
-    Broken(#[source] h2::Error),
+    Broken(#[source] StreamError),
     /// The request body failed while the response arrived; the stream was therefore reset.
     #[error("the request failed while the response arrived")]
     Request(#[source] RequestError),

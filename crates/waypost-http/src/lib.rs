@@ -33,7 +33,7 @@ pub use client::Client;
 pub use config::{ChannelConfig, ClientConfig, ReconnectConfig};
 pub use conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
 pub use conn::{ConnectionConfig, Silence};
-pub use error::{BodyError, CallError, FailureKind, ServiceReport};
+pub use error::{BodyError, CallError, FailureKind, ServiceReport, StreamError};
 pub use protocol::{Protocol, ResponseClass};
 pub use request_error::{BoxError, RequestError};
 pub use retry::{AttemptHistory, AttemptRecord, BudgetConfig, Policy, Pushback};

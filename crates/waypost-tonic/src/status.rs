@@ -64,9 +64,7 @@ pub(crate) fn of_body(error: BodyError) -> Status {
     };
     let code = match &error {
         BodyError::Deadline => Code::DeadlineExceeded,
-        BodyError::Broken(error) if error.is_reset() && error.is_remote() => {
-            error.reason().map_or(Code::Unavailable, |reason| of_reset(reason.into()))
-        }
+        BodyError::Broken(error) => error.reset_code().map_or(Code::Unavailable, of_reset),
         _ => Code::Unavailable,
     };
     let text = match &error {

@@ -52,7 +52,7 @@ pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 pub use waypost_http::{
     AddressPolicy, AttemptHistory, AttemptRecord, BodyError, BoxError, BoxIo, BudgetConfig, CallError, ChannelSnapshot,
     ClientConfig, Connect, Connecting, ConnectionConfig, FailureKind, Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig,
-    RequestError, ServedBy, ServiceReport, TcpConnect,
+    RequestError, ServedBy, ServiceReport, Silence, StreamError, TcpConnect,
 };
 #[cfg(feature = "local")]
 pub use waypost_local::{LocalOptions, LocalRegistry};

@@ -1,6 +1,6 @@
 //! Paths in Rust source: the module that a file is, and what it names of its own crate.
 
-use crate::source::Token;
+use crate::source::{Token, tokens};
 
 /// Returns the module that a file is: `registry/mod.rs` is `[registry]`, `lib.rs` the root.
 pub(crate) fn module(file: &str) -> Vec<String> {
@@ -134,4 +134,42 @@ impl PathReader<'_> {
             }
         }
     }
+}
+
+/// Files of modules that are compiled for tests only, by the paths of their modules.
+pub(crate) struct TestFiles(Vec<String>);
+
+impl TestFiles {
+    /// Finds the test modules that the sources, each with its path, declare.
+    pub(crate) fn of(sources: &[(String, String)]) -> Self {
+        let declared = |(file, source): &(String, String)| {
+            let folder = module_folder(file);
+            test_files(&tokens(source)).into_iter().map(|name| format!("{folder}/{name}")).collect::<Vec<_>>()
+        };
+        Self(sources.iter().flat_map(declared).collect())
+    }
+
+    /// Returns true if the file is one of them, or a module inside one.
+    pub(crate) fn contains(&self, file: &str) -> bool {
+        let is_below = |test: &String| file.strip_prefix(test.as_str()).is_some_and(|rest| rest.starts_with(['/', '.']));
+        self.0.iter().any(is_below)
+    }
+}
+
+/// Returns the folder of the modules that a file declares: `a/src/x.rs` has them in `a/src/x`.
+fn module_folder(file: &str) -> &str {
+    let file = file.trim_end_matches(".rs");
+    ["/mod", "/lib", "/main"].into_iter().find_map(|root| file.strip_suffix(root)).unwrap_or(file)
+}
+
+/// Returns the names of the modules in files of their own that are compiled for tests only.
+fn test_files(tokens: &[Token]) -> Vec<&str> {
+    let declared = tokens.windows(TEST_MODULE.len() + 2).filter(|window| is_test_module(window) && window[9].text == ";");
+    declared.map(|window| window[8].text.as_str()).collect()
+}
+
+pub(crate) const TEST_MODULE: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
+
+pub(crate) fn is_test_module(tokens: &[Token]) -> bool {
+    tokens.iter().take(TEST_MODULE.len()).map(|token| token.text.as_str()).eq(TEST_MODULE)
 }

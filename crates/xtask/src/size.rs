@@ -7,7 +7,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::lint::hides_subject;
-use crate::paths::{module, uses};
+use crate::paths::{TEST_MODULE, TestFiles, is_test_module, module, uses};
 use crate::source::{Token, code_lines, doc_comments, tokens};
 use crate::workspace::{Result, Workspace};
 
@@ -71,19 +71,12 @@ struct TreeCounts {
 impl TreeCounts {
     /// Counts the sources, each with its path from the root.
     fn of(sources: &[(String, String)]) -> Self {
-        let declared = |(file, source): &(String, String)| {
-            let folder = module_folder(file);
-            test_files(&tokens(source)).into_iter().map(move |name| format!("{folder}/{name}")).collect::<Vec<_>>()
-        };
-        let tests: Vec<String> = sources.iter().flat_map(declared).collect();
-        let in_tests = |file: &str| {
-            tests.iter().any(|test| file.strip_prefix(test.as_str()).is_some_and(|rest| rest.starts_with(['/', '.'])))
-        };
+        let tests = TestFiles::of(sources);
         let mut counts = Self::default();
         for (file, source) in sources {
             if let Some((name, path)) = rust_file(file) {
                 let is_source = path.starts_with("src/") || path == "build.rs";
-                counts.add(name, path, source, !is_source || in_tests(file));
+                counts.add(name, path, source, !is_source || tests.contains(file));
             }
         }
         counts
@@ -212,24 +205,6 @@ fn is_by_right(name: &str) -> bool {
 
 fn percent(part: usize, whole: usize) -> String {
     format!("{:.1} %", part as f64 * 100.0 / whole.max(1) as f64)
-}
-
-/// Returns the folder of the modules that a file declares: `a/src/x.rs` has them in `a/src/x`.
-fn module_folder(file: &str) -> &str {
-    let file = file.trim_end_matches(".rs");
-    ["/mod", "/lib", "/main"].into_iter().find_map(|root| file.strip_suffix(root)).unwrap_or(file)
-}
-
-/// Returns the names of the modules in files of their own that are compiled for tests only.
-fn test_files(tokens: &[Token]) -> Vec<&str> {
-    let declared = tokens.windows(TEST_MODULE.len() + 2).filter(|window| is_test_module(window) && window[9].text == ";");
-    declared.map(|window| window[8].text.as_str()).collect()
-}
-
-const TEST_MODULE: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
-
-fn is_test_module(tokens: &[Token]) -> bool {
-    tokens.iter().take(TEST_MODULE.len()).map(|token| token.text.as_str()).eq(TEST_MODULE)
 }
 
 /// Returns the first and last line of each `#[cfg(test)] mod … { … }`.

@@ -68,7 +68,7 @@ async fn a_wrong_variable_is_wrong_usage() {
     let host = Host::new();
     let ended = run(&host.waypost(&["demo", "server"]).env("MICRO_REGISTER_TTL", "30s")).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
-    insta::assert_snapshot!(ended.stderr, @r#"error: MICRO_REGISTER_TTL "30s": is no whole number of seconds: give one, such as 15; a unit goes with the WAYPOST_ variable"#);
+    insta::assert_snapshot!(ended.stderr, @r#"error: MICRO_REGISTER_TTL "30s": must be a whole number of seconds, such as 15; a value with a unit goes into the WAYPOST_ variable"#);
     let ended = run(&host.waypost(&["demo", "client"]).env("WAYPOST_CLIENT_STRATEGY", "best")).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
     insta::assert_snapshot!(ended.stderr, @r#"error: WAYPOST_CLIENT_STRATEGY "best": is not known: give random, round-robin or least-request"#);

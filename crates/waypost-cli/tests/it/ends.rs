@@ -75,7 +75,7 @@ async fn what_cannot_be_done_there_is_wrong_usage() {
 async fn wrong_values_are_told_with_the_right_ones() {
     insta::assert_snapshot!(failed(&["wait", "greeter", "--timeout", "30"]).await, @r"
     2
-    error: invalid value '30' for '--timeout <TIME>': has no unit: give 30s for seconds, or 30ms, 30m, 30h
+    error: invalid value '30' for '--timeout <TIME>': must have a unit: 30s for seconds, or 30ms, 30m, 30h
 
     For more information, try '--help'.
     ");

@@ -5,6 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+/// Reason for a failed [`RegisterCheck`].
+pub type CheckError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Health check of a node, called at every interval in parallel with the heartbeat. `Err` is the
 /// reason why clients should not find the node.
 ///
@@ -12,21 +15,22 @@ use std::sync::Arc;
 /// the heartbeat; if it takes longer than the interval, it is called again as soon as it has ended.
 /// The check is called from one task, never concurrently. It is dropped after
 /// [`Config::timeout`](super::Config::timeout), which counts as a failure, as does a panic. It must
-/// not block its thread. Any `Fn() -> impl Future<Output = Result<(), String>>` is a check.
+/// not block its thread. Any `Fn() -> impl Future<Output = Result<(), CheckError>>` is a check: `?`
+/// converts every error, and `.into()` a text.
 pub trait RegisterCheck: Send + Sync + 'static {
     /// Checks that the node can serve calls.
     ///
     /// # Errors
-    /// Returns the reason for a failed check, as text for logs and states.
-    fn check(&self) -> impl Future<Output = Result<(), String>> + Send;
+    /// Returns the reason for a failed check, which logs and states show.
+    fn check(&self) -> impl Future<Output = Result<(), CheckError>> + Send;
 }
 
 impl<F, A> RegisterCheck for F
 where
     F: Fn() -> A + Send + Sync + 'static,
-    A: Future<Output = Result<(), String>> + Send,
+    A: Future<Output = Result<(), CheckError>> + Send,
 {
-    fn check(&self) -> impl Future<Output = Result<(), String>> + Send {
+    fn check(&self) -> impl Future<Output = Result<(), CheckError>> + Send {
         self()
     }
 }
@@ -49,17 +53,17 @@ impl fmt::Debug for AnyCheck {
 }
 
 impl RegisterCheck for AnyCheck {
-    fn check(&self) -> impl Future<Output = Result<(), String>> + Send {
+    fn check(&self) -> impl Future<Output = Result<(), CheckError>> + Send {
         self.0.dyn_check()
     }
 }
 
 trait DynCheck: Send + Sync {
-    fn dyn_check(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+    fn dyn_check(&self) -> Pin<Box<dyn Future<Output = Result<(), CheckError>> + Send + '_>>;
 }
 
 impl<C: RegisterCheck> DynCheck for C {
-    fn dyn_check(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+    fn dyn_check(&self) -> Pin<Box<dyn Future<Output = Result<(), CheckError>> + Send + '_>> {
         Box::pin(self.check())
     }
 }

@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-pub use check::{AnyCheck, RegisterCheck};
+pub use check::{AnyCheck, CheckError, RegisterCheck};
 pub use config::Config;
 pub use state::State;
 

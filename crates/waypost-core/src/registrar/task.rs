@@ -13,7 +13,7 @@ use super::machine::{Machine, Setup};
 use super::shared::Shared;
 use super::{RegisterCheck, State};
 use crate::record::Service;
-use crate::registry::{DeregisterOptions, Error, RegisterOptions, Result};
+use crate::registry::{DeregisterOptions, Error, RegisterOptions, Result, chain};
 
 /// Maximum time for aborted work to end. Only work that blocks its thread takes longer; the task
 /// does not wait for it.
@@ -132,7 +132,7 @@ impl Worker {
         let check = self.shared.check.clone();
         let ask = async move {
             match check {
-                Some(check) => check.check().await,
+                Some(check) => check.check().await.map_err(|error| chain(&*error)),
                 None => Ok(()),
             }
         };

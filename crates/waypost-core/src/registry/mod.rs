@@ -24,6 +24,7 @@ pub use broadcaster::{Broadcaster, Change, Newest};
 pub(crate) use check::{LONGEST_TTL, SHORTEST_TTL};
 pub use check::{check_keys, check_name, check_registration};
 pub use erased::AnyRegistry;
+pub(crate) use error::chain;
 pub use error::{Error, Result, in_millis};
 pub use event::{Event, Watcher};
 pub use interner::{BadRecord, Interner, LONGEST_RECORD};

@@ -166,11 +166,11 @@ where
             }
             PeekError::Body(BodyError::Broken(error)) => {
                 let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
-                let (_, cause, text) = describe(&error, connection.as_ref(), false);
+                let (_, cause, text) = describe(error.h2(), connection.as_ref(), false);
                 if cause == FailureCause::Reset {
                     body.abandon(AttemptEnd::NodeFailed);
                     self.record_failure(peer, text);
-                    return reset(&error);
+                    return reset(error.h2());
                 }
                 (AttemptEnd::Lost, FailureCause::Lost { stale: false }, text)
             }

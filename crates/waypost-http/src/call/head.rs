@@ -73,9 +73,14 @@ impl RequestHead {
     }
 
     /// Creates a request to `authority`, with headers prepared by `prepare`.
-    pub(crate) fn request(&mut self, authority: &Authority, prepare: impl FnOnce(&mut HeaderMap)) -> Request<()> {
+    pub(crate) fn request(
+        &mut self,
+        scheme: &Scheme,
+        authority: &Authority,
+        prepare: impl FnOnce(&mut HeaderMap),
+    ) -> Request<()> {
         let mut parts = Parts::default();
-        parts.scheme = Some(Scheme::HTTP);
+        parts.scheme = Some(scheme.clone());
         parts.authority = Some(authority.clone());
         parts.path_and_query = Some(self.path.clone());
         let mut request = Request::new(());
@@ -126,7 +131,7 @@ mod tests {
         let mut head = RequestHead::new(request.into_parts().0);
         assert_eq!(head.path(), "/a.B/C");
         for attempt in 0..3 {
-            let request = head.request(&Authority::from_static("h:1"), |headers| {
+            let request = head.request(&Scheme::HTTP, &Authority::from_static("h:1"), |headers| {
                 assert_eq!(*headers, original, "attempt {attempt}");
                 headers.insert("once", attempt.into());
             });

@@ -16,7 +16,7 @@ use waypost_core::record::Node;
 use super::attempt::InFlight;
 use super::timer::Timer;
 use crate::conn::CancelledStream;
-use crate::error::BodyError;
+use crate::error::{BodyError, StreamError};
 use crate::protocol::{BoxError, ResponseClass};
 
 /// Node that served a call, as an extension of every response.
@@ -107,7 +107,7 @@ impl ResponseBody {
     pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
         let frame = match self.poll_recv(cx) {
             Poll::Ready(None) => return Poll::Ready(Ok(ResponseClass::Success)),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(BodyError::Broken(error))),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(BodyError::Broken(StreamError::new(error)))),
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Pending => return self.poll_deadline(cx).map(|()| Err(BodyError::Deadline)),
         };
@@ -173,7 +173,7 @@ impl ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => self.fail(BodyError::Broken(error)),
+            Poll::Ready(Some(Err(error))) => self.fail(BodyError::Broken(StreamError::new(error))),
             Poll::Ready(None) => {
                 self.finish(AttemptEnd::Answered);
                 Poll::Ready(None)

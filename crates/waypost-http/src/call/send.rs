@@ -99,7 +99,7 @@ where
     fn request_for(&mut self, peer: &PooledPeer, now: Instant) -> Request<()> {
         let remaining = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let protocol = &self.service.shared().protocol;
-        self.head.request(&peer.authority, |headers| protocol.prepare(headers, self.sent, remaining))
+        self.head.request(&peer.scheme, &peer.authority, |headers| protocol.prepare(headers, self.sent, remaining))
     }
 
     #[cold]

@@ -76,7 +76,7 @@ impl PeerEntry {
             address: dialable(&entry.node.address, &shared.policy),
             entry,
             membership,
-            pooled: Arc::new(PooledPeer::new(key, peer, authority, Arc::clone(&pool.queue))),
+            pooled: Arc::new(PooledPeer::new(key, peer, (shared.scheme.clone(), authority), Arc::clone(&pool.queue))),
             machine: Reconnect::new(shared.config.reconnect, fastrand::Rng::new()),
             dials: HashMap::new(),
             calm: EnhanceYourCalm::default(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use tokio::time::Instant;
 use waypost_core::balance::Pickable;
 use waypost_core::peer::Peer;
@@ -26,6 +26,7 @@ pub(super) fn nearly_full(limit: usize) -> usize {
 pub(crate) struct PooledPeer {
     pub(super) key: PeerKey,
     pub(crate) peer: Arc<Peer>,
+    pub(crate) scheme: Scheme,
     pub(crate) authority: Authority,
     /// Copy of the machine's ready connections, written by the pool's task only.
     pub(super) connections: ArcSwap<Vec<Arc<Connection>>>,
@@ -37,10 +38,16 @@ pub(crate) struct PooledPeer {
 }
 
 impl PooledPeer {
-    pub(super) fn new(key: PeerKey, peer: Arc<Peer>, authority: Authority, queue: Arc<WaitQueue<PooledPeer>>) -> Self {
+    pub(super) fn new(
+        key: PeerKey,
+        peer: Arc<Peer>,
+        (scheme, authority): (Scheme, Authority),
+        queue: Arc<WaitQueue<PooledPeer>>,
+    ) -> Self {
         Self {
             key,
             peer,
+            scheme,
             authority,
             connections: ArcSwap::default(),
             is_dirty: AtomicBool::new(false),

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -49,6 +50,8 @@ pub(crate) struct PoolShared {
     pub(crate) config: Arc<ClientConfig>,
     pub(crate) connection: Arc<ConnectionConfig>,
     pub(crate) connect: Arc<dyn Connect>,
+    /// Scheme of requests over its connections.
+    pub(crate) scheme: Scheme,
     pub(crate) policy: AddressPolicy,
     pub(crate) slots: DialSlots,
     /// Seed of this client's subsets.

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use waypost_http::direct::{DirectBody, DirectConnection};
-use waypost_http::{AddressPolicy, BoxError, ConnectionConfig, Silence};
+use waypost_http::{AddressPolicy, BoxError, ConnectionConfig, Silence, StreamError};
 
 use crate::net::World;
 
@@ -30,7 +30,7 @@ async fn connect(world: &World) -> (DirectConnection, JoinHandle<Result<(), BoxE
     (connection, tokio::spawn(driver.run()))
 }
 
-async fn ask(connection: &DirectConnection, path: &str, body: &str) -> Result<Response<DirectBody>, h2::Error> {
+async fn ask(connection: &DirectConnection, path: &str, body: &str) -> Result<Response<DirectBody>, StreamError> {
     let request = Request::post(path).header("attempt", "0").body(Full::new(Bytes::from(body.to_owned()))).unwrap();
     connection.send(request).await
 }

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
+use http::uri::Scheme;
 use http_body_util::Full;
-use waypost_http::{ChannelConfig, FailureKind, Policy};
+use waypost_core::record::Address;
+use waypost_core::registry::AnyRegistry;
+use waypost_http::{AddressPolicy, ChannelConfig, ClientConfig, Connect, Connecting, FailureKind, Policy};
 
 use crate::net::{World, call, calls_at_once};
 
@@ -197,6 +200,32 @@ async fn headers_that_http2_forbids_are_stripped_and_blame_no_node() {
     }
     assert_eq!(a.requests.load(Relaxed), 6);
     assert_eq!(sender.snapshot().nodes[0].failed, 0);
+}
+
+/// Connector whose connections count as encrypted.
+#[derive(Debug)]
+struct Encrypted(crate::net::Net);
+
+impl Connect for Encrypted {
+    fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a> {
+        self.0.connect(address, policy)
+    }
+
+    fn scheme(&self) -> Scheme {
+        Scheme::HTTPS
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_carry_the_scheme_of_the_connector() {
+    let world = World::through(ClientConfig::default(), AnyRegistry::new, Encrypted);
+    let a = world.host("a").await;
+    call(&world.sender(), "/act", "hi").await.unwrap();
+    assert_eq!((a.requests.load(Relaxed), a.encrypted.load(Relaxed)), (1, 1));
+    let world = World::new();
+    let a = world.host("a").await;
+    call(&world.sender(), "/act", "hi").await.unwrap();
+    assert_eq!((a.requests.load(Relaxed), a.encrypted.load(Relaxed)), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

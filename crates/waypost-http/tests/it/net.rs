@@ -283,6 +283,8 @@ pub(crate) struct HostState {
     /// Number of connections that ended with an error.
     pub(crate) broken: AtomicUsize,
     pub(crate) requests: AtomicUsize,
+    /// Number of requests whose scheme is https.
+    pub(crate) encrypted: AtomicUsize,
     pub(crate) resets: AtomicUsize,
     pub(crate) pings: AtomicUsize,
     pub(crate) answers: Notify,
@@ -435,6 +437,7 @@ impl Host {
     /// Acts as the request's body instructs.
     async fn answer(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         self.requests.fetch_add(1, Relaxed);
+        self.encrypted.fetch_add(usize::from(request.uri().scheme_str() == Some("https")), Relaxed);
         let refused = self.refusing.send_if_modified(|left| {
             let refuse = *left > 0;
             *left = left.saturating_sub(1);

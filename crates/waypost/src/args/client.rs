@@ -23,19 +23,19 @@ const REQUEST_TIMEOUT: Setting<Duration> = Setting {
     flag: "client-request-timeout",
     typed: "--client-request-timeout",
     variables: &[
-        Variable::new("WAYPOST_CLIENT_REQUEST_TIMEOUT", duration::parse),
-        Variable::new("MICRO_CLIENT_REQUEST_TIMEOUT", duration::parse),
+        Variable::new("WAYPOST_CLIENT_REQUEST_TIMEOUT", value::duration),
+        Variable::new("MICRO_CLIENT_REQUEST_TIMEOUT", value::duration),
     ],
 };
 const CONNECT_TIMEOUT: Setting<Duration> = Setting {
     flag: "client-connect-timeout",
     typed: "--client-connect-timeout",
-    variables: &[Variable::new("WAYPOST_CLIENT_CONNECT_TIMEOUT", duration::parse)],
+    variables: &[Variable::new("WAYPOST_CLIENT_CONNECT_TIMEOUT", value::duration)],
 };
 const WAIT_FOR_READY: Setting<Duration> = Setting {
     flag: "client-ready-wait",
     typed: "--client-ready-wait",
-    variables: &[Variable::new("WAYPOST_CLIENT_READY_WAIT", duration::parse)],
+    variables: &[Variable::new("WAYPOST_CLIENT_READY_WAIT", value::duration)],
 };
 
 /// Flags of a service's client: strategy, retries, and time limits.

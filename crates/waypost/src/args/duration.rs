@@ -1,13 +1,34 @@
 //! Durations in Go's notation: `30s`, `500ms`, `2m`, `1h30m`, `1.5s`.
 
+use std::fmt;
 use std::time::Duration;
+
+/// Error of a text that is not a duration: what is wrong, and how to write one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DurationError(String);
+
+impl fmt::Display for DurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DurationError {}
 
 /// Parses a duration: numbers with a unit (`ns`, `us`, `ms`, `s`, `m`, `h`), which are added up.
 /// Zero is rejected.
 ///
 /// # Errors
-/// A text that says what is wrong, and how to write a duration.
-pub fn parse(text: &str) -> Result<Duration, String> {
+/// [`DurationError`] names the fault and shows how to write a duration.
+///
+/// ```
+/// use std::time::Duration;
+/// use waypost::args::duration;
+///
+/// assert_eq!(duration::parse("1m30s"), Ok(Duration::from_secs(90)));
+/// assert!(duration::parse("30").unwrap_err().to_string().contains("30s"));
+/// ```
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let mut rest = text;
     let mut sum = Duration::ZERO;
     while !rest.is_empty() {
@@ -46,14 +67,14 @@ fn part(number: &str, unit: &str) -> Option<Duration> {
     Some(Duration::new(seconds, (ns % 1_000_000_000) as u32))
 }
 
-fn wrong(text: &str) -> String {
+fn wrong(text: &str) -> DurationError {
     let bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let zero = text.bytes().any(|byte| byte == b'0') && text.bytes().all(|byte| matches!(byte, b'0' | b'a'..=b'z' | b'.'));
-    match bare {
-        _ if zero => "is no time: give more than zero, such as 500ms".to_owned(),
-        true => format!("has no unit: give {text}s for seconds, or {text}ms, {text}m, {text}h"),
-        false => "is no duration: give a number and its unit, such as 500ms, 30s, 2m or 1h30m".to_owned(),
-    }
+    DurationError(match bare {
+        _ if zero => "must be more than zero, such as 500ms".to_owned(),
+        true => format!("must have a unit: {text}s for seconds, or {text}ms, {text}m, {text}h"),
+        false => "must be a number and its unit, such as 500ms, 30s, 2m or 1h30m".to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -98,11 +119,11 @@ mod tests {
             &tiny,
         ] {
             let error = parse(text).unwrap_err();
-            assert_eq!(error, "is no duration: give a number and its unit, such as 500ms, 30s, 2m or 1h30m", "{text}");
+            assert_eq!(error.to_string(), "must be a number and its unit, such as 500ms, 30s, 2m or 1h30m", "{text}");
         }
-        assert_eq!(parse("30").unwrap_err(), "has no unit: give 30s for seconds, or 30ms, 30m, 30h");
+        assert_eq!(parse("30").unwrap_err().to_string(), "must have a unit: 30s for seconds, or 30ms, 30m, 30h");
         for zero in ["0", "0s", "0h0.0s"] {
-            assert_eq!(parse(zero).unwrap_err(), "is no time: give more than zero, such as 500ms");
+            assert_eq!(parse(zero).unwrap_err().to_string(), "must be more than zero, such as 500ms");
         }
     }
 }

@@ -46,7 +46,7 @@ const TTL: Setting<Duration> = Setting {
     flag: "register-ttl",
     typed: "--register-ttl",
     variables: &[
-        Variable::new("WAYPOST_REGISTER_TTL", duration::parse),
+        Variable::new("WAYPOST_REGISTER_TTL", value::duration),
         Variable::new("MICRO_REGISTER_TTL", value::go_seconds).noted(" (s)"),
     ],
 };
@@ -54,7 +54,7 @@ const INTERVAL: Setting<Duration> = Setting {
     flag: "register-interval",
     typed: "--register-interval",
     variables: &[
-        Variable::new("WAYPOST_REGISTER_INTERVAL", duration::parse),
+        Variable::new("WAYPOST_REGISTER_INTERVAL", value::duration),
         Variable::new("MICRO_REGISTER_INTERVAL", value::go_seconds).noted(" (s)"),
     ],
 };

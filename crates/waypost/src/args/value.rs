@@ -9,6 +9,10 @@ use crate::record::{Address, NameError, NodeId, ServiceName};
 /// Metadata entry.
 pub(super) type Pair = (String, String);
 
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    super::duration::parse(text).map_err(|error| error.to_string())
+}
+
 pub(super) fn service(text: &str) -> Result<String, String> {
     named(text.parse::<ServiceName>(), text)
 }
@@ -69,9 +73,11 @@ pub(super) fn strategy(text: &str) -> Result<StrategyName, String> {
 /// Parses a whole number of seconds, go-micro's format for the times of a registration.
 pub(super) fn go_seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
-        Ok(0) => Err("is no time: a registration needs one; give more than zero, such as 15".to_owned()),
+        Ok(0) => Err("must be more than zero, such as 15".to_owned()),
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => Err("is no whole number of seconds: give one, such as 15; a unit goes with the WAYPOST_ variable".to_owned()),
+        Err(_) => {
+            Err("must be a whole number of seconds, such as 15; a value with a unit goes into the WAYPOST_ variable".to_owned())
+        }
     }
 }
 

@@ -7,25 +7,35 @@ use std::path::Path;
 use super::Finding;
 use crate::workspace::{Result, Workspace};
 
-/// Folder of the rooms.
-pub(super) const SOURCES: &str = "crates/waypost-core/src";
+/// Crates whose top-level modules ("rooms") have an order.
+pub(super) const ORDERED: [&str; 3] = ["waypost-core", "waypost-http", "waypost-etcd"];
 pub(super) const DOCUMENT: &str = "ARCHITECTURE.md";
 
 const CRATES: &str = "## Crates";
-const ROOMS: &str = "## Rooms of waypost-core";
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     let document = workspace.read(DOCUMENT)?;
     let crates = names(&workspace.root().join("crates"))?;
-    let rooms = names(&workspace.root().join(SOURCES))?.into_iter().filter(|name| name != "lib").collect();
     let mut findings = check("crate", CRATES, &listed(&document, CRATES, "| "), &crates);
-    findings.extend(check("room", ROOMS, &self::rooms(&document), &rooms));
+    for name in ORDERED {
+        let rooms = names(&workspace.root().join(sources(name)))?.into_iter().filter(|name| name != "lib").collect();
+        findings.extend(check("room", &section(name), &self::rooms(&document, name), &rooms));
+    }
     Ok(findings)
 }
 
-/// Returns the rooms in their order.
-pub(super) fn rooms(document: &str) -> Vec<String> {
-    listed(document, ROOMS, ". ")
+/// Returns the folder of a crate's sources.
+pub(super) fn sources(name: &str) -> String {
+    format!("crates/{name}/src")
+}
+
+fn section(name: &str) -> String {
+    format!("## Rooms of {name}")
+}
+
+/// Returns the rooms of a crate in their order.
+pub(super) fn rooms(document: &str, name: &str) -> Vec<String> {
+    listed(document, &section(name), ". ")
 }
 
 /// Returns the names in backquotes that come first after `mark` on the lines of a section.
@@ -75,12 +85,12 @@ mod tests {
     #[test]
     fn crates_and_rooms_are_read_in_order() {
         assert_eq!(listed(SAMPLE, CRATES, "| "), ["a", "b"]);
-        assert_eq!(rooms(SAMPLE), ["record", "registry"]);
+        assert_eq!(rooms(SAMPLE, "waypost-core"), ["record", "registry"]);
     }
 
     #[test]
     fn what_is_only_named_and_what_is_only_there_are_reported() {
-        let found = check("room", ROOMS, &rooms(SAMPLE), &BTreeSet::from(["record".to_owned(), "peer".to_owned()]));
+        let found = check("room", "", &rooms(SAMPLE, "waypost-core"), &BTreeSet::from(["record".to_owned(), "peer".to_owned()]));
         let found: Vec<_> = found.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(found, ["the room registry is named but not there", "the room peer is there but not named"]);
     }

@@ -1,19 +1,29 @@
-//! The rooms of `waypost-core`: each may use only `crate::<room before it>`. The order is ARCHITECTURE.md's list.
+//! Order of the top-level modules ("rooms") of a crate: each may use only `crate::<room before it>`.
+//! The orders are ARCHITECTURE.md's lists.
 
 use std::path::Path;
 
 use super::Finding;
-use super::architecture::{self, SOURCES};
-use crate::paths::{WHOLE, module, uses};
+use super::architecture::{self, ORDERED};
+use crate::paths::{TestFiles, WHOLE, module, uses};
 use crate::source::tokens;
 use crate::workspace::{Result, Workspace};
 
 pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
-    let rooms = architecture::rooms(&workspace.read(architecture::DOCUMENT)?);
+    let document = workspace.read(architecture::DOCUMENT)?;
     let mut findings = Vec::new();
-    for file in files(&workspace.root().join(SOURCES), "")? {
-        let source = workspace.read(&format!("{SOURCES}/{file}"))?;
-        findings.extend(check(&rooms, &file, &source));
+    for name in ORDERED {
+        let (rooms, sources) = (architecture::rooms(&document, name), architecture::sources(name));
+        let mut files = files(&workspace.root().join(&sources), "")?.into_iter();
+        let files: Vec<(String, String)> = files.try_fold(Vec::new(), |mut read, file| {
+            let source = workspace.read(&format!("{sources}/{file}"))?;
+            read.push((file, source));
+            Result::Ok(read)
+        })?;
+        let tests = TestFiles::of(&files);
+        for (file, source) in files.iter().filter(|(file, _)| !tests.contains(file)) {
+            findings.extend(check(&rooms, &sources, file, source));
+        }
     }
     Ok(findings)
 }
@@ -35,10 +45,10 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<String>> {
 }
 
 /// Returns what the file `file` (from `src`) uses and may not use. The crate root may use every room.
-fn check(rooms: &[String], file: &str, source: &str) -> Vec<Finding> {
+fn check(rooms: &[String], sources: &str, file: &str, source: &str) -> Vec<Finding> {
     let module = module(file);
     let Some(room) = module.first().cloned() else { return Vec::new() };
-    let place = |line| format!("{SOURCES}/{file}:{line}");
+    let place = |line| format!("{sources}/{file}:{line}");
     let Some(position) = rooms.iter().position(|name| *name == room) else {
         let what = format!("the room {room} is not in {}", architecture::DOCUMENT);
         return vec![Finding::new(place(1), what, "give it its place in the list of rooms there")];
@@ -70,7 +80,7 @@ mod tests {
 
     fn found(file: &str, source: &str) -> Vec<String> {
         let rooms = ["record", "registry", "directory", "peer"].map(str::to_owned);
-        check(&rooms, file, source).into_iter().map(|finding| finding.what).collect()
+        check(&rooms, "src", file, source).into_iter().map(|finding| finding.what).collect()
     }
 
     const NONE: [&str; 0] = [];
@@ -78,8 +88,8 @@ mod tests {
     #[test]
     fn an_upward_import_is_reported_with_its_line() {
         let rooms = ["record", "registry"].map(str::to_owned);
-        let found = check(&rooms, "record/json.rs", "use std::fmt;\nuse crate::registry::Event;\n");
-        assert_eq!(found[0].place, "crates/waypost-core/src/record/json.rs:2");
+        let found = check(&rooms, "src", "record/json.rs", "use std::fmt;\nuse crate::registry::Event;\n");
+        assert_eq!(found[0].place, "src/record/json.rs:2");
         assert_eq!(found[0].what, "the room record uses the later room registry");
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::scripted::{Asked, Mood, Scripted};
 use crate::record::{Node, Service, keys};
-use crate::registrar::{Config, Registration, RegistrationBuilder, State};
+use crate::registrar::{CheckError, Config, Registration, RegistrationBuilder, State};
 use crate::registry::{AnyRegistry, Error};
 
 fn service() -> Service {
@@ -189,7 +189,7 @@ async fn an_unhealthy_node_is_out_until_it_is_well_for_two_checks() {
     let asks = Arc::clone(&well);
     let check = move || {
         let well = asks.load(Ordering::Relaxed);
-        async move { if well { Ok(()) } else { Err("disk full".to_owned()) } }
+        async move { if well { Ok(()) } else { Err("disk full".into()) } }
     };
     let registration = builder(&registry).check(check).start().unwrap();
     registration.registered().await.unwrap();
@@ -208,7 +208,7 @@ async fn an_unhealthy_node_is_out_until_it_is_well_for_two_checks() {
 #[tokio::test(start_paused = true)]
 async fn a_check_that_hangs_or_panics_says_no() {
     let registry = Scripted::new(Mood::Well);
-    let hangs = builder(&registry).check(std::future::pending::<Result<(), String>>).start().unwrap();
+    let hangs = builder(&registry).check(std::future::pending::<Result<(), CheckError>>).start().unwrap();
     assert!(matches!(reach(&hangs, "unhealthy").await, State::Unhealthy { why, .. } if why == "no answer within 2s"));
     let panics = builder(&registry).check(|| async { panic!("told to panic") }).start().unwrap();
     assert!(matches!(reach(&panics, "unhealthy").await, State::Unhealthy { why, .. } if why == "the check panicked"));

@@ -234,7 +234,7 @@ async fn an_unreachable_registry_delays_nothing_and_is_said() {
 async fn an_unhealthy_server_is_not_registered_and_serves_all_the_same() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
-    let running = builder.check(|| async { Err("cold".to_owned()) }).start().await.unwrap();
+    let running = builder.check(|| async { Err("cold".into()) }).start().await.unwrap();
     let mut state = running.registration();
     timeout(SOON, state.wait_for(|state| state.name() == "unhealthy")).await.unwrap().unwrap();
     assert_eq!(registered(&registry).await, None);

@@ -38,11 +38,11 @@ fn a_wrong_flag_is_named_with_what_to_write() {
     assert_snapshot!(refused_flag("--server-address", "localhost"), @"error: invalid value 'localhost' for '--server-address <HOST:PORT>': has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080");
     assert_snapshot!(refused_flag("--server-advertise", "http://a:1"), @"error: invalid value 'http://a:1' for '--server-advertise <HOST[:PORT]>': is a URL: give host:port without the scheme");
     assert_snapshot!(refused_flag("--server-metadata", "a=1,b"), @"error: invalid value 'b' for '--server-metadata <KEY=VALUE>': is no pair: give key=value, and no comma in a value");
-    assert_snapshot!(refused_flag("--register-ttl", "30"), @"error: invalid value '30' for '--register-ttl <TIME>': has no unit: give 30s for seconds, or 30ms, 30m, 30h");
-    assert_snapshot!(refused_flag("--register-interval", "0s"), @"error: invalid value '0s' for '--register-interval <TIME>': is no time: give more than zero, such as 500ms");
+    assert_snapshot!(refused_flag("--register-ttl", "30"), @"error: invalid value '30' for '--register-ttl <TIME>': must have a unit: 30s for seconds, or 30ms, 30m, 30h");
+    assert_snapshot!(refused_flag("--register-interval", "0s"), @"error: invalid value '0s' for '--register-interval <TIME>': must be more than zero, such as 500ms");
     assert_snapshot!(refused_flag("--client-strategy", "fastest"), @"error: invalid value 'fastest' for '--client-strategy <NAME>': is not known: give random, round-robin or least-request");
     assert_snapshot!(refused_flag("--client-retries", "-1"), @"error: invalid value '-1' for '--client-retries <N>': is no count: give 0 or more, such as 2");
-    assert_snapshot!(refused_flag("--client-request-timeout", "soon"), @"error: invalid value 'soon' for '--client-request-timeout <TIME>': is no duration: give a number and its unit, such as 500ms, 30s, 2m or 1h30m");
+    assert_snapshot!(refused_flag("--client-request-timeout", "soon"), @"error: invalid value 'soon' for '--client-request-timeout <TIME>': must be a number and its unit, such as 500ms, 30s, 2m or 1h30m");
 }
 
 #[test]
@@ -53,12 +53,12 @@ fn a_wrong_variable_is_named_with_what_to_write() {
     assert_snapshot!(refused_variable("MICRO_SERVER_ADVERTISE", ":80"), @r#"MICRO_SERVER_ADVERTISE ":80": has no host: give host:port, such as 10.0.0.7:8080"#);
     assert_snapshot!(refused_variable("WAYPOST_SERVER_METADATA", "a=1,b"), @r#"WAYPOST_SERVER_METADATA "a=1,b": has "b", which is no pair: give key=value, and no comma in a value"#);
     assert_snapshot!(refused_variable("MICRO_SERVER_METADATA", "=1"), @r#"MICRO_SERVER_METADATA "=1": is no pair: give key=value, and no comma in a value"#);
-    assert_snapshot!(refused_variable("WAYPOST_REGISTER_TTL", "30"), @r#"WAYPOST_REGISTER_TTL "30": has no unit: give 30s for seconds, or 30ms, 30m, 30h"#);
-    assert_snapshot!(refused_variable("MICRO_REGISTER_TTL", "30s"), @r#"MICRO_REGISTER_TTL "30s": is no whole number of seconds: give one, such as 15; a unit goes with the WAYPOST_ variable"#);
-    assert_snapshot!(refused_variable("MICRO_REGISTER_INTERVAL", "0"), @r#"MICRO_REGISTER_INTERVAL "0": is no time: a registration needs one; give more than zero, such as 15"#);
+    assert_snapshot!(refused_variable("WAYPOST_REGISTER_TTL", "30"), @r#"WAYPOST_REGISTER_TTL "30": must have a unit: 30s for seconds, or 30ms, 30m, 30h"#);
+    assert_snapshot!(refused_variable("MICRO_REGISTER_TTL", "30s"), @r#"MICRO_REGISTER_TTL "30s": must be a whole number of seconds, such as 15; a value with a unit goes into the WAYPOST_ variable"#);
+    assert_snapshot!(refused_variable("MICRO_REGISTER_INTERVAL", "0"), @r#"MICRO_REGISTER_INTERVAL "0": must be more than zero, such as 15"#);
     assert_snapshot!(refused_variable("WAYPOST_CLIENT_STRATEGY", "fastest"), @r#"WAYPOST_CLIENT_STRATEGY "fastest": is not known: give random, round-robin or least-request"#);
     assert_snapshot!(refused_variable("MICRO_CLIENT_RETRIES", "-1"), @r#"MICRO_CLIENT_RETRIES "-1": is no count: give 0 or more, such as 2"#);
-    assert_snapshot!(refused_variable("MICRO_CLIENT_REQUEST_TIMEOUT", "5"), @r#"MICRO_CLIENT_REQUEST_TIMEOUT "5": has no unit: give 5s for seconds, or 5ms, 5m, 5h"#);
+    assert_snapshot!(refused_variable("MICRO_CLIENT_REQUEST_TIMEOUT", "5"), @r#"MICRO_CLIENT_REQUEST_TIMEOUT "5": must have a unit: 5s for seconds, or 5ms, 5m, 5h"#);
     assert_snapshot!(refused_variable("MICRO_REGISTRY", "consul"), @r#"MICRO_REGISTRY "consul": is no registry that Waypost has: of go-micro's it knows etcd and memory; for another give its URL as --registry or WAYPOST_REGISTRY, such as etcd://host:2379"#);
     assert_snapshot!(refused_variable("MICRO_REGISTRY_ADDRESS", "a:2379"), @"MICRO_REGISTRY_ADDRESS: says where a registry is, and nothing says which: set MICRO_REGISTRY=etcd too, or WAYPOST_REGISTRY to a URL");
 }
