@@ -23,6 +23,21 @@ const NAME: &str = "static";
 pub const DEFAULT_PROTOCOL: &str = "grpc";
 
 /// Registry of `static://host:port[,host:port…]`: every service has exactly these nodes.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_core::registry::{Error, Registry};
+/// use waypost_core::static_list::{DEFAULT_PROTOCOL, StaticRegistry};
+///
+/// let addresses = ["10.0.0.7:9001".parse()?, "10.0.0.8:9001".parse()?];
+/// let registry = StaticRegistry::new(addresses, DEFAULT_PROTOCOL);
+///
+/// let greeter = &registry.get_service("greeter").await?[0];
+/// let addresses: Vec<_> = greeter.nodes.iter().map(|node| node.address.as_str()).collect();
+/// assert_eq!(addresses, ["10.0.0.7:9001", "10.0.0.8:9001"]);
+/// # Ok(()) }
+/// ```
 pub struct StaticRegistry {
     options: Options,
     protocol: String,

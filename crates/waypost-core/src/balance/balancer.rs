@@ -55,6 +55,38 @@ struct Ready<P> {
 }
 
 /// Balancer of the ready peers of one service, with one channel's configuration.
+///
+/// A transport publishes its ready connections, and picks one for each attempt:
+///
+/// ```
+/// use std::sync::Arc;
+/// use tokio::time::Instant;
+/// use waypost_core::balance::{Balancer, Config, PickContext, Pickable};
+/// use waypost_core::peer::{AttemptEnd, Finished, LoadTable, Peer};
+/// # use waypost_core::record::{Node, Service};
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+/// # let entry = service.entries().remove(0);
+///
+/// struct Connection(Arc<Peer>);
+/// impl Pickable for Connection {
+///     fn peer(&self) -> &Arc<Peer> {
+///         &self.0
+///     }
+/// }
+///
+/// let (loads, now) = (LoadTable::default(), Instant::now());
+/// let balancer = Balancer::new(Config::default(), loads.clone());
+/// let connection = Arc::new(Connection(Arc::new(Peer::new(entry, &loads, now))));
+/// balancer.publish(now, vec![(connection, now)])?;
+///
+/// let context = PickContext::new("/greeter.Greeter/Hello", now);
+/// let mut pick = balancer.pick(&context, |_| true).ok_or("no ready peer")?;
+/// assert_eq!(pick.item().peer().stats().in_flight(), 1);
+/// pick.finish(&Finished::new(now, Instant::now(), AttemptEnd::Answered));
+/// # assert_eq!(balancer.ready()[0].peer().stats().in_flight(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Balancer<P> {
     config: Config,
     loads: LoadTable,

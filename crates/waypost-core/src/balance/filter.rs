@@ -8,6 +8,21 @@ use crate::peer::Exclusion;
 use crate::record::{Entry, keys};
 
 /// Condition on a node.
+///
+/// ```
+/// use waypost_core::balance::{Filter, Filters};
+/// use waypost_core::peer::Exclusion;
+/// # use waypost_core::record::{Node, Service};
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+/// # service.nodes[0].metadata.insert("zone", "eu-1");
+/// # let entry = service.entries().remove(0);
+///
+/// let zone = |zone: &str| Filters::default().and(Filter::Label("zone".to_owned(), zone.to_owned()));
+/// assert_eq!(entry.node.metadata.get("zone"), Some("eu-1"));
+/// assert_eq!(zone("eu-1").check(&entry), Ok(()));
+/// assert_eq!(zone("us-1").check(&entry), Err(Exclusion::Label));
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Filter {
@@ -27,6 +42,22 @@ pub enum Filter {
 
 impl Filter {
     /// Creates a condition from a predicate.
+    ///
+    /// ```
+    /// use waypost_core::balance::{Filter, Filters};
+    /// use waypost_core::peer::Exclusion;
+    /// # use waypost_core::record::{Node, Service};
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+    /// # service.nodes[0].metadata.insert("zone", "eu-1");
+    /// # let entry = service.entries().remove(0);
+    ///
+    /// let is_private = Filter::predicate(|entry| entry.node.address.starts_with("10."));
+    /// assert_eq!(Filters::default().and(is_private).check(&entry), Ok(()));
+    ///
+    /// let is_stable = Filter::predicate(|entry| entry.service.version != "latest");
+    /// assert_eq!(Filters::default().and(is_stable).check(&entry), Err(Exclusion::Predicate));
+    /// ```
     pub fn predicate(predicate: impl Fn(&Entry) -> bool + Send + Sync + 'static) -> Self {
         Self::Predicate(Arc::new(predicate))
     }
@@ -71,6 +102,24 @@ impl PartialEq for Filter {
 }
 
 /// Conjunction of conditions.
+///
+/// A selector or channel with filters uses only the nodes that meet all of them:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_core::balance::{Config, Filter, Filters, SelectError, Selector};
+/// # use waypost_core::static_list::StaticRegistry;
+/// # let registry = StaticRegistry::new(["10.0.0.7:9001".parse()?], "grpc");
+///
+/// let mut config = Config::default();
+/// config.filters =
+///     Filters::default().and(Filter::Protocol("grpc".to_owned())).and(Filter::Version("2.0.0".to_owned()));
+/// let selector = Selector::uncached(registry, config);
+/// let error = selector.select("greeter").await.unwrap_err();
+/// assert!(matches!(error, SelectError::NoNode { known: 1, .. }));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters(Vec<Filter>);
 

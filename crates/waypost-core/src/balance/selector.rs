@@ -118,6 +118,22 @@ enum Listing {
 impl Selector {
     /// Creates a selector that reads the directory, so that a `select` of a known service does no
     /// I/O. The recommended selector.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_core::balance::{Config, Selector};
+    /// use waypost_core::directory::{self, Directory};
+    /// # use waypost_core::static_list::StaticRegistry;
+    /// # let registry = StaticRegistry::new(["10.0.0.7:9001".parse()?, "10.0.0.8:9001".parse()?], "http");
+    ///
+    /// let directory = Directory::new(registry, directory::Config::default());
+    /// let selector = Selector::cached(directory.clone(), Config::default());
+    /// let selected = selector.select("greeter").await?.next().ok_or("no node")?;
+    /// assert!(selected.node().address.starts_with("10.0.0."));
+    /// directory.close().await;
+    /// # Ok(()) }
+    /// ```
     pub fn cached(directory: Directory, config: Config) -> Self {
         Self { source: Source::Cached(directory), config, services: Mutex::default(), seed: fastrand::u64(..) }
     }
@@ -281,6 +297,35 @@ fn changes(old: &NodeSet, new: &NodeSet) -> Vec<(String, Option<Entry>)> {
 }
 
 /// Nodes of one service, returned one at a time.
+///
+/// Each attempt of a call takes the next node:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use waypost_core::balance::{Config, Selector};
+/// use waypost_core::peer::AttemptEnd;
+/// # use waypost_core::static_list::StaticRegistry;
+/// # let registry = StaticRegistry::new(["10.0.0.7:9001".parse()?, "10.0.0.8:9001".parse()?], "http");
+/// # let selector = Selector::uncached(registry, Config::default());
+/// # let mut called = Vec::new();
+/// # let mut call = async |address: &str| {
+/// #     called.push(address.to_owned());
+/// #     if called.len() == 1 { Err("refused") } else { Ok(()) }
+/// # };
+///
+/// let mut nodes = selector.select("greeter").await?;
+/// for _ in 0..3 {
+///     let selected = nodes.next().ok_or("no node")?;
+///     if call(&selected.node().address).await.is_ok() {
+///         selected.finish(AttemptEnd::Answered);
+///         break;
+///     }
+///     selected.finish(AttemptEnd::Lost);
+/// }
+/// # assert!(called.len() == 2 && called[0] != called[1]);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct NodeIter {
     balancer: Arc<Balancer<Listed>>,

@@ -63,6 +63,46 @@ impl<'a> BuildContext<'a> {
     /// Returns the state that this balancer keeps for peer `index` of `ready`, created by `init`
     /// when the peer is new. The state survives every rebuild in which the strategy requests it,
     /// and is dropped when the peer leaves the ready set.
+    ///
+    /// A strategy that counts picks per node, and keeps the counts when the ready set changes:
+    ///
+    /// ```
+    /// # use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
+    /// # use waypost_core::balance::{BuildContext, PickContext, Picker, ReadySet, Strategy};
+    /// # #[derive(Debug)]
+    /// # struct FewestPicks;
+    /// struct Counts(Vec<Arc<AtomicU64>>);
+    ///
+    /// impl Strategy for FewestPicks {
+    ///     # fn name(&self) -> &'static str { "fewest_picks" }
+    ///     fn build(&self, ready: &ReadySet, context: &mut BuildContext<'_>) -> Box<dyn Picker> {
+    ///         let count = |index| context.peer_state(ready, index, AtomicU64::default);
+    ///         Box::new(Counts((0..ready.len()).map(count).collect()))
+    ///     }
+    /// }
+    ///
+    /// impl Picker for Counts {
+    ///     fn pick(&self, _: &ReadySet, _: &PickContext<'_>) -> usize {
+    ///         let picks = |&index: &usize| self.0[index].load(Relaxed);
+    ///         let fewest = (0..self.0.len()).min_by_key(picks).unwrap_or_default();
+    ///         self.0[fewest].fetch_add(1, Relaxed);
+    ///         fewest
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_core::static_list::StaticRegistry;
+    /// # let registry = StaticRegistry::new(["10.0.0.7:9001".parse()?, "10.0.0.8:9001".parse()?], "http");
+    /// # let mut config = waypost_core::balance::Config::default();
+    /// # config.strategy = Arc::new(FewestPicks);
+    /// # let selector = waypost_core::balance::Selector::uncached(registry, config);
+    /// # let mut addresses = Vec::new();
+    /// # for _ in 0..4 {
+    /// #     addresses.push(selector.select("greeter").await?.next().ok_or("no node")?.node().address.clone());
+    /// # }
+    /// # assert!(addresses[0] == addresses[2] && addresses[1] == addresses[3] && addresses[0] != addresses[1]);
+    /// # Ok(()) }
+    /// ```
     pub fn peer_state<T: Send + Sync + 'static>(&mut self, ready: &ReadySet, index: usize, init: impl FnOnce() -> T) -> Arc<T> {
         let id = ready.peer(index).id();
         let kept = self.states.get(id).cloned().or_else(|| self.old.remove(id));
@@ -76,28 +116,51 @@ impl<'a> BuildContext<'a> {
 /// calls it. It may be slow, but must not block. A panic is contained: peers are picked at random
 /// until a later build succeeds.
 ///
+/// A strategy that prefers the node with the largest weight:
+///
 /// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
 /// use waypost_core::balance::{BuildContext, PickContext, Picker, ReadySet, Strategy};
+/// # use waypost_core::balance::{Config, Selector};
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Node, Service};
+/// # use waypost_core::registry::{Instance, RegisterOptions, Registry};
+/// # let registry = MemoryRegistry::new();
+/// # let mut service = Service::new("greeter");
+/// # service.nodes = ["small", "big", "medium"].iter().map(|id| Node::with_id("greeter", id, "127.0.0.1:9001")).collect();
+/// # service.nodes[1].metadata.insert("weight", "3");
+/// # service.nodes[2].metadata.insert("weight", "2");
+/// # let ttl = std::time::Duration::from_secs(15);
+/// # registry.register(&service, &RegisterOptions { ttl, instance: Instance::random() }).await?;
 ///
-/// /// The first that is ready.
 /// #[derive(Debug)]
-/// struct First;
+/// struct Heaviest;
+/// struct Fixed(usize);
 ///
-/// impl Strategy for First {
+/// impl Strategy for Heaviest {
 ///     fn name(&self) -> &'static str {
-///         "first"
+///         "heaviest"
 ///     }
-///
-///     fn build(&self, _: &ReadySet, _: &mut BuildContext<'_>) -> Box<dyn Picker> {
-///         Box::new(First)
+///     fn build(&self, ready: &ReadySet, _: &mut BuildContext<'_>) -> Box<dyn Picker> {
+///         let heaviest = (0..ready.len()).max_by_key(|&index| ready.weight(index));
+///         Box::new(Fixed(heaviest.unwrap_or_default()))
 ///     }
 /// }
 ///
-/// impl Picker for First {
+/// impl Picker for Fixed {
 ///     fn pick(&self, _: &ReadySet, _: &PickContext<'_>) -> usize {
-///         0
+///         self.0
 ///     }
 /// }
+///
+/// let mut config = Config::default();
+/// config.strategy = Arc::new(Heaviest);
+/// let selector = Selector::uncached(registry, config);
+/// let selected = selector.select("greeter").await?.next().ok_or("no node")?;
+/// assert_eq!(selected.node().id, "greeter-big");
+/// # Ok(()) }
 /// ```
 pub trait Strategy: Debug + Send + Sync + 'static {
     /// Returns the name in logs and snapshots.
@@ -120,6 +183,36 @@ impl<S: Strategy + ?Sized> Strategy for Arc<S> {
 
 /// Picker of one ready set, called per attempt from many tasks at once. It uses no lock, no clock
 /// and no I/O. A panic is contained: the attempt is picked at random.
+///
+/// A picker that sends the calls of one client with equal keys to the same node, by rendezvous hashing:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use tokio::time::Instant;
+/// use std::hash::{BuildHasher, RandomState};
+/// use waypost_core::balance::{PickContext, Picker, ReadySet};
+/// # use waypost_core::peer::{LoadTable, Peer};
+/// # use waypost_core::record::{Node, Service};
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+/// # service.nodes.push(Node::with_id("greeter", "b", "10.0.0.8:9001"));
+/// # let (loads, now) = (LoadTable::default(), Instant::now());
+/// # let peers = service.entries().into_iter().map(|entry| (Arc::new(Peer::new(entry, &loads, now)), now));
+/// # let ready = ReadySet::new(&loads, peers);
+///
+/// struct ByKey(RandomState);
+///
+/// impl Picker for ByKey {
+///     fn pick(&self, ready: &ReadySet, context: &PickContext<'_>) -> usize {
+///         let rank = |&index: &usize| self.0.hash_one((context.key, &ready.peer(index).id().id));
+///         (0..ready.len()).max_by_key(rank).unwrap_or_default()
+///     }
+/// }
+///
+/// let picker = ByKey(RandomState::new());
+/// let context = PickContext::new("/greeter.Greeter/Hello", now).with_key(Some("ann"));
+/// assert_eq!(picker.pick(&ready, &context), picker.pick(&ready, &context));
+/// ```
 pub trait Picker: Send + Sync {
     /// Returns the index of one of `ready`, the same set for which the picker was built. An index
     /// out of range counts modulo the length.
@@ -155,6 +248,25 @@ impl Picker for Random {
 
 /// Strategy that picks the peers in turn. The position belongs to the strategy, not to the call,
 /// and survives changes of the set.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use waypost_core::balance::{Config, RoundRobin, Selector};
+/// # use waypost_core::static_list::StaticRegistry;
+/// # let registry = StaticRegistry::new(["10.0.0.7:9001".parse()?, "10.0.0.8:9001".parse()?], "http");
+///
+/// let mut config = Config::default();
+/// config.strategy = Arc::new(RoundRobin::default());
+/// let selector = Selector::uncached(registry, config);
+///
+/// for expected in ["10.0.0.7:9001", "10.0.0.8:9001", "10.0.0.7:9001"] {
+///     let selected = selector.select("greeter").await?.next().ok_or("no node")?;
+///     assert_eq!(selected.node().address, expected);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct RoundRobin(Arc<AtomicUsize>);
 
@@ -177,6 +289,23 @@ impl Picker for RoundRobin {
 /// Strategy that draws two distinct peers at random, and picks the one with fewer attempts in
 /// flight. As in gRFC A48, but without replacement, so that a frozen node is picked only if it is
 /// the last one. The default.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_core::balance::{Config, Selector};
+/// # use waypost_core::static_list::StaticRegistry;
+/// # let registry = StaticRegistry::new(["10.0.0.7:9001".parse()?, "10.0.0.8:9001".parse()?], "http");
+///
+/// let selector = Selector::uncached(registry, Config::default());
+/// // The call to a selected node is in flight until `finish`, or until it is dropped.
+/// let busy = selector.select("greeter").await?.next().ok_or("no node")?;
+/// for _ in 0..10 {
+///     let idle = selector.select("greeter").await?.next().ok_or("no node")?;
+///     assert_ne!(idle.node().address, busy.node().address);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastRequest;
 

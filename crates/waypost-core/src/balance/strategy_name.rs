@@ -8,6 +8,19 @@ use super::{LeastRequest, Random, RoundRobin, Strategy};
 
 /// Name of a built-in strategy. Parses `random`, `round-robin` and `least-request`, go-micro's
 /// `roundrobin`, and the names of [`Strategy::name`].
+///
+/// ```
+/// use waypost_core::balance::{Config, StrategyName};
+///
+/// let flag = "round-robin";
+/// let mut config = Config::default();
+/// config.strategy = flag.parse::<StrategyName>()?.strategy();
+/// assert_eq!(config.strategy.name(), "round_robin");
+///
+/// let error = "fastest".parse::<StrategyName>().unwrap_err();
+/// assert_eq!(error.why(), "is not known: give random, round-robin or least-request");
+/// # Ok::<(), waypost_core::balance::UnknownStrategy>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StrategyName {

@@ -21,6 +21,34 @@ pub(super) struct Channel {
 
 /// Subscription to one service's snapshots, which are kept current while it or a clone of it
 /// exists.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// # use waypost_core::directory::{Config, Directory};
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Key, Node, Service};
+/// # use waypost_core::registry::{Instance, RegisterOptions, Registry};
+/// # let memory = MemoryRegistry::new();
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// # let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// # memory.register(&service, &options).await?;
+/// # let directory = Directory::new(memory.open(), Config::default());
+/// let mut greeter = directory.subscribe(&"greeter".parse()?)?;
+/// let mut seen = greeter.snapshot();
+/// while greeter.changed().await {
+///     let current = greeter.snapshot();
+///     for change in current.changes_since(&seen) {
+///         println!("{}: {:?} is now {:?}", change.id(), change.before, change.now);
+///     }
+///     seen = current;
+/// #   if !seen.is_empty() { break }
+/// }
+/// # assert_eq!(seen.len(), 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Subscription(watch::Receiver<Snapshot>);
 

@@ -21,6 +21,24 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Client's view of the registry: the latest [`Snapshot`](super::Snapshot) of every service in use. Clones share one
 /// directory.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_core::directory::{Config, Directory};
+/// # use waypost_core::static_list::StaticRegistry;
+/// # let registry = StaticRegistry::new(["10.0.0.7:9001".parse()?], "grpc");
+///
+/// let directory = Directory::new(registry, Config::default());
+/// let mut greeter = directory.subscribe(&"greeter".parse()?)?;
+/// assert!(greeter.synced().await);
+///
+/// let snapshot = greeter.snapshot();
+/// let addresses: Vec<_> = snapshot.confirmed().map(|entry| entry.node.address.as_str()).collect();
+/// assert_eq!(addresses, ["10.0.0.7:9001"]);
+/// directory.close().await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Directory(Arc<Inner>);
 

@@ -33,6 +33,34 @@ impl Positioned for Suspect {
 
 /// Outage of a registry, during which it cannot be watched. The nodes of a [`Snapshot`] do not
 /// change; only its staleness grows.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// # use waypost_core::directory::{Config, Directory};
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Key, Node, Service};
+/// # use waypost_core::registry::{Instance, RegisterOptions, Registry};
+/// # let memory = MemoryRegistry::new();
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// # let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// # memory.register(&service, &options).await?;
+/// # let directory = Directory::new(memory.open(), Config::default());
+/// let mut greeter = directory.subscribe(&"greeter".parse()?)?;
+/// greeter.synced().await;
+///
+/// memory.faults().set_unreachable(true);
+/// while greeter.snapshot().outage.is_none() {
+///     greeter.changed().await;
+/// }
+/// let snapshot = greeter.snapshot();
+/// assert_eq!(snapshot.confirmed().len(), 1);
+/// let later = tokio::time::Instant::now() + Duration::from_secs(60);
+/// assert!(snapshot.staleness(later) >= Duration::from_secs(60));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
@@ -43,6 +71,33 @@ pub struct Outage {
 }
 
 /// Immutable snapshot of one service's nodes. A clone is O(1).
+///
+/// A node whose record disappears is kept as a suspect, and clients still use it:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// # use waypost_core::directory::{Config, Directory};
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Key, Node, Service};
+/// # use waypost_core::registry::{Instance, RegisterOptions, Registry};
+/// # let memory = MemoryRegistry::new();
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// # let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// # memory.register(&service, &options).await?;
+/// # let directory = Directory::new(memory.open(), Config::default());
+/// let mut greeter = directory.subscribe(&"greeter".parse()?)?;
+/// greeter.synced().await;
+///
+/// memory.faults().expire(&service.entries()[0].key()); // the server has crashed
+/// greeter.changed().await;
+/// let snapshot = greeter.snapshot();
+/// assert_eq!((snapshot.confirmed().len(), snapshot.suspects().len()), (0, 1));
+/// assert!(snapshot.get("greeter-a").is_some_and(|member| member.is_suspect()));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Snapshot {

@@ -19,6 +19,28 @@ impl Faults {
     /// Makes the registry unreachable or reachable again. While it is unreachable, calls fail with
     /// `Unavailable`; watchers receive one `Err` at the start and a `Reset` at the end. Records
     /// expire nevertheless.
+    ///
+    /// A server that starts during an outage registers when the outage ends:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// use waypost_core::registrar::{Registration, State};
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+    /// let memory = MemoryRegistry::new();
+    /// memory.faults().set_unreachable(true);
+    ///
+    /// let registration = Registration::builder(memory.open(), service).start()?;
+    /// let mut states = registration.watch();
+    /// states.wait_for(|state| matches!(state, State::Failing { .. })).await?;
+    ///
+    /// memory.faults().set_unreachable(false);
+    /// registration.registered().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn set_unreachable(&self, unreachable: bool) {
         let mut store = self.0.lock();
         store.expire(Instant::now());
@@ -31,6 +53,32 @@ impl Faults {
     }
 
     /// Expires one record at once, which is a loss.
+    ///
+    /// A heartbeat repairs a record that has expired:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// # use waypost_core::registrar::{Registration, State};
+    /// # use waypost_core::registry::Registry;
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+    /// let memory = MemoryRegistry::new();
+    /// let interval = Duration::from_secs(5);
+    /// let registration = Registration::builder(memory.open(), service).interval(interval).start()?;
+    /// registration.registered().await?;
+    ///
+    /// let key = registration.service().entries()[0].key();
+    /// memory.faults().expire(&key);
+    /// assert!(memory.get_service("greeter").await.is_err());
+    ///
+    /// tokio::time::sleep(2 * interval).await;
+    /// assert!(memory.get_service("greeter").await.is_ok());
+    /// # Ok(()) }
+    /// ```
     pub fn expire(&self, key: &Key) {
         self.0.lock().lose(key.clone());
     }
@@ -55,6 +103,21 @@ impl Faults {
 
     /// Sets the latency of each response. Calls fail with `Timeout` if it exceeds
     /// `Options::timeout` (2 s). Default none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::registry::{Error, Registry};
+    /// let registry = MemoryRegistry::new();
+    /// registry.faults().set_delay(Duration::from_secs(1));
+    /// assert!(registry.list_services().await.is_ok());
+    ///
+    /// registry.faults().set_delay(Duration::from_secs(3));
+    /// assert!(matches!(registry.list_services().await, Err(Error::Timeout { .. })));
+    /// # Ok(()) }
+    /// ```
     pub fn set_delay(&self, delay: Duration) {
         self.0.lock().delay = delay;
     }

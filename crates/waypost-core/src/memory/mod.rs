@@ -29,6 +29,51 @@ const NAME: &str = "memory";
 
 /// Handle on a registry inside this process. If it is dropped without [`close`](Registry::close),
 /// its records stay until their TTL expires, as those of a killed process do.
+///
+/// Each handle stands for one process:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Node, Service};
+/// use waypost_core::registry::{Error, Registry};
+/// # use waypost_core::registry::{Instance, RegisterOptions};
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// # let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// let memory = MemoryRegistry::new();
+/// let (server, client) = (memory.open(), memory.open());
+///
+/// server.register(&service, &options).await?;
+/// assert_eq!(client.get_service("greeter").await?[0].nodes[0].id, "greeter-a");
+///
+/// server.close().await?; // also removes its records
+/// assert!(matches!(client.get_service("greeter").await, Err(Error::NotFound { .. })));
+/// # Ok(()) }
+/// ```
+///
+/// Records expire by tokio's clock. With paused time, a test of an expired record takes no time:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Node, Service};
+/// # use waypost_core::registry::{Error, Instance, RegisterOptions, Registry};
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// tokio::time::pause(); // or #[tokio::test(start_paused = true)]
+/// let registry = MemoryRegistry::new();
+///
+/// let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// registry.register(&service, &options).await?;
+/// tokio::time::advance(Duration::from_secs(15)).await; // no heartbeat
+/// assert!(matches!(registry.get_service("greeter").await, Err(Error::NotFound { .. })));
+/// # Ok(()) }
+/// ```
 pub struct MemoryRegistry {
     shared: Shared,
     id: HandleId,

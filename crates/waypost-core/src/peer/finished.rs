@@ -78,6 +78,50 @@ impl Finished {
 ///
 /// Called once for each attempt, from many tasks at once, after the response has ended or was
 /// dropped. It must not block. A panic in it is contained.
+///
+/// A picker that learns from the end of each attempt:
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+/// use waypost_core::balance::{PickContext, Picker, ReadySet};
+/// use waypost_core::peer::{AttemptObserver, Finished};
+///
+/// #[derive(Default)]
+/// struct LastFailed(AtomicBool);
+///
+/// impl AttemptObserver for LastFailed {
+///     fn finished(&self, finished: &Finished) {
+///         self.0.store(finished.end.is_failure(), Relaxed);
+///     }
+/// }
+///
+/// struct Careful(Vec<Arc<LastFailed>>);
+///
+/// impl Picker for Careful {
+///     # fn pick(&self, ready: &ReadySet, _: &PickContext<'_>) -> usize {
+///     #     let start = fastrand::usize(..ready.len());
+///     #     let mut in_turn = (0..ready.len()).map(|step| (start + step) % ready.len());
+///     #     in_turn.find(|&index| !self.0[index].0.load(Relaxed)).unwrap_or(start)
+///     # }
+///     // `pick` passes over the peers that failed last.
+///     fn observer(&self, index: usize) -> Option<Arc<dyn AttemptObserver>> {
+///         Some(self.0[index].clone())
+///     }
+/// }
+/// # use tokio::time::Instant;
+/// # use waypost_core::peer::{AttemptEnd, LoadTable, Peer};
+/// # use waypost_core::record::{Node, Service};
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+/// # service.nodes.push(Node::with_id("greeter", "b", "10.0.0.8:9001"));
+/// # let (loads, now) = (LoadTable::default(), Instant::now());
+/// # let peers = service.entries().into_iter().map(|entry| (Arc::new(Peer::new(entry, &loads, now)), now));
+/// # let ready = ReadySet::new(&loads, peers);
+/// # let picker = Careful(vec![Arc::default(), Arc::default()]);
+/// # picker.observer(0).expect("an observer").finished(&Finished::new(now, now, AttemptEnd::Lost));
+/// # assert!((0..100).all(|_| picker.pick(&ready, &PickContext::new("/greeter.Greeter/Hello", now)) == 1));
+/// ```
 pub trait AttemptObserver: Send + Sync {
     /// Processes the end of an attempt.
     fn finished(&self, finished: &Finished);

@@ -21,6 +21,18 @@ impl Service {
     /// Numbers are skipped regardless of their size. Values nested deeper than 100 levels are
     /// skipped too; go-micro writes 8. Names are not checked: see [`Service::check`].
     ///
+    /// ```
+    /// use waypost_core::record::Service;
+    ///
+    /// let record = br#"{"name":"greeter","version":"latest","metadata":null,"endpoints":null,
+    ///     "nodes":[{"metadata":{"protocol":"grpc"},"id":"greeter-a","address":"10.0.0.7:9001"}]}"#;
+    /// let service = Service::from_json(record)?;
+    /// assert_eq!(service.nodes[0].metadata.get("protocol"), Some("grpc"));
+    /// assert!(service.endpoints.is_null());
+    /// assert!(Service::from_json(b"no record").is_err());
+    /// # Ok::<(), waypost_core::record::DecodeError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`DecodeError`] if the bytes are not exactly one JSON object.
     pub fn from_json(bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -31,6 +43,20 @@ impl Service {
     }
 
     /// Encodes the record as Go's `encoding/json` does, byte for byte.
+    ///
+    /// ```
+    /// use waypost_core::record::{Node, Service};
+    ///
+    /// let mut service = Service::new("greeter");
+    /// service.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+    /// assert_eq!(
+    ///     service.to_json(),
+    ///     concat!(
+    ///         r#"{"name":"greeter","version":"latest","metadata":null,"endpoints":[],"#,
+    ///         r#""nodes":[{"metadata":null,"id":"greeter-a","address":"10.0.0.7:9001"}]}"#,
+    ///     )
+    /// );
+    /// ```
     pub fn to_json(&self) -> String {
         write::service(self)
     }

@@ -18,6 +18,18 @@ use super::packed::{Item, Items, pack, pack_numbers};
 ///
 /// Values keep the positions of the U+FFFD that were escaped in the record: Go writes bytes that
 /// are not UTF-8 in this form.
+///
+/// ```
+/// use waypost_core::record::Metadata;
+///
+/// let mut metadata = Metadata::from([("zone", "eu-1"), ("protocol", "grpc")]);
+/// metadata.insert("weight", "2");
+/// assert_eq!(metadata.get("zone"), Some("eu-1"));
+/// assert_eq!(metadata.remove("weight").as_deref(), Some("2"));
+///
+/// let pairs: Vec<_> = metadata.iter().collect();
+/// assert_eq!(pairs, [("protocol", "grpc"), ("zone", "eu-1")]);
+/// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Metadata(Option<Pairs>);
 

@@ -61,6 +61,19 @@ pub const DEFAULT_VERSION: &str = "latest";
 ///
 /// The JSON format is go-micro's, field for field; see [`Service::to_json`] and
 /// [`Service::from_json`].
+///
+/// ```
+/// use waypost_core::record::{Node, Service};
+///
+/// let mut service = Service::new("greeter");
+/// service.version = "1.4.0".to_owned();
+/// let error = service.check().unwrap_err();
+/// assert!(error.to_string().starts_with("service \"greeter\" has no node"));
+///
+/// service.nodes.push(Node::new("greeter", "10.0.0.7:9001"));
+/// service.check()?;
+/// # Ok::<(), waypost_core::record::RecordError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// Name by which clients find the service. Checked on registration ([`ServiceName`]), not on
@@ -77,6 +90,16 @@ pub struct Service {
 }
 
 /// One running instance of a service.
+///
+/// ```
+/// use waypost_core::record::{Node, keys};
+///
+/// let mut node = Node::with_id("greeter", "a", "10.0.0.7:9001");
+/// node.metadata.insert(keys::PROTOCOL, "grpc");
+/// node.metadata.insert(keys::WEIGHT, "2");
+/// assert_eq!(node.id, "greeter-a");
+/// assert!(!node.is_leaving());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Node {
     /// Metadata that the user and the server set: `protocol`, labels, [`keys::INSTANCE`].
@@ -88,6 +111,22 @@ pub struct Node {
 }
 
 /// One public method of a service.
+///
+/// Clients read from an endpoint that its method may be sent twice:
+///
+/// ```
+/// use waypost_core::record::{Endpoint, Metadata, Service, keys};
+///
+/// let mut service = Service::new("greeter");
+/// service.endpoints.push(Endpoint {
+///     name: "Greeter.Hello".to_owned(),
+///     metadata: Metadata::from([(keys::PATH, "/greeter.Greeter/Hello"), (keys::IDEMPOTENT, "true")]),
+///     ..Endpoint::default()
+/// });
+///
+/// let method = service.info().method("/greeter.Greeter/Hello").expect("the record names the method");
+/// assert!(method.idempotent && !method.streaming);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// Schema of the request.
@@ -200,6 +239,21 @@ impl ServiceInfo {
 }
 
 /// One node of one service: the internal form of a record.
+///
+/// The entries of a service share everything but the node:
+///
+/// ```
+/// use std::sync::Arc;
+/// use waypost_core::record::{Entry, Node, Service};
+///
+/// let mut service = Service::new("greeter");
+/// service.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+/// service.nodes.push(Node::with_id("greeter", "b", "10.0.0.8:9001"));
+///
+/// let entries = service.entries();
+/// assert!(Arc::ptr_eq(&entries[0].service, &entries[1].service));
+/// assert_eq!(Entry::to_services(&entries), [service]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Part that all entries with equal records share.

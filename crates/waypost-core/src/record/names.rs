@@ -71,6 +71,17 @@ macro_rules! name {
 name! {
     /// Name of a service: `[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}` without `..`, so that it is one level
     /// of a registry's tree.
+    ///
+    /// ```
+    /// use waypost_core::record::ServiceName;
+    ///
+    /// let name: ServiceName = "shop.greeter".parse()?;
+    /// assert_eq!(name.as_str(), "shop.greeter");
+    ///
+    /// let error = "shop/greeter".parse::<ServiceName>().unwrap_err();
+    /// assert_eq!(error.what(), "service name \"shop/greeter\"");
+    /// # Ok::<(), waypost_core::record::NameError>(())
+    /// ```
     ServiceName, "service name", 128
 }
 name! {
@@ -95,6 +106,18 @@ fn check(given: &str) -> Result<(), &'static str> {
 }
 
 /// Address that can be dialled, as `host:port`.
+///
+/// ```
+/// use waypost_core::record::Address;
+///
+/// let address: Address = "[::1]:9001".parse()?;
+/// assert_eq!((address.host.as_str(), address.port), ("::1", 9001));
+/// assert!(address.is_loopback());
+///
+/// let error = "http://10.0.0.7:9001".parse::<Address>().unwrap_err();
+/// assert_eq!(error.why(), "is a URL: give host:port without the scheme");
+/// # Ok::<(), waypost_core::record::NameError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Host name or IP address, without brackets. An IPv6 address may have a zone, as in

@@ -17,6 +17,35 @@ pub type CheckError = Box<dyn std::error::Error + Send + Sync>;
 /// [`Config::timeout`](super::Config::timeout), which counts as a failure, as does a panic. It must
 /// not block its thread. Any `Fn() -> impl Future<Output = Result<(), CheckError>>` is a check: `?`
 /// converts every error, and `.into()` a text.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+/// use waypost_core::registrar::{CheckError, RegisterCheck};
+/// # use waypost_core::registrar::State;
+/// # use waypost_core::{memory::MemoryRegistry, record::{Node, Service}, registrar::Registration};
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// # let memory = MemoryRegistry::new();
+///
+/// struct CacheIsWarm(Arc<AtomicBool>);
+///
+/// impl RegisterCheck for CacheIsWarm {
+///     async fn check(&self) -> Result<(), CheckError> {
+///         if self.0.load(Relaxed) { Ok(()) } else { Err("the cache is cold".into()) }
+///     }
+/// }
+///
+/// let warm = Arc::new(AtomicBool::new(false));
+/// let check = CacheIsWarm(warm.clone());
+/// let registration = Registration::builder(memory.open(), service).check(check).start()?;
+/// # registration.watch().wait_for(|state| matches!(state, State::Unhealthy { .. })).await?;
+/// warm.store(true, Relaxed);
+/// registration.registered().await?; // after the next checks
+/// # Ok(()) }
+/// ```
 pub trait RegisterCheck: Send + Sync + 'static {
     /// Checks that the node can serve calls.
     ///

@@ -9,6 +9,22 @@ use crate::registry::{Error, LONGEST_TTL, Result, SHORTEST_TTL};
 ///
 /// Each duration may be [`Duration::MAX`], which means no limit, except [`ttl`](Config::ttl) and
 /// [`interval`](Config::interval).
+///
+/// ```
+/// use std::time::Duration;
+/// use waypost_core::registrar::Config;
+///
+/// let mut config = Config::default();
+/// config.interval = Duration::from_secs(20);
+/// let error = config.check().unwrap_err();
+/// assert!(error.to_string().starts_with("registration ttl: 15s must be more than the interval, 20s"));
+///
+/// config.ttl = Duration::from_secs(60);
+/// config.check()?;
+/// # Ok::<(), waypost_core::registry::Error>(())
+/// ```
+///
+/// [`RegistrationBuilder::config`](super::RegistrationBuilder::config) takes the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {

@@ -44,6 +44,27 @@ use shared::Shared;
 /// and the record stays until its TTL expires. Where a registry ties records to their owner
 /// (`local`), the record stays until that registry is closed or the process ends.
 ///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use waypost_core::memory::MemoryRegistry;
+/// use waypost_core::record::{Node, Service};
+/// use waypost_core::registrar::Registration;
+/// # use waypost_core::registry::Registry;
+/// # let memory = MemoryRegistry::new();
+/// # let registry = memory.open();
+///
+/// let mut service = Service::new("greeter");
+/// service.nodes.push(Node::new("greeter", "10.0.0.7:9001"));
+/// let registration = Registration::builder(registry, service).start()?;
+/// registration.registered().await?;
+/// # assert_eq!(memory.get_service("greeter").await?[0].nodes.len(), 1);
+/// // Serve calls here.
+/// registration.close().await?;
+/// # assert!(memory.get_service("greeter").await.is_err());
+/// # Ok(()) }
+/// ```
+///
 /// # Runtimes
 /// The task runs on the runtime in which the registration was started. After that runtime has
 /// ended, the state is [`State::Failing`] with this reason. The next use of the handle inside
@@ -94,6 +115,27 @@ impl RegistrationBuilder {
 
     /// Calls `check` at every interval, and keeps the node deregistered while it fails. See
     /// [`RegisterCheck`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// # use waypost_core::registrar::{Registration, State};
+    /// # use waypost_core::registry::Registry;
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+    /// let memory = MemoryRegistry::new();
+    /// let registration = Registration::builder(memory.open(), service)
+    ///     .check(|| async { Err("the database is unreachable".into()) })
+    ///     .start()?;
+    ///
+    /// let mut states = registration.watch();
+    /// let state = states.wait_for(|state| matches!(state, State::Unhealthy { .. })).await?.clone();
+    /// assert!(matches!(state, State::Unhealthy { why, .. } if why.contains("database")));
+    /// assert!(memory.get_service("greeter").await.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn check(mut self, check: impl RegisterCheck) -> Self {
         self.check = Some(AnyCheck::new(check));
         self
@@ -162,6 +204,24 @@ fn validate(service: &Service) -> Result<()> {
 
 impl Registration {
     /// Returns a builder for a registration of the one node in `service` with `registry`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// # use waypost_core::registrar::Registration;
+    /// # let registry = MemoryRegistry::new();
+    /// let mut service = Service::new("greeter");
+    /// service.nodes.push(Node::new("greeter", "0.0.0.0:9001"));
+    ///
+    /// let (ttl, interval) = (Duration::from_secs(30), Duration::from_secs(10));
+    /// let builder = Registration::builder(registry, service).ttl(ttl).interval(interval);
+    /// let error = builder.start().unwrap_err();
+    /// assert!(error.to_string().contains("is every interface, which no client can dial"));
+    /// # Ok(()) }
+    /// ```
     pub fn builder(registry: impl Into<AnyRegistry>, service: Service) -> RegistrationBuilder {
         RegistrationBuilder { registry: registry.into(), service, config: Config::default(), check: None, allow_loopback: false }
     }
@@ -172,8 +232,29 @@ impl Registration {
         self.keeper.shared.state.borrow().clone()
     }
 
-    /// Returns a receiver of the current state and all later ones. The channel closes after
-    /// [`State::Left`], or when the registration is dropped.
+    /// Returns a receiver of the current state and all later ones, of which [`State::Left`] is the
+    /// last. The channel closes when the registration is dropped, as [`close`](Registration::close)
+    /// does; after [`leave`](Registration::leave) it stays open until then.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// # use waypost_core::registrar::{Registration, State};
+    /// # use waypost_core::registry::Registry;
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+    /// let memory = MemoryRegistry::new();
+    /// let registration = Registration::builder(memory.open(), service).start()?;
+    /// let mut states = registration.watch();
+    /// states.wait_for(State::is_registered).await?;
+    ///
+    /// registration.close().await?;
+    /// assert!(states.borrow().is_left());
+    /// # assert!(states.changed().await.is_ok() && states.changed().await.is_err(), "closed after the last state");
+    /// # Ok(()) }
+    /// ```
     pub fn watch(&self) -> watch::Receiver<State> {
         self.keeper.keep_running();
         self.keeper.shared.state.subscribe()
@@ -198,6 +279,26 @@ impl Registration {
 
     /// Sets one entry of the node's metadata; see [`update`](Registration::update).
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// # use waypost_core::registrar::{Registration, State};
+    /// # use waypost_core::registry::Registry;
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+    /// let memory = MemoryRegistry::new();
+    /// let registration = Registration::builder(memory.open(), service).start()?;
+    /// registration.registered().await?;
+    ///
+    /// registration.set_metadata("weight", "2")?;
+    /// tokio::time::sleep(Duration::from_millis(100)).await;
+    /// assert_eq!(memory.get_service("greeter").await?[0].nodes[0].metadata.get("weight"), Some("2"));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// The same as for [`update`](Registration::update).
     pub fn set_metadata(&self, key: impl Into<String>, value: impl Into<String>) -> Result<()> {
@@ -208,6 +309,30 @@ impl Registration {
     /// Changes the node's metadata. While registered, the change is written at once; several
     /// changes within 50 ms may be one write. The change survives any outage. `change` must not
     /// call this registration.
+    ///
+    /// Several entries change in one write:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// # use waypost_core::registrar::{Registration, State};
+    /// # use waypost_core::registry::Registry;
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+    /// let memory = MemoryRegistry::new();
+    /// # service.nodes[0].metadata.insert("canary", "true");
+    /// let registration = Registration::builder(memory.open(), service).start()?;
+    /// registration.update(|metadata| {
+    ///     metadata.insert("zone", "eu-1");
+    ///     metadata.remove("canary");
+    /// })?;
+    ///
+    /// let metadata = &registration.service().nodes[0].metadata;
+    /// assert_eq!((metadata.get("zone"), metadata.get("canary")), (Some("eu-1"), None));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Invalid`] if the record would be invalid. The record is not changed then.
@@ -237,6 +362,28 @@ impl Registration {
     /// denies the request or is closed does not delay it. The future fits axum's
     /// `with_graceful_shutdown` and tonic's `serve_with_shutdown`. Keep the registration until the
     /// server has stopped: if it is dropped before the signal, the record is no longer kept alive.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_core::memory::MemoryRegistry;
+    /// # use waypost_core::record::{Node, Service};
+    /// # use waypost_core::registrar::{Registration, State};
+    /// # use waypost_core::registry::Registry;
+    /// # let mut service = Service::new("greeter");
+    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+    /// let memory = MemoryRegistry::new();
+    /// # async fn serve_with_shutdown(shutdown: impl Future<Output = ()>) { shutdown.await }
+    /// let registration = Registration::builder(memory.open(), service).start()?;
+    /// registration.registered().await?;
+    ///
+    /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    /// let drained = registration.drain_on(async { drop(stopped.await) });
+    /// drop(stop); // SIGTERM, in a real server
+    /// serve_with_shutdown(drained).await;
+    /// assert!(registration.state().is_left());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Cancel safety
     /// If the future is dropped before the signal, nothing happens. If it is dropped later, the

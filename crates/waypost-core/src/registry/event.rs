@@ -11,6 +11,33 @@ use crate::record::{Entry, Key};
 
 /// Event about nodes. An error of the registry is never an event: it is an `Err` item of the
 /// [`Watcher`].
+///
+/// A node that deregisters causes two events; a node that is lost causes `Deleted` alone.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Node, Service};
+/// use waypost_core::registry::{DeregisterOptions, Event, Registry, WatchOptions};
+/// # use waypost_core::registry::{Instance, RegisterOptions};
+/// # let registry = MemoryRegistry::new();
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// # let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+///
+/// let mut watcher = registry.watch(&WatchOptions::service("greeter")).await?;
+/// assert_eq!(watcher.next().await.ok_or("closed")??, Event::Reset(Vec::new()));
+///
+/// registry.register(&service, &options).await?;
+/// assert!(matches!(watcher.next().await, Some(Ok(Event::Created(_)))));
+///
+/// registry.deregister(&service, &DeregisterOptions::ours(options.instance)).await?;
+/// assert!(matches!(watcher.next().await, Some(Ok(Event::Updated(entry))) if entry.node.is_leaving()));
+/// assert!(matches!(watcher.next().await, Some(Ok(Event::Deleted(_)))));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Complete set of entries: the first item, and the first after any gap.
@@ -32,6 +59,35 @@ pub enum Event {
 /// is an error of the registry: keep the current nodes, the watcher recovers by itself. The stream
 /// ends only when its registry is closed. Dropping the watcher releases its resources in the
 /// registry.
+///
+/// A [`NodeSet`](super::NodeSet) to which all events are applied holds the current nodes:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Node, Service};
+/// # use waypost_core::registry::{Instance, RegisterOptions};
+/// use waypost_core::registry::{NodeSet, Registry, WatchOptions};
+/// # let registry = MemoryRegistry::new();
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+/// # let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// # registry.register(&service, &options).await?;
+///
+/// let mut watcher = registry.watch(&WatchOptions::service("greeter")).await?;
+/// let mut nodes = NodeSet::default();
+/// while let Some(item) = watcher.next().await {
+///     match item {
+///         Ok(event) => nodes.apply(event),
+///         Err(error) => eprintln!("nodes may be stale: {}", error.chain()),
+///     }
+/// #   if !nodes.is_empty() { break }
+/// }
+/// # assert_eq!(nodes.len(), 1);
+/// # Ok(()) }
+/// ```
 pub struct Watcher(Pin<Box<dyn Stream<Item = Result<Event>> + Send>>);
 
 impl Watcher {

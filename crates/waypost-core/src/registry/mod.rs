@@ -37,6 +37,65 @@ pub use redacted::redacted_url;
 ///
 /// Implement it with plain `async fn`. All methods may be called from many tasks at once; none may
 /// block its thread.
+///
+/// A read-only registry of the nodes that an inventory reports. The [`Broadcaster`] keeps the contract
+/// of the watchers.
+///
+/// ```
+/// use waypost_core::record::{Entry, Service};
+/// use waypost_core::registry::{
+///     Broadcaster, DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
+/// };
+///
+/// #[derive(Debug)]
+/// struct Inventory(Options, Broadcaster);
+///
+/// impl Registry for Inventory {
+///     fn name(&self) -> &'static str {
+///         "inventory"
+///     }
+///     fn options(&self) -> &Options {
+///         &self.0
+///     }
+///     async fn register(&self, _: &Service, _: &RegisterOptions) -> Result<()> {
+///         Err(Error::Unsupported { registry: "inventory", operation: "register" })
+///     }
+///     async fn deregister(&self, _: &Service, _: &DeregisterOptions) -> Result<()> {
+///         Err(Error::Unsupported { registry: "inventory", operation: "deregister" })
+///     }
+///     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
+///         let mut services = self.list_services().await?;
+///         services.retain(|service| service.name == name);
+///         if services.is_empty() { Err(Error::NotFound { service: name.into() }) } else { Ok(services) }
+///     }
+///     async fn list_services(&self) -> Result<Vec<Service>> {
+///         let nodes = self.1.nodes().ok_or(Error::Closed)?;
+///         Ok(Entry::to_services(&nodes))
+///     }
+///     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
+///         Ok(self.1.subscribe(options))
+///     }
+///     async fn close(&self) -> Result<()> {
+///         self.1.forget();
+///         self.1.close();
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// # use waypost_core::record::Node;
+/// # use waypost_core::registry::{AnyRegistry, NodeSet};
+/// # let mut reported = Service::new("greeter");
+/// # reported.nodes.push(Node::with_id("greeter", "a", "10.0.0.7:9001"));
+/// let nodes = Broadcaster::default();
+/// let registry = AnyRegistry::new(Inventory(Options::new(), nodes.clone()));
+/// nodes.reset(reported.entries().into_iter().collect()); // at every report
+/// assert_eq!(registry.list_services().await?, [reported]);
+/// # registry.close().await?;
+/// # assert!(matches!(registry.get_service("greeter").await, Err(Error::Closed)));
+/// # Ok(()) }
+/// ```
 pub trait Registry: Debug + Send + Sync + 'static {
     /// Returns the name of the backend: `memory`, `local`, `etcd`.
     fn name(&self) -> &'static str;

@@ -59,6 +59,30 @@ impl fmt::Display for Instance {
 }
 
 /// Options of a registration.
+///
+/// The owner of a record repeats `register` as its heartbeat; another instance cannot take a live
+/// record over.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::record::{Node, Service};
+/// use waypost_core::registry::{Error, Instance, RegisterOptions, Registry};
+/// # let registry = MemoryRegistry::new();
+/// # let mut service = Service::new("greeter");
+/// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
+///
+/// let ours = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// registry.register(&service, &ours).await?;
+/// registry.register(&service, &ours).await?; // a heartbeat
+///
+/// let other = RegisterOptions { instance: Instance::random(), ..ours };
+/// service.nodes[0].address = "127.0.0.1:9002".to_owned();
+/// assert!(matches!(registry.register(&service, &other).await, Err(Error::IdTaken { .. })));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisterOptions {
     /// Lifetime of the record unless refreshed; at least 1 s. A registration without a TTL cannot
