@@ -30,6 +30,19 @@ fn number(variable: &str) -> Option<u64> {
 
 /// Log of the steps of one random case. When a panic drops it, it is printed with the seed that
 /// reproduces the case. Clones share the log.
+///
+/// ```
+/// use waypost_conformance::{CaseLog, seeds};
+///
+/// for seed in seeds(3) {
+///     let log = CaseLog::new("-p my-registry random_changes", seed);
+///     let mut rng = fastrand::Rng::with_seed(seed);
+///     let ttl = rng.u64(1..60);
+///     log.tell(format!("register with a TTL of {ttl} s"));
+///     // Execute the step; an assertion that fails prints the log and the seed.
+///     assert_eq!(log.seed(), seed);
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct CaseLog(Arc<Logged>);
 

@@ -13,6 +13,33 @@ pub type RawChange = (Key, Option<Vec<u8>>);
 ///
 /// An ability that the backend lacks keeps its default, `Unsupported`. The cases that need it are
 /// skipped by name.
+///
+/// A harness with an ability: its registry lets records expire on demand.
+///
+/// ```
+/// use waypost_conformance::Harness;
+/// use waypost_core::memory::MemoryRegistry;
+/// use waypost_core::record::Key;
+/// use waypost_core::registry::{AnyRegistry, Result};
+///
+/// struct Memory(MemoryRegistry);
+///
+/// impl Harness for Memory {
+///     async fn open(&self) -> Result<AnyRegistry> {
+///         Ok(AnyRegistry::new(self.0.open()))
+///     }
+///
+///     async fn expire(&self, key: &Key) -> Result<()> {
+///         self.0.faults().expire(key);
+///         Ok(())
+///     }
+/// #   fn may_skip(&self) -> bool {
+/// #       false
+/// #   }
+/// }
+/// # use waypost_conformance::{Time, check};
+/// # check("example", "an_expired_record_comes_back", Time::Paused, || Memory(MemoryRegistry::new()));
+/// ```
 pub trait Harness: Send + Sync + 'static {
     /// Opens a separate handle on the registry, as another process would have. The suite closes it.
     fn open(&self) -> impl Future<Output = Result<AnyRegistry>> + Send;

@@ -46,6 +46,22 @@ impl fmt::Display for SuiteReport {
 
 /// Runs all cases one after the other, without a test for each.
 ///
+/// ```
+/// use waypost_conformance::{Harness, Time, run};
+/// # use waypost_core::memory::MemoryRegistry;
+/// # use waypost_core::registry::{AnyRegistry, Result};
+/// # struct Memory(MemoryRegistry);
+/// # impl Harness for Memory {
+/// #     async fn open(&self) -> Result<AnyRegistry> {
+/// #         Ok(AnyRegistry::new(self.0.open()))
+/// #     }
+/// # }
+///
+/// let report = run(Time::Paused, || Memory(MemoryRegistry::new()));
+/// println!("{report}");
+/// assert!(report.skipped().any(|(case, _)| case == "a_garbage_record_hides_nothing"));
+/// ```
+///
 /// # Panics
 /// At the first case that fails.
 pub fn run<H: Harness>(time: Time, make: impl Fn() -> H) -> SuiteReport {
