@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -51,9 +52,11 @@ impl Crates {
         let mut crates = BTreeMap::new();
         for name in CRATES {
             let json = PathBuf::from("target/api");
-            let mut command = workspace.cargo(&["+nightly", "rustdoc", "--package", name, "--lib", "--all-features"]);
+            let mut command = Command::new("rustup");
+            command.args(["run", "nightly", "cargo", "rustdoc", "--package", name, "--lib", "--all-features"]);
             // The toolchain of this tool would win over the one that is asked for.
-            command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").arg("--target-dir").arg(&json);
+            command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
+            command.current_dir(workspace.root()).arg("--target-dir").arg(&json);
             command.args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"]);
             output(&mut command)?;
             let name = name.replace('-', "_");
