@@ -79,6 +79,25 @@ impl fmt::Display for ServiceReport {
 
 /// Error of a call that got no response: the reason, the state of the service, and the failed
 /// attempts.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_http::{ChannelConfig, FailureKind};
+///
+/// # let client = client_of("127.0.0.1:1".parse()?);
+/// let mut config = ChannelConfig::default();
+/// config.wait_for_ready = Some(Duration::from_millis(200));
+/// let users = client.channel("users".parse()?, config, Arc::new(PlainHttp));
+///
+/// // The only node refuses connections.
+/// let error = users.call(Request::get("/users").body(Empty::<Bytes>::new())?).await.unwrap_err();
+/// assert_eq!(error.kind, FailureKind::NoPeer);
+/// assert_eq!((error.report.known, error.report.ready), (1, 0));
+/// assert!(error.history.is_empty());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub struct CallError {

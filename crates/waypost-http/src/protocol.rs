@@ -24,6 +24,44 @@ pub enum ResponseClass {
 
 /// Meaning of a protocol. Called for every attempt, from many tasks concurrently; implementations
 /// must not block.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # mod plain {
+/// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// #     pub(super) async fn node() -> Address { serve(200).await }
+/// # }
+/// # use std::{sync::Arc, time::Duration};
+/// # use bytes::Bytes;
+/// # use http::{HeaderMap, Request, StatusCode};
+/// # use http_body_util::Empty;
+/// # use waypost_http::*;
+/// /// Plain HTTP.
+/// #[derive(Debug)]
+/// struct PlainHttp;
+///
+/// impl Protocol for PlainHttp {
+///     fn timeout(&self, _: &HeaderMap) -> Option<Duration> { None }
+///     fn prepare(&self, _: &mut HeaderMap, _: u32, _: Option<Duration>) {}
+///     fn classify_head(&self, status: StatusCode, _: &HeaderMap) -> ResponseClass {
+///         match status.as_u16() {
+///             503 => ResponseClass::Unavailable(Pushback::None),
+///             500..=599 => ResponseClass::NodeFailed,
+///             _ => ResponseClass::Success,
+///         }
+///     }
+///     fn classify_trailers(&self, _: &HeaderMap) -> ResponseClass { ResponseClass::Success }
+///     fn body_error(&self, error: BodyError) -> BoxError { error.into() }
+/// }
+///
+/// # let registry = waypost_core::static_list::StaticRegistry::new([plain::node().await], "http");
+/// # let client = Client::new(registry, ClientConfig::default());
+/// let users = client.channel("users".parse()?, ChannelConfig::default(), Arc::new(PlainHttp));
+/// let response = users.call(Request::get("/users/7").body(Empty::<Bytes>::new())?).await?;
+/// assert_eq!(response.status(), StatusCode::OK);
+/// # Ok(()) }
+/// ```
 pub trait Protocol: Debug + Send + Sync + 'static {
     /// Returns the timeout set by the caller in the request's headers.
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration>;

@@ -15,6 +15,25 @@ use waypost_core::record::Address;
 use crate::conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, dial};
 
 /// Settings of TLS, each part as PEM text.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_http::{Client, ClientConfig, Connect, TlsConfig, TlsConnect};
+///
+/// let mut config = TlsConfig::default();
+/// config.ca = Some(std::fs::read("tests/doc/ca.pem")?);
+/// config.server_name = Some("users.internal".to_owned());
+/// let connect = TlsConnect::new(&config)?;
+/// assert_eq!(connect.scheme().as_str(), "https");
+/// # let registry = nodes([]);
+/// let client = Client::with_connect(registry, ClientConfig::default(), connect);
+///
+/// config.ca = Some(b"not PEM".to_vec());
+/// assert_eq!(TlsConnect::new(&config).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct TlsConfig {

@@ -19,6 +19,50 @@ pub(crate) struct RequestHead {
 
 /// Affinity key of a call, as an extension of its request: strategies that use one send equal keys
 /// to the same node.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::hash::{DefaultHasher, Hash, Hasher};
+/// use waypost_core::balance::{PickContext, Picker, ReadySet};
+/// use waypost_http::PickKey;
+///
+/// # #[derive(Debug)]
+/// # struct ByKey;
+/// // The picker of a strategy.
+/// impl Picker for ByKey {
+///     fn pick(&self, _: &ReadySet, context: &PickContext<'_>) -> usize {
+///         let mut hasher = DefaultHasher::new();
+///         context.key.hash(&mut hasher);
+///         hasher.finish() as usize
+///     }
+/// }
+/// # use waypost_core::balance::{BuildContext, Decision, Strategy};
+/// # impl Strategy for ByKey {
+/// #     fn name(&self) -> &'static str { "by_key" }
+/// #     fn build(&self, _: &ReadySet, _: &mut BuildContext<'_>) -> Box<dyn Picker> { Box::new(ByKey) }
+/// # }
+///
+/// # let mut config = ChannelConfig::default();
+/// # config.balance.strategy = Arc::new(ByKey);
+/// # let registry = nodes([serve(200).await, serve(200).await]);
+/// # let client = Client::new(registry, ClientConfig::default());
+/// # let users = channel(&client, config);
+/// # while users.snapshot().nodes.iter().filter(|node| node.decision == Decision::Picked).count() < 2 {
+/// #     tokio::time::sleep(Duration::from_millis(10)).await;
+/// # }
+/// # let mut nodes = Vec::new();
+/// # for _ in 0..2 {
+/// let mut request = Request::get("/users/7").body(Empty::<Bytes>::new())?;
+/// request.extensions_mut().insert(PickKey("7".to_owned()));
+/// let response = users.call(request).await?;
+/// # let served_by = response.extensions().get::<waypost_http::ServedBy>();
+/// # nodes.extend(served_by.map(|served_by| served_by.node.id.clone()));
+/// # }
+/// # assert_eq!(nodes[0], nodes[1]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PickKey(pub String);
 

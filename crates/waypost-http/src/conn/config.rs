@@ -3,6 +3,25 @@
 use std::time::Duration;
 
 /// Schedule of the PINGs that are sent while calls are in flight and the peer is silent.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_http::{Client, ClientConfig, FailureKind, Silence};
+///
+/// let mut config = ClientConfig::default();
+/// config.connection.silence = Silence::Every(Duration::from_millis(100));
+/// config.connection.close_timeout = Duration::from_millis(200);
+///
+/// // The only node freezes once it is connected: it acknowledges no PING.
+/// # let registry = nodes([serve_frozen().await]);
+/// let client = Client::new(registry, config);
+/// # let users = channel(&client, ChannelConfig::default());
+/// let error = users.call(Request::get("/users").body(Empty::<Bytes>::new())?).await.unwrap_err();
+/// assert_eq!(error.kind, FailureKind::NoAnswer);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Silence {
@@ -18,6 +37,25 @@ pub enum Silence {
 /// Settings of the connections to nodes: dialling, windows and keep-alive.
 ///
 /// Every duration may be [`Duration::MAX`], which means never.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_http::{Client, ClientConfig};
+///
+/// let mut config = ClientConfig::default();
+/// config.connection.connect_timeout = Duration::from_millis(100);
+///
+/// // The only node accepts the connection, but never sends SETTINGS.
+/// # let silent = TcpListener::bind("127.0.0.1:0").await?;
+/// # let registry = nodes([silent.local_addr()?.to_string().parse()?]);
+/// let client = Client::new(registry, config);
+/// # let users = channel(&client, ChannelConfig::default());
+/// let error = users.ready(Duration::from_secs(1)).await.unwrap_err();
+/// assert!(error.report.last_failure.is_some_and(|failure| failure.contains("no SETTINGS within 100ms")));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionConfig {

@@ -28,6 +28,34 @@ pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<BoxIo>> + Send 
 
 /// Connector: the interface for TLS, simulated networks and custom sockets. Called from many tasks
 /// concurrently, under a deadline.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_core::record::Address;
+/// use waypost_http::{AddressPolicy, BoxIo, Client, ClientConfig, Connect, Connecting};
+///
+/// /// Server in the same process, without a socket.
+/// #[derive(Debug)]
+/// struct InProcess;
+///
+/// impl Connect for InProcess {
+///     fn connect<'a>(&'a self, _: &'a Address, _: &'a AddressPolicy) -> Connecting<'a> {
+///         Box::pin(async {
+///             let (client, server) = tokio::io::duplex(64 * 1024);
+///             tokio::spawn(serve_connection(server, 200));
+///             Ok(Box::new(client) as BoxIo)
+///         })
+///     }
+/// }
+///
+/// # let registry = nodes(["users.test:80".parse()?]);
+/// let client = Client::with_connect(registry, ClientConfig::default(), InProcess);
+/// # let users = channel(&client, ChannelConfig::default());
+/// users.ready(Duration::from_secs(5)).await?;
+/// # Ok(()) }
+/// ```
 pub trait Connect: Debug + Send + Sync + 'static {
     /// Connects to `address`, which `policy` allows. A name must be checked again once it is
     /// resolved.

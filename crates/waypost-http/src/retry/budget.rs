@@ -24,6 +24,33 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// Within any `window`, the number of retries is at most `per_call` × the calls of that window,
 /// plus the greater of `per_second` × `window` and `initial`.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_http::{Client, ClientConfig, ServedBy};
+///
+/// // One retry in all.
+/// let mut config = ClientConfig::default();
+/// config.budget.per_call = 0.0;
+/// config.budget.per_second = 0.0;
+/// config.budget.initial = 1;
+///
+/// // The only node responds 503 (unavailable).
+/// # let client = Client::new(nodes([serve(503).await]), config);
+/// # let mut policy = waypost_http::Policy::default();
+/// # policy.idempotent.insert("/users".to_owned());
+/// # let mut config = ChannelConfig::default();
+/// # config.policy = Arc::new(policy);
+/// # let users = channel(&client, config);
+/// for attempts in [2, 1] {
+///     let response = users.call(Request::get("/users").body(Empty::<Bytes>::new())?).await?;
+///     let served_by = response.extensions().get::<ServedBy>().ok_or("no node")?;
+///     assert_eq!(served_by.attempts, attempts);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetConfig {

@@ -20,6 +20,27 @@ pub enum Pushback {
 /// *Moves* are free: an attempt that no node processed moves to another node, whatever the method
 /// is, and an idempotent call moves off its first lost connection. Moves are not counted as
 /// attempts, need no budget, and are limited to five per call.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_http::{ChannelConfig, Policy, ServedBy};
+///
+/// let mut policy = Policy::default();
+/// policy.idempotent.insert("/users".to_owned());
+/// policy.max_attempts = 2;
+/// let mut config = ChannelConfig::default();
+/// config.policy = Arc::new(policy);
+///
+/// // The only node responds 503 (unavailable).
+/// # let client = client_of(serve(503).await);
+/// let users = client.channel("users".parse()?, config, Arc::new(PlainHttp));
+/// let response = users.call(Request::get("/users").body(Empty::<Bytes>::new())?).await?;
+/// let served_by = response.extensions().get::<ServedBy>().ok_or("no node")?;
+/// assert_eq!((response.status().as_u16(), served_by.attempts), (503, 2));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Policy {
