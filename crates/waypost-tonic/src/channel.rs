@@ -21,6 +21,24 @@ use crate::status;
 /// `Clone + Send + Sync`, and always ready: a call waits for a peer in `call`, within its own
 /// deadline. Responses carry [`ServedBy`](waypost_http::ServedBy) as an extension. Errors are
 /// [`tonic::Status`].
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_http::ServedBy;
+///
+/// # let registry = registry();
+/// # let server = waypost_tonic::Server::builder("greeter", registry.clone()).id("a");
+/// # let _server = serving(server, MyGreeter).await;
+/// # let client = waypost_tonic::Client::new(registry);
+/// let mut greeter = GreeterClient::new(client.channel("greeter")?);
+/// let response = greeter.hello(HelloRequest { name: "Ann".into() }).await?;
+///
+/// let served_by = response.extensions().get::<ServedBy>().ok_or("no node")?;
+/// assert_eq!((served_by.node.id.as_str(), served_by.attempts), ("greeter-a", 1));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Channel {
     inner: ServiceChannel,
@@ -49,6 +67,22 @@ impl Channel {
 
     /// Waits until a node is ready, as a gate at start-up.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # let registry = registry();
+    /// # let _server = started(waypost_tonic::Server::builder("greeter", registry.clone())).await;
+    /// # let client = waypost_tonic::Client::new(registry);
+    /// client.channel("greeter")?.ready(Duration::from_secs(5)).await?;
+    ///
+    /// let error = client.channel("gretter")?.ready(Duration::from_millis(100)).await.unwrap_err();
+    /// assert_eq!(error.report.known, 0);
+    /// assert!(error.to_string().contains("the registry knows no node of it"));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`NotReady`] with the known state of the service, once the time is over.
     ///
@@ -60,6 +94,24 @@ impl Channel {
 
     /// Returns the channel's current view of its service: every node, picked or excluded, with the
     /// reason.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # let registry = registry();
+    /// # let _server = started(waypost_tonic::Server::builder("greeter", registry.clone()).id("a")).await;
+    /// # let client = waypost_tonic::Client::new(registry);
+    /// use waypost_core::balance::Decision;
+    ///
+    /// let channel = client.channel("greeter")?;
+    /// channel.ready(Duration::from_secs(5)).await?;
+    ///
+    /// let node = &channel.snapshot().nodes[0];
+    /// assert_eq!((node.id.as_str(), node.decision, node.in_flight), ("greeter-a", Decision::Picked, 0));
+    /// # Ok(()) }
+    /// ```
     pub fn snapshot(&self) -> ChannelSnapshot {
         self.inner.snapshot()
     }
@@ -67,6 +119,26 @@ impl Channel {
     /// Returns the same channel, restricted to the nodes that pass the filters that
     /// [`ChannelBuilder::filtered`](crate::ChannelBuilder::filtered) prepared under this name. While
     /// no node passes them a call waits, and never falls back to all nodes.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_core::balance::{Filter, Filters};
+    /// # let registry = registry();
+    /// # let _server = started(waypost_tonic::Server::builder("greeter", registry.clone())).await;
+    /// # let client = waypost_tonic::Client::new(registry);
+    /// # let canaries = Filters::default().and(Filter::Label("track".to_owned(), "canary".to_owned()));
+    /// let channel = client.channel_builder("greeter").filtered("canary", canaries).build()?;
+    /// channel.ready(Duration::from_secs(5)).await?;
+    ///
+    /// // No node is a canary.
+    /// let canary = channel.filtered("canary")?;
+    /// assert!(canary.ready(Duration::from_millis(100)).await.is_err());
+    /// assert!(channel.filtered("beta").is_err());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`UnknownFilters`] if no filters of this name were prepared.

@@ -16,6 +16,23 @@ use crate::grpc::Grpc;
 
 /// Client that finds services and calls them over gRPC. Clones are the same client; its channels
 /// share watches and connections.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost_tonic::Client;
+///
+/// # let registry = registry();
+/// # let _server = serving(waypost_tonic::Server::builder("greeter", registry.clone()), MyGreeter).await;
+/// let client = Client::new(registry);
+/// let mut greeter = GreeterClient::new(client.channel("greeter")?);
+/// let response = greeter.hello(HelloRequest { name: "Ann".into() }).await?;
+/// assert_eq!(response.into_inner().message, "Hello Ann");
+///
+/// client.close().await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     http: waypost_http::Client,
@@ -122,6 +139,28 @@ impl ClientBuilder {
 
     /// Sets the addresses that may be dialed. By default, loopback is allowed only if the registry
     /// is on this host.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use waypost_core::balance::Decision;
+    /// use waypost_core::peer::Exclusion;
+    /// use waypost_http::AddressPolicy;
+    ///
+    /// # use waypost_tonic::Client;
+    /// # let registry = registry();
+    /// # let _server = started(waypost_tonic::Server::builder("greeter", registry.clone())).await;
+    /// let client = Client::builder(registry).address_policy(AddressPolicy { loopback: false }).build();
+    /// let channel = client.channel("greeter")?;
+    ///
+    /// // The only server listens on 127.0.0.1.
+    /// assert!(channel.ready(Duration::from_millis(200)).await.is_err());
+    /// let decision = channel.snapshot().nodes[0].decision;
+    /// assert_eq!(decision, Decision::Excluded(Exclusion::AddressRefused));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn address_policy(mut self, policy: AddressPolicy) -> Self {
         self.config.addresses = Some(policy);
@@ -130,6 +169,24 @@ impl ClientBuilder {
 
     /// Changes every channel when it is built, after the channel's own settings, and overrides
     /// them. Repeated calls add changes.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_tonic::Client;
+    /// # let registry = registry();
+    /// let client = Client::builder(registry)
+    ///     .configure_channels(|channel| channel.wait_for_ready(Duration::from_millis(100)))
+    ///     .build();
+    ///
+    /// // No server is registered.
+    /// let mut greeter = GreeterClient::new(client.channel("greeter")?);
+    /// let status = greeter.hello(HelloRequest::default()).await.unwrap_err();
+    /// assert!(status.message().starts_with("greeter: no node was ready"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn configure_channels(mut self, change: impl Fn(ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static) -> Self {
         self.changes.0.push(Arc::new(change));
@@ -137,6 +194,25 @@ impl ClientBuilder {
     }
 
     /// Replaces all settings except those of [`configure_channels`](ClientBuilder::configure_channels).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use waypost_http::ClientConfig;
+    /// # use waypost_tonic::Client;
+    ///
+    /// # let registry = registry();
+    /// let mut config = ClientConfig::default();
+    /// config.waiting_calls = 0;
+    /// let client = Client::builder(registry).config(config).build();
+    ///
+    /// // No server is registered, and no call may wait for one.
+    /// let mut greeter = GreeterClient::new(client.channel("greeter")?);
+    /// let status = greeter.hello(HelloRequest::default()).await.unwrap_err();
+    /// assert_eq!(status.code(), tonic::Code::Unavailable);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn config(mut self, config: ClientConfig) -> Self {
         self.config = config;
@@ -149,6 +225,35 @@ impl ClientBuilder {
     }
 
     /// Builds the client over the connections that `connect` opens.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_tonic::Client;
+    /// use waypost_core::record::Address;
+    /// use waypost_http::{AddressPolicy, Connect, Connecting, TcpConnect};
+    ///
+    /// /// TCP, with a count of the dials.
+    /// #[derive(Debug)]
+    /// struct Counted(Arc<AtomicU32>);
+    ///
+    /// impl Connect for Counted {
+    ///     fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a> {
+    ///         self.0.fetch_add(1, Relaxed);
+    ///         TcpConnect.connect(address, policy)
+    ///     }
+    /// }
+    ///
+    /// # let registry = registry();
+    /// # let _server = started(waypost_tonic::Server::builder("greeter", registry.clone())).await;
+    /// let dials = Arc::new(AtomicU32::new(0));
+    /// let client = Client::builder(registry).build_with(Counted(Arc::clone(&dials)));
+    /// client.channel("greeter")?.ready(Duration::from_secs(5)).await?;
+    /// assert_eq!(dials.load(Relaxed), 1);
+    /// # Ok(()) }
+    /// ```
     pub fn build_with(self, connect: impl Connect) -> Client {
         Client { http: waypost_http::Client::with_connect(self.registry, self.config, connect), changes: self.changes }
     }
@@ -156,6 +261,32 @@ impl ClientBuilder {
 
 impl ChannelBuilder {
     /// Restricts the channel to nodes that pass this filter too.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_tonic::{Client, Server};
+    /// use waypost_core::balance::{Decision, Filter};
+    /// use waypost_core::peer::Exclusion;
+    ///
+    /// # let registry = registry();
+    /// # let server = |id| Server::builder("greeter", registry.clone()).id(id);
+    /// # let _a = started(server("a")).await;
+    /// # let _b = started(server("b").metadata("cordoned", "true")).await;
+    /// # let client = Client::new(registry);
+    /// let channel = client
+    ///     .channel_builder("greeter")
+    ///     .filter(Filter::predicate(|entry| !entry.node.metadata.contains_key("cordoned")))
+    ///     .build()?;
+    /// channel.ready(Duration::from_secs(5)).await?;
+    ///
+    /// let nodes = channel.snapshot().nodes;
+    /// assert_eq!((nodes[0].id.as_str(), nodes[0].decision), ("greeter-a", Decision::Picked));
+    /// assert_eq!(nodes[1].decision, Decision::Excluded(Exclusion::Predicate));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn filter(mut self, filter: Filter) -> Self {
         self.config.balance.filters.push(filter);
@@ -163,18 +294,84 @@ impl ChannelBuilder {
     }
 
     /// Restricts the channel to nodes of this version.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_http::ServedBy;
+    /// # use waypost_tonic::{Client, Server};
+    /// # let registry = registry();
+    /// # let builder = || Server::builder("greeter", registry.clone());
+    /// # let server = |version| serving(builder().id(version).version(version), MyGreeter);
+    /// # let _servers = (server("1").await, server("2").await);
+    /// # let client = Client::new(registry.clone());
+    /// let channel = client.channel_builder("greeter").version("2").build()?;
+    /// let response = GreeterClient::new(channel).hello(HelloRequest::default()).await?;
+    ///
+    /// let served_by = response.extensions().get::<ServedBy>().ok_or("no node")?;
+    /// assert_eq!(served_by.node.id, "greeter-2");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn version(self, version: &str) -> Self {
         self.filter(Filter::Version(version.to_owned()))
     }
 
     /// Restricts the channel to nodes with this entry in their metadata.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_tonic::{Client, Server};
+    /// use waypost_core::balance::Decision;
+    /// use waypost_core::peer::Exclusion;
+    ///
+    /// # let registry = registry();
+    /// # let server = |id| Server::builder("greeter", registry.clone()).id(id);
+    /// # let _a = started(server("a").metadata("zone", "eu-1")).await;
+    /// # let _b = started(server("b").metadata("zone", "us-1")).await;
+    /// # let client = Client::new(registry);
+    /// let channel = client.channel_builder("greeter").label("zone", "eu-1").build()?;
+    /// channel.ready(Duration::from_secs(5)).await?;
+    ///
+    /// let nodes = channel.snapshot().nodes;
+    /// assert_eq!((nodes[0].id.as_str(), nodes[0].decision), ("greeter-a", Decision::Picked));
+    /// assert_eq!(nodes[1].decision, Decision::Excluded(Exclusion::Label));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn label(self, key: &str, value: &str) -> Self {
         self.filter(Filter::Label(key.to_owned(), value.to_owned()))
     }
 
     /// Prepares filters for [`Channel::filtered`]: its nodes pass the channel's filters and these.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_http::ServedBy;
+    /// # use waypost_tonic::{Client, Server};
+    /// use waypost_core::balance::{Filter, Filters};
+    ///
+    /// # let registry = registry();
+    /// # let builder = || Server::builder("greeter", registry.clone());
+    /// # let server = |track| serving(builder().id(track).metadata("track", track), MyGreeter);
+    /// # let _servers = (server("stable").await, server("canary").await);
+    /// # let client = Client::new(registry.clone());
+    /// let canaries = Filters::default().and(Filter::Label("track".to_owned(), "canary".to_owned()));
+    /// let channel = client.channel_builder("greeter").filtered("canary", canaries).build()?;
+    ///
+    /// let mut canary = GreeterClient::new(channel.filtered("canary")?);
+    /// let response = canary.hello(HelloRequest::default()).await?;
+    /// let served_by = response.extensions().get::<ServedBy>().ok_or("no node")?;
+    /// assert_eq!(served_by.node.id, "greeter-canary");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn filtered(mut self, name: &str, filters: Filters) -> Self {
         self.config.filtered.insert(name.to_owned(), filters);
@@ -183,6 +380,30 @@ impl ChannelBuilder {
 
     /// Sets the strategy that picks a node. Default: least request of two choices. For a strategy
     /// by name, pass `name.strategy()` of a [`StrategyName`](waypost_core::balance::StrategyName).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_http::ServedBy;
+    /// # use waypost_tonic::{Client, Server};
+    /// use waypost_core::balance::RoundRobin;
+    ///
+    /// # let registry = registry();
+    /// # let server = |id| serving(Server::builder("greeter", registry.clone()).id(id), MyGreeter);
+    /// # let _servers = (server("a").await, server("b").await);
+    /// # let client = Client::new(registry.clone());
+    /// let channel = client.channel_builder("greeter").strategy(RoundRobin::default()).build()?;
+    /// # picked(&channel, 2).await;
+    /// let mut greeter = GreeterClient::new(channel);
+    /// let mut nodes = Vec::new();
+    /// for _ in 0..4 {
+    ///     let response = greeter.hello(HelloRequest::default()).await?;
+    ///     nodes.extend(response.extensions().get::<ServedBy>().map(|served_by| served_by.node.id.clone()));
+    /// }
+    /// assert!(nodes[0] != nodes[1] && nodes[0] == nodes[2] && nodes[1] == nodes[3]);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn strategy(mut self, strategy: impl Strategy) -> Self {
         self.config.balance.strategy = Arc::new(strategy);
@@ -198,6 +419,25 @@ impl ChannelBuilder {
 
     /// Allows calls of this method to be sent twice. `path` is the full path,
     /// `/greeter.Greeter/Hello`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_http::ServedBy;
+    /// # use waypost_tonic::{Client, Server};
+    /// # let registry = registry();
+    /// # let flaky = FlakyGreeter { failures: 1, ..FlakyGreeter::default() };
+    /// # let _server = serving(Server::builder("greeter", registry.clone()), flaky).await;
+    /// # let client = Client::new(registry);
+    /// let channel = client.channel_builder("greeter").idempotent("/greeter.Greeter/Hello").build()?;
+    ///
+    /// // The server's first response is UNAVAILABLE.
+    /// let response = GreeterClient::new(channel).hello(HelloRequest::default()).await?;
+    /// let served_by = response.extensions().get::<ServedBy>().ok_or("no node")?;
+    /// assert_eq!(served_by.attempts, 2);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn idempotent(mut self, path: &str) -> Self {
         self.policy.idempotent.insert(path.to_owned());
@@ -214,6 +454,26 @@ impl ChannelBuilder {
 
     /// Adds a protobuf descriptor set that describes the service's methods, for services whose
     /// record does not.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_http::ServedBy;
+    /// # use waypost_tonic::{Client, Server};
+    /// # let registry = registry();
+    /// # let flaky = FlakyGreeter { failures: 1, ..FlakyGreeter::default() };
+    /// # let _server = serving(Server::builder("greeter", registry.clone()), flaky).await;
+    /// # let client = Client::new(registry);
+    /// // The set declares `Hello` as idempotent.
+    /// let channel = client.channel_builder("greeter").descriptor(FILE_DESCRIPTOR_SET).build()?;
+    ///
+    /// // The server's first response is UNAVAILABLE.
+    /// let response = GreeterClient::new(channel).hello(HelloRequest::default()).await?;
+    /// let served_by = response.extensions().get::<ServedBy>().ok_or("no node")?;
+    /// assert_eq!(served_by.attempts, 2);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn descriptor(mut self, set: &[u8]) -> Self {
         self.descriptors.extend_from_slice(set);
@@ -221,6 +481,28 @@ impl ChannelBuilder {
     }
 
     /// Sets the maximum number of attempts that count, the first included. Default 3.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::{Client, Server};
+    /// # let registry = registry();
+    /// # let unavailable = FlakyGreeter { failures: u32::MAX, ..FlakyGreeter::default() };
+    /// # let calls = Arc::clone(&unavailable.calls);
+    /// # let _server = serving(Server::builder("greeter", registry.clone()), unavailable).await;
+    /// # let client = Client::new(registry);
+    /// let channel = client
+    ///     .channel_builder("greeter")
+    ///     .idempotent("/greeter.Greeter/Hello")
+    ///     .max_attempts(2)
+    ///     .build()?;
+    ///
+    /// // Each response of the server is UNAVAILABLE.
+    /// assert!(GreeterClient::new(channel).hello(HelloRequest::default()).await.is_err());
+    /// assert_eq!(calls.load(Relaxed), 2);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.policy.max_attempts = attempts.max(1);
@@ -229,6 +511,22 @@ impl ChannelBuilder {
 
     /// Sets the longest wait of a call for a ready node, within its deadline. Default: until the
     /// deadline while nodes are known, and 3 s while none is.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_tonic::Client;
+    /// # let registry = registry();
+    /// # let client = Client::new(registry);
+    /// let channel = client.channel_builder("greeter").wait_for_ready(Duration::from_millis(100)).build()?;
+    ///
+    /// // No server is registered.
+    /// let status = GreeterClient::new(channel).hello(HelloRequest::default()).await.unwrap_err();
+    /// assert_eq!(status.code(), tonic::Code::Unavailable);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn wait_for_ready(mut self, wait: Duration) -> Self {
         self.config.wait_for_ready = Some(wait);
@@ -237,6 +535,23 @@ impl ChannelBuilder {
 
     /// Sets the deadline of calls that set none, for methods known to be unary and for unknown
     /// ones. Streams have none. Default: 30 s for methods known to be unary.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_tonic::{Client, Server};
+    /// # let registry = registry();
+    /// # let _server = serving(Server::builder("greeter", registry.clone()), SlowGreeter).await;
+    /// # let client = Client::new(registry);
+    /// let channel = client.channel_builder("greeter").default_timeout(Duration::from_millis(100)).build()?;
+    ///
+    /// // The server never responds.
+    /// let status = GreeterClient::new(channel).hello(HelloRequest::default()).await.unwrap_err();
+    /// assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn default_timeout(mut self, timeout: Duration) -> Self {
         self.config.default_timeout = Some(timeout);

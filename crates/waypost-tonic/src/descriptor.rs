@@ -42,6 +42,18 @@ pub enum DescriptorError {
 /// infrastructure (`grpc.health.v1`, `grpc.reflection`) are left out. Several sets can be joined by
 /// concatenation.
 ///
+/// ```
+/// use waypost_core::record::keys;
+/// use waypost_greeter::greeter;
+/// use waypost_tonic::descriptor;
+///
+/// let endpoints = descriptor::endpoints(greeter::FILE_DESCRIPTOR_SET)?;
+/// assert_eq!(endpoints[0].name, "Greeter.Hello");
+/// assert_eq!(endpoints[0].metadata.get(keys::PATH), Some("/greeter.Greeter/Hello"));
+/// assert_eq!(endpoints[0].metadata.get(keys::IDEMPOTENT), Some("true"));
+/// # Ok::<(), descriptor::DescriptorError>(())
+/// ```
+///
 /// # Errors
 /// [`DescriptorError`] if the bytes are not a descriptor set, or if the set lacks its imports.
 pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescriptorError> {

@@ -27,6 +27,24 @@ pub struct Server;
 
 impl Server {
     /// Returns a builder for a server of the service called `name` in `registry`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use waypost_tonic::Server;
+    ///
+    /// # let registry = registry();
+    /// let server = Server::builder("greeter", registry.clone())
+    ///     .add_service(GreeterServer::new(MyGreeter))
+    ///     .start()
+    ///     .await?;
+    /// server.registered().await?;
+    ///
+    /// let nodes = &registry.get_service("greeter").await?[0].nodes;
+    /// assert_eq!(nodes[0].address, server.address().to_string());
+    /// # Ok(()) }
+    /// ```
     pub fn builder(name: impl Into<String>, registry: impl Into<AnyRegistry>) -> ServerBuilder {
         ServerBuilder::new(name.into(), registry.into())
     }
@@ -93,6 +111,20 @@ impl ServerBuilder {
 
     /// Sets the `host:port` to listen on. Default `127.0.0.1:0`. Port 0 is any free one; `0.0.0.0`
     /// or `[::]` is every interface.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Server;
+    /// # let registry = registry();
+    /// let server = Server::builder("greeter", registry).bind("0.0.0.0:0").start().await?;
+    /// assert!(server.address().ip().is_unspecified());
+    ///
+    /// // The registry is on this host, and so are all its readers.
+    /// assert_eq!(server.advertised(), format!("127.0.0.1:{}", server.address().port()));
+    /// # Ok(()) }
+    /// ```
     pub fn bind(mut self, address: impl Into<String>) -> Self {
         self.bind = address.into();
         self
@@ -103,6 +135,22 @@ impl ServerBuilder {
     ///
     /// By default, a server on every interface advertises the address of the outbound interface, or
     /// loopback if the registry is on this host or loopback is allowed.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Server;
+    /// # let registry = registry();
+    /// let server = Server::builder("greeter", registry)
+    ///     .bind("0.0.0.0:0")
+    ///     .advertise("greeter-0.greeter.default.svc")
+    ///     .start()
+    ///     .await?;
+    /// let port = server.address().port();
+    /// assert_eq!(server.advertised(), format!("greeter-0.greeter.default.svc:{port}"));
+    /// # Ok(()) }
+    /// ```
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());
         self
@@ -129,6 +177,20 @@ impl ServerBuilder {
 
     /// Adds an entry to the node's metadata. `protocol`, `server`, `transport` and `registry` are
     /// overwritten.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Server;
+    /// # let registry = registry();
+    /// let server = Server::builder("greeter", registry.clone()).metadata("zone", "eu-1").start().await?;
+    /// server.registered().await?;
+    ///
+    /// let service = &registry.get_service("greeter").await?[0];
+    /// assert_eq!(service.nodes[0].metadata.get("zone"), Some("eu-1"));
+    /// # Ok(()) }
+    /// ```
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.push((key.into(), value.into()));
         self
@@ -138,6 +200,24 @@ impl ServerBuilder {
     /// [added](Self::add_service) are registered as endpoints; reflection shows all. Repeated calls
     /// add sets. If the record would exceed 64 KiB, the endpoints are registered without their
     /// schemas, with a warning.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Server;
+    /// # let registry = registry();
+    /// let server = Server::builder("greeter", registry.clone())
+    ///     .descriptor(FILE_DESCRIPTOR_SET)
+    ///     .add_service(GreeterServer::new(MyGreeter))
+    ///     .start()
+    ///     .await?;
+    /// server.registered().await?;
+    ///
+    /// let service = &registry.get_service("greeter").await?[0];
+    /// assert_eq!(service.endpoints[0].name, "Greeter.Hello");
+    /// # Ok(()) }
+    /// ```
     pub fn descriptor(mut self, file_descriptor_set: &[u8]) -> Self {
         self.descriptor.extend_from_slice(file_descriptor_set);
         self
@@ -182,6 +262,32 @@ impl ServerBuilder {
 
     /// Sets a health check that runs at every interval. While it fails, the server is kept out of
     /// the registry, but serves.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::atomic::AtomicBool;
+    /// use std::time::Duration;
+    ///
+    /// # use waypost_tonic::Server;
+    /// # let registry = registry();
+    /// let connected = Arc::new(AtomicBool::new(false));
+    /// let database = Arc::clone(&connected);
+    /// let server = Server::builder("greeter", registry)
+    ///     .interval(Duration::from_millis(100))
+    ///     .check(move || {
+    ///         let connected = database.load(Relaxed);
+    ///         async move { if connected { Ok(()) } else { Err("no database".to_owned()) } }
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// server.registration().wait_for(|state| state.name() == "unhealthy").await?;
+    ///
+    /// connected.store(true, Relaxed);
+    /// server.registered().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn check(mut self, check: impl RegisterCheck) -> Self {
         self.check = Some(AnyCheck::new(check));
         self
@@ -219,6 +325,27 @@ impl ServerBuilder {
 
     /// Adds a hook that runs when the server is ordered to stop, before it leaves the registry. An
     /// error, a panic, and a hook that exceeds the drain timeout are logged, and the stop continues.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Server;
+    /// # let registry = registry();
+    /// let (stopping, seen) = tokio::sync::oneshot::channel();
+    /// let mut server = Server::builder("greeter", registry)
+    ///     .before_stop(|| async move {
+    ///         stopping.send("no new jobs").map_err(|_| "the scheduler is gone")?;
+    ///         Ok(())
+    ///     })
+    ///     .start()
+    ///     .await?;
+    ///
+    /// server.stop();
+    /// assert_eq!(seen.await?, "no new jobs");
+    /// server.wait().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn before_stop<H, F>(mut self, hook: H) -> Self
     where
         H: FnOnce() -> F + Send + 'static,
@@ -243,6 +370,25 @@ impl ServerBuilder {
     /// TCP and TLS have no effect. Unlike tonic's default, the server allows 1 000 streams of a
     /// connection to be reset before they are accepted (`http2_max_pending_accept_reset_streams`),
     /// so that a cancelled fan-out ends no other call.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use waypost_tonic::{Client, Server};
+    /// # let registry = registry();
+    /// let server = Server::builder("greeter", registry.clone())
+    ///     .transport(|transport| transport.timeout(Duration::from_millis(100)))
+    ///     .add_service(GreeterServer::new(SlowGreeter))
+    ///     .start()
+    ///     .await?;
+    ///
+    /// let mut greeter = GreeterClient::new(Client::new(registry).channel("greeter")?);
+    /// let status = greeter.hello(HelloRequest::default()).await.unwrap_err();
+    /// assert_eq!(status.message(), "Timeout expired");
+    /// # Ok(()) }
+    /// ```
     pub fn transport(mut self, change: impl FnOnce(tonic::transport::Server) -> tonic::transport::Server) -> Self {
         self.transport = change(self.transport);
         self

@@ -18,6 +18,25 @@ use super::run::Order;
 /// It owns the server's tasks. [`stop`](ServerHandle::stop) and [`wait`](ServerHandle::wait) end it
 /// gracefully. If it is dropped instead, the server is aborted: its connections end at once, and
 /// its record is left to expire.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use waypost_tonic::Server;
+/// # let registry = registry();
+/// let mut server = Server::builder("greeter", registry.clone())
+///     .add_service(GreeterServer::new(MyGreeter))
+///     .start()
+///     .await?;
+/// server.registered().await?;
+/// assert_eq!(registry.get_service("greeter").await?[0].nodes[0].id, server.node_id());
+///
+/// server.stop();
+/// server.wait().await?;
+/// assert!(registry.get_service("greeter").await.is_err());
+/// # Ok(()) }
+/// ```
 pub struct ServerHandle {
     pub(super) name: String,
     pub(super) address: SocketAddr,
@@ -71,6 +90,25 @@ impl ServerHandle {
     }
 
     /// Changes the node's metadata; see [`Registration::update`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Server;
+    /// # let registry = registry();
+    /// let server = Server::builder("greeter", registry.clone()).start().await?;
+    /// server.registered().await?;
+    ///
+    /// server.update(|metadata| metadata.insert("track", "canary"))?;
+    /// # while registry.get_service("greeter").await?[0].nodes[0].metadata.get("track").is_none() {
+    /// #     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    /// # }
+    /// // The registry has the change after a moment.
+    /// let service = &registry.get_service("greeter").await?[0];
+    /// assert_eq!(service.nodes[0].metadata.get("track"), Some("canary"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`registry::Error::Invalid`] if the record would be invalid, [`registry::Error::Closed`] if
