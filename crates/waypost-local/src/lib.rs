@@ -73,6 +73,31 @@ pub struct LocalRegistry {
 impl LocalRegistry {
     /// Opens the registry, and creates its directory if it does not exist.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use waypost_core::record::{Node, Service};
+    /// use waypost_core::registry::{Instance, RegisterOptions, Registry};
+    /// use waypost_local::{LocalOptions, LocalRegistry};
+    ///
+    /// # let tempdir = tempfile::tempdir()?;
+    /// # let dir = tempdir.path().join("registry");
+    /// let server = LocalRegistry::open(LocalOptions { dir: Some(dir.clone()) })?;
+    /// let mut service = Service::new("users");
+    /// service.nodes.push(Node::new("users", "127.0.0.1:8080"));
+    /// let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+    /// server.register(&service, &options).await?;
+    ///
+    /// // Another process opens the same directory.
+    /// let client = LocalRegistry::open(LocalOptions { dir: Some(dir) })?;
+    /// assert_eq!(client.get_service("users").await?[0].nodes[0].address, "127.0.0.1:8080");
+    ///
+    /// server.close().await?;
+    /// assert!(client.list_services().await?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Denied`] if the directory may not be used, [`Error::Unavailable`] if it cannot be
     /// created.
