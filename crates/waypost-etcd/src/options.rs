@@ -73,6 +73,29 @@ impl EtcdOptions {
     /// `timeout=2s` (or `500ms`) and `password_file=FILE`. Reserved characters are percent-encoded:
     /// `%40` (`@`), `%2F` (`/`), `%3A` (`:`), `%25` (`%`). The default port is 2379.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use waypost_etcd::{EtcdOptions, EtcdRegistry};
+    ///
+    /// let options = EtcdOptions::parse("etcd://ann:p%40ss@10.0.0.5,10.0.0.6:2380/fleet?timeout=500ms")?;
+    /// assert_eq!(options.members[0].to_string(), "10.0.0.5:2379");
+    /// assert_eq!((options.prefix.as_str(), options.user.as_deref()), ("/fleet", Some("ann")));
+    /// assert!(!format!("{options:?}").contains("p@ss"));
+    ///
+    /// // Nothing is connected before the first use.
+    /// let registry = EtcdRegistry::new(options)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The error names the part that is wrong, without the password:
+    ///
+    /// ```
+    /// # use waypost_etcd::EtcdOptions;
+    /// let error = EtcdOptions::parse("etcd://ann:secret@10.0.0.5?timeout=2").unwrap_err().to_string();
+    /// assert!(error.contains(r#"timeout="2""#) && !error.contains("secret"));
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`], with the name of the invalid part, and never the password.
     pub fn parse(url: &str) -> Result<Self> {
