@@ -28,6 +28,77 @@ const SCHEMES: &[&str] = &[
 ///   `ETCD_USERNAME` and `ETCD_PASSWORD` of the environment apply. No connection is opened before
 ///   the first use.
 ///
+/// A registry in memory, shared by its clones:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use waypost::record::{Node, Service};
+/// use waypost::registry::{Instance, RegisterOptions};
+///
+/// let registry = waypost::connect("memory://").await?;
+/// let mut service = Service::new("users");
+/// service.nodes.push(Node::new("users", "10.0.0.7:8080"));
+/// let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+/// registry.clone().register(&service, &options).await?;
+/// assert_eq!(registry.list_services().await?[0].name, "users");
+/// # Ok(()) }
+/// ```
+///
+/// A static list:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let registry = waypost::connect("static://10.0.0.7:8080,10.0.0.8:8080?protocol=http").await?;
+/// let service = &registry.get_service("users").await?[0];
+/// assert_eq!(service.nodes.len(), 2);
+/// assert_eq!(service.nodes[1].address, "10.0.0.8:8080");
+/// # Ok(()) }
+/// ```
+///
+/// The processes of this host, in a directory:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "local")] {
+/// # let dir = tempfile::tempdir()?;
+/// # let url = format!("local://{}", dir.path().display());
+/// let registry = waypost::connect(&url).await?; // such as local:///run/users/registry
+/// assert!(registry.list_services().await?.is_empty());
+/// registry.close().await?;
+/// # }
+/// # Ok(()) }
+/// ```
+///
+/// Two members of an etcd cluster; nothing is connected yet:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "etcd")] {
+/// let registry = waypost::connect("etcd://10.0.0.5,10.0.0.6:2380/fleet?timeout=500ms").await?;
+/// assert_eq!(registry.options().addresses, ["10.0.0.5:2379", "10.0.0.6:2380"]);
+/// assert_eq!(registry.options().prefix, "/fleet");
+/// # }
+/// # Ok(()) }
+/// ```
+///
+/// The error of a URL that no registry has:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use waypost::registry::Error;
+///
+/// let error = waypost::connect("zookeeper://10.0.0.5").await.unwrap_err();
+/// assert!(matches!(error, Error::Invalid { .. }));
+/// assert!(error.to_string().contains(r#"the scheme "zookeeper" is not in this build"#));
+/// # Ok(()) }
+/// ```
+///
 /// # Errors
 /// [`Error::Invalid`], naming the part of the URL that is wrong and the schemes that this build
 /// supports; [`Error::Unavailable`] or [`Error::Denied`] if the directory or file that it names

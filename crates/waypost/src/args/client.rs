@@ -39,6 +39,30 @@ const WAIT_FOR_READY: Setting<Duration> = Setting {
 };
 
 /// Flags of a service's client: strategy, retries, and time limits.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use clap::Parser;
+/// use waypost::Client;
+///
+/// #[derive(Parser)]
+/// struct Cli {
+///     #[command(flatten)]
+///     client: waypost::args::ClientArgs,
+/// }
+///
+/// let cli = Cli::try_parse_from(["greet", "--client-ready-wait", "100ms"])?;
+/// # let registry = waypost::connect("memory://").await?;
+/// # use waypost_greeter::greeter::{HelloRequest, greeter_client::GreeterClient};
+/// let client = cli.client.apply(Client::builder(registry))?.build();
+///
+/// // No server is registered.
+/// let mut greeter = GreeterClient::new(client.channel("greeter")?);
+/// let status = greeter.hello(HelloRequest::default()).await.unwrap_err();
+/// assert_eq!(status.code(), tonic::Code::Unavailable);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(about = None, long_about = None)]
 #[group(skip)]

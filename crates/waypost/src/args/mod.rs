@@ -64,6 +64,29 @@ pub use url::RegistryUrl;
 const HEADING: &str = "Waypost";
 
 /// All flags, for a service that calls other services.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use clap::Parser;
+/// use waypost::{Client, Server};
+///
+/// #[derive(Parser)]
+/// struct Cli {
+///     #[command(flatten)]
+///     waypost: waypost::args::ServiceArgs,
+/// }
+///
+/// let flags = ["greeterd", "--registry", "memory://", "--server-name", "salute"];
+/// let args = Cli::try_parse_from(flags)?.waypost;
+/// let registry = args.registry.connect().await?;
+/// let server = args.server.apply(Server::builder("greeter", registry.clone()))?.start().await?;
+/// let client = args.client.apply(Client::builder(registry))?.build();
+///
+/// client.channel("salute")?.ready(std::time::Duration::from_secs(5)).await?;
+/// assert_eq!(server.service(), "salute");
+/// # Ok(()) }
+/// ```
 #[cfg(feature = "tonic")]
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(about = None, long_about = None)]

@@ -61,6 +61,31 @@ const INTERVAL: Setting<Duration> = Setting {
 
 /// Flags of a service's server: name, version, id, addresses, metadata, and the times of the
 /// registration.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use clap::Parser;
+/// use waypost::Server;
+///
+/// #[derive(Parser)]
+/// struct Cli {
+///     #[command(flatten)]
+///     server: waypost::args::ServerArgs,
+/// }
+///
+/// let cli = Cli::try_parse_from(["greeterd", "--server-version", "2", "--server-metadata", "zone=eu-1"])?;
+/// # let registry = waypost::connect("memory://").await?;
+/// let server = Server::builder("greeter", registry.clone()).version("1").metadata("track", "canary");
+/// let server = cli.server.apply(server)?.start().await?;
+/// server.registered().await?;
+///
+/// let service = &registry.get_service("greeter").await?[0];
+/// let metadata = &service.nodes[0].metadata;
+/// assert_eq!(service.version, "2");
+/// assert_eq!((metadata.get("zone"), metadata.get("track")), (Some("eu-1"), Some("canary")));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(about = None, long_about = None)]
 #[group(skip)]
