@@ -17,7 +17,7 @@ use waypost_testkit::{Child, Program};
 
 const START: Duration = Duration::from_secs(10);
 
-/// ServerHandle server, and its address.
+/// Running server, and its address.
 #[derive(Debug)]
 pub(crate) struct BenchServer {
     pub(crate) address: String,

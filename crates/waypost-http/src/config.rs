@@ -77,7 +77,7 @@ impl Default for ClientConfig {
 pub struct ChannelConfig {
     /// Filters and strategy by which nodes are picked.
     pub balance: balance::Config,
-    /// Named filtered of the nodes: each has the channel's filters and its own.
+    /// Named filters: the nodes of each pass the channel's filters and these.
     pub filtered: HashMap<String, Filters>,
     /// Retry policy: the methods that may be sent twice, and the maximum number of attempts.
     pub policy: Arc<Policy>,

@@ -23,7 +23,7 @@ use types::Types;
 pub enum DescriptorError {
     /// Bytes that are not a `google.protobuf.FileDescriptorSet`.
     #[error("this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote")]
-    Decode(#[from] prost::DecodeError),
+    Decode(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Message or enum that is used but missing from the set.
     #[error("the descriptor set lacks {name}, which {user} uses: write it with its imports")]
     Missing {
@@ -57,7 +57,7 @@ pub enum DescriptorError {
 /// # Errors
 /// [`DescriptorError`] if the bytes are not a descriptor set, or if the set lacks its imports.
 pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescriptorError> {
-    let mut files = FileDescriptorSet::decode(descriptor_set)?.file;
+    let mut files = FileDescriptorSet::decode(descriptor_set).map_err(|error| DescriptorError::Decode(error.into()))?.file;
     files.sort_by(|a, b| a.name.cmp(&b.name));
     files.dedup_by(|a, b| a.name == b.name);
     let types = Types::of(&files);

@@ -38,9 +38,11 @@ pub mod args;
 mod connect;
 
 pub use connect::connect;
+pub use waypost_core::backoff::BackoffConfig;
 pub use waypost_core::balance;
 pub use waypost_core::directory;
-pub use waypost_core::memory::MemoryRegistry;
+pub use waypost_core::memory::{Faults, MemoryRegistry};
+pub use waypost_core::panics::Panicked;
 pub use waypost_core::peer;
 pub use waypost_core::record;
 pub use waypost_core::registrar::{self, Registration};

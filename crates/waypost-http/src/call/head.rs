@@ -1,4 +1,4 @@
-//! RequestHead of a request, kept so that it can be sent again.
+//! Head of a request, kept so that it can be sent again.
 
 use std::mem;
 

@@ -1,4 +1,4 @@
-//! ServerHandle server.
+//! Handle of a running server.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use waypost_core::registry;
 use super::Error;
 use super::run::Order;
 
-/// ServerHandle server, returned by [`ServerBuilder::start`](super::ServerBuilder::start).
+/// Handle of a running server, returned by [`ServerBuilder::start`](super::ServerBuilder::start).
 ///
 /// It owns the server's tasks. [`stop`](ServerHandle::stop) and [`wait`](ServerHandle::wait) end it
 /// gracefully. If it is dropped instead, the server is aborted: its connections end at once, and

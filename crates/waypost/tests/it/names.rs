@@ -1,9 +1,12 @@
 //! Every public name of the façade. Written by `cargo xtask api --bless`.
 
+#![expect(unused_imports, reason = "each is only named")]
+
 use waypost::AddressPolicy as _;
 use waypost::AnyRegistry as _;
 use waypost::AttemptHistory as _;
 use waypost::AttemptRecord as _;
+use waypost::BackoffConfig as _;
 use waypost::BodyError as _;
 use waypost::BoxError as _;
 use waypost::BoxIo as _;
@@ -22,11 +25,13 @@ use waypost::ConnectionConfig as _;
 use waypost::EtcdOptions as _;
 use waypost::EtcdRegistry as _;
 use waypost::FailureKind as _;
+use waypost::Faults as _;
 use waypost::Io as _;
 use waypost::LocalOptions as _;
 use waypost::LocalRegistry as _;
 use waypost::MemoryRegistry as _;
 use waypost::NotReady as _;
+use waypost::Panicked as _;
 use waypost::PickKey as _;
 use waypost::Policy as _;
 use waypost::Pushback as _;
