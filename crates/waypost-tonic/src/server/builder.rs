@@ -278,7 +278,7 @@ impl ServerBuilder {
     ///     .interval(Duration::from_millis(100))
     ///     .check(move || {
     ///         let connected = database.load(Relaxed);
-    ///         async move { if connected { Ok(()) } else { Err("no database".to_owned()) } }
+    ///         async move { if connected { Ok(()) } else { Err("no database".into()) } }
     ///     })
     ///     .start()
     ///     .await?;
