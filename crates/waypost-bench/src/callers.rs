@@ -74,7 +74,8 @@ impl CallersReport {
     async fn crowd(&mut self, callers: usize, time: Duration) -> Result<()> {
         let server = BenchServer::start(STREAMS, TAKES).await?;
         let (client, mine) = ours(&server.address).await?;
-        let theirs = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))?.connect_lazy();
+        let theirs = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))?
+            .connect_lazy();
         let theirs = GreeterClient::new(theirs);
         let (mut waypost, mut tonic) = (Calls::default(), Calls::default());
         for turn in 0..2 {
@@ -90,12 +91,24 @@ impl CallersReport {
         }
         client.close().await;
         // Writing to a string does not fail.
-        let _ = writeln!(self.table, "{callers} callers at one node, {STREAMS} streams a connection, {TAKES:?} a call");
-        let _ = writeln!(self.table, "  waypost  {}\n  tonic    {}", waypost.shown(), tonic.shown());
+        let _ = writeln!(
+            self.table,
+            "{callers} callers at one node, {STREAMS} streams a connection, {TAKES:?} a call"
+        );
+        let _ = writeln!(
+            self.table,
+            "  waypost  {}\n  tonic    {}",
+            waypost.shown(),
+            tonic.shown()
+        );
         if waypost.failed > tonic.failed {
-            self.failures.push(format!("{} calls of {callers} callers failed, {} of tonic's", waypost.failed, tonic.failed));
+            self.failures.push(format!(
+                "{} calls of {callers} callers failed, {} of tonic's",
+                waypost.failed, tonic.failed
+            ));
         }
-        self.crowds.push(json!({ "callers": callers, "waypost": waypost.json(), "tonic": tonic.json() }));
+        self.crowds
+            .push(json!({ "callers": callers, "waypost": waypost.json(), "tonic": tonic.json() }));
         Ok(())
     }
 
@@ -109,10 +122,19 @@ impl CallersReport {
         };
         let seconds = start.elapsed().as_secs_f64();
         client.close().await;
-        let how = if begin == Begin::AtOnce { "at once" } else { "one by one" };
-        let _ = writeln!(self.table, "{HELD} streams, {limit} a connection, begun {how}: {begun} begin, in {seconds:.2} s");
+        let how = if begin == Begin::AtOnce {
+            "at once"
+        } else {
+            "one by one"
+        };
+        let _ = writeln!(
+            self.table,
+            "{HELD} streams, {limit} a connection, begun {how}: {begun} begin, in {seconds:.2} s"
+        );
         if begun < HELD {
-            self.failures.push(format!("{begun} of {HELD} streams begin {how} at {limit} a connection"));
+            self.failures.push(format!(
+                "{begun} of {HELD} streams begin {how} at {limit} a connection"
+            ));
         }
         self.streams.push(json!({ "limit": limit, "begun": how, "streams": HELD, "begin": begun, "seconds": rounded(seconds) }));
         Ok(())
@@ -129,7 +151,12 @@ impl CallersReport {
         sleep(Duration::from_secs(1)).await;
         let start = Instant::now();
         server.heal();
-        let answered = calls.join_all().await.into_iter().filter(|answered| *answered).count();
+        let answered = calls
+            .join_all()
+            .await
+            .into_iter()
+            .filter(|answered| *answered)
+            .count();
         let took = start.elapsed();
         client.close().await;
         let ms = took.as_secs_f64() * 1e3;
@@ -140,13 +167,19 @@ impl CallersReport {
         if answered < WAITING || took > AT_ONCE {
             self.failures.push(format!("a limit that rises from {limit}: {answered} of {WAITING} answered, after {ms:.0} ms"));
         }
-        self.rising.push(json!({ "limit": limit, "waiting": WAITING, "answered": answered, "ms": rounded(ms) }));
+        self.rising.push(
+            json!({ "limit": limit, "waiting": WAITING, "answered": answered, "ms": rounded(ms) }),
+        );
         Ok(())
     }
 
     fn figures(self) -> Figures {
         let json = json!({ "crowds": self.crowds, "streams": self.streams, "rising": self.rising });
-        Figures { table: self.table, json, failures: self.failures }
+        Figures {
+            table: self.table,
+            json,
+            failures: self.failures,
+        }
     }
 }
 
@@ -179,9 +212,16 @@ async fn one_by_one(channel: &waypost::Channel) -> usize {
 
 /// Opens a stream and returns it once its first message has arrived.
 async fn begin(channel: &waypost::Channel) -> Option<Streaming<Word>> {
-    let word = Word { text: "one".to_owned(), ..Word::default() };
+    let word = Word {
+        text: "one".to_owned(),
+        ..Word::default()
+    };
     let begun = async {
-        let mut stream = ParrotClient::new(channel.clone()).count(word).await.ok()?.into_inner();
+        let mut stream = ParrotClient::new(channel.clone())
+            .count(word)
+            .await
+            .ok()?
+            .into_inner();
         stream.message().await.ok()??;
         Some(stream)
     };
@@ -201,7 +241,9 @@ async fn channel(address: &str, descriptor: &[u8]) -> Result<(Client, waypost::C
     let mut node = waypost::record::Node::with_id("node", "1", address);
     node.metadata.insert("protocol", "grpc");
     service.nodes.push(node);
-    registry.faults().put_raw("node", "node-1", service.to_json());
+    registry
+        .faults()
+        .put_raw("node", "node-1", service.to_json());
     let client = Client::new(AnyRegistry::new(registry));
     let channel = client.channel("node")?;
     Ok((client, channel))

@@ -34,24 +34,45 @@ const FORGOTTEN: Duration = Duration::from_millis(1_500);
 /// `registered`.
 pub(crate) fn node(args: &[String]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let [url, id, advertised @ ..] = args else { return Err("node URL ID [ADVERTISED]".into()) };
-    Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let server = Server::builder(SERVICE, waypost::connect(url).await?).id(id).bind("127.0.0.1:0");
-        let server = advertised.iter().fold(server, |server, address| server.advertise(address.as_str()));
-        let server = server.allow_loopback(true).descriptor(FILE_DESCRIPTOR_SET);
-        let mut running = server.add_service(GreeterServer::new(Slow { takes: Duration::ZERO })).start().await?;
-        println!("{}", running.address());
-        running.registered().await?;
-        println!("registered");
-        Ok(running.wait().await?)
-    })
+    let [url, id, advertised @ ..] = args else {
+        return Err("node URL ID [ADVERTISED]".into());
+    };
+    Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let server = Server::builder(SERVICE, waypost::connect(url).await?)
+                .id(id)
+                .bind("127.0.0.1:0");
+            let server = advertised
+                .iter()
+                .fold(server, |server, address| server.advertise(address.as_str()));
+            let server = server.allow_loopback(true).descriptor(FILE_DESCRIPTOR_SET);
+            let mut running = server
+                .add_service(GreeterServer::new(Slow {
+                    takes: Duration::ZERO,
+                }))
+                .start()
+                .await?;
+            println!("{}", running.address());
+            running.registered().await?;
+            println!("registered");
+            Ok(running.wait().await?)
+        })
 }
 
 pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
     let only = options.value("only").map(str::to_owned);
     let seconds = options.number("seconds", 45)?;
-    let mut figures = Figures { table: String::new(), json: json!({}), failures: Vec::new() };
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut figures = Figures {
+        table: String::new(),
+        json: json!({}),
+        failures: Vec::new(),
+    };
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         for ground in grounds(options)? {
             let mut stage = Stage::new(ground).await?;
@@ -122,21 +143,33 @@ struct Outcome {
 
 impl Outcome {
     fn show(self, ground: &str, figures: &mut Figures) {
-        let Self { name, calls, failed, longest_gap, longest_call, limit, error } = self;
+        let Self {
+            name,
+            calls,
+            failed,
+            longest_gap,
+            longest_call,
+            limit,
+            error,
+        } = self;
         let (gap, call) = (longest_gap.as_secs_f64(), longest_call.as_secs_f64());
         let line = format!(
             "{ground:<12} {name:<28} {calls:>7} calls {failed:>5} failed  longest gap {gap:>6.2} s  longest call {call:>6.2} s"
         );
         println!("{line}");
         if failed > 0 {
-            figures.failures.push(format!("{ground} {name}: {failed} failed: {}", error.unwrap_or_default()));
+            figures.failures.push(format!(
+                "{ground} {name}: {failed} failed: {}",
+                error.unwrap_or_default()
+            ));
         }
         if limit.is_some_and(|limit| longest_call > limit) {
-            figures.failures.push(format!("{ground} {name}: the longest call took {call:.2} s"));
+            figures.failures.push(format!(
+                "{ground} {name}: the longest call took {call:.2} s"
+            ));
         }
         if let Value::Object(json) = &mut figures.json {
-            let value =
-                json!({ "calls": calls, "failed": failed, "longest_gap_s": rounded(gap), "longest_call_s": rounded(call) });
+            let value = json!({ "calls": calls, "failed": failed, "longest_gap_s": rounded(gap), "longest_call_s": rounded(call) });
             json.insert(format!("{ground} {name}"), value);
         }
     }
@@ -157,13 +190,25 @@ impl Stage {
             Ground::Local => {
                 let folder = tempfile::tempdir()?;
                 let url = format!("local://{}", folder.path().display());
-                Self { name: "local".into(), url, etcd: None, folder: Some(folder), scenes: 0 }
+                Self {
+                    name: "local".into(),
+                    url,
+                    etcd: None,
+                    folder: Some(folder),
+                    scenes: 0,
+                }
             }
             Ground::Etcd(binary) => {
                 let name = format!("etcd {}", binary.version());
                 let etcd = Etcd::start(&binary, &EtcdOptions::one()).await?;
                 let url = format!("etcd://{}", etcd.addresses()[0]);
-                Self { name, url, etcd: Some(etcd), folder: None, scenes: 0 }
+                Self {
+                    name,
+                    url,
+                    etcd: Some(etcd),
+                    folder: None,
+                    scenes: 0,
+                }
             }
         })
     }
@@ -200,7 +245,9 @@ impl Stage {
                 let (url, id) = (url.clone(), format!("doomed-{round}-{number}"));
                 doomed.spawn(async move {
                     if let Ok(mut child) = start(&url, &id, None) {
-                        let _ = child.line_where(Duration::from_secs(3), |line| line == "registered").await;
+                        let _ = child
+                            .line_where(Duration::from_secs(3), |line| line == "registered")
+                            .await;
                         let _ = child.sigkill();
                     }
                 });
@@ -278,10 +325,16 @@ impl Stage {
             let (_good, proxies) = behind_proxies(&url, 3).await?;
             let (client, _) = client(&url).await?;
             let builder = client.channel_builder(SERVICE);
-            let builder = if idempotent { builder } else { builder.not_idempotent("/greeter.Greeter/Hello") };
+            let builder = if idempotent {
+                builder
+            } else {
+                builder.not_idempotent("/greeter.Greeter/Hello")
+            };
             let channel = builder.build()?;
             channel.ready(START).await?;
-            hello(&channel, Duration::from_secs(30)).await.map_err(|error| error.to_string())?;
+            hello(&channel, Duration::from_secs(30))
+                .await
+                .map_err(|error| error.to_string())?;
             sleep(Duration::from_secs(12)).await;
             proxies.iter().for_each(Proxy::half_open);
             let start = Instant::now();
@@ -304,13 +357,20 @@ impl Stage {
 
 fn start(url: &str, id: &str, advertised: Option<&str>) -> Result<Child> {
     let program = Program::new(std::env::current_exe()?);
-    Ok(Child::start(id, &program.args(["node", url, id].into_iter().chain(advertised)))?)
+    Ok(Child::start(
+        id,
+        &program.args(["node", url, id].into_iter().chain(advertised)),
+    )?)
 }
 
 async fn servers(url: &str, count: usize) -> Result<Vec<Child>> {
-    let mut servers = (0..count).map(|number| start(url, &format!("good-{number}"), None)).collect::<Result<Vec<_>>>()?;
+    let mut servers = (0..count)
+        .map(|number| start(url, &format!("good-{number}"), None))
+        .collect::<Result<Vec<_>>>()?;
     for server in &mut servers {
-        server.line_where(START, |line| line == "registered").await?;
+        server
+            .line_where(START, |line| line == "registered")
+            .await?;
     }
     Ok(servers)
 }
@@ -319,9 +379,15 @@ async fn behind_proxies(url: &str, count: usize) -> Result<(Vec<Child>, Vec<Prox
     let (mut servers, mut proxies) = (Vec::new(), Vec::new());
     for number in 0..count {
         let proxy = Proxy::start(([127, 0, 0, 1], 1).into()).await?;
-        let mut server = start(url, &format!("good-{number}"), Some(&proxy.address().to_string()))?;
+        let mut server = start(
+            url,
+            &format!("good-{number}"),
+            Some(&proxy.address().to_string()),
+        )?;
         proxy.retarget(server.line(START).await?.parse()?);
-        server.line_where(START, |line| line == "registered").await?;
+        server
+            .line_where(START, |line| line == "registered")
+            .await?;
         servers.push(server);
         proxies.push(proxy);
     }
@@ -345,15 +411,22 @@ async fn dead(registry: &AnyRegistry, count: usize, address: &str) -> Result<Vec
 }
 
 async fn client(url: &str) -> Result<(Client, Channel)> {
-    let client = Client::builder(waypost::connect(url).await?).address_policy(waypost::AddressPolicy { loopback: true }).build();
+    let client = Client::builder(waypost::connect(url).await?)
+        .address_policy(waypost::AddressPolicy { loopback: true })
+        .build();
     let channel = client.channel(SERVICE)?;
     Ok((client, channel))
 }
 
 async fn hello(channel: &Channel, timeout: Duration) -> std::result::Result<(), tonic::Status> {
-    let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
+    let mut request = Request::new(HelloRequest {
+        name: "Ann".to_owned(),
+    });
     request.set_timeout(timeout);
-    GreeterClient::new(channel.clone()).hello(request).await.map(drop)
+    GreeterClient::new(channel.clone())
+        .hello(request)
+        .await
+        .map(drop)
 }
 
 /// Calls at a steady rate, whatever the responses.
@@ -383,8 +456,14 @@ impl ChaosLoad {
                 calls.spawn(async move {
                     let answer = hello(&channel, Duration::from_secs(30)).await;
                     let ended = Instant::now();
-                    let error = answer.err().map(|status| format!("{:?}: {}", status.code(), status.message()));
-                    ChaosCall { ended, took: ended - due, error }
+                    let error = answer
+                        .err()
+                        .map(|status| format!("{:?}: {}", status.code(), status.message()));
+                    ChaosCall {
+                        ended,
+                        took: ended - due,
+                        error,
+                    }
                 });
             }
             calls
@@ -398,13 +477,21 @@ impl ChaosLoad {
             Ok(calls) => calls.join_all().await,
             Err(_) => Vec::new(),
         };
-        let mut answered: Vec<_> = calls.iter().filter(|call| call.error.is_none()).map(|call| call.ended).collect();
+        let mut answered: Vec<_> = calls
+            .iter()
+            .filter(|call| call.error.is_none())
+            .map(|call| call.ended)
+            .collect();
         answered.sort();
         Outcome {
             name: name.to_owned(),
             calls: calls.len() as u64,
             failed: calls.iter().filter(|call| call.error.is_some()).count() as u64,
-            longest_gap: answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default(),
+            longest_gap: answered
+                .windows(2)
+                .map(|pair| pair[1] - pair[0])
+                .max()
+                .unwrap_or_default(),
             longest_call: calls.iter().map(|call| call.took).max().unwrap_or_default(),
             limit: None,
             error: calls.into_iter().find_map(|call| call.error),

@@ -18,7 +18,10 @@ const TURNS: usize = 12;
 /// Returns the CPU time of this thread so far.
 pub(crate) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
 }
 
 /// Meter of the cost of work on a runtime of one thread, precise to some microseconds.
@@ -40,7 +43,10 @@ impl Meter {
         for _ in 0..101 {
             idle_turns.push(timed_turns(|| {}).await);
         }
-        Self { window: middle(windows), turns: middle(idle_turns) }
+        Self {
+            window: middle(windows),
+            turns: middle(idle_turns),
+        }
     }
 
     /// Returns the cost of `work` and of all that follows from it, until the thread is idle. The
@@ -96,6 +102,10 @@ pub(crate) async fn rest() {
     while quiet < 4 {
         let start = thread_cpu();
         sleep(WINDOW * 4).await;
-        quiet = if thread_cpu() - start < Duration::from_micros(200) { quiet + 1 } else { 0 };
+        quiet = if thread_cpu() - start < Duration::from_micros(200) {
+            quiet + 1
+        } else {
+            0
+        };
     }
 }

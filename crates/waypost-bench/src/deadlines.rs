@@ -32,7 +32,11 @@ struct EndedCall {
 
 pub(crate) fn run(_: &BenchOptions) -> Result<Figures> {
     let (of_call, of_channel, without) = one_thread()?.block_on(async {
-        let calls = (call(Some(GIVEN), None), call(None, Some(GIVEN)), call(None, None));
+        let calls = (
+            call(Some(GIVEN), None),
+            call(None, Some(GIVEN)),
+            call(None, None),
+        );
         let (of_call, of_channel, without) = tokio::join!(calls.0, calls.1, calls.2);
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>((of_call?, of_channel?, without?))
     })?;
@@ -53,8 +57,14 @@ pub(crate) fn run(_: &BenchOptions) -> Result<Figures> {
     let json: Vec<_> =
         rows.iter().map(|(what, ended, _)| json!({"with": what, "after_s": rounded(secs(ended)), "ended": ended.how})).collect();
     let late = rows.iter().filter(|(_, ended, limit)| ended.after > *limit);
-    let failures = late.map(|(what, ended, _)| format!("with {what} a call ends after {:.1} s", secs(ended))).collect();
-    Ok(Figures { table, json: json.into(), failures })
+    let failures = late
+        .map(|(what, ended, _)| format!("with {what} a call ends after {:.1} s", secs(ended)))
+        .collect();
+    Ok(Figures {
+        table,
+        json: json.into(),
+        failures,
+    })
 }
 
 fn secs(ended: &EndedCall) -> f64 {
@@ -71,9 +81,16 @@ async fn call(of_call: Option<Duration>, of_channel: Option<Duration>) -> Result
     registry.faults().put_raw("go", "go-1", service.to_json());
     let client = Client::new(AnyRegistry::new(registry));
     let builder = client.channel_builder("go");
-    let channel = of_channel.into_iter().fold(builder, waypost::ChannelBuilder::default_timeout).build()?;
-    let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
-    of_call.into_iter().for_each(|timeout| request.set_timeout(timeout));
+    let channel = of_channel
+        .into_iter()
+        .fold(builder, waypost::ChannelBuilder::default_timeout)
+        .build()?;
+    let mut request = Request::new(HelloRequest {
+        name: "Ann".to_owned(),
+    });
+    of_call
+        .into_iter()
+        .for_each(|timeout| request.set_timeout(timeout));
     let start = Instant::now();
     let how = match timeout(CAP, GreeterClient::new(channel).hello(request)).await {
         Ok(Ok(_)) => "answered".to_owned(),

@@ -17,7 +17,11 @@ pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
     let count = options.number("seeds", 1_000)?;
     let first = options.number("seed", 1)?;
     let at_once = options.number("at-once", AT_ONCE as u64)?.max(1);
-    let panics = if options.flag("no-panics") { Panics::Never } else { Panics::Drawn };
+    let panics = if options.flag("no-panics") {
+        Panics::Never
+    } else {
+        Panics::Drawn
+    };
     let seeds: Vec<u64> = (first..first.saturating_add(count)).collect();
     let mut sum = Sum::default();
     trial::run_all(&seeds, panics, usize::try_from(at_once)?, |verdict| {
@@ -61,9 +65,16 @@ impl Sum {
                 self.healed_s.push(passed.healed_after.as_secs_f64());
             }
             Err(defects) => {
-                let panics = if verdict.plan.panics_percent > 0 { ", its connector panics" } else { "" };
+                let panics = if verdict.plan.panics_percent > 0 {
+                    ", its connector panics"
+                } else {
+                    ""
+                };
                 let kind = defects.first().map_or("nothing", kind);
-                self.failed.entry(format!("{kind}{panics}")).or_default().push(verdict.plan.seed);
+                self.failed
+                    .entry(format!("{kind}{panics}"))
+                    .or_default()
+                    .push(verdict.plan.seed);
             }
         }
     }
@@ -74,19 +85,35 @@ impl Sum {
         let mut table = format!(
             "{} trials against hostile peers: {failed} failed; {} calls, {} answered, {} connections\n  \
              from the end of the hostility until the last node answered: p50 {:.2} s, p99 {:.2} s, max {:.2} s",
-            self.trials, self.calls, self.answered, self.connections, healed[0], healed[1], healed[2],
+            self.trials,
+            self.calls,
+            self.answered,
+            self.connections,
+            healed[0],
+            healed[1],
+            healed[2],
         );
         for (kind, seeds) in &self.failed {
             let shown: Vec<_> = seeds.iter().take(10).map(u64::to_string).collect();
             // Writing to a string does not fail.
-            let _ = write!(table, "\n  {:>5}  {kind}: seeds {}", seeds.len(), shown.join(" "));
+            let _ = write!(
+                table,
+                "\n  {:>5}  {kind}: seeds {}",
+                seeds.len(),
+                shown.join(" ")
+            );
         }
         let json = json!({
             "trials": self.trials, "failed": failed, "by_defect": self.failed, "calls": self.calls, "answered": self.answered,
             "connections": self.connections, "healed_s": healed.map(rounded),
         });
-        let failure = (failed > 0).then(|| format!("{failed} of {} trials found a defect", self.trials));
-        Figures { table, json, failures: failure.into_iter().collect() }
+        let failure =
+            (failed > 0).then(|| format!("{failed} of {} trials found a defect", self.trials));
+        Figures {
+            table,
+            json,
+            failures: failure.into_iter().collect(),
+        }
     }
 }
 

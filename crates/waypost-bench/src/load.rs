@@ -24,11 +24,22 @@ pub(crate) trait Caller: Clone + Send + 'static {
 
 impl<T> Caller for GreeterClient<T>
 where
-    T: GrpcService<tonic::body::Body, Future: Send, Error: Into<StdError>> + Clone + Send + Sync + 'static,
+    T: GrpcService<tonic::body::Body, Future: Send, Error: Into<StdError>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     T::ResponseBody: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
 {
     async fn hello(&mut self) -> Result<(), Status> {
-        GreeterClient::hello(self, Request::new(HelloRequest { name: "Ann".to_owned() })).await.map(drop)
+        GreeterClient::hello(
+            self,
+            Request::new(HelloRequest {
+                name: "Ann".to_owned(),
+            }),
+        )
+        .await
+        .map(drop)
     }
 }
 
@@ -99,7 +110,9 @@ async fn call_on(mut caller: impl Caller, stop: Arc<AtomicBool>) -> Calls {
         calls.ms.push(start.elapsed().as_secs_f64() * 1e3);
         if let Err(status) = answer {
             calls.failed += 1;
-            calls.error.get_or_insert_with(|| format!("{:?}: {}", status.code(), status.message()));
+            calls
+                .error
+                .get_or_insert_with(|| format!("{:?}: {}", status.code(), status.message()));
         }
     }
     calls

@@ -40,7 +40,13 @@ pub(crate) fn stuck(options: &BenchOptions) -> Result<Figures> {
         lost += found;
         eprintln!("{found} of {size} stuck");
     }
-    Ok(figures("stuck", "are never connected to a node that came up after 3 s", nodes, clients, lost))
+    Ok(figures(
+        "stuck",
+        "are never connected to a node that came up after 3 s",
+        nodes,
+        clients,
+        lost,
+    ))
 }
 
 /// Runs clients whose node closes its first connection after the hello. Then the node is well, and
@@ -54,18 +60,37 @@ pub(crate) fn zombie(options: &BenchOptions) -> Result<Figures> {
         lost += found;
         eprintln!("{found} of {size} fail");
     }
-    Ok(figures("zombie", "fail calls to a node that closed its first connection after the hello", nodes, clients, lost))
+    Ok(figures(
+        "zombie",
+        "fail calls to a node that closed its first connection after the hello",
+        nodes,
+        clients,
+        lost,
+    ))
 }
 
-fn counts(options: &BenchOptions, nodes: u64, clients: u64, batch: u64) -> Result<(usize, usize, usize)> {
+fn counts(
+    options: &BenchOptions,
+    nodes: u64,
+    clients: u64,
+    batch: u64,
+) -> Result<(usize, usize, usize)> {
     let number = |name, default| {
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(usize::try_from(options.number(name, default)?)?.max(1))
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
+            usize::try_from(options.number(name, default)?)?.max(1),
+        )
     };
-    Ok((number("nodes", nodes)?, number("clients", clients)?, number("batch", batch)?))
+    Ok((
+        number("nodes", nodes)?,
+        number("clients", clients)?,
+        number("batch", batch)?,
+    ))
 }
 
 fn batches(clients: usize, batch: usize) -> impl Iterator<Item = usize> {
-    (0..clients).step_by(batch).map(move |from| batch.min(clients - from))
+    (0..clients)
+        .step_by(batch)
+        .map(move |from| batch.min(clients - from))
 }
 
 fn runtime() -> Result<Runtime> {
@@ -88,7 +113,12 @@ async fn stuck_batch(nodes: usize, clients: usize) -> Result<usize> {
         let channel = channel.clone();
         ready.spawn(async move { channel.ready(STUCK).await.is_ok() });
     }
-    let stuck = ready.join_all().await.into_iter().filter(|ready| !ready).count();
+    let stuck = ready
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|ready| !ready)
+        .count();
     for (client, _) in all {
         client.close().await;
     }
@@ -99,7 +129,11 @@ async fn stuck_batch(nodes: usize, clients: usize) -> Result<usize> {
 async fn zombie_batch(nodes: usize, clients: usize, number: u64) -> Result<usize> {
     let mut all = JoinSet::new();
     for index in 0..clients {
-        let server = Server::start(Script::First(vec![Behavior::CloseAfterHello]), number << 32 | index as u64).await?;
+        let server = Server::start(
+            Script::First(vec![Behavior::CloseAfterHello]),
+            number << 32 | index as u64,
+        )
+        .await?;
         let registry = registry(nodes, &server.address().to_string())?;
         let (client, channel) = client(&registry)?;
         all.spawn(async move {
@@ -114,12 +148,19 @@ async fn zombie_batch(nodes: usize, clients: usize, number: u64) -> Result<usize
             failed > 0
         });
     }
-    Ok(all.join_all().await.into_iter().filter(|failed| *failed).count())
+    Ok(all
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|failed| *failed)
+        .count())
 }
 
 async fn call(channel: &Channel) -> bool {
     let mut client = GreeterClient::new(channel.clone());
-    let call = client.hello(Request::new(HelloRequest { name: "Ann".to_owned() }));
+    let call = client.hello(Request::new(HelloRequest {
+        name: "Ann".to_owned(),
+    }));
     timeout(CALM, call).await.is_ok_and(|answer| answer.is_ok())
 }
 
@@ -128,7 +169,10 @@ fn registry(nodes: usize, address: &str) -> Result<PushRegistry> {
     let (records, registry) = (RecordSet::new(), PushRegistry::new());
     let record = |number| {
         let (id, pool) = (id(number, 0), if number == 0 { "used" } else { "unused" });
-        (RecordSet::key(&id), records.json(&id, address, &[(POOL, pool)]))
+        (
+            RecordSet::key(&id),
+            records.json(&id, address, &[(POOL, pool)]),
+        )
     };
     registry.load((0..nodes).map(record))?;
     Ok(registry)
@@ -136,12 +180,19 @@ fn registry(nodes: usize, address: &str) -> Result<PushRegistry> {
 
 fn client(registry: &PushRegistry) -> Result<(Client, Channel)> {
     let client = Client::new(registry.handle());
-    let channel = client.channel_builder(SERVICE).label(POOL, "used").build()?;
+    let channel = client
+        .channel_builder(SERVICE)
+        .label(POOL, "used")
+        .build()?;
     Ok((client, channel))
 }
 
 fn figures(name: &str, what: &str, nodes: usize, clients: usize, lost: usize) -> Figures {
     let table = format!("{lost} of {clients} clients that know {nodes} nodes {what}");
     let json = json!({ "benchmark": name, "nodes": nodes, "clients": clients, "lost": lost });
-    Figures { failures: (lost > 0).then(|| table.clone()).into_iter().collect(), table, json }
+    Figures {
+        failures: (lost > 0).then(|| table.clone()).into_iter().collect(),
+        table,
+        json,
+    }
 }

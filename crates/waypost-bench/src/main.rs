@@ -40,16 +40,46 @@ usage: cargo xtask bench <name> [--json] [flags]
 ";
 
 /// Benchmark: its name, its flags with a value, its flags without, its function.
-struct Bench(&'static str, &'static [&'static str], &'static [&'static str], fn(&BenchOptions) -> Result<Figures>);
+struct Bench(
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+    fn(&BenchOptions) -> Result<Figures>,
+);
 
 const BENCHES: [Bench; 7] = [
     Bench("callers", &["callers", "seconds"], &["json"], callers::run),
-    Bench("chaos", &["registry", "only", "seconds"], &["json"], chaos::run),
-    Bench("churn", &["nodes", "seconds", "before"], &["json"], churn::run),
+    Bench(
+        "chaos",
+        &["registry", "only", "seconds"],
+        &["json"],
+        chaos::run,
+    ),
+    Bench(
+        "churn",
+        &["nodes", "seconds", "before"],
+        &["json"],
+        churn::run,
+    ),
     Bench("deadlines", &[], &["json"], deadlines::run),
-    Bench("hostile", &["seeds", "seed", "at-once"], &["json", "no-panics"], hostile::run),
-    Bench("stuck", &["nodes", "clients", "batch"], &["json"], lost::stuck),
-    Bench("zombie", &["nodes", "clients", "batch"], &["json"], lost::zombie),
+    Bench(
+        "hostile",
+        &["seeds", "seed", "at-once"],
+        &["json", "no-panics"],
+        hostile::run,
+    ),
+    Bench(
+        "stuck",
+        &["nodes", "clients", "batch"],
+        &["json"],
+        lost::stuck,
+    ),
+    Bench(
+        "zombie",
+        &["nodes", "clients", "batch"],
+        &["json"],
+        lost::zombie,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -60,7 +90,10 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|first| first == "node") {
         return exit("bench node", chaos::node(&args[1..]).map(|()| true));
     }
-    let Some(bench) = args.first().and_then(|name| BENCHES.iter().find(|bench| bench.0 == name)) else {
+    let Some(bench) = args
+        .first()
+        .and_then(|name| BENCHES.iter().find(|bench| bench.0 == name))
+    else {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
@@ -75,13 +108,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(run: fn(&BenchOptions) -> Result<Figures>, options: &BenchOptions, args: &[String]) -> Result<bool> {
+fn measure(
+    run: fn(&BenchOptions) -> Result<Figures>,
+    options: &BenchOptions,
+    args: &[String],
+) -> Result<bool> {
     let mut json = described("cargo xtask bench", args);
-    let Figures { table, json: figures, failures } = run(options)?;
+    let Figures {
+        table,
+        json: figures,
+        failures,
+    } = run(options)?;
     let as_json = options.flag("json");
-    let show = |text: &str| if as_json { eprintln!("{text}") } else { println!("{text}") };
+    let show = |text: &str| {
+        if as_json {
+            eprintln!("{text}");
+        } else {
+            println!("{text}");
+        }
+    };
     show(&table);
-    failures.iter().for_each(|failure| show(&format!("FAILED: {failure}")));
+    failures
+        .iter()
+        .for_each(|failure| show(&format!("FAILED: {failure}")));
     json.insert("figures".to_owned(), figures);
     json.insert("ok".to_owned(), failures.is_empty().into());
     if as_json {
@@ -94,5 +143,11 @@ fn measure(run: fn(&BenchOptions) -> Result<Figures>, options: &BenchOptions, ar
 /// thousands of connections.
 fn allow_descriptors() {
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }

@@ -21,9 +21,13 @@ impl BenchOptions {
         let mut options = Self::default();
         let mut args = args.iter();
         while let Some(arg) = args.next() {
-            let name = arg.strip_prefix("--").ok_or_else(|| format!("{arg} must be a flag, such as --json"))?;
+            let name = arg
+                .strip_prefix("--")
+                .ok_or_else(|| format!("{arg} must be a flag, such as --json"))?;
             if valued.contains(&name) {
-                let value = args.next().ok_or_else(|| format!("--{name} must be followed by a value"))?;
+                let value = args
+                    .next()
+                    .ok_or_else(|| format!("--{name} must be followed by a value"))?;
                 options.values.insert(name.to_owned(), value.clone());
             } else if bare.contains(&name) {
                 options.flags.push(name.to_owned());
@@ -43,15 +47,28 @@ impl BenchOptions {
     }
 
     pub(crate) fn number(&self, name: &str, default: u64) -> Result<u64> {
-        let Some(value) = self.value(name) else { return Ok(default) };
-        value.parse().map_err(|_| format!("--{name} must be a number, not {value:?}").into())
+        let Some(value) = self.value(name) else {
+            return Ok(default);
+        };
+        value
+            .parse()
+            .map_err(|_| format!("--{name} must be a number, not {value:?}").into())
     }
 
     /// Returns the numbers of a flag, which are separated by commas.
     pub(crate) fn numbers(&self, name: &str, default: &[u64]) -> Result<Vec<u64>> {
-        let Some(value) = self.value(name) else { return Ok(default.to_vec()) };
-        let parse = |number: &str| number.parse().map_err(|_| format!("--{name} must be numbers such as 64,200, not {value:?}"));
-        Ok(value.split(',').map(parse).collect::<std::result::Result<_, _>>()?)
+        let Some(value) = self.value(name) else {
+            return Ok(default.to_vec());
+        };
+        let parse = |number: &str| {
+            number
+                .parse()
+                .map_err(|_| format!("--{name} must be numbers such as 64,200, not {value:?}"))
+        };
+        Ok(value
+            .split(',')
+            .map(parse)
+            .collect::<std::result::Result<_, _>>()?)
     }
 }
 
@@ -75,8 +92,21 @@ mod tests {
 
     #[test]
     fn a_wrong_line_says_what_is_wrong() {
-        assert_eq!(parse("--nodes").unwrap_err().to_string(), "--nodes must be followed by a value");
-        assert_eq!(parse("--nods 1").unwrap_err().to_string(), "--nods is not known here");
-        assert_eq!(parse("--seed x").unwrap().number("seed", 1).unwrap_err().to_string(), "--seed must be a number, not \"x\"");
+        assert_eq!(
+            parse("--nodes").unwrap_err().to_string(),
+            "--nodes must be followed by a value"
+        );
+        assert_eq!(
+            parse("--nods 1").unwrap_err().to_string(),
+            "--nods is not known here"
+        );
+        assert_eq!(
+            parse("--seed x")
+                .unwrap()
+                .number("seed", 1)
+                .unwrap_err()
+                .to_string(),
+            "--seed must be a number, not \"x\""
+        );
     }
 }

@@ -30,6 +30,10 @@ impl Peers {
             let _ = one_thread().and_then(|runtime| runtime.block_on(serve));
         });
         let address = address.recv().map_err(|_| "the server did not start")?;
-        Ok(Self { address, _stop: stop, _thread: thread })
+        Ok(Self {
+            address,
+            _stop: stop,
+            _thread: thread,
+        })
     }
 }

@@ -23,23 +23,44 @@ impl RecordSet {
 
     /// Returns the key of a node's record.
     pub(crate) fn key(node: &str) -> Key {
-        Key { service: SERVICE.to_owned(), id: node.to_owned() }
+        Key {
+            service: SERVICE.to_owned(),
+            id: node.to_owned(),
+        }
     }
 
     /// Returns a node's record as go-micro writes it.
     pub(crate) fn json(&self, node: &str, address: &str, metadata: &[(&str, &str)]) -> String {
         let mut service = self.template.clone();
-        let mut written = Node { id: node.to_owned(), address: address.to_owned(), ..Node::default() };
-        for (key, value) in [("registry", "etcd"), ("server", "grpc"), ("transport", "grpc"), (keys::PROTOCOL, "grpc")] {
+        let mut written = Node {
+            id: node.to_owned(),
+            address: address.to_owned(),
+            ..Node::default()
+        };
+        for (key, value) in [
+            ("registry", "etcd"),
+            ("server", "grpc"),
+            ("transport", "grpc"),
+            (keys::PROTOCOL, "grpc"),
+        ] {
             written.metadata.insert(key, value);
         }
         // The hash of the id, twice: 32 digits, as in an instance, and always the same for one
         // node.
-        written.metadata.insert(keys::INSTANCE, format!("{0:016x}{0:016x}", hash(node)));
-        for (key, value) in [("zone", "eu-central-1a"), ("rack", "r17"), ("build", "2026.11.28"), (POOL, "all")] {
+        written
+            .metadata
+            .insert(keys::INSTANCE, format!("{0:016x}{0:016x}", hash(node)));
+        for (key, value) in [
+            ("zone", "eu-central-1a"),
+            ("rack", "r17"),
+            ("build", "2026.11.28"),
+            (POOL, "all"),
+        ] {
             written.metadata.insert(key, value);
         }
-        metadata.iter().for_each(|(key, value)| written.metadata.insert(*key, *value));
+        metadata
+            .iter()
+            .for_each(|(key, value)| written.metadata.insert(*key, *value));
         service.nodes.push(written);
         service.to_json()
     }
@@ -56,20 +77,31 @@ fn endpoint(number: usize) -> Endpoint {
         kind: kind.to_owned(),
         values: values.into(),
     };
-    let fields = vec![value("name", "string", Vec::new()), value("count", "int64", Vec::new())];
-    let name = if number == 0 { "Hello".to_owned() } else { format!("Hello{number}") };
+    let fields = vec![
+        value("name", "string", Vec::new()),
+        value("count", "int64", Vec::new()),
+    ];
+    let name = if number == 0 {
+        "Hello".to_owned()
+    } else {
+        format!("Hello{number}")
+    };
     let mut endpoint = Endpoint {
         name: format!("Greeter.{name}"),
         request: Some(value("HelloRequest", "HelloRequest", fields.clone())),
         response: Some(value("HelloResponse", "HelloResponse", fields)),
         ..Endpoint::default()
     };
-    endpoint.metadata.insert(keys::PATH, format!("/greeter.Greeter/{name}"));
+    endpoint
+        .metadata
+        .insert(keys::PATH, format!("/greeter.Greeter/{name}"));
     endpoint.metadata.insert(keys::IDEMPOTENT, "true");
     endpoint
 }
 
 /// Returns the FNV-1a hash of `text`.
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

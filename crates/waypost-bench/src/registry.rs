@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use waypost::record::{Entry, Key, Service};
 use waypost::registry::{
-    Broadcaster, Change, DeregisterOptions, Error, Interner, NodeSet, Options, RegisterOptions, WatchOptions, Watcher,
+    Broadcaster, Change, DeregisterOptions, Error, Interner, NodeSet, Options, RegisterOptions,
+    WatchOptions, Watcher,
 };
 use waypost::{AnyRegistry, Registry};
 use waypost_testkit::report::Result;
@@ -31,12 +32,18 @@ impl PushRegistry {
     pub(crate) fn new() -> Self {
         let mut options = Options::new();
         options.on_this_host = true;
-        Self(Arc::new(Inner { heads: Mutex::default(), feed: Broadcaster::default(), options }))
+        Self(Arc::new(Inner {
+            heads: Mutex::default(),
+            feed: Broadcaster::default(),
+            options,
+        }))
     }
 
     /// Loads all records, as a first list does.
     pub(crate) fn load(&self, records: impl Iterator<Item = (Key, String)>) -> Result<()> {
-        let entries: Vec<_> = records.map(|(key, json)| self.decode(&key, json.as_bytes())).collect::<Result<_>>()?;
+        let entries: Vec<_> = records
+            .map(|(key, json)| self.decode(&key, json.as_bytes()))
+            .collect::<Result<_>>()?;
         self.0.feed.reset(entries.into_iter().collect::<NodeSet>());
         Ok(())
     }
@@ -65,7 +72,10 @@ impl PushRegistry {
 }
 
 fn unsupported<T>(operation: &'static str) -> Answer<T> {
-    Err(Error::Unsupported { registry: NAME, operation })
+    Err(Error::Unsupported {
+        registry: NAME,
+        operation,
+    })
 }
 
 impl Registry for PushRegistry {

@@ -29,8 +29,18 @@ impl BenchServer {
     /// long.
     pub(crate) async fn start(streams: u32, takes: Duration) -> Result<Self> {
         let program = Program::new(std::env::current_exe()?);
-        let mut child = Child::start("server", &program.args(["serve", &streams.to_string(), &takes.as_millis().to_string()]))?;
-        Ok(Self { address: child.line(START).await?, _child: child })
+        let mut child = Child::start(
+            "server",
+            &program.args([
+                "serve",
+                &streams.to_string(),
+                &takes.as_millis().to_string(),
+            ]),
+        )?;
+        Ok(Self {
+            address: child.line(START).await?,
+            _child: child,
+        })
     }
 }
 
@@ -38,14 +48,20 @@ impl BenchServer {
 pub(crate) fn serve(args: &[String]) -> Result<()> {
     // The servers end with the benchmark, even if it is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let [streams, takes] = args else { return Err("serve STREAMS MILLISECONDS".into()) };
+    let [streams, takes] = args else {
+        return Err("serve STREAMS MILLISECONDS".into());
+    };
     let (streams, takes): (u32, _) = (streams.parse()?, Duration::from_millis(takes.parse()?));
     one_thread()?.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
         let mut server = tonic::transport::Server::builder().max_concurrent_streams(streams);
-        let router = server.add_service(GreeterServer::new(Slow { takes })).add_service(ParrotServer::new(Slow { takes }));
-        Ok(router.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await?)
+        let router = server
+            .add_service(GreeterServer::new(Slow { takes }))
+            .add_service(ParrotServer::new(Slow { takes }));
+        Ok(router
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .await?)
     })
 }
 
@@ -57,7 +73,10 @@ pub(crate) struct Slow {
 
 #[tonic::async_trait]
 impl Greeter for Slow {
-    async fn hello(&self, request: Request<HelloRequest>) -> std::result::Result<Response<HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> std::result::Result<Response<HelloResponse>, Status> {
         tokio::time::sleep(self.takes).await;
         let message = format!("Hello {}", request.into_inner().name);
         Ok(Response::new(HelloResponse { message }))
@@ -79,11 +98,17 @@ impl Parrot for Slow {
         Ok(Response::new(Box::pin(One(Some(request.into_inner())))))
     }
 
-    async fn gather(&self, _: Request<Streaming<Word>>) -> std::result::Result<Response<Word>, Status> {
+    async fn gather(
+        &self,
+        _: Request<Streaming<Word>>,
+    ) -> std::result::Result<Response<Word>, Status> {
         Err(Status::unimplemented("no benchmark gathers"))
     }
 
-    async fn talk(&self, _: Request<Streaming<Word>>) -> std::result::Result<Response<Words>, Status> {
+    async fn talk(
+        &self,
+        _: Request<Streaming<Word>>,
+    ) -> std::result::Result<Response<Words>, Status> {
         Err(Status::unimplemented("no benchmark talks"))
     }
 
@@ -98,7 +123,12 @@ struct One(Option<Word>);
 impl Stream for One {
     type Item = std::result::Result<Word, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
-        self.0.take().map_or(std::task::Poll::Pending, |word| std::task::Poll::Ready(Some(Ok(word))))
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.take().map_or(std::task::Poll::Pending, |word| {
+            std::task::Poll::Ready(Some(Ok(word)))
+        })
     }
 }

@@ -14,7 +14,9 @@ use crate::output::Show;
 /// Service registration, discovery and client-side load balancing
 #[derive(Debug, Parser)]
 #[command(name = "waypost", version, max_term_width = 100)]
-#[command(after_help = "Without --registry and its variables it is local://, the processes of this host.")]
+#[command(
+    after_help = "Without --registry and its variables it is local://, the processes of this host."
+)]
 #[command(mut_arg("registry", everywhere))]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -157,7 +159,9 @@ mod tests {
     fn help(path: &[&str]) -> String {
         let mut command = Cli::command().term_width(100);
         command.build();
-        let command = path.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());
+        let command = path.iter().fold(&mut command, |command, name| {
+            command.find_subcommand_mut(name).unwrap()
+        });
         command.render_help().to_string()
     }
 

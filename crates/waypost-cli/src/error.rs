@@ -60,7 +60,11 @@ impl CliError {
     }
 
     fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), next: None }
+        Self {
+            kind,
+            what: what.into(),
+            next: None,
+        }
     }
 
     fn code(&self) -> u8 {
@@ -108,7 +112,11 @@ impl From<registry::Error> for CliError {
 /// Classifies errors of stdout, or of the operating system.
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        let kind = if error.kind() == io::ErrorKind::BrokenPipe { ErrorKind::Unread } else { ErrorKind::No };
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe {
+            ErrorKind::Unread
+        } else {
+            ErrorKind::No
+        };
         Self::new(kind, error.to_string())
     }
 }
@@ -119,10 +127,15 @@ mod tests {
 
     #[test]
     fn the_code_says_what_can_be_done() {
-        let not_found = registry::Error::NotFound { service: "a".into() };
+        let not_found = registry::Error::NotFound {
+            service: "a".into(),
+        };
         let down = registry::Error::unavailable("local", "read", io::Error::other("gone"));
         let table = [
-            (CliError::from(io::Error::from(io::ErrorKind::BrokenPipe)), 0),
+            (
+                CliError::from(io::Error::from(io::ErrorKind::BrokenPipe)),
+                0,
+            ),
             (CliError::from(not_found), 1),
             (CliError::from(registry::Error::invalid("a", "b")), 2),
             (CliError::from(down), 3),
@@ -135,8 +148,17 @@ mod tests {
 
     #[test]
     fn what_to_do_comes_on_a_line_of_its_own_and_nothing_reaches_the_terminal_raw() {
-        let taken = registry::Error::IdTaken { id: "a".into(), holder: "\u{1b}[2Jb".into() };
-        assert_eq!(CliError::from(taken).to_string(), "id \"a\" is held by another instance, \\u{1b}[2Jb");
-        assert_eq!(CliError::no("it is not").next("do it").to_string(), "it is not\n  do it");
+        let taken = registry::Error::IdTaken {
+            id: "a".into(),
+            holder: "\u{1b}[2Jb".into(),
+        };
+        assert_eq!(
+            CliError::from(taken).to_string(),
+            "id \"a\" is held by another instance, \\u{1b}[2Jb"
+        );
+        assert_eq!(
+            CliError::no("it is not").next("do it").to_string(),
+            "it is not\n  do it"
+        );
     }
 }

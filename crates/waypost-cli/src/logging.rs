@@ -12,8 +12,13 @@ const DEFAULT: &str = "warn,waypost_core::registrar=error";
 pub(crate) fn start() {
     let asked = std::env::var_os("RUST_LOG").is_some_and(|asked| !asked.is_empty());
     let filter = match asked {
-        true => EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy(),
+        true => EnvFilter::builder()
+            .with_default_directive(LevelFilter::WARN.into())
+            .from_env_lossy(),
         false => EnvFilter::new(DEFAULT),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
 }

@@ -32,7 +32,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: cli::Cli) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(commands::run(cli));
     // A thread may still read stdin, which cannot be interrupted; all else has been joined.
     runtime.shutdown_background();

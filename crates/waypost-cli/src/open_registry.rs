@@ -11,7 +11,9 @@ use crate::output;
 
 /// Returns the URL of the registry: from the flag, else from the environment, else `local://`.
 pub(crate) fn registry_url(registry: &RegistryArgs) -> Result<String, CliError> {
-    Ok(registry.url()?.map_or_else(|| "local://".to_owned(), |url| url.expose().to_owned()))
+    Ok(registry
+        .url()?
+        .map_or_else(|| "local://".to_owned(), |url| url.expose().to_owned()))
 }
 
 /// Open registry, and its URL without secrets.
@@ -25,9 +27,12 @@ impl OpenRegistry {
     pub(crate) async fn open(url: &str) -> Result<Self, CliError> {
         if url.starts_with("memory:") {
             let what = "memory:// lives inside one process: a command would see nothing there";
-            return Err(CliError::usage(what).next("give a registry that processes share: --registry local://"));
+            return Err(CliError::usage(what)
+                .next("give a registry that processes share: --registry local://"));
         }
-        let registry = waypost::connect(url).await.map_err(|error| explained(error, "it", ""))?;
+        let registry = waypost::connect(url)
+            .await
+            .map_err(|error| explained(error, "it", ""))?;
         let shown = shown(url, &registry);
         Ok(Self { registry, shown })
     }
@@ -36,7 +41,8 @@ impl OpenRegistry {
     pub(crate) async fn open_for(what: &str, url: &str) -> Result<Self, CliError> {
         if url.starts_with("static:") {
             let why = format!("static:// is a fixed list: {what} cannot register there");
-            return Err(CliError::usage(why).next("give a registry that can be written: --registry local://"));
+            return Err(CliError::usage(why)
+                .next("give a registry that can be written: --registry local://"));
         }
         Self::open(url).await
     }
@@ -58,7 +64,10 @@ impl OpenRegistry {
 
     /// Returns another command on the same registry, in a form that can be pasted into a shell.
     pub(crate) fn command(&self, command: &str) -> String {
-        let url = match self.shown.contains(['?', '&', ' ', '$', ';', '*', '(', ')', '<', '>', '|']) {
+        let url = match self
+            .shown
+            .contains(['?', '&', ' ', '$', ';', '*', '(', ')', '<', '>', '|'])
+        {
             true => format!("'{}'", self.shown),
             false => self.shown.clone(),
         };
@@ -67,13 +76,17 @@ impl OpenRegistry {
 
     /// Returns all services.
     pub(crate) async fn list(&self) -> Result<Vec<Service>, CliError> {
-        self.awaited(self.registry.list_services()).await.map_err(|error| self.failure(error))
+        self.awaited(self.registry.list_services())
+            .await
+            .map_err(|error| self.failure(error))
     }
 
     /// Returns one service, one record per version.
     pub(crate) async fn get(&self, name: &str) -> Result<Vec<Service>, CliError> {
         match self.awaited(self.registry.get_service(name)).await {
-            Ok(services) if services.iter().any(|service| !service.nodes.is_empty()) => Ok(services),
+            Ok(services) if services.iter().any(|service| !service.nodes.is_empty()) => {
+                Ok(services)
+            }
             Ok(_) | Err(registry::Error::NotFound { .. }) => Err(self.not_found(name)),
             Err(error) => Err(self.failure(error)),
         }
@@ -94,17 +107,28 @@ impl OpenRegistry {
     /// Watches one service, or all.
     pub(crate) async fn watch(&self, name: Option<&str>) -> Result<Watcher, CliError> {
         let options = name.map_or_else(WatchOptions::all, WatchOptions::service);
-        self.registry.watch(&options).await.map_err(|error| self.failure(error))
+        self.registry
+            .watch(&options)
+            .await
+            .map_err(|error| self.failure(error))
     }
 
     /// Explains an error of this registry, with what to do.
     pub(crate) fn failure(&self, error: registry::Error) -> CliError {
-        explained(error, self.url(), &escape::text(&self.registry.options().prefix))
+        explained(
+            error,
+            self.url(),
+            &escape::text(&self.registry.options().prefix),
+        )
     }
 
     fn not_found(&self, name: &str) -> CliError {
-        CliError::no(format!("service {:?} is not registered in {}", escape::text(name), self.url()))
-            .next(format!("see what is: {}", self.command("list")))
+        CliError::no(format!(
+            "service {:?} is not registered in {}",
+            escape::text(name),
+            self.url()
+        ))
+        .next(format!("see what is: {}", self.command("list")))
     }
 
     /// Closes the registry. The records registered through it are gone when this returns.
@@ -133,14 +157,16 @@ fn shown(url: &str, registry: &AnyRegistry) -> String {
 /// Explains an error of a registry, with what to do.
 fn explained(error: registry::Error, url: &str, prefix: &str) -> CliError {
     let next = match &error {
-        registry::Error::Denied { .. } if prefix.is_empty() => Some(format!("may you read and write {url}?")),
+        registry::Error::Denied { .. } if prefix.is_empty() => {
+            Some(format!("may you read and write {url}?"))
+        }
         registry::Error::Denied { .. } => Some(format!(
             "check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), \
              and that its role may read and write {prefix}/"
         )),
-        error if error.is_transient() => {
-            Some(format!("is {url} the right one, and up? choose with --registry URL or WAYPOST_REGISTRY"))
-        }
+        error if error.is_transient() => Some(format!(
+            "is {url} the right one, and up? choose with --registry URL or WAYPOST_REGISTRY"
+        )),
         _ => None,
     };
     let failure = CliError::from(error);
@@ -160,11 +186,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_url_is_shown_without_its_user_and_can_be_typed_again() {
-        assert_eq!(shown("etcd://ann:hunter2@a:1,b:2/my/prefix?timeout=500ms").await, "etcd://a:1,b:2/my/prefix?timeout=500ms");
+        assert_eq!(
+            shown("etcd://ann:hunter2@a:1,b:2/my/prefix?timeout=500ms").await,
+            "etcd://a:1,b:2/my/prefix?timeout=500ms"
+        );
         assert_eq!(shown("etcds://ann:p%40ss%2Fw@a").await, "etcds://a");
-        assert_eq!(shown("etcd://ann:p@ss@a?tls=false").await, "etcd://a?tls=false");
+        assert_eq!(
+            shown("etcd://ann:p@ss@a?tls=false").await,
+            "etcd://a?tls=false"
+        );
         assert_eq!(shown("static://a:1?protocol=http").await, "static://a:1");
-        let opened = OpenRegistry::open("etcd://ann:hunter2@a?tls=false&timeout=1s").await.unwrap();
-        assert_eq!(opened.command("list"), "waypost --registry 'etcd://a?tls=false&timeout=1s' list");
+        let opened = OpenRegistry::open("etcd://ann:hunter2@a?tls=false&timeout=1s")
+            .await
+            .unwrap();
+        assert_eq!(
+            opened.command("list"),
+            "waypost --registry 'etcd://a?tls=false&timeout=1s' list"
+        );
     }
 }

@@ -14,18 +14,28 @@ pub fn seeds(count: usize) -> Vec<u64> {
     if let Some(seed) = number("WAYPOST_SEED") {
         return vec![seed];
     }
-    let count = number("WAYPOST_CASES").map_or(count, |cases| usize::try_from(cases).unwrap_or(usize::MAX));
+    let count =
+        number("WAYPOST_CASES").map_or(count, |cases| usize::try_from(cases).unwrap_or(usize::MAX));
     let first = u64::from(fastrand::u32(..));
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // If stderr cannot be written, there is no reader, and no reason to fail.
-    let _ = writeln!(std::io::stderr(), "{test}: {count} random cases from WAYPOST_SEED={first} on");
+    let _ = writeln!(
+        std::io::stderr(),
+        "{test}: {count} random cases from WAYPOST_SEED={first} on"
+    );
     (first..).take(count).collect()
 }
 
-#[expect(clippy::disallowed_methods, reason = "how many, and which, is said from outside")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how many, and which, is said from outside"
+)]
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")),
+    )
 }
 
 /// Log of the steps of one random case. When a panic drops it, it is printed with the seed that
@@ -57,7 +67,11 @@ impl CaseLog {
     /// Creates the log of the case with this `seed`. `test` is the selection for `cargo test`:
     /// `-p a-crate the_test`.
     pub fn new(test: &'static str, seed: u64) -> Self {
-        Self(Arc::new(Logged { test, seed, steps: Mutex::default() }))
+        Self(Arc::new(Logged {
+            test,
+            seed,
+            steps: Mutex::default(),
+        }))
     }
 
     /// Returns the seed of the case.
@@ -67,7 +81,11 @@ impl CaseLog {
 
     /// Records a step.
     pub fn tell(&self, step: impl Into<String>) {
-        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step.into());
+        self.0
+            .steps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(step.into());
     }
 }
 
@@ -103,6 +121,13 @@ mod tests {
             story.0.chapter(),
             "what was done:\n  0.1 s: cut\nsee it again: WAYPOST_SEED=7 cargo test -p a-crate the_test -- --nocapture"
         );
-        assert_eq!(seeds(3).len(), if number("WAYPOST_SEED").is_some() { 1 } else { 3 });
+        assert_eq!(
+            seeds(3).len(),
+            if number("WAYPOST_SEED").is_some() {
+                1
+            } else {
+                3
+            }
+        );
     }
 }

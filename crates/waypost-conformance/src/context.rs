@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use waypost_core::record::{Key, Node, Service, keys};
 use waypost_core::registry::{
-    AnyRegistry, DeregisterOptions, Error, Instance, RegisterOptions, Result as RegistryResult, WatchOptions,
+    AnyRegistry, DeregisterOptions, Error, Instance, RegisterOptions, Result as RegistryResult,
+    WatchOptions,
 };
 
 use crate::event_checker::EventChecker;
@@ -37,23 +38,40 @@ pub(crate) struct TestContext {
 
 impl TestContext {
     pub(crate) fn new(harness: impl Harness, time: Time, seed: u64) -> Self {
-        Self { harness: Box::new(harness), opened: Mutex::default(), cut: Arc::default(), time, seed }
+        Self {
+            harness: Box::new(harness),
+            opened: Mutex::default(),
+            cut: Arc::default(),
+            time,
+            seed,
+        }
     }
 
     /// Opens a handle that is closed at the end of the case.
     pub(crate) async fn open(&self) -> AnyRegistry {
         let registry = self.open_doomed().await;
-        self.opened.lock().expect("no case panics while it holds the list").push(registry.clone());
+        self.opened
+            .lock()
+            .expect("no case panics while it holds the list")
+            .push(registry.clone());
         registry
     }
 
     /// Opens a handle that the case drops or closes itself.
     pub(crate) async fn open_doomed(&self) -> AnyRegistry {
-        self.harness.dyn_open().await.unwrap_or_else(|error| panic!("no handle: {}", error.chain()))
+        self.harness
+            .dyn_open()
+            .await
+            .unwrap_or_else(|error| panic!("no handle: {}", error.chain()))
     }
 
     pub(crate) async fn close(self) {
-        let opened = std::mem::take(&mut *self.opened.lock().expect("no case panics while it holds the list"));
+        let opened = std::mem::take(
+            &mut *self
+                .opened
+                .lock()
+                .expect("no case panics while it holds the list"),
+        );
         for registry in opened {
             registry.close().await.expect("it closes");
         }
@@ -82,17 +100,32 @@ impl TestContext {
 
     /// Follows all services.
     pub(crate) async fn follow(&self, registry: &AnyRegistry) -> EventChecker {
-        EventChecker::open(registry, WatchOptions::all(), self.time, Arc::clone(&self.cut)).await
+        EventChecker::open(
+            registry,
+            WatchOptions::all(),
+            self.time,
+            Arc::clone(&self.cut),
+        )
+        .await
     }
 
     /// Follows one service.
     pub(crate) async fn follow_one(&self, registry: &AnyRegistry, service: &str) -> EventChecker {
-        EventChecker::open(registry, WatchOptions::service(service), self.time, Arc::clone(&self.cut)).await
+        EventChecker::open(
+            registry,
+            WatchOptions::service(service),
+            self.time,
+            Arc::clone(&self.cut),
+        )
+        .await
     }
 }
 
 pub(crate) fn key(service: &str, id: &str) -> Key {
-    Key { service: service.to_owned(), id: format!("{service}-{id}") }
+    Key {
+        service: service.to_owned(),
+        id: format!("{service}-{id}"),
+    }
 }
 
 /// Creates a service with one node.
@@ -113,19 +146,34 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn new(registry: &AnyRegistry, service: &str, id: &str, address: &str) -> Self {
-        let options = RegisterOptions { ttl: Duration::from_secs(600), instance: Instance::random() };
-        Self { registry: registry.clone(), service: record(service, id, address), options }
+        let options = RegisterOptions {
+            ttl: Duration::from_secs(600),
+            instance: Instance::random(),
+        };
+        Self {
+            registry: registry.clone(),
+            service: record(service, id, address),
+            options,
+        }
     }
 
     /// Creates an owner and registers its record.
-    pub(crate) async fn registered(registry: &AnyRegistry, service: &str, id: &str, address: &str) -> Self {
+    pub(crate) async fn registered(
+        registry: &AnyRegistry,
+        service: &str,
+        id: &str,
+        address: &str,
+    ) -> Self {
         let owner = Self::new(registry, service, id, address);
         owner.must_heartbeat().await;
         owner
     }
 
     pub(crate) fn key(&self) -> Key {
-        Key { service: self.service.name.clone(), id: self.service.nodes[0].id.clone() }
+        Key {
+            service: self.service.name.clone(),
+            id: self.service.nodes[0].id.clone(),
+        }
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
@@ -137,14 +185,23 @@ impl Owner {
     }
 
     pub(crate) async fn must_heartbeat(&self) {
-        self.heartbeat().await.unwrap_or_else(|error| panic!("not registered: {}", error.chain()));
+        self.heartbeat()
+            .await
+            .unwrap_or_else(|error| panic!("not registered: {}", error.chain()));
     }
 
     pub(crate) async fn leave(&self) -> RegistryResult<()> {
-        self.registry.deregister(&self.service, &DeregisterOptions::ours(self.options.instance.clone())).await
+        self.registry
+            .deregister(
+                &self.service,
+                &DeregisterOptions::ours(self.options.instance.clone()),
+            )
+            .await
     }
 
     pub(crate) async fn must_leave(&self) {
-        self.leave().await.unwrap_or_else(|error| panic!("not deregistered: {}", error.chain()));
+        self.leave()
+            .await
+            .unwrap_or_else(|error| panic!("not deregistered: {}", error.chain()));
     }
 }

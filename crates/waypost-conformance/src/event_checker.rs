@@ -25,12 +25,27 @@ pub(crate) struct EventChecker {
 }
 
 impl EventChecker {
-    pub(crate) async fn open(registry: &AnyRegistry, options: WatchOptions, time: Time, cut: Arc<AtomicBool>) -> Self {
+    pub(crate) async fn open(
+        registry: &AnyRegistry,
+        options: WatchOptions,
+        time: Time,
+        cut: Arc<AtomicBool>,
+    ) -> Self {
         let watcher = registry.watch(&options).await.expect("a watch opens");
         let (patience, picture, heard) = (time.patience(), NodeSet::default(), Vec::new());
-        let mut follower = Self { watcher, options, patience, cut, picture, heard };
+        let mut follower = Self {
+            watcher,
+            options,
+            patience,
+            cut,
+            picture,
+            heard,
+        };
         let first = follower.step("the first item").await;
-        assert!(matches!(first, Event::Reset(_)), "the first item is {first:?}");
+        assert!(
+            matches!(first, Event::Reset(_)),
+            "the first item is {first:?}"
+        );
         follower.heard.clear();
         follower
     }
@@ -57,7 +72,11 @@ impl EventChecker {
             Ok(event) => Some(self.fold(event)),
             Err(error) => {
                 let is_outage = matches!(error, Error::Unavailable { .. } | Error::Timeout { .. });
-                assert!(is_outage && self.cut.load(Relaxed), "waiting for {what}: {}", error.chain());
+                assert!(
+                    is_outage && self.cut.load(Relaxed),
+                    "waiting for {what}: {}",
+                    error.chain()
+                );
                 None
             }
         }
@@ -78,11 +97,13 @@ impl EventChecker {
     }
 
     pub(crate) async fn until_there(&mut self, key: &Key) {
-        self.until("a node", |picture| picture.get(key).is_some()).await;
+        self.until("a node", |picture| picture.get(key).is_some())
+            .await;
     }
 
     pub(crate) async fn until_gone(&mut self, key: &Key) {
-        self.until("the end of a node", |picture| picture.get(key).is_none()).await;
+        self.until("the end of a node", |picture| picture.get(key).is_none())
+            .await;
     }
 
     /// Steps until a `Reset` arrives.
@@ -98,7 +119,11 @@ impl EventChecker {
             if self.picture == fresh {
                 return;
             }
-            assert!(Instant::now() < deadline, "the picture differs from a fresh list:\n{:#?}", self.picture.events_to(&fresh));
+            assert!(
+                Instant::now() < deadline,
+                "the picture differs from a fresh list:\n{:#?}",
+                self.picture.events_to(&fresh)
+            );
             let deadline = Instant::now() + COMPARE;
             while let Ok(Some(item)) = timeout_at(deadline, self.watcher.next()).await {
                 self.take("a picture that equals a fresh list", item);
@@ -109,7 +134,10 @@ impl EventChecker {
     /// Waits until the watcher has ended.
     pub(crate) async fn ended(&mut self) {
         loop {
-            match timeout(self.patience, self.watcher.next()).await.expect("it ends") {
+            match timeout(self.patience, self.watcher.next())
+                .await
+                .expect("it ends")
+            {
                 None => return,
                 Some(event) => drop(self.fold(event.expect("no trouble"))),
             }
@@ -118,7 +146,10 @@ impl EventChecker {
 
     /// Returns the events received for one node.
     pub(crate) fn received(&self, key: &Key) -> Vec<&Event> {
-        self.heard.iter().filter(|event| about(event).as_ref() == Some(key)).collect()
+        self.heard
+            .iter()
+            .filter(|event| about(event).as_ref() == Some(key))
+            .collect()
     }
 
     async fn fresh(&self, registry: &AnyRegistry) -> NodeSet {
@@ -129,7 +160,11 @@ impl EventChecker {
                 answer => answer,
             },
         };
-        services.expect("a list").iter().flat_map(Service::entries).collect()
+        services
+            .expect("a list")
+            .iter()
+            .flat_map(Service::entries)
+            .collect()
     }
 
     fn fold(&mut self, event: Event) -> Event {
@@ -144,8 +179,15 @@ impl EventChecker {
         let covered = |entry: &Entry| self.options.covers(&entry.service.name);
         match event {
             Event::Reset(entries) => {
-                assert!(entries.iter().all(covered), "a reset tells of another service: {entries:?}");
-                assert_eq!(NodeSet::from_iter(entries.clone()).len(), entries.len(), "a reset names a node twice");
+                assert!(
+                    entries.iter().all(covered),
+                    "a reset tells of another service: {entries:?}"
+                );
+                assert_eq!(
+                    NodeSet::from_iter(entries.clone()).len(),
+                    entries.len(),
+                    "a reset names a node twice"
+                );
             }
             Event::Created(entry) => {
                 assert!(known.is_none(), "created twice: {entry:?}");

@@ -76,7 +76,10 @@ pub trait Harness: Send + Sync + 'static {
 }
 
 fn unsupported(operation: &'static str) -> impl Future<Output = Result<()>> + Send {
-    ready(Err(Error::Unsupported { registry: "tested", operation }))
+    ready(Err(Error::Unsupported {
+        registry: "tested",
+        operation,
+    }))
 }
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

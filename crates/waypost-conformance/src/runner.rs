@@ -32,7 +32,9 @@ pub struct SuiteReport(BTreeMap<&'static str, Option<String>>);
 impl SuiteReport {
     /// Returns the skipped cases, with the reasons.
     pub fn skipped(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0.iter().filter_map(|(case, why)| Some((*case, why.as_deref()?)))
+        self.0
+            .iter()
+            .filter_map(|(case, why)| Some((*case, why.as_deref()?)))
     }
 }
 
@@ -40,7 +42,8 @@ impl fmt::Display for SuiteReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let skipped = self.skipped().count();
         write!(f, "{} cases run, {skipped} skipped", self.0.len() - skipped)?;
-        self.skipped().try_for_each(|(case, why)| write!(f, "\n  skipped {case}: {why}"))
+        self.skipped()
+            .try_for_each(|(case, why)| write!(f, "\n  skipped {case}: {why}"))
     }
 }
 
@@ -84,7 +87,10 @@ pub fn check<H: Harness>(suite: &'static str, name: &str, time: Time, make: impl
     if let Some(report) = tally(suite, name, skipped) {
         // Written directly to the stream: the test harness captures printed output, and a skip must
         // be visible.
-        drop(writeln!(std::io::stderr(), "conformance of {suite}: {report}"));
+        drop(writeln!(
+            std::io::stderr(),
+            "conformance of {suite}: {report}"
+        ));
     }
 }
 
@@ -99,7 +105,10 @@ fn tally(suite: &'static str, case: &'static str, skipped: Option<String>) -> Op
 
 /// Runs one case, and returns the reason if it was skipped.
 fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<String> {
-    let runtime = Builder::new_current_thread().enable_all().start_paused(time == Time::Paused).build();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(time == Time::Paused)
+        .build();
     let runtime = runtime.expect("a runtime can be built");
     runtime.block_on(async {
         let harness = make();
@@ -108,7 +117,10 @@ fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<Str
         let skipped = case(&stage).await.err().map(|Skip(why)| why);
         stage.close().await;
         no_task_is_left().await;
-        assert!(may_skip || skipped.is_none(), "skipped, though this backend can do all: {skipped:?}");
+        assert!(
+            may_skip || skipped.is_none(),
+            "skipped, though this backend can do all: {skipped:?}"
+        );
         skipped
     })
 }

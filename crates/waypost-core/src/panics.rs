@@ -17,8 +17,13 @@ pub struct Panicked(String);
 impl Panicked {
     /// Extracts the message from a panic's payload.
     pub fn from_payload(payload: &(dyn Any + Send)) -> Self {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        Self(text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned()))
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned());
+        Self(
+            text.or_else(|| payload.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned()),
+        )
     }
 }
 
@@ -74,6 +79,9 @@ mod tests {
             tokio::task::yield_now().await;
             panic!("late")
         });
-        assert_eq!(result.await.map_err(|e: Panicked| e.to_string()), Err::<(), _>("panicked: late".into()));
+        assert_eq!(
+            result.await.map_err(|e: Panicked| e.to_string()),
+            Err::<(), _>("panicked: late".into())
+        );
     }
 }

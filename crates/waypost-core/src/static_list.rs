@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use crate::record::{Address, Node, Service, keys};
 use crate::registry::{
-    DeregisterOptions, Error, Event, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_name,
+    DeregisterOptions, Error, Event, Options, RegisterOptions, Registry, Result, WatchOptions,
+    Watcher, check_name,
 };
 
 /// Name of this backend in errors and URLs.
@@ -56,21 +57,37 @@ impl StaticRegistry {
                 options.addresses.push(address);
             }
         }
-        Self { options, protocol: protocol.into(), closed: watch::Sender::new(false) }
+        Self {
+            options,
+            protocol: protocol.into(),
+            closed: watch::Sender::new(false),
+        }
     }
 
     fn open(&self) -> Result<()> {
-        if *self.closed.borrow() { Err(Error::Closed) } else { Ok(()) }
+        if *self.closed.borrow() {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     fn unsupported(&self, operation: &'static str) -> Result<()> {
         self.open()?;
-        Err(Error::Unsupported { registry: NAME, operation })
+        Err(Error::Unsupported {
+            registry: NAME,
+            operation,
+        })
     }
 
     fn service(&self, name: &str) -> Service {
         let mut service = Service::new(name);
-        service.nodes = self.options.addresses.iter().map(|address| self.node(name, address)).collect();
+        service.nodes = self
+            .options
+            .addresses
+            .iter()
+            .map(|address| self.node(name, address))
+            .collect();
         service
     }
 
@@ -83,7 +100,10 @@ impl StaticRegistry {
 
 impl fmt::Debug for StaticRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StaticRegistry").field("addresses", &self.options.addresses).field("protocol", &self.protocol).finish()
+        f.debug_struct("StaticRegistry")
+            .field("addresses", &self.options.addresses)
+            .field("protocol", &self.protocol)
+            .finish()
     }
 }
 
@@ -118,10 +138,17 @@ impl Registry for StaticRegistry {
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         self.open()?;
         options.service.as_deref().map_or(Ok(()), check_name)?;
-        let entries = options.service.as_deref().map(|name| self.service(name).entries()).unwrap_or_default();
+        let entries = options
+            .service
+            .as_deref()
+            .map(|name| self.service(name).entries())
+            .unwrap_or_default();
         let mut closed = self.closed.subscribe();
         let end = Box::pin(async move { drop(closed.wait_for(|closed| *closed).await) });
-        Ok(Watcher::new(Once { first: Some(Event::Reset(entries)), end: Some(end) }))
+        Ok(Watcher::new(Once {
+            first: Some(Event::Reset(entries)),
+            end: Some(end),
+        }))
     }
 
     async fn close(&self) -> Result<()> {
@@ -148,6 +175,8 @@ impl Stream for Once {
         if self.end.is_none() {
             return Poll::Ready(None);
         }
-        self.first.take().map_or(Poll::Pending, |first| Poll::Ready(Some(Ok(first))))
+        self.first
+            .take()
+            .map_or(Poll::Pending, |first| Poll::Ready(Some(Ok(first))))
     }
 }

@@ -73,12 +73,26 @@ pub(crate) struct Settled {
 impl Ledger {
     /// Returns the record's state if exactly this record is valid: unchanged since it was written,
     /// and watched.
-    pub(crate) fn standing(&self, now: Instant, key: &Key, instance: &Instance, record: &str, seconds: i64) -> Option<Standing> {
+    pub(crate) fn standing(
+        &self,
+        now: Instant,
+        key: &Key,
+        instance: &Instance,
+        record: &str,
+        seconds: i64,
+    ) -> Option<Standing> {
         let state = self.lock();
-        let claim = state.claims.get(key).filter(|claim| claim.instance == *instance && claim.record == record)?;
+        let claim = state
+            .claims
+            .get(key)
+            .filter(|claim| claim.instance == *instance && claim.record == record)?;
         let on_its_lease = claim.held.id() == Some(claim.lease) && claim.held.seconds() == seconds;
         let untouched = claim.is_untouched() && claim.watched;
-        let standing = || Standing { held: claim.held.clone(), lease: claim.lease, kept_at: claim.kept_at };
+        let standing = || Standing {
+            held: claim.held.clone(),
+            lease: claim.lease,
+            kept_at: claim.kept_at,
+        };
         (on_its_lease && untouched && now < claim.verify_at).then(standing)
     }
 
@@ -92,7 +106,10 @@ impl Ledger {
     /// Returns the revision of an unchanged record of this instance whose content is to change.
     pub(crate) fn outdated(&self, key: &Key, instance: &Instance, record: &str) -> Option<i64> {
         let state = self.lock();
-        let claim = state.claims.get(key).filter(|claim| claim.instance == *instance && claim.record != record)?;
+        let claim = state
+            .claims
+            .get(key)
+            .filter(|claim| claim.instance == *instance && claim.record != record)?;
         claim.is_untouched().then_some(claim.revision)
     }
 
@@ -108,13 +125,33 @@ impl Ledger {
     }
 
     pub(crate) fn settle(&self, now: Instant, key: &Key, settled: Settled) {
-        let Settled { instance, record, held, lease, revision } = settled;
+        let Settled {
+            instance,
+            record,
+            held,
+            lease,
+            revision,
+        } = settled;
         let verify_at = now + VERIFY.mul_f64(0.8 + 0.4 * fastrand::f64());
         let mut state = self.lock();
         let before = state.claims.remove(key);
-        let (seen, watched, doubtful) = before.map_or((0, false, false), |claim| (claim.seen, claim.watched, claim.doubtful));
+        let (seen, watched, doubtful) = before.map_or((0, false, false), |claim| {
+            (claim.seen, claim.watched, claim.doubtful)
+        });
         let (kept_at, looking) = (now, false);
-        let claim = Claim { instance, record, held, lease, revision, seen, watched, doubtful, kept_at, looking, verify_at };
+        let claim = Claim {
+            instance,
+            record,
+            held,
+            lease,
+            revision,
+            seen,
+            watched,
+            doubtful,
+            kept_at,
+            looking,
+            verify_at,
+        };
         state.claims.insert(key.clone(), claim);
     }
 
@@ -130,12 +167,17 @@ impl Ledger {
 
     /// Returns the instance of this process that holds the key.
     pub(crate) fn holder(&self, key: &Key) -> Option<Instance> {
-        self.lock().claims.get(key).map(|claim| claim.instance.clone())
+        self.lock()
+            .claims
+            .get(key)
+            .map(|claim| claim.instance.clone())
     }
 
     /// Returns true if this instance has registered the key here before.
     pub(crate) fn has_written(&self, key: &Key, instance: &Instance) -> bool {
-        self.lock().written.contains(&(key.clone(), instance.clone()))
+        self.lock()
+            .written
+            .contains(&(key.clone(), instance.clone()))
     }
 
     pub(crate) fn writes(&self, key: &Key, instance: &Instance) {
@@ -150,10 +192,17 @@ impl Ledger {
     pub(crate) fn hear(&self, news: OwnNews) {
         let mut state = self.lock();
         let (key, own) = match news {
-            OwnNews::NoneWatched => return state.claims.values_mut().for_each(|claim| claim.watched = false),
+            OwnNews::NoneWatched => {
+                return state
+                    .claims
+                    .values_mut()
+                    .for_each(|claim| claim.watched = false);
+            }
             OwnNews::Of(key, own) => (key, own),
         };
-        let Some(claim) = state.claims.get_mut(&key) else { return };
+        let Some(claim) = state.claims.get_mut(&key) else {
+            return;
+        };
         match own {
             Own::Watched => claim.watched = true,
             Own::Changed(revision) => claim.seen = claim.seen.max(revision),
@@ -177,11 +226,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_told_before_a_look_counts_no_more() {
         let (ledger, slots, now) = (Ledger::default(), Slots::default(), Instant::now());
-        let key = Key { service: "s".into(), id: "s-1".into() };
+        let key = Key {
+            service: "s".into(),
+            id: "s-1".into(),
+        };
         let (instance, held) = (Instance::from("ours"), slots.hold(now, &key, 15).0);
         let lease = held.lease.grant_now();
         let settle = |revision| {
-            let settled = Settled { instance: instance.clone(), record: "{}".into(), held: held.clone(), lease, revision };
+            let settled = Settled {
+                instance: instance.clone(),
+                record: "{}".into(),
+                held: held.clone(),
+                lease,
+                revision,
+            };
             ledger.settle(now, &key, settled);
             ledger.hear(OwnNews::Of(key.clone(), Own::Watched));
             ledger.hear(OwnNews::Of(key.clone(), Own::Changed(revision)));
@@ -190,7 +248,10 @@ mod tests {
         settle(1_000);
         assert!(stands());
         ledger.look(&key);
-        assert!(!stands(), "the look may fail, and what was told before it is forgotten");
+        assert!(
+            !stands(),
+            "the look may fail, and what was told before it is forgotten"
+        );
         settle(4);
         assert!(stands(), "each beat would read it");
         ledger.hear(OwnNews::Of(key.clone(), Own::Changed(9)));

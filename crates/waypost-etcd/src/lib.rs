@@ -32,8 +32,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use waypost_core::record::{Entry, Service};
 use waypost_core::registry::{
-    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
-    check_registration,
+    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
+    check_keys, check_name, check_registration,
 };
 use waypost_http::{Connect, TcpConnect};
 
@@ -89,18 +89,38 @@ impl EtcdRegistry {
     /// [`Error::Invalid`] if the options are invalid.
     pub fn with_connect(options: EtcdOptions, connect: Arc<dyn Connect>) -> Result<Self> {
         options.check()?;
-        let EtcdOptions { members: addresses, prefix, timeout, user, password, password_file, tls } = options;
+        let EtcdOptions {
+            members: addresses,
+            prefix,
+            timeout,
+            user,
+            password,
+            password_file,
+            tls,
+        } = options;
         let mut shown = Options::new();
         shown.on_this_host = addresses.iter().all(|address| is_loopback(&address.host));
         shown.addresses = addresses.iter().map(ToString::to_string).collect();
         (shown.timeout, shown.tls, shown.prefix) = (timeout, tls.is_some(), prefix.clone());
-        let password = password.map(Password::Known).or(password_file.map(Password::InFile));
-        let credentials = user.zip(password).map(|(user, password)| Credentials { user, password });
+        let password = password
+            .map(Password::Known)
+            .or(password_file.map(Password::InFile));
+        let credentials = user
+            .zip(password)
+            .map(|(user, password)| Credentials { user, password });
         let members = Arc::new(Members::new(addresses, connect, credentials));
-        let (records, ledger) = (Arc::new(Records::new(Space::new(&prefix))), Arc::<Ledger>::default());
+        let (records, ledger) = (
+            Arc::new(Records::new(Space::new(&prefix))),
+            Arc::<Ledger>::default(),
+        );
         let heard_by = Arc::clone(&ledger);
         let listener = Box::new(move |news| heard_by.hear(news));
-        let (hub, follows) = Hub::new(Arc::clone(&members), Arc::clone(&records), timeout, listener);
+        let (hub, follows) = Hub::new(
+            Arc::clone(&members),
+            Arc::clone(&records),
+            timeout,
+            listener,
+        );
         let (leases, keeps) = Leases::new(Arc::clone(&members));
         let hub = Arc::new(hub);
         let owner = Owner {
@@ -113,7 +133,15 @@ impl EtcdRegistry {
             places: Places::default(),
         };
         let tasks = Arc::new(Tasks::new(keeps, follows));
-        Ok(Self { options: shown, members, records, hub, owner, tasks, writing: Semaphore::new(AT_ONCE as usize) })
+        Ok(Self {
+            options: shown,
+            members,
+            records,
+            hub,
+            owner,
+            tasks,
+            writing: Semaphore::new(AT_ONCE as usize),
+        })
     }
 
     /// Returns the number of keys seen that hold no valid record. They are skipped, so that they do
@@ -128,12 +156,23 @@ impl EtcdRegistry {
     }
 
     fn is_open(&self) -> Result<()> {
-        if self.tasks.is_closed() { Err(Error::Closed) } else { Ok(()) }
+        if self.tasks.is_closed() {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     async fn read(&self, service: Option<&str>) -> Result<Vec<Service>> {
         self.is_open()?;
-        let listed = list(&self.members, &self.records, service, Reading::Agreed, self.options.timeout).await;
+        let listed = list(
+            &self.members,
+            &self.records,
+            service,
+            Reading::Agreed,
+            self.options.timeout,
+        )
+        .await;
         let listed = listed.map_err(|trouble| trouble.error("listing services"))?;
         Ok(Entry::into_services(listed.entries))
     }
@@ -145,7 +184,9 @@ impl EtcdRegistry {
 
 impl fmt::Debug for EtcdRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdRegistry").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("EtcdRegistry")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -196,7 +237,13 @@ impl Registry for EtcdRegistry {
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         check_name(name)?;
         let services = self.read(Some(name)).await?;
-        if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
+        if services.is_empty() {
+            Err(Error::NotFound {
+                service: name.to_owned(),
+            })
+        } else {
+            Ok(services)
+        }
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
@@ -224,16 +271,25 @@ impl Registry for EtcdRegistry {
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(feature = "tls")]
 fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
     use waypost_http::{TlsConfig, TlsConnect};
-    let Some(tls) = &options.tls else { return Ok(Arc::new(TcpConnect)) };
+    let Some(tls) = &options.tls else {
+        return Ok(Arc::new(TcpConnect));
+    };
     let read = |what: &str, file: &std::path::PathBuf| {
-        let why =
-            |error| Error::invalid(format!("etcd {what} {:?}", file.display().to_string()), format!("cannot be read: {error}"));
+        let why = |error| {
+            Error::invalid(
+                format!("etcd {what} {:?}", file.display().to_string()),
+                format!("cannot be read: {error}"),
+            )
+        };
         std::fs::read(file).map_err(why)
     };
     let mut config = TlsConfig::default();
@@ -242,7 +298,8 @@ fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
     if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
         config.identity = Some((read("cert", cert)?, read("key", key)?));
     }
-    let connect = TlsConnect::new(&config).map_err(|error| Error::invalid("etcd TLS", error.to_string()))?;
+    let connect =
+        TlsConnect::new(&config).map_err(|error| Error::invalid("etcd TLS", error.to_string()))?;
     Ok(Arc::new(connect))
 }
 
@@ -250,6 +307,9 @@ fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
 fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
     match options.tls {
         None => Ok(Arc::new(TcpConnect)),
-        Some(_) => Err(Error::invalid("etcd TLS", "this build lacks the feature tls of waypost-etcd")),
+        Some(_) => Err(Error::invalid(
+            "etcd TLS",
+            "this build lacks the feature tls of waypost-etcd",
+        )),
     }
 }

@@ -51,7 +51,9 @@ pub(crate) async fn list(
     timeout: Duration,
 ) -> Result<Listing, Trouble> {
     let range = records.space().range(service);
-    let mut listed = Err(Trouble::Compacted("the list was compacted while it was read".to_owned()));
+    let mut listed = Err(Trouble::Compacted(
+        "the list was compacted while it was read".to_owned(),
+    ));
     for first in FIRST_PAGES {
         listed = list_from(members, records, &range, reading, timeout, first).await;
         if !matches!(listed, Err(Trouble::Compacted(_))) {
@@ -107,7 +109,11 @@ async fn list_from(
 }
 
 fn shorter(limit: i64) -> i64 {
-    if limit == ALL { LONGEST_PAGE } else { limit / 8 }
+    if limit == ALL {
+        LONGEST_PAGE
+    } else {
+        limit / 8
+    }
 }
 
 /// Returns the first key after this one.
@@ -121,11 +127,18 @@ fn next_limit(limit: i64, page: &[KeyValue]) -> i64 {
     if page.is_empty() {
         return limit;
     }
-    let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
+    let bytes: usize = page
+        .iter()
+        .map(|kv| kv.key.len() + kv.value.len() + 32)
+        .sum();
     let fitting = i64::try_from(PAGE / (bytes / page.len()).max(1)).unwrap_or(LONGEST_PAGE);
     // Records in a page of a few large ones are followed by more of them: grow by a factor of two
     // only.
-    if limit < SHORTEST_PAGE { fitting.clamp(1, limit * 2) } else { fitting.clamp(SHORTEST_PAGE, LONGEST_PAGE) }
+    if limit < SHORTEST_PAGE {
+        fitting.clamp(1, limit * 2)
+    } else {
+        fitting.clamp(SHORTEST_PAGE, LONGEST_PAGE)
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +146,13 @@ mod tests {
     use super::*;
 
     fn page(records: usize, bytes: usize) -> Vec<KeyValue> {
-        vec![KeyValue { value: vec![0; bytes], ..KeyValue::default() }; records]
+        vec![
+            KeyValue {
+                value: vec![0; bytes],
+                ..KeyValue::default()
+            };
+            records
+        ]
     }
 
     #[test]

@@ -107,7 +107,10 @@ impl EtcdOptions {
     /// Reads `ETCD_USERNAME` and `ETCD_PASSWORD`, unless user and password are already set.
     #[must_use]
     pub fn or_user_of_environment(mut self) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "a password has no place on a command line")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a password has no place on a command line"
+        )]
         let read = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
         if self.user.is_none() {
             self.user = read("ETCD_USERNAME");
@@ -124,21 +127,31 @@ impl EtcdOptions {
     /// [`Error::Invalid`], with the name of the invalid part.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |what: &str, why: String| Err(Error::invalid(format!("etcd {what}"), why));
-        let (cert, key) = self.tls.as_ref().map_or((false, false), |tls| (tls.cert.is_some(), tls.key.is_some()));
+        let (cert, key) = self.tls.as_ref().map_or((false, false), |tls| {
+            (tls.cert.is_some(), tls.key.is_some())
+        });
         match &self.user {
-            _ if self.members.is_empty() => wrong("members", "are missing: name at least one, as host:port".to_owned()),
-            _ if self.timeout < SHORTEST_TIMEOUT => {
-                wrong("timeout", format!("{:?} is too short: give at least 100 ms", self.timeout))
-            }
+            _ if self.members.is_empty() => wrong(
+                "members",
+                "are missing: name at least one, as host:port".to_owned(),
+            ),
+            _ if self.timeout < SHORTEST_TIMEOUT => wrong(
+                "timeout",
+                format!("{:?} is too short: give at least 100 ms", self.timeout),
+            ),
             _ if !is_prefix(&self.prefix) => {
-                let why = "is no path: let it begin with a slash, end without one, and hold none twice";
+                let why =
+                    "is no path: let it begin with a slash, end without one, and hold none twice";
                 wrong("prefix", format!("{:?} {why}", self.prefix))
             }
             Some(user) if self.password.is_none() && self.password_file.is_none() => {
                 let why = "give it in the URL, by password_file=, or as ETCD_PASSWORD";
                 wrong("password", format!("is missing for user {user:?}: {why}"))
             }
-            _ if cert != key => wrong("certificate", "it and its key go together: give cert= and key=".to_owned()),
+            _ if cert != key => wrong(
+                "certificate",
+                "it and its key go together: give cert= and key=".to_owned(),
+            ),
             _ => Ok(()),
         }
     }
@@ -166,8 +179,16 @@ impl<'a> Parts<'a> {
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        let (user, members) = authority.rsplit_once('@').map_or((None, authority), |(user, members)| (Some(user), members));
-        Ok(Self { encrypted, user, members, path, query })
+        let (user, members) = authority
+            .rsplit_once('@')
+            .map_or((None, authority), |(user, members)| (Some(user), members));
+        Ok(Self {
+            encrypted,
+            user,
+            members,
+            path,
+            query,
+        })
     }
 
     fn options(self) -> Result<EtcdOptions, String> {
@@ -187,7 +208,9 @@ impl<'a> Parts<'a> {
             options.tls = Some(Tls::default());
         }
         if let Some(user) = self.user {
-            let (user, password) = user.split_once(':').map_or((user, None), |(user, password)| (user, Some(password)));
+            let (user, password) = user
+                .split_once(':')
+                .map_or((user, None), |(user, password)| (user, Some(password)));
             options.user = Some(decoded(user)?);
             options.password = password.map(decoded).transpose()?.map(Secret::new);
         }
@@ -201,12 +224,23 @@ impl<'a> Parts<'a> {
 
 fn member(text: &str) -> Result<Address, String> {
     const PORT: &str = ":2379";
-    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !port.contains(']'));
-    let text = if has_port || text.is_empty() { text.to_owned() } else { format!("{text}{PORT}") };
+    let has_port = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && !port.contains(']'));
+    let text = if has_port || text.is_empty() {
+        text.to_owned()
+    } else {
+        format!("{text}{PORT}")
+    };
     text.parse::<Address>().map_err(|error| error.to_string())
 }
 
-fn set(options: &mut EtcdOptions, name: &str, value: String, encrypted: bool) -> Result<(), String> {
+fn set(
+    options: &mut EtcdOptions,
+    name: &str,
+    value: String,
+    encrypted: bool,
+) -> Result<(), String> {
     if value.is_empty() {
         return Err(format!("option {name:?} has no value"));
     }
@@ -238,9 +272,18 @@ fn set(options: &mut EtcdOptions, name: &str, value: String, encrypted: bool) ->
 
 fn duration(text: &str) -> Result<Duration, String> {
     let number = |digits: &str| digits.parse::<u32>().ok().map(u64::from);
-    let millis = text.strip_suffix("ms").and_then(number).map(Duration::from_millis);
-    let seconds = || text.strip_suffix('s').and_then(number).map(Duration::from_secs);
-    millis.or_else(seconds).ok_or_else(|| format!("timeout={text:?} is no time: write 2s or 500ms"))
+    let millis = text
+        .strip_suffix("ms")
+        .and_then(number)
+        .map(Duration::from_millis);
+    let seconds = || {
+        text.strip_suffix('s')
+            .and_then(number)
+            .map(Duration::from_secs)
+    };
+    millis
+        .or_else(seconds)
+        .ok_or_else(|| format!("timeout={text:?} is no time: write 2s or 500ms"))
 }
 
 /// Reads the password from a file.
@@ -249,7 +292,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// The file cannot be read; the text names it.
 pub(crate) fn password_in(file: &std::path::Path) -> Result<Secret, String> {
     let text = std::fs::read_to_string(file);
-    let text = text.map_err(|error| format!("password_file {:?} cannot be read: {error}", file.display().to_string()))?;
+    let text = text.map_err(|error| {
+        format!(
+            "password_file {:?} cannot be read: {error}",
+            file.display().to_string()
+        )
+    })?;
     Ok(Secret::new(text.trim_end()))
 }
 
@@ -262,7 +310,9 @@ fn decoded(text: &str) -> Result<String, String> {
             (b'%', [high, low, ..]) => {
                 let digits = [*high, *low];
                 rest = &after[2..];
-                let digits = std::str::from_utf8(&digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+                let digits = std::str::from_utf8(&digits)
+                    .ok()
+                    .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
                 digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())
             }
             (b'%', _) => None,
@@ -271,7 +321,9 @@ fn decoded(text: &str) -> Result<String, String> {
                 Some(*first)
             }
         };
-        bytes.push(byte.ok_or("has a % that two hexadecimal digits do not follow: write %25 for the sign itself")?);
+        bytes.push(byte.ok_or(
+            "has a % that two hexadecimal digits do not follow: write %25 for the sign itself",
+        )?);
     }
     String::from_utf8(bytes).map_err(|_| "has %-escapes that are no text".to_owned())
 }
@@ -294,24 +346,42 @@ mod tests {
     #[test]
     fn defaults_are_go_micros() {
         let options = parsed("etcd://127.0.0.1:2379");
-        assert_eq!(options, EtcdOptions::new(vec!["127.0.0.1:2379".parse().unwrap()]));
-        assert_eq!((options.prefix.as_str(), options.timeout), ("/micro/registry", Duration::from_secs(2)));
+        assert_eq!(
+            options,
+            EtcdOptions::new(vec!["127.0.0.1:2379".parse().unwrap()])
+        );
+        assert_eq!(
+            (options.prefix.as_str(), options.timeout),
+            ("/micro/registry", Duration::from_secs(2))
+        );
         assert_eq!(parsed("etcd://a/").prefix, "/micro/registry");
     }
 
     #[test]
     fn every_part_is_read() {
-        let options =
-            parsed("etcd://ann:p%40ss%2Fw%3Ard@a:1,[::1]:2,c/my/prefix?timeout=500ms&ca=/ca&cert=/c&key=/k&server_name=etcd");
+        let options = parsed(
+            "etcd://ann:p%40ss%2Fw%3Ard@a:1,[::1]:2,c/my/prefix?timeout=500ms&ca=/ca&cert=/c&key=/k&server_name=etcd",
+        );
         let members: Vec<_> = options.members.iter().map(ToString::to_string).collect();
         assert_eq!(members, ["a:1", "[::1]:2", "c:2379"]);
-        assert_eq!((options.prefix.as_str(), options.timeout), ("/my/prefix", Duration::from_millis(500)));
-        assert_eq!((options.user.as_deref(), options.password), (Some("ann"), Some(Secret::new("p@ss/w:rd"))));
+        assert_eq!(
+            (options.prefix.as_str(), options.timeout),
+            ("/my/prefix", Duration::from_millis(500))
+        );
+        assert_eq!(
+            (options.user.as_deref(), options.password),
+            (Some("ann"), Some(Secret::new("p@ss/w:rd")))
+        );
         let tls = options.tls.unwrap();
-        assert_eq!((tls.ca, tls.cert, tls.key), (Some("/ca".into()), Some("/c".into()), Some("/k".into())));
+        assert_eq!(
+            (tls.ca, tls.cert, tls.key),
+            (Some("/ca".into()), Some("/c".into()), Some("/k".into()))
+        );
         assert_eq!(tls.server_name.as_deref(), Some("etcd"));
         assert!(
-            parsed("etcds://a").tls.is_some() && parsed("etcd://a?tls=true").tls.is_some() && parsed("etcd://a").tls.is_none()
+            parsed("etcds://a").tls.is_some()
+                && parsed("etcd://a?tls=true").tls.is_some()
+                && parsed("etcd://a").tls.is_none()
         );
     }
 
@@ -319,8 +389,14 @@ mod tests {
     fn a_password_may_stand_in_a_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "secret\n").unwrap();
-        let options = parsed(&format!("etcd://ann@a?password_file={}", file.path().display()));
-        assert_eq!((&options.password, options.password_file.as_deref()), (&None, Some(file.path())));
+        let options = parsed(&format!(
+            "etcd://ann@a?password_file={}",
+            file.path().display()
+        ));
+        assert_eq!(
+            (&options.password, options.password_file.as_deref()),
+            (&None, Some(file.path()))
+        );
         assert_eq!(password_in(file.path()), Ok(Secret::new("secret")));
     }
 

@@ -61,7 +61,10 @@ impl Places {
         let begun = Instant::now();
         match timeout_at(until, self.0.acquire()).await {
             Ok(place) => place.map_err(|_| Error::Closed),
-            Err(_) => Err(Error::Timeout { registry: NAME, after: begun.elapsed() }),
+            Err(_) => Err(Error::Timeout {
+                registry: NAME,
+                after: begun.elapsed(),
+            }),
         }
     }
 }
@@ -90,7 +93,12 @@ enum Verdict {
 
 impl Owner {
     /// Registers one node: writes its record, or confirms it.
-    pub(crate) async fn register(&self, entry: &Entry, options: &RegisterOptions, until: Instant) -> Result<()> {
+    pub(crate) async fn register(
+        &self,
+        entry: &Entry,
+        options: &RegisterOptions,
+        until: Instant,
+    ) -> Result<()> {
         let claim = Claim {
             key: entry.key(),
             entry,
@@ -120,12 +128,23 @@ impl Owner {
     }
 
     fn standing(&self, claim: &Claim<'_>) -> Option<Standing> {
-        self.ledger.standing(Instant::now(), &claim.key, claim.instance, &claim.record, claim.seconds)
+        self.ledger.standing(
+            Instant::now(),
+            &claim.key,
+            claim.instance,
+            &claim.record,
+            claim.seconds,
+        )
     }
 
     /// Renews the lease. Returns false if the record must be read.
     async fn beat(&self, claim: &Claim<'_>, standing: &Standing) -> Result<bool> {
-        let keeping = self.keep(claim, &standing.held, standing.lease, Some(standing.kept_at));
+        let keeping = self.keep(
+            claim,
+            &standing.held,
+            standing.lease,
+            Some(standing.kept_at),
+        );
         let (kept, heard) = tokio::join!(keeping, self.hub.barrier());
         let stands = kept? && heard && self.standing(claim).is_some();
         if stands {
@@ -136,12 +155,21 @@ impl Owner {
 
     /// Renews a lease. Returns false if it must not be used any more; the next registration then
     /// gets another lease.
-    async fn keep(&self, claim: &Claim<'_>, held: &Held, lease: i64, last: Option<Instant>) -> Result<bool> {
+    async fn keep(
+        &self,
+        claim: &Claim<'_>,
+        held: &Held,
+        lease: i64,
+        last: Option<Instant>,
+    ) -> Result<bool> {
         let kept = self.leases.keep(lease, last, claim.until).await;
         match kept.map_err(|trouble| trouble.error("keeping the lease alive"))? {
             Fate::Kept => return Ok(true),
             Fate::Outlived => {
-                tracing::debug!(node = claim.key.id, "etcd leader changed; moving to a new lease");
+                tracing::debug!(
+                    node = claim.key.id,
+                    "etcd leader changed; moving to a new lease"
+                );
                 self.slots.replace(Instant::now(), held);
                 self.leases.forget(lease).await;
             }
@@ -156,7 +184,9 @@ impl Owner {
     async fn make_so(&self, claim: &Claim<'_>) -> Result<()> {
         // If only the content of the record has changed, write it over the known revision without a
         // read.
-        let mut known = self.ledger.outdated(&claim.key, claim.instance, &claim.record);
+        let mut known = self
+            .ledger
+            .outdated(&claim.key, claim.instance, &claim.record);
         self.ledger.look(&claim.key);
         let mut repaired = None;
         let mut place = self.places.take(claim.until).await?;
@@ -176,7 +206,8 @@ impl Owner {
                 },
             };
             if let Verdict::Taken(error) = verdict {
-                self.let_go(&claim.key, Some(claim.instance), claim.until).await;
+                self.let_go(&claim.key, Some(claim.instance), claim.until)
+                    .await;
                 return Err(error);
             }
             if let Verdict::Repair(why) = verdict
@@ -193,7 +224,11 @@ impl Owner {
             let Some(revision) = stands else { continue };
             if self.keep(claim, &held, id, None).await? {
                 if let Some(why) = repaired {
-                    tracing::warn!(node = claim.key.id, why, "record changed or deleted by another writer; writing it again");
+                    tracing::warn!(
+                        node = claim.key.id,
+                        why,
+                        "record changed or deleted by another writer; writing it again"
+                    );
                 }
                 self.settle(claim, held, id, revision).await;
                 return Ok(());
@@ -203,14 +238,22 @@ impl Owner {
     }
 
     async fn settle(&self, claim: &Claim<'_>, held: Held, lease: i64, revision: i64) {
-        let settled = Settled { instance: claim.instance.clone(), record: claim.record.clone(), held, lease, revision };
+        let settled = Settled {
+            instance: claim.instance.clone(),
+            record: claim.record.clone(),
+            held,
+            lease,
+            revision,
+        };
         self.ledger.settle(Instant::now(), &claim.key, settled);
         self.hub.own(&claim.key, revision).await;
     }
 
     /// Decides on the ownership of the key.
     fn judge(&self, claim: &Claim<'_>, kv: &KeyValue) -> Verdict {
-        let Found::Record(found) = self.records.read(kv) else { return Verdict::Repair("what stood there was no record") };
+        let Found::Record(found) = self.records.read(kv) else {
+            return Verdict::Repair("what stood there was no record");
+        };
         let ours = found.node.instance() == Some(claim.instance.as_str());
         let first = !self.ledger.has_written(&claim.key, claim.instance);
         let predecessor = first && found.node.address == claim.entry.node.address;
@@ -226,7 +269,10 @@ impl Owner {
     async fn lease(&self, claim: &Claim<'_>) -> Result<(Held, i64)> {
         let (held, orphan) = self.slots.hold(Instant::now(), &claim.key, claim.seconds);
         self.revoke(orphan, claim.until).await;
-        let granted = held.lease.get(|id| self.leases.grant(id, claim.seconds, claim.until)).await;
+        let granted = held
+            .lease
+            .get(|id| self.leases.grant(id, claim.seconds, claim.until))
+            .await;
         let id = granted.map_err(|trouble| trouble.error("asking for a lease"))?;
         Ok((held, id))
     }
@@ -235,21 +281,48 @@ impl Owner {
     /// over time after an outage, so that etcd does not get all writes at once.
     fn turn(&self, claim: &Claim<'_>) -> Result<Option<Instant>> {
         let spread = SPREAD.min(Duration::from_secs(claim.seconds.unsigned_abs()) / SPREAD_OF_TTL);
-        let turn = self.members.turn(&claim.key, spread).filter(|turn| Instant::now() < *turn);
+        let turn = self
+            .members
+            .turn(&claim.key, spread)
+            .filter(|turn| Instant::now() < *turn);
         if turn.is_none_or(|turn| turn + WRITE <= claim.until) {
             return Ok(turn);
         }
-        let what = format!("etcd was away, and it is not yet the turn of {:?} to be written", claim.key.id);
-        Err(Error::Unavailable { registry: NAME, what, source: None })
+        let what = format!(
+            "etcd was away, and it is not yet the turn of {:?} to be written",
+            claim.key.id
+        );
+        Err(Error::Unavailable {
+            registry: NAME,
+            what,
+            source: None,
+        })
     }
 
     /// Writes the record if it is unchanged at `revision`. Returns none if it was changed, or the
     /// lease is gone.
-    async fn put(&self, claim: &Claim<'_>, revision: i64, lease: i64, held: &Held) -> Result<Option<i64>> {
+    async fn put(
+        &self,
+        claim: &Claim<'_>,
+        revision: i64,
+        lease: i64,
+        held: &Held,
+    ) -> Result<Option<i64>> {
         let key = self.records.space().key(&claim.key);
-        let put = Op::Put(PutRequest { key: key.clone(), value: claim.record.clone().into_bytes(), lease });
-        match self.members.ask(TxnRequest::guarded(&key, revision, put), claim.until).await {
-            Ok(done) => Ok(done.header.filter(|_| done.succeeded).map(|header| header.revision)),
+        let put = Op::Put(PutRequest {
+            key: key.clone(),
+            value: claim.record.clone().into_bytes(),
+            lease,
+        });
+        match self
+            .members
+            .ask(TxnRequest::guarded(&key, revision, put), claim.until)
+            .await
+        {
+            Ok(done) => Ok(done
+                .header
+                .filter(|_| done.succeeded)
+                .map(|header| header.revision)),
             Err(Trouble::NoLease(_)) => {
                 self.slots.lost(held);
                 self.leases.forget(lease).await;
@@ -261,14 +334,24 @@ impl Owner {
 
     /// Reads the content of a key.
     async fn look(&self, key: &Key, until: Instant) -> Result<Option<KeyValue>> {
-        let question = RangeRequest { key: self.records.space().key(key), limit: 1, ..RangeRequest::default() };
+        let question = RangeRequest {
+            key: self.records.space().key(key),
+            limit: 1,
+            ..RangeRequest::default()
+        };
         let answer = self.members.ask(question, until).await;
-        let answer = answer.map_err(|trouble| trouble.error(format!("reading the record of {:?}", key.id)))?;
+        let answer = answer
+            .map_err(|trouble| trouble.error(format!("reading the record of {:?}", key.id)))?;
         Ok(answer.kvs.into_iter().next())
     }
 
     /// Deregisters one node, if the options allow it: marks the record as leaving, then deletes it.
-    pub(crate) async fn deregister(&self, key: &Key, options: &DeregisterOptions, until: Instant) -> Result<()> {
+    pub(crate) async fn deregister(
+        &self,
+        key: &Key,
+        options: &DeregisterOptions,
+        until: Instant,
+    ) -> Result<()> {
         let lease = self.ledger.lease(key);
         if let Some(instance) = &options.instance {
             self.ledger.unwrites(key, instance);
@@ -283,16 +366,28 @@ impl Owner {
         removed
     }
 
-    async fn remove(&self, key: &Key, options: &DeregisterOptions, lease: Option<i64>, until: Instant) -> Result<()> {
+    async fn remove(
+        &self,
+        key: &Key,
+        options: &DeregisterOptions,
+        lease: Option<i64>,
+        until: Instant,
+    ) -> Result<()> {
         let mut marked = false;
         for _ in 0..TRIES {
-            let Some(kv) = self.look(key, until).await? else { return Ok(()) };
+            let Some(kv) = self.look(key, until).await? else {
+                return Ok(());
+            };
             let bare = match self.records.read(&kv) {
-                Found::Record(found) if options.may_remove(&found.node.metadata) => (!found.node.is_leaving()).then_some(found),
+                Found::Record(found) if options.may_remove(&found.node.metadata) => {
+                    (!found.node.is_leaving()).then_some(found)
+                }
                 // Another instance has taken the id since we marked our own record.
                 Found::Record(_) if marked => return Ok(()),
                 Found::Record(found) => return Err(taken(key, &found)),
-                Found::Garbage(_) | Found::Strange if options.force || lease == Some(kv.lease) => None,
+                Found::Garbage(_) | Found::Strange if options.force || lease == Some(kv.lease) => {
+                    None
+                }
                 Found::Garbage(_) | Found::Strange => return Ok(()),
             };
             let revision = match bare {
@@ -315,10 +410,23 @@ impl Owner {
         for node in &mut service.nodes {
             node.metadata.insert(keys::STATE, keys::LEAVING);
         }
-        let put = PutRequest { key: kv.key.clone(), value: service.to_json().into_bytes(), lease: kv.lease };
-        let done = self.members.ask(TxnRequest::guarded(&kv.key, kv.mod_revision, Op::Put(put)), until).await;
+        let put = PutRequest {
+            key: kv.key.clone(),
+            value: service.to_json().into_bytes(),
+            lease: kv.lease,
+        };
+        let done = self
+            .members
+            .ask(
+                TxnRequest::guarded(&kv.key, kv.mod_revision, Op::Put(put)),
+                until,
+            )
+            .await;
         match done {
-            Ok(done) => Ok(done.header.filter(|_| done.succeeded).map(|header| header.revision)),
+            Ok(done) => Ok(done
+                .header
+                .filter(|_| done.succeeded)
+                .map(|header| header.revision)),
             // The lease has expired, and the record with it.
             Err(Trouble::NoLease(_)) => Ok(None),
             Err(trouble) => Err(trouble.error("marking a record as leaving")),
@@ -327,21 +435,32 @@ impl Owner {
 
     /// Deletes the record if it is unchanged at `revision`. Returns true if it was deleted.
     async fn delete(&self, kv: &KeyValue, revision: i64, until: Instant) -> Result<bool> {
-        let delete = Op::Delete(DeleteRangeRequest { key: kv.key.clone() });
-        let done = self.members.ask(TxnRequest::guarded(&kv.key, revision, delete), until).await;
-        done.map(|done| done.succeeded).map_err(|trouble| trouble.error("deleting a record"))
+        let delete = Op::Delete(DeleteRangeRequest {
+            key: kv.key.clone(),
+        });
+        let done = self
+            .members
+            .ask(TxnRequest::guarded(&kv.key, revision, delete), until)
+            .await;
+        done.map(|done| done.succeeded)
+            .map_err(|trouble| trouble.error("deleting a record"))
     }
 
     /// Releases a record that is no longer this instance's: ends its watch and detaches it from its
     /// lease. Does nothing if another registration of this process holds it.
     async fn let_go(&self, key: &Key, instance: Option<&Instance>, until: Instant) {
-        if self.ledger.holder(key).is_some_and(|holder| instance.is_some_and(|instance| *instance != holder)) {
+        if self
+            .ledger
+            .holder(key)
+            .is_some_and(|holder| instance.is_some_and(|instance| *instance != holder))
+        {
             return;
         }
         if self.ledger.drop_claim(key) {
             self.hub.disown(key).await;
         }
-        self.revoke(self.slots.release(Instant::now(), key), until).await;
+        self.revoke(self.slots.release(Instant::now(), key), until)
+            .await;
     }
 
     /// Revokes a lease without records. If this fails, `close` tries once more; otherwise the lease
@@ -359,7 +478,9 @@ impl Owner {
         let mut result = Ok(());
         for lease in self.slots.drain() {
             let revoked = self.leases.revoke(lease, until).await;
-            result = result.and(revoked.map_err(|trouble| trouble.error("revoking its leases; they run out by themselves")));
+            result = result.and(revoked.map_err(|trouble| {
+                trouble.error("revoking its leases; they run out by themselves")
+            }));
         }
         result
     }
@@ -372,13 +493,27 @@ fn whole_seconds(ttl: Duration) -> i64 {
 }
 
 fn taken(key: &Key, found: &Entry) -> Error {
-    let holder = format!("{} (instance {})", found.node.address, found.node.instance().unwrap_or("unknown"));
-    Error::IdTaken { id: key.id.clone(), holder }
+    let holder = format!(
+        "{} (instance {})",
+        found.node.address,
+        found.node.instance().unwrap_or("unknown")
+    );
+    Error::IdTaken {
+        id: key.id.clone(),
+        holder,
+    }
 }
 
 fn changing(key: &Key) -> Error {
-    let what = format!("the record of {:?} was changed by others {TRIES} times while it was written", key.id);
-    Error::Unavailable { registry: NAME, what, source: None }
+    let what = format!(
+        "the record of {:?} was changed by others {TRIES} times while it was written",
+        key.id
+    );
+    Error::Unavailable {
+        registry: NAME,
+        what,
+        source: None,
+    }
 }
 
 #[cfg(test)]

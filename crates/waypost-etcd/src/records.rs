@@ -38,7 +38,10 @@ pub(crate) enum Found {
 
 impl Records {
     pub(crate) fn new(space: Space) -> Self {
-        Self { space, state: Mutex::default() }
+        Self {
+            space,
+            state: Mutex::default(),
+        }
     }
 
     pub(crate) fn space(&self) -> &Space {
@@ -46,7 +49,9 @@ impl Records {
     }
 
     pub(crate) fn read(&self, kv: &KeyValue) -> Found {
-        let Some(key) = self.space.parse(&kv.key) else { return Found::Strange };
+        let Some(key) = self.space.parse(&kv.key) else {
+            return Found::Strange;
+        };
         let mut state = self.lock();
         match state.interner.decode(&key, &kv.value) {
             Ok(entry) => {

@@ -15,5 +15,9 @@ pub(crate) fn after(rng: &mut Rng, failures: u32) -> Duration {
 
 /// Returns the backoff, but none after the first failure: another member can be tried at once.
 pub(crate) fn after_all_but_the_first(rng: &mut Rng, failures: u32) -> Duration {
-    if failures == 0 { Duration::ZERO } else { after(rng, failures) }
+    if failures == 0 {
+        Duration::ZERO
+    } else {
+        after(rng, failures)
+    }
 }

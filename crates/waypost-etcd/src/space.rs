@@ -24,13 +24,18 @@ impl Range {
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
-        Self { key: prefix.into(), end }
+        Self {
+            key: prefix.into(),
+            end,
+        }
     }
 }
 
 impl Space {
     pub(crate) fn new(prefix: &str) -> Self {
-        Self { prefix: format!("{prefix}/") }
+        Self {
+            prefix: format!("{prefix}/"),
+        }
     }
 
     /// Returns the etcd key of one record.
@@ -48,9 +53,14 @@ impl Space {
 
     /// Returns the record key of an etcd key; none if it cannot be that of a record.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<Key> {
-        let (service, id) = std::str::from_utf8(key.strip_prefix(self.prefix.as_bytes())?).ok()?.split_once('/')?;
+        let (service, id) = std::str::from_utf8(key.strip_prefix(self.prefix.as_bytes())?)
+            .ok()?
+            .split_once('/')?;
         let is_one_level = |part: &str| !part.is_empty() && !part.contains('/');
-        (is_one_level(service) && is_one_level(id)).then(|| Key { service: service.to_owned(), id: id.to_owned() })
+        (is_one_level(service) && is_one_level(id)).then(|| Key {
+            service: service.to_owned(),
+            id: id.to_owned(),
+        })
     }
 }
 
@@ -61,7 +71,10 @@ mod tests {
     #[test]
     fn keys_go_both_ways() {
         let space = Space::new("/micro/registry");
-        let key = Key { service: "greeter".into(), id: "greeter-1".into() };
+        let key = Key {
+            service: "greeter".into(),
+            id: "greeter-1".into(),
+        };
         assert_eq!(space.key(&key), b"/micro/registry/greeter/greeter-1");
         assert_eq!(space.parse(b"/micro/registry/greeter/greeter-1"), Some(key));
         for strange in [
@@ -80,7 +93,10 @@ mod tests {
     #[test]
     fn a_service_is_not_its_longer_namesake() {
         let range = Space::new("/p").range(Some("a"));
-        assert_eq!((range.key.as_slice(), range.end.as_slice()), (&b"/p/a/"[..], &b"/p/a0"[..]));
+        assert_eq!(
+            (range.key.as_slice(), range.end.as_slice()),
+            (&b"/p/a/"[..], &b"/p/a0"[..])
+        );
         assert!(b"/p/a/1".as_slice() < range.end.as_slice());
         assert!(b"/p/ab/1".as_slice() >= range.end.as_slice());
     }

@@ -42,10 +42,21 @@ struct Drivers {
 
 impl Tasks {
     pub(crate) fn new(keeps: lease::Driver, follows: watch::Driver) -> Self {
-        let (keeps, follows) = (Arc::new(AsyncMutex::new(keeps)), Arc::new(AsyncMutex::new(follows)));
+        let (keeps, follows) = (
+            Arc::new(AsyncMutex::new(keeps)),
+            Arc::new(AsyncMutex::new(follows)),
+        );
         let drivers = Some(Drivers { keeps, follows });
-        let state = State { drivers, running: [Weak::new(), Weak::new()], tasks: JoinSet::new() };
-        Self { state: Mutex::new(state), stop: Sender::new(false), ended: Arc::default() }
+        let state = State {
+            drivers,
+            running: [Weak::new(), Weak::new()],
+            tasks: JoinSet::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+            stop: Sender::new(false),
+            ended: Arc::default(),
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -58,21 +69,34 @@ impl Tasks {
     /// [`Error::Closed`].
     fn start(&self) -> Result<()> {
         let mut state = self.lock();
-        let State { drivers, running: [keeping, following], tasks } = &mut *state;
+        let State {
+            drivers,
+            running: [keeping, following],
+            tasks,
+        } = &mut *state;
         let Drivers { keeps, follows } = drivers.as_ref().ok_or(Error::Closed)?;
         if keeping.strong_count() > 0 && following.strong_count() > 0 {
             return Ok(());
         }
         while tasks.try_join_next().is_some() {}
         let (driver, stop) = (Arc::clone(keeps), self.stop.subscribe());
-        self.ensure(tasks, keeping, async move { driver.lock().await.run(stop).await });
+        self.ensure(tasks, keeping, async move {
+            driver.lock().await.run(stop).await;
+        });
         let (driver, stop) = (Arc::clone(follows), self.stop.subscribe());
-        self.ensure(tasks, following, async move { driver.lock().await.run(stop).await });
+        self.ensure(tasks, following, async move {
+            driver.lock().await.run(stop).await;
+        });
         Ok(())
     }
 
     /// Spawns a task, unless it runs.
-    fn ensure(&self, tasks: &mut JoinSet<()>, running: &mut Weak<Guard>, task: impl Future<Output = ()> + Send + 'static) {
+    fn ensure(
+        &self,
+        tasks: &mut JoinSet<()>,
+        running: &mut Weak<Guard>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         if running.strong_count() > 0 {
             return;
         }

@@ -66,11 +66,17 @@ impl Trouble {
         let text = excerpt(message);
         match status.code() {
             Code::Unauthenticated if says("invalid auth token") => Self::Token(text),
-            Code::InvalidArgument if says("user name is empty") || says("auth store is old") => Self::Token(text),
+            Code::InvalidArgument if says("user name is empty") || says("auth store is old") => {
+                Self::Token(text)
+            }
             Code::InvalidArgument if says("authentication failed") => Self::Denied(text),
             Code::PermissionDenied => Self::Denied(text),
-            Code::FailedPrecondition if says("authentication is not enabled") => Self::AuthIsOff(text),
-            Code::OutOfRange if says("compacted") || says("future revision") => Self::Compacted(text),
+            Code::FailedPrecondition if says("authentication is not enabled") => {
+                Self::AuthIsOff(text)
+            }
+            Code::OutOfRange if says("compacted") || says("future revision") => {
+                Self::Compacted(text)
+            }
             Code::OutOfRange if says("too large lease TTL") => Self::Wrong(text),
             Code::OutOfRange if says("message length too large") => Self::TooLong(text),
             Code::NotFound if says("requested lease not found") => Self::NoLease(text),
@@ -86,12 +92,19 @@ impl Trouble {
     /// Classifies the reason of a watch that etcd canceled.
     pub(crate) fn of_cancel(reason: &str) -> Self {
         let text = excerpt(reason);
-        if reason.contains("auth token") || reason.contains("auth store is old") || reason.contains("user name is empty") {
+        if reason.contains("auth token")
+            || reason.contains("auth store is old")
+            || reason.contains("user name is empty")
+        {
             Self::Token(text)
         } else if reason.contains("permission denied") {
             Self::Denied(text)
         } else {
-            Self::Busy(if text.is_empty() { "the watch was cancelled".to_owned() } else { text })
+            Self::Busy(if text.is_empty() {
+                "the watch was cancelled".to_owned()
+            } else {
+                text
+            })
         }
     }
 
@@ -110,8 +123,15 @@ impl Trouble {
         let what = what.into();
         match self {
             Self::Closed => Error::Closed,
-            Self::Silent(after) => Error::Timeout { registry: NAME, after },
-            Self::Denied(_) | Self::Token(_) => Error::Denied { registry: NAME, what, source: Some(self.into()) },
+            Self::Silent(after) => Error::Timeout {
+                registry: NAME,
+                after,
+            },
+            Self::Denied(_) | Self::Token(_) => Error::Denied {
+                registry: NAME,
+                what,
+                source: Some(self.into()),
+            },
             Self::Wrong(why) => Error::invalid(what, why),
             other => Error::unavailable(NAME, what, other),
         }
@@ -135,11 +155,19 @@ fn with_causes(status: &Status) -> String {
     while let Some(error) = cause {
         let said = error.to_string();
         if !text.contains(&said) {
-            text = if text.is_empty() { said } else { format!("{text}: {said}") };
+            text = if text.is_empty() {
+                said
+            } else {
+                format!("{text}: {said}")
+            };
         }
         cause = error.source();
     }
-    if text.is_empty() { format!("{:?}", status.code()) } else { text }
+    if text.is_empty() {
+        format!("{:?}", status.code())
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -149,32 +177,99 @@ mod tests {
     #[test]
     fn etcds_answers_are_known_by_name() {
         let table = [
-            (Code::NotFound, "etcdserver: requested lease not found", "NoLease"),
-            (Code::FailedPrecondition, "etcdserver: lease already exists", "LeaseExists"),
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", "Compacted"),
-            (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision", "Compacted"),
+            (
+                Code::NotFound,
+                "etcdserver: requested lease not found",
+                "NoLease",
+            ),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: lease already exists",
+                "LeaseExists",
+            ),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                "Compacted",
+            ),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision is a future revision",
+                "Compacted",
+            ),
             (Code::OutOfRange, "etcdserver: too large lease TTL", "Wrong"),
-            (Code::OutOfRange, "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes", "TooLong"),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", "Full"),
-            (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)", "Wrong"),
-            (Code::InvalidArgument, "etcdserver: request is too large", "Wrong"),
-            (Code::InvalidArgument, "etcdserver: user name is empty", "Token"),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", "Token"),
-            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", "Denied"),
-            (Code::FailedPrecondition, "etcdserver: authentication is not enabled", "AuthIsOff"),
-            (Code::Unauthenticated, "etcdserver: invalid auth token", "Token"),
-            (Code::PermissionDenied, "etcdserver: permission denied", "Denied"),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes",
+                "TooLong",
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+                "Full",
+            ),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (3 vs. 2)",
+                "Wrong",
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: request is too large",
+                "Wrong",
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: user name is empty",
+                "Token",
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: revision of auth store is old",
+                "Token",
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                "Denied",
+            ),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: authentication is not enabled",
+                "AuthIsOff",
+            ),
+            (
+                Code::Unauthenticated,
+                "etcdserver: invalid auth token",
+                "Token",
+            ),
+            (
+                Code::PermissionDenied,
+                "etcdserver: permission denied",
+                "Denied",
+            ),
             (Code::Unavailable, "etcdserver: no leader", "Busy"),
             (Code::Unavailable, "etcdserver: leader changed", "Busy"),
-            (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure", "Busy"),
-            (Code::Unknown, "h2 protocol error: error reading a body from connection", "Link"),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                "Busy",
+            ),
+            (
+                Code::Unknown,
+                "h2 protocol error: error reading a body from connection",
+                "Link",
+            ),
             (Code::Unavailable, "tcp connect error", "Link"),
             (Code::Cancelled, "operation was canceled", "Link"),
             (Code::InvalidArgument, "whatever", "Link"),
         ];
         for (code, message, kind) in table {
             let trouble = format!("{:?}", Trouble::of(&Status::new(code, message)));
-            assert!(trouble.starts_with(kind), "{code:?} {message:?} is {trouble}");
+            assert!(
+                trouble.starts_with(kind),
+                "{code:?} {message:?} is {trouble}"
+            );
         }
     }
 

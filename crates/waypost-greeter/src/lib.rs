@@ -6,7 +6,13 @@
 //! registries and nodes.
 
 /// Service `greeter.Greeter` of the demo. `Hello` has no side effects.
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated"
+)]
 pub mod greeter {
     include!("greeter.rs");
 
@@ -16,7 +22,13 @@ pub mod greeter {
 
 /// Service `parrot.Parrot` for tests: a unary method, each kind of stream, and a unary method that
 /// may be sent twice (`Look`).
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated"
+)]
 pub mod parrot {
     include!("parrot.rs");
 

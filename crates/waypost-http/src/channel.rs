@@ -54,8 +54,15 @@ pub struct ServiceChannel {
 
 impl Client {
     /// Creates a channel to one service.
-    pub fn channel(&self, service: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> ServiceChannel {
-        ServiceChannel { service: ServiceHandle::new(self.clone(), service, config, protocol) }
+    pub fn channel(
+        &self,
+        service: ServiceName,
+        config: ChannelConfig,
+        protocol: Arc<dyn Protocol>,
+    ) -> ServiceChannel {
+        ServiceChannel {
+            service: ServiceHandle::new(self.clone(), service, config, protocol),
+        }
     }
 }
 
@@ -69,7 +76,9 @@ impl ServiceChannel {
     /// name; none if no filters have this name. A call waits while no node passes them, and never
     /// falls back to the whole service.
     pub fn filtered(&self, name: &str) -> Option<Self> {
-        Some(Self { service: self.service.filtered(name)? })
+        Some(Self {
+            service: self.service.filtered(name)?,
+        })
     }
 
     /// Makes a call: picks a node, sends the request, classifies the response, and retries if the
@@ -81,7 +90,10 @@ impl ServiceChannel {
     ///
     /// # Cancel safety
     /// If dropped, the call ends: nothing stays in flight.
-    pub fn call<B>(&self, request: Request<B>) -> impl Future<Output = Result<Response<ResponseBody>, CallError>> + Send + use<B>
+    pub fn call<B>(
+        &self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<ResponseBody>, CallError>> + Send + use<B>
     where
         B: Body + Unpin + Send + 'static,
         B::Data: Buf + Send,
@@ -100,8 +112,15 @@ impl ServiceChannel {
     /// Nothing is lost if it is dropped.
     pub async fn ready(&self, timeout: Duration) -> Result<(), NotReady> {
         let start = now();
-        let not_ready = || NotReady { after: start.elapsed(), report: Box::new(self.service.report()) };
-        tokio::time::timeout(timeout, self.until_ready()).await.ok().flatten().ok_or_else(not_ready)
+        let not_ready = || NotReady {
+            after: start.elapsed(),
+            report: Box::new(self.service.report()),
+        };
+        tokio::time::timeout(timeout, self.until_ready())
+            .await
+            .ok()
+            .flatten()
+            .ok_or_else(not_ready)
     }
 
     /// Waits until a node is ready; returns none if the client is closed.
@@ -126,9 +145,16 @@ impl ServiceChannel {
     /// watch, as a call does.
     pub fn snapshot(&self) -> ChannelSnapshot {
         let members = self.service.members().ok();
-        let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
+        let snapshot = members
+            .as_ref()
+            .map(|members| members.pool.snapshot())
+            .unwrap_or_default();
         let now = now();
-        let nodes = members.map(|members| members.pool.nodes(self.service.joined(&members), &snapshot, now));
+        let nodes = members.map(|members| {
+            members
+                .pool
+                .nodes(self.service.joined(&members), &snapshot, now)
+        });
         ChannelSnapshot {
             service: self.service.name().to_string(),
             synced: snapshot.synced,

@@ -49,9 +49,15 @@ impl Client {
     }
 
     /// Creates a client with a custom connector.
-    pub fn with_connect(registry: impl Into<AnyRegistry>, config: ClientConfig, connect: impl Connect) -> Self {
+    pub fn with_connect(
+        registry: impl Into<AnyRegistry>,
+        config: ClientConfig,
+        connect: impl Connect,
+    ) -> Self {
         let registry = registry.into();
-        let policy = config.addresses.unwrap_or(AddressPolicy { loopback: registry.options().on_this_host });
+        let policy = config.addresses.unwrap_or(AddressPolicy {
+            loopback: registry.options().on_this_host,
+        });
         let scheme = connect.scheme();
         let directory = Directory::new(registry, config.directory.clone());
         let shared = PoolShared {
@@ -63,7 +69,12 @@ impl Client {
             slots: DialSlots::default(),
             seed: fastrand::u64(..),
         };
-        Self(Arc::new(Inner { directory, shared, stop: watch::channel(false).0, state: Mutex::default() }))
+        Self(Arc::new(Inner {
+            directory,
+            shared,
+            stop: watch::channel(false).0,
+            state: Mutex::default(),
+        }))
     }
 
     /// Returns the directory: the client's view of the services in use.
@@ -84,7 +95,11 @@ impl Client {
         }
     }
 
-    fn start_pool(&self, state: &mut State, service: &ServiceName) -> Result<Arc<ServicePool>, Error> {
+    fn start_pool(
+        &self,
+        state: &mut State,
+        service: &ServiceName,
+    ) -> Result<Arc<ServicePool>, Error> {
         while let Some(ended) = state.tasks.try_join_next() {
             if let Err(error) = ended
                 && error.is_panic()
@@ -99,13 +114,27 @@ impl Client {
             )
         })?;
         let config = &self.0.shared.config;
-        let limits = Limits { calls: config.waiting_calls, bytes: config.waiting_bytes };
+        let limits = Limits {
+            calls: config.waiting_calls,
+            bytes: config.waiting_bytes,
+        };
         let budget = Budget::new(config.budget, Instant::now());
-        let pool = Arc::new(ServicePool::new(&self.0.directory, service, budget, limits)?);
+        let pool = Arc::new(ServicePool::new(
+            &self.0.directory,
+            service,
+            budget,
+            limits,
+        )?);
         let task = PoolTask::new(service.as_str(), Arc::clone(&pool), self.0.shared.clone());
-        let (inner, name, own) = (Arc::downgrade(&self.0), service.clone(), Arc::downgrade(&pool));
+        let (inner, name, own) = (
+            Arc::downgrade(&self.0),
+            service.clone(),
+            Arc::downgrade(&pool),
+        );
         let forget = move || Weak::upgrade(&inner).is_none_or(|inner| inner.forget(&name, &own));
-        state.tasks.spawn_on(task.run(self.0.stop.subscribe(), forget), &runtime);
+        state
+            .tasks
+            .spawn_on(task.run(self.0.stop.subscribe(), forget), &runtime);
         state.pools.insert(service.clone(), Arc::clone(&pool));
         Ok(pool)
     }
@@ -121,7 +150,10 @@ impl Client {
             std::mem::take(&mut state.tasks)
         };
         self.0.stop.send_replace(true);
-        let _ = timeout(CLOSE_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            while tasks.join_next().await.is_some() {}
+        })
+        .await;
         self.0.directory.close().await;
     }
 }

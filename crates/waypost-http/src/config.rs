@@ -27,7 +27,10 @@ pub struct ReconnectConfig {
 impl Default for ReconnectConfig {
     fn default() -> Self {
         Self {
-            backoff: BackoffConfig { initial: Duration::from_millis(50), max: Duration::from_secs(5) },
+            backoff: BackoffConfig {
+                initial: Duration::from_millis(50),
+                max: Duration::from_secs(5),
+            },
             settled_after: Duration::from_secs(1),
         }
     }

@@ -22,7 +22,9 @@ use waypost_core::record::Address;
 
 use crate::call::{BodyGuard, BodyTask, ReplayBody};
 use crate::conn::connect::{AddressPolicy, Connect};
-use crate::conn::{Connection, ConnectionConfig, Driver, EnhanceYourCalm, EventSender, FrameCounts, handshake};
+use crate::conn::{
+    Connection, ConnectionConfig, Driver, EnhanceYourCalm, EventSender, FrameCounts, handshake,
+};
 use crate::error::StreamError;
 use crate::request_error::BoxError;
 
@@ -51,8 +53,15 @@ impl Drop for Shared {
 
 impl fmt::Debug for DirectConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { authority, connection, .. } = &*self.shared;
-        f.debug_struct("DirectConnection").field("authority", authority).field("connection", connection).finish()
+        let Shared {
+            authority,
+            connection,
+            ..
+        } = &*self.shared;
+        f.debug_struct("DirectConnection")
+            .field("authority", authority)
+            .field("connection", connection)
+            .finish()
     }
 }
 
@@ -78,8 +87,14 @@ impl DirectConnection {
         let io = connect.connect(address, policy).await?;
         let handshake = handshake(io).await.map_err(io::Error::other)?;
         let counts = Arc::clone(&handshake.counts);
-        let (driver, connection) = Driver::new(handshake, config, EnhanceYourCalm::default(), begun);
-        let shared = Arc::new(Shared { connection, counts, scheme: connect.scheme(), authority });
+        let (driver, connection) =
+            Driver::new(handshake, config, EnhanceYourCalm::default(), begun);
+        let shared = Arc::new(Shared {
+            connection,
+            counts,
+            scheme: connect.scheme(),
+            authority,
+        });
         Ok((Self { shared }, ConnectionDriver(driver)))
     }
 
@@ -129,7 +144,12 @@ impl DirectConnection {
             Some(BodyTask::spawn(body, send).into_guard())
         };
         let response = response.await.map_err(StreamError::new)?;
-        Ok(response.map(|recv| DirectBody { recv, done: false, _body: task, _stream: stream }))
+        Ok(response.map(|recv| DirectBody {
+            recv,
+            done: false,
+            _body: task,
+            _stream: stream,
+        }))
     }
 
     fn target(&self, uri: Uri) -> Uri {
@@ -167,7 +187,9 @@ pub struct DirectBody {
 
 impl fmt::Debug for DirectBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DirectBody").field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("DirectBody")
+            .field("done", &self.done)
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,7 +202,11 @@ impl DirectBody {
                 Frame::data(data)
             })));
         }
-        Poll::Ready(ready!(self.recv.poll_trailers(cx)).transpose().map(|trailers| trailers.map(Frame::trailers)))
+        Poll::Ready(
+            ready!(self.recv.poll_trailers(cx))
+                .transpose()
+                .map(|trailers| trailers.map(Frame::trailers)),
+        )
     }
 }
 
@@ -188,7 +214,10 @@ impl Body for DirectBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.done {
             return Poll::Ready(None);
         }

@@ -68,7 +68,11 @@ impl fmt::Display for ServiceReport {
             }
         }
         if let Some(outage) = &self.outage {
-            write!(f, "; registry unavailable for {:.1} s: {outage}", self.staleness.as_secs_f64())?;
+            write!(
+                f,
+                "; registry unavailable for {:.1} s: {outage}",
+                self.staleness.as_secs_f64()
+            )?;
         }
         if let Some(failure) = &self.last_failure {
             write!(f, "; last connection failure: {failure}")?;
@@ -118,18 +122,40 @@ pub struct CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, after, report, history, stopped, .. } = self;
+        let Self {
+            kind,
+            after,
+            report,
+            history,
+            stopped,
+            ..
+        } = self;
         let service = &report.service;
         let ms = after.as_millis();
         match kind {
-            FailureKind::NoPeer => write!(f, "{service}: no node was ready within {ms} ms ({report})")?,
-            FailureKind::QueueFull => write!(f, "{service}: too many calls wait for a node already ({report})")?,
-            FailureKind::QueueBytes => write!(f, "{service}: calls that wait for a node keep too many bytes already ({report})")?,
-            FailureKind::NoAnswer | FailureKind::Reset(_) => write!(f, "{service}: no answer ({report})")?,
-            FailureKind::Deadline => write!(f, "{service}: deadline exceeded after {ms} ms ({report})")?,
+            FailureKind::NoPeer => {
+                write!(f, "{service}: no node was ready within {ms} ms ({report})")?;
+            }
+            FailureKind::QueueFull => write!(
+                f,
+                "{service}: too many calls wait for a node already ({report})"
+            )?,
+            FailureKind::QueueBytes => write!(
+                f,
+                "{service}: calls that wait for a node keep too many bytes already ({report})"
+            )?,
+            FailureKind::NoAnswer | FailureKind::Reset(_) => {
+                write!(f, "{service}: no answer ({report})")?;
+            }
+            FailureKind::Deadline => {
+                write!(f, "{service}: deadline exceeded after {ms} ms ({report})")?;
+            }
             FailureKind::Request => write!(f, "{service}: the request cannot be sent")?,
             FailureKind::Closed => write!(f, "{service}: the client is closed")?,
-            FailureKind::NoRuntime => write!(f, "{service}: no Tokio runtime on this thread; call from within one")?,
+            FailureKind::NoRuntime => write!(
+                f,
+                "{service}: no Tokio runtime on this thread; call from within one"
+            )?,
         }
         if !history.is_empty() {
             write!(f, "; tried: {history}")?;

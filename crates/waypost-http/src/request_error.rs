@@ -33,7 +33,10 @@ pub enum RequestError {
 impl RequestError {
     /// Creates the error for a panic with this payload.
     pub(crate) fn from_panic(payload: &(dyn Any + Send)) -> Self {
-        let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         Self::BodyPanicked(text.unwrap_or("a value that is no text").to_owned())
     }
 }

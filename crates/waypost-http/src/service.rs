@@ -53,9 +53,23 @@ impl Drop for SharedService {
 }
 
 impl ServiceHandle {
-    pub(crate) fn new(client: Client, name: ServiceName, config: ChannelConfig, protocol: Arc<dyn Protocol>) -> Self {
-        let shared = SharedService { client, service: name, config, protocol, members: ArcSwapOption::empty() };
-        Self { shared: Arc::new(shared), filtered: None }
+    pub(crate) fn new(
+        client: Client,
+        name: ServiceName,
+        config: ChannelConfig,
+        protocol: Arc<dyn Protocol>,
+    ) -> Self {
+        let shared = SharedService {
+            client,
+            service: name,
+            config,
+            protocol,
+            members: ArcSwapOption::empty(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            filtered: None,
+        }
     }
 
     /// Returns the name of the service.
@@ -66,7 +80,14 @@ impl ServiceHandle {
     /// Returns a handle on the nodes that pass the configured filters of this name; none if no
     /// filters have this name.
     pub(crate) fn filtered(&self, name: &str) -> Option<Self> {
-        self.shared.config.filtered.contains_key(name).then(|| Self { filtered: Some(name.into()), ..self.clone() })
+        self.shared
+            .config
+            .filtered
+            .contains_key(name)
+            .then(|| Self {
+                filtered: Some(name.into()),
+                ..self.clone()
+            })
     }
 
     /// Returns the channel's membership in the pool of its service. The first use starts the pool's
@@ -95,7 +116,11 @@ impl ServiceHandle {
             (Arc::from(name.as_str()), pool.join(&balance))
         };
         let filtered = config.filtered.iter().map(filtered).collect();
-        let members = Arc::new(PoolMembership { whole: pool.join(&config.balance), filtered, pool });
+        let members = Arc::new(PoolMembership {
+            whole: pool.join(&config.balance),
+            filtered,
+            pool,
+        });
         self.shared.members.store(Some(Arc::clone(&members)));
         Ok(members)
     }
@@ -106,7 +131,10 @@ impl ServiceHandle {
 
     /// Returns the nodes that this handle uses, with their balancer.
     pub(crate) fn joined<'a>(&self, members: &'a PoolMembership) -> &'a Joined {
-        let filtered = self.filtered.as_ref().and_then(|name| members.filtered.get(name));
+        let filtered = self
+            .filtered
+            .as_ref()
+            .and_then(|name| members.filtered.get(name));
         filtered.unwrap_or(&members.whole)
     }
 
@@ -114,8 +142,14 @@ impl ServiceHandle {
     /// nodes.
     pub(crate) fn report(&self) -> ServiceReport {
         let members = self.shared.members.load_full();
-        let snapshot = members.as_ref().map(|members| members.pool.snapshot()).unwrap_or_default();
-        let counts = members.as_ref().map(|members| self.joined(members).counts()).unwrap_or_default();
+        let snapshot = members
+            .as_ref()
+            .map(|members| members.pool.snapshot())
+            .unwrap_or_default();
+        let counts = members
+            .as_ref()
+            .map(|members| self.joined(members).counts())
+            .unwrap_or_default();
         ServiceReport {
             service: self.shared.service.to_string(),
             synced: snapshot.synced,
@@ -124,7 +158,9 @@ impl ServiceHandle {
             known: counts.known(),
             ready: counts.ready(),
             excluded: counts.by_reason(),
-            last_failure: members.and_then(|members| members.pool.last_failure()).map(|failure| failure.to_string()),
+            last_failure: members
+                .and_then(|members| members.pool.last_failure())
+                .map(|failure| failure.to_string()),
         }
     }
 }

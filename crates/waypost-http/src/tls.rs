@@ -66,7 +66,9 @@ pub struct TlsConnect {
 
 impl fmt::Debug for TlsConnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsConnect").field("server_name", &self.server_name).finish_non_exhaustive()
+        f.debug_struct("TlsConnect")
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,27 +79,40 @@ impl TlsConnect {
     /// # Errors
     /// Names the part that is not PEM, does not fit the others, or is missing.
     pub fn new(config: &TlsConfig) -> io::Result<Self> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots(config.ca.as_deref())?);
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(io::Error::other)?
+                .with_root_certificates(roots(config.ca.as_deref())?);
         let mut tls = match &config.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("the private key", error))?;
+                let key = PrivateKeyDer::from_pem_slice(key)
+                    .map_err(|error| wrong("the private key", error))?;
                 let chain = certificates("the certificate", chain)?;
-                builder.with_client_auth_cert(chain, key).map_err(|error| wrong("the certificate or its key", error))?
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| wrong("the certificate or its key", error))?
             }
         };
         tls.alpn_protocols = vec![b"h2".to_vec()];
-        let server_name = config.server_name.clone().map(ServerName::try_from).transpose();
-        Ok(Self { config: Arc::new(tls), server_name: server_name.map_err(|error| wrong("the server name", error))? })
+        let server_name = config
+            .server_name
+            .clone()
+            .map(ServerName::try_from)
+            .transpose();
+        Ok(Self {
+            config: Arc::new(tls),
+            server_name: server_name.map_err(|error| wrong("the server name", error))?,
+        })
     }
 
     fn name(&self, address: &Address) -> io::Result<ServerName<'static>> {
         match &self.server_name {
             Some(name) => Ok(name.clone()),
-            None => ServerName::try_from(address.host.clone()).map_err(|error| wrong("the host", error)),
+            None => {
+                ServerName::try_from(address.host.clone()).map_err(|error| wrong("the host", error))
+            }
         }
     }
 }
@@ -107,7 +122,9 @@ impl Connect for TlsConnect {
         Box::pin(async move {
             let name = self.name(address)?;
             let stream = dial(address, policy).await?;
-            let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await?;
+            let stream = TlsConnector::from(Arc::clone(&self.config))
+                .connect(name, stream)
+                .await?;
             Ok(Box::new(stream) as BoxIo)
         })
     }
@@ -122,7 +139,9 @@ fn roots(ca: Option<&[u8]>) -> io::Result<RootCertStore> {
     match ca {
         Some(pem) => {
             for certificate in certificates("the CA", pem)? {
-                roots.add(certificate).map_err(|error| wrong("the CA", error))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| wrong("the CA", error))?;
             }
         }
         None => {
@@ -130,7 +149,10 @@ fn roots(ca: Option<&[u8]>) -> io::Result<RootCertStore> {
         }
     }
     if roots.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "no CA certificate: give the one that signed the server's"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no CA certificate: give the one that signed the server's",
+        ));
     }
     Ok(roots)
 }
@@ -145,5 +167,8 @@ fn certificates(what: &str, pem: &[u8]) -> io::Result<Vec<CertificateDer<'static
 }
 
 fn wrong(what: &str, why: impl fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("{what} cannot be used: {why}"))
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{what} cannot be used: {why}"),
+    )
 }

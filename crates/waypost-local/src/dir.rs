@@ -37,7 +37,9 @@ impl File {
     /// Returns the id and the kind of a registry file; none for any other.
     pub(crate) fn parse(name: &OsStr) -> Option<(&str, Self)> {
         let name = name.to_str()?;
-        let (id, file) = Self::ALL.into_iter().find_map(|file| Some((name.strip_suffix(file.ending())?, file)))?;
+        let (id, file) = Self::ALL
+            .into_iter()
+            .find_map(|file| Some((name.strip_suffix(file.ending())?, file)))?;
         id.parse::<NodeId>().ok()?;
         Some((id, file))
     }
@@ -54,14 +56,22 @@ pub(crate) struct Dir {
 
 impl Dir {
     pub(crate) fn open(dir: Option<PathBuf>) -> Result<Self> {
-        let folder = Self { is_default: dir.is_none(), root: dir.unwrap_or_else(default_dir).into() };
+        let folder = Self {
+            is_default: dir.is_none(),
+            root: dir.unwrap_or_else(default_dir).into(),
+        };
         folder.make()?;
         Ok(folder)
     }
 
     /// Creates the directory, or checks the existing one.
     pub(crate) fn make(&self) -> Result<()> {
-        let failed = |error| trouble(format!("making the directory {}", self.root.display()), error);
+        let failed = |error| {
+            trouble(
+                format!("making the directory {}", self.root.display()),
+                error,
+            )
+        };
         make_dirs(&self.root, !self.is_default).map_err(failed)?;
         match self.is_default {
             true => check_ours(&self.root),
@@ -78,7 +88,8 @@ impl Dir {
     }
 
     pub(crate) fn file(&self, key: &Key, file: File) -> PathBuf {
-        self.service(&key.service).join(format!("{}{}", key.id, file.ending()))
+        self.service(&key.service)
+            .join(format!("{}{}", key.id, file.ending()))
     }
 
     /// Creates the directory of one service, accessible to its owner only.
@@ -94,13 +105,19 @@ impl Dir {
     /// Returns the services that have a directory.
     pub(crate) fn services(&self) -> io::Result<Vec<String>> {
         let names = names(&self.root)?;
-        Ok(names.into_iter().filter(|name| name.parse::<ServiceName>().is_ok() && self.service(name).is_dir()).collect())
+        Ok(names
+            .into_iter()
+            .filter(|name| name.parse::<ServiceName>().is_ok() && self.service(name).is_dir())
+            .collect())
     }
 
     /// Returns the ids of one service that have a file of any kind.
     pub(crate) fn ids(&self, service: &str) -> io::Result<Vec<String>> {
         let names = names(&self.service(service))?;
-        let mut ids: Vec<_> = names.iter().filter_map(|name| Some(File::parse(name.as_ref())?.0.to_owned())).collect();
+        let mut ids: Vec<_> = names
+            .iter()
+            .filter_map(|name| Some(File::parse(name.as_ref())?.0.to_owned()))
+            .collect();
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
@@ -112,10 +129,23 @@ impl Dir {
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(error),
     };
-    entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
+    entries
+        .filter_map(|entry| {
+            entry
+                .map(|entry| entry.file_name().into_string().ok())
+                .transpose()
+        })
+        .collect()
 }
 
 fn make_dirs(dir: &Path, recursive: bool) -> io::Result<()> {
@@ -131,7 +161,9 @@ fn make_dirs(dir: &Path, recursive: bool) -> io::Result<()> {
 
 /// Returns the default directory. No other function of this crate reads the environment.
 fn default_dir() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute() && dir.is_dir());
     match runtime {
         Some(dir) => dir.join("waypost"),
         None => std::env::temp_dir().join(format!("waypost-{}", user())),
@@ -153,7 +185,8 @@ fn user() -> &'static str {
 #[cfg(unix)]
 fn check_ours(dir: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::symlink_metadata(dir).map_err(|error| trouble(format!("looking at {}", dir.display()), error))?;
+    let metadata = std::fs::symlink_metadata(dir)
+        .map_err(|error| trouble(format!("looking at {}", dir.display()), error))?;
     let why = match () {
         () if metadata.is_symlink() => "is a symbolic link",
         () if !metadata.is_dir() => "is no directory",
@@ -161,8 +194,15 @@ fn check_ours(dir: &Path) -> Result<()> {
         () if metadata.mode() & 0o077 != 0 => "is open to other users",
         () => return Ok(()),
     };
-    let what = format!("the directory {} {why}: remove it, or choose another by local:///path", dir.display());
-    Err(Error::Denied { registry: NAME, what, source: None })
+    let what = format!(
+        "the directory {} {why}: remove it, or choose another by local:///path",
+        dir.display()
+    );
+    Err(Error::Denied {
+        registry: NAME,
+        what,
+        source: None,
+    })
 }
 
 #[cfg(not(unix))]
@@ -174,7 +214,10 @@ fn check_directory(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    Err(Error::invalid(format!("registry directory {}", dir.display()), "is no directory: choose another"))
+    Err(Error::invalid(
+        format!("registry directory {}", dir.display()),
+        "is no directory: choose another",
+    ))
 }
 
 #[cfg(all(test, unix))]
@@ -197,18 +240,32 @@ mod tests {
     #[test]
     fn a_default_directory_must_be_ours_alone() {
         let parent = tempfile::tempdir().unwrap();
-        let default = |name: &str| Dir { root: parent.path().join(name).into(), is_default: true };
+        let default = |name: &str| Dir {
+            root: parent.path().join(name).into(),
+            is_default: true,
+        };
         default("made").make().unwrap();
         default("made").make().unwrap();
-        let mode = std::fs::metadata(parent.path().join("made")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(parent.path().join("made"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o700);
 
-        std::fs::set_permissions(parent.path().join("made"), PermissionsExt::from_mode(0o750)).unwrap();
+        std::fs::set_permissions(parent.path().join("made"), PermissionsExt::from_mode(0o750))
+            .unwrap();
         symlink(parent.path(), parent.path().join("link")).unwrap();
         std::fs::write(parent.path().join("file"), "").unwrap();
-        for (name, why) in [("made", "is open to other users"), ("link", "symbolic link"), ("file", "is no directory")] {
+        for (name, why) in [
+            ("made", "is open to other users"),
+            ("link", "symbolic link"),
+            ("file", "is no directory"),
+        ] {
             let error = default(name).make().unwrap_err();
-            assert!(matches!(&error, Error::Denied { what, .. } if what.contains(why)), "{error}");
+            assert!(
+                matches!(&error, Error::Denied { what, .. } if what.contains(why)),
+                "{error}"
+            );
         }
         assert!(default("a/b").make().is_err(), "made more than one level");
     }
@@ -217,7 +274,10 @@ mod tests {
     fn a_given_directory_is_made_whole() {
         let parent = tempfile::tempdir().unwrap();
         std::fs::write(parent.path().join("file"), "").unwrap();
-        assert!(matches!(Dir::open(Some(parent.path().join("file"))), Err(Error::Invalid { .. })));
+        assert!(matches!(
+            Dir::open(Some(parent.path().join("file"))),
+            Err(Error::Invalid { .. })
+        ));
         let folder = Dir::open(Some(parent.path().join("a/b"))).unwrap();
         assert_eq!(folder.services().unwrap(), [""; 0]);
         folder.make_service("greeter").unwrap();

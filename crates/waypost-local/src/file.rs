@@ -29,7 +29,10 @@ pub(crate) fn open(path: &Path) -> io::Result<Handle> {
 /// Returns true if the path still refers to the open file.
 pub(crate) fn is_same(file: &Handle, path: &Path) -> bool {
     let identity = |metadata: Metadata| stamp(&metadata).map(|stamp| (stamp.device, stamp.inode));
-    let (open, there) = (file.metadata().ok().and_then(identity), std::fs::symlink_metadata(path).ok().and_then(identity));
+    let (open, there) = (
+        file.metadata().ok().and_then(identity),
+        std::fs::symlink_metadata(path).ok().and_then(identity),
+    );
     open.is_some() && open == there
 }
 
@@ -43,12 +46,27 @@ pub(crate) fn stamp_at(path: &Path) -> Option<Stamp> {
 pub(crate) fn stamp(metadata: &Metadata) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let written = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-    metadata.is_file().then(|| Stamp { device: metadata.dev(), inode: metadata.ino(), written, length: metadata.len() })
+    metadata.is_file().then(|| Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        written,
+        length: metadata.len(),
+    })
 }
 
 /// Returns the stamp of a regular file.
 #[cfg(not(unix))]
 pub(crate) fn stamp(metadata: &Metadata) -> Option<Stamp> {
-    let written = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos() as i128;
-    metadata.is_file().then(|| Stamp { device: 0, inode: 0, written, length: metadata.len() })
+    let written = metadata
+        .modified()
+        .ok()?
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?
+        .as_nanos() as i128;
+    metadata.is_file().then(|| Stamp {
+        device: 0,
+        inode: 0,
+        written,
+        length: metadata.len(),
+    })
 }

@@ -30,8 +30,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use waypost_core::record::{Entry, Service};
 use waypost_core::registry::{
-    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys, check_name,
-    check_registration,
+    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
+    check_keys, check_name, check_registration,
 };
 
 use dir::Dir;
@@ -112,7 +112,12 @@ impl LocalRegistry {
         options.addresses = vec![folder.root().display().to_string()];
         let reader = Arc::new(Reader::new(folder.clone()));
         let watching = DirWatcher::new(Arc::clone(&reader), kind);
-        Ok(Self { options, owner: Arc::new(Registrations::new(folder)), reader, watching })
+        Ok(Self {
+            options,
+            owner: Arc::new(Registrations::new(folder)),
+            reader,
+            watching,
+        })
     }
 
     /// Returns the number of files that held no valid record at the last scan. They are skipped, so
@@ -122,14 +127,22 @@ impl LocalRegistry {
     }
 
     fn is_open(&self) -> Result<()> {
-        if self.watching.is_closed() { Err(Error::Closed) } else { Ok(()) }
+        if self.watching.is_closed() {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Registers one node. A held id is retried for [`CLAIM_FOR`].
     async fn claim(&self, entry: &Entry, options: &RegisterOptions) -> Result<()> {
         let deadline = Instant::now() + CLAIM_FOR;
         loop {
-            let (owner, entry, instance) = (Arc::clone(&self.owner), entry.clone(), options.instance.clone());
+            let (owner, entry, instance) = (
+                Arc::clone(&self.owner),
+                entry.clone(),
+                options.instance.clone(),
+            );
             match blocking(move || owner.register(&entry, &instance)).await?? {
                 Claimed::Done => return Ok(()),
                 Claimed::Held(taken) if Instant::now() >= deadline => return Err(taken),
@@ -184,7 +197,10 @@ impl Registry for LocalRegistry {
         let (owner, reader) = (Arc::clone(&self.owner), Arc::clone(&self.reader));
         let (entries, options) = (service.entries(), options.clone());
         blocking(move || {
-            let results: Vec<_> = entries.iter().map(|entry| owner.deregister(&entry.key(), &options, &reader)).collect();
+            let results: Vec<_> = entries
+                .iter()
+                .map(|entry| owner.deregister(&entry.key(), &options, &reader))
+                .collect();
             results.into_iter().collect()
         })
         .await?
@@ -193,7 +209,13 @@ impl Registry for LocalRegistry {
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         check_name(name)?;
         let services = self.scan(Some(name)).await?;
-        if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
+        if services.is_empty() {
+            Err(Error::NotFound {
+                service: name.to_owned(),
+            })
+        } else {
+            Ok(services)
+        }
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
@@ -215,15 +237,19 @@ impl Registry for LocalRegistry {
 
 /// Runs file operations on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    spawn_blocking(work).await.map_err(|error| Error::unavailable(NAME, "its work on files was stopped", error))
+    spawn_blocking(work)
+        .await
+        .map_err(|error| Error::unavailable(NAME, "its work on files was stopped", error))
 }
 
 /// Classifies an I/O error.
 fn trouble(what: String, error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Error::Denied { registry: NAME, what, source: Some(error.into()) }
-        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::Denied {
+            registry: NAME,
+            what,
+            source: Some(error.into()),
+        },
         _ => Error::unavailable(NAME, what, error),
     }
 }

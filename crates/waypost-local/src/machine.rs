@@ -24,8 +24,12 @@ use crate::reader::Seen;
 
 /// Delays between the probes of a closed lock. Of 3 000 first probes 226 still found it held, the
 /// longest for 24 ms.
-const PROBES: [Duration; 4] =
-    [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(125)];
+const PROBES: [Duration; 4] = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(125),
+];
 
 /// Maximum delay of a tombstone's event after the removal of the record.
 const MARK: Duration = Duration::from_millis(5);
@@ -61,7 +65,10 @@ enum Why {
 impl Machine {
     /// Creates an empty view; `polling` if there are no signals.
     pub(crate) fn new(polling: bool) -> Self {
-        Self { polling, ..Self::default() }
+        Self {
+            polling,
+            ..Self::default()
+        }
     }
 
     /// Returns the stamps of the known records.
@@ -77,7 +84,10 @@ impl Machine {
     /// Records that the lock of `key` was closed or replaced.
     pub(crate) fn lock_closed(&mut self, now: Instant, key: Key) {
         if self.known.contains_key(&key) {
-            self.checks.entry(key).or_insert(Check { at: now, why: Why::Lock(0) });
+            self.checks.entry(key).or_insert(Check {
+                at: now,
+                why: Why::Lock(0),
+            });
         }
     }
 
@@ -88,7 +98,12 @@ impl Machine {
 
     /// Returns the keys to check now; pass each result to [`on_probe`](Machine::on_probe).
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Key> {
-        let due: Vec<_> = self.checks.iter().filter(|(_, check)| check.at <= now).map(|(key, _)| key.clone()).collect();
+        let due: Vec<_> = self
+            .checks
+            .iter()
+            .filter(|(_, check)| check.at <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in &due {
             self.schedule_next_probe(now, key);
         }
@@ -96,9 +111,21 @@ impl Machine {
     }
 
     fn schedule_next_probe(&mut self, now: Instant, key: &Key) {
-        let Some(Check { why: Why::Lock(made), .. }) = self.checks.get(key).copied() else { return };
+        let Some(Check {
+            why: Why::Lock(made),
+            ..
+        }) = self.checks.get(key).copied()
+        else {
+            return;
+        };
         match PROBES.get(made) {
-            Some(wait) => drop(self.checks.insert(key.clone(), Check { at: now + *wait, why: Why::Lock(made + 1) })),
+            Some(wait) => drop(self.checks.insert(
+                key.clone(),
+                Check {
+                    at: now + *wait,
+                    why: Why::Lock(made + 1),
+                },
+            )),
             None => drop(self.checks.remove(key)),
         }
     }
@@ -106,13 +133,27 @@ impl Machine {
     /// Applies the result of a full scan.
     pub(crate) fn scanned(&mut self, now: Instant, seen: Vec<(Key, Seen)>) -> Vec<Change> {
         let there: std::collections::BTreeSet<_> = seen.iter().map(|(key, _)| key).collect();
-        let missing: Vec<_> = self.known.keys().filter(|key| !there.contains(key)).cloned().collect();
+        let missing: Vec<_> = self
+            .known
+            .keys()
+            .filter(|key| !there.contains(key))
+            .cloned()
+            .collect();
         let missing = missing.into_iter().map(|key| (key, Seen::Absent));
-        missing.chain(seen).flat_map(|(key, seen)| self.on_probe(now, key, seen, false)).collect()
+        missing
+            .chain(seen)
+            .flat_map(|(key, seen)| self.on_probe(now, key, seen, false))
+            .collect()
     }
 
     /// Applies the result of a check of one key; `has_tombstone` if its tombstone was signalled.
-    pub(crate) fn on_probe(&mut self, now: Instant, key: Key, seen: Seen, has_tombstone: bool) -> Vec<Change> {
+    pub(crate) fn on_probe(
+        &mut self,
+        now: Instant,
+        key: Key,
+        seen: Seen,
+        has_tombstone: bool,
+    ) -> Vec<Change> {
         match seen {
             // The tombstone belongs to an earlier registration, whose end was emitted.
             Seen::Same => {
@@ -120,20 +161,30 @@ impl Machine {
                 Vec::new()
             }
             Seen::Live(stamp, entry) => {
-                let left = if has_tombstone { self.ended(&key, Change::Leave) } else { None };
+                let left = if has_tombstone {
+                    self.ended(&key, Change::Leave)
+                } else {
+                    None
+                };
                 self.is_there(&key);
                 self.known.insert(key, stamp);
                 left.into_iter().chain([Change::Put(entry)]).collect()
             }
             Seen::Left => self.ended(&key, Change::Leave).into_iter().collect(),
-            Seen::Lost | Seen::Garbage | Seen::Absent if has_tombstone => self.ended(&key, Change::Leave).into_iter().collect(),
+            Seen::Lost | Seen::Garbage | Seen::Absent if has_tombstone => {
+                self.ended(&key, Change::Leave).into_iter().collect()
+            }
             Seen::Lost | Seen::Garbage => self.ended(&key, Change::Lose).into_iter().collect(),
             Seen::Absent => self.vanished(now, key).into_iter().collect(),
         }
     }
 
     fn is_there(&mut self, key: &Key) {
-        if self.checks.get(key).is_some_and(|check| check.why == Why::Missing) {
+        if self
+            .checks
+            .get(key)
+            .is_some_and(|check| check.why == Why::Missing)
+        {
             self.checks.remove(key);
         }
     }
@@ -154,7 +205,13 @@ impl Machine {
             }
             Some(check) if check.why == Why::Missing => self.ended(&key, Change::Lose),
             _ => {
-                self.checks.insert(key, Check { at: now + MARK, why: Why::Missing });
+                self.checks.insert(
+                    key,
+                    Check {
+                        at: now + MARK,
+                        why: Why::Missing,
+                    },
+                );
                 None
             }
         }
@@ -185,7 +242,10 @@ mod tests {
     /// Creates a view with one known record.
     fn knows(polling: bool, now: Instant) -> Machine {
         let mut view = Machine::new(polling);
-        assert_eq!(view.on_probe(now, key(), live(), false), [Change::Put(entry())]);
+        assert_eq!(
+            view.on_probe(now, key(), live(), false),
+            [Change::Put(entry())]
+        );
         view
     }
 
@@ -201,8 +261,16 @@ mod tests {
         ];
         for (seen, has_tombstone, change) in ends {
             let mut view = knows(false, now);
-            assert_eq!(view.on_probe(now, key(), seen.clone(), has_tombstone), [change], "{seen:?}");
-            assert_eq!(view.on_probe(now, key(), seen, has_tombstone), [], "told twice");
+            assert_eq!(
+                view.on_probe(now, key(), seen.clone(), has_tombstone),
+                [change],
+                "{seen:?}"
+            );
+            assert_eq!(
+                view.on_probe(now, key(), seen, has_tombstone),
+                [],
+                "told twice"
+            );
         }
     }
 
@@ -214,11 +282,20 @@ mod tests {
             assert_eq!(view.scanned(now, Vec::new()), []);
             assert_eq!(view.next_check(), Some(now + MARK));
         }
-        assert_eq!(has_tombstone.on_probe(now, key(), Seen::Absent, true), [Change::Leave(key())]);
+        assert_eq!(
+            has_tombstone.on_probe(now, key(), Seen::Absent, true),
+            [Change::Leave(key())]
+        );
         let later = now + MARK;
         assert_eq!(unmarked.due(later), [key()]);
-        assert_eq!(unmarked.on_probe(later, key(), Seen::Absent, false), [Change::Lose(key())]);
-        assert_eq!((has_tombstone.next_check(), unmarked.next_check()), (None, None));
+        assert_eq!(
+            unmarked.on_probe(later, key(), Seen::Absent, false),
+            [Change::Lose(key())]
+        );
+        assert_eq!(
+            (has_tombstone.next_check(), unmarked.next_check()),
+            (None, None)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -235,14 +312,23 @@ mod tests {
         let now = Instant::now();
         let mut view = knows(false, now);
         assert_eq!(view.on_probe(now, key(), Seen::Same, true), []);
-        assert_eq!(view.on_probe(now, key(), live(), true), [Change::Leave(key()), Change::Put(entry())]);
+        assert_eq!(
+            view.on_probe(now, key(), live(), true),
+            [Change::Leave(key()), Change::Put(entry())]
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_closed_lock_is_probed_at_once_and_four_times_more() {
         let begun = Instant::now();
         let mut view = knows(false, begun);
-        view.lock_closed(begun, Key { service: "s".into(), id: "stranger".into() });
+        view.lock_closed(
+            begun,
+            Key {
+                service: "s".into(),
+                id: "stranger".into(),
+            },
+        );
         assert_eq!(view.next_check(), None);
         view.lock_closed(begun, key());
         let mut probes = Vec::new();
@@ -261,6 +347,9 @@ mod tests {
         assert_eq!(view.scanned(now, Vec::new()), []);
         assert_eq!(view.on_probe(now + MARK, key(), Seen::Absent, false), []);
         assert!(view.has_gap());
-        assert_eq!(knows(true, now).on_probe(now, key(), Seen::Lost, false), [Change::Lose(key())]);
+        assert_eq!(
+            knows(true, now).on_probe(now, key(), Seen::Lost, false),
+            [Change::Lose(key())]
+        );
     }
 }

@@ -48,7 +48,10 @@ const LOOKS: usize = 8;
 
 impl Reader {
     pub(crate) fn new(folder: Dir) -> Self {
-        Self { folder, state: Mutex::default() }
+        Self {
+            folder,
+            state: Mutex::default(),
+        }
     }
 
     pub(crate) fn folder(&self) -> &Dir {
@@ -65,13 +68,26 @@ impl Reader {
             Seen::Live(_, entry) => Some(entry),
             _ => None,
         };
-        Ok(self.scan(service, &BTreeMap::new())?.into_iter().filter_map(live).collect())
+        Ok(self
+            .scan(service, &BTreeMap::new())?
+            .into_iter()
+            .filter_map(live)
+            .collect())
     }
 
     /// Reads all keys of one service or all, and removes leftovers. A record with a `known` stamp
     /// is not read again.
-    pub(crate) fn scan(&self, service: Option<&str>, known: &BTreeMap<Key, Stamp>) -> Result<Vec<(Key, Seen)>> {
-        let failed = |error| trouble(format!("reading the directory {}", self.folder.root().display()), error);
+    pub(crate) fn scan(
+        &self,
+        service: Option<&str>,
+        known: &BTreeMap<Key, Stamp>,
+    ) -> Result<Vec<(Key, Seen)>> {
+        let failed = |error| {
+            trouble(
+                format!("reading the directory {}", self.folder.root().display()),
+                error,
+            )
+        };
         let services = match service {
             Some(service) => vec![service.to_owned()],
             None => self.folder.services().map_err(failed)?,
@@ -79,7 +95,10 @@ impl Reader {
         let mut seen = Vec::new();
         for service in &services {
             for id in self.folder.ids(service).map_err(failed)? {
-                let key = Key { service: service.clone(), id };
+                let key = Key {
+                    service: service.clone(),
+                    id,
+                };
                 let what = self.look(&key, known.get(&key));
                 if matches!(what, Seen::Absent | Seen::Left) {
                     self.sweep(&key);
@@ -93,14 +112,22 @@ impl Reader {
 
     /// Forgets files that are no longer invalid, within the scanned scope.
     fn forget_garbage(&self, service: Option<&str>, seen: &[(Key, Seen)]) {
-        let still: HashSet<_> = seen.iter().filter(|(_, what)| *what == Seen::Garbage).map(|(key, _)| key).collect();
+        let still: HashSet<_> = seen
+            .iter()
+            .filter(|(_, what)| *what == Seen::Garbage)
+            .map(|(key, _)| key)
+            .collect();
         let looked_at = |key: &Key| service.is_none_or(|service| service == key.service);
-        self.state().garbage.retain(|key, _| !looked_at(key) || still.contains(key));
+        self.state()
+            .garbage
+            .retain(|key, _| !looked_at(key) || still.contains(key));
     }
 
     /// Reads one key.
     pub(crate) fn look(&self, key: &Key, known: Option<&Stamp>) -> Seen {
-        let seen = (0..LOOKS).find_map(|_| self.probe_once(key, known)).unwrap_or(Seen::Absent);
+        let seen = (0..LOOKS)
+            .find_map(|_| self.probe_once(key, known))
+            .unwrap_or(Seen::Absent);
         if seen != Seen::Garbage {
             self.state().garbage.remove(key);
         }
@@ -111,7 +138,9 @@ impl Reader {
     fn probe_once(&self, key: &Key, known: Option<&Stamp>) -> Option<Seen> {
         let path = self.folder.file(key, File::Record);
         let opened = match open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(self.without_record(key)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Some(self.without_record(key));
+            }
             opened => opened.and_then(|record| Ok((stamp(&record.metadata()?), record))),
         };
         let (stamp, record) = match opened {
@@ -119,7 +148,11 @@ impl Reader {
             Ok((None, _)) => return Some(self.garbage(key, None, &"it is no file")),
             Err(error) => return Some(self.garbage(key, None, &error)),
         };
-        let seen = if known == Some(&stamp) { Seen::Same } else { self.read(key, stamp, record) };
+        let seen = if known == Some(&stamp) {
+            Seen::Same
+        } else {
+            self.read(key, stamp, record)
+        };
         if seen == Seen::Garbage || probe(&self.folder.file(key, File::Lock)) == lock::State::Held {
             return Some(seen);
         }
@@ -132,12 +165,19 @@ impl Reader {
     }
 
     fn without_record(&self, key: &Key) -> Seen {
-        if self.folder.file(key, File::Left).exists() { Seen::Left } else { Seen::Absent }
+        if self.folder.file(key, File::Left).exists() {
+            Seen::Left
+        } else {
+            Seen::Absent
+        }
     }
 
     fn read(&self, key: &Key, stamp: Stamp, record: Handle) -> Seen {
         let mut bytes = Vec::new();
-        if let Err(error) = record.take(LONGEST_RECORD as u64 + 1).read_to_end(&mut bytes) {
+        if let Err(error) = record
+            .take(LONGEST_RECORD as u64 + 1)
+            .read_to_end(&mut bytes)
+        {
             return self.garbage(key, Some(stamp), &error);
         }
         let decoded = self.state().interner.decode(key, &bytes);
@@ -170,7 +210,9 @@ impl Reader {
     }
 
     fn sweep_under(&self, key: &Key, lock: Handle) {
-        let Ok(Some(lock)) = Lock::exclusive(lock) else { return };
+        let Ok(Some(lock)) = Lock::exclusive(lock) else {
+            return;
+        };
         if !lock.is_at(&self.folder.file(key, File::Lock)) {
             return;
         }
@@ -192,7 +234,9 @@ impl Reader {
 /// Reads a file, up to the maximum length of a record plus one byte.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(LONGEST_RECORD as u64 + 1).read_to_end(&mut bytes)?;
+    open(path)?
+        .take(LONGEST_RECORD as u64 + 1)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -207,9 +251,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let reader = Reader::new(Dir::open(Some(dir.path().to_owned())).unwrap());
         let mut service = Service::new("greeter");
-        service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:1"));
+        service
+            .nodes
+            .push(Node::with_id("greeter", "1", "127.0.0.1:1"));
         let key = service.entries()[0].key();
-        let (lock, record) = (reader.folder().file(&key, File::Lock), reader.folder().file(&key, File::Record));
+        let (lock, record) = (
+            reader.folder().file(&key, File::Lock),
+            reader.folder().file(&key, File::Record),
+        );
         reader.folder().make_service("greeter").unwrap();
         std::fs::write(&lock, "").unwrap();
         let of_the_dead = open(&lock).unwrap();

@@ -50,7 +50,10 @@ const TRIES: usize = 16;
 
 impl Registrations {
     pub(crate) fn new(folder: Dir) -> Self {
-        Self { folder, state: Mutex::default() }
+        Self {
+            folder,
+            state: Mutex::default(),
+        }
     }
 
     /// Registers one node.
@@ -59,7 +62,11 @@ impl Registrations {
         let key = entry.key();
         if !self.holds(&mut state, &key) {
             match self.lock(&key)? {
-                Some(lock) => drop(state.claims.insert(key.clone(), Claim::new(lock, entry, instance))),
+                Some(lock) => drop(
+                    state
+                        .claims
+                        .insert(key.clone(), Claim::new(lock, entry, instance)),
+                ),
                 None => return Ok(Claimed::Held(self.taken(&key))),
             }
         }
@@ -70,7 +77,12 @@ impl Registrations {
     }
 
     /// Deregisters one node, if the options allow it.
-    pub(crate) fn deregister(&self, key: &Key, options: &DeregisterOptions, reader: &Reader) -> Result<()> {
+    pub(crate) fn deregister(
+        &self,
+        key: &Key,
+        options: &DeregisterOptions,
+        reader: &Reader,
+    ) -> Result<()> {
         let mut state = self.open()?;
         if let Some(instance) = &options.instance {
             state.written.remove(&(key.clone(), instance.clone()));
@@ -79,7 +91,9 @@ impl Registrations {
             return self.remove_foreign(key, options, reader);
         }
         match state.claims.get(key) {
-            Some(claim) if !options.force && options.instance.as_ref() != Some(&claim.instance) => Err(claim.taken(key)),
+            Some(claim) if !options.force && options.instance.as_ref() != Some(&claim.instance) => {
+                Err(claim.taken(key))
+            }
             _ => {
                 self.leave(key)?;
                 self.unlock(key, state.claims.remove(key));
@@ -106,13 +120,20 @@ impl Registrations {
 
     fn open(&self) -> Result<MutexGuard<'_, State>> {
         let state = self.state();
-        if state.closed { Err(Error::Closed) } else { Ok(state) }
+        if state.closed {
+            Err(Error::Closed)
+        } else {
+            Ok(state)
+        }
     }
 
     /// Returns true if the id is ours. A lock whose path was removed or replaced is invalid, and is
     /// released.
     fn holds(&self, state: &mut State, key: &Key) -> bool {
-        let holds = state.claims.get(key).is_some_and(|claim| claim.holds(&self.folder, key));
+        let holds = state
+            .claims
+            .get(key)
+            .is_some_and(|claim| claim.holds(&self.folder, key));
         if !holds {
             state.claims.remove(key);
         }
@@ -128,8 +149,11 @@ impl Registrations {
             if probe(&path) == lock::State::Held {
                 return Ok(None);
             }
-            let Some(file) = self.open_lock(key, &path)? else { continue };
-            let locked = Lock::exclusive(file).map_err(|error| trouble(format!("locking {}", path.display()), error))?;
+            let Some(file) = self.open_lock(key, &path)? else {
+                continue;
+            };
+            let locked = Lock::exclusive(file)
+                .map_err(|error| trouble(format!("locking {}", path.display()), error))?;
             match locked {
                 Some(lock) if lock.is_at(&path) => return Ok(Some(lock)),
                 Some(_) => {}
@@ -149,27 +173,37 @@ impl Registrations {
         match private().truncate(false).open(path) {
             Ok(lock) => Ok(Some(lock)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
-                Err(Error::invalid(format!("node id {:?}", key.id), "is too long for a file name: use at most 250 characters"))
-            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => Err(Error::invalid(
+                format!("node id {:?}", key.id),
+                "is too long for a file name: use at most 250 characters",
+            )),
             Err(error) => Err(failed(error)),
         }
     }
 
     /// Writes the record by an atomic rename, unless it is unchanged.
     fn write(&self, key: &Key, bytes: &[u8]) -> Result<()> {
-        let (record, draft) = (self.folder.file(key, File::Record), self.folder.file(key, File::Draft));
+        let (record, draft) = (
+            self.folder.file(key, File::Record),
+            self.folder.file(key, File::Draft),
+        );
         if read(&record).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
-        let written = private().truncate(true).open(&draft).and_then(|mut file| file.write_all(bytes));
+        let written = private()
+            .truncate(true)
+            .open(&draft)
+            .and_then(|mut file| file.write_all(bytes));
         let placed = written.and_then(|()| std::fs::rename(&draft, &record));
         placed.map_err(|error| trouble(format!("writing {}", record.display()), error))
     }
 
     /// Leaves a tombstone and removes the record: two steps, two events.
     fn leave(&self, key: &Key) -> Result<()> {
-        let (record, left) = (self.folder.file(key, File::Record), self.folder.file(key, File::Left));
+        let (record, left) = (
+            self.folder.file(key, File::Record),
+            self.folder.file(key, File::Left),
+        );
         match std::fs::rename(&record, &left).and_then(|()| std::fs::remove_file(&left)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(trouble(format!("removing {}", record.display()), error))
@@ -185,9 +219,16 @@ impl Registrations {
     }
 
     /// Removes a record whose lock is not ours. The read removes the files of a dead owner.
-    fn remove_foreign(&self, key: &Key, options: &DeregisterOptions, reader: &Reader) -> Result<()> {
+    fn remove_foreign(
+        &self,
+        key: &Key,
+        options: &DeregisterOptions,
+        reader: &Reader,
+    ) -> Result<()> {
         match reader.look(key, None) {
-            Seen::Live(_, entry) if !options.may_remove(&entry.node.metadata) => Err(taken(key, &holder(&entry))),
+            Seen::Live(_, entry) if !options.may_remove(&entry.node.metadata) => {
+                Err(taken(key, &holder(&entry)))
+            }
             Seen::Live(..) => self.leave(key),
             Seen::Garbage if options.force => self.leave(key),
             _ => Ok(()),
@@ -199,7 +240,13 @@ impl Registrations {
         let bytes = read(&self.folder.file(key, File::Record)).unwrap_or_default();
         match Interner::default().decode(key, &bytes) {
             Ok(entry) => taken(key, &holder(&entry)),
-            Err(_) => taken(key, &format!("the process that locks {}", self.folder.file(key, File::Lock).display())),
+            Err(_) => taken(
+                key,
+                &format!(
+                    "the process that locks {}",
+                    self.folder.file(key, File::Lock).display()
+                ),
+            ),
         }
     }
 }
@@ -208,7 +255,9 @@ impl State {
     /// Checks the holder within this handle. A new instance at the same address may take over.
     fn take_over(&mut self, key: &Key, entry: &Entry, instance: &Instance) -> Result<()> {
         let first = !self.written.contains(&(key.clone(), instance.clone()));
-        let Some(claim) = self.claims.get_mut(key) else { return Ok(()) };
+        let Some(claim) = self.claims.get_mut(key) else {
+            return Ok(());
+        };
         if claim.instance != *instance && !(first && claim.address == entry.node.address) {
             return Err(claim.taken(key));
         }
@@ -220,7 +269,11 @@ impl State {
 
 impl Claim {
     fn new(lock: Lock, entry: &Entry, instance: &Instance) -> Self {
-        Self { lock, instance: instance.clone(), address: entry.node.address.clone() }
+        Self {
+            lock,
+            instance: instance.clone(),
+            address: entry.node.address.clone(),
+        }
     }
 
     fn holds(&self, folder: &Dir, key: &Key) -> bool {
@@ -228,16 +281,26 @@ impl Claim {
     }
 
     fn taken(&self, key: &Key) -> Error {
-        taken(key, &format!("{} (instance {})", self.address, self.instance))
+        taken(
+            key,
+            &format!("{} (instance {})", self.address, self.instance),
+        )
     }
 }
 
 fn taken(key: &Key, holder: &str) -> Error {
-    Error::IdTaken { id: key.id.clone(), holder: holder.to_owned() }
+    Error::IdTaken {
+        id: key.id.clone(),
+        holder: holder.to_owned(),
+    }
 }
 
 fn holder(entry: &Entry) -> String {
-    format!("{} (instance {})", entry.node.address, entry.node.instance().unwrap_or("unknown"))
+    format!(
+        "{} (instance {})",
+        entry.node.address,
+        entry.node.instance().unwrap_or("unknown")
+    )
 }
 
 /// Returns options for a file accessible to its owner only.

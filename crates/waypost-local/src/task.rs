@@ -71,30 +71,52 @@ impl WatchTask {
     fn report(&self, error: &Error) {
         let what = error.chain();
         tracing::warn!(error = %what, "directory watch fails; retrying");
-        self.broadcaster.fail(move || Error::Unavailable { registry: NAME, what: what.clone(), source: None });
+        self.broadcaster.fail(move || Error::Unavailable {
+            registry: NAME,
+            what: what.clone(),
+            source: None,
+        });
     }
 
     /// Watches the directory. Signals are opened before the first scan, so that no change is missed
     /// between the two.
-    async fn follow(&mut self, is_idle: &impl Fn(&Broadcaster) -> bool, back_off: &mut Duration) -> Result<WatchEnd> {
+    async fn follow(
+        &mut self,
+        is_idle: &impl Fn(&Broadcaster) -> bool,
+        back_off: &mut Duration,
+    ) -> Result<WatchEnd> {
         let mut signals = Signals::open(self.kind, self.reader.folder())?;
         let mut view = Machine::new(signals.are_polled());
         let seen = self.scan(&view).await?;
         let changes = view.scanned(Instant::now(), seen);
-        self.broadcaster.reset(NodeSet::from_iter(changes.into_iter().filter_map(|change| match change {
-            Change::Put(entry) => Some(entry),
-            Change::Lose(_) | Change::Leave(_) => None,
-        })));
+        self.broadcaster
+            .reset(NodeSet::from_iter(changes.into_iter().filter_map(
+                |change| match change {
+                    Change::Put(entry) => Some(entry),
+                    Change::Lose(_) | Change::Leave(_) => None,
+                },
+            )));
         *back_off = SHORTEST_BACK_OFF;
-        let period = if signals.are_polled() { RESCAN_POLLED } else { RESCAN_SIGNALLED };
+        let period = if signals.are_polled() {
+            RESCAN_POLLED
+        } else {
+            RESCAN_SIGNALLED
+        };
         let mut rescan_at = Instant::now() + period;
         while !view.has_gap() {
-            match self.wait(&mut signals, view.next_check(), rescan_at).await? {
+            match self
+                .wait(&mut signals, view.next_check(), rescan_at)
+                .await?
+            {
                 Wake::Stop => return Ok(WatchEnd::Over),
                 Wake::Hints(hints) if hints.contains(&Hint::Gap) => return Ok(WatchEnd::Gap),
                 Wake::Hints(hints) => self.take(&mut view, &mut signals, hints).await?,
                 Wake::Checks => {
-                    let due = view.due(Instant::now()).into_iter().map(|key| (key, false)).collect();
+                    let due = view
+                        .due(Instant::now())
+                        .into_iter()
+                        .map(|key| (key, false))
+                        .collect();
                     self.look(&mut view, due).await?;
                 }
                 Wake::Refresh => {
@@ -114,7 +136,12 @@ impl WatchTask {
 
     /// Waits for the next event. Hints come before checks: a tombstone that has arrived must be
     /// processed before the record counts as lost.
-    async fn wait(&mut self, signals: &mut Signals, check: Option<Instant>, rescan_at: Instant) -> Result<Wake> {
+    async fn wait(
+        &mut self,
+        signals: &mut Signals,
+        check: Option<Instant>,
+        rescan_at: Instant,
+    ) -> Result<Wake> {
         let check_at = check.unwrap_or(rescan_at);
         tokio::select! {
             biased;
@@ -126,7 +153,12 @@ impl WatchTask {
         }
     }
 
-    async fn take(&self, view: &mut Machine, signals: &mut Signals, hints: Vec<Hint>) -> Result<()> {
+    async fn take(
+        &self,
+        view: &mut Machine,
+        signals: &mut Signals,
+        hints: Vec<Hint>,
+    ) -> Result<()> {
         let mut has_tombstone = BTreeMap::<Key, bool>::new();
         let mut locks = Vec::new();
         let mut folders = false;
@@ -151,17 +183,26 @@ impl WatchTask {
 
     async fn look(&self, view: &mut Machine, keys: Vec<(Key, bool)>) -> Result<()> {
         let reader = Arc::clone(&self.reader);
-        let keys: Vec<_> =
-            keys.into_iter().map(|(key, has_tombstone)| (view.known().get(&key).copied(), key, has_tombstone)).collect();
+        let keys: Vec<_> = keys
+            .into_iter()
+            .map(|(key, has_tombstone)| (view.known().get(&key).copied(), key, has_tombstone))
+            .collect();
         let seen: Vec<(Key, Seen, bool)> = blocking(move || {
-            let look =
-                |(known, key, has_tombstone): (Option<_>, Key, bool)| (reader.look(&key, known.as_ref()), key, has_tombstone);
-            keys.into_iter().map(look).map(|(seen, key, has_tombstone)| (key, seen, has_tombstone)).collect()
+            let look = |(known, key, has_tombstone): (Option<_>, Key, bool)| {
+                (reader.look(&key, known.as_ref()), key, has_tombstone)
+            };
+            keys.into_iter()
+                .map(look)
+                .map(|(seen, key, has_tombstone)| (key, seen, has_tombstone))
+                .collect()
         })
         .await?;
         let now = Instant::now();
-        self.broadcaster
-            .apply(seen.into_iter().flat_map(|(key, seen, has_tombstone)| view.on_probe(now, key, seen, has_tombstone)));
+        self.broadcaster.apply(
+            seen.into_iter().flat_map(|(key, seen, has_tombstone)| {
+                view.on_probe(now, key, seen, has_tombstone)
+            }),
+        );
         Ok(())
     }
 

@@ -9,14 +9,29 @@ use waypost_core::registry::{Event, Instance};
 use super::*;
 
 fn open(dir: &Path, kind: SignalSource) -> LocalRegistry {
-    LocalRegistry::open_as(LocalOptions { dir: Some(dir.to_owned()) }, kind).unwrap()
+    LocalRegistry::open_as(
+        LocalOptions {
+            dir: Some(dir.to_owned()),
+        },
+        kind,
+    )
+    .unwrap()
 }
 
 fn owned() -> (Service, RegisterOptions, Key) {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:1"));
+    service
+        .nodes
+        .push(Node::with_id("greeter", "1", "127.0.0.1:1"));
     let key = service.entries()[0].key();
-    (service, RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() }, key)
+    (
+        service,
+        RegisterOptions {
+            ttl: Duration::from_secs(15),
+            instance: Instance::random(),
+        },
+        key,
+    )
 }
 
 async fn next(watcher: &mut Watcher) -> Event {
@@ -26,16 +41,30 @@ async fn next(watcher: &mut Watcher) -> Event {
 #[tokio::test(start_paused = true)]
 async fn what_is_polled_is_seen_within_a_second() {
     let dir = tempfile::tempdir().unwrap();
-    let (reader, owner) = (open(dir.path(), SignalSource::Polled), open(dir.path(), SignalSource::Polled));
+    let (reader, owner) = (
+        open(dir.path(), SignalSource::Polled),
+        open(dir.path(), SignalSource::Polled),
+    );
     let mut watcher = reader.watch(&WatchOptions::all()).await.unwrap();
     assert_eq!(next(&mut watcher).await, Event::Reset(Vec::new()));
     let (service, options, key) = owned();
     let begun = Instant::now();
     owner.register(&service, &options).await.unwrap();
     assert!(matches!(next(&mut watcher).await, Event::Created(entry) if entry.key() == key));
-    assert!(begun.elapsed() <= Duration::from_secs(1) + Duration::from_millis(10), "{:?}", begun.elapsed());
-    owner.deregister(&service, &DeregisterOptions::ours(options.instance.clone())).await.unwrap();
-    assert_eq!(next(&mut watcher).await, Event::Reset(Vec::new()), "a leave that was not heard is no loss");
+    assert!(
+        begun.elapsed() <= Duration::from_secs(1) + Duration::from_millis(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    owner
+        .deregister(&service, &DeregisterOptions::ours(options.instance.clone()))
+        .await
+        .unwrap();
+    assert_eq!(
+        next(&mut watcher).await,
+        Event::Reset(Vec::new()),
+        "a leave that was not heard is no loss"
+    );
     owner.register(&service, &options).await.unwrap();
     assert!(matches!(next(&mut watcher).await, Event::Created(_)));
     drop(owner);
@@ -60,7 +89,11 @@ async fn a_death_that_nothing_told_of_is_found_within_five_seconds() {
     let begun = Instant::now();
     drop(lock);
     assert_eq!(next(&mut watcher).await, Event::Deleted(key));
-    assert!(begun.elapsed() <= Duration::from_secs(5) + Duration::from_millis(10), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() <= Duration::from_secs(5) + Duration::from_millis(10),
+        "{:?}",
+        begun.elapsed()
+    );
     assert!(!path("json").exists(), "not swept");
     registry.close().await.unwrap();
 }
@@ -89,9 +122,18 @@ async fn nobody_listens_so_nothing_runs_until_somebody_does() {
 /// misses no change.
 #[test]
 fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let dir = tempfile::tempdir().unwrap();
-    let (reader, owner) = (open(dir.path(), SignalSource::best()), open(dir.path(), SignalSource::best()));
+    let (reader, owner) = (
+        open(dir.path(), SignalSource::best()),
+        open(dir.path(), SignalSource::best()),
+    );
     let (mut first, second) = (runtime(), runtime());
     let mut early = first.block_on(async {
         let mut early = reader.watch(&WatchOptions::all()).await.unwrap();
@@ -111,15 +153,24 @@ fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
                         // File operations that end with their runtime are an error, which the reset
                         // ends.
                         match watcher.next().await.unwrap() {
-                            Ok(Event::Reset(entries)) if entries.iter().any(|entry| entry.key() == key) => break,
+                            Ok(Event::Reset(entries))
+                                if entries.iter().any(|entry| entry.key() == key) =>
+                            {
+                                break;
+                            }
                             Ok(Event::Created(entry)) if entry.key() == key => break,
                             _ => {}
                         }
                     }
                 };
-                tokio::time::timeout(Duration::from_secs(10), registered).await.expect("the registration is never heard of");
+                tokio::time::timeout(Duration::from_secs(10), registered)
+                    .await
+                    .expect("the registration is never heard of");
             }
-            owner.deregister(&service, &DeregisterOptions::ours(options.instance.clone())).await.unwrap();
+            owner
+                .deregister(&service, &DeregisterOptions::ours(options.instance.clone()))
+                .await
+                .unwrap();
         });
     }
     second.block_on(reader.close()).unwrap();

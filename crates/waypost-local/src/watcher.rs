@@ -36,7 +36,14 @@ struct TaskSlot {
 impl DirWatcher {
     pub(crate) fn new(reader: Arc<Reader>, kind: SignalSource) -> Self {
         let stop = watch::Sender::new(false);
-        Self { reader, broadcaster: Broadcaster::default(), kind, slot: Arc::default(), stop, refresh: Arc::default() }
+        Self {
+            reader,
+            broadcaster: Broadcaster::default(),
+            kind,
+            slot: Arc::default(),
+            stop,
+            refresh: Arc::default(),
+        }
     }
 
     pub(crate) fn broadcaster(&self) -> &Broadcaster {
@@ -94,7 +101,10 @@ impl DirWatcher {
         while slot.tasks.try_join_next().is_some() {}
         let alive = Arc::new(());
         slot.engine = Arc::downgrade(&alive);
-        let unfinished = Unfinished { broadcaster: Some(self.broadcaster.clone()), alive: Some(alive) };
+        let unfinished = Unfinished {
+            broadcaster: Some(self.broadcaster.clone()),
+            alive: Some(alive),
+        };
         let engine = WatchTask {
             reader: Arc::clone(&self.reader),
             broadcaster: self.broadcaster.clone(),
@@ -145,7 +155,9 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let Some(broadcaster) = self.broadcaster.take() else { return };
+        let Some(broadcaster) = self.broadcaster.take() else {
+            return;
+        };
         broadcaster.forget();
         // From here on, the next engine may be started by any caller.
         self.alive = None;

@@ -23,7 +23,11 @@ struct Permits(AtomicUsize);
 
 impl Permits {
     fn acquire(&self) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1)).is_ok()
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                free.checked_sub(1)
+            })
+            .is_ok()
     }
 
     fn release(&self) {
@@ -64,7 +68,10 @@ impl WaitQueue {
 }
 
 fn room(free: usize) -> Arc<WaitQueue> {
-    Arc::new(WaitQueue { permits: Permits(AtomicUsize::new(free)), line: Handover::default() })
+    Arc::new(WaitQueue {
+        permits: Permits(AtomicUsize::new(free)),
+        line: Handover::default(),
+    })
 }
 
 #[test]
@@ -77,7 +84,11 @@ fn a_permit_given_back_while_a_call_joins_the_line_is_never_lost() {
         };
         room.wait(&call);
         giver.join().unwrap();
-        assert_eq!(call.load(Ordering::SeqCst), 1, "the call waits beside a free permit");
+        assert_eq!(
+            call.load(Ordering::SeqCst),
+            1,
+            "the call waits beside a free permit"
+        );
         assert_eq!(room.line.waiting(), 0);
     });
 }
@@ -96,7 +107,14 @@ fn a_permit_given_back_serves_one_of_two_calls_once_and_the_other_keeps_waiting(
         };
         calls.iter().for_each(|call| room.wait(call));
         giver.join().unwrap();
-        let served: Vec<_> = calls.iter().map(|call| call.load(Ordering::SeqCst)).collect();
-        assert_eq!((served, room.line.waiting()), (vec![1, 0], 1), "first come, first served");
+        let served: Vec<_> = calls
+            .iter()
+            .map(|call| call.load(Ordering::SeqCst))
+            .collect();
+        assert_eq!(
+            (served, room.line.waiting()),
+            (vec![1, 0], 1),
+            "first come, first served"
+        );
     });
 }

@@ -3,7 +3,10 @@
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, test_kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, test_kill_process_group,
+    waitid,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -35,15 +38,35 @@ impl Child {
     /// The program cannot be started.
     pub fn start(name: impl Into<String>, program: &Program) -> Result<Self, Failure> {
         let name = name.into();
-        let failed = |why: &dyn std::fmt::Display| Failure::new(format!("{name} does not start: {why}: {program:?}"));
+        let failed = |why: &dyn std::fmt::Display| {
+            Failure::new(format!("{name} does not start: {why}: {program:?}"))
+        };
         let mut process = program.command().spawn().map_err(|error| failed(&error))?;
-        let pid = process.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or_else(|| failed(&"it has no id"))?;
+        let pid = process
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .ok_or_else(|| failed(&"it has no id"))?;
         let mut readers = JoinSet::new();
         let (writer, stdout) = watch::channel(Output::default());
-        process.stdout.take().map(|stream| readers.spawn(output::read(stream, writer)));
+        process
+            .stdout
+            .take()
+            .map(|stream| readers.spawn(output::read(stream, writer)));
         let (writer, stderr) = watch::channel(Output::default());
-        process.stderr.take().map(|stream| readers.spawn(output::read(stream, writer)));
-        Ok(Self { name, pid, own_group: program.own_group, process, stdout, stderr, read: 0, _readers: readers })
+        process
+            .stderr
+            .take()
+            .map(|stream| readers.spawn(output::read(stream, writer)));
+        Ok(Self {
+            name,
+            pid,
+            own_group: program.own_group,
+            process,
+            stdout,
+            stderr,
+            read: 0,
+            _readers: readers,
+        })
     }
 
     /// Returns the name used in failure messages.
@@ -66,9 +89,10 @@ impl Child {
     pub async fn line(&mut self, within: Duration) -> Result<String, Failure> {
         let next = self.read;
         let found = match timeout(within, self.stdout.wait_for(|output| output.knows(next))).await {
-            Ok(output) => {
-                output.ok().and_then(|output| output.line(next).map(str::to_owned)).ok_or("prints no more lines".to_owned())
-            }
+            Ok(output) => output
+                .ok()
+                .and_then(|output| output.line(next).map(str::to_owned))
+                .ok_or("prints no more lines".to_owned()),
             Err(_) => Err(format!("printed no line within {within:?}")),
         };
         let line = found.map_err(|what| self.failure(&what))?;
@@ -83,7 +107,11 @@ impl Child {
     ///
     /// # Cancel safety
     /// Skipped lines are not returned again.
-    pub async fn line_where(&mut self, within: Duration, wanted: impl Fn(&str) -> bool) -> Result<String, Failure> {
+    pub async fn line_where(
+        &mut self,
+        within: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<String, Failure> {
         let search = async {
             loop {
                 let line = self.line(within).await?;
@@ -93,7 +121,11 @@ impl Child {
             }
         };
         let found = timeout(within, search).await;
-        found.unwrap_or_else(|_| Err(self.failure(&format!("printed other lines, but not the wanted one within {within:?}"))))
+        found.unwrap_or_else(|_| {
+            Err(self.failure(&format!(
+                "printed other lines, but not the wanted one within {within:?}"
+            )))
+        })
     }
 
     /// Returns all lines of stdout so far (the last 200 000), whether or not [`line`](Child::line)
@@ -119,13 +151,16 @@ impl Child {
         let Ok(ended) = timeout_at(deadline, self.process.wait()).await else {
             return Err(self.failure(&format!("did not end within {within:?}")));
         };
-        let status = ended.map_err(|error| self.failure(&format!("cannot be waited for: {error}")))?;
+        let status =
+            ended.map_err(|error| self.failure(&format!("cannot be waited for: {error}")))?;
         let read = async {
             let _ = self.stdout.wait_for(Output::has_ended).await;
             let _ = self.stderr.wait_for(Output::has_ended).await;
         };
         if timeout_at(deadline, read).await.is_err() {
-            return Err(self.failure(&format!("has ended ({status}), but another process holds its output open")));
+            return Err(self.failure(&format!(
+                "has ended ({status}), but another process holds its output open"
+            )));
         }
         Ok(status)
     }
@@ -175,8 +210,12 @@ impl Child {
     /// The process has already ended.
     pub fn sigstop(&mut self) -> Result<(), Failure> {
         self.signal(Signal::STOP)?;
-        let seen = waitid(WaitId::Pid(self.pid), WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-        seen.map(drop).map_err(|error| self.failure(&format!("cannot be watched: {error}")))
+        let seen = waitid(
+            WaitId::Pid(self.pid),
+            WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+        );
+        seen.map(drop)
+            .map_err(|error| self.failure(&format!("cannot be watched: {error}")))
     }
 
     /// Sends SIGCONT, which resumes a process stopped by [`sigstop`](Child::sigstop).
@@ -195,9 +234,14 @@ impl Child {
     /// # Panics
     /// The child was not started with [`Program::own_group`].
     pub fn ctrl_c(&mut self) -> Result<(), Failure> {
-        assert!(self.own_group, "{} has no group of its own: start it with Program::own_group", self.name);
+        assert!(
+            self.own_group,
+            "{} has no group of its own: start it with Program::own_group",
+            self.name
+        );
         self.still_ours()?;
-        kill_process_group(self.pid, Signal::INT).map_err(|error| self.failure(&format!("cannot be interrupted: {error}")))
+        kill_process_group(self.pid, Signal::INT)
+            .map_err(|error| self.failure(&format!("cannot be interrupted: {error}")))
     }
 
     /// Returns true if any process of its group exists, the child included.
@@ -205,27 +249,44 @@ impl Child {
     /// # Panics
     /// The child was not started with [`Program::own_group`].
     pub fn group_is_alive(&self) -> bool {
-        assert!(self.own_group, "{} has no group of its own: start it with Program::own_group", self.name);
+        assert!(
+            self.own_group,
+            "{} has no group of its own: start it with Program::own_group",
+            self.name
+        );
         test_kill_process_group(self.pid).is_ok()
     }
 
     fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
         self.still_ours()?;
-        kill_process(self.pid, signal).map_err(|error| self.failure(&format!("cannot be signalled: {error}")))
+        kill_process(self.pid, signal)
+            .map_err(|error| self.failure(&format!("cannot be signalled: {error}")))
     }
 
     /// Fails if the process has ended, since another process may have its id once it is reaped.
     fn still_ours(&mut self) -> Result<(), Failure> {
-        if self.is_alive() { Ok(()) } else { Err(self.failure("has ended already")) }
+        if self.is_alive() {
+            Ok(())
+        } else {
+            Err(self.failure("has ended already"))
+        }
     }
 
     fn failure(&self, what: &str) -> Failure {
         let (stdout, stderr) = (self.stdout.borrow().tail(), self.stderr.borrow().tail());
-        Failure::new(format!("{} (process {}) {what}\nstdout:{stdout}\nstderr:{stderr}", self.name, self.pid()))
+        Failure::new(format!(
+            "{} (process {}) {what}\nstdout:{stdout}\nstderr:{stderr}",
+            self.name,
+            self.pid()
+        ))
     }
 
     fn kill_all(&self) {
-        let _ = if self.own_group { kill_process_group(self.pid, Signal::KILL) } else { kill_process(self.pid, Signal::KILL) };
+        let _ = if self.own_group {
+            kill_process_group(self.pid, Signal::KILL)
+        } else {
+            kill_process(self.pid, Signal::KILL)
+        };
     }
 }
 
@@ -235,7 +296,10 @@ impl Drop for Child {
             self.kill_all();
             // Wait without reaping; tokio's handle then reaps the process, so that no zombie is
             // left.
-            let _ = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            let _ = waitid(
+                WaitId::Pid(self.pid),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            );
             let _ = self.process.try_wait();
         } else if self.own_group && self.group_is_alive() {
             self.kill_all();

@@ -19,7 +19,11 @@ impl Fleet {
     ///
     /// # Errors
     /// The program cannot be started.
-    pub fn start(&mut self, name: impl Into<String>, program: &Program) -> Result<&mut Child, Failure> {
+    pub fn start(
+        &mut self,
+        name: impl Into<String>,
+        program: &Program,
+    ) -> Result<&mut Child, Failure> {
         self.0.push(Child::start(name, program)?);
         let last = self.0.len() - 1;
         Ok(&mut self.0[last])
@@ -66,7 +70,9 @@ impl Fleet {
         }
         let deadline = tokio::time::Instant::now() + within;
         for child in &mut self.0 {
-            child.wait(deadline.saturating_duration_since(tokio::time::Instant::now())).await?;
+            child
+                .wait(deadline.saturating_duration_since(tokio::time::Instant::now()))
+                .await?;
         }
         Ok(())
     }

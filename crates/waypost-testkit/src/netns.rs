@@ -14,7 +14,11 @@ pub struct Skip(String);
 
 impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "skipped: no network namespaces here (root and iproute2 are needed): {}", self.0)
+        write!(
+            f,
+            "skipped: no network namespaces here (root and iproute2 are needed): {}",
+            self.0
+        )
     }
 }
 
@@ -59,11 +63,18 @@ impl Net {
     /// This machine does not allow it; the [`Skip`] names the cause.
     pub fn start(hosts: u8) -> Result<Self, Skip> {
         static NETS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("waypost-{}-{}", std::process::id(), NETS.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "waypost-{}-{}",
+            std::process::id(),
+            NETS.fetch_add(1, Ordering::Relaxed)
+        );
         let hub = Namespace::new(format!("{name}-hub"))?;
         hub.ip("link add bridge type bridge")?;
         hub.ip("link set bridge up")?;
-        let mut net = Self { hub, hosts: Vec::new() };
+        let mut net = Self {
+            hub,
+            hosts: Vec::new(),
+        };
         for number in 1..=hosts.min(250) {
             let host = net.host_numbered(&name, number)?;
             net.hosts.push(host);
@@ -85,7 +96,8 @@ impl Net {
     /// # Errors
     /// The system refuses.
     pub fn cut(&self, index: usize) -> Result<(), Skip> {
-        self.hub.ip(&format!("link set {} nomaster", self.host(index).port))
+        self.hub
+            .ip(&format!("link set {} nomaster", self.host(index).port))
     }
 
     /// Connects the host again.
@@ -93,18 +105,29 @@ impl Net {
     /// # Errors
     /// The system refuses.
     pub fn join(&self, index: usize) -> Result<(), Skip> {
-        self.hub.ip(&format!("link set {} master bridge", self.host(index).port))
+        self.hub
+            .ip(&format!("link set {} master bridge", self.host(index).port))
     }
 
     fn host_numbered(&self, name: &str, number: u8) -> Result<Host, Skip> {
-        let (namespace, port) = (Namespace::new(format!("{name}-{number}"))?, format!("port{number}"));
+        let (namespace, port) = (
+            Namespace::new(format!("{name}-{number}"))?,
+            format!("port{number}"),
+        );
         let address = Ipv4Addr::new(10, 77, 0, number);
-        self.hub.ip(&format!("link add {port} type veth peer name eth0 netns {}", namespace.0))?;
+        self.hub.ip(&format!(
+            "link add {port} type veth peer name eth0 netns {}",
+            namespace.0
+        ))?;
         self.hub.ip(&format!("link set {port} master bridge up"))?;
         namespace.ip(&format!("address add {address}/24 dev eth0"))?;
         namespace.ip("link set eth0 up")?;
         namespace.ip("link set lo up")?;
-        Ok(Host { namespace, address, port })
+        Ok(Host {
+            namespace,
+            address,
+            port,
+        })
     }
 }
 
@@ -133,9 +156,20 @@ impl Drop for Namespace {
 fn ip<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<(), Skip> {
     let mut command = Command::new("ip");
     command.args(args).stdin(Stdio::null());
-    let output = command.output().map_err(|error| Skip(format!("ip does not start: {error}")))?;
-    let said = || Skip(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()));
-    if output.status.success() { Ok(()) } else { Err(said()) }
+    let output = command
+        .output()
+        .map_err(|error| Skip(format!("ip does not start: {error}")))?;
+    let said = || {
+        Skip(format!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))
+    };
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(said())
+    }
 }
 
 #[cfg(test)]
@@ -144,8 +178,18 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_is_needed_and_what_was_said() {
-        let skip = ip(["netns", "delete", "waypost-none"]).unwrap_err().to_string();
-        assert!(skip.starts_with("skipped: no network namespaces here (root and iproute2 are needed): "), "{skip}");
-        assert!(skip.contains("waypost-none") || skip.contains("ip does not start"), "{skip}");
+        let skip = ip(["netns", "delete", "waypost-none"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            skip.starts_with(
+                "skipped: no network namespaces here (root and iproute2 are needed): "
+            ),
+            "{skip}"
+        );
+        assert!(
+            skip.contains("waypost-none") || skip.contains("ip does not start"),
+            "{skip}"
+        );
     }
 }

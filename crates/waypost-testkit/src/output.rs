@@ -31,7 +31,9 @@ impl Output {
 
     /// Returns line number `index`, or `None` if it was not read or was dropped.
     pub(crate) fn line(&self, index: usize) -> Option<&str> {
-        self.lines.get(index.checked_sub(self.forgotten)?).map(String::as_str)
+        self.lines
+            .get(index.checked_sub(self.forgotten)?)
+            .map(String::as_str)
     }
 
     /// Returns all lines that are kept.
@@ -46,7 +48,10 @@ impl Output {
             0 => String::new(),
             more => format!("\n  … {more} lines before"),
         };
-        self.lines.iter().skip(skipped).fold(note, |text, line| text + "\n  " + line)
+        self.lines
+            .iter()
+            .skip(skipped)
+            .fold(note, |text, line| text + "\n  " + line)
     }
 
     fn push(&mut self, line: String) {
@@ -77,7 +82,10 @@ mod tests {
         assert!(!receiver.borrow().knows(0));
         read(&b"one\ntwo \xff\nthree"[..], sender).await;
         let output = receiver.borrow();
-        assert_eq!((output.line(0), output.line(2), output.line(3)), (Some("one"), Some("three"), None));
+        assert_eq!(
+            (output.line(0), output.line(2), output.line(3)),
+            (Some("one"), Some("three"), None)
+        );
         assert!(output.knows(3), "it has ended");
         assert_eq!(output.tail(), "\n  one\n  two \u{fffd}\n  three");
     }
@@ -87,6 +95,10 @@ mod tests {
         let mut output = Output::default();
         (0..KEPT + 5).for_each(|number| output.push(number.to_string()));
         assert_eq!((output.line(4), output.line(5)), (None, Some("5")));
-        assert!(output.tail().starts_with(&format!("\n  … {} lines before\n", KEPT + 5 - SHOWN)));
+        assert!(
+            output
+                .tail()
+                .starts_with(&format!("\n  … {} lines before\n", KEPT + 5 - SHOWN))
+        );
     }
 }

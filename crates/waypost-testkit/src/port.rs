@@ -23,7 +23,10 @@ impl Port {
     /// The system has no free port.
     pub fn take() -> io::Result<Self> {
         let keeper = bound((Ipv4Addr::LOCALHOST, 0).into())?;
-        Ok(Self { address: keeper.local_addr()?, _keeper: keeper })
+        Ok(Self {
+            address: keeper.local_addr()?,
+            _keeper: keeper,
+        })
     }
 
     /// Returns the address to listen on or to connect to.

@@ -19,7 +19,12 @@ pub struct Program {
 impl Program {
     /// Creates a program from its `path`; a name without a slash is looked up in `PATH`.
     pub fn new(path: impl Into<OsString>) -> Self {
-        Self { path: path.into(), args: Vec::new(), env: Vec::new(), own_group: false }
+        Self {
+            path: path.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            own_group: false,
+        }
     }
 
     /// Adds one argument.
@@ -58,15 +63,24 @@ impl Program {
     #[must_use]
     pub(crate) fn under<'a>(mut self, path: &str, args: impl IntoIterator<Item = &'a str>) -> Self {
         let own = std::mem::replace(&mut self.path, path.into());
-        let args = args.into_iter().map(OsString::from).chain([own]).chain(self.args);
+        let args = args
+            .into_iter()
+            .map(OsString::from)
+            .chain([own])
+            .chain(self.args);
         self.args = args.collect();
         self
     }
 
     pub(crate) fn command(&self) -> Command {
         let mut command = interruptible(&self.path);
-        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         if self.own_group {
             command.process_group(0);
         }
@@ -90,12 +104,16 @@ fn interruptible(path: &OsString) -> Command {
 fn ignores_interrupts() -> bool {
     const SIGINT: u64 = 1 << 1;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let ignored = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     ignored.is_some_and(|signals| signals & SIGINT != 0)
 }
 
 fn is_there(path: &OsString) -> bool {
     let path = Path::new(path);
     let dirs = std::env::var_os("PATH").unwrap_or_default();
-    path.exists() || path.components().count() == 1 && std::env::split_paths(&dirs).any(|dir| dir.join(path).exists())
+    path.exists()
+        || path.components().count() == 1
+            && std::env::split_paths(&dirs).any(|dir| dir.join(path).exists())
 }

@@ -22,13 +22,21 @@ impl Options {
     /// Parses the command line; `number` is the flag that takes a number, with its dashes. Returns
     /// `None` if the command line is invalid.
     pub fn parse(args: &[String], parts: &[&str], number: &str) -> Option<Self> {
-        let mut options = Self { json: false, only: Vec::new(), number: None };
+        let mut options = Self {
+            json: false,
+            only: Vec::new(),
+            number: None,
+        };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             match arg {
                 "--json" => options.json = true,
-                "--only" => options.only.push(args.next().filter(|name| parts.contains(name))?.to_owned()),
-                arg if arg == number => options.number = Some(args.next()?.parse().ok().filter(|number| *number > 0)?),
+                "--only" => options
+                    .only
+                    .push(args.next().filter(|name| parts.contains(name))?.to_owned()),
+                arg if arg == number => {
+                    options.number = Some(args.next()?.parse().ok().filter(|number| *number > 0)?);
+                }
                 _ => return None,
             }
         }
@@ -42,7 +50,11 @@ impl Options {
 
     /// Prints text for people: on stdout, or on stderr if stdout is for JSON.
     pub fn show(&self, text: &str) {
-        if self.json { eprintln!("{text}") } else { println!("{text}") }
+        if self.json {
+            eprintln!("{text}");
+        } else {
+            println!("{text}");
+        }
     }
 
     /// Prints the failures, and the JSON object if it is requested; returns true if nothing failed.
@@ -100,7 +112,10 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);
-    sorted.get(((last as f64) * share).round() as usize).copied().unwrap_or(f64::NAN)
+    sorted
+        .get(((last as f64) * share).round() as usize)
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 /// Rounds to three decimal places, which is more than the precision of the measurements.
@@ -110,27 +125,57 @@ pub fn rounded(value: f64) -> f64 {
 
 /// Returns the head of a report: schema, command, machine and commit.
 pub fn described(command: &str, args: &[String]) -> Map<String, Value> {
-    let command = std::iter::once(command).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+    let command = std::iter::once(command)
+        .chain(args.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ");
     let schema = "waypost/1".to_owned();
-    let pairs = [("schema", schema), ("command", command), ("machine", machine()), ("commit", commit())];
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect()
+    let pairs = [
+        ("schema", schema),
+        ("command", command),
+        ("machine", machine()),
+        ("commit", commit()),
+    ];
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .collect()
 }
 
 fn machine() -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let names: Vec<_> = cpus.lines().filter_map(|line| line.strip_prefix("model name")).collect();
-    let name = names.first().map_or("unknown", |name| name.trim_start_matches(['\t', ' ', ':']));
+    let names: Vec<_> = cpus
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name"))
+        .collect();
+    let name = names
+        .first()
+        .map_or("unknown", |name| name.trim_start_matches(['\t', ' ', ':']));
     format!("{} x {name}, {}", names.len(), std::env::consts::OS)
 }
 
 fn commit() -> String {
     let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let output = Command::new("git")
+            .args(args)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty());
-    if changed { format!("{commit} with changes") } else { commit }
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])
+        .is_some_and(|changes| !changes.is_empty());
+    if changed {
+        format!("{commit} with changes")
+    } else {
+        commit
+    }
 }
 
 #[cfg(test)]
@@ -149,15 +194,29 @@ mod tests {
         assert!(options.wants("dead") && options.wants("first"));
         assert!(parse("").unwrap().wants("dead"));
         assert!(!parse("--only dead").unwrap().wants("first"));
-        for wrong in ["--only", "--only nothing", "--rounds", "--rounds 0", "--rounds x", "--seconds 3", "dead"] {
+        for wrong in [
+            "--only",
+            "--only nothing",
+            "--rounds",
+            "--rounds 0",
+            "--rounds x",
+            "--seconds 3",
+            "dead",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn the_middle_of_an_even_number_is_the_greater() {
-        assert_eq!([median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])], [2.0, 3.0]);
-        assert_eq!([quantile(&[2.0, 1.0], 0.0), quantile(&[2.0, 1.0], 1.0)], [1.0, 2.0]);
+        assert_eq!(
+            [median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])],
+            [2.0, 3.0]
+        );
+        assert_eq!(
+            [quantile(&[2.0, 1.0], 0.0), quantile(&[2.0, 1.0], 1.0)],
+            [1.0, 2.0]
+        );
         assert!(median(&[]).is_nan());
     }
 }

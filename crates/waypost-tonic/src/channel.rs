@@ -143,7 +143,10 @@ impl Channel {
     /// # Errors
     /// [`UnknownFilters`] if no filters of this name were prepared.
     pub fn filtered(&self, name: &str) -> Result<Self, UnknownFilters> {
-        let unknown = || UnknownFilters { service: self.service().to_string(), name: name.to_owned() };
+        let unknown = || UnknownFilters {
+            service: self.service().to_string(),
+            name: name.to_owned(),
+        };
         Ok(Self::new(self.inner.filtered(name).ok_or_else(unknown)?))
     }
 }
@@ -164,7 +167,9 @@ impl Service<Request<Body>> for Channel {
 
 /// Response future of a [`Channel`]. Dropping it ends the call: nothing stays in flight.
 #[must_use = "a call is made only when it is polled"]
-pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, CallError>> + Send>>);
+pub struct ResponseFuture(
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, CallError>> + Send>>,
+);
 
 impl Future for ResponseFuture {
     type Output = Result<Response<Body>, Status>;
@@ -197,7 +202,9 @@ mod tests {
 
     #[test]
     fn the_future_of_a_call_fits_into_the_allocator_s_cache() {
-        let channel = Client::new(AnyRegistry::new(MemoryRegistry::new())).channel("greeter").unwrap();
+        let channel = Client::new(AnyRegistry::new(MemoryRegistry::new()))
+            .channel("greeter")
+            .unwrap();
         let size = size_of_val(&channel.inner.call(Request::new(Body::empty())));
         assert!(size <= CACHED, "{size} bytes");
     }

@@ -83,7 +83,11 @@ impl Client {
 
     /// Returns a builder for a client of `registry`.
     pub fn builder(registry: impl Into<AnyRegistry>) -> ClientBuilder {
-        ClientBuilder { registry: registry.into(), config: ClientConfig::default(), changes: Changes::default() }
+        ClientBuilder {
+            registry: registry.into(),
+            config: ClientConfig::default(),
+            changes: Changes::default(),
+        }
     }
 
     /// Creates a channel to `service` with default settings.
@@ -97,7 +101,10 @@ impl Client {
     /// Returns a builder for a channel to `service`.
     pub fn channel_builder(&self, service: &str) -> ChannelBuilder {
         let mut config = ChannelConfig::default();
-        config.balance.filters.push(Filter::Protocol("grpc".to_owned()));
+        config
+            .balance
+            .filters
+            .push(Filter::Protocol("grpc".to_owned()));
         ChannelBuilder {
             http: self.http.clone(),
             service: service.to_owned(),
@@ -188,7 +195,10 @@ impl ClientBuilder {
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn configure_channels(mut self, change: impl Fn(ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static) -> Self {
+    pub fn configure_channels(
+        mut self,
+        change: impl Fn(ChannelBuilder) -> ChannelBuilder + Send + Sync + 'static,
+    ) -> Self {
         self.changes.0.push(Arc::new(change));
         self
     }
@@ -255,7 +265,10 @@ impl ClientBuilder {
     /// # Ok(()) }
     /// ```
     pub fn build_with(self, connect: impl Connect) -> Client {
-        Client { http: waypost_http::Client::with_connect(self.registry, self.config, connect), changes: self.changes }
+        Client {
+            http: waypost_http::Client::with_connect(self.registry, self.config, connect),
+            changes: self.changes,
+        }
     }
 }
 
@@ -564,7 +577,11 @@ impl ChannelBuilder {
     /// [`BuildError`] if the name or the descriptor set is invalid.
     pub fn build(mut self) -> Result<Channel, BuildError> {
         let changes = std::mem::take(&mut self.changes);
-        changes.0.iter().fold(self, |channel, change| change(channel)).finish()
+        changes
+            .0
+            .iter()
+            .fold(self, |channel, change| change(channel))
+            .finish()
     }
 
     fn finish(mut self) -> Result<Channel, BuildError> {
@@ -572,12 +589,19 @@ impl ChannelBuilder {
         for endpoint in descriptor::endpoints(&self.descriptors)? {
             let is = |key| endpoint.metadata.get(key) == Some("true");
             if let Some(path) = endpoint.metadata.get(keys::PATH) {
-                let method = Method { idempotent: is(keys::IDEMPOTENT), streaming: is(keys::STREAM) };
+                let method = Method {
+                    idempotent: is(keys::IDEMPOTENT),
+                    streaming: is(keys::STREAM),
+                };
                 self.config.methods.insert(path.to_owned(), method);
             }
         }
         self.config.policy = Arc::new(self.policy);
-        Ok(Channel::new(self.http.channel(service, self.config, Arc::new(Grpc))))
+        Ok(Channel::new(self.http.channel(
+            service,
+            self.config,
+            Arc::new(Grpc),
+        )))
     }
 }
 

@@ -12,7 +12,9 @@ mod tests;
 
 use prost::Message;
 use prost_types::method_options::IdempotencyLevel;
-use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
+use prost_types::{
+    FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
+};
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Value, keys};
 
 use types::Types;
@@ -22,7 +24,9 @@ use types::Types;
 #[non_exhaustive]
 pub enum DescriptorError {
     /// Bytes that are not a `google.protobuf.FileDescriptorSet`.
-    #[error("this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote")]
+    #[error(
+        "this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote"
+    )]
     Decode(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Message or enum that is used but missing from the set.
     #[error("the descriptor set lacks {name}, which {user} uses: write it with its imports")]
@@ -57,11 +61,15 @@ pub enum DescriptorError {
 /// # Errors
 /// [`DescriptorError`] if the bytes are not a descriptor set, or if the set lacks its imports.
 pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescriptorError> {
-    let mut files = FileDescriptorSet::decode(descriptor_set).map_err(|error| DescriptorError::Decode(error.into()))?.file;
+    let mut files = FileDescriptorSet::decode(descriptor_set)
+        .map_err(|error| DescriptorError::Decode(error.into()))?
+        .file;
     files.sort_by(|a, b| a.name.cmp(&b.name));
     files.dedup_by(|a, b| a.name == b.name);
     let types = Types::of(&files);
-    let described: Result<Vec<_>, _> = methods(&files).map(|method| method.endpoint(&types)).collect();
+    let described: Result<Vec<_>, _> = methods(&files)
+        .map(|method| method.endpoint(&types))
+        .collect();
     let mut described = described?;
     described.sort_by_cached_key(|endpoint| go_order(&endpoint.name));
     Ok(described)
@@ -69,15 +77,24 @@ pub fn endpoints(descriptor_set: &[u8]) -> Result<Vec<Endpoint>, DescriptorError
 
 /// Returns the sort key of an endpoint: handlers are sorted by name, then the methods of each.
 fn go_order(name: &str) -> Option<(String, String)> {
-    name.split_once('.').map(|(service, method)| (service.to_owned(), method.to_owned()))
+    name.split_once('.')
+        .map(|(service, method)| (service.to_owned(), method.to_owned()))
 }
 
 fn methods(files: &[FileDescriptorProto]) -> impl Iterator<Item = DescribedMethod<'_>> {
-    files.iter().filter(|file| !is_infrastructure(file.package())).flat_map(|file| {
-        let services = file.service.iter();
-        services
-            .flat_map(|service| service.method.iter().map(|method| DescribedMethod { package: file.package(), service, method }))
-    })
+    files
+        .iter()
+        .filter(|file| !is_infrastructure(file.package()))
+        .flat_map(|file| {
+            let services = file.service.iter();
+            services.flat_map(|service| {
+                service.method.iter().map(|method| DescribedMethod {
+                    package: file.package(),
+                    service,
+                    method,
+                })
+            })
+        })
 }
 
 fn is_infrastructure(package: &str) -> bool {
@@ -93,8 +110,17 @@ struct DescribedMethod<'a> {
 impl DescribedMethod<'_> {
     fn endpoint(&self, types: &Types<'_>) -> Result<Endpoint, DescriptorError> {
         let (request, response) = self.shapes(types)?;
-        let name = format!("{}.{}", go::name(self.service.name()), go::name(self.method.name()));
-        Ok(Endpoint { request: Some(request), response: Some(response), metadata: self.metadata(), name })
+        let name = format!(
+            "{}.{}",
+            go::name(self.service.name()),
+            go::name(self.method.name())
+        );
+        Ok(Endpoint {
+            request: Some(request),
+            response: Some(response),
+            metadata: self.metadata(),
+            name,
+        })
     }
 
     fn shapes(&self, types: &Types<'_>) -> Result<(Value, Value), DescriptorError> {
@@ -102,7 +128,10 @@ impl DescribedMethod<'_> {
             return Ok((bare("Context"), bare("Stream")));
         }
         let path = self.path();
-        Ok((types.message(self.method.input_type(), &path)?, types.message(self.method.output_type(), &path)?))
+        Ok((
+            types.message(self.method.input_type(), &path)?,
+            types.message(self.method.output_type(), &path)?,
+        ))
     }
 
     fn metadata(&self) -> Metadata {
@@ -121,17 +150,33 @@ impl DescribedMethod<'_> {
     }
 
     fn is_idempotent(&self) -> bool {
-        let level = self.method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
-        matches!(level, Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent))
+        let level = self
+            .method
+            .options
+            .as_ref()
+            .map(prost_types::MethodOptions::idempotency_level);
+        matches!(
+            level,
+            Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent)
+        )
     }
 
     fn path(&self) -> String {
         let dot = if self.package.is_empty() { "" } else { "." };
-        format!("/{}{dot}{}/{}", self.package, self.service.name(), self.method.name())
+        format!(
+            "/{}{dot}{}/{}",
+            self.package,
+            self.service.name(),
+            self.method.name()
+        )
     }
 }
 
 /// Creates a value without fields, named after its Go type.
 fn bare(kind: &str) -> Value {
-    Value { name: kind.to_owned(), kind: kind.to_owned(), values: NilableVec::null() }
+    Value {
+        name: kind.to_owned(),
+        kind: kind.to_owned(),
+        values: NilableVec::null(),
+    }
 }

@@ -75,7 +75,9 @@ impl Protocol for Grpc {
 /// Returns the delay that a server requests before the next attempt. A value that is negative or
 /// cannot be parsed forbids a retry (gRFC A6).
 fn pushback(headers: &HeaderMap) -> Pushback {
-    let Some(value) = headers.get(&PUSHBACK) else { return Pushback::None };
+    let Some(value) = headers.get(&PUSHBACK) else {
+        return Pushback::None;
+    };
     match value.to_str().ok().and_then(|ms| ms.parse::<u32>().ok()) {
         Some(ms) => Pushback::After(Duration::from_millis(ms.into())),
         None => Pushback::Never,
@@ -115,14 +117,20 @@ fn shortest(timeout: Duration) -> (u64, char) {
     let (secs, nanos) = (timeout.as_secs(), u64::from(timeout.subsec_nanos()));
     if secs <= MOST {
         let nanos = three_digits(secs * SECOND + nanos);
-        let (size, unit) = UNITS.into_iter().find(|(size, _)| nanos > 0 && nanos.is_multiple_of(*size)).unwrap_or((1, 'n'));
+        let (size, unit) = UNITS
+            .into_iter()
+            .find(|(size, _)| nanos > 0 && nanos.is_multiple_of(*size))
+            .unwrap_or((1, 'n'));
         if nanos / size <= MOST {
             return (nanos / size, unit);
         }
     }
     let secs = secs.saturating_add(u64::from(nanos > 0));
     let large = LARGE_UNITS.map(|(size, unit)| (three_digits(secs.div_ceil(size)), unit));
-    large.into_iter().find(|(n, _)| *n <= MOST).unwrap_or((MOST, 'H'))
+    large
+        .into_iter()
+        .find(|(n, _)| *n <= MOST)
+        .unwrap_or((MOST, 'H'))
 }
 
 fn three_digits(n: u64) -> u64 {
@@ -137,7 +145,15 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -205,18 +221,27 @@ mod tests {
             (200, vec![("grpc-status", "5")], ResponseClass::Success),
             (200, vec![], ResponseClass::Success),
             (200, vec![("grpc-status", "13")], ResponseClass::NodeFailed),
-            (200, vec![("grpc-status", "14")], ResponseClass::Unavailable(Pushback::None)),
+            (
+                200,
+                vec![("grpc-status", "14")],
+                ResponseClass::Unavailable(Pushback::None),
+            ),
             (
                 200,
                 vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "70")],
                 ResponseClass::Unavailable(Pushback::After(Duration::from_millis(70))),
             ),
-            (200, vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")], ResponseClass::Unavailable(Pushback::Never)),
+            (
+                200,
+                vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")],
+                ResponseClass::Unavailable(Pushback::Never),
+            ),
             (503, vec![], ResponseClass::Unavailable(Pushback::None)),
             (404, vec![], ResponseClass::NodeFailed),
         ];
         for (status, pairs, expected) in table {
-            let verdict = Grpc.classify_head(StatusCode::from_u16(status).unwrap(), &headers(&pairs));
+            let verdict =
+                Grpc.classify_head(StatusCode::from_u16(status).unwrap(), &headers(&pairs));
             assert_eq!(verdict, expected, "{status} {pairs:?}");
         }
     }
@@ -230,6 +255,9 @@ mod tests {
         assert!(map["user-agent"].to_str().unwrap().starts_with("waypost/"));
         let mut map = headers(&[("user-agent", "mine")]);
         Grpc.prepare(&mut map, 0, None);
-        assert_eq!((map["user-agent"].to_str().unwrap(), map.len()), ("mine", 1));
+        assert_eq!(
+            (map["user-agent"].to_str().unwrap(), map.len()),
+            ("mine", 1)
+        );
     }
 }

@@ -100,13 +100,36 @@ mod tests {
         let own = Status::out_of_range("message of 9 bytes exceeds max_encoding_message_size 8");
         let wrapped = Wrapped(own.clone());
         let table = [
-            (RequestError::Body(Box::new(own.clone())), own.code(), own.message()),
-            (RequestError::Body(Box::new(wrapped)), own.code(), own.message()),
-            (RequestError::Body("no more".into()), Code::Internal, "request body failed: no more"),
-            (RequestError::BodyPanicked("boom".into()), Code::Internal, "request body panicked: boom"),
-            (RequestError::BodyAborted, Code::Internal, "request body was abandoned: the runtime that sends it has shut down"),
             (
-                RequestError::HeadersTooLarge { size: 70_000, limit: 16_384 },
+                RequestError::Body(Box::new(own.clone())),
+                own.code(),
+                own.message(),
+            ),
+            (
+                RequestError::Body(Box::new(wrapped)),
+                own.code(),
+                own.message(),
+            ),
+            (
+                RequestError::Body("no more".into()),
+                Code::Internal,
+                "request body failed: no more",
+            ),
+            (
+                RequestError::BodyPanicked("boom".into()),
+                Code::Internal,
+                "request body panicked: boom",
+            ),
+            (
+                RequestError::BodyAborted,
+                Code::Internal,
+                "request body was abandoned: the runtime that sends it has shut down",
+            ),
+            (
+                RequestError::HeadersTooLarge {
+                    size: 70_000,
+                    limit: 16_384,
+                },
                 Code::ResourceExhausted,
                 "request headers take 70000 bytes, and the server accepts 16384 (SETTINGS_MAX_HEADER_LIST_SIZE): send less metadata",
             ),

@@ -29,10 +29,15 @@ struct MyGreeter {
 
 #[tonic::async_trait]
 impl Greeter for MyGreeter {
-    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> Result<Response<HelloResponse>, Status> {
         let name = request.into_inner().name;
         match &self.greeting {
-            Some(greeting) => Ok(Response::new(HelloResponse { message: format!("{greeting} {name}") })),
+            Some(greeting) => Ok(Response::new(HelloResponse {
+                message: format!("{greeting} {name}"),
+            })),
             None => self.next.clone().hello(HelloRequest { name }).await,
         }
     }
@@ -40,14 +45,25 @@ impl Greeter for MyGreeter {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Cli { waypost: args, greeting } = Cli::parse();
+    let Cli {
+        waypost: args,
+        greeting,
+    } = Cli::parse();
     let registry = args.registry.connect().await?;
-    let client = args.client.apply(Client::builder(registry.clone()))?.build();
+    let client = args
+        .client
+        .apply(Client::builder(registry.clone()))?
+        .build();
     let next = GreeterClient::new(client.channel("greeter")?);
 
-    let server = Server::builder("greeter", registry.clone()).version("1").descriptor(FILE_DESCRIPTOR_SET);
+    let server = Server::builder("greeter", registry.clone())
+        .version("1")
+        .descriptor(FILE_DESCRIPTOR_SET);
     let server = args.server.apply(server)?;
-    server.add_service(GreeterServer::new(MyGreeter { greeting, next })).serve().await?;
+    server
+        .add_service(GreeterServer::new(MyGreeter { greeting, next }))
+        .serve()
+        .await?;
 
     client.close().await;
     registry.close().await?;

@@ -13,7 +13,9 @@ use waypost::record::{Node, Service, keys};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "local://".to_owned());
+    let url = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "local://".to_owned());
     let registry = waypost::connect(&url).await?;
 
     // From here on, a signal no longer ends the process by itself, and none is lost.
@@ -26,12 +28,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Registers in the background, and again at every interval. The check runs at every interval
     // too; while it fails, the node is out of the registry.
-    let registration = Registration::builder(registry, service).check(|| async { Ok(()) }).start()?;
+    let registration = Registration::builder(registry, service)
+        .check(|| async { Ok(()) })
+        .start()?;
     println!("listening on {}", listener.local_addr()?);
 
     let app = Router::new().route("/", get(|| async { "hello\n" }));
     let drained = registration.drain_on(asked_to_stop);
-    axum::serve(listener, app).with_graceful_shutdown(drained).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(drained)
+        .await?;
 
     registration.close().await?;
     println!("left");

@@ -12,7 +12,10 @@ struct MyGreeter;
 
 #[tonic::async_trait]
 impl Greeter for MyGreeter {
-    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> Result<Response<HelloResponse>, Status> {
         let message = format!("Hello {}", request.into_inner().name);
         Ok(Response::new(HelloResponse { message }))
     }
@@ -20,7 +23,9 @@ impl Greeter for MyGreeter {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "local://".to_owned());
+    let url = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "local://".to_owned());
     waypost::Server::builder("greeter", waypost::connect(&url).await?)
         .descriptor(FILE_DESCRIPTOR_SET)
         .reflection(true)

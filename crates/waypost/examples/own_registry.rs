@@ -17,7 +17,9 @@ impl HostsFile {
         let read = tokio::fs::read_to_string(&self.0).await;
         let text = read.map_err(|error| Error::unavailable("hosts", "read the file", error))?;
         let entry = |line: &str| {
-            let [name, id, address] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+            let [name, id, address] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                return None;
+            };
             let mut service = Service::new(name);
             service.nodes.push(Node::with_id(name, id, address));
             service.nodes[0].metadata.insert(keys::PROTOCOL, "grpc");
@@ -35,17 +37,31 @@ impl Registry for HostsFile {
         &self.1
     }
     async fn register(&self, _: &Service, _: &RegisterOptions) -> Result<()> {
-        Err(Error::Unsupported { registry: "hosts", operation: "register" })
+        Err(Error::Unsupported {
+            registry: "hosts",
+            operation: "register",
+        })
     }
     async fn deregister(&self, _: &Service, _: &DeregisterOptions) -> Result<()> {
-        Err(Error::Unsupported { registry: "hosts", operation: "deregister" })
+        Err(Error::Unsupported {
+            registry: "hosts",
+            operation: "deregister",
+        })
     }
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         let entries = self.entries(&WatchOptions::service(name)).await?;
-        if entries.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(Entry::to_services(&entries)) }
+        if entries.is_empty() {
+            Err(Error::NotFound {
+                service: name.to_owned(),
+            })
+        } else {
+            Ok(Entry::to_services(&entries))
+        }
     }
     async fn list_services(&self) -> Result<Vec<Service>> {
-        Ok(Entry::to_services(&self.entries(&WatchOptions::all()).await?))
+        Ok(Entry::to_services(
+            &self.entries(&WatchOptions::all()).await?,
+        ))
     }
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         let (file, options) = (self.clone(), options.clone());
@@ -75,7 +91,9 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     options.on_this_host = true;
     let client = waypost::Client::new(waypost::AnyRegistry::new(HostsFile(path.into(), options)));
     let channel = client.channel("greeter")?;
-    let answer = GreeterClient::new(channel).hello(HelloRequest { name: "Ann".into() }).await?;
+    let answer = GreeterClient::new(channel)
+        .hello(HelloRequest { name: "Ann".into() })
+        .await?;
     println!("{}", answer.into_inner().message);
     Ok(())
 }

@@ -122,7 +122,10 @@ pub async fn connect(url: &str) -> Result<AnyRegistry> {
         }
         #[cfg(not(feature = "etcd"))]
         "etcd" | "etcds" => Err(wrong(url, "this build lacks the feature etcd")),
-        _ => Err(wrong(url, format_args!("the scheme {scheme:?} is not in this build"))),
+        _ => Err(wrong(
+            url,
+            format_args!("the scheme {scheme:?} is not in this build"),
+        )),
     }
 }
 
@@ -132,27 +135,48 @@ fn fixed(url: &str, rest: &str) -> Result<StaticRegistry> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("protocol", value)) if !value.is_empty() => protocol = value,
-            _ => return Err(wrong(url, format_args!("{pair:?} is no option of static://; the only one is protocol=NAME"))),
+            _ => {
+                return Err(wrong(
+                    url,
+                    format_args!(
+                        "{pair:?} is no option of static://; the only one is protocol=NAME"
+                    ),
+                ));
+            }
         }
     }
     if hosts.contains('@') {
-        return Err(wrong(url, "static:// knows no users: give host:port and no more"));
+        return Err(wrong(
+            url,
+            "static:// knows no users: give host:port and no more",
+        ));
     }
     let address = |host: &str| host.parse::<Address>().map_err(|error| wrong(url, error));
-    Ok(StaticRegistry::new(hosts.split(',').map(address).collect::<Result<Vec<_>>>()?, protocol))
+    Ok(StaticRegistry::new(
+        hosts.split(',').map(address).collect::<Result<Vec<_>>>()?,
+        protocol,
+    ))
 }
 
 #[cfg(feature = "local")]
 fn local(url: &str, rest: &str) -> Result<AnyRegistry> {
     if let Some((_, query)) = rest.split_once('?') {
-        return Err(wrong(url, format_args!("{query:?} is no option of local://, which has none")));
+        return Err(wrong(
+            url,
+            format_args!("{query:?} is no option of local://, which has none"),
+        ));
     }
     let dir = (!rest.is_empty()).then(|| rest.into());
     let options = waypost_local::LocalOptions { dir };
-    Ok(AnyRegistry::new(waypost_local::LocalRegistry::open(options)?))
+    Ok(AnyRegistry::new(waypost_local::LocalRegistry::open(
+        options,
+    )?))
 }
 
 fn wrong(url: &str, why: impl std::fmt::Display) -> Error {
     let known = SCHEMES.join(", ");
-    Error::invalid(format!("registry URL {:?}", redacted_url(url)), format!("{why}; this build knows {known}"))
+    Error::invalid(
+        format!("registry URL {:?}", redacted_url(url)),
+        format!("{why}; this build knows {known}"),
+    )
 }

@@ -52,14 +52,15 @@ pub use waypost_core::static_list::StaticRegistry;
 pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 #[cfg(feature = "tonic")]
 pub use waypost_http::{
-    AddressPolicy, AttemptHistory, AttemptRecord, BodyError, BoxError, BoxIo, BudgetConfig, CallError, ChannelSnapshot,
-    ClientConfig, Connect, Connecting, ConnectionConfig, FailureKind, Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig,
-    RequestError, ServedBy, ServiceReport, Silence, StreamError, TcpConnect,
+    AddressPolicy, AttemptHistory, AttemptRecord, BodyError, BoxError, BoxIo, BudgetConfig,
+    CallError, ChannelSnapshot, ClientConfig, Connect, Connecting, ConnectionConfig, FailureKind,
+    Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig, RequestError, ServedBy,
+    ServiceReport, Silence, StreamError, TcpConnect,
 };
 #[cfg(feature = "local")]
 pub use waypost_local::{LocalOptions, LocalRegistry};
 #[cfg(feature = "tonic")]
 pub use waypost_tonic::{
-    BuildError, Channel, ChannelBuilder, Client, ClientBuilder, ResponseFuture, Server, ServerHandle, UnknownFilters, descriptor,
-    server,
+    BuildError, Channel, ChannelBuilder, Client, ClientBuilder, ResponseFuture, Server,
+    ServerHandle, UnknownFilters, descriptor, server,
 };

@@ -15,7 +15,14 @@ use crate::workspace::{Result, Workspace, output};
 
 const FACADE: &str = "waypost";
 /// Crates whose types the façade exports.
-const CRATES: [&str; 6] = [FACADE, "waypost-core", "waypost-http", "waypost-tonic", "waypost-local", "waypost-etcd"];
+const CRATES: [&str; 6] = [
+    FACADE,
+    "waypost-core",
+    "waypost-http",
+    "waypost-tonic",
+    "waypost-local",
+    "waypost-etcd",
+];
 /// Crates whose types may change with any of our versions.
 const HIDDEN: [&str; 5] = ["h2", "fastrand", "arc_swap", "rustix", "prost"];
 /// Test of the façade that names every type.
@@ -30,10 +37,16 @@ pub(crate) fn run(workspace: &Workspace, bless: bool) -> Result<bool> {
     if bless {
         std::fs::write(workspace.root().join(NAMES), &expected)?;
     } else if workspace.read(NAMES)? != expected {
-        findings.insert(format!("{NAMES} is not up to date: run `cargo xtask api --bless`"));
+        findings.insert(format!(
+            "{NAMES} is not up to date: run `cargo xtask api --bless`"
+        ));
     }
     findings.iter().for_each(|finding| println!("{finding}"));
-    println!("{} types of the façade have a name, {} findings", names.len(), findings.len());
+    println!(
+        "{} types of the façade have a name, {} findings",
+        names.len(),
+        findings.len()
+    );
     Ok(findings.is_empty())
 }
 
@@ -53,14 +66,41 @@ impl Crates {
         for name in CRATES {
             let json = PathBuf::from("target/api");
             let mut command = Command::new("rustup");
-            command.args(["run", "nightly", "cargo", "rustdoc", "--package", name, "--lib", "--all-features"]);
+            command.args([
+                "run",
+                "nightly",
+                "cargo",
+                "rustdoc",
+                "--package",
+                name,
+                "--lib",
+                "--all-features",
+            ]);
             // The toolchain of this tool would win over the one that is asked for.
-            command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
-            command.current_dir(workspace.root()).arg("--target-dir").arg(&json);
-            command.args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"]);
+            command
+                .env_remove("CARGO")
+                .env_remove("RUSTC")
+                .env_remove("RUSTUP_TOOLCHAIN");
+            command
+                .current_dir(workspace.root())
+                .arg("--target-dir")
+                .arg(&json);
+            command.args([
+                "--",
+                "-Zunstable-options",
+                "--output-format",
+                "json",
+                "--cap-lints",
+                "allow",
+            ]);
             output(&mut command)?;
             let name = name.replace('-', "_");
-            let text = std::fs::read(workspace.root().join(&json).join(format!("doc/{name}.json")))?;
+            let text = std::fs::read(
+                workspace
+                    .root()
+                    .join(&json)
+                    .join(format!("doc/{name}.json")),
+            )?;
             crates.insert(name, serde_json::from_slice(&text)?);
         }
         Ok(Self(crates))
@@ -83,7 +123,12 @@ impl Crates {
     /// Returns the path where an item is defined, seen from the crate `of`.
     fn path(&self, of: &str, id: &Value) -> Option<Vec<String>> {
         let path = self.0.get(of)?["paths"].get(id.to_string())?["path"].as_array()?;
-        Some(path.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        Some(
+            path.iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 
     /// Returns the item with this id, wherever it is defined.
@@ -93,18 +138,41 @@ impl Crates {
         }
         let path = self.path(of, id)?;
         let (owner, json) = self.0.get_key_value(path.first()?)?;
-        let is_it =
-            |entry: &Value| entry["crate_id"] == 0 && entry["path"].as_array().is_some_and(|found| found.iter().eq(path.iter()));
-        let (id, _) = json["paths"].as_object()?.iter().find(|(_, entry)| is_it(entry))?;
-        Some(Item { of: owner, json: json["index"].get(id)? })
+        let is_it = |entry: &Value| {
+            entry["crate_id"] == 0
+                && entry["path"]
+                    .as_array()
+                    .is_some_and(|found| found.iter().eq(path.iter()))
+        };
+        let (id, _) = json["paths"]
+            .as_object()?
+            .iter()
+            .find(|(_, entry)| is_it(entry))?;
+        Some(Item {
+            of: owner,
+            json: json["index"].get(id)?,
+        })
     }
 
     fn walk<'a>(&'a self, module: Item<'a>, name: &str, names: &mut BTreeMap<String, String>) {
-        for id in module.json["inner"]["module"]["items"].as_array().into_iter().flatten() {
-            let Some(item) = self.item(module.of, id).filter(|item| item.json["visibility"] == "public") else { continue };
+        for id in module.json["inner"]["module"]["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let Some(item) = self
+                .item(module.of, id)
+                .filter(|item| item.json["visibility"] == "public")
+            else {
+                continue;
+            };
             let used = &item.json["inner"]["use"];
             if used.is_null() {
-                self.add(item, &format!("{name}::{}", text(&item.json["name"])), names);
+                self.add(
+                    item,
+                    &format!("{name}::{}", text(&item.json["name"])),
+                    names,
+                );
             } else if let Some(target) = self.resolve(module.of, &used["id"]) {
                 match used["is_glob"] == true {
                     true => self.walk(target, name, names),
@@ -119,7 +187,9 @@ impl Crates {
             return self.walk(item, name, names);
         }
         if let Some(path) = self.path(item.of, &item.json["id"]) {
-            let shortest = names.entry(path.join("::")).or_insert_with(|| name.to_owned());
+            let shortest = names
+                .entry(path.join("::"))
+                .or_insert_with(|| name.to_owned());
             if name.len() < shortest.len() {
                 name.clone_into(shortest);
             }
@@ -130,15 +200,21 @@ impl Crates {
     fn unnamed(&self, names: &BTreeMap<String, String>) -> BTreeSet<String> {
         let mut findings = BTreeSet::new();
         for (defined, name) in names {
-            let Some(item) = self.defined_at(defined) else { continue };
+            let Some(item) = self.defined_at(defined) else {
+                continue;
+            };
             let mut used = BTreeSet::new();
             self.signatures(item, &mut used);
             for path in used {
                 let owner = path.split("::").next().unwrap_or_default();
                 if self.0.contains_key(owner) && !names.contains_key(&path) {
-                    findings.insert(format!("{name}: its signatures name {path}, which has no name below {FACADE}"));
+                    findings.insert(format!(
+                        "{name}: its signatures name {path}, which has no name below {FACADE}"
+                    ));
                 } else if HIDDEN.contains(&owner) {
-                    findings.insert(format!("{name}: its signatures name {path}, a type of a hidden dependency"));
+                    findings.insert(format!(
+                        "{name}: its signatures name {path}, a type of a hidden dependency"
+                    ));
                 }
             }
         }
@@ -147,19 +223,40 @@ impl Crates {
 
     fn defined_at(&self, path: &str) -> Option<Item<'_>> {
         let (owner, json) = self.0.get_key_value(path.split("::").next()?)?;
-        let is_it = |entry: &Value| entry["crate_id"] == 0 && entry["path"].as_array().is_some_and(|found| joined(found) == path);
-        let (id, _) = json["paths"].as_object()?.iter().find(|(_, entry)| is_it(entry))?;
-        Some(Item { of: owner, json: json["index"].get(id)? })
+        let is_it = |entry: &Value| {
+            entry["crate_id"] == 0
+                && entry["path"]
+                    .as_array()
+                    .is_some_and(|found| joined(found) == path)
+        };
+        let (id, _) = json["paths"]
+            .as_object()?
+            .iter()
+            .find(|(_, entry)| is_it(entry))?;
+        Some(Item {
+            of: owner,
+            json: json["index"].get(id)?,
+        })
     }
 
     /// Adds the paths of all types in the public signatures of an item and its members.
     fn signatures(&self, item: Item<'_>, used: &mut BTreeSet<String>) {
         let inner = &item.json["inner"];
-        for kind in ["function", "type_alias", "constant", "struct_field", "assoc_type", "assoc_const"] {
+        for kind in [
+            "function",
+            "type_alias",
+            "constant",
+            "struct_field",
+            "assoc_type",
+            "assoc_const",
+        ] {
             self.types(item.of, &inner[kind], used);
         }
         let members = ["struct", "enum", "trait"].map(|kind| &inner[kind]);
-        for member in members.into_iter().flat_map(|kind| ["impls", "variants", "items", "kind"].map(|key| &kind[key])) {
+        for member in members
+            .into_iter()
+            .flat_map(|kind| ["impls", "variants", "items", "kind"].map(|key| &kind[key]))
+        {
             self.members(item.of, member, used);
         }
         self.members(item.of, &inner["variant"]["kind"], used);
@@ -171,7 +268,9 @@ impl Crates {
             Value::Array(ids) => ids.iter().for_each(|id| self.members(of, id, used)),
             Value::Object(fields) => fields.values().for_each(|id| self.members(of, id, used)),
             Value::Number(_) => {
-                let Some(item) = self.item(of, ids) else { return };
+                let Some(item) = self.item(of, ids) else {
+                    return;
+                };
                 let implemented = &item.json["inner"]["impl"];
                 if implemented.is_object() {
                     // What a trait demands is not ours to name.
@@ -193,7 +292,9 @@ impl Crates {
                 if fields.contains_key("path") && fields.contains_key("args") {
                     used.extend(self.path(of, &fields["id"]).map(|path| path.join("::")));
                 }
-                fields.values().for_each(|value| self.types(of, value, used));
+                fields
+                    .values()
+                    .for_each(|value| self.types(of, value, used));
             }
             _ => {}
         }
@@ -211,7 +312,10 @@ fn joined(path: &[Value]) -> String {
 /// Returns the source of the test that names every type.
 fn test(names: &BTreeMap<String, String>) -> String {
     let names: BTreeSet<&String> = names.values().collect();
-    let uses: String = names.into_iter().map(|name| format!("use {name} as _;\n")).collect();
+    let uses: String = names
+        .into_iter()
+        .map(|name| format!("use {name} as _;\n"))
+        .collect();
     format!(
         "//! Every public name of the façade. Written by `cargo xtask api --bless`.\n\n\
          #![expect(unused_imports, reason = \"each is only named\")]\n\n{uses}"

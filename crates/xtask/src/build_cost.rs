@@ -51,7 +51,9 @@ fn shown(waypost: &BuildCost, tonic: &BuildCost, format: CostFormat) -> String {
         })
         .to_string();
     }
-    let line = |name: &str, cost: &BuildCost| format!("{name:<22} {:>8} {:>11.1}", cost.packages, cost.cpu_s);
+    let line = |name: &str, cost: &BuildCost| {
+        format!("{name:<22} {:>8} {:>11.1}", cost.packages, cost.cpu_s)
+    };
     let more = waypost.packages as i64 - tonic.packages as i64;
     format!(
         "{:<22} packages CPU seconds\n{}\n{}\n{:<22} {more:>+8} {ratio:>10.2}x",
@@ -77,20 +79,28 @@ tonic-prost = "0.14"
 "#;
 
 fn waypost_manifest(facade: &Path) -> String {
-    let tonic = "tonic = { version = \"0.14\", default-features = false, features = [\"codegen\"] }";
-    manifest("waypost-user", &format!("{COMMON}{tonic}\nwaypost = {{ path = {facade:?} }}\n"))
+    let tonic =
+        "tonic = { version = \"0.14\", default-features = false, features = [\"codegen\"] }";
+    manifest(
+        "waypost-user",
+        &format!("{COMMON}{tonic}\nwaypost = {{ path = {facade:?} }}\n"),
+    )
 }
 
 fn tonic_manifest() -> String {
     let features = r#"["channel", "codegen", "router", "server"]"#;
     manifest(
         "tonic-user",
-        &format!("{COMMON}tonic = {{ version = \"0.14\", default-features = false, features = {features} }}\n"),
+        &format!(
+            "{COMMON}tonic = {{ version = \"0.14\", default-features = false, features = {features} }}\n"
+        ),
     )
 }
 
 fn manifest(name: &str, dependencies: &str) -> String {
-    let package = format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\npublish = false\n");
+    let package = format!(
+        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\npublish = false\n"
+    );
     format!("{package}\n[dependencies]\n{dependencies}\n[workspace]\n")
 }
 
@@ -98,22 +108,40 @@ fn cost(workspace: &Workspace, name: &str, manifest: &str) -> Result<BuildCost> 
     let folder = package(workspace, name, manifest)?;
     let cargo = |args: &[&str]| {
         let mut command = workspace.cargo(args);
-        command.current_dir(&folder).env("CARGO_TARGET_DIR", folder.join("target"));
+        command
+            .current_dir(&folder)
+            .env("CARGO_TARGET_DIR", folder.join("target"));
         // A cache around the compiler would hide the cost.
-        command.env_remove("RUSTC_WRAPPER").env_remove("CARGO_BUILD_RUSTC_WRAPPER");
+        command
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("CARGO_BUILD_RUSTC_WRAPPER");
         command
     };
-    let tree = output(&mut cargo(&["tree", "--edges", "normal,build", "--prefix", "none", "--no-dedupe", "--format", "{p}"]))?;
+    let tree = output(&mut cargo(&[
+        "tree",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--no-dedupe",
+        "--format",
+        "{p}",
+    ]))?;
     output(&mut cargo(&["fetch"]))?;
     let before = children_cpu_s()?;
     output(&mut cargo(&["build"]))?;
-    Ok(BuildCost { packages: packages(&String::from_utf8_lossy(&tree)), cpu_s: children_cpu_s()? - before })
+    Ok(BuildCost {
+        packages: packages(&String::from_utf8_lossy(&tree)),
+        cpu_s: children_cpu_s()? - before,
+    })
 }
 
 /// Creates a fresh throw-away package below the target folder.
 fn package(workspace: &Workspace, name: &str, manifest: &str) -> Result<PathBuf> {
     let metadata = workspace.metadata()?;
-    let target = metadata["target_directory"].as_str().ok_or("cargo metadata names no target folder")?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .ok_or("cargo metadata names no target folder")?;
     let folder = Path::new(target).join("build-cost").join(name);
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -121,20 +149,25 @@ fn package(workspace: &Workspace, name: &str, manifest: &str) -> Result<PathBuf>
     std::fs::create_dir_all(folder.join("src"))?;
     std::fs::write(folder.join("Cargo.toml"), manifest)?;
     std::fs::write(folder.join("src/main.rs"), "fn main() {}\n")?;
-    std::fs::copy(workspace.root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
+    std::fs::copy(
+        workspace.root().join("Cargo.lock"),
+        folder.join("Cargo.lock"),
+    )?;
     Ok(folder)
 }
 
 /// Returns the number of packages that a `cargo tree` lists, without its root.
 fn packages(tree: &str) -> usize {
-    let lines: std::collections::BTreeSet<&str> = tree.lines().filter(|line| !line.is_empty()).collect();
+    let lines: std::collections::BTreeSet<&str> =
+        tree.lines().filter(|line| !line.is_empty()).collect();
     lines.len().saturating_sub(1)
 }
 
 /// Returns the CPU seconds of all child processes that this process has waited for, their own
 /// children included.
 fn children_cpu_s() -> Result<f64> {
-    cpu_s(&std::fs::read_to_string("/proc/self/stat")?).ok_or_else(|| "this system's /proc/self/stat is not Linux's".into())
+    cpu_s(&std::fs::read_to_string("/proc/self/stat")?)
+        .ok_or_else(|| "this system's /proc/self/stat is not Linux's".into())
 }
 
 /// Returns the sum of `cutime` and `cstime` in a line of `/proc/<pid>/stat`, in seconds; the line
@@ -152,7 +185,12 @@ mod tests {
 
     #[test]
     fn packages_are_counted_once_and_without_the_root() {
-        assert_eq!(packages("user v0.0.0 (x)\ntokio v1.50.0\nmio v1.0.0\ntokio v1.50.0\n\nsyn v2.0.1\nsyn v3.0.1\n"), 4);
+        assert_eq!(
+            packages(
+                "user v0.0.0 (x)\ntokio v1.50.0\nmio v1.0.0\ntokio v1.50.0\n\nsyn v2.0.1\nsyn v3.0.1\n"
+            ),
+            4
+        );
     }
 
     #[test]
@@ -164,9 +202,22 @@ mod tests {
 
     #[test]
     fn the_figures_are_shown_both_ways() {
-        let (waypost, tonic) = (BuildCost { packages: 110, cpu_s: 26.0 }, BuildCost { packages: 85, cpu_s: 20.0 });
-        let json: Value = serde_json::from_str(&shown(&waypost, &tonic, CostFormat::Json)).expect("JSON");
-        assert_eq!((&json["more_packages"], &json["cpu_ratio"]), (&json!(25), &json!(1.3)));
+        let (waypost, tonic) = (
+            BuildCost {
+                packages: 110,
+                cpu_s: 26.0,
+            },
+            BuildCost {
+                packages: 85,
+                cpu_s: 20.0,
+            },
+        );
+        let json: Value =
+            serde_json::from_str(&shown(&waypost, &tonic, CostFormat::Json)).expect("JSON");
+        assert_eq!(
+            (&json["more_packages"], &json["cpu_ratio"]),
+            (&json!(25), &json!(1.3))
+        );
         assert!(shown(&waypost, &tonic, CostFormat::Text).ends_with("+25       1.30x"));
     }
 }

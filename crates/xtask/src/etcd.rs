@@ -52,10 +52,14 @@ pub(crate) fn run(workspace: &Workspace, format: EtcdFormat) -> Result<bool> {
 /// There is none; the text says what to do.
 pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<FoundEtcd>> {
     if let Some(path) = std::env::var_os("WAYPOST_ETCD") {
-        let found = probe(Path::new(&path)).map_err(|why| format!("WAYPOST_ETCD is {}: {why}", path.display()))?;
+        let found = probe(Path::new(&path))
+            .map_err(|why| format!("WAYPOST_ETCD is {}: {why}", path.display()))?;
         return Ok(vec![found]);
     }
-    let tried = [("etcd on the PATH", system()), ("etcd by Go", built(workspace))];
+    let tried = [
+        ("etcd on the PATH", system()),
+        ("etcd by Go", built(workspace)),
+    ];
     let mut found: Vec<FoundEtcd> = Vec::new();
     for (what, one) in tried {
         match one {
@@ -64,7 +68,11 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<FoundEtcd>> {
             Err(why) => eprintln!("no {what}: {why}"),
         }
     }
-    if found.is_empty() { Err(NONE.into()) } else { Ok(found) }
+    if found.is_empty() {
+        Err(NONE.into())
+    } else {
+        Ok(found)
+    }
 }
 
 /// Returns the versions that the etcds report.
@@ -85,7 +93,14 @@ fn shown(etcds: &[FoundEtcd], format: EtcdFormat) -> String {
         let list: Vec<Value> = etcds.iter().map(figures).collect();
         return json!({ "schema": "waypost/1", "etcds": list }).to_string();
     }
-    let line = |etcd: &FoundEtcd| format!("{:<10} {}  {}", etcd.version, etcd.etcd.display(), etcd.etcdctl.display());
+    let line = |etcd: &FoundEtcd| {
+        format!(
+            "{:<10} {}  {}",
+            etcd.version,
+            etcd.etcd.display(),
+            etcd.etcdctl.display()
+        )
+    };
     etcds.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -96,20 +111,35 @@ fn figures(etcd: &FoundEtcd) -> Value {
 /// Returns the etcd at `path` with the version that it reports, and the etcdctl beside it or on the
 /// `PATH`.
 fn probe(path: &Path) -> Result<FoundEtcd> {
-    let said = Command::new(path).arg("--version").stdin(Stdio::null()).output()?.stdout;
+    let said = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()?
+        .stdout;
     let version = version(&String::from_utf8_lossy(&said)).ok_or("it tells no version of etcd")?;
     let beside = Some(path.with_file_name("etcdctl")).filter(|path| path.is_file());
-    let etcdctl = beside.or_else(|| on_path("etcdctl")).ok_or("there is no etcdctl, neither beside it nor on the PATH")?;
-    Ok(FoundEtcd { version, etcd: path.to_owned(), etcdctl })
+    let etcdctl = beside
+        .or_else(|| on_path("etcdctl"))
+        .ok_or("there is no etcdctl, neither beside it nor on the PATH")?;
+    Ok(FoundEtcd {
+        version,
+        etcd: path.to_owned(),
+        etcdctl,
+    })
 }
 
 fn version(said: &str) -> Option<String> {
-    said.lines().next()?.strip_prefix("etcd Version: ").map(str::to_owned)
+    said.lines()
+        .next()?
+        .strip_prefix("etcd Version: ")
+        .map(str::to_owned)
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&folders)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// Returns the etcd on the `PATH`; installs Debian's if there is none.
@@ -124,25 +154,43 @@ fn system() -> Result<FoundEtcd> {
 fn install() -> Result<()> {
     on_path("apt-get").ok_or("this system has no apt-get")?;
     if output(Command::new("id").arg("-u"))? != b"0\n" {
-        return Err(format!("only root may install it: apt-get install {}", PACKAGES.join(" ")).into());
+        return Err(format!(
+            "only root may install it: apt-get install {}",
+            PACKAGES.join(" ")
+        )
+        .into());
     }
     let _policy = EtcdPolicy::forbid_starts()?;
     eprintln!("installing {}", PACKAGES.join(" "));
-    let install = ["install", "--yes", "--quiet", "--no-install-recommends", PACKAGES[0], PACKAGES[1]];
+    let install = [
+        "install",
+        "--yes",
+        "--quiet",
+        "--no-install-recommends",
+        PACKAGES[0],
+        PACKAGES[1],
+    ];
     // The package lists may be missing or too old.
     apt(&install).or_else(|_| apt(&["update", "--quiet"]).and_then(|()| apt(&install)))
 }
 
 fn apt(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    command
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null());
     succeed(&mut command)
 }
 
 /// Runs a command whose output all goes to stderr.
 fn succeed(command: &mut Command) -> Result<()> {
     let status = command.stdout(std::io::stderr()).status()?;
-    if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}").into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{command:?} failed: {status}").into())
+    }
 }
 
 /// Program that Debian runs to decide if a package may start its service; exit code 101 forbids it.
@@ -171,12 +219,19 @@ impl EtcdPolicy {
 
     /// Uses the policy that the machine already has, which we may run but not change.
     fn of_the_machine() -> Result<Self> {
-        let answer = Command::new(POLICY).args(["etcd", "start"]).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+        let answer = Command::new(POLICY)
+            .args(["etcd", "start"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()?;
         if answer.code() == Some(FORBIDDEN) {
             return Ok(Self { ours: false });
         }
-        Err(format!("{POLICY} would let the package start an etcd of its own; apt-get install {} yourself", PACKAGES.join(" "))
-            .into())
+        Err(format!(
+            "{POLICY} would let the package start an etcd of its own; apt-get install {} yourself",
+            PACKAGES.join(" ")
+        )
+        .into())
     }
 }
 
@@ -191,42 +246,66 @@ impl Drop for EtcdPolicy {
 /// Returns the etcd that Go builds, once for each version, into `waypost/etcd/<version>` of the
 /// user's cache.
 fn built(workspace: &Workspace) -> Result<FoundEtcd> {
-    let version = required(&workspace.read(&format!("{SOURCE}/go.mod"))?).ok_or("tools/etcd/go.mod requires no etcd")?;
+    let version = required(&workspace.read(&format!("{SOURCE}/go.mod"))?)
+        .ok_or("tools/etcd/go.mod requires no etcd")?;
     let folder = cache()?.join(&version);
     if !folder.join("etcd").is_file() {
         build(&workspace.root().join(SOURCE), &folder)?;
     }
     let found = probe(&folder.join("etcd"))?;
-    if found.version == version { Ok(found) } else { Err(format!("{} is {}", folder.display(), found.version).into()) }
+    if found.version == version {
+        Ok(found)
+    } else {
+        Err(format!("{} is {}", folder.display(), found.version).into())
+    }
 }
 
 /// Builds beside `folder` and moves the result there once it is complete, since another process may
 /// build at the same time.
 fn build(source: &Path, folder: &Path) -> Result<()> {
     let go = on_path("go").ok_or("Go is not installed")?;
-    eprintln!("building etcd into {} (about two minutes)", folder.display());
+    eprintln!(
+        "building etcd into {} (about two minutes)",
+        folder.display()
+    );
     let unfinished = folder.with_extension(format!("{}.unfinished", std::process::id()));
     fs::create_dir_all(&unfinished)?;
     let mut command = Command::new(go);
     command
-        .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-o"])
+        .args([
+            "build",
+            "-trimpath",
+            "-buildvcs=false",
+            "-mod=readonly",
+            "-o",
+        ])
         .arg(unfinished.join(""))
         .args([".", "./etcdctl"]);
     let built = succeed(command.current_dir(source).stdin(Stdio::null()));
     let moved = built.and_then(|()| Ok(fs::rename(&unfinished, folder)?));
     let _ = fs::remove_dir_all(&unfinished);
-    if folder.join("etcd").is_file() { Ok(()) } else { moved }
+    if folder.join("etcd").is_file() {
+        Ok(())
+    } else {
+        moved
+    }
 }
 
 fn cache() -> Result<PathBuf> {
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    Ok(cache.ok_or("neither XDG_CACHE_HOME nor HOME says where to build it")?.join("waypost/etcd"))
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home);
+    Ok(cache
+        .ok_or("neither XDG_CACHE_HOME nor HOME says where to build it")?
+        .join("waypost/etcd"))
 }
 
 /// Returns the version of etcd's server that a `go.mod` requires, without its `v`.
 fn required(module: &str) -> Option<String> {
-    let line = module.lines().find_map(|line| line.trim().strip_prefix("go.etcd.io/etcd/server/v3 v"))?;
+    let line = module
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("go.etcd.io/etcd/server/v3 v"))?;
     line.split_whitespace().next().map(str::to_owned)
 }
 
@@ -236,23 +315,38 @@ mod tests {
 
     fn etcd(version: &str, folder: &str) -> FoundEtcd {
         let at = |name| Path::new(folder).join(name);
-        FoundEtcd { version: version.to_owned(), etcd: at("etcd"), etcdctl: at("etcdctl") }
+        FoundEtcd {
+            version: version.to_owned(),
+            etcd: at("etcd"),
+            etcdctl: at("etcdctl"),
+        }
     }
 
     #[test]
     fn the_version_is_that_of_go_mod_and_of_the_first_line() {
-        let module =
-            "module x\n\nrequire (\n\tgo.etcd.io/etcd/etcdctl/v3 v3.6.1\n\tgo.etcd.io/etcd/server/v3 v3.6.16 // why\n)\n";
+        let module = "module x\n\nrequire (\n\tgo.etcd.io/etcd/etcdctl/v3 v3.6.1\n\tgo.etcd.io/etcd/server/v3 v3.6.16 // why\n)\n";
         assert_eq!(required(module).as_deref(), Some("3.6.16"));
-        assert_eq!(version("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(), Some("3.4.23"));
-        assert_eq!((required("module x\n"), version("etcdctl version: 3.4.23\n")), (None, None));
+        assert_eq!(
+            version("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(),
+            Some("3.4.23")
+        );
+        assert_eq!(
+            (required("module x\n"), version("etcdctl version: 3.4.23\n")),
+            (None, None)
+        );
     }
 
     #[test]
     fn the_list_is_shown_both_ways_and_passed_on() {
         let etcds = [etcd("3.4.23", "/usr/bin"), etcd("3.6.16", "/cache/3.6.16")];
-        assert_eq!(variable(&etcds).expect("no colon"), "/usr/bin/etcd:/cache/3.6.16/etcd");
-        assert!(shown(&etcds, EtcdFormat::Text).starts_with("3.4.23     /usr/bin/etcd  /usr/bin/etcdctl\n3.6.16 "));
+        assert_eq!(
+            variable(&etcds).expect("no colon"),
+            "/usr/bin/etcd:/cache/3.6.16/etcd"
+        );
+        assert!(
+            shown(&etcds, EtcdFormat::Text)
+                .starts_with("3.4.23     /usr/bin/etcd  /usr/bin/etcdctl\n3.6.16 ")
+        );
         let json: Value = serde_json::from_str(&shown(&etcds, EtcdFormat::Json)).expect("JSON");
         assert_eq!(
             json["etcds"][1],
@@ -262,7 +356,9 @@ mod tests {
 
     #[test]
     fn a_program_that_is_no_etcd_is_refused() {
-        let why = probe(Path::new("/bin/echo")).expect_err("echo is no etcd").to_string();
+        let why = probe(Path::new("/bin/echo"))
+            .expect_err("echo is no etcd")
+            .to_string();
         assert_eq!(why, "it tells no version of etcd");
     }
 }

@@ -17,7 +17,16 @@ use crate::workspace::{Result, Workspace};
 const REPORT: &str = "WAYPOST_FAULTS_REPORT";
 
 /// Tests that are faults, including those that only run here.
-const TESTS: [&str; 8] = ["test", "-p", "waypost-etcd", "--test", "it", "--", "--include-ignored", "faults::"];
+const TESTS: [&str; 8] = [
+    "test",
+    "-p",
+    "waypost-etcd",
+    "--test",
+    "it",
+    "--",
+    "--include-ignored",
+    "faults::",
+];
 
 /// Options of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +39,10 @@ pub(crate) struct Options {
 impl Options {
     /// Parses the command line; returns `None` if it is invalid.
     pub(crate) fn of(args: &[&str]) -> Option<Self> {
-        let mut options = Self { rounds: NonZeroU32::MIN, json: false };
+        let mut options = Self {
+            rounds: NonZeroU32::MIN,
+            json: false,
+        };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match *arg {
@@ -55,8 +67,14 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
     let mut tally = TestCounts::default();
     for _ in 0..options.rounds.get() {
         let mut command = workspace.cargo(&TESTS);
-        command.env(etcd::VARIABLE, etcd::variable(&etcds)?).env(REPORT, report.path());
-        let shown: &mut dyn std::io::Write = if options.json { &mut std::io::stderr() } else { &mut std::io::stdout() };
+        command
+            .env(etcd::VARIABLE, etcd::variable(&etcds)?)
+            .env(REPORT, report.path());
+        let shown: &mut dyn std::io::Write = if options.json {
+            &mut std::io::stderr()
+        } else {
+            &mut std::io::stdout()
+        };
         tally = tally.and(&test::tests(command, shown)?);
     }
     let costs = costs(&std::fs::read_to_string(report.path())?)?;
@@ -74,7 +92,8 @@ struct FaultReport(PathBuf);
 
 impl FaultReport {
     fn new() -> Result<Self> {
-        let report = Self(std::env::temp_dir().join(format!("waypost-faults-{}.jsonl", std::process::id())));
+        let report =
+            Self(std::env::temp_dir().join(format!("waypost-faults-{}.jsonl", std::process::id())));
         // Tests append to the file.
         std::fs::write(report.path(), "")?;
         Ok(report)
@@ -110,9 +129,19 @@ type Costs = BTreeMap<(String, String), FaultCost>;
 fn costs(report: &str) -> Result<Costs> {
     let mut costs = Costs::new();
     for line in report.lines() {
-        let figures: Value = serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
-        let text = |name: &str| figures[name].as_str().map(str::to_owned).ok_or_else(|| format!("no {name} in {line}"));
-        let number = |name: &str| figures[name].as_u64().ok_or_else(|| format!("no {name} in {line}"));
+        let figures: Value =
+            serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
+        let text = |name: &str| {
+            figures[name]
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| format!("no {name} in {line}"))
+        };
+        let number = |name: &str| {
+            figures[name]
+                .as_u64()
+                .ok_or_else(|| format!("no {name} in {line}"))
+        };
         let cost = costs.entry((text("fault")?, text("etcd")?)).or_default();
         cost.registered_ms.push(number("registered_ms")?);
         cost.right_ms.push(number("right_ms")?);
@@ -139,17 +168,30 @@ fn max(sorted: &[u64]) -> u64 {
 }
 
 fn table(costs: &Costs) -> String {
-    let width = costs.keys().map(|(fault, _)| fault.chars().count()).max().unwrap_or_default();
-    let seconds = |sorted: &[u64]| format!("{:>6} {:>6}", shown(median(sorted)), shown(max(sorted)));
+    let width = costs
+        .keys()
+        .map(|(fault, _)| fault.chars().count())
+        .max()
+        .unwrap_or_default();
+    let seconds =
+        |sorted: &[u64]| format!("{:>6} {:>6}", shown(median(sorted)), shown(max(sorted)));
     let mut lines = vec![
         String::new(),
-        format!("{:<width$}  {:<8} {:>2}  registered, s   picture, s     fewest    vanished", "fault", "etcd", "n"),
-        format!("{:<width$}  {:<8} {:>2}  median    max  median    max    seen      from etcd", "", "", ""),
+        format!(
+            "{:<width$}  {:<8} {:>2}  registered, s   picture, s     fewest    vanished",
+            "fault", "etcd", "n"
+        ),
+        format!(
+            "{:<width$}  {:<8} {:>2}  median    max  median    max    seen      from etcd",
+            "", "", ""
+        ),
     ];
     for ((fault, version), cost) in costs {
         let (registered, right) = (seconds(&cost.registered_ms), seconds(&cost.right_ms));
         let seen = format!("{} of {}", cost.fewest.unwrap_or_default(), cost.nodes);
-        let vanished = cost.vanished.map_or("-".to_owned(), |vanished| vanished.to_string());
+        let vanished = cost
+            .vanished
+            .map_or("-".to_owned(), |vanished| vanished.to_string());
         let repeats = cost.registered_ms.len();
         lines.push(format!("{fault:<width$}  {version:<8} {repeats:>2}  {registered}  {right}    {seen:<8}  {vanished}"));
     }
@@ -197,22 +239,39 @@ frozen  3.6.16    3    0.04   4.00    0.03   3.00    2 of 3    1
 wiped   3.4.23    1    0.90   0.90    0.95   0.95    3 of 3    -";
         assert_eq!(table(&costs), shown);
         let figures = figures(&costs, &[], &TestCounts::default());
-        assert_eq!(figures["faults"][0]["registered_ms"], json!({ "median": 40, "max": 4000 }));
-        assert_eq!((&figures["faults"][1]["vanished"], &figures["schema"]), (&Value::Null, &json!("waypost/1")));
+        assert_eq!(
+            figures["faults"][0]["registered_ms"],
+            json!({ "median": 40, "max": 4000 })
+        );
+        assert_eq!(
+            (&figures["faults"][1]["vanished"], &figures["schema"]),
+            (&Value::Null, &json!("waypost/1"))
+        );
     }
 
     #[test]
     fn a_line_that_is_no_figures_is_told() {
-        assert!(costs("{}\n").expect_err("it says nothing").to_string().contains("no fault in {}"));
+        assert!(
+            costs("{}\n")
+                .expect_err("it says nothing")
+                .to_string()
+                .contains("no fault in {}")
+        );
         assert!(costs("x\n").is_err());
     }
 
     #[test]
     fn the_command_line_is_read_in_any_order() {
-        let options = |args: &[&str]| Options::of(args).map(|options| (options.rounds.get(), options.json));
+        let options =
+            |args: &[&str]| Options::of(args).map(|options| (options.rounds.get(), options.json));
         assert_eq!(options(&[]), Some((1, false)));
         assert_eq!(options(&["--json", "--rounds", "3"]), Some((3, true)));
-        for wrong in [&["--rounds"][..], &["--rounds", "0"], &["--rounds", "x"], &["--jsn"]] {
+        for wrong in [
+            &["--rounds"][..],
+            &["--rounds", "0"],
+            &["--rounds", "x"],
+            &["--jsn"],
+        ] {
             assert_eq!(options(wrong), None, "{wrong:?}");
         }
     }

@@ -61,16 +61,24 @@ fn run(args: &[&str]) -> Result<ExitCode> {
             None => return Ok(wrong_usage()),
         },
         ["compare", rest @ ..] => compare(&Workspace::find()?, rest)?,
-        ["bench", rest @ ..] => measured(&Workspace::find()?, "waypost-bench", "bench", rest).status()?.success(),
+        ["bench", rest @ ..] => measured(&Workspace::find()?, "waypost-bench", "bench", rest)
+            .status()?
+            .success(),
         ["build-cost"] => build_cost::run(&Workspace::find()?, build_cost::CostFormat::Text)?,
         ["api"] => api::run(&Workspace::find()?, false)?,
         ["api", "--bless"] => api::run(&Workspace::find()?, true)?,
         ["size"] => size::run(&Workspace::find()?, false)?,
         ["size", "--json"] => size::run(&Workspace::find()?, true)?,
-        ["build-cost", "--json"] => build_cost::run(&Workspace::find()?, build_cost::CostFormat::Json)?,
+        ["build-cost", "--json"] => {
+            build_cost::run(&Workspace::find()?, build_cost::CostFormat::Json)?
+        }
         _ => return Ok(wrong_usage()),
     };
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn wrong_usage() -> ExitCode {
@@ -86,11 +94,16 @@ fn ci(workspace: &Workspace) -> Result<bool> {
 fn etcd_figures(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     let etcds = etcd::ensure(workspace)?;
     let mut command = measured(workspace, "waypost-testkit", "etcd-figures", args);
-    Ok(command.env(etcd::VARIABLE, etcd::variable(&etcds)?).status()?.success())
+    Ok(command
+        .env(etcd::VARIABLE, etcd::variable(&etcds)?)
+        .status()?
+        .success())
 }
 
 fn compare(workspace: &Workspace, args: &[&str]) -> Result<bool> {
-    Ok(measured(workspace, "waypost-testkit", "compare", args).status()?.success())
+    Ok(measured(workspace, "waypost-testkit", "compare", args)
+        .status()?
+        .success())
 }
 
 /// Returns the command that runs a measuring program in a release build.
@@ -116,7 +129,11 @@ mod tests {
             &["etcd-faults", "--rounds"],
         ];
         for args in wrong {
-            assert_eq!(run(args).expect("no command was run"), ExitCode::from(2), "{args:?}");
+            assert_eq!(
+                run(args).expect("no command was run"),
+                ExitCode::from(2),
+                "{args:?}"
+            );
         }
     }
 }

@@ -5,7 +5,10 @@ use crate::source::{Token, tokens};
 /// Returns the module that a file is: `registry/mod.rs` is `[registry]`, `lib.rs` the root.
 pub(crate) fn module(file: &str) -> Vec<String> {
     let path = file.trim_end_matches(".rs");
-    path.split('/').filter(|part| !matches!(*part, "mod" | "lib")).map(str::to_owned).collect()
+    path.split('/')
+        .filter(|part| !matches!(*part, "mod" | "lib"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The crate root as a whole: `use crate::*`, `use crate as x`.
@@ -28,7 +31,14 @@ impl Use {
 
 /// Returns every path that these tokens of `module` name by `crate::`, `self::` or `super::`.
 pub(crate) fn uses(tokens: &[Token], module: Vec<String>) -> Vec<Use> {
-    let mut reader = PathReader { tokens, at: 0, module, inline: Vec::new(), depth: 0, found: Vec::new() };
+    let mut reader = PathReader {
+        tokens,
+        at: 0,
+        module,
+        inline: Vec::new(),
+        depth: 0,
+        found: Vec::new(),
+    };
     while reader.at < tokens.len() {
         reader.step();
     }
@@ -47,7 +57,9 @@ struct PathReader<'a> {
 
 impl PathReader<'_> {
     fn text(&self, ahead: usize) -> &str {
-        self.tokens.get(self.at + ahead).map_or("", |token| &token.text)
+        self.tokens
+            .get(self.at + ahead)
+            .map_or("", |token| &token.text)
     }
 
     fn step(&mut self) {
@@ -97,7 +109,11 @@ impl PathReader<'_> {
             base.push(self.text(0).to_owned());
             self.at += 2;
         }
-        if self.text(0) == "{" { self.group(&base) } else { self.end(base) }
+        if self.text(0) == "{" {
+            self.group(&base);
+        } else {
+            self.end(base);
+        }
     }
 
     /// Ends a path with the word here.
@@ -144,14 +160,20 @@ impl TestFiles {
     pub(crate) fn of(sources: &[(String, String)]) -> Self {
         let declared = |(file, source): &(String, String)| {
             let folder = module_folder(file);
-            test_files(&tokens(source)).into_iter().map(|name| format!("{folder}/{name}")).collect::<Vec<_>>()
+            test_files(&tokens(source))
+                .into_iter()
+                .map(|name| format!("{folder}/{name}"))
+                .collect::<Vec<_>>()
         };
         Self(sources.iter().flat_map(declared).collect())
     }
 
     /// Returns true if the file is one of them, or a module inside one.
     pub(crate) fn contains(&self, file: &str) -> bool {
-        let is_below = |test: &String| file.strip_prefix(test.as_str()).is_some_and(|rest| rest.starts_with(['/', '.']));
+        let is_below = |test: &String| {
+            file.strip_prefix(test.as_str())
+                .is_some_and(|rest| rest.starts_with(['/', '.']))
+        };
         self.0.iter().any(is_below)
     }
 }
@@ -159,17 +181,26 @@ impl TestFiles {
 /// Returns the folder of the modules that a file declares: `a/src/x.rs` has them in `a/src/x`.
 fn module_folder(file: &str) -> &str {
     let file = file.trim_end_matches(".rs");
-    ["/mod", "/lib", "/main"].into_iter().find_map(|root| file.strip_suffix(root)).unwrap_or(file)
+    ["/mod", "/lib", "/main"]
+        .into_iter()
+        .find_map(|root| file.strip_suffix(root))
+        .unwrap_or(file)
 }
 
 /// Returns the names of the modules in files of their own that are compiled for tests only.
 fn test_files(tokens: &[Token]) -> Vec<&str> {
-    let declared = tokens.windows(TEST_MODULE.len() + 2).filter(|window| is_test_module(window) && window[9].text == ";");
+    let declared = tokens
+        .windows(TEST_MODULE.len() + 2)
+        .filter(|window| is_test_module(window) && window[9].text == ";");
     declared.map(|window| window[8].text.as_str()).collect()
 }
 
 pub(crate) const TEST_MODULE: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
 
 pub(crate) fn is_test_module(tokens: &[Token]) -> bool {
-    tokens.iter().take(TEST_MODULE.len()).map(|token| token.text.as_str()).eq(TEST_MODULE)
+    tokens
+        .iter()
+        .take(TEST_MODULE.len())
+        .map(|token| token.text.as_str())
+        .eq(TEST_MODULE)
 }

@@ -12,7 +12,13 @@ use crate::source::{Token, code_lines, doc_comments, tokens};
 use crate::workspace::{Result, Workspace};
 
 /// Crates that no user builds.
-const DEVELOPMENT: &[&str] = &["waypost-testkit", "waypost-bench", "waypost-model", "bench", "xtask"];
+const DEVELOPMENT: &[&str] = &[
+    "waypost-testkit",
+    "waypost-bench",
+    "waypost-model",
+    "bench",
+    "xtask",
+];
 
 /// Type names that each crate or implementation may have for itself.
 const SHARED_BY_RIGHT: &[&str] = &["Error", "Result", "Config"];
@@ -85,32 +91,60 @@ impl TreeCounts {
     fn add(&mut self, name: &str, path: &str, source: &str, is_test_file: bool) {
         let code = code_lines(source);
         let all = tokens(source);
-        let tests = if is_test_file { vec![(1, code.len())] } else { test_modules(&all) };
-        let is_test = |line: usize| tests.iter().any(|(first, last)| (*first..=*last).contains(&line));
+        let tests = if is_test_file {
+            vec![(1, code.len())]
+        } else {
+            test_modules(&all)
+        };
+        let is_test = |line: usize| {
+            tests
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&line))
+        };
         let [product, test] = self.lines.entry(name.to_owned()).or_default();
         for (index, code) in code.iter().enumerate() {
-            if is_test(index + 1) { test.add(&[*code]) } else { product.add(&[*code]) }
+            if is_test(index + 1) {
+                test.add(&[*code]);
+            } else {
+                product.add(&[*code]);
+            }
         }
         for comment in doc_comments(source) {
             self.doc_comments += 1;
             self.hidden_subjects += usize::from(hides_subject(&comment.text));
             *self.examples.entry(name.to_owned()).or_default() += examples(&comment.text);
         }
-        let all: Vec<Token> = all.into_iter().filter(|token| !is_test(token.line)).collect();
+        let all: Vec<Token> = all
+            .into_iter()
+            .filter(|token| !is_test(token.line))
+            .collect();
         for (name, line) in types(&all) {
-            self.types.entry(name).or_default().push(format!("{path}:{line}"));
+            self.types
+                .entry(name)
+                .or_default()
+                .push(format!("{path}:{line}"));
         }
         if let Some(file) = path.strip_prefix("src/").filter(|_| !is_test_file) {
             let module = module(file);
-            let used = uses(&all, module.clone()).into_iter().map(|used| used.path).collect();
-            self.modules.entry(name.to_owned()).or_default().insert(module, used);
+            let used = uses(&all, module.clone())
+                .into_iter()
+                .map(|used| used.path)
+                .collect();
+            self.modules
+                .entry(name.to_owned())
+                .or_default()
+                .insert(module, used);
         }
     }
 
     fn sum(&self, wanted: impl Fn(&str, usize) -> bool) -> Lines {
         let mut sum = Lines::default();
         for (name, kinds) in &self.lines {
-            for (kind, lines) in kinds.iter().enumerate().filter(|(kind, _)| wanted(name, *kind)) {
+            for (kind, lines) in kinds
+                .iter()
+                .enumerate()
+                .filter(|(kind, _)| wanted(name, *kind))
+            {
                 let _ = kind;
                 sum.all += lines.all;
                 sum.code += lines.code;
@@ -121,37 +155,58 @@ impl TreeCounts {
 
     /// Returns the names that unrelated types share.
     fn shared_names(&self) -> Vec<&str> {
-        let shared = self.types.iter().filter(|(name, places)| places.len() > 1 && !is_by_right(name));
+        let shared = self
+            .types
+            .iter()
+            .filter(|(name, places)| places.len() > 1 && !is_by_right(name));
         shared.map(|(name, _)| name.as_str()).collect()
     }
 
     fn cycles(&self) -> Vec<String> {
         let of_crate = |(name, modules): (&String, &BTreeMap<_, _>)| {
             let cycles = cycles(modules).into_iter();
-            cycles.map(|cycle| format!("{name}: {}", cycle.join(", "))).collect::<Vec<_>>()
+            cycles
+                .map(|cycle| format!("{name}: {}", cycle.join(", ")))
+                .collect::<Vec<_>>()
         };
         self.modules.iter().flat_map(of_crate).collect()
     }
 
     fn product_examples(&self) -> usize {
-        let product = self.examples.iter().filter(|(name, _)| !is_development(name));
+        let product = self
+            .examples
+            .iter()
+            .filter(|(name, _)| !is_development(name));
         product.map(|(_, examples)| examples).sum()
     }
 
     fn totals(&self) -> [(&'static str, Lines); 3] {
         [
-            ("product", self.sum(|name, kind| !is_development(name) && kind == 0)),
+            (
+                "product",
+                self.sum(|name, kind| !is_development(name) && kind == 0),
+            ),
             ("tests", self.sum(|_, kind| kind == 1)),
-            ("development tools", self.sum(|name, kind| is_development(name) && kind == 0)),
+            (
+                "development tools",
+                self.sum(|name, kind| is_development(name) && kind == 0),
+            ),
         ]
     }
 
     fn table(&self) -> String {
-        let mut table = format!("{:<22} {:>8} {:>8} {:>8} {:>8}\n", "", "lines", "code", "tests", "code");
+        let mut table = format!(
+            "{:<22} {:>8} {:>8} {:>8} {:>8}\n",
+            "", "lines", "code", "tests", "code"
+        );
         // Writing to a string does not fail.
         for (name, [product, tests]) in &self.lines {
             let (all, code) = (product.all, product.code);
-            let _ = writeln!(table, "{name:<22} {all:>8} {code:>8} {:>8} {:>8}", tests.all, tests.code);
+            let _ = writeln!(
+                table,
+                "{name:<22} {all:>8} {code:>8} {:>8} {:>8}",
+                tests.all, tests.code
+            );
         }
         for (name, lines) in self.totals() {
             let _ = writeln!(table, "{name:<22} {:>8} {:>8}", lines.all, lines.code);
@@ -164,7 +219,12 @@ impl TreeCounts {
         );
         let (names, shared) = (self.types.len(), self.shared_names());
         let share = percent(shared.len(), names);
-        let _ = writeln!(table, "type names {names}, of which {} ({share}) are shared: {}", shared.len(), shared.join(" "));
+        let _ = writeln!(
+            table,
+            "type names {names}, of which {} ({share}) are shared: {}",
+            shared.len(),
+            shared.join(" ")
+        );
         let cycles = self.cycles();
         let _ = writeln!(table, "module cycles {}", cycles.len());
         for cycle in cycles {
@@ -179,9 +239,16 @@ impl TreeCounts {
         let crates: serde_json::Map<String, Value> = self
             .lines
             .iter()
-            .map(|(name, [product, tests])| (name.clone(), json!({ "source": lines(product), "tests": lines(tests) })))
+            .map(|(name, [product, tests])| {
+                (
+                    name.clone(),
+                    json!({ "source": lines(product), "tests": lines(tests) }),
+                )
+            })
             .collect();
-        let totals = self.totals().map(|(name, sum)| json!({ "name": name, "lines": sum.all, "code": sum.code }));
+        let totals = self
+            .totals()
+            .map(|(name, sum)| json!({ "name": name, "lines": sum.all, "code": sum.code }));
         json!({
             "crates": crates,
             "totals": totals,
@@ -209,9 +276,15 @@ fn percent(part: usize, whole: usize) -> String {
 
 /// Returns the first and last line of each `#[cfg(test)] mod … { … }`.
 fn test_modules(tokens: &[Token]) -> Vec<(usize, usize)> {
-    let starts = tokens.windows(TEST_MODULE.len()).enumerate().filter(|(_, window)| is_test_module(window));
-    let starts =
-        starts.map(|(at, _)| at).filter(|at| tokens.get(at + TEST_MODULE.len() + 1).is_some_and(|token| token.text == "{"));
+    let starts = tokens
+        .windows(TEST_MODULE.len())
+        .enumerate()
+        .filter(|(_, window)| is_test_module(window));
+    let starts = starts.map(|(at, _)| at).filter(|at| {
+        tokens
+            .get(at + TEST_MODULE.len() + 1)
+            .is_some_and(|token| token.text == "{")
+    });
     starts
         .map(|at| {
             let mut depth = 0_usize;
@@ -244,11 +317,18 @@ fn types(tokens: &[Token]) -> Vec<(String, usize)> {
 
 /// Returns the number of code blocks in a doc comment that rustdoc compiles.
 fn examples(comment: &str) -> usize {
-    let marks = comment.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
+    let marks = comment
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("```"));
     let opening = marks.step_by(2);
     let is_compiled = |info: &str| {
-        let words: BTreeSet<&str> = info.split([',', ' ']).filter(|word| !word.is_empty()).collect();
-        words.iter().all(|word| matches!(*word, "rust" | "no_run" | "should_panic" | "compile_fail"))
+        let words: BTreeSet<&str> = info
+            .split([',', ' '])
+            .filter(|word| !word.is_empty())
+            .collect();
+        words
+            .iter()
+            .all(|word| matches!(*word, "rust" | "no_run" | "should_panic" | "compile_fail"))
     };
     opening.filter(|info| is_compiled(info)).count()
 }
@@ -256,8 +336,12 @@ fn examples(comment: &str) -> usize {
 /// Returns the groups of modules that use each other in a circle. Uses between a module and one inside
 /// it do not count.
 fn cycles(modules: &BTreeMap<Vec<String>, Vec<Vec<String>>>) -> Vec<Vec<String>> {
-    let resolve =
-        |path: &Vec<String>| (1..=path.len()).rev().map(|n| path[..n].to_vec()).find(|prefix| modules.contains_key(prefix));
+    let resolve = |path: &Vec<String>| {
+        (1..=path.len())
+            .rev()
+            .map(|n| path[..n].to_vec())
+            .find(|prefix| modules.contains_key(prefix))
+    };
     let edges: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = modules
         .iter()
         .map(|(module, used)| {
@@ -278,10 +362,18 @@ fn cycles(modules: &BTreeMap<Vec<String>, Vec<Vec<String>>>) -> Vec<Vec<String>>
         }
         seen
     };
-    let reach: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = modules.keys().map(|module| (module, reached(module))).collect();
+    let reach: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = modules
+        .keys()
+        .map(|module| (module, reached(module)))
+        .collect();
     let mut found = BTreeSet::new();
-    for (module, reachable) in reach.iter().filter(|(module, reachable)| reachable.contains(**module)) {
-        let back = reachable.iter().filter(|other| reach.get(other).is_some_and(|back| back.contains(*module)));
+    for (module, reachable) in reach
+        .iter()
+        .filter(|(module, reachable)| reachable.contains(**module))
+    {
+        let back = reachable
+            .iter()
+            .filter(|other| reach.get(other).is_some_and(|back| back.contains(*module)));
         found.insert(back.map(|path| path.join("::")).collect::<Vec<_>>());
     }
     found.into_iter().collect()
@@ -292,7 +384,10 @@ mod tests {
     use super::*;
 
     fn counts(sources: &[(&str, &str)]) -> TreeCounts {
-        let sources: Vec<_> = sources.iter().map(|(file, source)| (format!("crates/{file}"), (*source).to_owned())).collect();
+        let sources: Vec<_> = sources
+            .iter()
+            .map(|(file, source)| (format!("crates/{file}"), (*source).to_owned()))
+            .collect();
         TreeCounts::of(&sources)
     }
 
@@ -307,16 +402,28 @@ mod tests {
             ("waypost-core/tests/it/main.rs", "fn h() {}\n"),
         ]);
         let [product, tests] = counts.lines["waypost-core"];
-        assert_eq!((product, tests), (Lines { all: 8, code: 4 }, Lines { all: 7, code: 7 }));
+        assert_eq!(
+            (product, tests),
+            (Lines { all: 8, code: 4 }, Lines { all: 7, code: 7 })
+        );
     }
 
     #[test]
     fn a_name_is_shared_if_two_types_have_it() {
         let counts = counts(&[
-            ("a/src/lib.rs", "pub struct Line; enum Error {} impl X { type Item = u8; }"),
-            ("b/src/lib.rs", "trait Line {} enum Error {}\n#[cfg(test)]\nmod tests { struct X; }"),
+            (
+                "a/src/lib.rs",
+                "pub struct Line; enum Error {} impl X { type Item = u8; }",
+            ),
+            (
+                "b/src/lib.rs",
+                "trait Line {} enum Error {}\n#[cfg(test)]\nmod tests { struct X; }",
+            ),
         ]);
-        assert_eq!((counts.types.len(), counts.shared_names()), (2, vec!["Line"]));
+        assert_eq!(
+            (counts.types.len(), counts.shared_names()),
+            (2, vec!["Line"])
+        );
     }
 
     #[test]
@@ -333,7 +440,8 @@ mod tests {
 
     #[test]
     fn only_examples_that_rustdoc_compiles_count() {
-        let comment = "A.\n```\nlet a = 1;\n```\n```text\nb\n```\n```no_run\nc();\n```\n```ignore\n```";
+        let comment =
+            "A.\n```\nlet a = 1;\n```\n```text\nb\n```\n```no_run\nc();\n```\n```ignore\n```";
         assert_eq!(examples(comment), 2);
     }
 }

@@ -17,7 +17,10 @@ pub(crate) fn tokens(source: &str) -> Vec<Token> {
         let mut rest = line.trim_start();
         while !rest.is_empty() {
             let length = token_length(rest);
-            found.push(Token { text: rest[..length].to_owned(), line: index + 1 });
+            found.push(Token {
+                text: rest[..length].to_owned(),
+                line: index + 1,
+            });
             rest = rest[length..].trim_start();
         }
     }
@@ -25,8 +28,16 @@ pub(crate) fn tokens(source: &str) -> Vec<Token> {
 }
 
 fn token_length(text: &str) -> usize {
-    let word: usize = text.chars().take_while(|c| is_word(*c)).map(char::len_utf8).sum();
-    let mark = if text.starts_with("::") { 2 } else { text.chars().next().map_or(0, char::len_utf8) };
+    let word: usize = text
+        .chars()
+        .take_while(|c| is_word(*c))
+        .map(char::len_utf8)
+        .sum();
+    let mark = if text.starts_with("::") {
+        2
+    } else {
+        text.chars().next().map_or(0, char::len_utf8)
+    };
     if word > 0 { word } else { mark }
 }
 
@@ -36,7 +47,10 @@ fn is_word(c: char) -> bool {
 
 /// Returns for each line whether it holds code: anything but blanks and comments.
 pub(crate) fn code_lines(source: &str) -> Vec<bool> {
-    mask(source, Literals::Kept).lines().map(|line| !line.trim().is_empty()).collect()
+    mask(source, Literals::Kept)
+        .lines()
+        .map(|line| !line.trim().is_empty())
+        .collect()
 }
 
 /// A doc comment: its text without the marks, and the line that it starts on.
@@ -52,7 +66,9 @@ pub(crate) fn doc_comments(source: &str) -> Vec<DocComment> {
     let mut open = false;
     for (index, line) in source.lines().enumerate() {
         let trimmed = line.trim_start();
-        let text = trimmed.strip_prefix("///").or_else(|| trimmed.strip_prefix("//!"));
+        let text = trimmed
+            .strip_prefix("///")
+            .or_else(|| trimmed.strip_prefix("//!"));
         match (text, found.last_mut()) {
             (Some(text), Some(last)) if open => {
                 last.text.push('\n');
@@ -60,7 +76,10 @@ pub(crate) fn doc_comments(source: &str) -> Vec<DocComment> {
             }
             (Some(text), _) => {
                 let text = text.strip_prefix(' ').unwrap_or(text).to_owned();
-                found.push(DocComment { text, line: index + 1 });
+                found.push(DocComment {
+                    text,
+                    line: index + 1,
+                });
             }
             (None, _) => {}
         }
@@ -84,8 +103,16 @@ fn mask(source: &str, literals: Literals) -> String {
     while !rest.is_empty() {
         let after_word = masked.chars().next_back().is_some_and(is_word);
         let in_comment = comment(rest);
-        let prefixed = if after_word { 0 } else { prefixed_literal(rest) };
-        let skip = if prefixed > 0 { prefixed } else { in_comment.max(literal(rest)) };
+        let prefixed = if after_word {
+            0
+        } else {
+            prefixed_literal(rest)
+        };
+        let skip = if prefixed > 0 {
+            prefixed
+        } else {
+            in_comment.max(literal(rest))
+        };
         let blank = skip > 0 && (in_comment > 0 || literals == Literals::Blank);
         let length = skip.max(rest.chars().next().map_or(0, char::len_utf8));
         let kept = |c| if blank && c != '\n' { ' ' } else { c };
@@ -125,7 +152,11 @@ fn literal(text: &str) -> usize {
         Some('\'') => {
             let mut inside = text[1..].chars();
             let first = inside.next();
-            if first == Some('\\') || inside.next() == Some('\'') { closed(text, '\'') } else { 0 }
+            if first == Some('\\') || inside.next() == Some('\'') {
+                closed(text, '\'')
+            } else {
+                0
+            }
         }
         _ => 0,
     }
@@ -134,8 +165,12 @@ fn literal(text: &str) -> usize {
 /// The length of the literal with a prefix (`b"`, `c"`, `r#"`, `br"` …) that `text` begins with, or 0.
 fn prefixed_literal(text: &str) -> usize {
     let prefix = ["br", "cr", "r", "b", "c"].into_iter().find(|prefix| {
-        let after = text[..].strip_prefix(prefix).unwrap_or_default().trim_start_matches(['#']);
-        text.starts_with(prefix) && (after.starts_with('"') || (*prefix == "b" && after.starts_with('\'')))
+        let after = text[..]
+            .strip_prefix(prefix)
+            .unwrap_or_default()
+            .trim_start_matches(['#']);
+        text.starts_with(prefix)
+            && (after.starts_with('"') || (*prefix == "b" && after.starts_with('\'')))
     });
     let Some(prefix) = prefix else { return 0 };
     let after = &text[prefix.len()..];
@@ -145,7 +180,8 @@ fn prefixed_literal(text: &str) -> usize {
     let hashes = after.len() - after.trim_start_matches('#').len();
     let end = format!("\"{}", "#".repeat(hashes));
     let body = &after[hashes + 1..];
-    body.find(&end).map_or(text.len(), |at| prefix.len() + hashes + 1 + at + end.len())
+    body.find(&end)
+        .map_or(text.len(), |at| prefix.len() + hashes + 1 + at + end.len())
 }
 
 /// The length of the literal up to its closing `quote`, escapes passed over.
@@ -167,18 +203,31 @@ mod tests {
     use super::*;
 
     fn words(source: &str) -> String {
-        tokens(source).into_iter().map(|token| token.text).collect::<Vec<_>>().join(" ")
+        tokens(source)
+            .into_iter()
+            .map(|token| token.text)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
     fn comments_are_gone() {
-        assert_eq!(words("a /* b /* c */ d */ e // f\n/// g\nh /* open"), "a e h");
+        assert_eq!(
+            words("a /* b /* c */ d */ e // f\n/// g\nh /* open"),
+            "a e h"
+        );
     }
 
     #[test]
     fn literals_are_gone_and_lifetimes_are_not() {
-        assert_eq!(words(r##"a("b \" // c", 'd', '\'', b"e", b'f', r#"g " h"#, c"i") j"##), "a ( , , , , , , ) j");
-        assert_eq!(words("fn f<'a>(x: &'a str, r: u8) {}"), "fn f < ' a > ( x : & ' a str , r : u8 ) { }");
+        assert_eq!(
+            words(r##"a("b \" // c", 'd', '\'', b"e", b'f', r#"g " h"#, c"i") j"##),
+            "a ( , , , , , , ) j"
+        );
+        assert_eq!(
+            words("fn f<'a>(x: &'a str, r: u8) {}"),
+            "fn f < ' a > ( x : & ' a str , r : u8 ) { }"
+        );
     }
 
     #[test]
@@ -189,20 +238,32 @@ mod tests {
     #[test]
     fn lines_of_code_hold_more_than_comments() {
         let source = "a // b\n\n/// c\n/* d\ne */ f\nlet g = \"\nh\n\";";
-        assert_eq!(code_lines(source), [true, false, false, false, true, true, true, true]);
+        assert_eq!(
+            code_lines(source),
+            [true, false, false, false, true, true, true, true]
+        );
     }
 
     #[test]
     fn doc_comments_are_runs_of_lines() {
         let found = doc_comments("//! A.\n//!\n//! B.\nx\n    /// C\n    y // d\n// e");
-        let texts: Vec<_> = found.iter().map(|comment| (comment.text.as_str(), comment.line)).collect();
+        let texts: Vec<_> = found
+            .iter()
+            .map(|comment| (comment.text.as_str(), comment.line))
+            .collect();
         assert_eq!(texts, [("A.\n\nB.", 1), ("C", 5)]);
     }
 
     #[test]
     fn paths_keep_their_lines() {
         let found = tokens("use\n\n  crate::record;");
-        assert_eq!(found[1], Token { text: "crate".to_owned(), line: 3 });
+        assert_eq!(
+            found[1],
+            Token {
+                text: "crate".to_owned(),
+                line: 3
+            }
+        );
         assert_eq!(found[2].text, "::");
     }
 }

@@ -21,7 +21,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     Ok(tally.conclude(start, &etcds))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a tool for people: it measures how long they waited")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a tool for people: it measures how long they waited"
+)]
 pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
@@ -70,7 +73,14 @@ impl TestCounts {
         self.lost();
         let none = self.passed + self.failed == 0;
         if self.failed == 0 && (none || !success) {
-            eprintln!("{}", if success { "no test ran" } else { "cargo test failed, see above" });
+            eprintln!(
+                "{}",
+                if success {
+                    "no test ran"
+                } else {
+                    "cargo test failed, see above"
+                }
+            );
             self.failed += 1;
         }
     }
@@ -85,34 +95,56 @@ impl TestCounts {
 
     /// Prints the wall time, the etcds and the result; returns true if nothing failed.
     pub(crate) fn conclude(&self, start: std::time::Instant, etcds: &[FoundEtcd]) -> bool {
-        println!("\nwall time {:.1} s, on etcd {}", start.elapsed().as_secs_f64(), etcd::versions(etcds).join(" and "));
+        println!(
+            "\nwall time {:.1} s, on etcd {}",
+            start.elapsed().as_secs_f64(),
+            etcd::versions(etcds).join(" and ")
+        );
         println!("{}", self.line());
         self.failed == 0
     }
 
     /// Returns the sum of two runs.
     pub(crate) fn and(self, other: &Self) -> Self {
-        let (passed, failed, skipped) = (self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped);
-        Self { passed, failed, skipped, running: false }
+        let (passed, failed, skipped) = (
+            self.passed + other.passed,
+            self.failed + other.failed,
+            self.skipped + other.skipped,
+        );
+        Self {
+            passed,
+            failed,
+            skipped,
+            running: false,
+        }
     }
 
     /// Returns `N passed, N failed`, and the number of skipped tests if there are any.
     pub(crate) fn line(&self) -> String {
-        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+        let skipped = if self.skipped > 0 {
+            format!(", {} skipped", self.skipped)
+        } else {
+            String::new()
+        };
         format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }
 }
 
 /// Returns true for a line such as `running 12 tests`.
 fn is_start(line: &str) -> bool {
-    let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
+    let count = line
+        .strip_prefix("running ")
+        .and_then(|rest| rest.split_once(" test"));
     count.is_some_and(|(count, rest)| count.parse::<u64>().is_ok() && matches!(rest, "" | "s"))
 }
 
 /// Returns the number before `word` in `ok. 12 passed; 0 failed; 1 ignored; …`.
 fn figure(result: &str, word: &str) -> u64 {
     let parts = result.split([';', '.']);
-    parts.filter_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok()).next().unwrap_or_default()
+    parts
+        .filter_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+        .next()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -133,22 +165,34 @@ mod tests {
     fn figures_are_summed() {
         assert_eq!(tally(TWO, false), "3 passed, 2 failed, 1 skipped");
         assert_eq!(
-            tally("running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", true),
+            tally(
+                "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
+                true
+            ),
             "2 passed, 0 failed"
         );
     }
 
     #[test]
     fn a_program_that_died_is_a_failure() {
-        assert_eq!(tally("running 3 tests\ntest a ... ok\n", false), "0 passed, 1 failed");
-        assert_eq!(tally(&format!("running 9 tests\n{TWO}"), false), "3 passed, 3 failed, 1 skipped");
+        assert_eq!(
+            tally("running 3 tests\ntest a ... ok\n", false),
+            "0 passed, 1 failed"
+        );
+        assert_eq!(
+            tally(&format!("running 9 tests\n{TWO}"), false),
+            "3 passed, 3 failed, 1 skipped"
+        );
     }
 
     #[test]
     fn a_build_that_fails_and_a_run_without_tests_are_failures() {
         assert_eq!(tally("", false), "0 passed, 1 failed");
         assert_eq!(
-            tally("running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", true),
+            tally(
+                "running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
+                true
+            ),
             "0 passed, 1 failed"
         );
     }

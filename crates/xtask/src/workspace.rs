@@ -18,10 +18,17 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Returns the workspace of the xtask that cargo runs.
     pub(crate) fn find() -> Result<Self> {
-        let package = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("call it as `cargo xtask`, so that cargo says where it is")?;
-        let root = Path::new(&package).ancestors().nth(2).ok_or("xtask is not in crates/ of a workspace")?;
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .ok_or("call it as `cargo xtask`, so that cargo says where it is")?;
+        let root = Path::new(&package)
+            .ancestors()
+            .nth(2)
+            .ok_or("xtask is not in crates/ of a workspace")?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Ok(Self { root: root.to_owned(), cargo })
+        Ok(Self {
+            root: root.to_owned(),
+            cargo,
+        })
     }
 
     /// Returns the folder of the workspace's `Cargo.toml`.
@@ -32,13 +39,17 @@ impl Workspace {
     /// Returns a cargo command in the root, without stdin.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.cargo);
-        command.args(args).current_dir(&self.root).stdin(Stdio::null());
+        command
+            .args(args)
+            .current_dir(&self.root)
+            .stdin(Stdio::null());
         command
     }
 
     /// Returns the text of a file; `path` is relative to the root.
     pub(crate) fn read(&self, path: &str) -> Result<String> {
-        std::fs::read_to_string(self.root.join(path)).map_err(|error| format!("{path}: {error}").into())
+        std::fs::read_to_string(self.root.join(path))
+            .map_err(|error| format!("{path}: {error}").into())
     }
 
     /// Returns the output of `cargo metadata --no-deps`.
@@ -49,9 +60,17 @@ impl Workspace {
 
     /// Returns the files that git tracks, relative to the root.
     pub(crate) fn tracked(&self) -> Result<Vec<String>> {
-        let list = output(Command::new("git").args(["ls-files", "-z"]).current_dir(&self.root))?;
-        let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-        Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+        let list = output(
+            Command::new("git")
+                .args(["ls-files", "-z"])
+                .current_dir(&self.root),
+        )?;
+        let names = list
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty());
+        Ok(names
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect())
     }
 }
 

@@ -20,15 +20,29 @@ const SETTLE: Duration = Duration::from_secs(10);
 pub(super) fn measure(nodes: usize, seconds: u64) -> Result<f64> {
     one_thread()?.block_on(async {
         let refusing = Port::take()?;
-        let (records, registry, address) = (RecordSet::new(), PushRegistry::new(), refusing.address().to_string());
+        let (records, registry, address) = (
+            RecordSet::new(),
+            PushRegistry::new(),
+            refusing.address().to_string(),
+        );
         let record = |number| {
             let id = id(number, 0);
-            let pool = if number < UNREACHABLE { "used" } else { "unused" };
-            (RecordSet::key(&id), records.json(&id, &address, &[(POOL, pool)]))
+            let pool = if number < UNREACHABLE {
+                "used"
+            } else {
+                "unused"
+            };
+            (
+                RecordSet::key(&id),
+                records.json(&id, &address, &[(POOL, pool)]),
+            )
         };
         registry.load((0..nodes).map(record))?;
         let client = Client::new(registry.handle());
-        let channel = client.channel_builder(SERVICE).label(POOL, "used").build()?;
+        let channel = client
+            .channel_builder(SERVICE)
+            .label(POOL, "used")
+            .build()?;
         let _ = channel.snapshot();
         sleep(SETTLE).await;
         let (start, cpu) = (Instant::now(), thread_cpu());

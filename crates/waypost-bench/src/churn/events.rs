@@ -31,11 +31,22 @@ pub(super) fn measure(nodes: usize, peers: &Peers) -> Result<Events> {
     one_thread()?.block_on(async {
         let scene = Scene::new(nodes, peers)?;
         let _channel = scene.connected().await?;
-        let run = EventRun { scene: &scene, nodes, meter: Meter::new().await };
+        let run = EventRun {
+            scene: &scene,
+            nodes,
+            meter: Meter::new().await,
+        };
         let [added_after_rest, changed_after_rest, removed_after_rest] = run.events(true).await?;
         let [added, changed, removed] = run.events(false).await?;
         scene.client.close().await;
-        Ok(Events { added, changed, removed, added_after_rest, changed_after_rest, removed_after_rest })
+        Ok(Events {
+            added,
+            changed,
+            removed,
+            added_after_rest,
+            changed_after_rest,
+            removed_after_rest,
+        })
     })
 }
 
@@ -51,12 +62,18 @@ impl EventRun<'_> {
     async fn events(&self, rested: bool) -> Result<[f64; 3]> {
         let round = if rested { "1" } else { "2" };
         let added = self.puts(rested, round, |number| id(number, 1)).await?;
-        let changed = self.puts(rested, round, |number| id(number * self.nodes / EVENTS, 0)).await?;
+        let changed = self
+            .puts(rested, round, |number| id(number * self.nodes / EVENTS, 0))
+            .await?;
         let mut costs = Vec::new();
         for number in rounds() {
             let key = RecordSet::key(&id(number, 1));
             let delete = || self.scene.registry.delete(&key);
-            costs.push(if rested { self.meter.after_rest(delete).await } else { self.meter.in_stream(delete).await });
+            costs.push(if rested {
+                self.meter.after_rest(delete).await
+            } else {
+                self.meter.in_stream(delete).await
+            });
         }
         Ok([added, changed, micros(&costs)])
     }
@@ -65,10 +82,19 @@ impl EventRun<'_> {
         let mut costs = Vec::new();
         for number in rounds() {
             let node = node(number);
-            let (key, record) = (RecordSet::key(&node), self.scene.records.json(&node, &self.scene.address, &[("round", round)]));
+            let (key, record) = (
+                RecordSet::key(&node),
+                self.scene
+                    .records
+                    .json(&node, &self.scene.address, &[("round", round)]),
+            );
             let mut put = Ok(());
             let work = || put = self.scene.registry.put(&key, record.as_bytes());
-            costs.push(if rested { self.meter.after_rest(work).await } else { self.meter.in_stream(work).await });
+            costs.push(if rested {
+                self.meter.after_rest(work).await
+            } else {
+                self.meter.in_stream(work).await
+            });
             put?;
         }
         Ok(micros(&costs))
@@ -82,7 +108,12 @@ fn rounds() -> impl Iterator<Item = usize> {
 }
 
 fn micros(costs: &[Duration]) -> f64 {
-    median(&costs.iter().map(|cost| cost.as_secs_f64() * 1e6).collect::<Vec<_>>())
+    median(
+        &costs
+            .iter()
+            .map(|cost| cost.as_secs_f64() * 1e6)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Time from a new client to its first response.
@@ -98,7 +129,10 @@ pub(super) fn first_answer(nodes: usize, peers: &Peers) -> Result<First> {
         let (start, start_cpu) = (Instant::now(), cpu::thread_cpu());
         let channel = scene.channel()?;
         call(&channel).await?;
-        let first = First { wall: start.elapsed(), cpu: cpu::thread_cpu() - start_cpu };
+        let first = First {
+            wall: start.elapsed(),
+            cpu: cpu::thread_cpu() - start_cpu,
+        };
         scene.client.close().await;
         Ok(first)
     })

@@ -41,7 +41,11 @@ pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
         rows.push(measure(usize::try_from(nodes)?, seconds)?);
     }
     let failures = failures(&rows);
-    Ok(Figures { table: table::of(&rows, before.as_deref()), json: json!({ "by_nodes": rows }), failures })
+    Ok(Figures {
+        table: table::of(&rows, before.as_deref()),
+        json: json!({ "by_nodes": rows }),
+        failures,
+    })
 }
 
 fn measure(nodes: usize, seconds: u64) -> Result<Value> {
@@ -74,7 +78,8 @@ fn failures(rows: &[Value]) -> Vec<String> {
     let over = |(figure, nodes, limit): &(&str, u64, f64)| {
         let row = rows.iter().find(|row| row["nodes"] == *nodes)?;
         let value = row[*figure].as_f64()?;
-        (value > *limit).then(|| format!("{figure} at {nodes} nodes is {value}, not at most {limit}"))
+        (value > *limit)
+            .then(|| format!("{figure} at {nodes} nodes is {value}, not at most {limit}"))
     };
     LIMITS.iter().filter_map(over).collect()
 }

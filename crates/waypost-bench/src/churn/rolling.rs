@@ -37,14 +37,19 @@ pub(super) fn measure(nodes: usize, peers: &Peers) -> Result<Rolling> {
         cost += thread_cpu() - start;
         scene.client.close().await;
         let share = replaced as f64 / nodes as f64;
-        Ok(Rolling { seconds: cost.as_secs_f64() / share, share })
+        Ok(Rolling {
+            seconds: cost.as_secs_f64() / share,
+            share,
+        })
     })
 }
 
 async fn replace(scene: &Scene, number: usize) -> Result<Duration> {
     let (old, new) = (id(number, 0), id(number, 1));
     let (old_key, new_key) = (RecordSet::key(&old), RecordSet::key(&new));
-    let leaving = scene.records.json(&old, &scene.address, &[(keys::STATE, keys::LEAVING)]);
+    let leaving = scene
+        .records
+        .json(&old, &scene.address, &[(keys::STATE, keys::LEAVING)]);
     let created = scene.records.json(&new, &scene.address, &[]);
     let start = thread_cpu();
     scene.registry.put(&old_key, leaving.as_bytes())?;

@@ -30,18 +30,31 @@ pub(super) struct Scene {
 impl Scene {
     /// Creates the client; the registry has `nodes` nodes, all at the address of `peers`.
     pub(super) fn new(nodes: usize, peers: &Peers) -> Result<Self> {
-        let (records, registry, address) = (RecordSet::new(), PushRegistry::new(), peers.address.to_string());
+        let (records, registry, address) = (
+            RecordSet::new(),
+            PushRegistry::new(),
+            peers.address.to_string(),
+        );
         let record = |number| {
             let id = id(number, 0);
             (RecordSet::key(&id), records.json(&id, &address, &[]))
         };
         registry.load((0..nodes).map(record))?;
         let client = Client::new(registry.handle());
-        Ok(Self { records, registry, client, address })
+        Ok(Self {
+            records,
+            registry,
+            client,
+            address,
+        })
     }
 
     pub(super) fn channel(&self) -> Result<Channel> {
-        Ok(self.client.channel_builder(SERVICE).max_peers(MAX_PEERS).build()?)
+        Ok(self
+            .client
+            .channel_builder(SERVICE)
+            .max_peers(MAX_PEERS)
+            .build()?)
     }
 
     /// Returns a channel whose peers are connected and idle.
@@ -55,7 +68,9 @@ impl Scene {
 
 /// Makes one call.
 pub(super) async fn call(channel: &Channel) -> Result<()> {
-    let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
+    let mut request = Request::new(HelloRequest {
+        name: "Ann".to_owned(),
+    });
     request.set_timeout(READY);
     GreeterClient::new(channel.clone()).hello(request).await?;
     Ok(())

@@ -26,13 +26,19 @@ fn show(services: &[Service], format: Format, style: Style) -> Vec<String> {
         Format::Table => nodes(services, style),
         Format::Wide => wide(services, style),
         Format::Json => vec![output::pretty(&Document::new(services))],
-        Format::Jsonl => pairs(services).map(|(service, node)| output::compact(&NodeLine::of(service, node))).collect(),
-        Format::Name => pairs(services).map(|(_, node)| crate::escape::text(&node.id)).collect(),
+        Format::Jsonl => pairs(services)
+            .map(|(service, node)| output::compact(&NodeLine::of(service, node)))
+            .collect(),
+        Format::Name => pairs(services)
+            .map(|(_, node)| crate::escape::text(&node.id))
+            .collect(),
     }
 }
 
 fn pairs(services: &[Service]) -> impl Iterator<Item = (&Service, &Node)> {
-    services.iter().flat_map(|service| service.nodes.iter().map(move |node| (service, node)))
+    services
+        .iter()
+        .flat_map(|service| service.nodes.iter().map(move |node| (service, node)))
 }
 
 /// JSON line of one node.
@@ -54,24 +60,50 @@ impl<'a> NodeLine<'a> {
         let membership = membership(node);
         let (id, address, metadata) = (&node.id, &node.address, &node.metadata);
         let (service, version) = (&service.name, &service.version);
-        Self { schema: SCHEMA, event: None, service, version, id, address, membership, metadata }
+        Self {
+            schema: SCHEMA,
+            event: None,
+            service,
+            version,
+            id,
+            address,
+            membership,
+            metadata,
+        }
     }
 
     /// Adds the event that concerns the node.
     pub(super) fn event(self, event: &'static str) -> Self {
-        Self { event: Some(event), ..self }
+        Self {
+            event: Some(event),
+            ..self
+        }
     }
 }
 
 fn membership(node: &Node) -> &'static str {
-    if node.is_leaving() { "leaving" } else { "confirmed" }
+    if node.is_leaving() {
+        "leaving"
+    } else {
+        "confirmed"
+    }
 }
 
 fn nodes(services: &[Service], style: Style) -> Vec<String> {
     let mut table = Table::new(&["NODE", "ADDRESS", "VERSION", "PROTOCOL", "MEMBERSHIP"]);
     for (service, node) in pairs(services) {
-        let protocol = node.metadata.get(keys::PROTOCOL).unwrap_or_default().to_owned();
-        table.row([node.id.clone(), node.address.clone(), service.version.clone(), protocol, membership(node).into()]);
+        let protocol = node
+            .metadata
+            .get(keys::PROTOCOL)
+            .unwrap_or_default()
+            .to_owned();
+        table.row([
+            node.id.clone(),
+            node.address.clone(),
+            service.version.clone(),
+            protocol,
+            membership(node).into(),
+        ]);
     }
     table.lines(style)
 }
@@ -80,7 +112,13 @@ fn wide(services: &[Service], style: Style) -> Vec<String> {
     let mut table = Table::new(&["NODE", "ADDRESS", "VERSION", "MEMBERSHIP", "METADATA"]);
     for (service, node) in pairs(services) {
         let metadata = words(&node.metadata);
-        table.row([node.id.clone(), node.address.clone(), service.version.clone(), membership(node).into(), metadata]);
+        table.row([
+            node.id.clone(),
+            node.address.clone(),
+            service.version.clone(),
+            membership(node).into(),
+            metadata,
+        ]);
     }
     let mut lines = table.lines(style);
     if services.iter().any(|service| !service.endpoints.is_empty()) {
@@ -92,20 +130,43 @@ fn wide(services: &[Service], style: Style) -> Vec<String> {
 
 fn endpoints(services: &[Service], style: Style) -> Vec<String> {
     let mut table = Table::new(&["ENDPOINT", "VERSION", "REQUEST", "RESPONSE", "METADATA"]);
-    for (service, endpoint) in services.iter().flat_map(|service| service.endpoints.iter().map(move |e| (service, e))) {
-        let Endpoint { name, request, response, metadata } = endpoint;
-        let [request, response] = [request, response].map(|value| value.as_ref().map(shape).unwrap_or_default());
-        table.row([name.clone(), service.version.clone(), request, response, words(metadata)]);
+    for (service, endpoint) in services
+        .iter()
+        .flat_map(|service| service.endpoints.iter().map(move |e| (service, e)))
+    {
+        let Endpoint {
+            name,
+            request,
+            response,
+            metadata,
+        } = endpoint;
+        let [request, response] =
+            [request, response].map(|value| value.as_ref().map(shape).unwrap_or_default());
+        table.row([
+            name.clone(),
+            service.version.clone(),
+            request,
+            response,
+            words(metadata),
+        ]);
     }
     table.lines(style)
 }
 
 /// Formats a message as `HelloRequest{name string}`: one level, since more does not fit on a line.
 fn shape(value: &Value) -> String {
-    let fields: Vec<_> = value.values.iter().map(|field| format!("{} {}", field.name, field.kind)).collect();
+    let fields: Vec<_> = value
+        .values
+        .iter()
+        .map(|field| format!("{} {}", field.name, field.kind))
+        .collect();
     format!("{}{{{}}}", value.kind, fields.join(", "))
 }
 
 fn words(metadata: &Metadata) -> String {
-    metadata.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    metadata
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -20,18 +20,31 @@ struct ListLine<'a> {
 
 impl<'a> ListLine<'a> {
     fn of(service: &'a Service) -> Self {
-        let mut protocols: Vec<_> = service.nodes.iter().filter_map(|node| node.metadata.get(keys::PROTOCOL)).collect();
+        let mut protocols: Vec<_> = service
+            .nodes
+            .iter()
+            .filter_map(|node| node.metadata.get(keys::PROTOCOL))
+            .collect();
         protocols.sort_unstable();
         protocols.dedup();
         let (nodes, endpoints) = (service.nodes.len(), service.endpoints.len());
-        Self { name: &service.name, version: &service.version, nodes, endpoints, protocols }
+        Self {
+            name: &service.name,
+            version: &service.version,
+            nodes,
+            endpoints,
+            protocols,
+        }
     }
 }
 
 pub(crate) async fn run(opened: &OpenRegistry, args: &List) -> Result<(), CliError> {
     let services = opened.list().await?;
     if services.is_empty() {
-        output::note(&format!("no service is registered in {}; to see some: waypost demo", opened.url()));
+        output::note(&format!(
+            "no service is registered in {}; to see some: waypost demo",
+            opened.url()
+        ));
     }
     let lines: Vec<_> = services.iter().map(ListLine::of).collect();
     for text in show(&lines, args.show.format(), Style::of_stdout()) {
@@ -53,7 +66,12 @@ fn show(lines: &[ListLine<'_>], format: Format, style: Style) -> Vec<String> {
 fn table(lines: &[ListLine<'_>], style: Style) -> Vec<String> {
     let mut table = Table::new(&["NAME", "VERSION", ">NODES", ">ENDPOINTS"]);
     for line in lines {
-        table.row([line.name.into(), line.version.into(), line.nodes.to_string(), line.endpoints.to_string()]);
+        table.row([
+            line.name.into(),
+            line.version.into(),
+            line.nodes.to_string(),
+            line.endpoints.to_string(),
+        ]);
     }
     table.lines(style)
 }
@@ -62,7 +80,13 @@ fn wide(lines: &[ListLine<'_>], style: Style) -> Vec<String> {
     let mut table = Table::new(&["NAME", "VERSION", ">NODES", ">ENDPOINTS", "PROTOCOLS"]);
     for line in lines {
         let (nodes, endpoints) = (line.nodes.to_string(), line.endpoints.to_string());
-        table.row([line.name.into(), line.version.into(), nodes, endpoints, line.protocols.join(",")]);
+        table.row([
+            line.name.into(),
+            line.version.into(),
+            nodes,
+            endpoints,
+            line.protocols.join(","),
+        ]);
     }
     table.lines(style)
 }
@@ -74,12 +98,18 @@ fn jsonl(line: &ListLine<'_>) -> String {
         #[serde(flatten)]
         line: &'a ListLine<'a>,
     }
-    output::compact(&Tagged { schema: SCHEMA, line })
+    output::compact(&Tagged {
+        schema: SCHEMA,
+        line,
+    })
 }
 
 /// Returns the names of the services. A service with several versions has one name.
 fn names(lines: &[ListLine<'_>]) -> Vec<String> {
-    let mut names: Vec<_> = lines.iter().map(|line| crate::escape::text(line.name)).collect();
+    let mut names: Vec<_> = lines
+        .iter()
+        .map(|line| crate::escape::text(line.name))
+        .collect();
     names.dedup();
     names
 }

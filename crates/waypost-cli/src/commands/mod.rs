@@ -22,12 +22,24 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     // Evaluated only where it is needed: not every command reads the environment.
     let url = || registry_url(&registry);
     match command {
-        Command::List(args) => interruptible(list::run(&OpenRegistry::open(&url()?).await?, &args)).await,
-        Command::Get(args) => interruptible(get::run(&OpenRegistry::open(&url()?).await?, &args)).await,
-        Command::Watch(args) => interruptible(watch::run(&OpenRegistry::open(&url()?).await?, &args)).await,
-        Command::Wait(args) => interruptible(wait::run(&OpenRegistry::open(&url()?).await?, &args)).await,
-        Command::Deregister(args) => interruptible(deregister::run(&OpenRegistry::open(&url()?).await?, &args)).await,
-        Command::Register(args) => register::run(OpenRegistry::open_for("a node", &url()?).await?, args).await,
+        Command::List(args) => {
+            interruptible(list::run(&OpenRegistry::open(&url()?).await?, &args)).await
+        }
+        Command::Get(args) => {
+            interruptible(get::run(&OpenRegistry::open(&url()?).await?, &args)).await
+        }
+        Command::Watch(args) => {
+            interruptible(watch::run(&OpenRegistry::open(&url()?).await?, &args)).await
+        }
+        Command::Wait(args) => {
+            interruptible(wait::run(&OpenRegistry::open(&url()?).await?, &args)).await
+        }
+        Command::Deregister(args) => {
+            interruptible(deregister::run(&OpenRegistry::open(&url()?).await?, &args)).await
+        }
+        Command::Register(args) => {
+            register::run(OpenRegistry::open_for("a node", &url()?).await?, args).await
+        }
         Command::Completions(args) => completions::run(&args),
         Command::Demo(args) => demo::run(args, &registry).await,
     }

@@ -19,15 +19,22 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
     let service = service(&args);
     let node = service.nodes.first().cloned().unwrap_or_default();
     if !node.metadata.contains_key(keys::PROTOCOL) {
-        output::note("note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc");
+        output::note(
+            "note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc",
+        );
     }
-    let registration = Registration::builder(opened.registry(), service).ttl(args.ttl).interval(args.interval);
+    let registration = Registration::builder(opened.registry(), service)
+        .ttl(args.ttl)
+        .interval(args.interval);
     let registration = registration.allow_loopback(args.allow_loopback).start()?;
     let said = tokio::select! {
         said = tell(registration.watch(), &opened, &args.name, &node, format) => said,
         () = signals.next() => Ok(()),
     };
-    let left = registration.close().await.map_err(|error| opened.failure(error));
+    let left = registration
+        .close()
+        .await
+        .map_err(|error| opened.failure(error));
     opened.close().await?;
     said.and(left)?;
     say(format, "left", &args.name, &node)
@@ -39,7 +46,10 @@ fn service(args: &Register) -> Service {
         None => Node::new(&args.name, &args.address),
     };
     node.metadata = args.metadata.iter().cloned().collect::<Metadata>();
-    let mut service = Service { version: args.version.clone(), ..Service::new(&args.name) };
+    let mut service = Service {
+        version: args.version.clone(),
+        ..Service::new(&args.name)
+    };
     service.nodes.push(node);
     service
 }
@@ -58,7 +68,11 @@ async fn tell(
         match state {
             State::Registered { .. } => say(format, "registered", name, node)?,
             State::Failing { why, .. } => {
-                output::note(&format!("not registered in {}, trying on: {}", opened.url(), escape::text(&why)));
+                output::note(&format!(
+                    "not registered in {}, trying on: {}",
+                    opened.url(),
+                    escape::text(&why)
+                ));
             }
             _ => {}
         }
@@ -81,7 +95,13 @@ fn say(format: Format, event: &str, service: &str, node: &Node) -> Result<(), Cl
     let Node { id, address, .. } = node;
     let text = match format {
         Format::Table | Format::Wide => format!("{event} {id} at {address}"),
-        Format::Json | Format::Jsonl => output::compact(&RegisterOutput { schema: SCHEMA, event, service, id, address }),
+        Format::Json | Format::Jsonl => output::compact(&RegisterOutput {
+            schema: SCHEMA,
+            event,
+            service,
+            id,
+            address,
+        }),
         Format::Name if event == "left" => return Ok(()),
         Format::Name => id.clone(),
     };

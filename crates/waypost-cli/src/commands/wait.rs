@@ -31,7 +31,11 @@ struct SeenNodes {
 }
 
 /// Follows the watcher until the registry has `enough` nodes.
-async fn follow(watcher: &mut Watcher, seen: &mut SeenNodes, enough: usize) -> Result<(), CliError> {
+async fn follow(
+    watcher: &mut Watcher,
+    seen: &mut SeenNodes,
+    enough: usize,
+) -> Result<(), CliError> {
     while let Some(item) = watcher.next().await {
         match item {
             Ok(event) => {
@@ -43,7 +47,11 @@ async fn follow(watcher: &mut Watcher, seen: &mut SeenNodes, enough: usize) -> R
                 seen.trouble = Some(error);
             }
         }
-        if seen.picture.as_ref().is_some_and(|picture| present(picture).count() >= enough) {
+        if seen
+            .picture
+            .as_ref()
+            .is_some_and(|picture| present(picture).count() >= enough)
+        {
             return Ok(());
         }
     }
@@ -64,6 +72,12 @@ fn too_late(opened: &OpenRegistry, args: &Wait, seen: SeenNodes) -> CliError {
             .next("is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY");
     };
     let count = present(&picture).count();
-    CliError::no(format!("{name}: {count} of {} nodes registered in {url} after {:?}", args.ready, args.timeout))
-        .next(format!("see who comes and goes: {}", opened.command(&format!("watch {name}"))))
+    CliError::no(format!(
+        "{name}: {count} of {} nodes registered in {url} after {:?}",
+        args.ready, args.timeout
+    ))
+    .next(format!(
+        "see who comes and goes: {}",
+        opened.command(&format!("watch {name}"))
+    ))
 }

@@ -15,7 +15,10 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &Watch) -> Result<(), CliEr
     let mut watcher = opened.watch(args.name.as_deref()).await?;
     let start = tokio::time::Instant::now();
     let mut story = NodeStates::default();
-    let printer = Printer { format: args.show.format(), style: Style::of_stdout() };
+    let printer = Printer {
+        format: args.show.format(),
+        style: Style::of_stdout(),
+    };
     printer.heading()?;
     while let Some(item) = watcher.next().await {
         match item {
@@ -43,10 +46,15 @@ struct NodeEvent {
 impl NodeStates {
     fn on_event(&mut self, event: Event) -> Vec<NodeEvent> {
         match event {
-            Event::Reset(entries) if !std::mem::replace(&mut self.begun, true) => self.begin(entries),
+            Event::Reset(entries) if !std::mem::replace(&mut self.begun, true) => {
+                self.begin(entries)
+            }
             Event::Reset(entries) => {
                 let changes = self.picture.events_to(&entries.into_iter().collect());
-                changes.into_iter().filter_map(|change| self.change(change)).collect()
+                changes
+                    .into_iter()
+                    .filter_map(|change| self.change(change))
+                    .collect()
             }
             change => self.change(change).into_iter().collect(),
         }
@@ -55,8 +63,18 @@ impl NodeStates {
     fn begin(&mut self, entries: Vec<Entry>) -> Vec<NodeEvent> {
         self.picture = NodeSet::from_iter(entries);
         let nodes = self.picture.len();
-        let present = self.picture.iter().map(|entry| NodeEvent { what: "present", entry: Some(entry.clone()), nodes });
-        std::iter::once(NodeEvent { what: "reset", entry: None, nodes }).chain(present).collect()
+        let present = self.picture.iter().map(|entry| NodeEvent {
+            what: "present",
+            entry: Some(entry.clone()),
+            nodes,
+        });
+        std::iter::once(NodeEvent {
+            what: "reset",
+            entry: None,
+            nodes,
+        })
+        .chain(present)
+        .collect()
     }
 
     /// Applies an event. A node that was marked as leaving has left; one that was not is lost.
@@ -67,12 +85,23 @@ impl NodeStates {
             Event::Updated(entry) => ("updated", entry.clone()),
             Event::Deleted(key) => {
                 let entry = self.picture.get(key)?.clone();
-                (if entry.node.is_leaving() { "left" } else { "lost" }, entry)
+                (
+                    if entry.node.is_leaving() {
+                        "left"
+                    } else {
+                        "lost"
+                    },
+                    entry,
+                )
             }
             Event::Reset(_) => return None,
         };
         self.picture.apply(event);
-        Some(NodeEvent { what, entry: Some(entry), nodes: self.picture.len() })
+        Some(NodeEvent {
+            what,
+            entry: Some(entry),
+            nodes: self.picture.len(),
+        })
     }
 }
 
@@ -93,7 +122,11 @@ impl Printer {
     fn heading(&self) -> Result<(), CliError> {
         let heading = match self.format {
             Format::Table => row("EVENT", "NODE", "ADDRESS", "VERSION"),
-            Format::Wide => format!("{:>9}  {}", "SECONDS", row("EVENT", "NODE", "ADDRESS", "VERSION")),
+            Format::Wide => format!(
+                "{:>9}  {}",
+                "SECONDS",
+                row("EVENT", "NODE", "ADDRESS", "VERSION")
+            ),
             _ => return Ok(()),
         };
         Ok(output::line(&self.style.strong(&heading))?)
@@ -111,7 +144,13 @@ impl Printer {
     fn text(&self, events: &NodeEvent, seconds: f64) -> Option<String> {
         let json = matches!(self.format, Format::Json | Format::Jsonl);
         let Some(entry) = &events.entry else {
-            return json.then(|| output::compact(&Reset { schema: SCHEMA, event: events.what, nodes: events.nodes }));
+            return json.then(|| {
+                output::compact(&Reset {
+                    schema: SCHEMA,
+                    event: events.what,
+                    nodes: events.nodes,
+                })
+            });
         };
         let node = &entry.node;
         let plain = || row(events.what, &node.id, &node.address, &entry.service.version);
@@ -119,7 +158,9 @@ impl Printer {
             Format::Table => plain(),
             Format::Wide => format!("{seconds:>9.3}  {}", plain()),
             Format::Name => escape::text(&node.id),
-            Format::Json | Format::Jsonl => output::compact(&NodeLine::of(&entry.to_service(), node).event(events.what)),
+            Format::Json | Format::Jsonl => {
+                output::compact(&NodeLine::of(&entry.to_service(), node).event(events.what))
+            }
         })
     }
 }
@@ -127,7 +168,9 @@ impl Printer {
 /// Formats a row. The columns fit `<service>-<uuid>` of a short name, and IPv4.
 fn row(event: &str, node: &str, address: &str, version: &str) -> String {
     let [node, address, version] = [node, address, version].map(escape::text);
-    format!("{event:<8}  {node:<44}  {address:<21}  {version}").trim_end().to_owned()
+    format!("{event:<8}  {node:<44}  {address:<21}  {version}")
+        .trim_end()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -147,19 +190,41 @@ mod tests {
     }
 
     fn told(story: &mut NodeStates, event: Event) -> Vec<String> {
-        let word =
-            |events: &NodeEvent| events.entry.as_ref().map_or("all".to_owned(), |entry| entry.node.id.replace("greeter-", ""));
-        story.on_event(event).iter().map(|events| format!("{} {}", events.what, word(events))).collect()
+        let word = |events: &NodeEvent| {
+            events.entry.as_ref().map_or("all".to_owned(), |entry| {
+                entry.node.id.replace("greeter-", "")
+            })
+        };
+        story
+            .on_event(event)
+            .iter()
+            .map(|events| format!("{} {}", events.what, word(events)))
+            .collect()
     }
 
     #[test]
     fn a_leave_is_told_from_a_loss_and_a_gap_tells_only_what_changed() {
         let mut story = NodeStates::default();
         let first = Event::Reset(vec![entry("a", false), entry("b", false)]);
-        assert_eq!(told(&mut story, first), ["reset all", "present a", "present b"]);
-        assert_eq!(told(&mut story, Event::Updated(entry("a", true))), ["leaving a"]);
-        assert_eq!(told(&mut story, Event::Deleted(entry("a", true).key())), ["left a"]);
-        assert_eq!(told(&mut story, Event::Reset(vec![entry("c", false)])), ["lost b", "created c"]);
-        assert_eq!(told(&mut story, Event::Deleted(entry("z", false).key())), Vec::<String>::new());
+        assert_eq!(
+            told(&mut story, first),
+            ["reset all", "present a", "present b"]
+        );
+        assert_eq!(
+            told(&mut story, Event::Updated(entry("a", true))),
+            ["leaving a"]
+        );
+        assert_eq!(
+            told(&mut story, Event::Deleted(entry("a", true).key())),
+            ["left a"]
+        );
+        assert_eq!(
+            told(&mut story, Event::Reset(vec![entry("c", false)])),
+            ["lost b", "created c"]
+        );
+        assert_eq!(
+            told(&mut story, Event::Deleted(entry("z", false).key())),
+            Vec::<String>::new()
+        );
     }
 }

@@ -30,14 +30,24 @@ pub(super) struct DemoCall {
 impl DemoCall {
     /// Makes the call that is due.
     pub(super) async fn make(channel: Channel, due: Instant) -> Self {
-        let request = HelloRequest { name: "world".to_owned() };
+        let request = HelloRequest {
+            name: "world".to_owned(),
+        };
         let result = GreeterClient::new(channel).hello(request).await;
         let ended = Instant::now();
         match result {
             Ok(response) => {
                 let picked = response.extensions().get::<ServedBy>();
-                let (node, attempts) = picked.map_or((None, 1), |picked| (Some(picked.node.id.clone()), picked.attempts));
-                Self { due, ended, node, attempts, fault: None }
+                let (node, attempts) = picked.map_or((None, 1), |picked| {
+                    (Some(picked.node.id.clone()), picked.attempts)
+                });
+                Self {
+                    due,
+                    ended,
+                    node,
+                    attempts,
+                    fault: None,
+                }
             }
             Err(status) => Self::failed(due, ended, &status),
         }
@@ -45,10 +55,22 @@ impl DemoCall {
 
     fn failed(due: Instant, ended: Instant, status: &Status) -> Self {
         let source = std::error::Error::source(status);
-        let history = source.and_then(|source| source.downcast_ref::<CallError>()).map(|error| &error.history);
-        let node = history.and_then(|history| history.last()).map(|attempt| attempt.node.clone());
-        let attempts = history.map_or(0, |history| u32::try_from(history.len()).unwrap_or(u32::MAX));
-        Self { due, ended, node, attempts, fault: Some((status.code(), status.message().to_owned())) }
+        let history = source
+            .and_then(|source| source.downcast_ref::<CallError>())
+            .map(|error| &error.history);
+        let node = history
+            .and_then(|history| history.last())
+            .map(|attempt| attempt.node.clone());
+        let attempts = history.map_or(0, |history| {
+            u32::try_from(history.len()).unwrap_or(u32::MAX)
+        });
+        Self {
+            due,
+            ended,
+            node,
+            attempts,
+            fault: Some((status.code(), status.message().to_owned())),
+        }
     }
 
     pub(super) fn latency(&self) -> Duration {

@@ -46,7 +46,10 @@ pub(super) struct DemoClientArgs {
 
 pub(super) async fn run(opened: &OpenRegistry, args: &DemoClientArgs) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let client = args.waypost.apply(Client::builder(opened.registry()))?.build();
+    let client = args
+        .waypost
+        .apply(Client::builder(opened.registry()))?
+        .build();
     let channel = channel(&client, args)?;
     let called = tokio::select! {
         ready = ready(&channel) => match ready {
@@ -61,18 +64,31 @@ pub(super) async fn run(opened: &OpenRegistry, args: &DemoClientArgs) -> Result<
 
 fn channel(client: &Client, args: &DemoClientArgs) -> Result<Channel, CliError> {
     let builder = client.channel_builder(&args.service);
-    let builder = if args.not_idempotent { builder.not_idempotent(METHOD) } else { builder };
-    builder.build().map_err(|error| CliError::usage(error.to_string()))
+    let builder = if args.not_idempotent {
+        builder.not_idempotent(METHOD)
+    } else {
+        builder
+    };
+    builder
+        .build()
+        .map_err(|error| CliError::usage(error.to_string()))
 }
 
 async fn ready(channel: &Channel) -> Result<(), CliError> {
     let ready = channel.ready(READY).await;
-    ready.map_err(|error| CliError::no(crate::escape::text(&error.to_string())).next("start one: waypost demo server"))
+    ready.map_err(|error| {
+        CliError::no(crate::escape::text(&error.to_string())).next("start one: waypost demo server")
+    })
 }
 
 /// Makes calls until the time is over or a signal arrives. The summary is the last line in both
 /// cases.
-async fn call(opened: &OpenRegistry, channel: Channel, args: &DemoClientArgs, signals: &mut Signals) -> Result<(), CliError> {
+async fn call(
+    opened: &OpenRegistry,
+    channel: Channel,
+    args: &DemoClientArgs,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
     let (calls, ended) = mpsc::channel(LINES);
     let scribe = EventPrinter::new(opened.name());
     let mut scribes = JoinSet::new();
@@ -84,8 +100,14 @@ async fn call(opened: &OpenRegistry, channel: Channel, args: &DemoClientArgs, si
     };
     load.finish().await;
     let written = scribes.join_next().await;
-    written.and_then(Result::ok).unwrap_or_else(|| Err(CliError::no("the calls could not be told")))?;
-    if interrupted { Err(CliError::interrupted()) } else { Ok(()) }
+    written
+        .and_then(Result::ok)
+        .unwrap_or_else(|| Err(CliError::no("the calls could not be told")))?;
+    if interrupted {
+        Err(CliError::interrupted())
+    } else {
+        Ok(())
+    }
 }
 
 /// Writer of a line for each call, in a thread of its own, so that a slow reader delays no call.
@@ -126,9 +148,18 @@ struct Summary {
 
 impl EventPrinter {
     fn new(registry: &'static str) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "people compare these times with those of their own programs")]
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { registry, origin: Instant::now(), origin_us: micros(wall) }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "people compare these times with those of their own programs"
+        )]
+        let wall = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            registry,
+            origin: Instant::now(),
+            origin_us: micros(wall),
+        }
     }
 
     fn write(self, mut calls: mpsc::Receiver<DemoCall>) -> Result<(), CliError> {
@@ -141,7 +172,10 @@ impl EventPrinter {
         output::line(&output::compact(&self.summary(&stats)))?;
         match stats.total.failed {
             0 => Ok(()),
-            failed => Err(CliError::no(format!("{failed} of {} calls failed", stats.total.calls))),
+            failed => Err(CliError::no(format!(
+                "{failed} of {} calls failed",
+                stats.total.calls
+            ))),
         }
     }
 
@@ -152,7 +186,10 @@ impl EventPrinter {
             start_us: self.origin_us + micros(call.due.saturating_duration_since(self.origin)),
             duration_us: micros(call.latency()),
             node: call.node.as_deref(),
-            result: call.fault.as_ref().map_or("ok".to_owned(), |(code, _)| format!("{code:?}")),
+            result: call
+                .fault
+                .as_ref()
+                .map_or("ok".to_owned(), |(code, _)| format!("{code:?}")),
             moved: call.is_moved(),
             attempts: call.attempts,
             error: call.fault.as_ref().map(|(_, text)| text.as_str()),

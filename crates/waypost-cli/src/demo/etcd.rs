@@ -58,14 +58,26 @@ impl DemoEtcd {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo", "keep-etcd"]).arg(&binary.path);
         // Not killed on drop: that would leave etcd behind.
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(false);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(false);
         // Ctrl-C must not reach the keeper: the demo's servers still have to leave the registry.
         #[cfg(unix)]
         command.process_group(0);
         let mut keeper = command.spawn()?;
         let stdin = keeper.stdin.take();
-        let stdout = keeper.stdout.take().ok_or_else(|| CliError::no("the keeper of etcd has no stdout"))?;
-        Ok(Self { binary, url: String::new(), keeper, stdin, said: BufReader::new(stdout).lines() })
+        let stdout = keeper
+            .stdout
+            .take()
+            .ok_or_else(|| CliError::no("the keeper of etcd has no stdout"))?;
+        Ok(Self {
+            binary,
+            url: String::new(),
+            keeper,
+            stdin,
+            said: BufReader::new(stdout).lines(),
+        })
     }
 
     /// Waits until etcd serves.
@@ -73,7 +85,8 @@ impl DemoEtcd {
     /// # Errors
     /// [`CliError`] if it does not.
     pub(super) async fn serving(&mut self) -> Result<(), CliError> {
-        let late = |_| CliError::registry(format!("{} did not serve within {START:?}", self.binary));
+        let late =
+            |_| CliError::registry(format!("{} did not serve within {START:?}", self.binary));
         match timeout(START, self.said.next_line()).await.map_err(late)? {
             Ok(Some(line)) => match serde_json::from_str(&line) {
                 Ok(KeeperOutput::Serving { url }) => self.url = url,
@@ -107,8 +120,14 @@ impl DemoEtcd {
     pub(super) async fn end(mut self) -> Result<(), CliError> {
         drop(self.stdin.take());
         let left = |why: &str| CliError::no(format!("{} may be left behind: {why}", self.binary));
-        let ended = timeout(END, self.keeper.wait()).await.map_err(|_| left("its keeper does not end"))??;
-        if ended.success() { Ok(()) } else { Err(left(&format!("its keeper ended with {ended}"))) }
+        let ended = timeout(END, self.keeper.wait())
+            .await
+            .map_err(|_| left("its keeper does not end"))??;
+        if ended.success() {
+            Ok(())
+        } else {
+            Err(left(&format!("its keeper ended with {ended}")))
+        }
     }
 
     fn failure(&self, said: Option<KeeperOutput>) -> CliError {

@@ -51,8 +51,17 @@ impl DemoFleet {
     /// hold other greeters.
     pub(super) fn new(registry: &str, shared: bool) -> Result<Self, CliError> {
         let program = std::env::current_exe()?;
-        let mark = if shared { format!("-{}", std::process::id()) } else { String::new() };
-        Ok(Self { program, registry: registry.to_owned(), mark, slots: Vec::new() })
+        let mark = if shared {
+            format!("-{}", std::process::id())
+        } else {
+            String::new()
+        };
+        Ok(Self {
+            program,
+            registry: registry.to_owned(),
+            mark,
+            slots: Vec::new(),
+        })
     }
 
     /// Returns the name in the registry of the server in `slot`.
@@ -62,7 +71,12 @@ impl DemoFleet {
 
     /// Starts one server in each slot.
     pub(super) async fn start_all(&mut self, slots: usize) -> Result<(), CliError> {
-        self.slots.resize_with(slots, || ServerSlot { starts: 0, name: String::new(), child: None, stdin: None });
+        self.slots.resize_with(slots, || ServerSlot {
+            starts: 0,
+            name: String::new(),
+            child: None,
+            stdin: None,
+        });
         for slot in 0..slots {
             self.spawn(slot)?;
         }
@@ -81,10 +95,14 @@ impl DemoFleet {
 
     /// Requests the server in `slot` to end, and waits until it has ended.
     pub(super) async fn terminate(&mut self, slot: usize) -> Result<(), CliError> {
-        let ServerSlot { name, child, stdin, .. } = &mut self.slots[slot];
+        let ServerSlot {
+            name, child, stdin, ..
+        } = &mut self.slots[slot];
         let Some(child) = child else { return Ok(()) };
         ask_to_end(child, stdin)?;
-        let ended = timeout(STOP, child.wait()).await.map_err(|_| CliError::no(format!("{name} did not end within {STOP:?}")))?;
+        let ended = timeout(STOP, child.wait())
+            .await
+            .map_err(|_| CliError::no(format!("{name} did not end within {STOP:?}")))?;
         well(name, ended?)
     }
 
@@ -103,10 +121,14 @@ impl DemoFleet {
         }
         let mut result = Ok(());
         for ServerSlot { name, child, .. } in &mut self.slots {
-            let Some(mut child) = child.take() else { continue };
+            let Some(mut child) = child.take() else {
+                continue;
+            };
             if timeout(END, child.wait()).await.is_err() {
                 child.kill().await?;
-                result = Err(CliError::no(format!("{name} did not end by itself within {END:?}, and was killed")));
+                result = Err(CliError::no(format!(
+                    "{name} did not end by itself within {END:?}, and was killed"
+                )));
             }
         }
         result
@@ -121,8 +143,13 @@ impl DemoFleet {
         for name in waypost::args::variables() {
             command.env_remove(name);
         }
-        command.args(["demo", "server", "--until-stdin-closes", "--id", &id]).env("WAYPOST_REGISTRY", &self.registry);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(["demo", "server", "--until-stdin-closes", "--id", &id])
+            .env("WAYPOST_REGISTRY", &self.registry);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         filled.name = format!("{}-{id}", super::SERVICE);
         let mut child = command.spawn()?;
         filled.stdin = child.stdin.take();
@@ -141,7 +168,9 @@ impl DemoFleet {
         };
         let line = timeout(START, first_line(stdout)).await.map_err(late)?;
         let said = line.and_then(|line| serde_json::from_str::<RegisteredServer>(&line).ok());
-        *name = said.ok_or_else(|| CliError::no(format!("{name} ended before it was registered")))?.id;
+        *name = said
+            .ok_or_else(|| CliError::no(format!("{name} ended before it was registered")))?
+            .id;
         Ok(())
     }
 }
@@ -152,7 +181,11 @@ async fn first_line(stdout: Option<&mut ChildStdout>) -> Option<String> {
 }
 
 fn well(name: &str, status: ExitStatus) -> Result<(), CliError> {
-    if status.success() { Ok(()) } else { Err(CliError::no(format!("{name} did not end well: {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(CliError::no(format!("{name} did not end well: {status}")))
+    }
 }
 
 /// Sends SIGTERM, as a supervisor does.

@@ -17,13 +17,18 @@ pub(crate) struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: vec![0; bucket(LONGEST_US) + 1], total: 0 }
+        Self {
+            counts: vec![0; bucket(LONGEST_US) + 1],
+            total: 0,
+        }
     }
 }
 
 impl Histogram {
     pub(crate) fn record(&mut self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros()).unwrap_or(LONGEST_US).min(LONGEST_US);
+        let us = u64::try_from(latency.as_micros())
+            .unwrap_or(LONGEST_US)
+            .min(LONGEST_US);
         self.counts[bucket(us)] += 1;
         self.total += 1;
     }
@@ -67,7 +72,10 @@ mod tests {
 
     #[test]
     fn every_latency_is_told_to_within_one_part_in_128() {
-        for us in (0..300).chain((0..36).map(|bit| 1 << bit)).chain([1000, 12_345, 30_000_000, LONGEST_US]) {
+        for us in (0..300)
+            .chain((0..36).map(|bit| 1 << bit))
+            .chain([1000, 12_345, 30_000_000, LONGEST_US])
+        {
             let told = highest(bucket(us));
             assert!(told >= us && told - us <= us / STEPS, "{us} told as {told}");
         }
@@ -78,6 +86,9 @@ mod tests {
         let mut histogram = Histogram::default();
         assert_eq!(histogram.quantile_us(0.5), 0);
         (1..=100).for_each(|us| histogram.record(Duration::from_micros(us)));
-        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| histogram.quantile_us(share)), [1, 50, 99, 100]);
+        assert_eq!(
+            [0.0, 0.5, 0.99, 1.0].map(|share| histogram.quantile_us(share)),
+            [1, 50, 99, 100]
+        );
     }
 }

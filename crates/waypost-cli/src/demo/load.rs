@@ -25,7 +25,11 @@ pub(super) struct DemoLoad {
 
 impl DemoLoad {
     /// Starts `rate` calls per second, and sends each finished call to `calls`.
-    pub(super) fn start<T: From<DemoCall> + Send + 'static>(channel: Channel, rate: u32, calls: mpsc::Sender<T>) -> Self {
+    pub(super) fn start<T: From<DemoCall> + Send + 'static>(
+        channel: Channel,
+        rate: u32,
+        calls: mpsc::Sender<T>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (ticks, due) = mpsc::channel(TICKS);
         let mut tasks = JoinSet::new();
@@ -49,7 +53,10 @@ fn tick(rate: u32, ticks: &mpsc::Sender<Instant>) {
     let origin = Instant::now();
     for number in 0_u64.. {
         let due = origin + after(number, rate);
-        #[expect(clippy::disallowed_methods, reason = "a blocking thread of its own, made to sleep")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a blocking thread of its own, made to sleep"
+        )]
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         if ticks.blocking_send(due).is_err() {
             return;
@@ -102,6 +109,9 @@ mod tests {
     #[test]
     fn the_times_are_even_and_do_not_drift() {
         assert_eq!(after(1, 200), Duration::from_millis(5));
-        assert_eq!(after(3 * 3600 * 7 + 1, 7), Duration::from_secs(3 * 3600) + Duration::from_nanos(142_857_142));
+        assert_eq!(
+            after(3 * 3600 * 7 + 1, 7),
+            Duration::from_secs(3 * 3600) + Duration::from_nanos(142_857_142)
+        );
     }
 }

@@ -79,9 +79,15 @@ enum Half {
 pub(crate) async fn run(args: DemoArgs, registry: &RegistryArgs) -> Result<(), CliError> {
     match &args.half {
         Some(Half::Server(server)) => {
-            server::run(OpenRegistry::open_for("a server", &registry_url(registry)?).await?, server).await
+            server::run(
+                OpenRegistry::open_for("a server", &registry_url(registry)?).await?,
+                server,
+            )
+            .await
         }
-        Some(Half::Client(client)) => client::run(&OpenRegistry::open(&registry_url(registry)?).await?, client).await,
+        Some(Half::Client(client)) => {
+            client::run(&OpenRegistry::open(&registry_url(registry)?).await?, client).await
+        }
         Some(Half::KeepEtcd(keeper)) => etcd::keep(keeper).await,
         None => whole(&args, registry.flag().map(|url| url.expose().to_owned())).await,
     }
@@ -105,13 +111,21 @@ async fn whole(args: &DemoArgs, given: Option<String>) -> Result<(), CliError> {
     report.verdict()
 }
 
-async fn on(registry: &mut DemoRegistry, args: &DemoArgs, signals: &mut Signals) -> Result<DemoReport, CliError> {
+async fn on(
+    registry: &mut DemoRegistry,
+    args: &DemoArgs,
+    signals: &mut Signals,
+) -> Result<DemoReport, CliError> {
     let url = registry.url();
     let opened = OpenRegistry::open_for("the demo's servers", &url).await?;
     let client = Client::new(opened.registry());
     let mut fleet = DemoFleet::new(&url, registry.is_shared())?;
-    let setting =
-        DemoSetting { registry: opened.name(), etcd: registry.etcd().map(str::to_owned), servers: args.servers, rate: args.rate };
+    let setting = DemoSetting {
+        registry: opened.name(),
+        etcd: registry.etcd().map(str::to_owned),
+        servers: args.servers,
+        rate: args.rate,
+    };
     let played = tokio::select! {
         played = play(args, setting, &opened, &client, &mut fleet) => played,
         failure = registry.failed() => Err(failure),
@@ -134,11 +148,28 @@ async fn play(
     fleet: &mut DemoFleet,
 ) -> Result<DemoReport, CliError> {
     opened.answers(SERVICE).await?;
-    let channel = client.channel(SERVICE).map_err(|error| CliError::usage(error.to_string()))?;
-    let own = setting.etcd.as_ref().map(|version| format!(" (etcd {version} of its own)")).unwrap_or_default();
-    output::note(&format!("{} × waypost demo server in {}{own}, {} calls a second", args.servers, opened.url(), args.rate));
+    let channel = client
+        .channel(SERVICE)
+        .map_err(|error| CliError::usage(error.to_string()))?;
+    let own = setting
+        .etcd
+        .as_ref()
+        .map(|version| format!(" (etcd {version} of its own)"))
+        .unwrap_or_default();
+    output::note(&format!(
+        "{} × waypost demo server in {}{own}, {} calls a second",
+        args.servers,
+        opened.url(),
+        args.rate
+    ));
     let (events, heard) = tokio::sync::mpsc::channel(runner::NEWS);
-    let script = DemoScript { servers: args.servers, rate: args.rate, phase: args.phase, channel: channel.clone(), events };
+    let script = DemoScript {
+        servers: args.servers,
+        rate: args.rate,
+        phase: args.phase,
+        channel: channel.clone(),
+        events,
+    };
     let runner = Runner::new(setting, channel);
     let (played, report) = tokio::join!(script.play(fleet), runner.follow(heard));
     played.map(|()| report)

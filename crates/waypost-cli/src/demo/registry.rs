@@ -17,7 +17,9 @@ impl DemoRegistry {
     /// fresh directory.
     pub(super) async fn choose(given: Option<String>, etcd: bool) -> Result<Self, CliError> {
         match given {
-            Some(_) if etcd => Err(CliError::usage("--etcd starts an etcd of its own, --registry names one: drop one of them")),
+            Some(_) if etcd => Err(CliError::usage(
+                "--etcd starts an etcd of its own, --registry names one: drop one of them",
+            )),
             Some(url) => Ok(Self::Given(url)),
             None if etcd => Ok(Self::DemoEtcd(Box::new(DemoEtcd::start().await?))),
             None => Ok(Self::Folder(TempDir::with_prefix("waypost-demo-")?)),

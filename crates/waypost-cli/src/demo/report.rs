@@ -54,7 +54,12 @@ impl DemoReport {
         let total = &stats.total;
         let phase = |phase: &super::stats::DemoPhase| {
             let CallStats { calls, failed, .. } = phase.figures;
-            PhaseReport { name: phase.name, calls, failed, longest_gap_ms: phase.figures.longest_gap_ms() }
+            PhaseReport {
+                name: phase.name,
+                calls,
+                failed,
+                longest_gap_ms: phase.figures.longest_gap_ms(),
+            }
         };
         Self {
             schema: SCHEMA,
@@ -67,7 +72,10 @@ impl DemoReport {
             p50_us: total.p50_us(),
             p99_us: total.p99_us(),
             phases: stats.phases.iter().map(phase).collect(),
-            shown: Shown { rate: setting.rate, stats },
+            shown: Shown {
+                rate: setting.rate,
+                stats,
+            },
         }
     }
 
@@ -87,13 +95,31 @@ impl DemoReport {
         if self.failed == 0 && self.calls > 0 {
             return Ok(());
         }
-        let why = self.shown.stats.first_fault.as_deref().map(crate::escape::text).unwrap_or_default();
+        let why = self
+            .shown
+            .stats
+            .first_fault
+            .as_deref()
+            .map(crate::escape::text)
+            .unwrap_or_default();
         let next = "see more: RUST_LOG=waypost=debug waypost demo";
-        Err(CliError::no(format!("{} of {} calls failed: {why}", self.failed, self.calls)).next(next))
+        Err(CliError::no(format!(
+            "{} of {} calls failed: {why}",
+            self.failed, self.calls
+        ))
+        .next(next))
     }
 
     fn lines(&self, style: Style) -> Vec<String> {
-        let mut table = Table::new(&["PHASE", ">CALLS", ">FAILED", ">MOVED", ">P50", ">P99", ">LONGEST GAP"]);
+        let mut table = Table::new(&[
+            "PHASE",
+            ">CALLS",
+            ">FAILED",
+            ">MOVED",
+            ">P50",
+            ">P99",
+            ">LONGEST GAP",
+        ]);
         for phase in &self.shown.stats.phases {
             table.row(row(phase.name, &phase.figures));
         }
@@ -106,20 +132,46 @@ impl DemoReport {
 
     fn sentence(&self, style: Style) -> String {
         let Self { calls, failed, .. } = self;
-        let on = self.etcd.as_ref().map(|version| format!(" on etcd {version}")).unwrap_or_default();
-        let done = format!("Every server restarted in turn{on}, one killed and replaced, {} calls a second", self.shown.rate);
+        let on = self
+            .etcd
+            .as_ref()
+            .map(|version| format!(" on etcd {version}"))
+            .unwrap_or_default();
+        let done = format!(
+            "Every server restarted in turn{on}, one killed and replaced, {} calls a second",
+            self.shown.rate
+        );
         match failed {
-            0 => format!("{done}: {}", style.good(&format!("{calls} calls, none failed."))),
-            _ => format!("{done}: {}", style.bad(&format!("{failed} of {calls} calls failed."))),
+            0 => format!(
+                "{done}: {}",
+                style.good(&format!("{calls} calls, none failed."))
+            ),
+            _ => format!(
+                "{done}: {}",
+                style.bad(&format!("{failed} of {calls} calls failed."))
+            ),
         }
     }
 }
 
 fn row(name: &str, figures: &CallStats) -> [String; 7] {
-    let CallStats { calls, failed, moved, .. } = figures;
+    let CallStats {
+        calls,
+        failed,
+        moved,
+        ..
+    } = figures;
     let [p50, p99] = [figures.p50_us(), figures.p99_us()].map(milliseconds);
     let gap = format!("{} ms", figures.longest_gap_ms());
-    [name.to_owned(), calls.to_string(), failed.to_string(), moved.to_string(), p50, p99, gap]
+    [
+        name.to_owned(),
+        calls.to_string(),
+        failed.to_string(),
+        moved.to_string(),
+        p50,
+        p99,
+        gap,
+    ]
 }
 
 /// Formats microseconds as milliseconds.
@@ -143,10 +195,27 @@ mod tests {
         for (name, at) in [("steady", 0), ("rolling-restart", 100), ("kill", 200)] {
             let at = start + Duration::from_millis(at);
             stats.begin(name, at);
-            let (node, fault) = (Some("greeter-a1".to_owned()), fault.cloned().filter(|_| name == "kill"));
-            stats.count(&DemoCall { due: at, ended: at + Duration::from_millis(3), node, attempts: 2, fault });
+            let (node, fault) = (
+                Some("greeter-a1".to_owned()),
+                fault.cloned().filter(|_| name == "kill"),
+            );
+            stats.count(&DemoCall {
+                due: at,
+                ended: at + Duration::from_millis(3),
+                node,
+                attempts: 2,
+                fault,
+            });
         }
-        DemoReport::new(DemoSetting { registry: "local", etcd: None, servers: 5, rate: 200 }, stats)
+        DemoReport::new(
+            DemoSetting {
+                registry: "local",
+                etcd: None,
+                servers: 5,
+                rate: 200,
+            },
+            stats,
+        )
     }
 
     #[test]
@@ -169,15 +238,25 @@ mod tests {
 
     #[test]
     fn the_etcd_that_was_started_is_named() {
-        let report = DemoReport { etcd: Some("3.4.23".to_owned()), ..report(None) };
+        let report = DemoReport {
+            etcd: Some("3.4.23".to_owned()),
+            ..report(None)
+        };
         assert!(output::compact(&report).contains(r#""etcd":"3.4.23""#));
-        assert!(report.sentence(Style::PLAIN).starts_with("Every server restarted in turn on etcd 3.4.23, "));
+        assert!(
+            report
+                .sentence(Style::PLAIN)
+                .starts_with("Every server restarted in turn on etcd 3.4.23, ")
+        );
     }
 
     #[test]
     fn one_failed_call_is_a_no_with_its_reason() {
         assert_eq!(report(None).verdict(), Ok(()));
-        let report = report(Some(&(tonic::Code::Unavailable, "greeter: no answer".to_owned())));
+        let report = report(Some(&(
+            tonic::Code::Unavailable,
+            "greeter: no answer".to_owned(),
+        )));
         insta::assert_snapshot!(report.verdict().unwrap_err(), @r"
         1 of 3 calls failed: Unavailable: greeter: no answer
           see more: RUST_LOG=waypost=debug waypost demo

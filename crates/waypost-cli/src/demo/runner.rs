@@ -50,7 +50,14 @@ pub(super) struct Runner {
 impl Runner {
     pub(super) fn new(setting: DemoSetting, channel: Channel) -> Self {
         let (stats, act) = (Stats::default(), String::new());
-        Self { setting, channel, stats, act, start: Instant::now(), style: Style::of_stderr() }
+        Self {
+            setting,
+            channel,
+            stats,
+            act,
+            start: Instant::now(),
+            style: Style::of_stderr(),
+        }
     }
 
     /// Handles events until all senders are gone, and returns the report.
@@ -87,12 +94,21 @@ impl Runner {
     /// Shows an action: on a terminal as part of the view, elsewhere as a line.
     fn tell(&mut self, act: String) {
         if !self.style.redraws() {
-            output::note(&format!("{:5.1} s  {act}", self.start.elapsed().as_secs_f64()));
+            output::note(&format!(
+                "{:5.1} s  {act}",
+                self.start.elapsed().as_secs_f64()
+            ));
         }
         self.act = act;
     }
 
     fn frame(&self) -> Vec<String> {
-        screen::frame(&self.stats, &self.channel.snapshot().nodes, &self.act, self.start.elapsed(), self.style)
+        screen::frame(
+            &self.stats,
+            &self.channel.snapshot().nodes,
+            &self.act,
+            self.start.elapsed(),
+            self.style,
+        )
     }
 }

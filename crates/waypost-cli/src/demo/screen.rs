@@ -37,14 +37,29 @@ impl Screen {
 
     /// Returns the sequence that moves to the first line and clears everything below it.
     fn up(&self) -> String {
-        if self.lines == 0 { String::new() } else { format!("\u{1b}[{}A\u{1b}[J", self.lines) }
+        if self.lines == 0 {
+            String::new()
+        } else {
+            format!("\u{1b}[{}A\u{1b}[J", self.lines)
+        }
     }
 }
 
 /// Returns the lines of the view.
-pub(super) fn frame(stats: &Stats, nodes: &[NodeView], act: &str, elapsed: Duration, style: Style) -> Vec<String> {
+pub(super) fn frame(
+    stats: &Stats,
+    nodes: &[NodeView],
+    act: &str,
+    elapsed: Duration,
+    style: Style,
+) -> Vec<String> {
     let phase = stats.phases.last().map_or("starting", |phase| phase.name);
-    let head = format!("{}  {:.1} s  {}", style.strong(phase), elapsed.as_secs_f64(), style.faint(act));
+    let head = format!(
+        "{}  {:.1} s  {}",
+        style.strong(phase),
+        elapsed.as_secs_f64(),
+        style.faint(act)
+    );
     let mut lines = vec![String::new(), head, figures(stats, style), String::new()];
     lines.extend(table(stats, nodes).lines(style));
     lines
@@ -53,9 +68,16 @@ pub(super) fn frame(stats: &Stats, nodes: &[NodeView], act: &str, elapsed: Durat
 fn figures(stats: &Stats, style: Style) -> String {
     let total = &stats.total;
     let failed = format!("{} failed", total.failed);
-    let failed = if total.failed == 0 { style.good(&failed) } else { style.bad(&failed) };
+    let failed = if total.failed == 0 {
+        style.good(&failed)
+    } else {
+        style.bad(&failed)
+    };
     let [p50, p99] = [total.p50_us(), total.p99_us()].map(milliseconds);
-    format!("{} calls  {failed}  {} moved  p50 {p50}  p99 {p99}", total.calls, total.moved)
+    format!(
+        "{} calls  {failed}  {} moved  p50 {p50}  p99 {p99}",
+        total.calls, total.moved
+    )
 }
 
 fn table(stats: &Stats, nodes: &[NodeView]) -> Table {
@@ -63,7 +85,13 @@ fn table(stats: &Stats, nodes: &[NodeView]) -> Table {
     for node in nodes.iter().take(MOST_NODES) {
         let calls = stats.nodes.get(&node.id).copied().unwrap_or(0).to_string();
         let connection = format!("{:?}", node.connection).to_lowercase();
-        table.row([node.id.clone(), node.address.clone(), connection, node.decision.to_string(), calls]);
+        table.row([
+            node.id.clone(),
+            node.address.clone(),
+            connection,
+            node.decision.to_string(),
+            calls,
+        ]);
     }
     table
 }

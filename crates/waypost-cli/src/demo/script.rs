@@ -31,7 +31,10 @@ impl DemoScript {
         let slots = usize::from(self.servers);
         self.act(format!("starting {slots} servers")).await;
         fleet.start_all(slots).await?;
-        self.channel.ready(READY).await.map_err(|error| CliError::no(error.to_string()))?;
+        self.channel
+            .ready(READY)
+            .await
+            .map_err(|error| CliError::no(error.to_string()))?;
         self.phase("steady").await;
         let load = DemoLoad::start(self.channel.clone(), self.rate, self.events.clone());
         sleep(self.phase).await;
@@ -67,7 +70,8 @@ impl DemoScript {
     }
 
     async fn phase(&self, name: &'static str) {
-        self.tell(|| DemoEvent::DemoPhase(name, Instant::now())).await;
+        self.tell(|| DemoEvent::DemoPhase(name, Instant::now()))
+            .await;
     }
 
     async fn act(&self, act: String) {

@@ -36,8 +36,13 @@ struct Hello;
 
 #[async_trait]
 impl Greeter for Hello {
-    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        Ok(Response::new(HelloResponse { message: format!("Hello {}", request.into_inner().name) }))
+    async fn hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> Result<Response<HelloResponse>, Status> {
+        Ok(Response::new(HelloResponse {
+            message: format!("Hello {}", request.into_inner().name),
+        }))
     }
 }
 
@@ -104,7 +109,11 @@ fn tell(opened: &OpenRegistry, running: &ServerHandle, state: &State) -> Result<
     match state {
         State::Registered { .. } => say("registered", running),
         State::Failing { why, .. } => {
-            output::note(&format!("not registered in {}, trying on: {}", opened.url(), escape::text(why)));
+            output::note(&format!(
+                "not registered in {}, trying on: {}",
+                opened.url(),
+                escape::text(why)
+            ));
             Ok(())
         }
         _ => Ok(()),
@@ -113,7 +122,13 @@ fn tell(opened: &OpenRegistry, running: &ServerHandle, state: &State) -> Result<
 
 fn say(event: &'static str, running: &ServerHandle) -> Result<(), CliError> {
     let (service, id, address) = (running.service(), running.node_id(), running.advertised());
-    Ok(output::line(&output::compact(&ServerOutput { schema: SCHEMA, event, service, id, address }))?)
+    Ok(output::line(&output::compact(&ServerOutput {
+        schema: SCHEMA,
+        event,
+        service,
+        id,
+        address,
+    }))?)
 }
 
 fn failed(error: &waypost::server::Error) -> CliError {

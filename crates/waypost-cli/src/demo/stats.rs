@@ -69,17 +69,26 @@ impl Stats {
     /// Begins a phase. The first one also begins the first gap.
     pub(super) fn begin(&mut self, name: &'static str, at: Instant) {
         self.last_answer.get_or_insert(at);
-        self.phases.push(DemoPhase { name, since: at, figures: CallStats::default() });
+        self.phases.push(DemoPhase {
+            name,
+            since: at,
+            figures: CallStats::default(),
+        });
     }
 
     /// Counts a call. Calls that were due before the first phase do not count.
     pub(super) fn count(&mut self, call: &DemoCall) {
-        let Some(phase) = self.phase_at(call.due) else { return };
+        let Some(phase) = self.phase_at(call.due) else {
+            return;
+        };
         phase.figures.count(call);
         self.total.count(call);
         match &call.fault {
             None => self.answered(call),
-            Some((code, text)) => drop(self.first_fault.get_or_insert_with(|| format!("{code:?}: {text}"))),
+            Some((code, text)) => drop(
+                self.first_fault
+                    .get_or_insert_with(|| format!("{code:?}: {text}")),
+            ),
         }
     }
 
@@ -107,9 +116,17 @@ impl Stats {
 
     /// Returns the phase that contains most of the given time.
     fn phase_most_in(&mut self, from: Instant, to: Instant) -> Option<&mut DemoPhase> {
-        let ends = self.phases.iter().skip(1).map(|next| next.since).chain([to.max(from)]);
-        let shares =
-            self.phases.iter().zip(ends).map(|(phase, end)| end.min(to).saturating_duration_since(phase.since.max(from)));
+        let ends = self
+            .phases
+            .iter()
+            .skip(1)
+            .map(|next| next.since)
+            .chain([to.max(from)]);
+        let shares = self
+            .phases
+            .iter()
+            .zip(ends)
+            .map(|(phase, end)| end.min(to).saturating_duration_since(phase.since.max(from)));
         let (index, _) = shares.enumerate().max_by_key(|(_, share)| *share)?;
         self.phases.get_mut(index)
     }
@@ -126,20 +143,37 @@ mod tests {
 
     fn call(start: Instant, due: u64, took: u64) -> DemoCall {
         let due = start + Duration::from_millis(due);
-        DemoCall { due, ended: due + Duration::from_millis(took), node: Some("a".into()), attempts: 1, fault: None }
+        DemoCall {
+            due,
+            ended: due + Duration::from_millis(took),
+            node: Some("a".into()),
+            attempts: 1,
+            fault: None,
+        }
     }
 
     fn failed(call: DemoCall) -> DemoCall {
-        DemoCall { fault: Some((tonic::Code::Unavailable, "gone".into())), ..call }
+        DemoCall {
+            fault: Some((tonic::Code::Unavailable, "gone".into())),
+            ..call
+        }
     }
 
     fn told(stats: &Stats) -> Vec<(&str, u64, u64, u64)> {
-        let line = |p: &DemoPhase| (p.name, p.figures.calls, p.figures.failed, p.figures.longest_gap_ms());
+        let line = |p: &DemoPhase| {
+            (
+                p.name,
+                p.figures.calls,
+                p.figures.failed,
+                p.figures.longest_gap_ms(),
+            )
+        };
         stats.phases.iter().map(line).collect()
     }
 
     #[tokio::test]
-    async fn a_call_belongs_to_the_phase_in_which_it_was_due_and_a_gap_to_that_which_most_of_it_lay_in() {
+    async fn a_call_belongs_to_the_phase_in_which_it_was_due_and_a_gap_to_that_which_most_of_it_lay_in()
+     {
         let start = Instant::now();
         let mut stats = Stats::default();
         stats.begin("steady", start);
@@ -149,7 +183,14 @@ mod tests {
         stats.count(&failed(call(start, 120, 900)));
         stats.count(&call(start, 130, 60));
         assert_eq!(told(&stats), [("steady", 2, 0, 12), ("kill", 2, 1, 128)]);
-        assert_eq!((stats.total.calls, stats.total.longest_gap_ms(), stats.nodes["a"]), (4, 128, 3));
+        assert_eq!(
+            (
+                stats.total.calls,
+                stats.total.longest_gap_ms(),
+                stats.nodes["a"]
+            ),
+            (4, 128, 3)
+        );
         assert_eq!(stats.first_fault.as_deref(), Some("Unavailable: gone"));
     }
 
@@ -161,7 +202,10 @@ mod tests {
         stats.count(&call(start, 0, 5));
         stats.begin("kill", start + Duration::from_millis(1000));
         stats.count(&call(start, 10, 1095));
-        assert_eq!(told(&stats), [("rolling-restart", 2, 0, 1100), ("kill", 0, 0, 0)]);
+        assert_eq!(
+            told(&stats),
+            [("rolling-restart", 2, 0, 1100), ("kill", 0, 0, 0)]
+        );
     }
 
     #[tokio::test]
@@ -179,8 +223,14 @@ mod tests {
         let start = Instant::now();
         let mut stats = Stats::default();
         stats.begin("steady", start);
-        stats.count(&DemoCall { attempts: 2, ..call(start, 0, 7) });
-        stats.count(&failed(DemoCall { attempts: 2, ..call(start, 0, 9000) }));
+        stats.count(&DemoCall {
+            attempts: 2,
+            ..call(start, 0, 7)
+        });
+        stats.count(&failed(DemoCall {
+            attempts: 2,
+            ..call(start, 0, 9000)
+        }));
         assert_eq!((stats.total.moved, stats.total.failed), (1, 1));
         assert_eq!(stats.total.p99_us() / 100, 70);
     }

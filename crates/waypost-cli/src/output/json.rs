@@ -16,7 +16,10 @@ pub(crate) struct Document<'a, T> {
 
 impl<'a, T> Document<'a, T> {
     pub(crate) fn new(services: &'a [T]) -> Self {
-        Self { schema: SCHEMA, services }
+        Self {
+            schema: SCHEMA,
+            services,
+        }
     }
 }
 

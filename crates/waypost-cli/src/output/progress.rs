@@ -14,14 +14,21 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// Waits for `answer`. On a terminal, stderr shows `what` and counts the seconds.
 pub(crate) async fn awaited<T>(what: &str, answer: impl Future<Output = T>) -> T {
-    if Style::of_stderr().redraws() { counted(what, answer, &mut io::stderr()).await } else { answer.await }
+    if Style::of_stderr().redraws() {
+        counted(what, answer, &mut io::stderr()).await
+    } else {
+        answer.await
+    }
 }
 
 async fn counted<T>(what: &str, answer: impl Future<Output = T>, terminal: &mut impl Write) -> T {
     let (mut answer, begun) = (std::pin::pin!(answer), Instant::now());
     let mut redraw = interval_at(begun + PATIENCE, REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut line = ProgressLine { terminal, drawn: false };
+    let mut line = ProgressLine {
+        terminal,
+        drawn: false,
+    };
     loop {
         tokio::select! {
             biased;
@@ -64,7 +71,12 @@ mod tests {
 
     async fn shown(ms: u64) -> String {
         let mut terminal = Vec::new();
-        counted("reading it", sleep(Duration::from_millis(ms)), &mut terminal).await;
+        counted(
+            "reading it",
+            sleep(Duration::from_millis(ms)),
+            &mut terminal,
+        )
+        .await;
         String::from_utf8(terminal).unwrap().replace('\u{1b}', "^")
     }
 
@@ -76,6 +88,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_seconds_are_counted_on_one_line_which_goes_away() {
         let line = |seconds: &str| format!("\r^[?7lreading it: {seconds} s^[K^[?7h");
-        assert_eq!(shown(450).await, [line("0.3"), line("0.4"), "\r^[K".to_owned()].concat());
+        assert_eq!(
+            shown(450).await,
+            [line("0.3"), line("0.4"), "\r^[K".to_owned()].concat()
+        );
     }
 }

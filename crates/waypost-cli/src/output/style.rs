@@ -12,7 +12,10 @@ pub(crate) struct Style {
 impl Style {
     /// Style without colour and redraws.
     #[cfg(test)]
-    pub(crate) const PLAIN: Self = Self { terminal: false, colour: false };
+    pub(crate) const PLAIN: Self = Self {
+        terminal: false,
+        colour: false,
+    };
 
     pub(crate) fn of_stdout() -> Self {
         Self::of(io::stdout().is_terminal())
@@ -24,9 +27,14 @@ impl Style {
 
     /// Returns the style by the terminal, `NO_COLOR` (set and not empty) and `TERM=dumb`.
     fn of(terminal: bool) -> Self {
-        let is = |name, said: fn(&str) -> bool| std::env::var_os(name).is_some_and(|value| value.to_str().is_none_or(said));
+        let is = |name, said: fn(&str) -> bool| {
+            std::env::var_os(name).is_some_and(|value| value.to_str().is_none_or(said))
+        };
         let terminal = terminal && !is("TERM", |term| term == "dumb");
-        Self { terminal, colour: terminal && !is("NO_COLOR", |value| !value.is_empty()) }
+        Self {
+            terminal,
+            colour: terminal && !is("NO_COLOR", |value| !value.is_empty()),
+        }
     }
 
     /// Returns true if lines can be redrawn in place.
@@ -51,6 +59,10 @@ impl Style {
     }
 
     fn paint(self, code: &str, text: &str) -> String {
-        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }

@@ -26,26 +26,50 @@ impl Table {
             Some(name) => Column { name, right: true },
             None => Column { name, right: false },
         };
-        Self { heading: columns.iter().map(column).collect(), rows: Vec::new() }
+        Self {
+            heading: columns.iter().map(column).collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row. An empty cell is shown as a dash.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        let cell = |cell: String| if cell.is_empty() { "-".to_owned() } else { escape::text(&cell) };
+        let cell = |cell: String| {
+            if cell.is_empty() {
+                "-".to_owned()
+            } else {
+                escape::text(&cell)
+            }
+        };
         self.rows.push(cells.into_iter().map(cell).collect());
     }
 
     /// Returns the lines, the heading first.
     pub(crate) fn lines(&self, style: Style) -> Vec<String> {
-        let widths: Vec<_> = self.heading.iter().enumerate().map(|(index, column)| self.width(index, column.name)).collect();
-        let heading: Vec<_> = self.heading.iter().map(|column| column.name.to_owned()).collect();
+        let widths: Vec<_> = self
+            .heading
+            .iter()
+            .enumerate()
+            .map(|(index, column)| self.width(index, column.name))
+            .collect();
+        let heading: Vec<_> = self
+            .heading
+            .iter()
+            .map(|column| column.name.to_owned())
+            .collect();
         let rows = self.rows.iter().map(|row| self.line(row, &widths));
-        std::iter::once(style.strong(&self.line(&heading, &widths))).chain(rows).collect()
+        std::iter::once(style.strong(&self.line(&heading, &widths)))
+            .chain(rows)
+            .collect()
     }
 
     fn width(&self, index: usize, name: &str) -> usize {
         let cells = self.rows.iter().filter_map(|row| row.get(index));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(name.len())
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(name.len())
     }
 
     fn line(&self, cells: &[String], widths: &[usize]) -> String {
@@ -53,7 +77,13 @@ impl Table {
             .iter()
             .zip(widths)
             .zip(&self.heading)
-            .map(|((cell, &width), column)| if column.right { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
+            .map(|((cell, &width), column)| {
+                if column.right {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     }
 }

@@ -18,18 +18,44 @@ async fn said(child: &mut Child) -> Value {
 #[tokio::test]
 async fn the_server_registers_as_flags_and_the_environment_say() {
     let host = Host::new();
-    let args =
-        ["demo", "server", "--server-version", "2", "--id", "a", "--server-metadata", "zone=eu-1", "--register-ttl", "30s"];
-    let program = host.waypost(&args).env("WAYPOST_SERVER_NAME", "bonjour").env("MICRO_SERVER_NAME", "servus");
-    let program =
-        program.env("MICRO_SERVER_VERSION", "1").env("MICRO_SERVER_METADATA", "rack=7").env("MICRO_SERVER_ADDRESS", ":0");
+    let args = [
+        "demo",
+        "server",
+        "--server-version",
+        "2",
+        "--id",
+        "a",
+        "--server-metadata",
+        "zone=eu-1",
+        "--register-ttl",
+        "30s",
+    ];
+    let program = host
+        .waypost(&args)
+        .env("WAYPOST_SERVER_NAME", "bonjour")
+        .env("MICRO_SERVER_NAME", "servus");
+    let program = program
+        .env("MICRO_SERVER_VERSION", "1")
+        .env("MICRO_SERVER_METADATA", "rack=7")
+        .env("MICRO_SERVER_ADDRESS", ":0");
     let mut server = Child::start("server", &program).unwrap();
     let registered = said(&mut server).await;
-    assert_eq!((&registered["service"], &registered["id"]), (&"bonjour".into(), &"bonjour-a".into()));
+    assert_eq!(
+        (&registered["service"], &registered["id"]),
+        (&"bonjour".into(), &"bonjour-a".into())
+    );
     let got = json(&host.run(&["get", "bonjour", "--json"]).await.stdout);
     let node = &got["services"][0]["nodes"][0];
-    assert_eq!((&got["services"][0]["version"], &node["address"]), (&"2".into(), &registered["address"]), "{got}");
-    assert_eq!((&node["metadata"]["zone"], &node["metadata"]["rack"]), (&"eu-1".into(), &"7".into()), "{got}");
+    assert_eq!(
+        (&got["services"][0]["version"], &node["address"]),
+        (&"2".into(), &registered["address"]),
+        "{got}"
+    );
+    assert_eq!(
+        (&node["metadata"]["zone"], &node["metadata"]["rack"]),
+        (&"eu-1".into(), &"7".into()),
+        "{got}"
+    );
 }
 
 #[tokio::test]
@@ -38,22 +64,47 @@ async fn the_client_calls_whom_and_as_long_as_it_is_told() {
     let mut server = host.start(&["demo", "server", "--server-name", "bonjour"]);
     said(&mut server).await;
     let program = host.waypost(&["demo", "client", "--service", "bonjour", "--rate", "20"]);
-    let mut client = Child::start("client", &program.env("MICRO_CLIENT_REQUEST_TIMEOUT", "300ms")).unwrap();
+    let mut client = Child::start(
+        "client",
+        &program.env("MICRO_CLIENT_REQUEST_TIMEOUT", "300ms"),
+    )
+    .unwrap();
     assert_eq!(said(&mut client).await["event"], "call");
     server.sigstop().unwrap();
-    let late = client.line_where(DEADLINE, |line| json(line)["result"] == "DeadlineExceeded").await.unwrap();
+    let late = client
+        .line_where(DEADLINE, |line| json(line)["result"] == "DeadlineExceeded")
+        .await
+        .unwrap();
     let took = json(&late)["duration_us"].as_u64().unwrap();
-    assert!((300_000..20_000_000).contains(&took), "nearer to 300 ms than to the default, 30 s: {late}");
+    assert!(
+        (300_000..20_000_000).contains(&took),
+        "nearer to 300 ms than to the default, 30 s: {late}"
+    );
     server.sigcont().unwrap();
 }
 
 #[tokio::test]
 async fn go_micros_variables_choose_the_registry_of_every_command() {
-    let micro = |name, address| waypost().env("MICRO_REGISTRY", name).env("MICRO_REGISTRY_ADDRESS", address);
-    for args in [&["list"][..], &["get", "a"], &["wait", "a"], &["demo", "client"], &["demo", "server"]] {
+    let micro = |name, address| {
+        waypost()
+            .env("MICRO_REGISTRY", name)
+            .env("MICRO_REGISTRY_ADDRESS", address)
+    };
+    for args in [
+        &["list"][..],
+        &["get", "a"],
+        &["wait", "a"],
+        &["demo", "client"],
+        &["demo", "server"],
+    ] {
         let ended = run(&micro("consul", "").args(args)).await;
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
-        assert!(ended.stderr.starts_with("error: MICRO_REGISTRY \"consul\": is no registry that Waypost has"), "{ended:?}");
+        assert!(
+            ended
+                .stderr
+                .starts_with("error: MICRO_REGISTRY \"consul\": is no registry that Waypost has"),
+            "{ended:?}"
+        );
     }
     let ended = run(&micro("etcd", "127.0.0.1:1").args(["list"])).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
@@ -66,10 +117,16 @@ async fn go_micros_variables_choose_the_registry_of_every_command() {
 #[tokio::test]
 async fn a_wrong_variable_is_wrong_usage() {
     let host = Host::new();
-    let ended = run(&host.waypost(&["demo", "server"]).env("MICRO_REGISTER_TTL", "30s")).await;
+    let ended = run(&host
+        .waypost(&["demo", "server"])
+        .env("MICRO_REGISTER_TTL", "30s"))
+    .await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
     insta::assert_snapshot!(ended.stderr, @r#"error: MICRO_REGISTER_TTL "30s": must be a whole number of seconds, such as 15; a value with a unit goes into the WAYPOST_ variable"#);
-    let ended = run(&host.waypost(&["demo", "client"]).env("WAYPOST_CLIENT_STRATEGY", "best")).await;
+    let ended = run(&host
+        .waypost(&["demo", "client"])
+        .env("WAYPOST_CLIENT_STRATEGY", "best"))
+    .await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
     insta::assert_snapshot!(ended.stderr, @r#"error: WAYPOST_CLIENT_STRATEGY "best": is not known: give random, round-robin or least-request"#);
 }

@@ -29,31 +29,91 @@ fn is_empty(folder: &Path) -> bool {
 async fn no_call_fails_and_the_object_is_as_promised() {
     let folder = tempfile::tempdir().unwrap();
     let ended = run(&demo(folder.path(), &["--json"])).await;
-    assert_eq!((ended.code, ended.stdout.lines().count()), (Some(0), 1), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.lines().count()),
+        (Some(0), 1),
+        "{ended:?}"
+    );
     let told: Value = serde_json::from_str(&ended.stdout).unwrap();
     let number = |value: &Value| value.as_u64().unwrap();
-    assert_eq!((&told["schema"], &told["registry"]), (&"waypost/1".into(), &"local".into()));
+    assert_eq!(
+        (&told["schema"], &told["registry"]),
+        (&"waypost/1".into(), &"local".into())
+    );
     assert_eq!((number(&told["servers"]), number(&told["failed"])), (3, 0));
     let phases = told["phases"].as_array().unwrap();
-    assert_eq!(phases.iter().map(|phase| &phase["name"]).collect::<Vec<_>>(), ["steady", "rolling-restart", "kill"]);
-    assert_eq!(phases.iter().map(|phase| number(&phase["calls"])).sum::<u64>(), number(&told["calls"]));
+    assert_eq!(
+        phases
+            .iter()
+            .map(|phase| &phase["name"])
+            .collect::<Vec<_>>(),
+        ["steady", "rolling-restart", "kill"]
+    );
+    assert_eq!(
+        phases
+            .iter()
+            .map(|phase| number(&phase["calls"]))
+            .sum::<u64>(),
+        number(&told["calls"])
+    );
     // Three drains of one second each, at 100 calls per second.
-    assert!(number(&phases[0]["calls"]) >= 90 && number(&phases[1]["calls"]) >= 290, "{told}");
-    assert!(number(&told["p50_us"]) > 0 && number(&told["p50_us"]) <= number(&told["p99_us"]), "{told}");
+    assert!(
+        number(&phases[0]["calls"]) >= 90 && number(&phases[1]["calls"]) >= 290,
+        "{told}"
+    );
+    assert!(
+        number(&told["p50_us"]) > 0 && number(&told["p50_us"]) <= number(&told["p99_us"]),
+        "{told}"
+    );
     assert!(is_empty(folder.path()));
 }
 
 #[tokio::test]
 async fn people_get_a_table_on_stdout_and_the_acts_on_stderr() {
     let host = Host::new();
-    let ended = host.run(&["demo", "--servers", "2", "--rate", "50", "--phase", "500ms"]).await;
+    let ended = host
+        .run(&["demo", "--servers", "2", "--rate", "50", "--phase", "500ms"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let first: Vec<_> = ended.stdout.lines().map(|line| line.split_whitespace().next().unwrap_or_default()).collect();
-    assert_eq!(first, ["PHASE", "steady", "rolling-restart", "kill", "all", "", "Every"]);
-    assert!(ended.stdout.ends_with("calls, none failed.") && !ended.stdout.contains('\u{1b}'), "{}", ended.stdout);
-    let acts = ["2 × waypost demo server in local:///here", "steady", ": SIGTERM", "in place of", ": SIGKILL"];
-    assert!(acts.iter().all(|act| ended.stderr.contains(act)), "{}", ended.stderr);
-    assert_eq!(host.run(&["get", "greeter"]).await.code, Some(1), "all have left");
+    let first: Vec<_> = ended
+        .stdout
+        .lines()
+        .map(|line| line.split_whitespace().next().unwrap_or_default())
+        .collect();
+    assert_eq!(
+        first,
+        [
+            "PHASE",
+            "steady",
+            "rolling-restart",
+            "kill",
+            "all",
+            "",
+            "Every"
+        ]
+    );
+    assert!(
+        ended.stdout.ends_with("calls, none failed.") && !ended.stdout.contains('\u{1b}'),
+        "{}",
+        ended.stdout
+    );
+    let acts = [
+        "2 × waypost demo server in local:///here",
+        "steady",
+        ": SIGTERM",
+        "in place of",
+        ": SIGKILL",
+    ];
+    assert!(
+        acts.iter().all(|act| ended.stderr.contains(act)),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(
+        host.run(&["get", "greeter"]).await.code,
+        Some(1),
+        "all have left"
+    );
 }
 
 /// Starts a demo, and waits until its restarts have begun.
@@ -70,7 +130,11 @@ async fn ctrl_c_and_sigterm_leave_no_process_and_no_folder() {
         let mut demo = midst(folder.path()).await;
         stop(&mut demo).unwrap();
         let ended = end(&mut demo).await;
-        assert_eq!((ended.code, ended.stdout.as_str()), (Some(130), ""), "{ended:?}");
+        assert_eq!(
+            (ended.code, ended.stdout.as_str()),
+            (Some(130), ""),
+            "{ended:?}"
+        );
         assert!(!demo.group_is_alive());
         assert!(is_empty(folder.path()));
     }
@@ -93,7 +157,10 @@ async fn the_server_says_when_it_is_registered_and_when_it_has_left() {
     let ended = end(&mut server).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     let left: Value = serde_json::from_str(ended.stdout.lines().nth(1).unwrap()).unwrap();
-    assert_eq!((&left["event"], &left["id"], ended.stdout.lines().count()), (&"left".into(), &"greeter-a".into(), 2));
+    assert_eq!(
+        (&left["event"], &left["id"], ended.stdout.lines().count()),
+        (&"left".into(), &"greeter-a".into(), 2)
+    );
 }
 
 #[tokio::test]
@@ -101,8 +168,13 @@ async fn the_demos_record_is_what_go_micro_writes_for_its_descriptor() {
     let host = Host::new();
     let _server = host.greeter("a").await;
     let record = std::fs::read(host.path().join("greeter/greeter-a.json")).unwrap();
-    let golden = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../waypost-core/tests/golden/grpc.kv")).unwrap();
-    let [ours, theirs] = [record.as_slice(), golden.lines().nth(1).unwrap().as_bytes()].map(|json| like(json).to_json());
+    let golden = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../waypost-core/tests/golden/grpc.kv"
+    ))
+    .unwrap();
+    let [ours, theirs] = [record.as_slice(), golden.lines().nth(1).unwrap().as_bytes()]
+        .map(|json| like(json).to_json());
     assert_eq!(ours, theirs);
 }
 

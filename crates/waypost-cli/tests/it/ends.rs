@@ -116,11 +116,18 @@ async fn a_registry_that_cannot_be_used_is_code_3() {
 
 #[tokio::test]
 async fn the_environment_chooses_the_registry_and_the_flag_overrules_it() {
-    let program = |args: &[&str]| waypost().env("WAYPOST_REGISTRY", "etcd://127.0.0.1:1").args(args);
+    let program = |args: &[&str]| {
+        waypost()
+            .env("WAYPOST_REGISTRY", "etcd://127.0.0.1:1")
+            .args(args)
+    };
     assert_eq!(run(&program(&["list"])).await.code, Some(3));
     let host = Host::new();
     let url = format!("local://{}", host.path().display());
-    assert_eq!(run(&program(&["list", "--registry", &url])).await.code, Some(0));
+    assert_eq!(
+        run(&program(&["list", "--registry", &url])).await.code,
+        Some(0)
+    );
 }
 
 #[tokio::test]
@@ -128,7 +135,18 @@ async fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ended = run(&waypost().args(["completions", shell])).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-        for command in ["list", "get", "watch", "register", "deregister", "wait", "demo", "completions", "registry", "etcd"] {
+        for command in [
+            "list",
+            "get",
+            "watch",
+            "register",
+            "deregister",
+            "wait",
+            "demo",
+            "completions",
+            "registry",
+            "etcd",
+        ] {
             assert!(ended.stdout.contains(command), "{shell}: {command}");
         }
         // Hidden commands and flags are not completed.
@@ -146,5 +164,13 @@ async fn every_shell_gets_its_completions() {
     For more information, try '--help'.
     ");
     let help = run(&waypost().args(["completions", "--help"])).await;
-    assert!(["bash  waypost completions bash > ", "zsh   waypost", "fish  waypost"].iter().all(|how| help.stdout.contains(how)));
+    assert!(
+        [
+            "bash  waypost completions bash > ",
+            "zsh   waypost",
+            "fish  waypost"
+        ]
+        .iter()
+        .all(|how| help.stdout.contains(how))
+    );
 }

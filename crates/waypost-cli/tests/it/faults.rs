@@ -39,9 +39,18 @@ impl Call {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the client tells its times by the wall clock too")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the client tells its times by the wall clock too"
+)]
 fn now_us() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros()).unwrap()
+    u64::try_from(
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_micros(),
+    )
+    .unwrap()
 }
 
 /// Servers in a registry of their own, and a client that calls them.
@@ -54,7 +63,11 @@ struct Town {
 impl Town {
     /// Starts five servers, and a client with 200 calls per second for four seconds.
     async fn new(more: &[&str]) -> Self {
-        Self::of(&SERVERS, &[&["--rate", "200", "--for", "4s"], more].concat()).await
+        Self::of(
+            &SERVERS,
+            &[&["--rate", "200", "--for", "4s"], more].concat(),
+        )
+        .await
     }
 
     async fn of(ids: &[&str], client: &[&str]) -> Self {
@@ -64,7 +77,11 @@ impl Town {
             servers.push(host.greeter(id).await);
         }
         let client = host.start(&[&["demo", "client"], client].concat());
-        Self { servers, client, _host: host }
+        Self {
+            servers,
+            client,
+            _host: host,
+        }
     }
 
     fn victim(&mut self) -> &mut Child {
@@ -84,10 +101,16 @@ impl Town {
         let code = self.client.wait(DEADLINE).await.unwrap().code();
         let lines = self.client.stdout();
         let (summary, calls) = lines.split_last().unwrap();
-        let calls: Vec<Call> = calls.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let calls: Vec<Call> = calls
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         let summary: serde_json::Value = serde_json::from_str(summary).unwrap();
         println!("{summary}");
-        assert_eq!((&summary["event"], &summary["calls"]), (&"summary".into(), &calls.len().into()));
+        assert_eq!(
+            (&summary["event"], &summary["calls"]),
+            (&"summary".into(), &calls.len().into())
+        );
         assert_eq!(summary["failed"], failed(&calls).len());
         (code, calls)
     }
@@ -126,7 +149,10 @@ async fn calls_in_flight_on_a_killed_server_move_to_another() {
     let (code, calls) = town.end().await;
     assert_eq!((code, failed(&calls).len()), (Some(0), 0));
     let moved: Vec<_> = calls.iter().filter(|call| call.moved).collect();
-    assert!(!moved.is_empty() && moved.iter().all(|call| call.overlaps(from, to)), "{moved:?}");
+    assert!(
+        !moved.is_empty() && moved.iter().all(|call| call.overlaps(from, to)),
+        "{moved:?}"
+    );
 }
 
 #[tokio::test]
@@ -136,7 +162,13 @@ async fn of_calls_that_may_not_be_sent_twice_only_those_in_flight_on_it_fail() {
     let (code, calls) = town.end().await;
     let failed = failed(&calls);
     assert_eq!(code, Some(1));
-    assert!(!failed.is_empty() && failed.iter().all(|call| call.is_on(VICTIM) && call.overlaps(from, to)), "{failed:?}");
+    assert!(
+        !failed.is_empty()
+            && failed
+                .iter()
+                .all(|call| call.is_on(VICTIM) && call.overlaps(from, to)),
+        "{failed:?}"
+    );
     assert!(calls.iter().all(|call| !call.moved));
 }
 
@@ -156,18 +188,40 @@ async fn a_frozen_server_is_left_alone_and_found_again() {
     assert_eq!((code, failed(&calls).len()), (Some(0), 0));
 
     let second = 1_000_000;
-    let frozen = calls.iter().filter(|call| (stopped + 2 * second..woken).contains(&call.start_us));
+    let frozen = calls
+        .iter()
+        .filter(|call| (stopped + 2 * second..woken).contains(&call.start_us));
     // A call that was first sent to the frozen server has moved, or waited for it.
-    let on_it: Vec<_> = frozen.filter(|call| call.moved || call.is_on(VICTIM)).collect();
+    let on_it: Vec<_> = frozen
+        .filter(|call| call.moved || call.is_on(VICTIM))
+        .collect();
     assert!(on_it.is_empty(), "{on_it:?}");
-    let again = calls.iter().filter(|call| call.is_on(VICTIM) && call.start_us > woken).map(|call| call.start_us).min();
-    assert!(again.is_some_and(|again| again < woken + 8 * second), "picked again {again:?}, woken {woken}");
-    let elsewhere = calls.iter().filter(|call| !call.moved && !call.is_on(VICTIM) && call.start_us >= stopped);
+    let again = calls
+        .iter()
+        .filter(|call| call.is_on(VICTIM) && call.start_us > woken)
+        .map(|call| call.start_us)
+        .min();
+    assert!(
+        again.is_some_and(|again| again < woken + 8 * second),
+        "picked again {again:?}, woken {woken}"
+    );
+    let elsewhere = calls
+        .iter()
+        .filter(|call| !call.moved && !call.is_on(VICTIM) && call.start_us >= stopped);
     let control = control.end().await.1;
-    let is_the_machines = |call: &&Call| control.iter().any(|other| other.took(125) && call.overlaps_call(other));
-    let slow: Vec<_> = elsewhere.filter(|call| call.took(250) && !is_the_machines(call)).collect();
+    let is_the_machines = |call: &&Call| {
+        control
+            .iter()
+            .any(|other| other.took(125) && call.overlaps_call(other))
+    };
+    let slow: Vec<_> = elsewhere
+        .filter(|call| call.took(250) && !is_the_machines(call))
+        .collect();
     report(&calls, stopped, woken);
-    assert!(slow.is_empty(), "stopped {stopped}, woken {woken}: {slow:?}");
+    assert!(
+        slow.is_empty(),
+        "stopped {stopped}, woken {woken}: {slow:?}"
+    );
 }
 
 /// Prints figures for people. Benchmarks measure the speed.
@@ -176,10 +230,14 @@ fn report(calls: &[Call], stopped: u64, woken: u64) {
         times.sort_unstable();
         times.get(times.len() * 99 / 100).copied()
     };
-    let elsewhere = calls.iter().filter(|call| !call.moved && !call.is_on(VICTIM));
-    let (before, during): (Vec<_>, Vec<_>) =
-        elsewhere.filter(|call| call.start_us < woken).partition(|call| call.start_us < stopped);
-    let [before, during] = [before, during].map(|calls| p99(calls.iter().map(|call| call.duration_us).collect()));
+    let elsewhere = calls
+        .iter()
+        .filter(|call| !call.moved && !call.is_on(VICTIM));
+    let (before, during): (Vec<_>, Vec<_>) = elsewhere
+        .filter(|call| call.start_us < woken)
+        .partition(|call| call.start_us < stopped);
+    let [before, during] =
+        [before, during].map(|calls| p99(calls.iter().map(|call| call.duration_us).collect()));
     let moved = calls.iter().filter(|call| call.moved).count();
     println!("moved {moved}; p99 elsewhere before {before:?} us, frozen {during:?} us");
 }

@@ -9,13 +9,19 @@ async fn three(host: &Host) -> [Child; 3] {
     let grpc = ["--metadata", "protocol=grpc", "--metadata", "zone=eu-1"];
     let a = host.node("a", &grpc).await;
     let b = host.node("b", &[]).await;
-    let c = host.node("c", &[&grpc[..2], &["--version", "2.0.0"]].concat()).await;
+    let c = host
+        .node("c", &[&grpc[..2], &["--version", "2.0.0"]].concat())
+        .await;
     [a, b, c]
 }
 
 async fn shown(host: &Host, args: &[&str]) -> String {
     let ended = host.run(args).await;
-    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(0), ""),
+        "{args:?}"
+    );
     ended.stdout
 }
 
@@ -182,7 +188,10 @@ async fn watch_in_the_other_formats() {
     greeter-a
     ");
     let wide = Host::new().watched("wide", &[]).await;
-    let timeless: Vec<_> = wide.lines().map(|line| line.get(11..).unwrap_or_default()).collect();
+    let timeless: Vec<_> = wide
+        .lines()
+        .map(|line| line.get(11..).unwrap_or_default())
+        .collect();
     insta::assert_snapshot!(timeless.join("\n"), @r"
     EVENT     NODE                                          ADDRESS                VERSION
     present   greeter-a                                     127.0.0.1:9097         latest
@@ -197,14 +206,23 @@ async fn watch_in_the_other_formats() {
 async fn what_a_terminal_would_obey_is_shown_and_not_sent() {
     let host = Host::new();
     let hostile = "note=\u{1b}[2J\u{202e}\u{9b}31mx";
-    let _node = host.node("a", &["--metadata", hostile, "--version", "1\u{1b}]0;owned\u{7}"]).await;
+    let _node = host
+        .node(
+            "a",
+            &["--metadata", hostile, "--version", "1\u{1b}]0;owned\u{7}"],
+        )
+        .await;
     let mut all = String::new();
     for format in ["table", "wide", "json", "jsonl", "name"] {
         for command in [["get", "greeter"].as_slice(), &["list"]] {
             all.push_str(&shown(&host, &[command, &["-o", format]].concat()).await);
         }
     }
-    assert!(all.contains(r"note=\u{1b}[2J\u{202e}\u{9b}31mx") && all.contains(r#""note": "\u001b[2J\u202e\u009b31mx""#), "{all}");
+    assert!(
+        all.contains(r"note=\u{1b}[2J\u{202e}\u{9b}31mx")
+            && all.contains(r#""note": "\u001b[2J\u202e\u009b31mx""#),
+        "{all}"
+    );
     let raw = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
     assert!(!all.contains(raw), "{all:?}");
 }
@@ -215,8 +233,23 @@ fn where_nobody_reads_nobody_complains() {
     drop(reader);
     let folder = tempfile::tempdir().unwrap();
     let mut list = std::process::Command::new(env!("CARGO_BIN_EXE_waypost"));
-    list.args(["list", "--registry", &format!("local://{}", folder.path().display())]).stdout(writer);
-    let output = list.stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    list.args([
+        "list",
+        "--registry",
+        &format!("local://{}", folder.path().display()),
+    ])
+    .stdout(writer);
+    let output = list
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && stderr.starts_with("no service is registered") && stderr.lines().count() == 1, "{stderr}");
+    assert!(
+        output.status.success()
+            && stderr.starts_with("no service is registered")
+            && stderr.lines().count() == 1,
+        "{stderr}"
+    );
 }

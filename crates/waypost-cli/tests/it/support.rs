@@ -38,7 +38,11 @@ pub(crate) async fn run(program: &Program) -> Ended {
 /// Waits for the end of a command.
 pub(crate) async fn end(child: &mut Child) -> Ended {
     let code = child.wait(DEADLINE).await.unwrap().code();
-    Ended { code, stdout: child.stdout().join("\n"), stderr: child.stderr().join("\n") }
+    Ended {
+        code,
+        stdout: child.stdout().join("\n"),
+        stderr: child.stderr().join("\n"),
+    }
 }
 
 /// Registry of its own, on this host or in an etcd.
@@ -54,14 +58,22 @@ impl Host {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry").display().to_string();
-        Self { url: format!("local://{path}"), shown: (path, "/here"), folder }
+        Self {
+            url: format!("local://{path}"),
+            shown: (path, "/here"),
+            folder,
+        }
     }
 
     /// Returns the registry in `etcd`. `rest` is a prefix and options.
     pub(crate) fn on(etcd: &Etcd, rest: &str) -> Self {
         let address = etcd.addresses()[0].to_string();
         let url = format!("etcd://{address}{rest}");
-        Self { url, shown: (address, "ETCD"), folder: tempfile::tempdir().unwrap() }
+        Self {
+            url,
+            shown: (address, "ETCD"),
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -79,7 +91,11 @@ impl Host {
 
     pub(crate) async fn run(&self, args: &[&str]) -> Ended {
         let ended = run(&self.waypost(args)).await;
-        Ended { code: ended.code, stdout: self.settled(&ended.stdout), stderr: self.settled(&ended.stderr) }
+        Ended {
+            code: ended.code,
+            stdout: self.settled(&ended.stdout),
+            stderr: self.settled(&ended.stderr),
+        }
     }
 
     pub(crate) fn start(&self, args: &[&str]) -> Child {
@@ -89,17 +105,32 @@ impl Host {
     /// Starts a node, and waits until it is registered.
     pub(crate) async fn node(&self, id: &str, more: &[&str]) -> Child {
         let address = format!("127.0.0.1:{}", 9000 + u16::from(id.as_bytes()[0]));
-        let args = ["register", "--name", "greeter", "--id", id, "--address", &address];
+        let args = [
+            "register",
+            "--name",
+            "greeter",
+            "--id",
+            id,
+            "--address",
+            &address,
+        ];
         let mut child = self.start(&[&args, more].concat());
-        assert_eq!(child.line(DEADLINE).await.unwrap(), format!("registered greeter-{id} at {address}"));
+        assert_eq!(
+            child.line(DEADLINE).await.unwrap(),
+            format!("registered greeter-{id} at {address}")
+        );
         child
     }
 
     /// Starts a greeter, and waits until it is registered.
     pub(crate) async fn greeter(&self, id: &str) -> Child {
         let mut child = self.start(&["demo", "server", "--id", id]);
-        let said: serde_json::Value = serde_json::from_str(&child.line(DEADLINE).await.unwrap()).unwrap();
-        assert_eq!((&said["event"], &said["id"]), (&"registered".into(), &format!("greeter-{id}").into()));
+        let said: serde_json::Value =
+            serde_json::from_str(&child.line(DEADLINE).await.unwrap()).unwrap();
+        assert_eq!(
+            (&said["event"], &said["id"]),
+            (&"registered".into(), &format!("greeter-{id}").into())
+        );
         child
     }
 
@@ -109,15 +140,27 @@ impl Host {
         let mut a = self.node("a", more).await;
         let mut watch = self.start(&["watch", "greeter", "-o", format]);
         let has = |line: &str, id: &str| line.contains(&format!("greeter-{id}"));
-        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
+        watch
+            .line_where(DEADLINE, |line| has(line, "a"))
+            .await
+            .unwrap();
         let mut b = self.node("b", &[]).await;
-        watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
+        watch
+            .line_where(DEADLINE, |line| has(line, "b"))
+            .await
+            .unwrap();
         b.sigterm().unwrap();
         for _ in ["leaving", "left"] {
-            watch.line_where(DEADLINE, |line| has(line, "b")).await.unwrap();
+            watch
+                .line_where(DEADLINE, |line| has(line, "b"))
+                .await
+                .unwrap();
         }
         a.sigkill().unwrap();
-        watch.line_where(DEADLINE, |line| has(line, "a")).await.unwrap();
+        watch
+            .line_where(DEADLINE, |line| has(line, "a"))
+            .await
+            .unwrap();
         watch.sigint().unwrap();
         let ended = end(&mut watch).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), ""));
@@ -131,7 +174,11 @@ impl Host {
         let is_hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
         let words = text.split_inclusive(|c| !is_hex(c)).map(|word| {
             let hex = word.trim_end_matches(|c| !is_hex(c));
-            if hex.len() == 32 { word.replace(hex, "INSTANCE") } else { word.to_owned() }
+            if hex.len() == 32 {
+                word.replace(hex, "INSTANCE")
+            } else {
+                word.to_owned()
+            }
         });
         words.collect()
     }
@@ -144,7 +191,9 @@ pub(crate) async fn eventually(mut there: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, wait).await.expect("it happens in time");
+    tokio::time::timeout(DEADLINE, wait)
+        .await
+        .expect("it happens in time");
 }
 
 /// Runs a test on every etcd of this machine concurrently. The result must be the same on each.
@@ -155,6 +204,9 @@ where
     T: Debug + PartialEq + Send + 'static,
 {
     let all = etcd::each(test).await;
-    assert!(all.iter().all(|one| *one == all[0]), "two versions of etcd: {all:#?}");
+    assert!(
+        all.iter().all(|one| *one == all[0]),
+        "two versions of etcd: {all:#?}"
+    );
     all.into_iter().next().unwrap()
 }

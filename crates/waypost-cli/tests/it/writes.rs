@@ -5,13 +5,22 @@ use crate::support::{DEADLINE, Host, end};
 #[tokio::test]
 async fn a_registration_is_held_until_it_is_told_to_leave() {
     let host = Host::new();
-    for leave in [waypost_testkit::Child::sigterm, waypost_testkit::Child::sigint] {
+    for leave in [
+        waypost_testkit::Child::sigterm,
+        waypost_testkit::Child::sigint,
+    ] {
         let mut node = host.node("a", &["--metadata", "protocol=grpc"]).await;
-        assert_eq!(host.run(&["get", "greeter", "-o", "name"]).await.stdout, "greeter-a");
+        assert_eq!(
+            host.run(&["get", "greeter", "-o", "name"]).await.stdout,
+            "greeter-a"
+        );
         leave(&mut node).unwrap();
         let ended = end(&mut node).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-        assert_eq!(ended.stdout, "registered greeter-a at 127.0.0.1:9097\nleft greeter-a at 127.0.0.1:9097");
+        assert_eq!(
+            ended.stdout,
+            "registered greeter-a at 127.0.0.1:9097\nleft greeter-a at 127.0.0.1:9097"
+        );
         assert_eq!(host.run(&["get", "greeter"]).await.code, Some(1));
     }
 }
@@ -19,7 +28,16 @@ async fn a_registration_is_held_until_it_is_told_to_leave() {
 #[tokio::test]
 async fn a_registration_tells_other_programs_in_json() {
     let host = Host::new();
-    let mut node = host.start(&["register", "--name", "web", "--id", "1", "--address", "[::1]:80", "--json"]);
+    let mut node = host.start(&[
+        "register",
+        "--name",
+        "web",
+        "--id",
+        "1",
+        "--address",
+        "[::1]:80",
+        "--json",
+    ]);
     let line = node.line(DEADLINE).await.unwrap();
     insta::assert_snapshot!(line, @r#"{"schema":"waypost/1","event":"registered","service":"web","id":"web-1","address":"[::1]:80"}"#);
     insta::assert_snapshot!(node.stderr().join("\n"), @"note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc");
@@ -29,10 +47,27 @@ async fn a_registration_tells_other_programs_in_json() {
 async fn an_id_that_is_held_is_waited_for_and_said() {
     let host = Host::new();
     let mut first = host.node("a", &[]).await;
-    let mut second = host.start(&["register", "--name", "greeter", "--id", "a", "--address", "127.0.0.1:1"]);
-    crate::support::eventually(|| second.stderr().iter().any(|line| line.contains("is held by another instance"))).await;
+    let mut second = host.start(&[
+        "register",
+        "--name",
+        "greeter",
+        "--id",
+        "a",
+        "--address",
+        "127.0.0.1:1",
+    ]);
+    crate::support::eventually(|| {
+        second
+            .stderr()
+            .iter()
+            .any(|line| line.contains("is held by another instance"))
+    })
+    .await;
     first.sigterm().unwrap();
-    assert_eq!(second.line(DEADLINE).await.unwrap(), "registered greeter-a at 127.0.0.1:1");
+    assert_eq!(
+        second.line(DEADLINE).await.unwrap(),
+        "registered greeter-a at 127.0.0.1:1"
+    );
 }
 
 #[tokio::test]
@@ -42,9 +77,15 @@ async fn a_live_owner_is_back_after_it_was_deregistered() {
     let mut watch = host.start(&["watch", "-o", "jsonl"]);
     let next = async |watch: &mut waypost_testkit::Child| {
         let line = watch.line(DEADLINE).await.unwrap();
-        serde_json::from_str::<serde_json::Value>(&line).unwrap()["event"].as_str().unwrap().to_owned()
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()["event"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
-    assert_eq!([next(&mut watch).await, next(&mut watch).await], ["reset", "present"]);
+    assert_eq!(
+        [next(&mut watch).await, next(&mut watch).await],
+        ["reset", "present"]
+    );
     let removed = host.run(&["deregister", "greeter", "a"]).await;
     insta::assert_snapshot!(removed.stderr, @"removed greeter-a; if its owner lives, it will be back at its next beat: to end it, stop its process");
     assert_eq!((removed.code, removed.stdout.as_str()), (Some(0), ""));
@@ -74,14 +115,19 @@ async fn wait_ends_when_there_are_enough() {
     let mut wait = host.start(&["wait", "greeter", "--ready", "2", "-o", "name"]);
     let _b = host.node("b", &[]).await;
     let ended = end(&mut wait).await;
-    assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "greeter-a\ngreeter-b", ""));
+    assert_eq!(
+        (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
+        (Some(0), "greeter-a\ngreeter-b", "")
+    );
 }
 
 #[tokio::test]
 async fn wait_says_what_is_missing_when_its_time_is_over() {
     let host = Host::new();
     let _a = host.node("a", &[]).await;
-    let ended = host.run(&["wait", "greeter", "--ready", "3", "--timeout", "300ms"]).await;
+    let ended = host
+        .run(&["wait", "greeter", "--ready", "3", "--timeout", "300ms"])
+        .await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
     insta::assert_snapshot!(ended.stderr, @r"
     error: greeter: 1 of 3 nodes registered in local:///here after 300ms

@@ -8,7 +8,10 @@ use crate::context::{Owner, TestContext};
 pub(crate) async fn a_watcher_ends_with_its_registry(stage: &TestContext) -> Verdict {
     let (closed, other) = (stage.open().await, stage.open().await);
     let (mut ends, mut stays) = (stage.follow(&closed).await, stage.follow(&other).await);
-    let mut unread = closed.watch(&WatchOptions::all()).await.expect("a watch opens");
+    let mut unread = closed
+        .watch(&WatchOptions::all())
+        .await
+        .expect("a watch opens");
     closed.close().await.expect("it closes");
     ends.ended().await;
     ends.ended().await;
@@ -51,9 +54,16 @@ pub(crate) async fn close_lets_go_of_what_it_registered(stage: &TestContext) -> 
     let mut follower = stage.follow(&other).await;
     closed.close().await.expect("it closes");
     let left = other.get_service("greeter").await.expect("one is left");
-    assert_eq!((left.len(), left[0].nodes.len()), (1, 1), "close returned before it had let go: {left:?}");
+    assert_eq!(
+        (left.len(), left[0].nodes.len()),
+        (1, 1),
+        "close returned before it had let go: {left:?}"
+    );
     follower.until_gone(&gone.key()).await;
-    assert_eq!(follower.received(&gone.key()), [&Event::Deleted(gone.key())]);
+    assert_eq!(
+        follower.received(&gone.key()),
+        [&Event::Deleted(gone.key())]
+    );
     assert!(follower.picture.get(&stays.key()).is_some());
     let heir = Owner::new(&other, "greeter", "1", "10.0.0.3:1");
     heir.must_heartbeat().await;

@@ -19,8 +19,18 @@ pub(crate) async fn expiry_is_a_loss(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.expire(&owner.key()).await?;
     follower.until_gone(&owner.key()).await;
-    assert_eq!(follower.received(&owner.key()), [&Event::Deleted(owner.key())]);
-    assert!(owner.registry.list_services().await.expect("a list").is_empty());
+    assert_eq!(
+        follower.received(&owner.key()),
+        [&Event::Deleted(owner.key())]
+    );
+    assert!(
+        owner
+            .registry
+            .list_services()
+            .await
+            .expect("a list")
+            .is_empty()
+    );
     Ok(())
 }
 
@@ -29,8 +39,18 @@ pub(crate) async fn deregister_is_a_leave(stage: &TestContext) -> Verdict {
     owner.must_leave().await;
     follower.until_gone(&owner.key()).await;
     let heard = follower.received(&owner.key());
-    assert!(matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()), "{heard:?}");
-    assert!(owner.registry.list_services().await.expect("a list").is_empty());
+    assert!(
+        matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()),
+        "{heard:?}"
+    );
+    assert!(
+        owner
+            .registry
+            .list_services()
+            .await
+            .expect("a list")
+            .is_empty()
+    );
     Ok(())
 }
 
@@ -41,7 +61,11 @@ pub(crate) async fn an_unchanged_heartbeat_is_no_news(stage: &TestContext) -> Ve
     }
     let marker = Owner::registered(&owner.registry, "greeter", "marker", "10.0.0.9:1").await;
     follower.until_there(&marker.key()).await;
-    assert!(follower.received(&owner.key()).is_empty(), "{:?}", follower.heard);
+    assert!(
+        follower.received(&owner.key()).is_empty(),
+        "{:?}",
+        follower.heard
+    );
     Ok(())
 }
 
@@ -50,11 +74,17 @@ pub(crate) async fn changed_metadata_is_an_update(stage: &TestContext) -> Verdic
     owner.set("zone", "b");
     owner.must_heartbeat().await;
     let event = follower.step("an update").await;
-    assert!(matches!(&event, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("b")), "{event:?}");
+    assert!(
+        matches!(&event, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("b")),
+        "{event:?}"
+    );
     owner.service.version = "2".to_owned();
     owner.must_heartbeat().await;
     let event = follower.step("another version").await;
-    assert!(matches!(&event, Event::Updated(entry) if entry.service.version == "2"), "{event:?}");
+    assert!(
+        matches!(&event, Event::Updated(entry) if entry.service.version == "2"),
+        "{event:?}"
+    );
     Ok(())
 }
 
@@ -97,7 +127,12 @@ pub(crate) async fn who_left_may_come_back(stage: &TestContext) -> Verdict {
         follower.until_gone(&owner.key()).await;
         owner.must_heartbeat().await;
         follower.until_there(&owner.key()).await;
-        assert!(follower.picture.iter().all(|entry| !entry.node.is_leaving()));
+        assert!(
+            follower
+                .picture
+                .iter()
+                .all(|entry| !entry.node.is_leaving())
+        );
     }
     Ok(())
 }

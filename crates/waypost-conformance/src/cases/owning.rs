@@ -26,7 +26,10 @@ pub(crate) async fn two_owners_of_one_id(stage: &TestContext) -> Verdict {
     second.must_heartbeat().await;
     let refused = first.heartbeat().await;
     assert!(is_taken(&refused, "10.0.0.2:1"), "{refused:?}");
-    assert_eq!(nodes(&first.registry).await[0].nodes[0].address, "10.0.0.2:1");
+    assert_eq!(
+        nodes(&first.registry).await[0].nodes[0].address,
+        "10.0.0.2:1"
+    );
     Ok(())
 }
 
@@ -36,7 +39,10 @@ pub(crate) async fn a_predecessor_is_taken_over(stage: &TestContext) -> Verdict 
     Owner::registered(&stage.open_doomed().await, "greeter", "1", "10.0.0.1:1").await;
     heir.must_heartbeat().await;
     let found = nodes(&heir.registry).await;
-    assert_eq!(found[0].nodes[0].instance(), Some(heir.options.instance.as_str()));
+    assert_eq!(
+        found[0].nodes[0].instance(),
+        Some(heir.options.instance.as_str())
+    );
     heir.must_heartbeat().await;
     Ok(())
 }
@@ -55,10 +61,16 @@ pub(crate) async fn force_removes_whoever_owns_it(stage: &TestContext) -> Verdic
     let owner = Owner::registered(&stage.open().await, "greeter", "1", "10.0.0.1:1").await;
     let other = stage.open().await;
     let mut follower = stage.follow(&other).await;
-    other.deregister(&owner.service, &DeregisterOptions::force()).await.expect("forced");
+    other
+        .deregister(&owner.service, &DeregisterOptions::force())
+        .await
+        .expect("forced");
     follower.until_gone(&owner.key()).await;
     let heard = follower.received(&owner.key());
-    assert!(matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()), "{heard:?}");
+    assert!(
+        matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()),
+        "{heard:?}"
+    );
     owner.must_heartbeat().await;
     follower.until_there(&owner.key()).await;
     Ok(())
@@ -70,6 +82,10 @@ pub(crate) async fn a_missing_record_may_be_deregistered(stage: &TestContext) ->
     owner.must_heartbeat().await;
     owner.must_leave().await;
     owner.must_leave().await;
-    owner.registry.deregister(&owner.service, &DeregisterOptions::force()).await.expect("nothing to force");
+    owner
+        .registry
+        .deregister(&owner.service, &DeregisterOptions::force())
+        .await
+        .expect("nothing to force");
     Ok(())
 }

@@ -15,12 +15,25 @@ pub(crate) async fn the_picture_equals_a_fresh_list(stage: &TestContext) -> Verd
     for handle in 0..3 {
         let registry = stage.open().await;
         for number in 0..4 {
-            owners.push(Owner::new(&registry, &format!("s{}", number % 2), &format!("{handle}-{number}"), "10.0.0.1:1"));
+            owners.push(Owner::new(
+                &registry,
+                &format!("s{}", number % 2),
+                &format!("{handle}-{number}"),
+                "10.0.0.1:1",
+            ));
         }
-        owners.push(Owner::new(&registry, "s0", "wanted-by-all", &format!("10.0.0.{handle}:1")));
+        owners.push(Owner::new(
+            &registry,
+            "s0",
+            "wanted-by-all",
+            &format!("10.0.0.{handle}:1"),
+        ));
     }
     let watched = stage.open().await;
-    let mut followers = vec![stage.follow(&watched).await, stage.follow_one(&watched, "s1").await];
+    let mut followers = vec![
+        stage.follow(&watched).await,
+        stage.follow_one(&watched, "s1").await,
+    ];
     for _ in 0..STEPS {
         let owner = chance.usize(..owners.len());
         act(stage, &mut chance, &mut owners[owner]).await;
@@ -33,7 +46,10 @@ pub(crate) async fn the_picture_equals_a_fresh_list(stage: &TestContext) -> Verd
         follower.until_equal(&watched).await;
     }
     for registry in owners.iter().map(|owner| &owner.registry) {
-        assert_eq!(registry.list_services().await.expect("a list"), watched.list_services().await.expect("a list"));
+        assert_eq!(
+            registry.list_services().await.expect("a list"),
+            watched.list_services().await.expect("a list")
+        );
     }
     Ok(())
 }
@@ -77,7 +93,10 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("this case began at seed {}: let Harness::seed return it", self.0);
+            eprintln!(
+                "this case began at seed {}: let Harness::seed return it",
+                self.0
+            );
         }
     }
 }

@@ -12,12 +12,18 @@ pub(crate) async fn what_is_registered_is_read_back(stage: &TestContext) -> Verd
     let (registry, other) = (stage.open().await, stage.open().await);
     let mut owner = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
     owner.service.endpoints.push(endpoint());
-    owner.service.nodes.push(Node::with_id("greeter", "2", "[2001:db8::7]:9090"));
+    owner
+        .service
+        .nodes
+        .push(Node::with_id("greeter", "2", "[2001:db8::7]:9090"));
     owner.set("label", "ü \" \\ <&> \u{2028}");
     owner.must_heartbeat().await;
     let wanted = owner.options.stamp(&owner.service);
     for registry in [&registry, &other] {
-        assert_eq!(registry.get_service("greeter").await.expect("it is there"), std::slice::from_ref(&wanted));
+        assert_eq!(
+            registry.get_service("greeter").await.expect("it is there"),
+            std::slice::from_ref(&wanted)
+        );
         assert_eq!(stage.follow(registry).await.picture.len(), 2);
     }
     owner.must_leave().await;
@@ -26,7 +32,11 @@ pub(crate) async fn what_is_registered_is_read_back(stage: &TestContext) -> Verd
 }
 
 fn endpoint() -> Endpoint {
-    let value = |name: &str, kind: &str| Value { name: name.into(), kind: kind.into(), ..Value::default() };
+    let value = |name: &str, kind: &str| Value {
+        name: name.into(),
+        kind: kind.into(),
+        ..Value::default()
+    };
     let mut request = value("HelloRequest", "HelloRequest");
     request.values.push(value("name", "string"));
     Endpoint {
@@ -46,13 +56,19 @@ async fn register(registry: &AnyRegistry, service: &str, version: &str, id: &str
 pub(crate) async fn get_service_groups_by_version(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let missing = registry.get_service("greeter").await;
-    assert!(matches!(&missing, Err(Error::NotFound { service }) if service == "greeter"), "{missing:?}");
+    assert!(
+        matches!(&missing, Err(Error::NotFound { service }) if service == "greeter"),
+        "{missing:?}"
+    );
     for (version, id) in [("2", "c"), ("1", "b"), ("2", "a")] {
         register(&registry, "greeter", version, id).await;
     }
     register(&registry, "greeter2", "1", "a").await;
     let found = registry.get_service("greeter").await.expect("it is there");
-    let shape: Vec<_> = found.iter().map(|service| (service.version.as_str(), service.nodes.len())).collect();
+    let shape: Vec<_> = found
+        .iter()
+        .map(|service| (service.version.as_str(), service.nodes.len()))
+        .collect();
     assert_eq!(shape, [("1", 1), ("2", 2)]);
     assert!(found.iter().all(|service| service.name == "greeter"));
     Ok(())
@@ -60,12 +76,27 @@ pub(crate) async fn get_service_groups_by_version(stage: &TestContext) -> Verdic
 
 pub(crate) async fn the_list_is_sorted(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
-    assert_eq!(registry.list_services().await.expect("an empty registry is an empty list"), []);
-    for (service, version, id) in [("b", "1", "1"), ("a", "2", "1"), ("a", "1", "2"), ("a-b", "1", "1"), ("a", "2", "3")] {
+    assert_eq!(
+        registry
+            .list_services()
+            .await
+            .expect("an empty registry is an empty list"),
+        []
+    );
+    for (service, version, id) in [
+        ("b", "1", "1"),
+        ("a", "2", "1"),
+        ("a", "1", "2"),
+        ("a-b", "1", "1"),
+        ("a", "2", "3"),
+    ] {
         register(&registry, service, version, id).await;
     }
     let found = registry.list_services().await.expect("a list");
-    let names: Vec<_> = found.iter().map(|service| (service.name.as_str(), service.version.as_str())).collect();
+    let names: Vec<_> = found
+        .iter()
+        .map(|service| (service.name.as_str(), service.version.as_str()))
+        .collect();
     assert_eq!(names, [("a", "1"), ("a", "2"), ("a-b", "1"), ("b", "1")]);
     Ok(())
 }
@@ -86,13 +117,22 @@ pub(crate) async fn names_are_checked(stage: &TestContext) -> Verdict {
             assert!(invalid(&owner.leave().await), "deregistered {bad:?}");
         }
         assert!(invalid(&registry.get_service(bad).await), "got {bad:?}");
-        assert!(invalid(&registry.watch(&WatchOptions::service(bad)).await), "watched {bad:?}");
+        assert!(
+            invalid(&registry.watch(&WatchOptions::service(bad)).await),
+            "watched {bad:?}"
+        );
     }
     let mut nobody = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
     nobody.service.nodes = Vec::new().into();
-    assert!(invalid(&nobody.heartbeat().await), "registered a service without nodes");
+    assert!(
+        invalid(&nobody.heartbeat().await),
+        "registered a service without nodes"
+    );
     let nowhere = Owner::new(&registry, "greeter", "1", "no port");
-    assert!(invalid(&nowhere.heartbeat().await), "registered a node without an address");
+    assert!(
+        invalid(&nowhere.heartbeat().await),
+        "registered a node without an address"
+    );
     assert!(registry.list_services().await.expect("a list").is_empty());
     Ok(())
 }

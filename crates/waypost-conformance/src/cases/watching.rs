@@ -26,12 +26,18 @@ pub(crate) async fn changes_come_in_order(stage: &TestContext) -> Verdict {
     let (registry, other) = (stage.open().await, stage.open().await);
     let mut follower = stage.follow(&other).await;
     let mut owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
-    assert!(matches!(follower.step("a creation").await, Event::Created(entry) if entry.key() == owner.key()));
+    assert!(
+        matches!(follower.step("a creation").await, Event::Created(entry) if entry.key() == owner.key())
+    );
     owner.set("zone", "a");
     owner.must_heartbeat().await;
-    assert!(matches!(follower.step("an update").await, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("a")));
+    assert!(
+        matches!(follower.step("an update").await, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("a"))
+    );
     owner.must_leave().await;
-    assert!(matches!(follower.step("the mark").await, Event::Updated(entry) if entry.node.is_leaving()));
+    assert!(
+        matches!(follower.step("the mark").await, Event::Updated(entry) if entry.node.is_leaving())
+    );
     assert_eq!(follower.step("the end").await, Event::Deleted(owner.key()));
     Ok(())
 }
@@ -46,10 +52,17 @@ pub(crate) async fn no_gap_between_list_and_watch(stage: &TestContext) -> Verdic
     let mut followers = Vec::new();
     while !writers.is_empty() {
         followers.push(stage.follow(&watched).await);
-        writers.try_join_next().into_iter().for_each(|ended| ended.expect("a writer writes"));
+        writers
+            .try_join_next()
+            .into_iter()
+            .for_each(|ended| ended.expect("a writer writes"));
         tokio::task::yield_now().await;
         if followers.len() >= 50 {
-            writers.join_next().await.into_iter().for_each(|ended| ended.expect("a writer writes"));
+            writers
+                .join_next()
+                .await
+                .into_iter()
+                .for_each(|ended| ended.expect("a writer writes"));
         }
     }
     for follower in &mut followers {
@@ -61,7 +74,13 @@ pub(crate) async fn no_gap_between_list_and_watch(stage: &TestContext) -> Verdic
 
 async fn write_a_lot(registry: AnyRegistry, writer: usize) {
     for number in 0..20 {
-        let owner = Owner::registered(&registry, "greeter", &format!("{writer}-{number}"), "10.0.0.1:1").await;
+        let owner = Owner::registered(
+            &registry,
+            "greeter",
+            &format!("{writer}-{number}"),
+            "10.0.0.1:1",
+        )
+        .await;
         tokio::task::yield_now().await;
         if number % 2 == 1 {
             owner.must_leave().await;
@@ -74,19 +93,34 @@ pub(crate) async fn every_change_of_a_batch_is_told(stage: &TestContext) -> Verd
     let mut follower = stage.follow(&registry).await;
     let put = |number: usize, address| {
         let id = number.to_string();
-        (key("greeter", &id), Some(record("greeter", &id, address).to_json().into_bytes()))
+        (
+            key("greeter", &id),
+            Some(record("greeter", &id, address).to_json().into_bytes()),
+        )
     };
-    stage.batch((0..30).map(|number| put(number, "10.0.0.1:1")).collect()).await?;
-    follower.until("all of a batch", |picture| picture.len() == 30).await;
+    stage
+        .batch((0..30).map(|number| put(number, "10.0.0.1:1")).collect())
+        .await?;
+    follower
+        .until("all of a batch", |picture| picture.len() == 30)
+        .await;
     let removed = (0..10).map(|number| (key("greeter", &number.to_string()), None));
     let updated = (10..20).map(|number| put(number, "10.0.0.2:1"));
     let created = (30..40).map(|number| put(number, "10.0.0.3:1"));
-    stage.batch(removed.chain(updated).chain(created).collect()).await?;
-    let at = |address: &'static str| move |entry: &&waypost_core::record::Entry| entry.node.address == address;
+    stage
+        .batch(removed.chain(updated).chain(created).collect())
+        .await?;
+    let at = |address: &'static str| {
+        move |entry: &&waypost_core::record::Entry| entry.node.address == address
+    };
     follower
         .until("all of a mixed batch", |picture| {
             let count = |address| picture.iter().filter(at(address)).count();
-            [count("10.0.0.1:1"), count("10.0.0.2:1"), count("10.0.0.3:1")] == [10, 10, 10]
+            [
+                count("10.0.0.1:1"),
+                count("10.0.0.2:1"),
+                count("10.0.0.3:1"),
+            ] == [10, 10, 10]
         })
         .await;
     follower.until_equal(&registry).await;
@@ -96,7 +130,12 @@ pub(crate) async fn every_change_of_a_batch_is_told(stage: &TestContext) -> Verd
 pub(crate) async fn a_delete_needs_no_previous_value(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
     let gone = key("greeter", "1");
-    stage.put_raw(gone.clone(), record("greeter", "1", "10.0.0.1:1").to_json().as_bytes()).await?;
+    stage
+        .put_raw(
+            gone.clone(),
+            record("greeter", "1", "10.0.0.1:1").to_json().as_bytes(),
+        )
+        .await?;
     let mut follower = stage.follow(&registry).await;
     follower.until_there(&gone).await;
     stage.remove_raw(gone.clone()).await?;
@@ -106,9 +145,16 @@ pub(crate) async fn a_delete_needs_no_previous_value(stage: &TestContext) -> Ver
 
 pub(crate) async fn a_garbage_record_hides_nothing(stage: &TestContext) -> Verdict {
     let registry = stage.open().await;
-    let garbage = [&b"{"[..], b"", b"\xff\xfe", b"{\"name\":\"other\",\"nodes\":[{\"id\":\"other-1\"}]}"];
+    let garbage = [
+        &b"{"[..],
+        b"",
+        b"\xff\xfe",
+        b"{\"name\":\"other\",\"nodes\":[{\"id\":\"other-1\"}]}",
+    ];
     for (number, bytes) in garbage.iter().enumerate() {
-        stage.put_raw(key("greeter", &format!("bad-{number}")), bytes).await?;
+        stage
+            .put_raw(key("greeter", &format!("bad-{number}")), bytes)
+            .await?;
     }
     let mut early = stage.follow(&registry).await;
     let owner = Owner::registered(&registry, "greeter", "good", "10.0.0.1:1").await;
@@ -119,7 +165,12 @@ pub(crate) async fn a_garbage_record_hides_nothing(stage: &TestContext) -> Verdi
         assert_eq!(picture.len(), 1);
     }
     assert_eq!(registry.list_services().await.expect("a list").len(), 1);
-    assert_eq!(registry.get_service("greeter").await.expect("a service")[0].nodes.len(), 1);
+    assert_eq!(
+        registry.get_service("greeter").await.expect("a service")[0]
+            .nodes
+            .len(),
+        1
+    );
     early.until_equal(&registry).await;
     Ok(())
 }
@@ -161,7 +212,9 @@ pub(crate) async fn next_is_cancel_safe(stage: &TestContext) -> Verdict {
         Owner::registered(&registry, "greeter", &number.to_string(), "10.0.0.1:1").await;
         follower.poke().await;
     }
-    follower.until("all that was created", |picture| picture.len() == 50).await;
+    follower
+        .until("all that was created", |picture| picture.len() == 50)
+        .await;
     follower.until_equal(&registry).await;
     Ok(())
 }
@@ -171,7 +224,8 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &TestContext) -> Ve
     let mut follower = stage.follow(&registry).await;
     let mut owners = Vec::new();
     for number in 0..40 {
-        owners.push(Owner::registered(&registry, "greeter", &number.to_string(), "10.0.0.1:1").await);
+        owners
+            .push(Owner::registered(&registry, "greeter", &number.to_string(), "10.0.0.1:1").await);
     }
     for round in 0..40 {
         for owner in &mut owners {
@@ -181,7 +235,10 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &TestContext) -> Ve
     }
     follower
         .until("the last round", |picture| {
-            picture.len() == 40 && picture.iter().all(|entry| entry.node.metadata.get("round") == Some("39"))
+            picture.len() == 40
+                && picture
+                    .iter()
+                    .all(|entry| entry.node.metadata.get("round") == Some("39"))
         })
         .await;
     follower.until_equal(&registry).await;
@@ -189,11 +246,16 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &TestContext) -> Ve
 }
 
 /// Checks the watcher of a client in a `static`.
-pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(stage: &TestContext) -> Verdict {
+pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(
+    stage: &TestContext,
+) -> Verdict {
     let registry = stage.open().await;
     let (watched, time, cut) = (registry.clone(), stage.time, Arc::clone(&stage.cut));
     let opened = spawn_blocking(move || {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can be built");
         runtime.block_on(EventChecker::open(&watched, WatchOptions::all(), time, cut))
     });
     let mut early = opened.await.expect("a watcher is opened elsewhere");

@@ -30,7 +30,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { filters: Filters::default(), strategy: Arc::clone(&DEFAULT_STRATEGY), max_peers: 100 }
+        Self {
+            filters: Filters::default(),
+            strategy: Arc::clone(&DEFAULT_STRATEGY),
+            max_peers: 100,
+        }
     }
 }
 
@@ -38,7 +42,9 @@ impl Config {
     /// Returns true if both configurations pick alike: equal filters (predicates by identity), the
     /// same strategy object, the same limit.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.max_peers == other.max_peers && Arc::ptr_eq(&self.strategy, &other.strategy) && self.filters == other.filters
+        self.max_peers == other.max_peers
+            && Arc::ptr_eq(&self.strategy, &other.strategy)
+            && self.filters == other.filters
     }
 }
 
@@ -97,7 +103,9 @@ pub struct Balancer<P> {
 
 impl<P> fmt::Debug for Balancer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Balancer").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Balancer")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,8 +113,18 @@ impl<P: Pickable> Balancer<P> {
     /// Creates a balancer without ready peers. The stats of peers published later must be in
     /// `loads`.
     pub fn new(config: Config, loads: LoadTable) -> Self {
-        let ready = Ready { items: Vec::new(), set: ReadySet::default(), picker: Box::new(Random) };
-        Self { config, loads, ready: ArcSwap::from_pointee(ready), states: Mutex::default(), changed: watch::channel(0).0 }
+        let ready = Ready {
+            items: Vec::new(),
+            set: ReadySet::default(),
+            picker: Box::new(Random),
+        };
+        Self {
+            config,
+            loads,
+            ready: ArcSwap::from_pointee(ready),
+            states: Mutex::default(),
+            changed: watch::channel(0).0,
+        }
     }
 
     /// Returns the configuration of the balancer.
@@ -122,10 +140,16 @@ impl<P: Pickable> Balancer<P> {
     /// [`Panicked`] if the strategy panicked. The peers are then picked at random until a later
     /// call succeeds.
     pub fn publish(&self, now: Instant, ready: Vec<(Arc<P>, Instant)>) -> Result<(), Panicked> {
-        let set = ReadySet::new(&self.loads, ready.iter().map(|(item, since)| (Arc::clone(item.peer()), *since)));
+        let set = ReadySet::new(
+            &self.loads,
+            ready
+                .iter()
+                .map(|(item, since)| (Arc::clone(item.peer()), *since)),
+        );
         let items: Vec<_> = ready.into_iter().map(|(item, _)| item).collect();
         let old = self.ready.load();
-        let same = old.items.len() == items.len() && old.items.iter().zip(&items).all(|(a, b)| Arc::ptr_eq(a, b));
+        let same = old.items.len() == items.len()
+            && old.items.iter().zip(&items).all(|(a, b)| Arc::ptr_eq(a, b));
         let built = self.build(now, &set);
         let (picker, result) = match built {
             Ok(picker) => (picker, Ok(())),
@@ -143,12 +167,20 @@ impl<P: Pickable> Balancer<P> {
             return Ok(Box::new(Random));
         }
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        contain(|| self.config.strategy.build(set, &mut BuildContext::new(now, &mut states)))
+        contain(|| {
+            self.config
+                .strategy
+                .build(set, &mut BuildContext::new(now, &mut states))
+        })
     }
 
     /// Picks one of the ready peers that `usable` accepts, and counts it as in flight. Returns none
     /// if there is no such peer.
-    pub fn pick(&self, context: &PickContext<'_>, mut usable: impl FnMut(&Arc<P>) -> bool) -> Option<Pick<P>> {
+    pub fn pick(
+        &self,
+        context: &PickContext<'_>,
+        mut usable: impl FnMut(&Arc<P>) -> bool,
+    ) -> Option<Pick<P>> {
         let ready = self.ready.load();
         let n = ready.items.len();
         if n == 0 {
@@ -161,7 +193,9 @@ impl<P: Pickable> Balancer<P> {
             first
         } else {
             let start = ready.choose(context);
-            (0..n).map(|i| (start + i) % n).find(|&i| usable(&ready.items[i]))?
+            (0..n)
+                .map(|i| (start + i) % n)
+                .find(|&i| usable(&ready.items[i]))?
         };
         let observer = contain(|| ready.picker.observer(chosen)).ok().flatten();
         Some(Pick::new(Arc::clone(&ready.items[chosen]), observer))
@@ -186,7 +220,8 @@ impl<P: Pickable> Balancer<P> {
 impl<P> Ready<P> {
     fn choose(&self, context: &PickContext<'_>) -> usize {
         let n = self.items.len();
-        contain(|| self.picker.pick(&self.set, context)).map_or_else(|_| fastrand::usize(..n), |index| index % n)
+        contain(|| self.picker.pick(&self.set, context))
+            .map_or_else(|_| fastrand::usize(..n), |index| index % n)
     }
 }
 
@@ -201,7 +236,11 @@ pub struct Pick<P: Pickable> {
 impl<P: Pickable> Pick<P> {
     fn new(item: Arc<P>, observer: Option<Arc<dyn AttemptObserver>>) -> Self {
         item.peer().stats().begin();
-        Self { item, observer, in_flight: true }
+        Self {
+            item,
+            observer,
+            in_flight: true,
+        }
     }
 
     /// Returns the picked item.
@@ -226,7 +265,9 @@ impl<P: Pickable> Pick<P> {
 
 impl<P: Pickable> fmt::Debug for Pick<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pick").field("peer", self.item.peer().id()).finish_non_exhaustive()
+        f.debug_struct("Pick")
+            .field("peer", self.item.peer().id())
+            .finish_non_exhaustive()
     }
 }
 

@@ -65,10 +65,16 @@ impl Filter {
     fn check(&self, entry: &Entry) -> Result<Result<(), Exclusion>, Panicked> {
         let metadata = &entry.node.metadata;
         let (passes, exclusion) = match self {
-            Self::Protocol(protocol) => (metadata.get(keys::PROTOCOL) == Some(protocol), Exclusion::Protocol),
+            Self::Protocol(protocol) => (
+                metadata.get(keys::PROTOCOL) == Some(protocol),
+                Exclusion::Protocol,
+            ),
             Self::Version(version) => (entry.service.version == *version, Exclusion::Version),
             Self::Label(key, value) => (metadata.get(key) == Some(value), Exclusion::Label),
-            Self::Endpoint(name) => (entry.service.endpoints.iter().any(|e| e.name == *name), Exclusion::Endpoint),
+            Self::Endpoint(name) => (
+                entry.service.endpoints.iter().any(|e| e.name == *name),
+                Exclusion::Endpoint,
+            ),
             Self::Predicate(predicate) => (contain(|| predicate(entry))?, Exclusion::Predicate),
         };
         Ok(if passes { Ok(()) } else { Err(exclusion) })
@@ -94,7 +100,9 @@ impl PartialEq for Filter {
             (Self::Protocol(a), Self::Protocol(b))
             | (Self::Version(a), Self::Version(b))
             | (Self::Endpoint(a), Self::Endpoint(b)) => a == b,
-            (Self::Label(key, value), Self::Label(other_key, other_value)) => (key, value) == (other_key, other_value),
+            (Self::Label(key, value), Self::Label(other_key, other_value)) => {
+                (key, value) == (other_key, other_value)
+            }
             (Self::Predicate(a), Self::Predicate(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
@@ -172,7 +180,10 @@ mod tests {
 
     fn entry() -> Entry {
         let mut service = Service::new("greeter");
-        service.endpoints.push(Endpoint { name: "Greeter.Hello".into(), ..Endpoint::default() });
+        service.endpoints.push(Endpoint {
+            name: "Greeter.Hello".into(),
+            ..Endpoint::default()
+        });
         let mut node = Node::with_id("greeter", "a", "127.0.0.1:1");
         node.metadata.insert("protocol", "grpc");
         node.metadata.insert("zone", "eu-1");
@@ -188,16 +199,27 @@ mod tests {
             (Filter::Version("latest".into()), Ok(())),
             (Filter::Version("2".into()), Err(Exclusion::Version)),
             (Filter::Label("zone".into(), "eu-1".into()), Ok(())),
-            (Filter::Label("zone".into(), "us".into()), Err(Exclusion::Label)),
+            (
+                Filter::Label("zone".into(), "us".into()),
+                Err(Exclusion::Label),
+            ),
             (Filter::Endpoint("Greeter.Hello".into()), Ok(())),
-            (Filter::Endpoint("Greeter.Bye".into()), Err(Exclusion::Endpoint)),
-            (Filter::predicate(|entry| entry.node.id.ends_with('a')), Ok(())),
+            (
+                Filter::Endpoint("Greeter.Bye".into()),
+                Err(Exclusion::Endpoint),
+            ),
+            (
+                Filter::predicate(|entry| entry.node.id.ends_with('a')),
+                Ok(()),
+            ),
             (Filter::predicate(|_| false), Err(Exclusion::Predicate)),
         ];
         for (filter, expected) in table {
             assert_eq!(filter.check(&entry()), Ok(expected), "{filter:?}");
         }
-        let both = Filters::default().and(Filter::Version("latest".into())).and(Filter::Label("zone".into(), "us".into()));
+        let both = Filters::default()
+            .and(Filter::Version("latest".into()))
+            .and(Filter::Label("zone".into(), "us".into()));
         assert_eq!(both.check(&entry()), Err(Exclusion::Label));
     }
 
@@ -205,6 +227,9 @@ mod tests {
     fn a_node_without_a_protocol_is_out() {
         let mut service = entry().to_service();
         service.nodes[0].metadata.remove("protocol");
-        assert_eq!(Filter::Protocol("grpc".into()).check(&service.entries()[0]), Ok(Err(Exclusion::Protocol)));
+        assert_eq!(
+            Filter::Protocol("grpc".into()).check(&service.entries()[0]),
+            Ok(Err(Exclusion::Protocol))
+        );
     }
 }

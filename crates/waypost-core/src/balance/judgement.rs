@@ -55,19 +55,33 @@ impl Judgements {
     /// Judges the observations again. A reason that already held keeps its `since`.
     pub fn update(&mut self, now: Instant, observed: &Observed<'_>) {
         let old = std::mem::take(&mut self.0);
-        let since = |reason| old.iter().find(|judgement| judgement.reason == reason).map_or(now, |judgement| judgement.since);
-        self.0.extend(reasons(observed).map(|(reason, basis)| Judgement {
-            reason,
-            basis,
-            since: since(reason),
-            until: None,
-            evidence: observed.status.last_failure.clone().filter(|_| reason == Exclusion::NotConnected),
+        let since = |reason| {
+            old.iter()
+                .find(|judgement| judgement.reason == reason)
+                .map_or(now, |judgement| judgement.since)
+        };
+        self.0.extend(reasons(observed).map(|(reason, basis)| {
+            Judgement {
+                reason,
+                basis,
+                since: since(reason),
+                until: None,
+                evidence: observed
+                    .status
+                    .last_failure
+                    .clone()
+                    .filter(|_| reason == Exclusion::NotConnected),
+            }
         }));
     }
 
     /// Returns the reason for which the peer is excluded, if any. Hard ones come first.
     pub fn exclusion(&self) -> Option<Exclusion> {
-        self.0.iter().find(|judgement| judgement.basis == Basis::Hard).or(self.0.first()).map(|judgement| judgement.reason)
+        self.0
+            .iter()
+            .find(|judgement| judgement.basis == Basis::Hard)
+            .or(self.0.first())
+            .map(|judgement| judgement.reason)
     }
 
     /// Returns all judgements, worst first.
@@ -85,7 +99,10 @@ fn reasons(observed: &Observed<'_>) -> impl Iterator<Item = (Exclusion, Basis)> 
         ConnectivityState::Draining => Some(Exclusion::Draining),
         _ => Some(Exclusion::NotConnected),
     };
-    [leaving, observed.address, connection].into_iter().flatten().map(|reason| (reason, Basis::Hard))
+    [leaving, observed.address, connection]
+        .into_iter()
+        .flatten()
+        .map(|reason| (reason, Basis::Hard))
 }
 
 #[cfg(test)]
@@ -96,7 +113,13 @@ mod tests {
 
     fn status(membership: Membership, connectivity: ConnectivityState) -> PeerStatus {
         let now = Instant::now();
-        PeerStatus { membership, connectivity, since: now, ready_since: None, last_failure: Some("refused".into()) }
+        PeerStatus {
+            membership,
+            connectivity,
+            since: now,
+            ready_since: None,
+            last_failure: Some("refused".into()),
+        }
     }
 
     #[test]
@@ -108,27 +131,66 @@ mod tests {
             (Suspect, Ready, true, None, None),
             (Confirmed, Ready, false, None, Some(Exclusion::Stalled)),
             (Confirmed, Draining, true, None, Some(Exclusion::Draining)),
-            (Confirmed, Backoff, true, None, Some(Exclusion::NotConnected)),
-            (Confirmed, Connecting, true, None, Some(Exclusion::NotConnected)),
-            (Confirmed, Idle, true, Some(Exclusion::AddressRefused), Some(Exclusion::AddressRefused)),
+            (
+                Confirmed,
+                Backoff,
+                true,
+                None,
+                Some(Exclusion::NotConnected),
+            ),
+            (
+                Confirmed,
+                Connecting,
+                true,
+                None,
+                Some(Exclusion::NotConnected),
+            ),
+            (
+                Confirmed,
+                Idle,
+                true,
+                Some(Exclusion::AddressRefused),
+                Some(Exclusion::AddressRefused),
+            ),
             (Leaving, Ready, true, None, Some(Exclusion::Leaving)),
         ];
         for (membership, connectivity, responsive, address, expected) in table {
             let status = status(membership, connectivity);
             let mut judgements = Judgements::default();
-            judgements.update(Instant::now(), &Observed { status: &status, responsive, address });
-            assert_eq!(judgements.exclusion(), expected, "{membership:?} {connectivity:?}");
+            judgements.update(
+                Instant::now(),
+                &Observed {
+                    status: &status,
+                    responsive,
+                    address,
+                },
+            );
+            assert_eq!(
+                judgements.exclusion(),
+                expected,
+                "{membership:?} {connectivity:?}"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reason_that_goes_on_keeps_its_beginning_and_its_evidence() {
-        let (start, status) = (Instant::now(), status(Membership::Confirmed, ConnectivityState::Backoff));
-        let observed = Observed { status: &status, responsive: true, address: None };
+        let (start, status) = (
+            Instant::now(),
+            status(Membership::Confirmed, ConnectivityState::Backoff),
+        );
+        let observed = Observed {
+            status: &status,
+            responsive: true,
+            address: None,
+        };
         let mut judgements = Judgements::default();
         judgements.update(start, &observed);
         judgements.update(start + Duration::from_secs(3), &observed);
         let judgement = judgements.iter().next().unwrap();
-        assert_eq!((judgement.since, judgement.evidence.as_deref()), (start, Some("refused")));
+        assert_eq!(
+            (judgement.since, judgement.evidence.as_deref()),
+            (start, Some("refused"))
+        );
     }
 }

@@ -90,11 +90,14 @@ impl NodeView {
         Self {
             connection: status.connectivity,
             decision,
-            since_ms: u64::try_from(now.saturating_duration_since(status.since).as_millis()).unwrap_or(u64::MAX),
+            since_ms: u64::try_from(now.saturating_duration_since(status.since).as_millis())
+                .unwrap_or(u64::MAX),
             in_flight: stats.in_flight(),
             calls: stats.attempts(),
             failed: stats.failed(),
-            p50_us: stats.p50().and_then(|p50| u64::try_from(p50.as_micros()).ok()),
+            p50_us: stats
+                .p50()
+                .and_then(|p50| u64::try_from(p50.as_micros()).ok()),
             last_failure: status.last_failure,
             ..Self::unused(&peer.entry(), status.membership, Exclusion::NotConnected)
         }

@@ -135,13 +135,23 @@ impl Selector {
     /// # Ok(()) }
     /// ```
     pub fn cached(directory: Directory, config: Config) -> Self {
-        Self { source: Source::Cached(directory), config, services: Mutex::default(), seed: fastrand::u64(..) }
+        Self {
+            source: Source::Cached(directory),
+            config,
+            services: Mutex::default(),
+            seed: fastrand::u64(..),
+        }
     }
 
     /// Creates a selector that queries the registry on each `select`, as go-micro's selector
     /// without a cache does. Intended for tools and tests.
     pub fn uncached(registry: impl Into<AnyRegistry>, config: Config) -> Self {
-        Self { source: Source::Uncached(registry.into()), config, services: Mutex::default(), seed: fastrand::u64(..) }
+        Self {
+            source: Source::Uncached(registry.into()),
+            config,
+            services: Mutex::default(),
+            seed: fastrand::u64(..),
+        }
     }
 
     /// Returns the nodes of a service, to be taken one by one.
@@ -155,37 +165,70 @@ impl Selector {
     pub async fn select(&self, service: &str) -> Result<NodeIter, SelectError> {
         let name: ServiceName = service.parse()?;
         let listing = match &self.source {
-            Source::Cached(directory) => Listing::Cached(self.current_snapshot(directory, &name).await?),
+            Source::Cached(directory) => {
+                Listing::Cached(self.current_snapshot(directory, &name).await?)
+            }
             Source::Uncached(registry) => Listing::Uncached(uncached(registry, service).await?),
         };
         let mut services = self.lock();
-        let selected = services.entry(name).or_insert_with(|| Selected::new(&self.config, self.seed));
+        let selected = services
+            .entry(name)
+            .or_insert_with(|| Selected::new(&self.config, self.seed));
         selected.update(listing);
         let balancer = Arc::clone(&selected.balancer);
         if balancer.ready_count() == 0 {
-            return Err(SelectError::NoNode { service: service.to_owned(), known: selected.peers.len() });
+            return Err(SelectError::NoNode {
+                service: service.to_owned(),
+                known: selected.peers.len(),
+            });
         }
-        Ok(NodeIter { balancer, tried: HashSet::new() })
+        Ok(NodeIter {
+            balancer,
+            tried: HashSet::new(),
+        })
     }
 
-    async fn current_snapshot(&self, directory: &Directory, name: &ServiceName) -> Result<Snapshot, SelectError> {
-        let failed = |source| SelectError::Registry { service: name.to_string(), source };
+    async fn current_snapshot(
+        &self,
+        directory: &Directory,
+        name: &ServiceName,
+    ) -> Result<Snapshot, SelectError> {
+        let failed = |source| SelectError::Registry {
+            service: name.to_string(),
+            source,
+        };
         let mut subscription = self.subscription(directory, name).map_err(failed)?;
         let _ = tokio::time::timeout(FIRST_ANSWER, subscription.synced()).await;
         let snapshot = subscription.snapshot();
         if !snapshot.synced {
-            return Err(failed(Error::Timeout { registry: directory.registry().name(), after: FIRST_ANSWER }));
+            return Err(failed(Error::Timeout {
+                registry: directory.registry().name(),
+                after: FIRST_ANSWER,
+            }));
         }
         Ok(snapshot)
     }
 
     /// Returns the subscription to a service. Subscribes again if its task or runtime has ended.
-    fn subscription(&self, directory: &Directory, name: &ServiceName) -> Result<Subscription, Error> {
+    fn subscription(
+        &self,
+        directory: &Directory,
+        name: &ServiceName,
+    ) -> Result<Subscription, Error> {
         let mut services = self.lock();
-        let selected = services.entry(name.clone()).or_insert_with(|| Selected::new(&self.config, self.seed));
-        match selected.subscription.as_ref().filter(|subscription| !subscription.is_closed()) {
+        let selected = services
+            .entry(name.clone())
+            .or_insert_with(|| Selected::new(&self.config, self.seed));
+        match selected
+            .subscription
+            .as_ref()
+            .filter(|subscription| !subscription.is_closed())
+        {
             Some(subscription) => Ok(subscription.clone()),
-            None => Ok(selected.subscription.insert(directory.subscribe(name)?).clone()),
+            None => Ok(selected
+                .subscription
+                .insert(directory.subscribe(name)?)
+                .clone()),
         }
     }
 
@@ -201,7 +244,10 @@ async fn uncached(registry: &AnyRegistry, service: &str) -> Result<NodeSet, Sele
             Ok(entries.filter(|entry| !entry.node.is_leaving()).collect())
         }
         Err(Error::NotFound { .. }) => Ok(NodeSet::default()),
-        Err(source) => Err(SelectError::Registry { service: service.to_owned(), source }),
+        Err(source) => Err(SelectError::Registry {
+            service: service.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -210,7 +256,15 @@ impl Selected {
         let loads = LoadTable::default();
         let balancer = Arc::new(Balancer::new(config.clone(), loads.clone()));
         let listing = Listing::Cached(Snapshot::default());
-        Self { subscription: None, listing, peers: BTreeMap::new(), loads, balancer, seed, recheck_at: None }
+        Self {
+            subscription: None,
+            listing,
+            peers: BTreeMap::new(),
+            loads,
+            balancer,
+            seed,
+            recheck_at: None,
+        }
     }
 
     /// Updates the nodes to those of the listing. A listing without a difference costs nothing.
@@ -220,13 +274,18 @@ impl Selected {
         self.listing = listing;
         if self.recheck_at.is_some_and(|at| at <= now) {
             self.recheck_at = None;
-            let unknown = self.peers.iter().filter(|(_, known)| known.passes.is_none());
+            let unknown = self
+                .peers
+                .iter()
+                .filter(|(_, known)| known.passes.is_none());
             changes.extend(unknown.map(|(id, _)| (id.clone(), self.listing.get(id))));
         }
         if changes.is_empty() {
             return;
         }
-        changes.into_iter().for_each(|(id, entry)| self.apply(now, id, entry));
+        changes
+            .into_iter()
+            .for_each(|(id, entry)| self.apply(now, id, entry));
         self.publish(now);
     }
 
@@ -236,25 +295,44 @@ impl Selected {
             self.peers.remove(&id);
             return;
         };
-        let known = self.peers.get(&id).filter(|known| *known.listed.0.id() == PeerId::of(&entry));
+        let known = self
+            .peers
+            .get(&id)
+            .filter(|known| *known.listed.0.id() == PeerId::of(&entry));
         let listed = match known {
             Some(known) => Arc::clone(&known.listed),
             None => Arc::new(Listed(Arc::new(Peer::new(entry.clone(), &self.loads, now)))),
         };
         listed.0.describe(&entry);
-        let passes = self.balancer.config().filters.try_check(&entry).map(|checked| checked.is_ok());
+        let passes = self
+            .balancer
+            .config()
+            .filters
+            .try_check(&entry)
+            .map(|checked| checked.is_ok());
         if let Err(panicked) = &passes {
             tracing::warn!(node = %entry.node.id, %panicked, "filter panicked; node excluded until the next evaluation");
             self.recheck_at = now.checked_add(RECHECK_AFTER);
         }
-        self.peers.insert(id, KnownNode { listed, passes: passes.ok() });
+        self.peers.insert(
+            id,
+            KnownNode {
+                listed,
+                passes: passes.ok(),
+            },
+        );
     }
 
     /// Publishes the nodes that pass the filters, up to this client's subset.
     fn publish(&self, now: Instant) {
         let config = self.balancer.config();
-        let passing = self.peers.values().filter(|known| known.passes == Some(true));
-        let mut ready: Vec<_> = passing.map(|known| (Arc::clone(&known.listed), now)).collect();
+        let passing = self
+            .peers
+            .values()
+            .filter(|known| known.passes == Some(true));
+        let mut ready: Vec<_> = passing
+            .map(|known| (Arc::clone(&known.listed), now))
+            .collect();
         if ready.len() > config.max_peers {
             ready.sort_by_cached_key(|(listed, _)| subset::rank(self.seed, &listed.0.id().id));
             ready.truncate(config.max_peers);
@@ -278,7 +356,12 @@ impl Listing {
         match (self, old) {
             (Self::Cached(new), Self::Cached(old)) => new
                 .changes_since(old)
-                .map(|change| (change.id().to_owned(), change.now.as_ref().map(Member::entry).cloned()))
+                .map(|change| {
+                    (
+                        change.id().to_owned(),
+                        change.now.as_ref().map(Member::entry).cloned(),
+                    )
+                })
                 .collect(),
             (Self::Uncached(new), Self::Uncached(old)) => changes(old, new),
             (Self::Uncached(new), Self::Cached(_)) => changes(&NodeSet::default(), new),
@@ -290,7 +373,9 @@ impl Listing {
 
 fn changes(old: &NodeSet, new: &NodeSet) -> Vec<(String, Option<Entry>)> {
     let now = |change: NodeChange<'_>| match change {
-        NodeChange::Added(now) | NodeChange::Updated { now, .. } => (now.node.id.clone(), Some(now.clone())),
+        NodeChange::Added(now) | NodeChange::Updated { now, .. } => {
+            (now.node.id.clone(), Some(now.clone()))
+        }
         NodeChange::Removed(before) => (before.node.id.clone(), None),
     };
     old.diff(new).map(now).collect()
@@ -335,16 +420,27 @@ pub struct NodeIter {
 impl NodeIter {
     /// Returns the next node by the selector's strategy. Each node is returned once before any is
     /// repeated. Returns none if all nodes have been removed.
-    #[expect(clippy::should_implement_trait, reason = "go-micro's name; it never ends, so it is no iterator")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "go-micro's name; it never ends, so it is no iterator"
+    )]
     pub fn next(&mut self) -> Option<SelectedNode> {
         let context = PickContext::new("", Instant::now());
-        let pick = self.balancer.pick(&context, |peer| !self.tried.contains(peer.0.id())).or_else(|| {
-            self.tried.clear();
-            self.balancer.pick(&context, |_| true)
-        })?;
+        let pick = self
+            .balancer
+            .pick(&context, |peer| !self.tried.contains(peer.0.id()))
+            .or_else(|| {
+                self.tried.clear();
+                self.balancer.pick(&context, |_| true)
+            })?;
         let peer = pick.item().peer();
         self.tried.insert(peer.id().clone());
-        Some(SelectedNode { node: peer.node(), pick, since: context.now, end: AttemptEnd::Cancelled })
+        Some(SelectedNode {
+            node: peer.node(),
+            pick,
+            since: context.now,
+            end: AttemptEnd::Cancelled,
+        })
     }
 }
 

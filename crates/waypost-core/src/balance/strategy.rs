@@ -29,7 +29,11 @@ pub struct PickContext<'a> {
 impl<'a> PickContext<'a> {
     /// Creates the context of an attempt at `now` to call the method at `path`.
     pub fn new(path: &'a str, now: Instant) -> Self {
-        Self { path, now, key: None }
+        Self {
+            path,
+            now,
+            key: None,
+        }
     }
 
     /// Returns the context with an affinity key.
@@ -52,7 +56,11 @@ pub struct BuildContext<'a> {
 
 impl<'a> BuildContext<'a> {
     pub(super) fn new(now: Instant, states: &'a mut PeerStates) -> Self {
-        Self { now, old: std::mem::take(states), states }
+        Self {
+            now,
+            old: std::mem::take(states),
+            states,
+        }
     }
 
     /// Returns the time of the build.
@@ -103,10 +111,17 @@ impl<'a> BuildContext<'a> {
     /// # assert!(addresses[0] == addresses[2] && addresses[1] == addresses[3] && addresses[0] != addresses[1]);
     /// # Ok(()) }
     /// ```
-    pub fn peer_state<T: Send + Sync + 'static>(&mut self, ready: &ReadySet, index: usize, init: impl FnOnce() -> T) -> Arc<T> {
+    pub fn peer_state<T: Send + Sync + 'static>(
+        &mut self,
+        ready: &ReadySet,
+        index: usize,
+        init: impl FnOnce() -> T,
+    ) -> Arc<T> {
         let id = ready.peer(index).id();
         let kept = self.states.get(id).cloned().or_else(|| self.old.remove(id));
-        let state = kept.and_then(|state| state.downcast::<T>().ok()).unwrap_or_else(|| Arc::new(init()));
+        let state = kept
+            .and_then(|state| state.downcast::<T>().ok())
+            .unwrap_or_else(|| Arc::new(init()));
         self.states.insert(id.clone(), Arc::clone(&state) as _);
         state
     }
@@ -321,7 +336,9 @@ impl Strategy for LeastRequest {
 
 impl Picker for LeastRequest {
     fn pick(&self, ready: &ReadySet, _: &PickContext<'_>) -> usize {
-        let Some((a, b)) = two_of(ready.len()) else { return 0 };
+        let Some((a, b)) = two_of(ready.len()) else {
+            return 0;
+        };
         if ready.load(b) < ready.load(a) { b } else { a }
     }
 }
@@ -360,7 +377,11 @@ mod tests {
             // The mean is 2 000, the standard deviation 40. The bounds are six deviations, with a
             // fixed seed.
             let counts = shares(strategy, &ready, 10_000);
-            assert!(counts.iter().all(|n| (1_760..2_240).contains(n)), "{}: {counts:?}", strategy.name());
+            assert!(
+                counts.iter().all(|n| (1_760..2_240).contains(n)),
+                "{}: {counts:?}",
+                strategy.name()
+            );
         }
     }
 

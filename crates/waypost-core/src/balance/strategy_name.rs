@@ -79,7 +79,9 @@ impl FromStr for StrategyName {
             "random" => Ok(Self::Random),
             "round-robin" | "round_robin" | "roundrobin" => Ok(Self::RoundRobin),
             "least-request" | "least_request" => Ok(Self::LeastRequest),
-            _ => Err(UnknownStrategy { given: given.to_owned() }),
+            _ => Err(UnknownStrategy {
+                given: given.to_owned(),
+            }),
         }
     }
 }

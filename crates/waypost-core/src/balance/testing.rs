@@ -19,17 +19,27 @@ impl Pickable for Own {
 pub(super) fn entries(n: usize) -> Vec<Entry> {
     let mut service = Service::new("greeter");
     for i in 0..n {
-        service.nodes.push(Node::with_id("greeter", &i.to_string(), "127.0.0.1:1"));
+        service
+            .nodes
+            .push(Node::with_id("greeter", &i.to_string(), "127.0.0.1:1"));
     }
     service.entries()
 }
 
 pub(super) fn peers(n: usize, loads: &LoadTable) -> Vec<(Arc<Own>, Instant)> {
     let now = Instant::now();
-    entries(n).into_iter().map(|entry| (Arc::new(Own(Arc::new(Peer::new(entry, loads, now)))), now)).collect()
+    entries(n)
+        .into_iter()
+        .map(|entry| (Arc::new(Own(Arc::new(Peer::new(entry, loads, now)))), now))
+        .collect()
 }
 
 pub(super) fn ready_set(n: usize) -> ReadySet {
     let loads = LoadTable::default();
-    ReadySet::new(&loads, peers(n, &loads).into_iter().map(|(own, since)| (Arc::clone(&own.0), since)))
+    ReadySet::new(
+        &loads,
+        peers(n, &loads)
+            .into_iter()
+            .map(|(own, since)| (Arc::clone(&own.0), since)),
+    )
 }

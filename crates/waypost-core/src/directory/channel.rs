@@ -86,7 +86,11 @@ impl Subscription {
 impl Channel {
     pub(super) fn new(last: LastSnapshot) -> Self {
         let snapshot = lock(&last).clone();
-        Self { sender: watch::Sender::new(snapshot), last, subscribed: AtomicU64::new(0) }
+        Self {
+            sender: watch::Sender::new(snapshot),
+            last,
+            subscribed: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn subscribe(&self) -> Subscription {

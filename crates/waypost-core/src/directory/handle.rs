@@ -67,7 +67,11 @@ struct Slot {
 impl Directory {
     /// Creates a directory of `registry`. A watch starts with the first subscription.
     pub fn new(registry: impl Into<AnyRegistry>, config: Config) -> Self {
-        Self(Arc::new(Inner { registry: registry.into(), config, state: Mutex::default() }))
+        Self(Arc::new(Inner {
+            registry: registry.into(),
+            config,
+            state: Mutex::default(),
+        }))
     }
 
     /// Returns the registry of the directory.
@@ -86,7 +90,11 @@ impl Directory {
         if state.closed {
             return Err(Error::Closed);
         }
-        if let Some(channel) = state.services.get(service).and_then(|slot| slot.channel.upgrade()) {
+        if let Some(channel) = state
+            .services
+            .get(service)
+            .and_then(|slot| slot.channel.upgrade())
+        {
             return Ok(channel.subscribe());
         }
         let runtime = Handle::try_current().map_err(|_| no_runtime(service))?;
@@ -95,11 +103,29 @@ impl Directory {
 
     fn start(&self, state: &mut State, service: &ServiceName, runtime: &Handle) -> Subscription {
         state.reap();
-        let last = state.services.get(service).map(|slot| Arc::clone(&slot.last)).unwrap_or_default();
+        let last = state
+            .services
+            .get(service)
+            .map(|slot| Arc::clone(&slot.last))
+            .unwrap_or_default();
         let channel = Arc::new(Channel::new(Arc::clone(&last)));
-        let (subscription, slot) = (channel.subscribe(), Slot { channel: Arc::downgrade(&channel), last });
-        let (inner, name, own) = (Arc::downgrade(&self.0), service.clone(), Arc::downgrade(&channel));
-        let remove = move || inner.upgrade().is_none_or(|inner| inner.remove_if_idle(&name, &own));
+        let (subscription, slot) = (
+            channel.subscribe(),
+            Slot {
+                channel: Arc::downgrade(&channel),
+                last,
+            },
+        );
+        let (inner, name, own) = (
+            Arc::downgrade(&self.0),
+            service.clone(),
+            Arc::downgrade(&channel),
+        );
+        let remove = move || {
+            inner
+                .upgrade()
+                .is_none_or(|inner| inner.remove_if_idle(&name, &own))
+        };
         let task = Task::new(self.0.registry.clone(), &self.0.config, service, channel);
         state.tasks.spawn_on(task.run(remove), runtime);
         state.services.insert(service.clone(), slot);
@@ -154,7 +180,10 @@ impl Inner {
 
 fn no_runtime(service: &ServiceName) -> Error {
     let what = format!("cannot start the watch of service {:?}", service.as_str());
-    Error::invalid(what, "no Tokio runtime on this thread; subscribe from within one")
+    Error::invalid(
+        what,
+        "no Tokio runtime on this thread; subscribe from within one",
+    )
 }
 
 #[cfg(test)]

@@ -47,9 +47,21 @@ impl ServiceCache {
     /// their grace period.
     pub fn resume(service: &ServiceName, grace: Duration, snapshot: Snapshot) -> Self {
         let at = |suspect: &Suspect| suspect.since.checked_add(grace);
-        let expiry = |suspect: &Suspect| Some(Reverse(Expiry { at: at(suspect)?, entry: suspect.entry.clone() }));
+        let expiry = |suspect: &Suspect| {
+            Some(Reverse(Expiry {
+                at: at(suspect)?,
+                entry: suspect.entry.clone(),
+            }))
+        };
         let expiries = snapshot.suspects.iter().filter_map(expiry).collect();
-        Self { grace, snapshot: Snapshot { service: service.as_str().into(), ..snapshot }, expiries }
+        Self {
+            grace,
+            snapshot: Snapshot {
+                service: service.as_str().into(),
+                ..snapshot
+            },
+            expiries,
+        }
     }
 
     /// Returns the current snapshot.
@@ -65,17 +77,30 @@ impl ServiceCache {
         let has_changed = match event {
             Event::Reset(entries) => self.reset(now, entries),
             Event::Created(entry) | Event::Updated(entry) => self.put(entry),
-            Event::Deleted(key) => key.service == *self.snapshot.service && self.lose_if_confirmed(now, &key.id),
+            Event::Deleted(key) => {
+                key.service == *self.snapshot.service && self.lose_if_confirmed(now, &key.id)
+            }
         };
         self.snapshot.generation += u64::from(is_first || has_changed);
     }
 
     /// Starts an outage of the registry, or continues it with its original start.
     pub fn on_outage(&mut self, now: Instant, why: &str) {
-        let since = self.snapshot.outage.as_ref().map_or(now, |outage| outage.since);
-        let is_known = self.snapshot.outage.as_ref().is_some_and(|outage| *outage.why == *why);
+        let since = self
+            .snapshot
+            .outage
+            .as_ref()
+            .map_or(now, |outage| outage.since);
+        let is_known = self
+            .snapshot
+            .outage
+            .as_ref()
+            .is_some_and(|outage| *outage.why == *why);
         if !is_known {
-            self.snapshot.outage = Some(Outage { since, why: why.into() });
+            self.snapshot.outage = Some(Outage {
+                since,
+                why: why.into(),
+            });
         }
     }
 
@@ -85,8 +110,15 @@ impl ServiceCache {
         self.snapshot.generation += u64::from(!over.is_empty());
         if is_most(over.len(), self.snapshot.suspects.len()) {
             let grace = self.grace;
-            let is_over = |suspect: &Suspect| suspect.since.checked_add(grace).is_some_and(|at| at <= now);
-            self.snapshot.suspects = self.snapshot.suspects.iter().filter(|suspect| !is_over(suspect)).cloned().collect();
+            let is_over =
+                |suspect: &Suspect| suspect.since.checked_add(grace).is_some_and(|at| at <= now);
+            self.snapshot.suspects = self
+                .snapshot
+                .suspects
+                .iter()
+                .filter(|suspect| !is_over(suspect))
+                .cloned()
+                .collect();
             return;
         }
         for entry in over {
@@ -97,8 +129,15 @@ impl ServiceCache {
     /// Takes the suspects with an expired grace period from the heap.
     fn take_over(&mut self, now: Instant) -> Vec<Entry> {
         let mut over = Vec::new();
-        while self.expiries.peek().is_some_and(|Reverse(expiry)| expiry.at <= now) {
-            let expiry = self.expiries.pop().filter(|Reverse(expiry)| self.is_current(expiry));
+        while self
+            .expiries
+            .peek()
+            .is_some_and(|Reverse(expiry)| expiry.at <= now)
+        {
+            let expiry = self
+                .expiries
+                .pop()
+                .filter(|Reverse(expiry)| self.is_current(expiry));
             over.extend(expiry.map(|Reverse(expiry)| expiry.entry));
         }
         over
@@ -129,7 +168,11 @@ impl ServiceCache {
 
     fn leave(&mut self, entry: &Entry) -> bool {
         let was_suspect = self.snapshot.suspects.remove(entry.position()).is_some();
-        let was_confirmed = self.snapshot.confirmed.remove_node(&entry.service.name, &entry.node.id).is_some();
+        let was_confirmed = self
+            .snapshot
+            .confirmed
+            .remove_node(&entry.service.name, &entry.node.id)
+            .is_some();
         was_suspect || was_confirmed
     }
 
@@ -149,7 +192,10 @@ impl ServiceCache {
         if !is_most(lost.len(), self.snapshot.suspects.len()) {
             return lost.into_iter().for_each(|entry| self.suspect(now, entry));
         }
-        let expiries: Vec<_> = lost.iter().filter_map(|entry| self.expiry(now, entry)).collect();
+        let expiries: Vec<_> = lost
+            .iter()
+            .filter_map(|entry| self.expiry(now, entry))
+            .collect();
         self.expiries.extend(expiries);
         let lost = lost.into_iter().map(|entry| Suspect { entry, since: now });
         self.snapshot.suspects = self.snapshot.suspects.iter().cloned().chain(lost).collect();
@@ -157,7 +203,10 @@ impl ServiceCache {
     }
 
     fn expiry(&self, since: Instant, entry: &Entry) -> Option<Reverse<Expiry>> {
-        Some(Reverse(Expiry { at: since.checked_add(self.grace)?, entry: entry.clone() }))
+        Some(Reverse(Expiry {
+            at: since.checked_add(self.grace)?,
+            entry: entry.clone(),
+        }))
     }
 
     /// Removes outdated expiries, so that a flapping node does not grow the heap.
@@ -192,7 +241,13 @@ impl ServiceCache {
         if replaces {
             self.snapshot.confirmed = present;
         } else {
-            lost.iter().for_each(|entry| drop(self.snapshot.confirmed.remove_node(&entry.service.name, &entry.node.id)));
+            lost.iter().for_each(|entry| {
+                drop(
+                    self.snapshot
+                        .confirmed
+                        .remove_node(&entry.service.name, &entry.node.id),
+                );
+            });
         }
         self.suspect_all(now, lost);
         has_changed
@@ -206,7 +261,9 @@ fn is_most(changes: usize, len: usize) -> bool {
 }
 
 fn split_leaving(entries: Vec<Entry>) -> (Vec<Entry>, NodeSet) {
-    let (leaving, present): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.node.is_leaving());
+    let (leaving, present): (Vec<_>, Vec<_>) = entries
+        .into_iter()
+        .partition(|entry| entry.node.is_leaving());
     (leaving, present.into_iter().collect())
 }
 
@@ -215,7 +272,9 @@ fn changes(old: &NodeSet, new: &NodeSet) -> (Vec<Entry>, Vec<Entry>) {
     let (mut found, mut lost) = (Vec::new(), Vec::new());
     for change in old.diff(new) {
         match change {
-            NodeChange::Added(entry) | NodeChange::Updated { now: entry, .. } => found.push(entry.clone()),
+            NodeChange::Added(entry) | NodeChange::Updated { now: entry, .. } => {
+                found.push(entry.clone());
+            }
             NodeChange::Removed(entry) => lost.push(entry.clone()),
         }
     }

@@ -47,7 +47,11 @@ impl OutageLog {
         let window = self.window(now);
         if window.lines < LINES {
             window.lines += 1;
-            return Some(if down { OutageLine::Down } else { OutageLine::Up });
+            return Some(if down {
+                OutageLine::Down
+            } else {
+                OutageLine::Up
+            });
         }
         window.suppressed += 1;
         window.outages += u32::from(down);
@@ -61,20 +65,35 @@ impl OutageLog {
             return None;
         }
         let outages = self.window.take()?.outages;
-        self.window = Some(Window { begun: now, lines: LINES, suppressed: 0, outages: 0 });
+        self.window = Some(Window {
+            begun: now,
+            lines: LINES,
+            suppressed: 0,
+            outages: 0,
+        });
         Some(OutageLine::Flapping { outages })
     }
 
     /// Returns the time of the next summary if no change comes before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        let window = self.window.as_ref().filter(|window| window.suppressed > 0)?;
+        let window = self
+            .window
+            .as_ref()
+            .filter(|window| window.suppressed > 0)?;
         window.begun.checked_add(WINDOW)
     }
 
     fn window(&mut self, now: Instant) -> &mut Window {
-        let is_over = |window: &mut Window| window.suppressed == 0 && now.saturating_duration_since(window.begun) >= WINDOW;
+        let is_over = |window: &mut Window| {
+            window.suppressed == 0 && now.saturating_duration_since(window.begun) >= WINDOW
+        };
         self.window.take_if(is_over);
-        self.window.get_or_insert(Window { begun: now, lines: 0, suppressed: 0, outages: 0 })
+        self.window.get_or_insert(Window {
+            begun: now,
+            lines: 0,
+            suppressed: 0,
+            outages: 0,
+        })
     }
 }
 
@@ -105,7 +124,14 @@ mod tests {
             lines.extend(log.on_state(now, true));
             lines.extend(log.on_state(now, false));
         }
-        assert_eq!(lines[..3], [OutageLine::Down, OutageLine::Up, OutageLine::Flapping { outages: 59 }]);
+        assert_eq!(
+            lines[..3],
+            [
+                OutageLine::Down,
+                OutageLine::Up,
+                OutageLine::Flapping { outages: 59 }
+            ]
+        );
         assert!(lines.len() <= 12, "{lines:?}");
     }
 
@@ -116,7 +142,10 @@ mod tests {
         log.on_state(now, false);
         assert_eq!(log.on_state(now, true), None);
         assert_eq!(log.next_wake(), Some(now + WINDOW));
-        assert_eq!(log.on_tick(now + WINDOW), Some(OutageLine::Flapping { outages: 1 }));
+        assert_eq!(
+            log.on_tick(now + WINDOW),
+            Some(OutageLine::Flapping { outages: 1 })
+        );
         assert_eq!(log.next_wake(), None);
     }
 }

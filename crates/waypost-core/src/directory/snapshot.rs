@@ -155,23 +155,44 @@ impl Snapshot {
 
     /// Returns the node with this id.
     pub fn get(&self, id: &str) -> Option<Member> {
-        let confirmed = || self.confirmed.get_node(&self.service, id).cloned().map(Member::Confirmed);
-        let suspect = || self.suspects.get((&self.service, id)).cloned().map(Member::Suspect);
+        let confirmed = || {
+            self.confirmed
+                .get_node(&self.service, id)
+                .cloned()
+                .map(Member::Confirmed)
+        };
+        let suspect = || {
+            self.suspects
+                .get((&self.service, id))
+                .cloned()
+                .map(Member::Suspect)
+        };
         confirmed().or_else(suspect)
     }
 
     /// Returns the time since the start of the current outage; zero if there is no outage.
     pub fn staleness(&self, now: Instant) -> Duration {
-        self.outage.as_ref().map_or(Duration::ZERO, |outage| now.saturating_duration_since(outage.since))
+        self.outage.as_ref().map_or(Duration::ZERO, |outage| {
+            now.saturating_duration_since(outage.since)
+        })
     }
 
     /// Iterates by id over the nodes that differ from those of an older snapshot of the same
     /// service. The cost is proportional to the difference for snapshots of one
     /// [`Directory`](super::Directory).
-    pub fn changes_since<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = MemberChange> + use<'a> {
+    pub fn changes_since<'a>(
+        &'a self,
+        old: &'a Self,
+    ) -> impl Iterator<Item = MemberChange> + use<'a> {
         let confirmed = old.confirmed.diff(&self.confirmed).map(MemberChange::from);
-        let suspects = old.suspects.diff(&self.suspects).map(|(before, now)| MemberChange::of_suspect(before, now));
-        Merged { confirmed: confirmed.peekable(), suspects: suspects.peekable() }
+        let suspects = old
+            .suspects
+            .diff(&self.suspects)
+            .map(|(before, now)| MemberChange::of_suspect(before, now));
+        Merged {
+            confirmed: confirmed.peekable(),
+            suspects: suspects.peekable(),
+        }
     }
 }
 
@@ -193,17 +214,26 @@ impl Member {
 impl MemberChange {
     /// Returns the node's id.
     pub fn id(&self) -> &str {
-        self.now.as_ref().or(self.before.as_ref()).map_or("", |member| &member.entry().node.id)
+        self.now
+            .as_ref()
+            .or(self.before.as_ref())
+            .map_or("", |member| &member.entry().node.id)
     }
 
     fn of_suspect(before: Option<&Suspect>, now: Option<&Suspect>) -> Self {
-        Self { before: before.cloned().map(Member::Suspect), now: now.cloned().map(Member::Suspect) }
+        Self {
+            before: before.cloned().map(Member::Suspect),
+            now: now.cloned().map(Member::Suspect),
+        }
     }
 
     /// Merges the changes of one node in the confirmed set and in the suspects. A node is in one of
     /// the two at a time.
     fn merge(self, other: Self) -> Self {
-        Self { before: self.before.or(other.before), now: self.now.or(other.now) }
+        Self {
+            before: self.before.or(other.before),
+            now: self.now.or(other.now),
+        }
     }
 }
 
@@ -214,7 +244,10 @@ impl From<NodeChange<'_>> for MemberChange {
             NodeChange::Updated { before, now } => (Some(before), Some(now)),
             NodeChange::Removed(before) => (Some(before), None),
         };
-        Self { before: before.cloned().map(Member::Confirmed), now: now.cloned().map(Member::Confirmed) }
+        Self {
+            before: before.cloned().map(Member::Confirmed),
+            now: now.cloned().map(Member::Confirmed),
+        }
     }
 }
 

@@ -49,11 +49,21 @@ enum State {
 
 impl Source {
     /// Creates a source. The first poll opens its watch.
-    pub(super) fn new(registry: AnyRegistry, service: &ServiceName, backoff: (Duration, Duration)) -> Self {
+    pub(super) fn new(
+        registry: AnyRegistry,
+        service: &ServiceName,
+        backoff: (Duration, Duration),
+    ) -> Self {
         let options = WatchOptions::service(service.as_str());
         let name = contain(|| registry.name()).unwrap_or("user's");
         let state = State::Opening(open(&registry, &options));
-        Self { registry, options, name, backoff: Backoff::new(backoff), state }
+        Self {
+            registry,
+            options,
+            name,
+            backoff: Backoff::new(backoff),
+            state,
+        }
     }
 
     /// Returns the next event or error.
@@ -80,7 +90,9 @@ impl Source {
                 State::Watching(watcher) => match contain(|| Pin::new(watcher).poll_next(cx)) {
                     Ok(Poll::Pending) => return Poll::Pending,
                     Ok(Poll::Ready(Some(Ok(event)))) => return Poll::Ready(Ok(event)),
-                    Ok(Poll::Ready(Some(Err(error)))) => return Poll::Ready(Err(self.failed(error))),
+                    Ok(Poll::Ready(Some(Err(error)))) => {
+                        return Poll::Ready(Err(self.failed(error)));
+                    }
                     Ok(Poll::Ready(None)) => return Poll::Ready(Err(self.ended())),
                     Err(message) => return Poll::Ready(Err(self.panicked(&message))),
                 },
@@ -103,7 +115,10 @@ impl Source {
             State::Resting(watcher, _) => watcher.take(),
             _ => None,
         };
-        let next = watcher.map_or_else(|| State::Opening(open(&self.registry, &self.options)), State::Watching);
+        let next = watcher.map_or_else(
+            || State::Opening(open(&self.registry, &self.options)),
+            State::Watching,
+        );
         self.set(next);
     }
 
@@ -121,7 +136,9 @@ impl Source {
 
     /// Ends the watch after an error. It is opened again after a backoff.
     fn end(&mut self, error: Error) -> Error {
-        let resume_at = self.backoff.on_end(Instant::now(), &mut fastrand::Rng::new());
+        let resume_at = self
+            .backoff
+            .on_end(Instant::now(), &mut fastrand::Rng::new());
         self.rest(None, resume_at);
         error
     }
@@ -135,7 +152,11 @@ impl Source {
     }
 
     fn unavailable(&self, what: String) -> Error {
-        Error::Unavailable { registry: self.name, what, source: None }
+        Error::Unavailable {
+            registry: self.name,
+            what,
+            source: None,
+        }
     }
 
     fn rest(&mut self, watcher: Option<Watcher>, resume_at: Option<Instant>) {
@@ -165,7 +186,8 @@ fn open(registry: &AnyRegistry, options: &WatchOptions) -> Opening {
 
 /// Returns the text of an error and its causes. They may be types of the user.
 fn text(error: Error) -> String {
-    contain(move || error.chain()).unwrap_or_else(|message| format!("an error whose text panicked: {message}"))
+    contain(move || error.chain())
+        .unwrap_or_else(|message| format!("an error whose text panicked: {message}"))
 }
 
 /// Calls user code, and returns the message of a panic as an error.
@@ -175,7 +197,8 @@ fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
 
 fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 /// Backoff of one watch. It grows with errors, and is reset by a watch that lives for [`CALM`]
@@ -191,7 +214,12 @@ struct Backoff {
 
 impl Backoff {
     fn new((min, max): (Duration, Duration)) -> Self {
-        Self { min: min.max(MIN_BACKOFF), max: max.max(MIN_BACKOFF), failures: 0, calm_since: None }
+        Self {
+            min: min.max(MIN_BACKOFF),
+            max: max.max(MIN_BACKOFF),
+            failures: 0,
+            calm_since: None,
+        }
     }
 
     fn on_open(&mut self, now: Instant) {
@@ -210,11 +238,16 @@ impl Backoff {
     /// further.
     fn on_error(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Option<Instant> {
         let delay = self.delay(now, rng);
-        self.calm_since.replace(now).unwrap_or(now).checked_add(delay)
+        self.calm_since
+            .replace(now)
+            .unwrap_or(now)
+            .checked_add(delay)
     }
 
     fn delay(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
-        let calm = self.calm_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let calm = self
+            .calm_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if calm >= CALM {
             self.failures = 0;
         }
@@ -234,7 +267,11 @@ mod tests {
     fn bound(backoff: &Backoff, now: Instant) -> Duration {
         let mut rng = fastrand::Rng::with_seed(7);
         let draw = || {
-            let mut backoff = Backoff { failures: backoff.failures, calm_since: backoff.calm_since, ..*backoff };
+            let mut backoff = Backoff {
+                failures: backoff.failures,
+                calm_since: backoff.calm_since,
+                ..*backoff
+            };
             backoff.on_end(now, &mut rng).unwrap() - now
         };
         std::iter::repeat_with(draw).take(1_000).max().unwrap()
@@ -263,7 +300,10 @@ mod tests {
             now += Duration::from_secs(2);
             assert!(backoff.on_error(now, &mut rng).unwrap() <= now);
         }
-        let at_once = (0..100).map(|_| backoff.on_error(now, &mut rng).unwrap() - now).max().unwrap();
+        let at_once = (0..100)
+            .map(|_| backoff.on_error(now, &mut rng).unwrap() - now)
+            .max()
+            .unwrap();
         assert!(at_once > Duration::from_secs(1));
     }
 

@@ -38,7 +38,12 @@ struct Idle {
 }
 
 impl Task {
-    pub(super) fn new(registry: AnyRegistry, config: &Config, service: &ServiceName, channel: Arc<Channel>) -> Self {
+    pub(super) fn new(
+        registry: AnyRegistry,
+        config: &Config,
+        service: &ServiceName,
+        channel: Arc<Channel>,
+    ) -> Self {
         let last = channel.sender.borrow().clone();
         Self {
             service: service.clone(),
@@ -55,7 +60,10 @@ impl Task {
     /// from the directory.
     pub(super) async fn run(mut self, remove: impl Fn() -> bool + Send) {
         loop {
-            let wake = [self.cache.next_wake(), self.log.next_wake()].into_iter().flatten().min();
+            let wake = [self.cache.next_wake(), self.log.next_wake()]
+                .into_iter()
+                .flatten()
+                .min();
             let idle_until = self.idle_until(now());
             tokio::select! {
                 item = self.source.next() => self.take(item).await,
@@ -128,11 +136,20 @@ impl Task {
     /// Logs a line about the registry. `old` is the previous snapshot.
     fn write(&self, line: Option<OutageLine>, old: Option<&Snapshot>) {
         let service = self.service.as_str();
-        let error = self.cache.snapshot().outage.as_ref().map(|outage| &*outage.why);
+        let error = self
+            .cache
+            .snapshot()
+            .outage
+            .as_ref()
+            .map(|outage| &*outage.why);
         match line {
             None => {}
             Some(OutageLine::Down) => {
-                tracing::warn!(service, error, "registry watch fails; keeping the last snapshot");
+                tracing::warn!(
+                    service,
+                    error,
+                    "registry watch fails; keeping the last snapshot"
+                );
             }
             Some(OutageLine::Up) => {
                 let outage_ms = old.map(|old| old.staleness(now()).as_millis());
@@ -151,7 +168,12 @@ impl Task {
         match &self.idle {
             _ if !self.channel.is_idle() => self.idle = None,
             Some(idle) if idle.subscribed == subscribed => {}
-            _ => self.idle = Some(Idle { since: now, subscribed }),
+            _ => {
+                self.idle = Some(Idle {
+                    since: now,
+                    subscribed,
+                });
+            }
         }
         self.idle.as_ref()?.since.checked_add(self.idle_watch)
     }

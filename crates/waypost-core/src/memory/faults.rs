@@ -146,5 +146,8 @@ impl std::fmt::Debug for Faults {
 }
 
 fn key(service: &str, id: &str) -> Key {
-    Key { service: service.to_owned(), id: id.to_owned() }
+    Key {
+        service: service.to_owned(),
+        id: id.to_owned(),
+    }
 }

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::record::{Entry, Service};
 use crate::registry::{
-    Broadcaster, DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher, check_keys,
-    check_name, check_registration,
+    Broadcaster, DeregisterOptions, Error, Options, RegisterOptions, Registry, Result,
+    WatchOptions, Watcher, check_keys, check_name, check_registration,
 };
 
 pub use faults::Faults;
@@ -113,7 +113,12 @@ impl MemoryRegistry {
         let id = shared.lock().join(broadcaster.clone());
         let mut options = Options::new();
         options.on_this_host = true;
-        Self { shared, id, broadcaster, options }
+        Self {
+            shared,
+            id,
+            broadcaster,
+            options,
+        }
     }
 
     /// Executes a call at one instant, subject to the injected faults: latency, an outage, or a
@@ -123,7 +128,10 @@ impl MemoryRegistry {
         if !delay.is_zero() {
             tokio::time::sleep(delay.min(self.options.timeout)).await;
         }
-        let timeout = || Error::Timeout { registry: NAME, after: self.options.timeout };
+        let timeout = || Error::Timeout {
+            registry: NAME,
+            after: self.options.timeout,
+        };
         if delay > self.options.timeout {
             return Err(timeout());
         }
@@ -133,7 +141,11 @@ impl MemoryRegistry {
         let now = Instant::now();
         store.expire(now);
         let answer = act(&mut store, now);
-        if store.loses_answer() { Err(timeout()) } else { answer }
+        if store.loses_answer() {
+            Err(timeout())
+        } else {
+            answer
+        }
     }
 }
 
@@ -145,7 +157,10 @@ impl Default for MemoryRegistry {
 
 impl fmt::Debug for MemoryRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryRegistry").field("handle", &self.id).field("broadcaster", &self.broadcaster).finish()
+        f.debug_struct("MemoryRegistry")
+            .field("handle", &self.id)
+            .field("broadcaster", &self.broadcaster)
+            .finish()
     }
 }
 
@@ -168,22 +183,33 @@ impl Registry for MemoryRegistry {
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
         check_registration(service, options)?;
         let stamped = options.stamp(service);
-        self.call(|store, now| store.register(now, self.id, &stamped, options)).await
+        self.call(|store, now| store.register(now, self.id, &stamped, options))
+            .await
     }
 
     async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         check_keys(service)?;
-        self.call(|store, _| store.deregister(self.id, service, options)).await
+        self.call(|store, _| store.deregister(self.id, service, options))
+            .await
     }
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         check_name(name)?;
-        let services = self.call(|store, _| Ok(Entry::to_services(store.nodes().service(name)))).await?;
-        if services.is_empty() { Err(Error::NotFound { service: name.to_owned() }) } else { Ok(services) }
+        let services = self
+            .call(|store, _| Ok(Entry::to_services(store.nodes().service(name))))
+            .await?;
+        if services.is_empty() {
+            Err(Error::NotFound {
+                service: name.to_owned(),
+            })
+        } else {
+            Ok(services)
+        }
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
-        self.call(|store, _| Ok(Entry::to_services(store.nodes()))).await
+        self.call(|store, _| Ok(Entry::to_services(store.nodes())))
+            .await
     }
 
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
@@ -191,7 +217,10 @@ impl Registry for MemoryRegistry {
             check_name(name)?;
         }
         self.shared.lock().open(self.id)?;
-        Ok(Watcher::new(Clocked::new(self.shared.clone(), self.broadcaster.subscribe(options))))
+        Ok(Watcher::new(Clocked::new(
+            self.shared.clone(),
+            self.broadcaster.subscribe(options),
+        )))
     }
 
     async fn close(&self) -> Result<()> {

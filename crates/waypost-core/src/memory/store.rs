@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::NAME;
 use crate::record::{Entry, Key, Service};
 use crate::registry::{
-    BadRecord, Broadcaster, Change, DeregisterOptions, Error, Instance, Interner, NodeSet, RegisterOptions, Result,
+    BadRecord, Broadcaster, Change, DeregisterOptions, Error, Instance, Interner, NodeSet,
+    RegisterOptions, Result,
 };
 
 /// Id of a handle.
@@ -69,17 +70,30 @@ impl Store {
     pub(super) fn close(&mut self, handle: HandleId) {
         self.leave(handle);
         let is_ours = |lease: &Option<Lease>| lease.is_some_and(|lease| lease.handle == handle);
-        let ours: Vec<_> = self.records.iter().filter(|(_, lease)| is_ours(lease)).map(|(key, _)| key.clone()).collect();
+        let ours: Vec<_> = self
+            .records
+            .iter()
+            .filter(|(_, lease)| is_ours(lease))
+            .map(|(key, _)| key.clone())
+            .collect();
         ours.into_iter().for_each(|key| self.lose(key));
     }
 
     /// Returns the latency of the response if the handle is open.
     pub(super) fn open(&self, handle: HandleId) -> Result<Duration> {
-        if self.handles.contains_key(&handle) { Ok(self.delay) } else { Err(Error::Closed) }
+        if self.handles.contains_key(&handle) {
+            Ok(self.delay)
+        } else {
+            Err(Error::Closed)
+        }
     }
 
     pub(super) fn reachable(&self) -> Result<()> {
-        if self.unreachable { Err(unreachable()) } else { Ok(()) }
+        if self.unreachable {
+            Err(unreachable())
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn loses_answer(&mut self) -> bool {
@@ -114,14 +128,24 @@ impl Store {
         options: &RegisterOptions,
     ) -> Result<()> {
         let entries = self.interner.entries(stamped);
-        let results: Vec<_> = entries.into_iter().map(|entry| self.register_one(now, handle, entry, options)).collect();
+        let results: Vec<_> = entries
+            .into_iter()
+            .map(|entry| self.register_one(now, handle, entry, options))
+            .collect();
         results.into_iter().collect()
     }
 
-    fn register_one(&mut self, now: Instant, handle: HandleId, entry: Entry, options: &RegisterOptions) -> Result<()> {
+    fn register_one(
+        &mut self,
+        now: Instant,
+        handle: HandleId,
+        entry: Entry,
+        options: &RegisterOptions,
+    ) -> Result<()> {
         let (key, until) = (entry.key(), now.checked_add(options.ttl));
         let verdict = self.judge(handle, &entry, &options.instance)?;
-        self.written.insert((handle, key.clone(), options.instance.clone()));
+        self.written
+            .insert((handle, key.clone(), options.instance.clone()));
         match verdict {
             Ownership::Keep => self.refresh(&key, handle, until),
             Ownership::Write => self.put(key, entry, Lease { handle, until }),
@@ -131,21 +155,30 @@ impl Store {
 
     fn judge(&self, handle: HandleId, wanted: &Entry, instance: &Instance) -> Result<Ownership> {
         let key = wanted.key();
-        let Some(found) = self.nodes.get(&key) else { return Ok(Ownership::Write) };
+        let Some(found) = self.nodes.get(&key) else {
+            return Ok(Ownership::Write);
+        };
         let ours = found.node.instance() == Some(instance.as_str());
-        let first = !self.written.contains(&(handle, key.clone(), instance.clone()));
+        let first = !self
+            .written
+            .contains(&(handle, key.clone(), instance.clone()));
         let is_by_hand = self.records.get(&key).is_none_or(Option::is_none);
         let predecessor = first && found.node.address == wanted.node.address;
         match () {
             () if ours && found == wanted => Ok(Ownership::Keep),
             () if ours || predecessor || is_by_hand => Ok(Ownership::Write),
-            () => Err(Error::IdTaken { id: key.id, holder: holder(found) }),
+            () => Err(Error::IdTaken {
+                id: key.id,
+                holder: holder(found),
+            }),
         }
     }
 
     /// Renews a lease. The expiry never moves to an earlier time, so no watcher has to be woken.
     fn refresh(&mut self, key: &Key, handle: HandleId, until: Option<Instant>) {
-        let Some(lease) = self.records.get(key).copied() else { return };
+        let Some(lease) = self.records.get(key).copied() else {
+            return;
+        };
         let until = lease.map_or(until, |lease| Some(lease.until?.max(until?)));
         self.lease(key.clone(), Some(Lease { handle, until }));
     }
@@ -153,12 +186,20 @@ impl Store {
     /// Attaches another lease, or none, to a record.
     fn lease(&mut self, key: Key, lease: Option<Lease>) {
         self.forget_end(&key);
-        self.ends.extend(lease.and_then(|lease| lease.until).map(|until| (until, key.clone())));
+        self.ends.extend(
+            lease
+                .and_then(|lease| lease.until)
+                .map(|until| (until, key.clone())),
+        );
         self.records.insert(key, lease);
     }
 
     fn forget_end(&mut self, key: &Key) {
-        if let Some(until) = self.records.get(key).and_then(|lease| lease.as_ref()?.until) {
+        if let Some(until) = self
+            .records
+            .get(key)
+            .and_then(|lease| lease.as_ref()?.until)
+        {
             self.ends.remove(&(until, key.clone()));
         }
     }
@@ -169,20 +210,41 @@ impl Store {
         self.nodes.remove(key);
     }
 
-    pub(super) fn deregister(&mut self, handle: HandleId, service: &Service, options: &DeregisterOptions) -> Result<()> {
-        let keys = service.nodes.iter().map(|node| Key { service: service.name.clone(), id: node.id.clone() });
-        let results: Vec<_> = keys.map(|key| self.deregister_one(handle, key, options)).collect();
+    pub(super) fn deregister(
+        &mut self,
+        handle: HandleId,
+        service: &Service,
+        options: &DeregisterOptions,
+    ) -> Result<()> {
+        let keys = service.nodes.iter().map(|node| Key {
+            service: service.name.clone(),
+            id: node.id.clone(),
+        });
+        let results: Vec<_> = keys
+            .map(|key| self.deregister_one(handle, key, options))
+            .collect();
         results.into_iter().collect()
     }
 
-    fn deregister_one(&mut self, handle: HandleId, key: Key, options: &DeregisterOptions) -> Result<()> {
-        let was_ours = options.instance.clone().is_some_and(|instance| self.written.remove(&(handle, key.clone(), instance)));
+    fn deregister_one(
+        &mut self,
+        handle: HandleId,
+        key: Key,
+        options: &DeregisterOptions,
+    ) -> Result<()> {
+        let was_ours = options
+            .instance
+            .clone()
+            .is_some_and(|instance| self.written.remove(&(handle, key.clone(), instance)));
         if !self.records.contains_key(&key) {
             return Ok(());
         }
         match self.nodes.get(&key) {
             Some(found) if !options.may_remove(&found.node.metadata) => {
-                return Err(Error::IdTaken { id: key.id, holder: holder(found) });
+                return Err(Error::IdTaken {
+                    id: key.id,
+                    holder: holder(found),
+                });
             }
             None if !was_ours && !options.force => return Ok(()),
             _ => {}
@@ -204,7 +266,12 @@ impl Store {
     pub(super) fn put_raw(&mut self, puts: Vec<(Key, Option<Vec<u8>>)>) -> Vec<BadRecord> {
         let (mut changes, mut bad) = (Vec::new(), Vec::new());
         for (key, bytes) in puts {
-            let entry = bytes.as_ref().and_then(|bytes| self.interner.decode(&key, bytes).map_err(|error| bad.push(error)).ok());
+            let entry = bytes.as_ref().and_then(|bytes| {
+                self.interner
+                    .decode(&key, bytes)
+                    .map_err(|error| bad.push(error))
+                    .ok()
+            });
             self.remove(&key);
             if bytes.is_some() {
                 self.lease(key.clone(), None);
@@ -246,9 +313,17 @@ impl Store {
 }
 
 fn holder(entry: &Entry) -> String {
-    format!("{} (instance {})", entry.node.address, entry.node.instance().unwrap_or("unknown"))
+    format!(
+        "{} (instance {})",
+        entry.node.address,
+        entry.node.instance().unwrap_or("unknown")
+    )
 }
 
 fn unreachable() -> Error {
-    Error::Unavailable { registry: NAME, what: "made unreachable by a test".to_owned(), source: None }
+    Error::Unavailable {
+        registry: NAME,
+        what: "made unreachable by a test".to_owned(),
+        source: None,
+    }
 }

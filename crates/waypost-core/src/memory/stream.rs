@@ -17,7 +17,11 @@ pub(super) struct Clocked {
 
 impl Clocked {
     pub(super) fn new(shared: Shared, events: Watcher) -> Self {
-        Self { shared, events, alarm: None }
+        Self {
+            shared,
+            events,
+            alarm: None,
+        }
     }
 
     /// Removes expired records, and returns the expiry of the next one. A record added later wakes
@@ -39,7 +43,9 @@ impl Stream for Clocked {
                 return Poll::Ready(item);
             }
             self.alarm = next.map(|at| Box::pin(sleep_until(at)));
-            let Some(alarm) = &mut self.alarm else { return Poll::Pending };
+            let Some(alarm) = &mut self.alarm else {
+                return Poll::Pending;
+            };
             if alarm.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }

@@ -59,7 +59,13 @@ pub struct Finished {
 impl Finished {
     /// Creates the record of an attempt that was sent at `sent` and ended at `at`.
     pub fn new(sent: Instant, at: Instant, end: AttemptEnd) -> Self {
-        Self { sent, at, head_at: None, end, load: None }
+        Self {
+            sent,
+            at,
+            head_at: None,
+            end,
+            load: None,
+        }
     }
 
     /// Returns the time from the send to the end.
@@ -69,7 +75,8 @@ impl Finished {
 
     /// Returns the time from the send to the response headers, if they were received.
     pub fn first_byte(&self) -> Option<Duration> {
-        self.head_at.map(|at| at.saturating_duration_since(self.sent))
+        self.head_at
+            .map(|at| at.saturating_duration_since(self.sent))
     }
 }
 

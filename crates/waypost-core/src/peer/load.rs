@@ -29,11 +29,17 @@ impl LoadTable {
         let index = slots.free.pop().unwrap_or(slots.used);
         slots.used = slots.used.max(index + 1);
         if slots.pages.len() * PAGE <= index as usize {
-            slots.pages.push(Arc::new(std::array::from_fn(|_| AtomicU32::new(0))));
+            slots
+                .pages
+                .push(Arc::new(std::array::from_fn(|_| AtomicU32::new(0))));
         }
         let page = Arc::clone(&slots.pages[index as usize / PAGE]);
         drop(slots);
-        LoadSlot { table: self.clone(), page, index }
+        LoadSlot {
+            table: self.clone(),
+            page,
+            index,
+        }
     }
 
     /// Returns a reader of the current pages, by slot.
@@ -48,7 +54,9 @@ impl LoadTable {
 
 impl fmt::Debug for LoadTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadTable").field("used", &self.lock().used).finish()
+        f.debug_struct("LoadTable")
+            .field("used", &self.lock().used)
+            .finish()
     }
 }
 
@@ -95,7 +103,12 @@ mod tests {
     fn slots_are_dense_and_used_again_at_zero() {
         let table = LoadTable::default();
         let slots: Vec<_> = (0..600).map(|_| table.reserve()).collect();
-        assert!(slots.iter().enumerate().all(|(i, slot)| slot.index() as usize == i));
+        assert!(
+            slots
+                .iter()
+                .enumerate()
+                .all(|(i, slot)| slot.index() as usize == i)
+        );
         slots[300].counter().store(9, Relaxed);
         assert_eq!(table.reader().load(300), 9);
         drop(slots);

@@ -36,7 +36,11 @@ pub struct PeerId {
 impl PeerId {
     /// Returns the id of the peer for `entry`.
     pub fn of(entry: &Entry) -> Self {
-        Self { service: entry.service.name.clone(), id: entry.node.id.clone(), address: entry.node.address.clone() }
+        Self {
+            service: entry.service.name.clone(),
+            id: entry.node.id.clone(),
+            address: entry.node.address.clone(),
+        }
     }
 }
 
@@ -198,8 +202,14 @@ impl Peer {
     /// otherwise 1.
     pub fn weight(&self) -> u32 {
         let entry = self.entry.load();
-        let weight = entry.node.metadata.get(keys::WEIGHT).and_then(|weight| weight.parse().ok());
-        weight.filter(|weight| (1..=65_535).contains(weight)).unwrap_or(1)
+        let weight = entry
+            .node
+            .metadata
+            .get(keys::WEIGHT)
+            .and_then(|weight| weight.parse().ok());
+        weight
+            .filter(|weight| (1..=65_535).contains(weight))
+            .unwrap_or(1)
     }
 
     /// Returns the peer's counters.
@@ -249,9 +259,21 @@ mod tests {
             }
             let mut service = Service::new("greeter");
             service.nodes.push(node);
-            Peer::new(service.entries().remove(0), &LoadTable::default(), Instant::now()).weight()
+            Peer::new(
+                service.entries().remove(0),
+                &LoadTable::default(),
+                Instant::now(),
+            )
+            .weight()
         };
-        let table = [(None, 1), (Some("7"), 7), (Some("0"), 1), (Some("65535"), 65_535), (Some("65536"), 1), (Some("-1"), 1)];
+        let table = [
+            (None, 1),
+            (Some("7"), 7),
+            (Some("0"), 1),
+            (Some("65535"), 65_535),
+            (Some("65536"), 1),
+            (Some("-1"), 1),
+        ];
         for (text, expected) in table {
             assert_eq!(weight(text), expected, "{text:?}");
         }

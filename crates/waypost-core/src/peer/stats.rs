@@ -72,17 +72,24 @@ impl PeerStats {
 
     /// Decrements the attempts in flight, never below zero.
     fn release(&self) {
-        let _ = self.in_flight.counter().fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+        let _ = self
+            .in_flight
+            .counter()
+            .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
     }
 
     fn record_wait(&self, wait: Duration) {
-        let wait_us = wait.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(wait.subsec_micros()));
+        let wait_us = wait
+            .as_secs()
+            .saturating_mul(1_000_000)
+            .saturating_add(u64::from(wait.subsec_micros()));
         let wait_us = u32::try_from(wait_us).unwrap_or(u32::MAX);
         let n = self.waits.fetch_add(1, Relaxed);
         self.waits_us[n as usize % RING].store(wait_us, Relaxed);
         let n = n.saturating_add(1);
         if n >= ENOUGH && n.is_multiple_of(16) {
-            self.p50_us.store(self.median_us((n as usize).min(RING)), Relaxed);
+            self.p50_us
+                .store(self.median_us((n as usize).min(RING)), Relaxed);
         }
     }
 
@@ -140,7 +147,10 @@ mod tests {
     fn finished(end: AttemptEnd, first_byte: Option<u64>) -> Finished {
         let now = Instant::now();
         let head_at = first_byte.map(|ms| now + Duration::from_millis(ms));
-        Finished { head_at, ..Finished::new(now, now + Duration::from_millis(50), end) }
+        Finished {
+            head_at,
+            ..Finished::new(now, now + Duration::from_millis(50), end)
+        }
     }
 
     #[test]
@@ -158,7 +168,11 @@ mod tests {
         for _ in 0..64 {
             stats.finish(&finished(AttemptEnd::Deadline, None));
         }
-        assert_eq!(stats.p50(), Some(Duration::from_millis(50)), "the wait of a deadline counts");
+        assert_eq!(
+            stats.p50(),
+            Some(Duration::from_millis(50)),
+            "the wait of a deadline counts"
+        );
     }
 
     #[test]
@@ -169,13 +183,25 @@ mod tests {
             stats.begin();
             stats.finish(&finished(end, None));
         }
-        assert_eq!((stats.in_flight(), stats.attempts(), stats.failed(), stats.consecutive_failures()), (0, 6, 3, 3));
+        assert_eq!(
+            (
+                stats.in_flight(),
+                stats.attempts(),
+                stats.failed(),
+                stats.consecutive_failures()
+            ),
+            (0, 6, 3, 3)
+        );
         stats.begin();
         stats.finish(&finished(Answered, Some(1)));
         assert_eq!((stats.failed(), stats.consecutive_failures()), (3, 0));
         stats.begin();
         stats.abandon();
         stats.finish(&finished(Answered, None));
-        assert_eq!((stats.in_flight(), stats.attempts()), (0, 7), "never below zero");
+        assert_eq!(
+            (stats.in_flight(), stats.attempts()),
+            (0, 7),
+            "never below zero"
+        );
     }
 }

@@ -19,7 +19,10 @@ pub struct RecordError {
 
 impl RecordError {
     fn new(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { what: what.into(), why: why.into() }
+        Self {
+            what: what.into(),
+            why: why.into(),
+        }
     }
 
     /// Returns the invalid part, such as `service name "a/b"`.
@@ -49,7 +52,10 @@ impl Service {
     pub fn check(&self) -> Result<(), RecordError> {
         self.name.parse::<ServiceName>()?;
         if self.nodes.is_empty() {
-            return Err(RecordError::new(self.label(), "has no node: give it one with the address it serves at"));
+            return Err(RecordError::new(
+                self.label(),
+                "has no node: give it one with the address it serves at",
+            ));
         }
         self.nodes.iter().try_for_each(check_node)?;
         check_metadata(&self.label(), &self.metadata)?;
@@ -64,18 +70,22 @@ impl Service {
     fn check_endpoints(&self) -> Result<(), RecordError> {
         let count = self.endpoints.len();
         if count > MOST_ENDPOINTS {
-            let why = format!("has {count} endpoints: register at most {MOST_ENDPOINTS}, or split it into several services");
+            let why = format!(
+                "has {count} endpoints: register at most {MOST_ENDPOINTS}, or split it into several services"
+            );
             return Err(RecordError::new(self.label(), why));
         }
-        self.endpoints
-            .iter()
-            .try_for_each(|endpoint| check_metadata(&format!("endpoint {:?}", endpoint.name), &endpoint.metadata))
+        self.endpoints.iter().try_for_each(|endpoint| {
+            check_metadata(&format!("endpoint {:?}", endpoint.name), &endpoint.metadata)
+        })
     }
 
     fn check_length(&self) -> Result<(), RecordError> {
         let length = self.record_len();
         if length > LONGEST {
-            let why = format!("has a record of {length} bytes: use at most {LONGEST}, with less metadata or fewer endpoints");
+            let why = format!(
+                "has a record of {length} bytes: use at most {LONGEST}, with less metadata or fewer endpoints"
+            );
             return Err(RecordError::new(self.label(), why));
         }
         Ok(())
@@ -83,7 +93,12 @@ impl Service {
 
     /// Returns the length in bytes of the JSON of the longest record: the service with one node.
     pub fn record_len(&self) -> usize {
-        let longest_node = self.nodes.iter().map(write::node_len).max().unwrap_or_default();
+        let longest_node = self
+            .nodes
+            .iter()
+            .map(write::node_len)
+            .max()
+            .unwrap_or_default();
         write::head_len(self) + longest_node
     }
 
@@ -93,7 +108,11 @@ impl Service {
         let is_too_long = self.record_len() > LONGEST;
         if is_too_long {
             let endpoints = self.endpoints.iter().cloned();
-            let trimmed = endpoints.map(|endpoint| Endpoint { request: None, response: None, ..endpoint });
+            let trimmed = endpoints.map(|endpoint| Endpoint {
+                request: None,
+                response: None,
+                ..endpoint
+            });
             self.endpoints = trimmed.collect::<Vec<_>>().into();
         }
         is_too_long
@@ -109,7 +128,10 @@ fn check_node(node: &Node) -> Result<(), RecordError> {
 fn check_metadata(of: &str, metadata: &Metadata) -> Result<(), RecordError> {
     let count = metadata.len();
     if count > MOST_METADATA {
-        return Err(RecordError::new(of, format!("has {count} metadata entries: use at most {MOST_METADATA}")));
+        return Err(RecordError::new(
+            of,
+            format!("has {count} metadata entries: use at most {MOST_METADATA}"),
+        ));
     }
     Ok(())
 }

@@ -67,11 +67,18 @@ impl Service {
 /// needed. The caller then decodes the whole record.
 pub(crate) fn nodes_at_end(rest: &[u8]) -> Option<NilableVec<Node>> {
     let list = rest.strip_suffix(b"}")?;
-    if list.contains(&b'\\') { None } else { read::nodes(list).ok()? }
+    if list.contains(&b'\\') {
+        None
+    } else {
+        read::nodes(list).ok()?
+    }
 }
 
 fn holds_replacement(bytes: &[u8]) -> bool {
-    bytes.contains(&b'\\') && bytes.windows(REPLACEMENT.len()).any(|window| window.eq_ignore_ascii_case(REPLACEMENT.as_bytes()))
+    bytes.contains(&b'\\')
+        && bytes
+            .windows(REPLACEMENT.len())
+            .any(|window| window.eq_ignore_ascii_case(REPLACEMENT.as_bytes()))
 }
 
 /// Decodes the text twice, once with each `\ufffd` unchanged and once with another character in its
@@ -87,7 +94,12 @@ fn from_odd_json(bytes: &[u8]) -> serde_json::Result<Service> {
 }
 
 fn metadata(service: &mut Service) -> impl Iterator<Item = &mut Metadata> {
-    let endpoints = service.endpoints.iter_mut().map(|endpoint| &mut endpoint.metadata);
+    let endpoints = service
+        .endpoints
+        .iter_mut()
+        .map(|endpoint| &mut endpoint.metadata);
     let nodes = service.nodes.iter_mut().map(|node| &mut node.metadata);
-    std::iter::once(&mut service.metadata).chain(endpoints).chain(nodes)
+    std::iter::once(&mut service.metadata)
+        .chain(endpoints)
+        .chain(nodes)
 }

@@ -55,7 +55,10 @@ mod tests {
     #[test]
     fn equal_keys_are_one_list() {
         let mut lists = KeyLists::default();
-        let (a, b) = (shared(&mut lists, ["x", "y"], "1"), shared(&mut lists, ["y", "x"], "2"));
+        let (a, b) = (
+            shared(&mut lists, ["x", "y"], "1"),
+            shared(&mut lists, ["y", "x"], "2"),
+        );
         let other = shared(&mut lists, ["x", "z"], "1");
         assert!(Arc::ptr_eq(a.keys().unwrap(), b.keys().unwrap()));
         assert!(!Arc::ptr_eq(a.keys().unwrap(), other.keys().unwrap()));
@@ -69,14 +72,18 @@ mod tests {
             shared(&mut lists, ["x", &number.to_string()], "");
         }
         assert!(lists.known.len() <= PRUNE_AT);
-        let used: Vec<_> = (0..1_000).map(|number| shared(&mut lists, ["x", &number.to_string()], "")).collect();
+        let used: Vec<_> = (0..1_000)
+            .map(|number| shared(&mut lists, ["x", &number.to_string()], ""))
+            .collect();
         assert!((used.len()..=2 * used.len() + PRUNE_AT).contains(&lists.known.len()));
     }
 
     #[test]
     fn metadata_without_keys_shares_nothing() {
         let mut lists = KeyLists::default();
-        [Metadata::null(), Metadata::empty()].iter_mut().for_each(|metadata| lists.share(metadata));
+        [Metadata::null(), Metadata::empty()]
+            .iter_mut()
+            .for_each(|metadata| lists.share(metadata));
         assert!(lists.known.is_empty());
     }
 }

@@ -80,7 +80,10 @@ impl Metadata {
 
     /// Returns the value of `key`, in time proportional to the number of pairs.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter().take_while(|(known, _)| *known <= key).find(|(known, _)| *known == key).map(|(_, value)| value)
+        self.iter()
+            .take_while(|(known, _)| *known <= key)
+            .find(|(known, _)| *known == key)
+            .map(|(_, value)| value)
     }
 
     /// Returns true if `key` has a value, even an empty one.
@@ -90,8 +93,13 @@ impl Metadata {
 
     /// Iterates over the pairs in the order of their keys.
     pub fn iter(&self) -> MetadataIter<'_> {
-        let Some(Pairs { keys, values }) = &self.0 else { return MetadataIter::default() };
-        MetadataIter { keys: Items(keys.as_ref().map_or("", |keys| &keys.0)), values: Items(values) }
+        let Some(Pairs { keys, values }) = &self.0 else {
+            return MetadataIter::default();
+        };
+        MetadataIter {
+            keys: Items(keys.as_ref().map_or("", |keys| &keys.0)),
+            values: Items(values),
+        }
     }
 
     /// Sets `key` to `value`. A `null` metadata becomes a map.
@@ -111,7 +119,9 @@ impl Metadata {
     /// each key and of each value. Of equal keys the last one wins.
     pub(super) fn from_text(text: &str, ends: &[(usize, usize)]) -> Self {
         let starts = std::iter::once(0).chain(ends.iter().map(|(_, value)| *value));
-        let pairs = starts.zip(ends).map(|(start, &(key, value))| Pair::new(&text[start..key], &text[key..value]));
+        let pairs = starts
+            .zip(ends)
+            .map(|(start, &(key, value))| Pair::new(&text[start..key], &text[key..value]));
         pack_unsorted(pairs.collect())
     }
 
@@ -123,19 +133,28 @@ impl Metadata {
             while others.next_if(|(other, _)| *other < key).is_some() {}
             others.next_if(|(other, _)| *other == key)
         };
-        let marks_of = |(key, value)| same_of(key).map_or_else(String::new, |(_, other)| replaced(value, other));
+        let marks_of = |(key, value)| {
+            same_of(key).map_or_else(String::new, |(_, other)| replaced(value, other))
+        };
         let marks: Vec<String> = self.iter().map(marks_of).collect();
         if marks.iter().all(String::is_empty) {
             return;
         }
-        let pairs = self.pairs().zip(&marks).map(|(pair, marks)| Pair { value: Item { marks, ..pair.value }, ..pair });
+        let pairs = self.pairs().zip(&marks).map(|(pair, marks)| Pair {
+            value: Item {
+                marks,
+                ..pair.value
+            },
+            ..pair
+        });
         *self = pack_pairs(&pairs.collect::<Vec<_>>());
     }
 
     /// Iterates over keys and values, with the positions in the value where Go had bytes that are
     /// not UTF-8.
     pub(super) fn iter_lost(&self) -> impl Iterator<Item = (&str, &str, Vec<usize>)> {
-        self.pairs().map(|pair| (pair.key, pair.value.text, pair.value.marks().collect()))
+        self.pairs()
+            .map(|pair| (pair.key, pair.value.text, pair.value.marks().collect()))
     }
 
     pub(super) fn keys(&self) -> Option<&Arc<KeyList>> {
@@ -151,7 +170,10 @@ impl Metadata {
 
     fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
         let MetadataIter { keys, values } = self.iter();
-        keys.zip(values).map(|(key, value)| Pair { key: key.text, value })
+        keys.zip(values).map(|(key, value)| Pair {
+            key: key.text,
+            value,
+        })
     }
 
     /// Returns a copy of the metadata with `pairs` set. Of equal keys the last one wins.
@@ -179,19 +201,28 @@ fn pack_pairs(pairs: &[Pair<'_>]) -> Metadata {
         return Metadata::empty();
     }
     let keys = Arc::new(KeyList(pack(pairs.iter().map(|pair| Item::new(pair.key)))));
-    Metadata(Some(Pairs { keys: Some(keys), values: pack(pairs.iter().map(|pair| pair.value)) }))
+    Metadata(Some(Pairs {
+        keys: Some(keys),
+        values: pack(pairs.iter().map(|pair| pair.value)),
+    }))
 }
 
 /// Packs the positions of those U+FFFD of `text` where `other` has another character.
 fn replaced(text: &str, other: &str) -> String {
     let replacement = char::REPLACEMENT_CHARACTER;
     let both = text.char_indices().zip(other.chars());
-    pack_numbers(both.filter(|((_, ours), theirs)| *ours == replacement && *theirs != replacement).map(|((at, _), _)| at))
+    pack_numbers(
+        both.filter(|((_, ours), theirs)| *ours == replacement && *theirs != replacement)
+            .map(|((at, _), _)| at),
+    )
 }
 
 impl<'a> Pair<'a> {
     fn new(key: &'a str, value: &'a str) -> Self {
-        Self { key, value: Item::new(value) }
+        Self {
+            key,
+            value: Item::new(value),
+        }
     }
 }
 
@@ -222,7 +253,11 @@ impl<'a> IntoIterator for &'a Metadata {
 impl<K: AsRef<str>, V: AsRef<str>> Extend<(K, V)> for Metadata {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
         let pairs: Vec<_> = pairs.into_iter().collect();
-        *self = self.with(pairs.iter().map(|(key, value)| Pair::new(key.as_ref(), value.as_ref())));
+        *self = self.with(
+            pairs
+                .iter()
+                .map(|(key, value)| Pair::new(key.as_ref(), value.as_ref())),
+        );
     }
 }
 

@@ -25,11 +25,17 @@ pub(super) struct Methods {
 
 impl Methods {
     pub(super) fn new(endpoints: &[Endpoint]) -> Self {
-        Self { by_path: by_path(endpoints), by_name: by_name(endpoints) }
+        Self {
+            by_path: by_path(endpoints),
+            by_name: by_name(endpoints),
+        }
     }
 
     pub(super) fn get(&self, path: &str) -> Option<Method> {
-        match self.by_path.binary_search_by(|(known, _)| known.as_str().cmp(path)) {
+        match self
+            .by_path
+            .binary_search_by(|(known, _)| known.as_str().cmp(path))
+        {
             Ok(at) => Some(self.by_path[at].1),
             Err(_) => self.get_by_name(path),
         }
@@ -38,14 +44,22 @@ impl Methods {
     fn get_by_name(&self, path: &str) -> Option<Method> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
         let service = service.rsplit('.').next()?;
-        let at = self.by_name.binary_search_by(|(name, _)| compare(name, [service, ".", method])).ok()?;
+        let at = self
+            .by_name
+            .binary_search_by(|(name, _)| compare(name, [service, ".", method]))
+            .ok()?;
         self.by_name[at].1
     }
 }
 
 /// Returns the methods sorted by path. Of two endpoints with the same path the later one wins.
 fn by_path(endpoints: &[Endpoint]) -> Vec<(String, Method)> {
-    let path = |endpoint: &Endpoint| Some((endpoint.metadata.get(keys::PATH)?.to_owned(), method(endpoint)));
+    let path = |endpoint: &Endpoint| {
+        Some((
+            endpoint.metadata.get(keys::PATH)?.to_owned(),
+            method(endpoint),
+        ))
+    };
     let mut paths: Vec<_> = endpoints.iter().rev().filter_map(path).collect();
     paths.sort_by(|(a, _), (b, _)| a.cmp(b));
     paths.dedup_by(|(path, _), (kept, _)| path == kept);
@@ -55,9 +69,16 @@ fn by_path(endpoints: &[Endpoint]) -> Vec<(String, Method)> {
 fn by_name(endpoints: &[Endpoint]) -> Vec<(String, Option<Method>)> {
     let named = |endpoint: &Endpoint| {
         let is_by_path = endpoint.metadata.contains_key(keys::PATH);
-        (endpoint.name.clone(), (!is_by_path).then(|| method(endpoint)))
+        (
+            endpoint.name.clone(),
+            (!is_by_path).then(|| method(endpoint)),
+        )
     };
-    let mut names: Vec<_> = endpoints.iter().filter(|endpoint| !is(endpoint, keys::SUBSCRIBER)).map(named).collect();
+    let mut names: Vec<_> = endpoints
+        .iter()
+        .filter(|endpoint| !is(endpoint, keys::SUBSCRIBER))
+        .map(named)
+        .collect();
     names.sort_by(|(a, _), (b, _)| a.cmp(b));
     names.dedup_by(|(name, _), (earlier, method)| {
         let is_ambiguous = name == earlier;
@@ -70,7 +91,10 @@ fn by_name(endpoints: &[Endpoint]) -> Vec<(String, Option<Method>)> {
 }
 
 fn method(endpoint: &Endpoint) -> Method {
-    Method { idempotent: is(endpoint, keys::IDEMPOTENT), streaming: is(endpoint, keys::STREAM) }
+    Method {
+        idempotent: is(endpoint, keys::IDEMPOTENT),
+        streaming: is(endpoint, keys::STREAM),
+    }
 }
 
 fn is(endpoint: &Endpoint, key: &str) -> bool {

@@ -164,13 +164,24 @@ impl Service {
 
     /// Returns the part of the record that all its nodes share.
     pub fn info(&self) -> ServiceInfo {
-        ServiceInfo::new(self.name.clone(), self.version.clone(), self.metadata.clone(), self.endpoints.clone())
+        ServiceInfo::new(
+            self.name.clone(),
+            self.version.clone(),
+            self.metadata.clone(),
+            self.endpoints.clone(),
+        )
     }
 
     /// Returns one entry per node. All share one info.
     pub fn entries(&self) -> Vec<Entry> {
         let info = Arc::new(self.info());
-        self.nodes.iter().map(|node| Entry { service: Arc::clone(&info), node: Arc::new(node.clone()) }).collect()
+        self.nodes
+            .iter()
+            .map(|node| Entry {
+                service: Arc::clone(&info),
+                node: Arc::new(node.clone()),
+            })
+            .collect()
     }
 }
 
@@ -182,7 +193,11 @@ impl Node {
 
     /// Creates a node with the id `<service>-<id>` at `address`.
     pub fn with_id(service: &str, id: &str, address: impl Into<String>) -> Self {
-        Self { metadata: Metadata::default(), id: format!("{service}-{id}"), address: address.into() }
+        Self {
+            metadata: Metadata::default(),
+            id: format!("{service}-{id}"),
+            address: address.into(),
+        }
     }
 
     /// Returns true if the node is marked as leaving ([`keys::STATE`]).
@@ -223,8 +238,19 @@ impl Eq for ServiceInfo {}
 
 impl ServiceInfo {
     /// Creates a info from its parts.
-    pub fn new(name: String, version: String, metadata: Metadata, endpoints: NilableVec<Endpoint>) -> Self {
-        Self { name, version, metadata, endpoints, methods: OnceLock::new() }
+    pub fn new(
+        name: String,
+        version: String,
+        metadata: Metadata,
+        endpoints: NilableVec<Endpoint>,
+    ) -> Self {
+        Self {
+            name,
+            version,
+            metadata,
+            endpoints,
+            methods: OnceLock::new(),
+        }
     }
 
     /// Returns the properties of the method at `path` (`/package.Service/Method`), or none if the
@@ -234,7 +260,9 @@ impl ServiceInfo {
     /// go-micro's name: `Greeter.Hello` is the method of `/any.package.Greeter/Hello`, unless
     /// several endpoints have that name.
     pub fn method(&self, path: &str) -> Option<Method> {
-        self.methods.get_or_init(|| Methods::new(self.endpoints.as_slice())).get(path)
+        self.methods
+            .get_or_init(|| Methods::new(self.endpoints.as_slice()))
+            .get(path)
     }
 }
 
@@ -274,7 +302,10 @@ pub struct Key {
 impl Entry {
     /// Returns the identity of the entry.
     pub fn key(&self) -> Key {
-        Key { service: self.service.name.clone(), id: self.node.id.clone() }
+        Key {
+            service: self.service.name.clone(),
+            id: self.node.id.clone(),
+        }
     }
 
     /// Returns the record of this node alone.
@@ -298,7 +329,9 @@ impl Entry {
                 std::collections::btree_map::Entry::Vacant(slot) => {
                     slot.insert(entry.to_service());
                 }
-                std::collections::btree_map::Entry::Occupied(mut slot) => slot.get_mut().nodes.push((*entry.node).clone()),
+                std::collections::btree_map::Entry::Occupied(mut slot) => {
+                    slot.get_mut().nodes.push((*entry.node).clone());
+                }
             }
         }
         let mut services: Vec<_> = services.into_values().collect();
@@ -312,13 +345,23 @@ impl Entry {
     /// is moved, not copied.
     pub fn into_services(mut entries: Vec<Self>) -> Vec<Service> {
         entries.sort_by(|a, b| {
-            (&a.service.name, &a.service.version, &a.node.id).cmp(&(&b.service.name, &b.service.version, &b.node.id))
+            (&a.service.name, &a.service.version, &a.node.id).cmp(&(
+                &b.service.name,
+                &b.service.version,
+                &b.node.id,
+            ))
         });
         let mut services = Vec::<Service>::new();
-        for Self { service: info, node } in entries {
+        for Self {
+            service: info,
+            node,
+        } in entries
+        {
             let node = Arc::unwrap_or_clone(node);
             match services.last_mut() {
-                Some(last) if last.name == info.name && last.version == info.version => last.nodes.push(node),
+                Some(last) if last.name == info.name && last.version == info.version => {
+                    last.nodes.push(node);
+                }
                 _ => services.push(Service {
                     name: info.name.clone(),
                     version: info.version.clone(),

@@ -148,7 +148,11 @@ impl FromStr for Address {
     type Err = NameError;
 
     fn from_str(given: &str) -> Result<Self, NameError> {
-        parse(given).map_err(|why| NameError { what: "address", given: given.to_owned(), why })
+        parse(given).map_err(|why| NameError {
+            what: "address",
+            given: given.to_owned(),
+            why,
+        })
     }
 }
 
@@ -167,13 +171,22 @@ fn parse(given: &str) -> Result<Address, &'static str> {
         return Err("is a URL: give host:port without the scheme");
     }
     let (host, port) = match given.strip_prefix('[') {
-        Some(bracketed) => bracketed.rsplit_once(']').and_then(|(host, rest)| Some((host, rest.strip_prefix(':')?))),
+        Some(bracketed) => bracketed
+            .rsplit_once(']')
+            .and_then(|(host, rest)| Some((host, rest.strip_prefix(':')?))),
         None => given.rsplit_once(':'),
     }
     .ok_or("has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080")?;
-    let check = if given.starts_with('[') { check_ipv6 } else { check_host };
+    let check = if given.starts_with('[') {
+        check_ipv6
+    } else {
+        check_host
+    };
     check(host)?;
-    Ok(Address { host: host.to_owned(), port: parse_port(port)? })
+    Ok(Address {
+        host: host.to_owned(),
+        port: parse_port(port)?,
+    })
 }
 
 fn check_ipv6(host: &str) -> Result<(), &'static str> {
@@ -182,7 +195,9 @@ fn check_ipv6(host: &str) -> Result<(), &'static str> {
     if is_zone && address.parse::<Ipv6Addr>().is_ok() {
         Ok(())
     } else {
-        Err("has no IPv6 address in its brackets: give [address]:port, such as [::1]:8080 or [fe80::1%eth0]:8080")
+        Err(
+            "has no IPv6 address in its brackets: give [address]:port, such as [::1]:8080 or [fe80::1%eth0]:8080",
+        )
     }
 }
 
@@ -191,7 +206,9 @@ fn check_host(host: &str) -> Result<(), &'static str> {
     if host.is_empty() {
         Err("has no host: give host:port, such as 10.0.0.7:8080")
     } else if host.contains(':') {
-        Err("has more than one colon: give host:port, and an IPv6 address in brackets, such as [::1]:8080")
+        Err(
+            "has more than one colon: give host:port, and an IPv6 address in brackets, such as [::1]:8080",
+        )
     } else if host.len() > LONGEST {
         Err("has too long a host: use at most 253 characters")
     } else if !host.bytes().all(is_host_byte) {

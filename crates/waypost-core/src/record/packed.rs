@@ -28,7 +28,11 @@ impl<'a> Item<'a> {
 
     /// Returns the number of bytes that [`push_to`](Self::push_to) appends.
     fn packed_len(self) -> usize {
-        let marks = if self.marks.is_empty() { 0 } else { number_len(self.marks.len()) + self.marks.len() };
+        let marks = if self.marks.is_empty() {
+            0
+        } else {
+            number_len(self.marks.len()) + self.marks.len()
+        };
         number_len(self.text.len() << 1) + marks + self.text.len()
     }
 
@@ -54,7 +58,11 @@ impl<'a> Iterator for Items<'a> {
 
     fn next(&mut self) -> Option<Item<'a>> {
         let head = take_number(&mut self.0)?;
-        let marks_len = if head & 1 == 1 { take_number(&mut self.0)? } else { 0 };
+        let marks_len = if head & 1 == 1 {
+            take_number(&mut self.0)?
+        } else {
+            0
+        };
         let (marks, after) = self.0.split_at(marks_len);
         let (text, rest) = after.split_at(head >> 1);
         self.0 = rest;
@@ -77,7 +85,9 @@ pub(super) fn pack_numbers(numbers: impl Iterator<Item = usize>) -> String {
 }
 
 fn number_len(number: usize) -> usize {
-    number.checked_ilog2().map_or(1, |highest| (highest / DIGIT_BITS + 1) as usize)
+    number
+        .checked_ilog2()
+        .map_or(1, |highest| (highest / DIGIT_BITS + 1) as usize)
 }
 
 fn push_number(list: &mut String, mut number: usize) {
@@ -93,7 +103,9 @@ fn take_number(list: &mut &str) -> Option<usize> {
     let last = list.bytes().position(|digit| digit & MORE == 0)?;
     let (digits, rest) = list.split_at(last + 1);
     *list = rest;
-    Some(digits.bytes().rev().fold(0, |number, digit| number << DIGIT_BITS | usize::from(digit & (MORE - 1))))
+    Some(digits.bytes().rev().fold(0, |number, digit| {
+        number << DIGIT_BITS | usize::from(digit & (MORE - 1))
+    }))
 }
 
 #[cfg(test)]
@@ -102,16 +114,28 @@ mod tests {
 
     #[test]
     fn items_of_any_length_come_back() {
-        let texts: Vec<_> = [0, 1, 31, 32, 2_047, 2_048, 131_072, 140_000].map(|length| "é".repeat(length)).into();
+        let texts: Vec<_> = [0, 1, 31, 32, 2_047, 2_048, 131_072, 140_000]
+            .map(|length| "é".repeat(length))
+            .into();
         let marks = pack_numbers([0, 63, 64, 4_095, 4_096, usize::MAX].into_iter());
-        let items = texts.iter().enumerate().map(|(at, text)| Item { text, marks: if at % 2 == 0 { "" } else { &marks } });
+        let items = texts.iter().enumerate().map(|(at, text)| Item {
+            text,
+            marks: if at % 2 == 0 { "" } else { &marks },
+        });
         let list = pack(items.clone());
         assert_eq!(list.len(), items.map(Item::packed_len).sum::<usize>());
         let found: Vec<_> = Items(&list).collect();
         assert_eq!(found.len(), texts.len());
         for (at, (item, text)) in found.into_iter().zip(&texts).enumerate() {
-            let expected: &[usize] = if at % 2 == 0 { &[] } else { &[0, 63, 64, 4_095, 4_096, usize::MAX] };
-            assert_eq!((item.text, item.marks().collect::<Vec<_>>().as_slice()), (text.as_str(), expected));
+            let expected: &[usize] = if at % 2 == 0 {
+                &[]
+            } else {
+                &[0, 63, 64, 4_095, 4_096, usize::MAX]
+            };
+            assert_eq!(
+                (item.text, item.marks().collect::<Vec<_>>().as_slice()),
+                (text.as_str(), expected)
+            );
         }
     }
 }

@@ -153,7 +153,11 @@ struct JsonPairs {
 }
 
 impl Place for JsonPairs {
-    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A, depth: u8) -> Result<bool, A::Error> {
+    fn object<'de, A: MapAccess<'de>>(
+        &mut self,
+        mut object: A,
+        depth: u8,
+    ) -> Result<bool, A::Error> {
         self.text.reserve(256);
         self.ends.reserve(8);
         while object.next_key_seed(Appended(&mut self.text))?.is_some() {

@@ -32,7 +32,11 @@ pub(super) fn without_numbers(json: &str) -> String {
     while let Some(at) = rest.find(|character: char| character == '"' || is_of_number(character)) {
         mended.push_str(&rest[..at]);
         rest = &rest[at..];
-        let length = if rest.starts_with('"') { string_len(rest) } else { number_len(rest) };
+        let length = if rest.starts_with('"') {
+            string_len(rest)
+        } else {
+            number_len(rest)
+        };
         let (token, after) = rest.split_at(length);
         match is_number(token) {
             true => mended.extend(iter::once('0').chain(iter::repeat_n(' ', length - 1))),
@@ -48,7 +52,8 @@ fn is_of_number(character: char) -> bool {
 }
 
 fn number_len(json: &str) -> usize {
-    json.find(|character| !is_of_number(character)).unwrap_or(json.len())
+    json.find(|character| !is_of_number(character))
+        .unwrap_or(json.len())
 }
 
 /// Returns the length of the string at the start of `json`, quotes included.
@@ -59,11 +64,16 @@ fn string_len(json: &str) -> usize {
         is_escaped = *byte == b'\\' && !is_escaped;
         is_end
     };
-    json.as_bytes().iter().skip(1).position(is_end).map_or(json.len(), |at| at + 2)
+    json.as_bytes()
+        .iter()
+        .skip(1)
+        .position(is_end)
+        .map_or(json.len(), |at| at + 2)
 }
 
 fn is_number(token: &str) -> bool {
-    token.starts_with(|first: char| first == '-' || first.is_ascii_digit()) && serde_json::from_str::<IgnoredAny>(token).is_ok()
+    token.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        && serde_json::from_str::<IgnoredAny>(token).is_ok()
 }
 
 /// Replaces each unpaired surrogate by U+FFFD, and each escaped U+FFFD by `replacement`.
@@ -84,7 +94,11 @@ pub(super) fn repair_escapes(text: &str, replacement: &str) -> String {
 fn repair_escape<'a>(rest: &'a str, replacement: &'a str) -> (usize, &'a str) {
     let same = |length: usize| (length, &rest[..length]);
     match code_unit(rest) {
-        Some(0xd800..0xdc00) if code_unit(&rest[6..]).is_some_and(|low| (0xdc00..0xe000).contains(&low)) => same(12),
+        Some(0xd800..0xdc00)
+            if code_unit(&rest[6..]).is_some_and(|low| (0xdc00..0xe000).contains(&low)) =>
+        {
+            same(12)
+        }
         Some(0xd800..0xe000) => (6, REPLACEMENT),
         Some(0xfffd) => (6, replacement),
         Some(_) => same(6),

@@ -11,7 +11,13 @@ pub(super) fn service(service: &Service) -> String {
 
 /// Returns the length of a record's JSON without the content of its list of nodes.
 pub(super) fn head_len(service: &Service) -> usize {
-    let Service { name, version, metadata, endpoints, nodes: _ } = service;
+    let Service {
+        name,
+        version,
+        metadata,
+        endpoints,
+        nodes: _,
+    } = service;
     let parts: [&dyn Write; 4] = [name, version, metadata, endpoints];
     let keys = r#"{"name":,"version":,"metadata":,"endpoints":,"nodes":[]}"#;
     keys.len() + parts.into_iter().map(len).sum::<usize>()
@@ -109,7 +115,9 @@ fn comma(json: &mut String, at: usize) {
 fn quoted(json: &mut String, text: &str, lost: &[usize]) {
     json.push('"');
     let mut from = 0;
-    for (at, character) in text.char_indices().filter(|(at, character)| is_escaped(*character) || lost.binary_search(at).is_ok())
+    for (at, character) in text
+        .char_indices()
+        .filter(|(at, character)| is_escaped(*character) || lost.binary_search(at).is_ok())
     {
         json.push_str(&text[from..at]);
         escaped(json, character);
@@ -120,7 +128,10 @@ fn quoted(json: &mut String, text: &str, lost: &[usize]) {
 }
 
 fn is_escaped(character: char) -> bool {
-    matches!(character, '\0'..' ' | '"' | '\\' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
+    matches!(
+        character,
+        '\0'..' ' | '"' | '\\' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}'
+    )
 }
 
 fn escaped(json: &mut String, character: char) {

@@ -97,14 +97,24 @@ impl Config {
     /// # Errors
     /// [`Error::Invalid`] names the invalid setting and the allowed values.
     pub fn check(&self) -> Result<()> {
-        let refuse = |what: &str, why: String| Err(Error::invalid(format!("registration {what}"), why));
+        let refuse =
+            |what: &str, why: String| Err(Error::invalid(format!("registration {what}"), why));
         if self.ttl < SHORTEST_TTL {
-            return refuse("ttl", format!("{:?} is too short; give it at least {SHORTEST_TTL:?}", self.ttl));
+            return refuse(
+                "ttl",
+                format!(
+                    "{:?} is too short; give it at least {SHORTEST_TTL:?}",
+                    self.ttl
+                ),
+            );
         }
         if self.ttl > LONGEST_TTL {
             return refuse(
                 "ttl",
-                format!("{:?} is too long; give it at most {LONGEST_TTL:?}, the longest lease of etcd", self.ttl),
+                format!(
+                    "{:?} is too long; give it at most {LONGEST_TTL:?}, the longest lease of etcd",
+                    self.ttl
+                ),
             );
         }
         if self.interval.is_zero() {
@@ -113,14 +123,23 @@ impl Config {
         if self.ttl <= self.interval {
             return refuse(
                 "ttl",
-                format!("{:?} must be more than the interval, {:?}, or the record comes and goes", self.ttl, self.interval),
+                format!(
+                    "{:?} must be more than the interval, {:?}, or the record comes and goes",
+                    self.ttl, self.interval
+                ),
             );
         }
         if self.timeout.is_zero() {
             return refuse("timeout", "is zero; 2 s is usual".to_owned());
         }
         if self.back_off_min.is_zero() || self.back_off_min > self.back_off_max {
-            return refuse("backoff", format!("{:?} to {:?} is no range above zero", self.back_off_min, self.back_off_max));
+            return refuse(
+                "backoff",
+                format!(
+                    "{:?} to {:?} is no range above zero",
+                    self.back_off_min, self.back_off_max
+                ),
+            );
         }
         Ok(())
     }
@@ -128,7 +147,9 @@ impl Config {
     /// Draws the delay before retry number `failures` by `chance` (0 to 1), uniformly from zero to
     /// a bound that doubles with each failure.
     pub(super) fn back_off(&self, failures: u32, chance: f64) -> Duration {
-        let doubled = self.back_off_min.saturating_mul(2_u32.saturating_pow(failures));
+        let doubled = self
+            .back_off_min
+            .saturating_mul(2_u32.saturating_pow(failures));
         fraction(doubled.min(self.back_off_max), chance)
     }
 
@@ -163,7 +184,10 @@ mod tests {
     #[test]
     fn defaults_and_the_classic_setting_are_allowed() {
         assert!(Config::default().validate().is_ok());
-        assert!(with(|c| (c.ttl, c.interval) = (Duration::from_secs(30), Duration::from_secs(20))).is_ok());
+        assert!(
+            with(|c| (c.ttl, c.interval) = (Duration::from_secs(30), Duration::from_secs(20)))
+                .is_ok()
+        );
     }
 
     #[test]
@@ -185,11 +209,17 @@ mod tests {
     #[test]
     fn back_off_doubles_up_to_its_bound_and_is_drawn_from_zero_on() {
         let config = Config::default();
-        let bounds: Vec<_> = (0..8).map(|failures| config.back_off(failures, 1.0).as_millis()).collect();
+        let bounds: Vec<_> = (0..8)
+            .map(|failures| config.back_off(failures, 1.0).as_millis())
+            .collect();
         assert_eq!(bounds, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
         assert_eq!(config.back_off(u32::MAX, 0.5), Duration::from_secs(1));
         assert_eq!(config.back_off(3, 0.0), Duration::ZERO);
-        let endless = Config { back_off_min: Duration::MAX, back_off_max: Duration::MAX, ..config };
+        let endless = Config {
+            back_off_min: Duration::MAX,
+            back_off_max: Duration::MAX,
+            ..config
+        };
         assert_eq!(endless.back_off(7, 1.0), Duration::MAX);
     }
 

@@ -78,8 +78,13 @@ impl From<&Error> for WorkFailure {
             Error::Unavailable { .. } | Error::Timeout { .. } => WorkFailureKind::Unreachable,
             Error::IdTaken { .. } | Error::NotFound { .. } => WorkFailureKind::Conflict,
             Error::Denied { .. } => WorkFailureKind::Denied,
-            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Closed => WorkFailureKind::Permanent,
+            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Closed => {
+                WorkFailureKind::Permanent
+            }
         };
-        Self { kind, why: error.chain() }
+        Self {
+            kind,
+            why: error.chain(),
+        }
     }
 }

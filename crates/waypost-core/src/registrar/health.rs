@@ -25,12 +25,21 @@ pub(super) struct Health {
 impl Health {
     /// Creates the health of a node with checks, none of which has ended yet.
     pub(super) fn unknown(failure_threshold: NonZeroU32, success_threshold: NonZeroU32) -> Self {
-        Self { status: Status::Unknown, passes: 0, failures: 0, failure_threshold, success_threshold }
+        Self {
+            status: Status::Unknown,
+            passes: 0,
+            failures: 0,
+            failure_threshold,
+            success_threshold,
+        }
     }
 
     /// Creates the health of a node without checks.
     pub(super) fn passing() -> Self {
-        Self { status: Status::Passing, ..Self::unknown(NonZeroU32::MIN, NonZeroU32::MIN) }
+        Self {
+            status: Status::Passing,
+            ..Self::unknown(NonZeroU32::MIN, NonZeroU32::MIN)
+        }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -69,7 +78,8 @@ mod tests {
 
     /// Returns the status after each of `answers`, of which `+` passed.
     fn statuses(failure_threshold: u32, success_threshold: u32, answers: &str) -> String {
-        let [failures, successes] = [failure_threshold, success_threshold].map(|n| NonZeroU32::new(n).unwrap());
+        let [failures, successes] =
+            [failure_threshold, success_threshold].map(|n| NonZeroU32::new(n).unwrap());
         let mut health = Health::unknown(failures, successes);
         let mut letter = |answer| {
             let before = health.status();

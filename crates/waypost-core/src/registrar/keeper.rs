@@ -34,7 +34,10 @@ struct Tasks {
 
 impl Keeper {
     pub(super) fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), tasks: Mutex::default() }
+        Self {
+            shared: Arc::new(shared),
+            tasks: Mutex::default(),
+        }
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
@@ -49,7 +52,9 @@ impl Keeper {
             return true;
         }
         let runtime = Handle::try_current();
-        runtime.map(|runtime| tasks.spawn(&self.shared, &runtime)).is_ok()
+        runtime
+            .map(|runtime| tasks.spawn(&self.shared, &runtime))
+            .is_ok()
     }
 
     /// Aborts the running task, and starts another on the caller's runtime.
@@ -62,7 +67,10 @@ impl Keeper {
     }
 
     fn leave_limit(&self) -> Duration {
-        self.shared.request_timeout.saturating_mul(2).saturating_add(SPARE)
+        self.shared
+            .request_timeout
+            .saturating_mul(2)
+            .saturating_add(SPARE)
     }
 
     /// Waits for a state that `fits`, and restarts the task meanwhile if it has ended.
@@ -86,21 +94,32 @@ impl Keeper {
                     return result;
                 }
             }
-            if self.shared.state.borrow().is_left() { Ok(()) } else { Err(outside()) }
+            if self.shared.state.borrow().is_left() {
+                Ok(())
+            } else {
+                Err(outside())
+            }
         };
-        within(SPARE, joined).await.unwrap_or_else(|| Err(self.shared.no_answer()))
+        within(SPARE, joined)
+            .await
+            .unwrap_or_else(|| Err(self.shared.no_answer()))
     }
 }
 
 fn outside() -> Error {
-    Error::invalid("registration", "cannot leave outside a tokio runtime; call close inside one")
+    Error::invalid(
+        "registration",
+        "cannot leave outside a tokio runtime; call close inside one",
+    )
 }
 
 /// Orders the registration to leave, and waits until it has left: on the runtime of its task, or
 /// else on that of the caller. Returns at once if the registration has been dropped. The weak
 /// reference does not prevent that.
 pub(super) async fn leave(keeper: &Weak<Keeper>) {
-    let Some(limit) = keeper.upgrade().map(|keeper| keeper.leave_limit()) else { return };
+    let Some(limit) = keeper.upgrade().map(|keeper| keeper.leave_limit()) else {
+        return;
+    };
     if within(limit, left(keeper)).await.is_none() {
         keeper.upgrade().inspect(|keeper| keeper.replace());
         within(limit, left(keeper)).await;
@@ -108,7 +127,12 @@ pub(super) async fn leave(keeper: &Weak<Keeper>) {
 }
 
 async fn left(keeper: &Weak<Keeper>) {
-    let Some(mut states) = keeper.upgrade().map(|keeper| keeper.shared.order_to_leave()) else { return };
+    let Some(mut states) = keeper
+        .upgrade()
+        .map(|keeper| keeper.shared.order_to_leave())
+    else {
+        return;
+    };
     loop {
         if !keeper.upgrade().is_some_and(|keeper| keeper.keep_running()) {
             return;
@@ -132,7 +156,10 @@ impl Tasks {
     fn spawn(&mut self, shared: &Arc<Shared>, runtime: &Handle) {
         self.started += 1;
         let resumed = (self.started > 1).then(|| shared.state.borrow().clone());
-        let (at_work, shared) = (AtWork::new(Arc::clone(shared), self.started), Arc::clone(shared));
+        let (at_work, shared) = (
+            AtWork::new(Arc::clone(shared), self.started),
+            Arc::clone(shared),
+        );
         // The guard is created before the task first runs: a runtime that shuts down drops the task
         // without a poll.
         let task = async move {
@@ -160,7 +187,10 @@ async fn supervise(shared: Arc<Shared>, mut resumed: Option<State>) -> Result<()
             shared.state.send_replace(State::Left);
             return Err(error);
         }
-        shared.set_failing(&format!("the registrar panicked and is started again: {}", error.chain()));
+        shared.set_failing(&format!(
+            "the registrar panicked and is started again: {}",
+            error.chain()
+        ));
         rest(&shared, failures).await;
         failures = failures.saturating_add(1);
         resumed = Some(shared.state.borrow().clone());

@@ -39,7 +39,11 @@ const ENDLESS: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Returns the instant `duration` after `now`, or none for never.
 fn after(now: Instant, duration: Duration) -> Option<Instant> {
-    if duration > ENDLESS { None } else { now.checked_add(duration) }
+    if duration > ENDLESS {
+        None
+    } else {
+        now.checked_add(duration)
+    }
 }
 
 /// Returns the earlier of two times, either of which may be never.
@@ -109,14 +113,22 @@ struct Leaving {
 impl Machine {
     /// Creates a machine whose first work is due at `now`.
     pub(super) fn new(setup: Setup, now: Instant) -> Self {
-        let Setup { config, request_timeout, checks, pulse, resumed } = setup;
+        let Setup {
+            config,
+            request_timeout,
+            checks,
+            pulse,
+            resumed,
+        } = setup;
         let health = match checks {
             true => Health::unknown(config.failure_threshold, config.success_threshold),
             false => Health::passing(),
         };
         let registered_before = match &resumed {
             Some(State::Registered { .. }) => true,
-            Some(State::Failing { registered_before, .. }) => *registered_before,
+            Some(State::Failing {
+                registered_before, ..
+            }) => *registered_before,
             _ => false,
         };
         Self {
@@ -148,7 +160,9 @@ impl Machine {
         }
         let check = match self.check {
             Some(running) => running.until,
-            None => self.check_due.filter(|_| self.checks && self.leaving.is_none()),
+            None => self
+                .check_due
+                .filter(|_| self.checks && self.leaving.is_none()),
         };
         let request = match self.request {
             Some(running) => running.until,
@@ -194,9 +208,15 @@ impl Machine {
             actions.push(Action::Abandon(Lane::Check));
             self.checked(now, check, Err(no_answer(check.since)));
         }
-        if let Some(request) = self.request.filter(|request| request.until.is_some_and(|until| until <= now)) {
+        if let Some(request) = self
+            .request
+            .filter(|request| request.until.is_some_and(|until| until <= now))
+        {
             actions.push(Action::Abandon(Lane::Request));
-            let failure = WorkFailure { kind: WorkFailureKind::Unreachable, why: no_answer(request.since) };
+            let failure = WorkFailure {
+                kind: WorkFailureKind::Unreachable,
+                why: no_answer(request.since),
+            };
             self.answered(now, chance, request.work, Err(failure));
         }
     }
@@ -209,7 +229,11 @@ impl Machine {
             self.ask_now(now);
         }
         if let (Err(why), true) = (answer, self.health.is_failing()) {
-            let since = if let State::Unhealthy { since, .. } = self.state { since } else { now };
+            let since = if let State::Unhealthy { since, .. } = self.state {
+                since
+            } else {
+                now
+            };
             self.state = State::Unhealthy { since, why };
         }
     }
@@ -221,16 +245,26 @@ impl Machine {
 
     fn answered(&mut self, now: Instant, chance: f64, work: Work, answer: Result<(), WorkFailure>) {
         match self.request.take_if(|request| request.work == work) {
-            Some(request) if work == Work::Register => self.registered(now, chance, request, answer),
+            Some(request) if work == Work::Register => {
+                self.registered(now, chance, request, answer);
+            }
             Some(_) => self.deregistered(now, chance, answer),
             None => {}
         }
     }
 
-    fn registered(&mut self, now: Instant, chance: f64, request: RunningWork, answer: Result<(), WorkFailure>) {
+    fn registered(
+        &mut self,
+        now: Instant,
+        chance: f64,
+        request: RunningWork,
+        answer: Result<(), WorkFailure>,
+    ) {
         match answer.as_ref().map_err(|failure| failure.kind) {
             Err(WorkFailureKind::Conflict) => self.written = false,
-            Err(WorkFailureKind::Denied | WorkFailureKind::Permanent) => self.written = request.written_before,
+            Err(WorkFailureKind::Denied | WorkFailureKind::Permanent) => {
+                self.written = request.written_before;
+            }
             Ok(()) | Err(WorkFailureKind::Unreachable) => {}
         }
         match answer {
@@ -243,7 +277,11 @@ impl Machine {
     fn stands(&mut self, now: Instant, since: Instant) {
         self.failures = 0;
         self.registered_before = true;
-        let change = if self.changed { self.soonest(now) } else { None };
+        let change = if self.changed {
+            self.soonest(now)
+        } else {
+            None
+        };
         self.due = earlier(change, self.next_heartbeat(since));
         if !self.state.is_registered() {
             self.state = State::Registered { since: now };
@@ -259,17 +297,30 @@ impl Machine {
             None => interval - (since - self.pulse).as_nanos() % interval,
         };
         let seconds = u64::try_from(gap / NANOS).unwrap_or(u64::MAX);
-        after(since, Duration::new(seconds, u32::try_from(gap % NANOS).unwrap_or(0)))
+        after(
+            since,
+            Duration::new(seconds, u32::try_from(gap % NANOS).unwrap_or(0)),
+        )
     }
 
     fn fails(&mut self, now: Instant, chance: f64, WorkFailure { kind, why }: WorkFailure) {
         let wait = match kind {
-            WorkFailureKind::Unreachable if self.state.is_registered() => self.config.jitter(chance),
+            WorkFailureKind::Unreachable if self.state.is_registered() => {
+                self.config.jitter(chance)
+            }
             _ => self.wait(kind, chance),
         };
         self.due = after(now, wait);
-        let since = if let State::Failing { since, .. } = self.state { since } else { now };
-        self.state = State::Failing { since, why, registered_before: self.registered_before };
+        let since = if let State::Failing { since, .. } = self.state {
+            since
+        } else {
+            now
+        };
+        self.state = State::Failing {
+            since,
+            why,
+            registered_before: self.registered_before,
+        };
     }
 
     /// Draws the delay after a failure, and counts the failure.
@@ -287,7 +338,9 @@ impl Machine {
     fn deregistered(&mut self, now: Instant, chance: f64, answer: Result<(), WorkFailure>) {
         match (answer.map_err(|failure| failure.kind), &mut self.leaving) {
             (Ok(()) | Err(WorkFailureKind::Conflict), _) => self.written = false,
-            (Err(WorkFailureKind::Denied | WorkFailureKind::Permanent), Some(leaving)) => leaving.refused = true,
+            (Err(WorkFailureKind::Denied | WorkFailureKind::Permanent), Some(leaving)) => {
+                leaving.refused = true;
+            }
             (Err(kind), _) => self.due = after(now, self.wait(kind, chance)),
         }
     }
@@ -304,7 +357,9 @@ impl Machine {
     /// Returns the earliest time of a write. Consecutive changes are at least
     /// [`Config::back_off_min`] apart.
     fn soonest(&self, now: Instant) -> Option<Instant> {
-        self.written_at.map_or(Some(now), |at| after(at, self.config.back_off_min).map(|at| at.max(now)))
+        self.written_at.map_or(Some(now), |at| {
+            after(at, self.config.back_off_min).map(|at| at.max(now))
+        })
     }
 
     /// Starts the deregistration. A register request in progress has half of the timeout to end: if
@@ -321,7 +376,11 @@ impl Machine {
             actions.push(Action::Abandon(Lane::Check));
         }
         if let Some(request) = &mut self.request {
-            let limit = if request.work == Work::Register { after(now, self.request_timeout / 2) } else { by };
+            let limit = if request.work == Work::Register {
+                after(now, self.request_timeout / 2)
+            } else {
+                by
+            };
             request.until = earlier(request.until, limit);
         }
     }
@@ -331,7 +390,12 @@ impl Machine {
         if self.finished {
             return;
         }
-        if self.request.is_none() && self.leaving.as_ref().is_some_and(|leaving| self.has_left(leaving, now)) {
+        if self.request.is_none()
+            && self
+                .leaving
+                .as_ref()
+                .is_some_and(|leaving| self.has_left(leaving, now))
+        {
             self.finished = true;
             self.state = State::Left;
             actions.push(Action::Finish { out: !self.written });
@@ -342,7 +406,10 @@ impl Machine {
             self.check = Some(self.running(now, Work::Check));
             actions.push(Action::Start(Work::Check));
         }
-        if let Some(work) = self.wanted().filter(|_| self.request.is_none() && due(self.due)) {
+        if let Some(work) = self
+            .wanted()
+            .filter(|_| self.request.is_none() && due(self.due))
+        {
             self.start(now, work);
             actions.push(Action::Start(work));
         }
@@ -364,7 +431,10 @@ impl Machine {
 
     fn start(&mut self, now: Instant, work: Work) {
         let mut running = self.running(now, work);
-        running.until = earlier(running.until, self.leaving.as_ref().and_then(|leaving| leaving.by));
+        running.until = earlier(
+            running.until,
+            self.leaving.as_ref().and_then(|leaving| leaving.by),
+        );
         self.request = Some(running);
         if work == Work::Register {
             self.written = true;
@@ -379,8 +449,15 @@ impl Machine {
     fn running(&self, now: Instant, work: Work) -> RunningWork {
         let limit = match work {
             Work::Check => self.config.timeout,
-            Work::Register | Work::Deregister => self.request_timeout.saturating_add(self.request_timeout / 4),
+            Work::Register | Work::Deregister => self
+                .request_timeout
+                .saturating_add(self.request_timeout / 4),
         };
-        RunningWork { work, since: now, until: after(now, limit), written_before: self.written }
+        RunningWork {
+            work,
+            since: now,
+            until: after(now, limit),
+            written_before: self.written,
+        }
     }
 }

@@ -153,7 +153,10 @@ impl RegistrationBuilder {
         validate(&self.service)?;
         self.check_address()?;
         if Handle::try_current().is_err() {
-            return Err(Error::invalid("registration", "cannot start outside a tokio runtime; call start inside one"));
+            return Err(Error::invalid(
+                "registration",
+                "cannot start outside a tokio runtime; call start inside one",
+            ));
         }
         let shared = Shared {
             name: self.registry.name(),
@@ -178,11 +181,15 @@ impl RegistrationBuilder {
 impl RegistrationBuilder {
     /// Checks that clients of this registry can dial the node.
     fn check_address(&self) -> Result<()> {
-        let Some(address) = self.service.nodes.first().map(|node| &node.address) else { return Ok(()) };
+        let Some(address) = self.service.nodes.first().map(|node| &node.address) else {
+            return Ok(());
+        };
         let parsed: Address = address.parse()?;
         let refuse = |why: &str| Err(Error::invalid(format!("node address {address:?}"), why));
         if parsed.is_unspecified() {
-            return refuse("is every interface, which no client can dial; register the address of one, such as 10.0.0.7:8080");
+            return refuse(
+                "is every interface, which no client can dial; register the address of one, such as 10.0.0.7:8080",
+            );
         }
         if parsed.is_loopback() && !self.allow_loopback && !self.registry.options().on_this_host {
             return refuse(
@@ -197,7 +204,13 @@ impl RegistrationBuilder {
 /// Checks that the record has exactly one node and may be registered.
 fn validate(service: &Service) -> Result<()> {
     if service.nodes.len() != 1 {
-        return Err(Error::invalid("registration", format!("has {} nodes; register each node by itself", service.nodes.len())));
+        return Err(Error::invalid(
+            "registration",
+            format!(
+                "has {} nodes; register each node by itself",
+                service.nodes.len()
+            ),
+        ));
     }
     Ok(service.check()?)
 }
@@ -223,7 +236,13 @@ impl Registration {
     /// # Ok(()) }
     /// ```
     pub fn builder(registry: impl Into<AnyRegistry>, service: Service) -> RegistrationBuilder {
-        RegistrationBuilder { registry: registry.into(), service, config: Config::default(), check: None, allow_loopback: false }
+        RegistrationBuilder {
+            registry: registry.into(),
+            service,
+            config: Config::default(),
+            check: None,
+            allow_loopback: false,
+        }
     }
 
     /// Returns the current state.
@@ -273,8 +292,15 @@ impl Registration {
     /// # Cancel safety
     /// Safe: the future only reads.
     pub async fn registered(&self) -> Result<()> {
-        let state = self.keeper.reach(|state| state.is_registered() || state.is_left()).await;
-        if state.is_registered() { Ok(()) } else { Err(Error::Closed) }
+        let state = self
+            .keeper
+            .reach(|state| state.is_registered() || state.is_left())
+            .await;
+        if state.is_registered() {
+            Ok(())
+        } else {
+            Err(Error::Closed)
+        }
     }
 
     /// Sets one entry of the node's metadata; see [`update`](Registration::update).
@@ -392,7 +418,10 @@ impl Registration {
     where
         S: Future<Output = ()> + Send + 'static,
     {
-        let (keeper, delay) = (Arc::downgrade(&self.keeper), self.keeper.shared.config.drain_delay);
+        let (keeper, delay) = (
+            Arc::downgrade(&self.keeper),
+            self.keeper.shared.config.drain_delay,
+        );
         async move {
             signal.await;
             keeper::leave(&keeper).await;
@@ -433,6 +462,9 @@ impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (_, node) = self.keeper.shared.names();
         let state = self.keeper.shared.state.borrow().name();
-        f.debug_struct("Registration").field("node", &node).field("state", &state).finish_non_exhaustive()
+        f.debug_struct("Registration")
+            .field("node", &node)
+            .field("state", &state)
+            .finish_non_exhaustive()
     }
 }

@@ -14,8 +14,7 @@ use crate::record::Service;
 use crate::registry::{AnyRegistry, Error, Instance};
 
 /// Reason in the state of a registration whose task has ended with its runtime.
-const ENDED: &str =
-    "the tokio runtime that kept the registration has ended; it continues when the registration is used inside another";
+const ENDED: &str = "the tokio runtime that kept the registration has ended; it continues when the registration is used inside another";
 
 /// State of one registration, shared by its handle and its task.
 #[derive(Debug)]
@@ -53,7 +52,14 @@ impl Shared {
     /// Returns the names of service and node, for logs.
     pub(super) fn names(&self) -> (String, String) {
         let record = self.record.borrow();
-        (record.name.clone(), record.nodes.first().map(|node| node.id.clone()).unwrap_or_default())
+        (
+            record.name.clone(),
+            record
+                .nodes
+                .first()
+                .map(|node| node.id.clone())
+                .unwrap_or_default(),
+        )
     }
 
     pub(super) fn panicked(&self, error: JoinError) -> Error {
@@ -61,7 +67,10 @@ impl Shared {
     }
 
     pub(super) fn no_answer(&self) -> Error {
-        Error::Timeout { registry: self.name, after: self.request_timeout }
+        Error::Timeout {
+            registry: self.name,
+            after: self.request_timeout,
+        }
     }
 
     /// Publishes that the record is no longer kept alive, unless the registration has left.
@@ -70,11 +79,17 @@ impl Shared {
             let registered_before = match state {
                 State::Left => return false,
                 State::Failing { why, .. } if why == reason => return false,
-                State::Failing { registered_before, .. } => *registered_before,
+                State::Failing {
+                    registered_before, ..
+                } => *registered_before,
                 State::Registered { .. } => true,
                 State::Starting | State::Unhealthy { .. } | State::Leaving => false,
             };
-            *state = State::Failing { since: Instant::now(), why: reason.to_owned(), registered_before };
+            *state = State::Failing {
+                since: Instant::now(),
+                why: reason.to_owned(),
+                registered_before,
+            };
             true
         });
     }
@@ -100,7 +115,12 @@ impl Drop for AtWork {
     /// Clears the mark before it publishes the state, so that a client woken by the state can start
     /// another task.
     fn drop(&mut self) {
-        if self.shared.task.compare_exchange(self.task, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if self
+            .shared
+            .task
+            .compare_exchange(self.task, 0, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
             self.shared.set_failing(ENDED);
         }
     }

@@ -58,7 +58,13 @@ struct Lanes {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let (record, leave) = (shared.record.subscribe(), shared.leave.subscribe());
-        Self { shared, record, leave, lanes: Lanes::default(), error: None }
+        Self {
+            shared,
+            record,
+            leave,
+            lanes: Lanes::default(),
+            error: None,
+        }
     }
 
     /// Keeps the record alive until the order to leave. `resumed` is the last state of the previous
@@ -68,7 +74,11 @@ impl Worker {
     /// Returns the error of the deregistration. The record then expires by itself.
     pub(super) async fn run(mut self, resumed: Option<State>) -> Result<()> {
         let mut machine = Machine::new(self.setup(resumed), Instant::now());
-        let mut event = if *self.leave.borrow() { Event::Leave } else { Event::Tick };
+        let mut event = if *self.leave.borrow() {
+            Event::Leave
+        } else {
+            Event::Tick
+        };
         loop {
             for action in machine.step(Instant::now(), fastrand::f64(), event) {
                 match action {
@@ -90,7 +100,9 @@ impl Worker {
             config: shared.config.clone(),
             request_timeout: shared.request_timeout,
             checks: shared.check.is_some(),
-            pulse: shared.registry.pulse(|| now.checked_add(begin).unwrap_or(now)),
+            pulse: shared
+                .registry
+                .pulse(|| now.checked_add(begin).unwrap_or(now)),
             resumed,
         }
     }
@@ -141,10 +153,21 @@ impl Worker {
 
     fn register(&mut self) {
         let registry = self.shared.registry.clone();
-        let options = RegisterOptions { ttl: self.shared.config.ttl, instance: self.shared.instance.clone() };
+        let options = RegisterOptions {
+            ttl: self.shared.config.ttl,
+            instance: self.shared.instance.clone(),
+        };
         let record = self.record.borrow_and_update().clone();
-        let request = async move { registry.register(&record, &options).await.map_err(Refusal::from) };
-        let task = self.lanes.tasks.spawn(async { Answer::Registered(request.await) });
+        let request = async move {
+            registry
+                .register(&record, &options)
+                .await
+                .map_err(Refusal::from)
+        };
+        let task = self
+            .lanes
+            .tasks
+            .spawn(async { Answer::Registered(request.await) });
         self.lanes.request = Some((task, Work::Register));
         // Clear the error of an earlier request: a register request without a response has none.
         self.error = None;
@@ -154,8 +177,16 @@ impl Worker {
         let registry = self.shared.registry.clone();
         let options = DeregisterOptions::ours(self.shared.instance.clone());
         let record = self.record.borrow().clone();
-        let request = async move { registry.deregister(&record, &options).await.map_err(Refusal::from) };
-        let task = self.lanes.tasks.spawn(async { Answer::Deregistered(request.await) });
+        let request = async move {
+            registry
+                .deregister(&record, &options)
+                .await
+                .map_err(Refusal::from)
+        };
+        let task = self
+            .lanes
+            .tasks
+            .spawn(async { Answer::Deregistered(request.await) });
         self.lanes.request = Some((task, Work::Deregister));
     }
 
@@ -171,11 +202,25 @@ impl Worker {
         let (service, node) = self.shared.names();
         let registry = self.shared.name;
         match state {
-            State::Failing { why, .. } => tracing::warn!(service, node, registry, why, "registration fails; retrying"),
-            State::Unhealthy { why, .. } => {
-                tracing::warn!(service, node, registry, why, "health check fails; node deregistered");
+            State::Failing { why, .. } => {
+                tracing::warn!(service, node, registry, why, "registration fails; retrying");
             }
-            state => tracing::info!(service, node, registry, state = state.name(), "registration state changed"),
+            State::Unhealthy { why, .. } => {
+                tracing::warn!(
+                    service,
+                    node,
+                    registry,
+                    why,
+                    "health check fails; node deregistered"
+                );
+            }
+            state => tracing::info!(
+                service,
+                node,
+                registry,
+                state = state.name(),
+                "registration state changed"
+            ),
         }
     }
 }
@@ -205,8 +250,12 @@ impl Lanes {
             Ok(Answer::Registered(answer)) => Event::Registered(keep(answer)),
             Ok(Answer::Deregistered(answer)) => Event::Deregistered(keep(answer)),
             Err((Work::Check, _)) => Event::Checked(Err("the check panicked".to_owned())),
-            Err((Work::Register, error)) => Event::Registered(keep(Err(shared.panicked(error).into()))),
-            Err((Work::Deregister, error)) => Event::Deregistered(keep(Err(shared.panicked(error).into()))),
+            Err((Work::Register, error)) => {
+                Event::Registered(keep(Err(shared.panicked(error).into())))
+            }
+            Err((Work::Deregister, error)) => {
+                Event::Deregistered(keep(Err(shared.panicked(error).into())))
+            }
         }
     }
 
@@ -219,7 +268,9 @@ impl Lanes {
             };
             let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
             if let Some(work) = self.end(id) {
-                return ended.map(|(_, answer)| answer).map_err(|error| (work, error));
+                return ended
+                    .map(|(_, answer)| answer)
+                    .map_err(|error| (work, error));
             }
         }
     }
@@ -229,7 +280,9 @@ impl Lanes {
         if self.check.take_if(|check| check.id() == id).is_some() {
             return Some(Work::Check);
         }
-        self.request.take_if(|(request, _)| request.id() == id).map(|(_, work)| work)
+        self.request
+            .take_if(|(request, _)| request.id() == id)
+            .map(|(_, work)| work)
     }
 }
 

@@ -92,7 +92,12 @@ impl Broadcaster {
     /// Marks the set as fresh as of the call that returned `newest`. Listeners added before that
     /// call receive their `Reset`.
     pub fn refreshed(&self, newest: Newest) {
-        self.update(|state| state.listeners.range_mut(..newest.0).for_each(|(_, listener)| listener.waits = false));
+        self.update(|state| {
+            state
+                .listeners
+                .range_mut(..newest.0)
+                .for_each(|(_, listener)| listener.waits = false);
+        });
     }
 
     fn add(&self, options: &WatchOptions, waits: bool) -> Watcher {
@@ -100,13 +105,22 @@ impl Broadcaster {
         let id = state.next_id;
         state.next_id += 1;
         let outage = state.outage.as_ref().map(|outage| outage());
-        let mut listener =
-            Listener { options: options.clone(), queue: VecDeque::new(), outage, wants_reset: true, waits, waker: None };
+        let mut listener = Listener {
+            options: options.clone(),
+            queue: VecDeque::new(),
+            outage,
+            wants_reset: true,
+            waits,
+            waker: None,
+        };
         if state.unverified {
             listener.push_unverified(&state.nodes);
         }
         state.insert(id, listener);
-        Watcher::new(Subscription { broadcaster: self.clone(), id })
+        Watcher::new(Subscription {
+            broadcaster: self.clone(),
+            id,
+        })
     }
 
     /// Applies changes in order, and emits an event for each that changes the set.
@@ -202,7 +216,11 @@ impl Broadcaster {
     fn update(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        let wakers: Vec<_> = state.listeners.values_mut().filter_map(|listener| listener.waker.take()).collect();
+        let wakers: Vec<_> = state
+            .listeners
+            .values_mut()
+            .filter_map(|listener| listener.waker.take())
+            .collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -211,7 +229,10 @@ impl Broadcaster {
 impl fmt::Debug for Broadcaster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
-        f.debug_struct("Broadcaster").field("nodes", &state.nodes.len()).field("listeners", &state.listeners.len()).finish()
+        f.debug_struct("Broadcaster")
+            .field("nodes", &state.nodes.len())
+            .field("listeners", &state.listeners.len())
+            .finish()
     }
 }
 
@@ -219,7 +240,11 @@ impl State {
     fn insert(&mut self, id: u64, listener: Listener) {
         match &listener.options.service {
             None => self.of_all.insert(id),
-            Some(service) => self.of_service.entry(service.clone()).or_default().insert(id),
+            Some(service) => self
+                .of_service
+                .entry(service.clone())
+                .or_default()
+                .insert(id),
         };
         self.listeners.insert(id, listener);
     }
@@ -274,7 +299,11 @@ impl State {
             Event::Deleted(key) => key.service.as_str(),
             Event::Reset(_) => return,
         };
-        for id in self.of_all.iter().chain(self.of_service.get(service).into_iter().flatten()) {
+        for id in self
+            .of_all
+            .iter()
+            .chain(self.of_service.get(service).into_iter().flatten())
+        {
             if let Some(listener) = self.listeners.get_mut(id) {
                 listener.push(&event);
                 self.wakers.extend(listener.waker.take());
@@ -287,7 +316,9 @@ impl State {
         if self.closed {
             return Poll::Ready(None);
         }
-        let Some(listener) = self.listeners.get_mut(&id) else { return Poll::Ready(None) };
+        let Some(listener) = self.listeners.get_mut(&id) else {
+            return Poll::Ready(None);
+        };
         if let Some(event) = listener.queue.pop_front() {
             return Poll::Ready(Some(Ok(event)));
         }
@@ -335,7 +366,10 @@ impl Listener {
 fn leaving(entry: &Entry) -> Entry {
     let mut node = (*entry.node).clone();
     node.metadata.insert(keys::STATE, keys::LEAVING);
-    Entry { service: Arc::clone(&entry.service), node: Arc::new(node) }
+    Entry {
+        service: Arc::clone(&entry.service),
+        node: Arc::new(node),
+    }
 }
 
 struct Subscription {
@@ -395,7 +429,11 @@ mod tests {
     fn news_is_told_once_and_in_order() {
         let (broadcaster, mut watcher) = known();
         let (one, two) = (entry("1", "h:1"), entry("1", "h:2"));
-        broadcaster.apply([Change::Put(one.clone()), Change::Put(one.clone()), Change::Put(two.clone())]);
+        broadcaster.apply([
+            Change::Put(one.clone()),
+            Change::Put(one.clone()),
+            Change::Put(two.clone()),
+        ]);
         broadcaster.apply([Change::Lose(two.key()), Change::Lose(two.key())]);
         assert_eq!(next(&mut watcher), Event::Created(one));
         assert_eq!(next(&mut watcher), Event::Updated(two.clone()));
@@ -409,7 +447,9 @@ mod tests {
         let one = entry("1", "h:1");
         broadcaster.apply([Change::Put(one.clone()), Change::Leave(one.key())]);
         assert_eq!(next(&mut watcher), Event::Created(one.clone()));
-        let Event::Updated(marked) = next(&mut watcher) else { panic!("not marked") };
+        let Event::Updated(marked) = next(&mut watcher) else {
+            panic!("not marked")
+        };
         assert!(marked.node.is_leaving());
         assert_eq!(next(&mut watcher), Event::Deleted(one.key()));
     }
@@ -420,7 +460,9 @@ mod tests {
         for number in 0..=QUEUE {
             broadcaster.apply([Change::Put(entry(&number.to_string(), "h:1"))]);
         }
-        let Event::Reset(entries) = next(&mut watcher) else { panic!("no reset") };
+        let Event::Reset(entries) = next(&mut watcher) else {
+            panic!("no reset")
+        };
         assert_eq!(entries.len(), QUEUE + 1);
         assert!(poll(&mut watcher).is_pending());
     }
@@ -434,7 +476,10 @@ mod tests {
         let mut late = broadcaster.subscribe(&WatchOptions::all());
         assert_eq!(next(&mut early), Event::Created(entry("1", "h:1")));
         for watcher in [&mut early, &mut late] {
-            assert!(matches!(poll(watcher), Poll::Ready(Some(Err(Error::Closed)))));
+            assert!(matches!(
+                poll(watcher),
+                Poll::Ready(Some(Err(Error::Closed)))
+            ));
             assert!(poll(watcher).is_pending());
         }
         broadcaster.reset(NodeSet::from_iter([entry("3", "h:1")]));
@@ -451,7 +496,10 @@ mod tests {
         let mut late = broadcaster.subscribe_to_fresh(&WatchOptions::all());
         for watcher in [&mut early, &mut late] {
             assert_eq!(next(watcher), Event::Reset(vec![entry("1", "h:1")]));
-            assert!(matches!(poll(watcher), Poll::Ready(Some(Err(Error::Closed)))));
+            assert!(matches!(
+                poll(watcher),
+                Poll::Ready(Some(Err(Error::Closed)))
+            ));
             assert!(poll(watcher).is_pending());
         }
         assert_eq!(broadcaster.nodes(), None);
@@ -491,17 +539,28 @@ mod tests {
     fn an_event_wakes_only_the_listeners_of_its_service() {
         let broadcaster = Broadcaster::default();
         broadcaster.reset(NodeSet::default());
-        let scopes = [WatchOptions::all(), WatchOptions::service("s"), WatchOptions::service("other")];
-        let mut listeners = scopes.map(|options| (broadcaster.subscribe(&options), Arc::<Wakes>::default()));
+        let scopes = [
+            WatchOptions::all(),
+            WatchOptions::service("s"),
+            WatchOptions::service("other"),
+        ];
+        let mut listeners =
+            scopes.map(|options| (broadcaster.subscribe(&options), Arc::<Wakes>::default()));
         let mut poll_all = || {
             listeners.each_mut().map(|(watcher, wakes)| {
                 let waker = Waker::from(Arc::clone(wakes));
-                while Pin::new(&mut *watcher).poll_next(&mut Context::from_waker(&waker)).is_ready() {}
+                while Pin::new(&mut *watcher)
+                    .poll_next(&mut Context::from_waker(&waker))
+                    .is_ready()
+                {}
                 wakes.0.swap(0, Relaxed)
             })
         };
         poll_all();
-        broadcaster.apply([Change::Put(entry("1", "h:1")), Change::Put(entry("2", "h:1"))]);
+        broadcaster.apply([
+            Change::Put(entry("1", "h:1")),
+            Change::Put(entry("2", "h:1")),
+        ]);
         assert_eq!(poll_all(), [1, 1, 0]);
         broadcaster.force_reset();
         assert_eq!(poll_all(), [1, 1, 1]);

@@ -28,7 +28,10 @@ pub fn check_name(name: &str) -> Result<()> {
 pub fn check_keys(service: &Service) -> Result<()> {
     check_name(&service.name)?;
     if service.nodes.is_empty() {
-        return Err(Error::invalid(format!("service {:?}", service.name), "has no node: name at least one"));
+        return Err(Error::invalid(
+            format!("service {:?}", service.name),
+            "has no node: name at least one",
+        ));
     }
     for node in &service.nodes {
         node.id.parse::<NodeId>()?;
@@ -44,10 +47,19 @@ pub fn check_keys(service: &Service) -> Result<()> {
 pub fn check_registration(service: &Service, options: &RegisterOptions) -> Result<()> {
     service.check()?;
     if options.ttl < SHORTEST_TTL {
-        return Err(Error::invalid("ttl", format!("{:?} is too short: give at least 1 s", options.ttl)));
+        return Err(Error::invalid(
+            "ttl",
+            format!("{:?} is too short: give at least 1 s", options.ttl),
+        ));
     }
     if options.ttl > LONGEST_TTL {
-        return Err(Error::invalid("ttl", format!("{:?} is too long: give at most {LONGEST_TTL:?}", options.ttl)));
+        return Err(Error::invalid(
+            "ttl",
+            format!(
+                "{:?} is too long: give at most {LONGEST_TTL:?}",
+                options.ttl
+            ),
+        ));
     }
     Ok(())
 }

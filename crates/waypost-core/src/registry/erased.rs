@@ -32,7 +32,10 @@ struct Shared<R: ?Sized> {
 impl AnyRegistry {
     /// Creates a handle on `registry`.
     pub fn new(registry: impl Registry) -> Self {
-        Self(Arc::new(Shared { pulse: OnceLock::new(), registry }))
+        Self(Arc::new(Shared {
+            pulse: OnceLock::new(),
+            registry,
+        }))
     }
 
     /// Returns the phase of the heartbeats of all registrations made through this handle: an
@@ -125,8 +128,16 @@ impl AnyRegistry {
 trait DynRegistry: fmt::Debug + Send + Sync {
     fn dyn_name(&self) -> &'static str;
     fn dyn_options(&self) -> &Options;
-    fn dyn_register<'a>(&'a self, service: &'a Service, options: &'a RegisterOptions) -> Boxed<'a, ()>;
-    fn dyn_deregister<'a>(&'a self, service: &'a Service, options: &'a DeregisterOptions) -> Boxed<'a, ()>;
+    fn dyn_register<'a>(
+        &'a self,
+        service: &'a Service,
+        options: &'a RegisterOptions,
+    ) -> Boxed<'a, ()>;
+    fn dyn_deregister<'a>(
+        &'a self,
+        service: &'a Service,
+        options: &'a DeregisterOptions,
+    ) -> Boxed<'a, ()>;
     fn dyn_get_service<'a>(&'a self, name: &'a str) -> Boxed<'a, Vec<Service>>;
     fn dyn_list_services(&self) -> Boxed<'_, Vec<Service>>;
     fn dyn_watch<'a>(&'a self, options: &'a WatchOptions) -> Boxed<'a, Watcher>;
@@ -142,11 +153,19 @@ impl<R: Registry> DynRegistry for R {
         self.options()
     }
 
-    fn dyn_register<'a>(&'a self, service: &'a Service, options: &'a RegisterOptions) -> Boxed<'a, ()> {
+    fn dyn_register<'a>(
+        &'a self,
+        service: &'a Service,
+        options: &'a RegisterOptions,
+    ) -> Boxed<'a, ()> {
         Box::pin(self.register(service, options))
     }
 
-    fn dyn_deregister<'a>(&'a self, service: &'a Service, options: &'a DeregisterOptions) -> Boxed<'a, ()> {
+    fn dyn_deregister<'a>(
+        &'a self,
+        service: &'a Service,
+        options: &'a DeregisterOptions,
+    ) -> Boxed<'a, ()> {
         Box::pin(self.deregister(service, options))
     }
 

@@ -87,18 +87,35 @@ pub enum Error {
 
 impl Error {
     /// Creates an [`Error::Unavailable`] with its cause.
-    pub fn unavailable(registry: &'static str, what: impl Into<String>, source: impl Into<Source>) -> Self {
-        Self::Unavailable { registry, what: what.into(), source: Some(source.into()) }
+    pub fn unavailable(
+        registry: &'static str,
+        what: impl Into<String>,
+        source: impl Into<Source>,
+    ) -> Self {
+        Self::Unavailable {
+            registry,
+            what: what.into(),
+            source: Some(source.into()),
+        }
     }
 
     /// Creates an [`Error::Invalid`].
     pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Invalid { what: what.into(), why: why.into() }
+        Self::Invalid {
+            what: what.into(),
+            why: why.into(),
+        }
     }
 
     /// Returns true if a retry of the same call may succeed without a change of the code.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::IdTaken { .. } | Self::Unavailable { .. } | Self::Denied { .. } | Self::Timeout { .. })
+        matches!(
+            self,
+            Self::IdTaken { .. }
+                | Self::Unavailable { .. }
+                | Self::Denied { .. }
+                | Self::Timeout { .. }
+        )
     }
 
     /// Returns the error and its causes in one line, for logs and states.

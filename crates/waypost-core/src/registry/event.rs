@@ -99,7 +99,10 @@ impl Watcher {
     /// Calls `hook` whenever a poll of this watcher is pending, with the context of that poll. A
     /// registry uses the hook to restart tasks that ended with the runtime on which they ran.
     pub fn on_pending(self, hook: impl FnMut(&mut Context<'_>) + Send + 'static) -> Self {
-        Self::new(OnPending { watcher: self, hook: Box::new(hook) })
+        Self::new(OnPending {
+            watcher: self,
+            hook: Box::new(hook),
+        })
     }
 
     /// Returns the next event, or none after the registry was closed.

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Weak};
 
-use crate::record::{DecodeError, Entry, Key, KeyLists, NilableVec, Node, Service, ServiceInfo, nodes_at_end};
+use crate::record::{
+    DecodeError, Entry, Key, KeyLists, NilableVec, Node, Service, ServiceInfo, nodes_at_end,
+};
 
 /// Maximum length of a record that is decoded, in bytes: the 64 KiB of [`Service::check`], and 1
 /// KiB for the instance and the leaving mark, which are added after the check.
@@ -82,9 +84,16 @@ impl Interner {
         let mut service = Service::from_json(bytes)?;
         let is_ours = service.name == key.service;
         let Some(node) = take(&mut service.nodes, &key.id).filter(|_| is_ours) else {
-            return Err(BadRecord::Misplaced { service: service.name });
+            return Err(BadRecord::Misplaced {
+                service: service.name,
+            });
         };
-        let info = self.share(ServiceInfo::new(service.name, service.version, service.metadata, service.endpoints));
+        let info = self.share(ServiceInfo::new(
+            service.name,
+            service.version,
+            service.metadata,
+            service.endpoints,
+        ));
         self.learn(&info, bytes);
         Ok(self.entry(info, node))
     }
@@ -92,19 +101,28 @@ impl Interner {
     /// Returns one entry per node of `service`. The info is shared with all equal records.
     pub fn entries(&mut self, service: &Service) -> Vec<Entry> {
         let info = self.share(service.info());
-        service.nodes.iter().map(|node| self.entry(Arc::clone(&info), node.clone())).collect()
+        service
+            .nodes
+            .iter()
+            .map(|node| self.entry(Arc::clone(&info), node.clone()))
+            .collect()
     }
 
     fn entry(&mut self, info: Arc<ServiceInfo>, mut node: Node) -> Entry {
         self.keys.share(&mut node.metadata);
-        Entry { service: info, node: Arc::new(node) }
+        Entry {
+            service: info,
+            node: Arc::new(node),
+        }
     }
 
     /// Decodes a record that begins with a interned prefix: the info is reused, and only the nodes are
     /// decoded.
     fn decode_alike(&self, key: &Key, bytes: &[u8]) -> Option<(Arc<ServiceInfo>, Node)> {
         let (info, rest) = self.newest(&key.service).find_map(|interned| {
-            let Prefix::Bytes(prefix) = &interned.prefix else { return None };
+            let Prefix::Bytes(prefix) = &interned.prefix else {
+                return None;
+            };
             Some((interned.info.upgrade()?, bytes.strip_prefix(&**prefix)?))
         })?;
         let node = take(&mut nodes_at_end(rest)?, &key.id)?;
@@ -112,20 +130,28 @@ impl Interner {
     }
 
     fn newest(&self, service: &str) -> impl Iterator<Item = &Interned> {
-        self.interned.get(service).into_iter().flat_map(|interned| interned.iter().rev().take(COMPARED))
+        self.interned
+            .get(service)
+            .into_iter()
+            .flat_map(|interned| interned.iter().rev().take(COMPARED))
     }
 
     fn share(&mut self, info: ServiceInfo) -> Arc<ServiceInfo> {
         self.prune();
-        if let Some(same) =
-            self.newest(&info.name).filter_map(|interned| interned.info.upgrade()).find(|interned| **interned == info)
+        if let Some(same) = self
+            .newest(&info.name)
+            .filter_map(|interned| interned.info.upgrade())
+            .find(|interned| **interned == info)
         {
             return same;
         }
         let interned = self.interned.entry(info.name.clone()).or_default();
         interned.retain(|interned| interned.info.strong_count() > 0);
         let info = Arc::new(info);
-        interned.push(Interned { info: Arc::downgrade(&info), prefix: Prefix::Once });
+        interned.push(Interned {
+            info: Arc::downgrade(&info),
+            prefix: Prefix::Once,
+        });
         info
     }
 
@@ -136,8 +162,11 @@ impl Interner {
         }
         let interned = self.interned.get_mut(&info.name).into_iter().flatten();
         let is_this = |interned: &&mut Interned| interned.info.as_ptr() == Arc::as_ptr(info);
-        if let Some(interned) =
-            interned.rev().take(COMPARED).find(is_this).filter(|interned| matches!(interned.prefix, Prefix::Once))
+        if let Some(interned) = interned
+            .rev()
+            .take(COMPARED)
+            .find(is_this)
+            .filter(|interned| matches!(interned.prefix, Prefix::Once))
         {
             interned.prefix = prefix(info, bytes).map_or(Prefix::Odd, Prefix::Bytes);
         }
@@ -147,7 +176,11 @@ impl Interner {
         if self.interned.len() < self.prune_at.max(64) {
             return;
         }
-        self.interned.retain(|_, interner| interner.iter().any(|interned| interned.info.strong_count() > 0));
+        self.interned.retain(|_, interner| {
+            interner
+                .iter()
+                .any(|interned| interned.info.strong_count() > 0)
+        });
         self.prune_at = self.interned.len() * 2;
     }
 }
@@ -163,7 +196,11 @@ fn prefix(info: &ServiceInfo, bytes: &[u8]) -> Option<Box<[u8]>> {
         let closed = [&bytes[..*at], b"}"].concat();
         Service::from_json(&closed).is_ok_and(|service| service.info() == *info)
     };
-    let places = bytes.windows(NODES.len()).enumerate().filter(|(_, window)| *window == NODES).map(|(at, _)| at);
+    let places = bytes
+        .windows(NODES.len())
+        .enumerate()
+        .filter(|(_, window)| *window == NODES)
+        .map(|(at, _)| at);
     let at = places.take(PLACES).find(is_whole)?;
     Some(bytes[..at + NODES.len()].into())
 }
@@ -183,7 +220,10 @@ mod tests {
     #[test]
     fn equal_heads_are_one() {
         let mut interner = Interner::default();
-        let (first, second) = (interner.entries(&service("a")), interner.entries(&service("a")));
+        let (first, second) = (
+            interner.entries(&service("a")),
+            interner.entries(&service("a")),
+        );
         assert!(Arc::ptr_eq(&first[0].service, &second[1].service));
     }
 
@@ -198,14 +238,36 @@ mod tests {
 
     #[test]
     fn a_record_under_another_key_is_no_record() {
-        let key = |service: &str, id: &str| Key { service: service.into(), id: id.into() };
+        let key = |service: &str, id: &str| Key {
+            service: service.into(),
+            id: id.into(),
+        };
         let bytes = service("a").to_json();
         let mut interner = Interner::default();
-        assert_eq!(interner.decode(&key("a", "a-2"), bytes.as_bytes()).unwrap().node.address, "10.0.0.2:1");
-        assert!(matches!(interner.decode(&key("b", "a-1"), bytes.as_bytes()), Err(BadRecord::Misplaced { .. })));
-        assert!(matches!(interner.decode(&key("a", "a-3"), bytes.as_bytes()), Err(BadRecord::Misplaced { .. })));
-        assert!(matches!(interner.decode(&key("a", "a-1"), b"{"), Err(BadRecord::Undecodable(_))));
-        assert!(matches!(interner.decode(&key("a", "a-1"), &vec![b' '; LONGEST_RECORD + 1]), Err(BadRecord::TooLong(_))));
+        assert_eq!(
+            interner
+                .decode(&key("a", "a-2"), bytes.as_bytes())
+                .unwrap()
+                .node
+                .address,
+            "10.0.0.2:1"
+        );
+        assert!(matches!(
+            interner.decode(&key("b", "a-1"), bytes.as_bytes()),
+            Err(BadRecord::Misplaced { .. })
+        ));
+        assert!(matches!(
+            interner.decode(&key("a", "a-3"), bytes.as_bytes()),
+            Err(BadRecord::Misplaced { .. })
+        ));
+        assert!(matches!(
+            interner.decode(&key("a", "a-1"), b"{"),
+            Err(BadRecord::Undecodable(_))
+        ));
+        assert!(matches!(
+            interner.decode(&key("a", "a-1"), &vec![b' '; LONGEST_RECORD + 1]),
+            Err(BadRecord::TooLong(_))
+        ));
     }
 
     /// Records that are decoded from a interned prefix equal those that are decoded whole.
@@ -225,29 +287,54 @@ mod tests {
             format!(r#"{begin},"nodes":[{}]"#, node("a-3")),
             plain("other"),
         ];
-        let key = |id: &str| Key { service: "a".into(), id: id.into() };
+        let key = |id: &str| Key {
+            service: "a".into(),
+            id: id.into(),
+        };
         let shown = |entry: Result<Entry, BadRecord>| entry.map_err(|error| error.to_string());
         let mut interner = Interner::default();
-        let first: Vec<_> = ["a-1", "a-2", "a-3"].map(|id| interner.decode(&key(id), plain(id).as_bytes()).unwrap()).into();
+        let first: Vec<_> = ["a-1", "a-2", "a-3"]
+            .map(|id| interner.decode(&key(id), plain(id).as_bytes()).unwrap())
+            .into();
         assert!(matches!(interner.interned["a"][0].prefix, Prefix::Bytes(_)));
-        assert!(first.iter().all(|entry| Arc::ptr_eq(&entry.service, &first[0].service)));
+        assert!(
+            first
+                .iter()
+                .all(|entry| Arc::ptr_eq(&entry.service, &first[0].service))
+        );
         assert_eq!(
             *first[2].node,
-            Interner::default().decode(&key("a-3"), plain("a-3").as_bytes()).map(|e| (*e.node).clone()).unwrap()
+            Interner::default()
+                .decode(&key("a-3"), plain("a-3").as_bytes())
+                .map(|e| (*e.node).clone())
+                .unwrap()
         );
         for bytes in odd {
-            let (ours, whole) =
-                (interner.decode(&key("a-3"), bytes.as_bytes()), Interner::default().decode(&key("a-3"), bytes.as_bytes()));
+            let (ours, whole) = (
+                interner.decode(&key("a-3"), bytes.as_bytes()),
+                Interner::default().decode(&key("a-3"), bytes.as_bytes()),
+            );
             assert_eq!(shown(ours), shown(whole), "{bytes}");
         }
     }
 
     #[test]
     fn nodes_that_do_not_come_last_are_looked_for_once() {
-        let record = |id: &str| format!(r#"{{"nodes":[{{"id":"{id}"}}],"name":"a","version":"1"}}"#);
+        let record =
+            |id: &str| format!(r#"{{"nodes":[{{"id":"{id}"}}],"name":"a","version":"1"}}"#);
         let mut interner = Interner::default();
         let read: Vec<_> = ["1", "2", "3"]
-            .map(|id| interner.decode(&Key { service: "a".into(), id: id.into() }, record(id).as_bytes()).unwrap())
+            .map(|id| {
+                interner
+                    .decode(
+                        &Key {
+                            service: "a".into(),
+                            id: id.into(),
+                        },
+                        record(id).as_bytes(),
+                    )
+                    .unwrap()
+            })
             .into();
         assert!(matches!(interner.interned["a"][0].prefix, Prefix::Odd));
         assert!(Arc::ptr_eq(&read[0].service, &read[2].service));

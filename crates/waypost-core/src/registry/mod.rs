@@ -123,7 +123,11 @@ pub trait Registry: Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// If the future is dropped, the record may or may not have been written; call again.
-    fn register(&self, service: &Service, options: &RegisterOptions) -> impl Future<Output = Result<()>> + Send;
+    fn register(
+        &self,
+        service: &Service,
+        options: &RegisterOptions,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Deregisters in two steps that a watcher receives as two events: marks each node with
     /// `waypost.state=leaving`, then deletes it.
@@ -137,7 +141,11 @@ pub trait Registry: Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// If the future is dropped, the record may be unchanged, marked, or deleted; call again.
-    fn deregister(&self, service: &Service, options: &DeregisterOptions) -> impl Future<Output = Result<()>> + Send;
+    fn deregister(
+        &self,
+        service: &Service,
+        options: &DeregisterOptions,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Returns all nodes of one service, as one [`Service`] per version.
     ///

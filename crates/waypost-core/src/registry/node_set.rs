@@ -74,7 +74,9 @@ impl NodeSet {
 
     /// Iterates over the entries of one service, by node id.
     pub fn service<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Entry> + use<'a> {
-        self.0.iter_from((name, "")).take_while(move |entry| entry.service.name == name)
+        self.0
+            .iter_from((name, ""))
+            .take_while(move |entry| entry.service.name == name)
     }
 
     /// Returns the entry of one node.
@@ -124,12 +126,14 @@ impl NodeSet {
 
     /// Iterates over the differences from this set to `next`, by service name and node id.
     pub fn diff<'a>(&'a self, next: &'a Self) -> impl Iterator<Item = NodeChange<'a>> + use<'a> {
-        self.0.diff(&next.0).filter_map(|difference| match difference {
-            (Some(before), Some(now)) => Some(NodeChange::Updated { before, now }),
-            (None, Some(now)) => Some(NodeChange::Added(now)),
-            (Some(before), None) => Some(NodeChange::Removed(before)),
-            (None, None) => None,
-        })
+        self.0
+            .diff(&next.0)
+            .filter_map(|difference| match difference {
+                (Some(before), Some(now)) => Some(NodeChange::Updated { before, now }),
+                (None, Some(now)) => Some(NodeChange::Added(now)),
+                (Some(before), None) => Some(NodeChange::Removed(before)),
+                (None, None) => None,
+            })
     }
 
     /// Returns the events that lead from this set to `next`.

@@ -26,7 +26,10 @@ pub struct Options {
 impl Options {
     /// Creates options with a timeout of 2 s and no other value.
     pub fn new() -> Self {
-        Self { timeout: Duration::from_secs(2), ..Self::default() }
+        Self {
+            timeout: Duration::from_secs(2),
+            ..Self::default()
+        }
     }
 }
 
@@ -116,12 +119,18 @@ pub struct DeregisterOptions {
 impl DeregisterOptions {
     /// Creates options that remove only the records of `instance`.
     pub fn ours(instance: Instance) -> Self {
-        Self { instance: Some(instance), force: false }
+        Self {
+            instance: Some(instance),
+            force: false,
+        }
     }
 
     /// Creates options that remove the record of any owner.
     pub fn force() -> Self {
-        Self { instance: None, force: true }
+        Self {
+            instance: None,
+            force: true,
+        }
     }
 
     /// Returns true if a record with this node metadata may be removed.
@@ -146,7 +155,9 @@ impl WatchOptions {
 
     /// Creates options that watch one service.
     pub fn service(name: impl Into<String>) -> Self {
-        Self { service: Some(name.into()) }
+        Self {
+            service: Some(name.into()),
+        }
     }
 
     /// Returns true if records of `service` are watched.

@@ -4,7 +4,10 @@
 /// secret, and of all that follows such a value. Accepts any text, since invalid URLs are shown
 /// too.
 pub fn redacted_url(url: &str) -> String {
-    let scheme = url.find("://").filter(|end| url[..*end].chars().all(is_of_scheme)).map_or(0, |end| end + 3);
+    let scheme = url
+        .find("://")
+        .filter(|end| url[..*end].chars().all(is_of_scheme))
+        .map_or(0, |end| end + 3);
     let (scheme, rest) = url.split_at(scheme);
     let (shown, hidden) = rest.split_at(secret(rest).unwrap_or(rest.len()));
     // A password may contain any character that should have been escaped, so everything before the
@@ -29,7 +32,10 @@ fn secret(text: &str) -> Option<usize> {
     names.into_iter().find_map(|start| {
         let name = text[start..].split(['=', '&']).next().unwrap_or_default();
         let lower = name.to_ascii_lowercase();
-        let sounds = ["pass", "secret", "token"].iter().any(|word| lower.contains(word)) && !lower.ends_with("_file");
+        let sounds = ["pass", "secret", "token"]
+            .iter()
+            .any(|word| lower.contains(word))
+            && !lower.ends_with("_file");
         (sounds && text[start + name.len()..].starts_with('=')).then_some(start + name.len() + 1)
     })
 }
@@ -40,9 +46,13 @@ mod tests {
 
     #[test]
     fn what_is_no_secret_is_shown() {
-        for url in
-            ["local://", "greeter", "", "etcd://a:1,[::1]:2/prefix?tls=maybe&password_file=/p", "static://a:1?protocol=grpc"]
-        {
+        for url in [
+            "local://",
+            "greeter",
+            "",
+            "etcd://a:1,[::1]:2/prefix?tls=maybe&password_file=/p",
+            "static://a:1?protocol=grpc",
+        ] {
             assert_eq!(redacted_url(url), url);
         }
     }
@@ -59,7 +69,10 @@ mod tests {
             ("etcd:/ann:hunter2@a:1", "…@a:1"),
             ("ann:hunter2://x@a", "…@a"),
             ("etcd://a?password=hunter2&tls=true", "etcd://a?password=…"),
-            ("etcd://ann@a?tls=true&PassWd=hunter2", "etcd://…@a?tls=true&PassWd=…"),
+            (
+                "etcd://ann@a?tls=true&PassWd=hunter2",
+                "etcd://…@a?tls=true&PassWd=…",
+            ),
             ("etcd://a?password=hun@ter2", "etcd://…"),
             ("etcd://ann:x?token=hunter2@a", "etcd://…"),
         ] {

@@ -7,16 +7,23 @@ use tokio::time::{Instant, sleep};
 use waypost_core::directory::{Config, Directory, Snapshot};
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Key, Node, Service};
-use waypost_core::registry::{AnyRegistry, DeregisterOptions, Error, Instance, RegisterOptions, Registry};
+use waypost_core::registry::{
+    AnyRegistry, DeregisterOptions, Error, Instance, RegisterOptions, Registry,
+};
 
 fn greeter(id: &str) -> Service {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", id, "127.0.0.1:1"));
+    service
+        .nodes
+        .push(Node::with_id("greeter", id, "127.0.0.1:1"));
     service
 }
 
 async fn register(memory: &MemoryRegistry, id: &str) {
-    let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: Instance::from(id) };
+    let options = RegisterOptions {
+        ttl: Duration::from_secs(3600),
+        instance: Instance::from(id),
+    };
     memory.register(&greeter(id), &options).await.unwrap();
 }
 
@@ -25,8 +32,17 @@ fn directory(memory: &MemoryRegistry) -> Directory {
 }
 
 fn ids(snapshot: &Snapshot) -> (Vec<&str>, Vec<&str>) {
-    let confirmed = snapshot.confirmed().map(|entry| entry.node.id.as_str()).collect();
-    (confirmed, snapshot.suspects().map(|suspect| suspect.entry.node.id.as_str()).collect())
+    let confirmed = snapshot
+        .confirmed()
+        .map(|entry| entry.node.id.as_str())
+        .collect();
+    (
+        confirmed,
+        snapshot
+            .suspects()
+            .map(|suspect| suspect.entry.node.id.as_str())
+            .collect(),
+    )
 }
 
 async fn settle() {
@@ -42,11 +58,23 @@ async fn registrations_leaves_and_losses_are_told_apart() {
     let directory = directory(&memory);
     let mut subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
     assert!(subscription.synced().await);
-    assert_eq!(ids(&subscription.snapshot()).0, ["greeter-a", "greeter-b", "greeter-c"]);
-    memory.deregister(&greeter("a"), &DeregisterOptions::ours(Instance::from("a"))).await.unwrap();
-    memory.faults().expire(&Key { service: "greeter".into(), id: "greeter-b".into() });
+    assert_eq!(
+        ids(&subscription.snapshot()).0,
+        ["greeter-a", "greeter-b", "greeter-c"]
+    );
+    memory
+        .deregister(&greeter("a"), &DeregisterOptions::ours(Instance::from("a")))
+        .await
+        .unwrap();
+    memory.faults().expire(&Key {
+        service: "greeter".into(),
+        id: "greeter-b".into(),
+    });
     settle().await;
-    assert_eq!(ids(&subscription.snapshot()), (vec!["greeter-c"], vec!["greeter-b"]));
+    assert_eq!(
+        ids(&subscription.snapshot()),
+        (vec!["greeter-c"], vec!["greeter-b"])
+    );
     sleep(Duration::from_secs(15)).await;
     assert_eq!(ids(&subscription.snapshot()), (vec!["greeter-c"], vec![]));
     directory.close().await;
@@ -63,14 +91,27 @@ async fn an_outage_ages_the_picture_and_changes_nothing_else() {
     memory.faults().set_unreachable(true);
     sleep(Duration::from_secs(600)).await;
     let during = subscription.snapshot();
-    assert_eq!((ids(&during), during.generation), (ids(&before), before.generation));
-    assert!(during.staleness(Instant::now()) >= Duration::from_secs(599), "{:?}", during.staleness(Instant::now()));
+    assert_eq!(
+        (ids(&during), during.generation),
+        (ids(&before), before.generation)
+    );
+    assert!(
+        during.staleness(Instant::now()) >= Duration::from_secs(599),
+        "{:?}",
+        during.staleness(Instant::now())
+    );
     assert!(during.outage.clone().unwrap().why.contains("unreachable"));
     memory.faults().set_unreachable(false);
     sleep(Duration::from_secs(5)).await;
     let after = subscription.snapshot();
-    assert_eq!((after.outage.clone(), after.staleness(Instant::now())), (None, Duration::ZERO));
-    assert_eq!((ids(&after), after.generation), (ids(&before), before.generation));
+    assert_eq!(
+        (after.outage.clone(), after.staleness(Instant::now())),
+        (None, Duration::ZERO)
+    );
+    assert_eq!(
+        (ids(&after), after.generation),
+        (ids(&before), before.generation)
+    );
     directory.close().await;
 }
 

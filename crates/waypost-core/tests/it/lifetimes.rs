@@ -32,20 +32,31 @@ async fn until(subscription: &mut Subscription, wanted: impl Fn(&Snapshot) -> bo
             if wanted(&snapshot) {
                 return snapshot;
             }
-            assert!(subscription.changed().await, "the task has ended: {snapshot:?}");
+            assert!(
+                subscription.changed().await,
+                "the task has ended: {snapshot:?}"
+            );
         }
     };
     timeout(PATIENCE, wait).await.expect("the snapshot comes")
 }
 
 fn is_out(snapshot: &Snapshot, why: &str) -> bool {
-    snapshot.outage.as_ref().is_some_and(|outage| outage.why.contains(why))
+    snapshot
+        .outage
+        .as_ref()
+        .is_some_and(|outage| outage.why.contains(why))
 }
 
 async fn register(memory: &MemoryRegistry, id: &str, ttl: Duration) {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", id, "127.0.0.1:1"));
-    let options = RegisterOptions { ttl, instance: Instance::from(id) };
+    service
+        .nodes
+        .push(Node::with_id("greeter", id, "127.0.0.1:1"));
+    let options = RegisterOptions {
+        ttl,
+        instance: Instance::from(id),
+    };
     memory.register(&service, &options).await.unwrap();
 }
 
@@ -60,9 +71,15 @@ async fn a_panic_of_watch_is_an_outage_and_the_watch_is_opened_again() {
         _ => Ok(watcher(|item| (item == 0).then(|| reset(&["a"])))),
     });
     let (directory, mut subscription) = subscribe(&registry);
-    until(&mut subscription, |snapshot| is_out(snapshot, "registry panicked: watch 1")).await;
+    until(&mut subscription, |snapshot| {
+        is_out(snapshot, "registry panicked: watch 1")
+    })
+    .await;
     let snapshot = until(&mut subscription, |snapshot| snapshot.synced).await;
-    assert_eq!((snapshot.confirmed().len(), snapshot.outage.clone()), (1, None));
+    assert_eq!(
+        (snapshot.confirmed().len(), snapshot.outage.clone()),
+        (1, None)
+    );
     directory.close().await;
 }
 
@@ -86,7 +103,10 @@ async fn a_panic_of_the_stream_is_an_outage_and_the_watch_is_opened_again() {
         }))
     });
     let (directory, mut subscription) = subscribe(&registry);
-    let during = until(&mut subscription, |snapshot| is_out(snapshot, "registry panicked: poll 1")).await;
+    let during = until(&mut subscription, |snapshot| {
+        is_out(snapshot, "registry panicked: poll 1")
+    })
+    .await;
     assert_eq!(during.confirmed().len(), 1);
     let after = until(&mut subscription, |snapshot| snapshot.outage.is_none()).await;
     assert_eq!((after.generation, watches.get()), (during.generation, 2));
@@ -106,7 +126,11 @@ async fn an_error_whose_text_panics_is_an_outage() {
 
     impl std::error::Error for Unspeakable {}
 
-    let unspeakable = || Error::Unavailable { registry: "scripted", what: String::new(), source: Some(Unspeakable.into()) };
+    let unspeakable = || Error::Unavailable {
+        registry: "scripted",
+        what: String::new(),
+        source: Some(Unspeakable.into()),
+    };
     let (registry, _) = scripted(move |number| match number {
         0 => Err(unspeakable()),
         _ => Ok(watcher(|item| (item == 0).then(|| reset(&["a"])))),
@@ -141,7 +165,11 @@ fn a_watcher_of_endless_errors_starves_nobody() {
         turns
     });
     assert!(turns > 20, "{turns} turns of another task");
-    assert!((1..=60).contains(&polls.get()), "{} polls in a second", polls.get());
+    assert!(
+        (1..=60).contains(&polls.get()),
+        "{} polls in a second",
+        polls.get()
+    );
     assert_eq!(watches.get(), 1);
 }
 
@@ -161,7 +189,9 @@ fn a_watcher_of_endless_events_starves_nobody() {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, turns).await.expect("another task gets its turn");
+        timeout(PATIENCE, turns)
+            .await
+            .expect("another task gets its turn");
         directory.close().await;
     });
 }
@@ -182,7 +212,11 @@ async fn a_watch_that_ends_again_and_again_backs_off_until_it_lives() {
         sleep(Duration::from_millis(10)).await;
     }
     // There are 40 delays: five while the bound doubles, the others drawn from up to 2 s.
-    assert!(begun.elapsed() > Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
     let snapshot = until(&mut subscription, |snapshot| snapshot.outage.is_none()).await;
     assert_eq!((snapshot.len(), snapshot.generation), (1, 1));
     directory.close().await;
@@ -202,7 +236,10 @@ fn a_directory_outlives_each_runtime_it_is_used_on() {
                 while closed.changed().await {}
             }
             let mut subscription = directory.subscribe(&name()).unwrap();
-            until(&mut subscription, |snapshot| snapshot.confirmed().len() == number).await;
+            until(&mut subscription, |snapshot| {
+                snapshot.confirmed().len() == number
+            })
+            .await;
             assert!(!subscription.is_closed());
             subscription
         });
@@ -223,11 +260,19 @@ fn another_runtime_goes_on_with_the_nodes_of_the_first() {
     let directory = Directory::new(registry, Config::default());
     let generation = runtime().block_on(async {
         let mut subscription = directory.subscribe(&name()).unwrap();
-        until(&mut subscription, |snapshot| snapshot.len() == 2).await.generation
+        until(&mut subscription, |snapshot| snapshot.len() == 2)
+            .await
+            .generation
     });
     runtime().block_on(async {
         let mut subscription = directory.subscribe(&name()).unwrap();
-        assert_eq!((subscription.snapshot().len(), subscription.snapshot().generation), (2, generation));
+        assert_eq!(
+            (
+                subscription.snapshot().len(),
+                subscription.snapshot().generation
+            ),
+            (2, generation)
+        );
         let snapshot = until(&mut subscription, |snapshot| is_out(snapshot, "down")).await;
         assert!(snapshot.synced && snapshot.len() == 2);
         directory.close().await;
@@ -245,15 +290,21 @@ fn a_task_that_panics_is_started_again() {
         }))
     });
     let directory = Directory::new(registry, Config::default());
-    let closed = Builder::new_current_thread().build().unwrap().block_on(async {
-        let mut subscription = directory.subscribe(&name()).unwrap();
-        while subscription.changed().await {}
-        subscription
-    });
+    let closed = Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let mut subscription = directory.subscribe(&name()).unwrap();
+            while subscription.changed().await {}
+            subscription
+        });
     assert!(closed.is_closed());
     runtime().block_on(async {
         let mut subscription = directory.subscribe(&name()).unwrap();
-        until(&mut subscription, |snapshot| snapshot.len() == 1 && snapshot.outage.is_none()).await;
+        until(&mut subscription, |snapshot| {
+            snapshot.len() == 1 && snapshot.outage.is_none()
+        })
+        .await;
         assert!(!subscription.is_closed());
         directory.close().await;
     });
@@ -264,13 +315,19 @@ fn a_subscription_outside_a_runtime_is_an_error_and_leaves_nothing_behind() {
     let memory = MemoryRegistry::new();
     let directory = Directory::new(AnyRegistry::new(memory.open()), Config::default());
     for _ in 0..2 {
-        assert!(matches!(directory.subscribe(&name()), Err(Error::Invalid { .. })));
+        assert!(matches!(
+            directory.subscribe(&name()),
+            Err(Error::Invalid { .. })
+        ));
     }
     runtime().block_on(async {
         let mut first = directory.subscribe(&name()).unwrap();
         assert!(first.synced().await);
     });
-    assert!(matches!(directory.subscribe(&name()), Err(Error::Invalid { .. })));
+    assert!(matches!(
+        directory.subscribe(&name()),
+        Err(Error::Invalid { .. })
+    ));
     let runtime = runtime();
     runtime.block_on(async {
         let mut again = directory.subscribe(&name()).unwrap();
@@ -295,14 +352,26 @@ async fn settings_without_a_bound_panic_nowhere() {
     let directory = Directory::new(AnyRegistry::new(memory.open()), config);
     let mut subscription = directory.subscribe(&name()).unwrap();
     assert!(subscription.synced().await);
-    memory.faults().expire(&Key { service: "greeter".into(), id: "greeter-a".into() });
+    memory.faults().expire(&Key {
+        service: "greeter".into(),
+        id: "greeter-a".into(),
+    });
     until(&mut subscription, |snapshot| snapshot.suspects().len() == 1).await;
     drop(subscription);
     sleep(Duration::from_secs(86_400 * 365)).await;
     let mut subscription = directory.subscribe(&name()).unwrap();
-    assert_eq!((subscription.snapshot().confirmed().len(), subscription.snapshot().suspects().len()), (1, 1));
+    assert_eq!(
+        (
+            subscription.snapshot().confirmed().len(),
+            subscription.snapshot().suspects().len()
+        ),
+        (1, 1)
+    );
     register(&memory, "a", LONGEST_TTL).await;
-    until(&mut subscription, |snapshot| snapshot.confirmed().len() == 2 && snapshot.suspects().len() == 0).await;
+    until(&mut subscription, |snapshot| {
+        snapshot.confirmed().len() == 2 && snapshot.suspects().len() == 0
+    })
+    .await;
     directory.close().await;
 }
 
@@ -351,7 +420,9 @@ async fn a_burst_of_events_is_published_at_once() {
         Ok(watcher(|item| match item {
             0 => Some(reset(&[])),
             1..=2_000 => {
-                let Some(Ok(Event::Reset(mut entries))) = reset(&[&item.to_string()]) else { return None };
+                let Some(Ok(Event::Reset(mut entries))) = reset(&[&item.to_string()]) else {
+                    return None;
+                };
                 Some(Some(Ok(Event::Created(entries.remove(0)))))
             }
             _ => None,
@@ -360,7 +431,11 @@ async fn a_burst_of_events_is_published_at_once() {
     let (directory, mut subscription) = subscribe(&registry);
     let mut seen = 0;
     while subscription.snapshot().len() < 2_000 {
-        assert!(timeout(PATIENCE, subscription.changed()).await.expect("it changes"));
+        assert!(
+            timeout(PATIENCE, subscription.changed())
+                .await
+                .expect("it changes")
+        );
         seen += 1;
     }
     assert!(seen <= 20, "{seen} snapshots");

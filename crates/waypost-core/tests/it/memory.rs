@@ -8,7 +8,8 @@ use waypost_conformance::{Harness, RawChange, Time};
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Key, Node, Service};
 use waypost_core::registry::{
-    AnyRegistry, DeregisterOptions, Error, Event, Instance, RegisterOptions, Registry, Result, WatchOptions,
+    AnyRegistry, DeregisterOptions, Error, Event, Instance, RegisterOptions, Registry, Result,
+    WatchOptions,
 };
 
 struct Memory(MemoryRegistry);
@@ -49,11 +50,17 @@ fn service(address: &str) -> Service {
 }
 
 fn owner() -> RegisterOptions {
-    RegisterOptions { ttl: TTL, instance: Instance::random() }
+    RegisterOptions {
+        ttl: TTL,
+        instance: Instance::random(),
+    }
 }
 
 fn key() -> Key {
-    Key { service: "greeter".into(), id: "greeter-1".into() }
+    Key {
+        service: "greeter".into(),
+        id: "greeter-1".into(),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,9 +71,18 @@ async fn a_record_runs_out_when_its_ttl_is_over_and_not_before() {
     advance(Duration::from_secs(10)).await;
     registry.register(&service("h:1"), &options).await.unwrap();
     watcher.next().await.unwrap().unwrap();
-    assert_eq!(watcher.next().await.unwrap().unwrap(), Event::Deleted(key()));
-    let over = begun.elapsed().saturating_sub(Duration::from_secs(10) + TTL);
-    assert!(begun.elapsed() >= Duration::from_secs(10) + TTL && over <= Duration::from_millis(2), "{:?}", begun.elapsed());
+    assert_eq!(
+        watcher.next().await.unwrap().unwrap(),
+        Event::Deleted(key())
+    );
+    let over = begun
+        .elapsed()
+        .saturating_sub(Duration::from_secs(10) + TTL);
+    assert!(
+        begun.elapsed() >= Duration::from_secs(10) + TTL && over <= Duration::from_millis(2),
+        "{:?}",
+        begun.elapsed()
+    );
     assert!(registry.list_services().await.unwrap().is_empty());
 }
 
@@ -77,7 +93,10 @@ async fn a_dropped_handle_leaves_its_record_to_its_ttl() {
     dead.register(&service("h:1"), &owner()).await.unwrap();
     drop(dead);
     assert_eq!(registry.list_services().await.unwrap().len(), 1);
-    assert!(matches!(registry.register(&service("h:2"), &owner()).await, Err(Error::IdTaken { .. })));
+    assert!(matches!(
+        registry.register(&service("h:2"), &owner()).await,
+        Err(Error::IdTaken { .. })
+    ));
     advance(TTL).await;
     assert!(registry.list_services().await.unwrap().is_empty());
     registry.register(&service("h:2"), &owner()).await.unwrap();
@@ -90,7 +109,10 @@ async fn only_a_first_write_takes_over() {
     first.register(&service("h:1"), &options).await.unwrap();
     second.register(&service("h:1"), &heir).await.unwrap();
     for _ in 0..3 {
-        assert!(matches!(first.register(&service("h:1"), &options).await, Err(Error::IdTaken { .. })));
+        assert!(matches!(
+            first.register(&service("h:1"), &options).await,
+            Err(Error::IdTaken { .. })
+        ));
         second.register(&service("h:1"), &heir).await.unwrap();
     }
 }
@@ -98,10 +120,18 @@ async fn only_a_first_write_takes_over() {
 #[tokio::test(start_paused = true)]
 async fn a_record_without_an_owner_is_repaired() {
     let registry = MemoryRegistry::new();
-    registry.faults().put_raw("greeter", "greeter-1", service("h:9").to_json());
-    assert_eq!(registry.get_service("greeter").await.unwrap()[0].nodes[0].address, "h:9");
+    registry
+        .faults()
+        .put_raw("greeter", "greeter-1", service("h:9").to_json());
+    assert_eq!(
+        registry.get_service("greeter").await.unwrap()[0].nodes[0].address,
+        "h:9"
+    );
     registry.register(&service("h:1"), &owner()).await.unwrap();
-    assert_eq!(registry.get_service("greeter").await.unwrap()[0].nodes[0].address, "h:1");
+    assert_eq!(
+        registry.get_service("greeter").await.unwrap()[0].nodes[0].address,
+        "h:1"
+    );
     registry.faults().put_raw("greeter", "greeter-1", "garbage");
     assert_eq!(registry.faults().skipped(), 1);
 }
@@ -114,7 +144,10 @@ async fn an_unchanged_heartbeat_costs_no_write() {
         registry.register(&service("h:1"), &options).await.unwrap();
     }
     assert_eq!(faults.writes(), 1);
-    registry.deregister(&service("h:1"), &DeregisterOptions::ours(options.instance)).await.unwrap();
+    registry
+        .deregister(&service("h:1"), &DeregisterOptions::ours(options.instance))
+        .await
+        .unwrap();
     assert_eq!(faults.writes(), 3);
 }
 
@@ -125,16 +158,28 @@ async fn unreachable_is_one_error_then_a_reset() {
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     watcher.next().await.unwrap().unwrap();
     registry.faults().set_unreachable(true);
-    assert!(matches!(registry.list_services().await, Err(Error::Unavailable { .. })));
-    assert!(matches!(registry.register(&service("h:1"), &options).await, Err(Error::Unavailable { .. })));
+    assert!(matches!(
+        registry.list_services().await,
+        Err(Error::Unavailable { .. })
+    ));
+    assert!(matches!(
+        registry.register(&service("h:1"), &options).await,
+        Err(Error::Unavailable { .. })
+    ));
     let mut late = registry.watch(&WatchOptions::all()).await.unwrap();
     for watcher in [&mut watcher, &mut late] {
-        assert!(matches!(watcher.next().await, Some(Err(Error::Unavailable { .. }))));
+        assert!(matches!(
+            watcher.next().await,
+            Some(Err(Error::Unavailable { .. }))
+        ));
     }
     advance(TTL).await;
     registry.faults().set_unreachable(false);
     for watcher in [&mut watcher, &mut late] {
-        assert_eq!(watcher.next().await.unwrap().unwrap(), Event::Reset(Vec::new()));
+        assert_eq!(
+            watcher.next().await.unwrap().unwrap(),
+            Event::Reset(Vec::new())
+        );
     }
 }
 
@@ -142,7 +187,10 @@ async fn unreachable_is_one_error_then_a_reset() {
 async fn a_lost_answer_is_a_timeout_after_the_deed() {
     let (registry, options) = (MemoryRegistry::new(), owner());
     registry.faults().lose_answers(1);
-    assert!(matches!(registry.register(&service("h:1"), &options).await, Err(Error::Timeout { .. })));
+    assert!(matches!(
+        registry.register(&service("h:1"), &options).await,
+        Err(Error::Timeout { .. })
+    ));
     registry.register(&service("h:1"), &options).await.unwrap();
     assert_eq!(registry.faults().writes(), 1);
 }
@@ -154,6 +202,9 @@ async fn an_answer_takes_as_long_as_told_and_no_longer_than_the_timeout() {
     registry.register(&service("h:1"), &owner()).await.unwrap();
     assert_eq!(begun.elapsed(), Duration::from_secs(1));
     registry.faults().set_delay(Duration::from_secs(60));
-    assert!(matches!(registry.list_services().await, Err(Error::Timeout { .. })));
+    assert!(matches!(
+        registry.list_services().await,
+        Err(Error::Timeout { .. })
+    ));
     assert_eq!(begun.elapsed(), Duration::from_secs(3));
 }

@@ -28,8 +28,15 @@ fn whatever_happens_the_confirmed_are_what_is_registered() {
     for seed in seeds(200) {
         // The registrars draw from the generator of the thread.
         fastrand::seed(seed);
-        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(play(CaseLog::new("-p waypost-core --test it whatever_happens", seed)));
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(play(CaseLog::new(
+            "-p waypost-core --test it whatever_happens",
+            seed,
+        )));
     }
 }
 
@@ -103,11 +110,25 @@ impl World {
         let clients = [Client::new(&memory), Client::new(&memory)];
         let rng = Rng::with_seed(story.seed());
         let (begun, delay) = (Instant::now(), Duration::ZERO);
-        Self { rng, story, begun, memory, servers: Vec::new(), clients, unreachable: false, delay, losing: 0, started: 0 }
+        Self {
+            rng,
+            story,
+            begun,
+            memory,
+            servers: Vec::new(),
+            clients,
+            unreachable: false,
+            delay,
+            losing: 0,
+            started: 0,
+        }
     }
 
     fn tell(&self, what: impl std::fmt::Display) {
-        self.story.tell(format!("{:8.3} s {what}", self.begun.elapsed().as_secs_f64()));
+        self.story.tell(format!(
+            "{:8.3} s {what}",
+            self.begun.elapsed().as_secs_f64()
+        ));
     }
 
     async fn happen(&mut self) {
@@ -157,19 +178,31 @@ impl World {
         let address = format!("10.0.0.1:{}", self.started);
         self.tell(format!("{id} starts at {address}"));
         let registry = AnyRegistry::new(self.memory.open());
-        let registration = Registration::builder(registry.clone(), record(&id, &address)).start().unwrap();
-        self.servers.push(Server { registry, registration, id: format!("greeter-{id}"), address });
+        let registration = Registration::builder(registry.clone(), record(&id, &address))
+            .start()
+            .unwrap();
+        self.servers.push(Server {
+            registry,
+            registration,
+            id: format!("greeter-{id}"),
+            address,
+        });
     }
 
     fn take_one(&mut self) -> Option<Server> {
         if self.servers.len() < 2 {
             return None;
         }
-        Some(self.servers.swap_remove(self.rng.usize(..self.servers.len())))
+        Some(
+            self.servers
+                .swap_remove(self.rng.usize(..self.servers.len())),
+        )
     }
 
     async fn leave(&mut self) {
-        let Some(server) = self.take_one() else { return };
+        let Some(server) = self.take_one() else {
+            return;
+        };
         self.tell(format!("{} leaves", server.id));
         // The registration cannot leave while the registry is unreachable. Its record expires.
         let _ = self.until(server.registration.close()).await;
@@ -191,7 +224,10 @@ impl World {
     }
 
     fn any_key(&mut self) -> Key {
-        Key { service: "greeter".into(), id: format!("greeter-{}", self.rng.u32(..9)) }
+        Key {
+            service: "greeter".into(),
+            id: format!("greeter-{}", self.rng.u32(..9)),
+        }
     }
 
     fn expire(&mut self) {
@@ -215,13 +251,23 @@ impl World {
             };
             changes.push((key, bytes));
         }
-        self.tell(format!("by hand: {:?}", changes.iter().map(|(key, bytes)| (&key.id, bytes.is_some())).collect::<Vec<_>>()));
+        self.tell(format!(
+            "by hand: {:?}",
+            changes
+                .iter()
+                .map(|(key, bytes)| (&key.id, bytes.is_some()))
+                .collect::<Vec<_>>()
+        ));
         self.memory.faults().batch(changes);
     }
 
     fn be_unreachable(&mut self, unreachable: bool) {
         if self.unreachable != unreachable {
-            self.tell(if unreachable { "unreachable" } else { "reachable" });
+            self.tell(if unreachable {
+                "unreachable"
+            } else {
+                "reachable"
+            });
         }
         self.unreachable = unreachable;
         self.memory.faults().set_unreachable(unreachable);
@@ -275,11 +321,26 @@ impl World {
         for client in &mut self.clients {
             client.look(now);
             let (confirmed, suspects) = ids(&client.last);
-            assert!(!confirmed.iter().any(|id| suspects.contains(id)), "confirmed and suspect at once: {:?}", client.last);
-            for server in self.servers.iter().filter(|server| !client.knows(&server.id)) {
-                let seen = client.seen.get(&server.id).filter(|(address, _)| *address == server.address);
+            assert!(
+                !confirmed.iter().any(|id| suspects.contains(id)),
+                "confirmed and suspect at once: {:?}",
+                client.last
+            );
+            for server in self
+                .servers
+                .iter()
+                .filter(|server| !client.knows(&server.id))
+            {
+                let seen = client
+                    .seen
+                    .get(&server.id)
+                    .filter(|(address, _)| *address == server.address);
                 let for_too_long = seen.is_none_or(|(_, at)| now >= *at + GRACE);
-                assert!(for_too_long, "{} lives, and is out of the picture within its grace: {:?}", server.id, client.last);
+                assert!(
+                    for_too_long,
+                    "{} lives, and is out of the picture within its grace: {:?}",
+                    server.id, client.last
+                );
             }
         }
     }
@@ -289,21 +350,39 @@ impl World {
     async fn is_what_is_registered(&mut self) {
         for _ in 0..4 {
             let fresh = self.fresh().await;
-            if self.clients.iter().all(|client| records(client.last.confirmed()) == fresh) {
+            if self
+                .clients
+                .iter()
+                .all(|client| records(client.last.confirmed()) == fresh)
+            {
                 break;
             }
             self.wait(Duration::from_millis(2)).await;
         }
         let fresh = self.fresh().await;
         for client in &self.clients {
-            assert!(client.last.synced && client.last.outage.is_none(), "{:?}", client.last);
-            assert_eq!(records(client.last.confirmed()), fresh, "confirmed, and a fresh list");
+            assert!(
+                client.last.synced && client.last.outage.is_none(),
+                "{:?}",
+                client.last
+            );
+            assert_eq!(
+                records(client.last.confirmed()),
+                fresh,
+                "confirmed, and a fresh list"
+            );
         }
     }
 
     async fn fresh(&self) -> Vec<String> {
         match self.memory.get_service("greeter").await {
-            Ok(services) => records(services.iter().flat_map(Service::entries).collect::<Vec<_>>().iter()),
+            Ok(services) => records(
+                services
+                    .iter()
+                    .flat_map(Service::entries)
+                    .collect::<Vec<_>>()
+                    .iter(),
+            ),
             Err(Error::NotFound { .. }) => Vec::new(),
             Err(error) => panic!("{}", error.chain()),
         }
@@ -313,14 +392,37 @@ impl World {
     /// and that there are no suspects.
     async fn is_well(&mut self) {
         let snapshot = self.clients[0].subscription.snapshot();
-        assert!(self.clients.iter().all(|client| client.subscription.snapshot().suspects().len() == 0));
+        assert!(
+            self.clients
+                .iter()
+                .all(|client| client.subscription.snapshot().suspects().len() == 0)
+        );
         for server in &self.servers {
-            let found = snapshot.confirmed().find(|entry| entry.node.id == server.id);
-            let holder = found.and_then(|entry| self.servers.iter().find(|server| server.address == entry.node.address));
-            let (Some(found), Some(holder)) = (found, holder) else { panic!("{} is not in: {found:?}", server.id) };
-            assert!(holder.registration.state().is_registered(), "{:?}", holder.registration);
-            let says = holder.registration.service().nodes[0].metadata.get("step").map(str::to_owned);
-            assert_eq!(found.node.metadata.get("step").map(str::to_owned), says, "its metadata");
+            let found = snapshot
+                .confirmed()
+                .find(|entry| entry.node.id == server.id);
+            let holder = found.and_then(|entry| {
+                self.servers
+                    .iter()
+                    .find(|server| server.address == entry.node.address)
+            });
+            let (Some(found), Some(holder)) = (found, holder) else {
+                panic!("{} is not in: {found:?}", server.id)
+            };
+            assert!(
+                holder.registration.state().is_registered(),
+                "{:?}",
+                holder.registration
+            );
+            let says = holder.registration.service().nodes[0]
+                .metadata
+                .get("step")
+                .map(str::to_owned);
+            assert_eq!(
+                found.node.metadata.get("step").map(str::to_owned),
+                says,
+                "its metadata"
+            );
         }
     }
 
@@ -335,7 +437,11 @@ impl World {
         }
         // Aborted tasks end after one poll of the runtime.
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "tasks are left");
+        assert_eq!(
+            Handle::current().metrics().num_alive_tasks(),
+            0,
+            "tasks are left"
+        );
     }
 }
 
@@ -345,14 +451,21 @@ impl Client {
         let directory = Directory::new(registry.clone(), Config::default());
         let subscription = directory.subscribe(&name()).unwrap();
         let last = subscription.snapshot();
-        Self { registry, directory, subscription, last, seen: BTreeMap::new() }
+        Self {
+            registry,
+            directory,
+            subscription,
+            last,
+            seen: BTreeMap::new(),
+        }
     }
 
     /// Takes the current snapshot. The previous one counts as confirmed until now.
     fn look(&mut self, now: Instant) {
         let next = self.subscription.snapshot();
         for entry in self.last.confirmed().chain(next.confirmed()) {
-            self.seen.insert(entry.node.id.clone(), (entry.node.address.clone(), now));
+            self.seen
+                .insert(entry.node.id.clone(), (entry.node.address.clone(), now));
         }
         self.last = next;
     }
@@ -376,6 +489,15 @@ fn records<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<String> {
 }
 
 fn ids(snapshot: &Snapshot) -> (Vec<&str>, Vec<&str>) {
-    let confirmed = snapshot.confirmed().map(|entry| entry.node.id.as_str()).collect();
-    (confirmed, snapshot.suspects().map(|suspect| suspect.entry.node.id.as_str()).collect())
+    let confirmed = snapshot
+        .confirmed()
+        .map(|entry| entry.node.id.as_str())
+        .collect();
+    (
+        confirmed,
+        snapshot
+            .suspects()
+            .map(|suspect| suspect.entry.node.id.as_str())
+            .collect(),
+    )
 }

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use waypost_core::record::{Node, Service};
 use waypost_core::registry::{
-    AnyRegistry, DeregisterOptions, Error, Event, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
+    AnyRegistry, DeregisterOptions, Error, Event, Options, RegisterOptions, Registry, Result,
+    WatchOptions, Watcher,
 };
 
 type Watch = dyn Fn(usize) -> Result<Watcher> + Send + Sync;
@@ -36,9 +37,15 @@ impl Counter {
 }
 
 /// Returns a registry, and the counter of its watches.
-pub(crate) fn scripted(watch: impl Fn(usize) -> Result<Watcher> + Send + Sync + 'static) -> (AnyRegistry, Counter) {
+pub(crate) fn scripted(
+    watch: impl Fn(usize) -> Result<Watcher> + Send + Sync + 'static,
+) -> (AnyRegistry, Counter) {
     let watches = Counter::default();
-    let registry = Scripted { watch: Box::new(watch), watches: watches.clone(), options: Options::new() };
+    let registry = Scripted {
+        watch: Box::new(watch),
+        watches: watches.clone(),
+        options: Options::new(),
+    };
     (AnyRegistry::new(registry), watches)
 }
 
@@ -67,12 +74,20 @@ impl<F: FnMut(usize) -> Option<Item> + Unpin> Stream for Items<F> {
 
 pub(crate) fn reset(ids: &[&str]) -> Item {
     let mut service = Service::new("greeter");
-    ids.iter().for_each(|id| service.nodes.push(Node::with_id("greeter", id, "127.0.0.1:1")));
+    ids.iter().for_each(|id| {
+        service
+            .nodes
+            .push(Node::with_id("greeter", id, "127.0.0.1:1"));
+    });
     Some(Ok(Event::Reset(service.entries())))
 }
 
 pub(crate) fn error(what: &str) -> Error {
-    Error::Unavailable { registry: "scripted", what: what.to_owned(), source: None }
+    Error::Unavailable {
+        registry: "scripted",
+        what: what.to_owned(),
+        source: None,
+    }
 }
 
 impl fmt::Debug for Scripted {
@@ -99,7 +114,9 @@ impl Registry for Scripted {
     }
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
-        Err(Error::NotFound { service: name.to_owned() })
+        Err(Error::NotFound {
+            service: name.to_owned(),
+        })
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {

@@ -17,9 +17,13 @@ async fn town(nodes: usize) -> (MemoryRegistry, AnyRegistry) {
     for id in 0..nodes {
         let mut service = Service::new("greeter");
         let mut node = Node::with_id("greeter", &id.to_string(), format!("127.0.0.1:{}", id + 1));
-        node.metadata.insert("zone", if id == 0 { "near" } else { "far" });
+        node.metadata
+            .insert("zone", if id == 0 { "near" } else { "far" });
         service.nodes.push(node);
-        let options = RegisterOptions { ttl: Duration::from_secs(60), instance: Instance::from("me") };
+        let options = RegisterOptions {
+            ttl: Duration::from_secs(60),
+            instance: Instance::from("me"),
+        };
         memory.register(&service, &options).await.unwrap();
     }
     let registry = AnyRegistry::new(memory.open());
@@ -28,7 +32,10 @@ async fn town(nodes: usize) -> (MemoryRegistry, AnyRegistry) {
 
 fn selectors(registry: &AnyRegistry, config: impl Fn() -> Config) -> [Selector; 2] {
     let directory = Directory::new(registry.clone(), directory::Config::default());
-    [Selector::cached(directory, config()), Selector::uncached(registry.clone(), config())]
+    [
+        Selector::cached(directory, config()),
+        Selector::uncached(registry.clone(), config()),
+    ]
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +44,9 @@ async fn each_node_comes_once_before_any_comes_again() {
     for selector in selectors(&registry, Config::default) {
         let mut next = selector.select("greeter").await.unwrap();
         for _ in 0..3 {
-            let ids: HashSet<_> = (0..5).map(|_| next.next().unwrap().node().id.clone()).collect();
+            let ids: HashSet<_> = (0..5)
+                .map(|_| next.next().unwrap().node().id.clone())
+                .collect();
             assert_eq!(ids.len(), 5);
         }
     }
@@ -55,7 +64,17 @@ async fn round_robin_goes_on_from_call_to_call() {
     let [selector, _] = selectors(&registry, config);
     let mut ids = Vec::new();
     for _ in 0..6 {
-        ids.push(selector.select("greeter").await.unwrap().next().unwrap().node().id.clone());
+        ids.push(
+            selector
+                .select("greeter")
+                .await
+                .unwrap()
+                .next()
+                .unwrap()
+                .node()
+                .id
+                .clone(),
+        );
     }
     assert_eq!(ids[..3], ids[3..]);
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 3);
@@ -93,7 +112,11 @@ async fn sixty_cancelled_callers_leave_the_shares_even() {
             let _selected = selector.select("greeter").await.unwrap().next().unwrap();
             std::future::pending::<()>().await;
         };
-        assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(1), call)
+                .await
+                .is_err()
+        );
     }
     let mut shares = std::collections::HashMap::<String, usize>::new();
     for _ in 0..600 {
@@ -102,7 +125,10 @@ async fn sixty_cancelled_callers_leave_the_shares_even() {
         selected.finish(AttemptEnd::Answered);
     }
     // Least request of two equal choices is a draw among three: 200 each, with a deviation of 12.
-    assert!(shares.len() == 3 && shares.values().all(|share| (140..=260).contains(share)), "{shares:?}");
+    assert!(
+        shares.len() == 3 && shares.values().all(|share| (140..=260).contains(share)),
+        "{shares:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,8 +136,14 @@ async fn what_is_missing_is_said() {
     let (memory, registry) = town(2).await;
     for selector in selectors(&registry, Config::default) {
         let error = selector.select("nobody").await.unwrap_err();
-        assert!(matches!(error, SelectError::NoNode { known: 0, .. }), "{error}");
-        assert!(matches!(selector.select("a/b").await.unwrap_err(), SelectError::Name(_)));
+        assert!(
+            matches!(error, SelectError::NoNode { known: 0, .. }),
+            "{error}"
+        );
+        assert!(matches!(
+            selector.select("a/b").await.unwrap_err(),
+            SelectError::Name(_)
+        ));
     }
     let far = || {
         let mut config = Config::default();
@@ -120,11 +152,17 @@ async fn what_is_missing_is_said() {
     };
     for selector in selectors(&registry, far) {
         let error = selector.select("greeter").await.unwrap_err();
-        assert_eq!(error.to_string(), "no node of \"greeter\" passes the filters; the registry knows 2");
+        assert_eq!(
+            error.to_string(),
+            "no node of \"greeter\" passes the filters; the registry knows 2"
+        );
     }
     memory.faults().set_unreachable(true);
     for selector in selectors(&registry, Config::default) {
-        assert!(matches!(selector.select("greeter").await.unwrap_err(), SelectError::Registry { .. }));
+        assert!(matches!(
+            selector.select("greeter").await.unwrap_err(),
+            SelectError::Registry { .. }
+        ));
     }
 }
 
@@ -141,7 +179,10 @@ async fn cached_outlives_an_outage_and_sees_changes() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     memory.faults().remove_raw("greeter", "greeter-0");
     tokio::time::sleep(Duration::from_secs(16)).await;
-    assert!(matches!(cached.select("greeter").await.unwrap_err(), SelectError::NoNode { .. }));
+    assert!(matches!(
+        cached.select("greeter").await.unwrap_err(),
+        SelectError::NoNode { .. }
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +201,10 @@ async fn a_node_that_a_filter_panicked_on_is_selected_once_the_filter_has_an_ans
     for selector in selectors(&registry, config) {
         let ids = async || {
             let mut next = selector.select("greeter").await.unwrap();
-            (0..2).map(|_| next.next().unwrap().node().id.clone()).collect::<HashSet<_>>().len()
+            (0..2)
+                .map(|_| next.next().unwrap().node().id.clone())
+                .collect::<HashSet<_>>()
+                .len()
         };
         assert_eq!(ids().await, 1);
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -36,9 +36,20 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(members: Arc<Members>, commands: mpsc::Receiver<Command>, trouble: Arc<Mutex<Option<Trouble>>>) -> Self {
+    pub(super) fn new(
+        members: Arc<Members>,
+        commands: mpsc::Receiver<Command>,
+        trouble: Arc<Mutex<Option<Trouble>>>,
+    ) -> Self {
         let machine = Machine::new(fastrand::Rng::new());
-        Self { members, machine, commands, trouble, stream: None, waiting: BTreeMap::new() }
+        Self {
+            members,
+            machine,
+            commands,
+            trouble,
+            stream: None,
+            waiting: BTreeMap::new(),
+        }
     }
 
     /// Runs until it is stopped.

@@ -40,7 +40,14 @@ impl Leases {
         let (commands, receiver) = mpsc::channel(ROOM);
         let trouble = Arc::<Mutex<_>>::default();
         let driver = Driver::new(Arc::clone(&members), receiver, Arc::clone(&trouble));
-        (Self { members, commands, trouble }, driver)
+        (
+            Self {
+                members,
+                commands,
+                trouble,
+            },
+            driver,
+        )
     }
 
     /// Grants a lease with this id.
@@ -66,16 +73,26 @@ impl Leases {
     ///
     /// # Errors
     /// The state of the lease is unknown; it may still be alive.
-    pub(crate) async fn keep(&self, id: i64, last: Option<Instant>, until: Instant) -> Result<Fate, Trouble> {
+    pub(crate) async fn keep(
+        &self,
+        id: i64,
+        last: Option<Instant>,
+        until: Instant,
+    ) -> Result<Fate, Trouble> {
         let asked = Instant::now();
         let (answer, answered) = oneshot::channel();
         let kept = async {
-            self.commands.send(Command::Want(id, last, answer)).await.map_err(|_| Trouble::Closed)?;
+            self.commands
+                .send(Command::Want(id, last, answer))
+                .await
+                .map_err(|_| Trouble::Closed)?;
             answered.await.map_err(|_| Trouble::Closed)?
         };
         match timeout_at(until, kept).await {
             Ok(kept) => kept,
-            Err(_) => Err(self.last_trouble().unwrap_or(Trouble::Silent(asked.elapsed()))),
+            Err(_) => Err(self
+                .last_trouble()
+                .unwrap_or(Trouble::Silent(asked.elapsed()))),
         }
     }
 
@@ -102,6 +119,9 @@ impl Leases {
     }
 
     fn last_trouble(&self) -> Option<Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

@@ -107,7 +107,10 @@ impl World {
     }
 
     fn tell(&self, what: impl std::fmt::Display) {
-        self.story.tell(format!("{:8.3} s {what}", (self.now - self.begun).as_secs_f64()));
+        self.story.tell(format!(
+            "{:8.3} s {what}",
+            (self.now - self.begun).as_secs_f64()
+        ));
     }
 
     fn happen(&mut self, gentle: bool) {
@@ -142,13 +145,19 @@ impl World {
         if self.keepers.len() < 6 {
             let lease = self.grant();
             let next = self.now + self.later(1_000);
-            self.keepers.push(Keeper { lease, next, wants_since: None });
+            self.keepers.push(Keeper {
+                lease,
+                next,
+                wants_since: None,
+            });
         }
     }
 
     fn end(&mut self) {
         if self.keepers.len() > 1 {
-            let keeper = self.keepers.swap_remove(self.rng.usize(..self.keepers.len()));
+            let keeper = self
+                .keepers
+                .swap_remove(self.rng.usize(..self.keepers.len()));
             self.tell(format!("{} is forgotten", keeper.lease));
             self.step(Event::Forget(keeper.lease));
         }
@@ -167,7 +176,13 @@ impl World {
         self.granted += 1;
         let id = self.granted;
         self.tell(format!("{id} is granted"));
-        self.leases.insert(id, Lease { renewed: self.now, term: self.term });
+        self.leases.insert(
+            id,
+            Lease {
+                renewed: self.now,
+                term: self.term,
+            },
+        );
         self.step(Event::Granted(id, self.term));
         id
     }
@@ -186,10 +201,23 @@ impl World {
     }
 
     fn next(&self) -> Option<Instant> {
-        let asked = self.questions.first().filter(|_| self.serves()).map(|(at, _)| *at);
-        let answered = self.answers.first().filter(|_| !self.mute).map(|(at, _)| *at);
+        let asked = self
+            .questions
+            .first()
+            .filter(|_| self.serves())
+            .map(|(at, _)| *at);
+        let answered = self
+            .answers
+            .first()
+            .filter(|_| !self.mute)
+            .map(|(at, _)| *at);
         let keepers = self.keepers.iter().map(|keeper| keeper.next);
-        asked.into_iter().chain(answered).chain(self.machine.deadline()).chain(keepers).min()
+        asked
+            .into_iter()
+            .chain(answered)
+            .chain(self.machine.deadline())
+            .chain(keepers)
+            .min()
     }
 
     fn serves(&self) -> bool {
@@ -256,22 +284,40 @@ impl World {
         if self.now >= self.second + Duration::from_secs(1) {
             (self.second, self.streams, self.asked) = (self.now, 0, 0);
         }
-        assert!(self.streams <= STREAMS_IN_A_SECOND, "{} streams in a second", self.streams);
-        assert!(self.asked <= QUESTIONS_IN_A_SECOND, "{} questions in a second", self.asked);
+        assert!(
+            self.streams <= STREAMS_IN_A_SECOND,
+            "{} streams in a second",
+            self.streams
+        );
+        assert!(
+            self.asked <= QUESTIONS_IN_A_SECOND,
+            "{} questions in a second",
+            self.asked
+        );
     }
 
     fn told(&mut self, id: i64, fate: Fate) {
-        let Some(keeper) = self.keepers.iter().position(|keeper| keeper.lease == id) else { return };
+        let Some(keeper) = self.keepers.iter().position(|keeper| keeper.lease == id) else {
+            return;
+        };
         match fate {
             Fate::Kept => {
                 // A lease revoked since was renewed before; for a paused lessor no time passes.
                 let kept = self.leases.get(&id).map(|lease| self.now - lease.renewed);
                 let fresh = kept.is_none_or(|age| age <= ANSWER.max(FRESH) || self.paused);
-                assert!(fresh && (kept.is_some() || self.excused), "lease {id} is told to be kept; renewed {kept:?} ago");
+                assert!(
+                    fresh && (kept.is_some() || self.excused),
+                    "lease {id} is told to be kept; renewed {kept:?} ago"
+                );
                 self.keepers[keeper].wants_since = None;
                 return;
             }
-            Fate::Outlived => assert!(self.leases.get(&id).is_none_or(|lease| lease.term < self.term), "no other leader"),
+            Fate::Outlived => assert!(
+                self.leases
+                    .get(&id)
+                    .is_none_or(|lease| lease.term < self.term),
+                "no other leader"
+            ),
             Fate::Lost => assert!(self.excused, "lease {id} was lost by faults of streams"),
         }
         self.tell(format!("{id} is told to be {fate:?}"));
@@ -286,8 +332,16 @@ impl World {
     fn is_well(&self) {
         for keeper in &self.keepers {
             let waits = keeper.wants_since.map(|since| self.now - since);
-            assert!(waits.is_none_or(|waits| waits < INTERVAL), "lease {} is wanted for {waits:?}", keeper.lease);
-            assert!(self.leases.contains_key(&keeper.lease), "lease {} is not there", keeper.lease);
+            assert!(
+                waits.is_none_or(|waits| waits < INTERVAL),
+                "lease {} is wanted for {waits:?}",
+                keeper.lease
+            );
+            assert!(
+                self.leases.contains_key(&keeper.lease),
+                "lease {} is not there",
+                keeper.lease
+            );
         }
     }
 
@@ -296,6 +350,10 @@ impl World {
         for keeper in std::mem::take(&mut self.keepers) {
             self.step(Event::Forget(keeper.lease));
         }
-        assert_eq!((self.open, self.machine.deadline()), (false, None), "something is left");
+        assert_eq!(
+            (self.open, self.machine.deadline()),
+            (false, None),
+            "something is left"
+        );
     }
 }

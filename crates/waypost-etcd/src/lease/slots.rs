@@ -22,7 +22,11 @@ pub(crate) struct Lease {
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { id: fastrand::i64(1..), asked: AtomicBool::new(false), granted: OnceCell::new() }
+        Self {
+            id: fastrand::i64(1..),
+            asked: AtomicBool::new(false),
+            granted: OnceCell::new(),
+        }
     }
 }
 
@@ -102,18 +106,42 @@ impl Slots {
         let mut orphan = None;
         if let Some(place) = place_of(&state.slots, key) {
             if place.0 == seconds {
-                return (Held { slot: place, lease: Arc::clone(&state.slots[&place].lease) }, None);
+                return (
+                    Held {
+                        slot: place,
+                        lease: Arc::clone(&state.slots[&place].lease),
+                    },
+                    None,
+                );
             }
             orphan = state.take_out(now, place, key);
         }
         let slots = &mut state.slots;
-        let first = Key { service: key.service.clone(), id: String::new() };
-        let holds_service = |slot: &Slot| slot.keys.range(&first..).next().is_some_and(|held| held.service == key.service);
-        let free = (0..).find(|number| slots.get(&(seconds, *number)).is_none_or(|slot| !holds_service(slot)));
+        let first = Key {
+            service: key.service.clone(),
+            id: String::new(),
+        };
+        let holds_service = |slot: &Slot| {
+            slot.keys
+                .range(&first..)
+                .next()
+                .is_some_and(|held| held.service == key.service)
+        };
+        let free = (0..).find(|number| {
+            slots
+                .get(&(seconds, *number))
+                .is_none_or(|slot| !holds_service(slot))
+        });
         let place = (seconds, free.unwrap_or_default());
         let slot = slots.entry(place).or_default();
         slot.keys.insert(key.clone());
-        (Held { slot: place, lease: Arc::clone(&slot.lease) }, orphan)
+        (
+            Held {
+                slot: place,
+                lease: Arc::clone(&slot.lease),
+            },
+            orphan,
+        )
     }
 
     /// Removes a record. Returns the id to revoke if its lease is now empty.
@@ -155,13 +183,19 @@ impl Slots {
 }
 
 fn place_of(slots: &Places, key: &Key) -> Option<(i64, usize)> {
-    slots.iter().find(|(_, slot)| slot.keys.contains(key)).map(|(place, _)| *place)
+    slots
+        .iter()
+        .find(|(_, slot)| slot.keys.contains(key))
+        .map(|(place, _)| *place)
 }
 
 impl State {
     /// Replaces this lease by a new one. Returns false if it was replaced already.
     fn renew(&mut self, held: &Held) -> bool {
-        let slot = self.slots.get_mut(&held.slot).filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease));
+        let slot = self
+            .slots
+            .get_mut(&held.slot)
+            .filter(|slot| Arc::ptr_eq(&slot.lease, &held.lease));
         slot.map(|slot| slot.lease = Arc::default()).is_some()
     }
 
@@ -190,13 +224,21 @@ mod tests {
     use super::*;
 
     fn key(service: &str, id: &str) -> Key {
-        Key { service: service.into(), id: id.into() }
+        Key {
+            service: service.into(),
+            id: id.into(),
+        }
     }
 
     #[test]
     fn services_share_a_lease_and_nodes_of_one_service_do_not() {
         let slots = Slots::default();
-        let place = |service, id, seconds| slots.hold(Instant::now(), &key(service, id), seconds).0.slot;
+        let place = |service, id, seconds| {
+            slots
+                .hold(Instant::now(), &key(service, id), seconds)
+                .0
+                .slot
+        };
         assert_eq!(place("a", "1", 15), (15, 0));
         assert_eq!(place("b", "1", 15), (15, 0));
         assert_eq!(place("a", "2", 15), (15, 1));
@@ -239,7 +281,10 @@ mod tests {
         assert_ne!(lost.lease.id, held.lease.id, "each place has its own");
         let (other, _) = slots.hold(Instant::now(), &key("a", "2"), 15);
         let _ = other.lease.get(async |_| Err::<(), _>("lost")).await;
-        assert_eq!(slots.release(Instant::now(), &key("a", "2")), Some(other.lease.id));
+        assert_eq!(
+            slots.release(Instant::now(), &key("a", "2")),
+            Some(other.lease.id)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,7 +319,10 @@ mod tests {
         let (new, _) = slots.hold(Instant::now(), &key("a", "1"), 15);
         let id = granted(&new).await;
         slots.lost(&old);
-        assert_eq!(slots.hold(Instant::now(), &key("a", "1"), 15).0.id(), Some(id));
+        assert_eq!(
+            slots.hold(Instant::now(), &key("a", "1"), 15).0.id(),
+            Some(id)
+        );
         assert_eq!(slots.drain(), [id]);
     }
 

@@ -101,13 +101,23 @@ struct Lease {
 
 impl Lease {
     fn fate(&self) -> Fate {
-        if self.outlived { Fate::Outlived } else { Fate::Kept }
+        if self.outlived {
+            Fate::Outlived
+        } else {
+            Fate::Kept
+        }
     }
 }
 
 impl Machine {
     pub(super) fn new(rng: fastrand::Rng) -> Self {
-        Self { leases: BTreeMap::new(), open: false, retry_at: None, failures: 0, rng }
+        Self {
+            leases: BTreeMap::new(),
+            open: false,
+            retry_at: None,
+            failures: 0,
+            rng,
+        }
     }
 
     pub(super) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
@@ -116,7 +126,14 @@ impl Machine {
             Event::Tick => {}
             Event::Want(id, last) => self.want(now, id, last, &mut actions),
             Event::Granted(id, term) => {
-                self.leases.insert(id, Lease { renewed: Some(now), term, ..Lease::default() });
+                self.leases.insert(
+                    id,
+                    Lease {
+                        renewed: Some(now),
+                        term,
+                        ..Lease::default()
+                    },
+                );
             }
             Event::Forget(id) => drop(self.leases.remove(&id)),
             Event::Answer(id, ttl, term) => self.answer(id, ttl, term, &mut actions),
@@ -150,7 +167,9 @@ impl Machine {
 
     fn answer(&mut self, id: i64, ttl: i64, term: u64, actions: &mut Vec<Action>) {
         self.failures = 0;
-        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
         lease.outlived |= term > lease.term;
         let fate = if ttl > 0 { lease.fate() } else { Fate::Lost };
         if std::mem::take(&mut lease.awaited) || fate == Fate::Lost {
@@ -167,11 +186,18 @@ impl Machine {
         self.open = false;
         self.retry_at = Some(now + rest::after_all_but_the_first(&mut self.rng, self.failures));
         self.failures = self.failures.saturating_add(1);
-        self.leases.values_mut().for_each(|lease| lease.asked = None);
+        self.leases
+            .values_mut()
+            .for_each(|lease| lease.asked = None);
     }
 
     fn ask(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if !self.open && self.leases.values().any(|lease| lease.due.is_some_and(|due| due <= now)) {
+        if !self.open
+            && self
+                .leases
+                .values()
+                .any(|lease| lease.due.is_some_and(|due| due <= now))
+        {
             if self.retry_at.is_some_and(|at| now < at) {
                 return;
             }
@@ -190,12 +216,21 @@ impl Machine {
     }
 
     fn overdue(&self) -> Option<Instant> {
-        self.leases.values().filter_map(|lease| lease.asked).min().map(|asked| asked + ANSWER)
+        self.leases
+            .values()
+            .filter_map(|lease| lease.asked)
+            .min()
+            .map(|asked| asked + ANSWER)
     }
 
     /// Returns the time of the next step, if no event comes earlier.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let due = self.leases.values().filter(|lease| lease.asked.is_none()).filter_map(|lease| lease.due).min();
+        let due = self
+            .leases
+            .values()
+            .filter(|lease| lease.asked.is_none())
+            .filter_map(|lease| lease.due)
+            .min();
         match self.open {
             true => self.overdue().into_iter().chain(due).min(),
             false => due.map(|due| self.retry_at.map_or(due, |retry| retry.max(due))),
@@ -214,28 +249,51 @@ mod tests {
         for id in [7, 8] {
             machine.step(begun, Event::Granted(id, 2));
         }
-        (machine, move |ms| begun + Duration::from_secs(60) + Duration::from_millis(ms))
+        (machine, move |ms| {
+            begun + Duration::from_secs(60) + Duration::from_millis(ms)
+        })
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_beat_is_asked_and_answered() {
         let (mut machine, at) = machine();
-        assert_eq!(machine.step(at(0), Event::Want(7, None)), [Action::Open, Action::Ask(7)]);
+        assert_eq!(
+            machine.step(at(0), Event::Want(7, None)),
+            [Action::Open, Action::Ask(7)]
+        );
         assert_eq!(machine.step(at(1), Event::Want(7, None)), []);
-        assert_eq!(machine.step(at(5), Event::Answer(7, 15, 2)), [Action::Tell(7, Fate::Kept)]);
+        assert_eq!(
+            machine.step(at(5), Event::Answer(7, 15, 2)),
+            [Action::Tell(7, Fate::Kept)]
+        );
         assert_eq!(machine.deadline(), None);
-        assert_eq!(machine.step(at(5_000), Event::Want(7, None)), [Action::Ask(7)]);
-        assert_eq!(machine.step(at(5_001), Event::Answer(7, 0, 2)), [Action::Tell(7, Fate::Lost)]);
+        assert_eq!(
+            machine.step(at(5_000), Event::Want(7, None)),
+            [Action::Ask(7)]
+        );
+        assert_eq!(
+            machine.step(at(5_001), Event::Answer(7, 0, 2)),
+            [Action::Tell(7, Fate::Lost)]
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_does_not_outlive_its_leader() {
         let (mut machine, at) = machine();
         machine.step(at(0), Event::Want(7, None));
-        assert_eq!(machine.step(at(1), Event::Answer(7, 15, 3)), [Action::Tell(7, Fate::Outlived)]);
-        assert_eq!(machine.step(at(2), Event::Want(7, None)), [Action::Tell(7, Fate::Outlived)]);
+        assert_eq!(
+            machine.step(at(1), Event::Answer(7, 15, 3)),
+            [Action::Tell(7, Fate::Outlived)]
+        );
+        assert_eq!(
+            machine.step(at(2), Event::Want(7, None)),
+            [Action::Tell(7, Fate::Outlived)]
+        );
         machine.step(at(3), Event::Want(8, None));
-        assert_eq!(machine.step(at(4), Event::Answer(8, 15, 2)), [Action::Tell(8, Fate::Kept)]);
+        assert_eq!(
+            machine.step(at(4), Event::Answer(8, 15, 2)),
+            [Action::Tell(8, Fate::Kept)]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,12 +301,21 @@ mod tests {
         let (mut machine, at) = machine();
         machine.step(at(0), Event::Granted(7, 2));
         for ms in [10, 20, 400] {
-            assert_eq!(machine.step(at(ms), Event::Want(7, None)), [Action::Tell(7, Fate::Kept)]);
+            assert_eq!(
+                machine.step(at(ms), Event::Want(7, None)),
+                [Action::Tell(7, Fate::Kept)]
+            );
         }
         assert_eq!(machine.deadline(), Some(at(500)));
-        assert_eq!(machine.step(at(500), Event::Tick), [Action::Open, Action::Ask(7)]);
+        assert_eq!(
+            machine.step(at(500), Event::Tick),
+            [Action::Open, Action::Ask(7)]
+        );
         assert_eq!(machine.step(at(501), Event::Answer(7, 15, 2)), []);
-        assert_eq!(machine.step(at(502), Event::Want(7, None)), [Action::Tell(7, Fate::Kept)]);
+        assert_eq!(
+            machine.step(at(502), Event::Want(7, None)),
+            [Action::Tell(7, Fate::Kept)]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,11 +328,22 @@ mod tests {
             let last = at(5_000) - Duration::from_millis((5_000 - last).unsigned_abs());
             assert_eq!(machine.step(at(now), Event::Want(7, Some(last))), kept);
         }
-        assert_eq!(machine.deadline(), Some(at(5_000)), "as long after it as they wait between two");
-        assert_eq!(machine.step(at(4_990), Event::Want(7, Some(at(2)))), [Action::Ask(7)], "who had it kept by it wants it anew");
+        assert_eq!(
+            machine.deadline(),
+            Some(at(5_000)),
+            "as long after it as they wait between two"
+        );
+        assert_eq!(
+            machine.step(at(4_990), Event::Want(7, Some(at(2)))),
+            [Action::Ask(7)],
+            "who had it kept by it wants it anew"
+        );
         assert_eq!(machine.step(at(4_995), Event::Want(7, Some(at(100)))), []);
         assert_eq!(machine.step(at(4_999), Event::Answer(7, 15, 2)), kept);
-        assert_eq!(machine.step(at(9_000), Event::Want(7, Some(at(4_000)))), kept);
+        assert_eq!(
+            machine.step(at(9_000), Event::Want(7, Some(at(4_000)))),
+            kept
+        );
         assert_eq!(machine.step(at(9_990), Event::Tick), [Action::Ask(7)]);
     }
 
@@ -276,11 +354,21 @@ mod tests {
         assert_eq!(machine.deadline(), Some(at(1_000)));
         let again = [Action::Drop(Why::Silent), Action::Open, Action::Ask(7)];
         assert_eq!(machine.step(at(1_000), Event::Tick), again);
-        assert_eq!(machine.step(at(2_000), Event::Tick), [Action::Drop(Why::Silent)], "the second failure rests");
+        assert_eq!(
+            machine.step(at(2_000), Event::Tick),
+            [Action::Drop(Why::Silent)],
+            "the second failure rests"
+        );
         let retry = machine.deadline().unwrap();
         assert!(retry <= at(2_100), "no longer than 100 ms");
-        assert_eq!(machine.step(retry, Event::Tick), [Action::Open, Action::Ask(7)]);
-        assert_eq!(machine.step(retry, Event::Answer(7, 5, 2)), [Action::Tell(7, Fate::Kept)]);
+        assert_eq!(
+            machine.step(retry, Event::Tick),
+            [Action::Open, Action::Ask(7)]
+        );
+        assert_eq!(
+            machine.step(retry, Event::Answer(7, 5, 2)),
+            [Action::Tell(7, Fate::Kept)]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,7 +378,10 @@ mod tests {
         machine.step(at(1), Event::Answer(7, 15, 2));
         assert_eq!(machine.step(at(10), Event::Broke), []);
         assert_eq!(machine.deadline(), None);
-        assert_eq!(machine.step(at(900), Event::Want(7, None)), [Action::Open, Action::Ask(7)]);
+        assert_eq!(
+            machine.step(at(900), Event::Want(7, None)),
+            [Action::Open, Action::Ask(7)]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -300,6 +391,9 @@ mod tests {
         machine.step(at(0), Event::Want(8, None));
         assert_eq!(machine.step(at(1), Event::Forget(7)), []);
         assert_eq!(machine.step(at(2), Event::Answer(7, 15, 2)), []);
-        assert_eq!(machine.step(at(3), Event::Forget(8)), [Action::Drop(Why::Idle)]);
+        assert_eq!(
+            machine.step(at(3), Event::Forget(8)),
+            [Action::Drop(Why::Idle)]
+        );
     }
 }

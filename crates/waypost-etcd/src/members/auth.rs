@@ -47,23 +47,38 @@ pub(super) struct Auth {
 
 impl Auth {
     pub(super) fn new(credentials: Credentials) -> Self {
-        Self { credentials, token: Mutex::default() }
+        Self {
+            credentials,
+            token: Mutex::default(),
+        }
     }
 
     /// Returns the token. The first caller logs in, the others wait for it.
-    pub(super) async fn token(&self, connection: &DirectConnection) -> Result<Option<Secret>, Trouble> {
+    pub(super) async fn token(
+        &self,
+        connection: &DirectConnection,
+    ) -> Result<Option<Secret>, Trouble> {
         let token = Arc::clone(&self.lock());
-        token.get_or_try_init(|| self.log_in(connection)).await.cloned()
+        token
+            .get_or_try_init(|| self.log_in(connection))
+            .await
+            .cloned()
     }
 
     async fn log_in(&self, connection: &DirectConnection) -> Result<Option<Secret>, Trouble> {
         let Credentials { user, password } = &self.credentials;
-        let question = AuthenticateRequest { name: user.clone(), password: password.read()?.expose().to_owned() };
+        let question = AuthenticateRequest {
+            name: user.clone(),
+            password: password.read()?.expose().to_owned(),
+        };
         match wire::ask(connection, question, None).await {
             Ok(answer) => Ok(Some(Secret::new(answer.token))),
             Err(status) => match Trouble::of(&status) {
                 Trouble::AuthIsOff(_) => {
-                    tracing::warn!(user, "etcd authentication is disabled; every client may read and write");
+                    tracing::warn!(
+                        user,
+                        "etcd authentication is disabled; every client may read and write"
+                    );
                     Ok(None)
                 }
                 trouble => Err(trouble),

@@ -47,14 +47,26 @@ pub(super) async fn serve(
     }
 }
 
-async fn dial(member: &Member, connect: &dyn Connect) -> Result<(DirectConnection, ConnectionDriver), String> {
+async fn dial(
+    member: &Member,
+    connect: &dyn Connect,
+) -> Result<(DirectConnection, ConnectionDriver), String> {
     let (policy, config) = (AddressPolicy { loopback: true }, connection_config());
-    let mut connecting = pin!(DirectConnection::connect(connect, &member.address, &policy, &config));
+    let mut connecting = pin!(DirectConnection::connect(
+        connect,
+        &member.address,
+        &policy,
+        &config
+    ));
     let connected = match timeout(DIAL, &mut connecting).await {
         Ok(connected) => connected,
         Err(_) => {
             let (why, more) = (format!("no hello within {DIAL:?}"), LONGEST_DIAL - DIAL);
-            tell(member, member.slot().failed(now() + more, why.clone()), &why);
+            tell(
+                member,
+                member.slot().failed(now() + more, why.clone()),
+                &why,
+            );
             let connected = timeout(more, connecting).await;
             connected.map_err(|_| format!("no hello within {LONGEST_DIAL:?}"))?
         }
@@ -95,13 +107,19 @@ fn with_hint(why: String, encrypted: bool) -> String {
         true if says(&["CertificateRequired", "BadCertificate", "HandshakeFailure"]) => {
             "does it want a certificate? show yours with cert= and key="
         }
-        true if says(&["invalid peer certificate"]) => "is it signed by ca=, and for this host or server_name=?",
-        true if says(&["InvalidContentType", "handshake eof"]) => "does it encrypt at all? etcd:// is without",
+        true if says(&["invalid peer certificate"]) => {
+            "is it signed by ca=, and for this host or server_name=?"
+        }
+        true if says(&["InvalidContentType", "handshake eof"]) => {
+            "does it encrypt at all? etcd:// is without"
+        }
         // The order of these two errors is random.
         true if says(&["broken pipe", "reset", "closed"]) => {
             "does it want a certificate? show yours with cert= and key=; or does it not encrypt? etcd:// is without"
         }
-        false if says(&["closed", "reset", "protocol error", "frame"]) => "does it want TLS? etcds:// is with",
+        false if says(&["closed", "reset", "protocol error", "frame"]) => {
+            "does it want TLS? etcds:// is with"
+        }
         _ => return why,
     };
     format!("{why} ({hint})")

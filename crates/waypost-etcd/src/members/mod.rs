@@ -73,19 +73,44 @@ pub(crate) struct Link {
 }
 
 impl Members {
-    pub(crate) fn new(addresses: Vec<Address>, connect: Arc<dyn Connect>, credentials: Option<Credentials>) -> Self {
+    pub(crate) fn new(
+        addresses: Vec<Address>,
+        connect: Arc<dyn Connect>,
+        credentials: Option<Credentials>,
+    ) -> Self {
         let current = AtomicUsize::new(fastrand::usize(..addresses.len().max(1)));
-        let members = addresses.into_iter().map(|address| Arc::new(Member { address, slot: Mutex::default() })).collect();
+        let members = addresses
+            .into_iter()
+            .map(|address| {
+                Arc::new(Member {
+                    address,
+                    slot: Mutex::default(),
+                })
+            })
+            .collect();
         let auth = credentials.map(Auth::new);
         let (presence, closed) = (Presence::default(), AtomicBool::new(false));
-        Self { members, current, connect, auth, presence, closed, news: Arc::default(), tasks: Mutex::default() }
+        Self {
+            members,
+            current,
+            connect,
+            auth,
+            presence,
+            closed,
+            news: Arc::default(),
+            tasks: Mutex::default(),
+        }
     }
 
     /// Sends a request to the current member, and to others if it fails.
     ///
     /// # Cancel safety
     /// If it is dropped before it completes, the request may or may not have been executed.
-    pub(crate) async fn ask<Q: Call>(&self, question: Q, until: Instant) -> Result<Q::Answer, Trouble> {
+    pub(crate) async fn ask<Q: Call>(
+        &self,
+        question: Q,
+        until: Instant,
+    ) -> Result<Q::Answer, Trouble> {
         let (begun, mut failures, mut logins) = (now(), 0, 0);
         loop {
             let link = self.link(question.needs_leader(), until).await?;
@@ -105,20 +130,35 @@ impl Members {
             }
             failures += 1;
             if !self.rest(failures, until).await {
-                return Err(if let Trouble::Silent(_) = trouble { Trouble::Silent(begun.elapsed()) } else { trouble });
+                return Err(if let Trouble::Silent(_) = trouble {
+                    Trouble::Silent(begun.elapsed())
+                } else {
+                    trouble
+                });
             }
         }
     }
 
-    async fn ask_one<Q: Call>(&self, link: &Link, question: &Q, until: Instant) -> Result<Q::Answer, Trouble> {
+    async fn ask_one<Q: Call>(
+        &self,
+        link: &Link,
+        question: &Q,
+        until: Instant,
+    ) -> Result<Q::Answer, Trouble> {
         let mut asking = Asking::begin(self, link);
-        let limit = if self.members.len() > 1 { until.min(asking.asked + ANSWER) } else { until };
+        let limit = if self.members.len() > 1 {
+            until.min(asking.asked + ANSWER)
+        } else {
+            until
+        };
         let answering = async {
             let token = self.token(link).await?;
             let answer = wire::ask(&link.connection, question.clone(), token.as_ref()).await;
             answer.map_err(|status| self.classify(&status, token.as_ref()))
         };
-        let Ok(answer) = timeout_at(limit, answering).await else { return Err(Trouble::Silent(asking.asked.elapsed())) };
+        let Ok(answer) = timeout_at(limit, answering).await else {
+            return Err(Trouble::Silent(asking.asked.elapsed()));
+        };
         asking.over = true;
         if answer.is_ok() {
             self.does(link, question.needs_leader());
@@ -189,14 +229,26 @@ impl Members {
             if self.closed.load(Relaxed) {
                 return Err(Trouble::Closed);
             }
-            if self.members.iter().all(|member| member.slot().is_away(now())) {
+            if self
+                .members
+                .iter()
+                .all(|member| member.slot().is_away(now()))
+            {
                 self.presence.goes(now());
             }
-            let rested = self.members.iter().filter_map(|member| member.slot().rests_until()).min();
+            let rested = self
+                .members
+                .iter()
+                .filter_map(|member| member.slot().rests_until())
+                .min();
             if now() >= until {
-                return Err(self.last_failure().unwrap_or(Trouble::Silent(begun.elapsed())));
+                return Err(self
+                    .last_failure()
+                    .unwrap_or(Trouble::Silent(begun.elapsed())));
             }
-            let rested = rested.unwrap_or_else(now).max(now() + Duration::from_millis(1));
+            let rested = rested
+                .unwrap_or_else(now)
+                .max(now() + Duration::from_millis(1));
             let _ = timeout_at(rested.min(until), news).await;
         }
     }
@@ -220,14 +272,20 @@ impl Members {
     /// dial.
     async fn reach(&self, index: usize, needs_leader: bool, until: Instant) -> Option<Link> {
         let line = self.line(index, needs_leader)?;
-        let connection = timeout_at(until.min(line.begun + DIAL), line.connection()).await.ok()?;
+        let connection = timeout_at(until.min(line.begun + DIAL), line.connection())
+            .await
+            .ok()?;
         // The dial or the connection may have ended with its runtime; that is no failure of the
         // member.
         let Some(connection) = connection.filter(DirectConnection::is_open) else {
             self.members[index].slot().hang_up(&line);
             return None;
         };
-        Some(Link { member: index, line, connection })
+        Some(Link {
+            member: index,
+            line,
+            connection,
+        })
     }
 
     /// Returns the connection to a member, or its dial in progress. None while the member is in
@@ -241,8 +299,13 @@ impl Members {
             None if rests => None,
             None => {
                 let (line, sender) = Line::begin(now());
-                let dialling =
-                    dial::serve(Arc::clone(member), Arc::clone(&self.connect), line.clone(), sender, Arc::clone(&self.news));
+                let dialling = dial::serve(
+                    Arc::clone(member),
+                    Arc::clone(&self.connect),
+                    line.clone(),
+                    sender,
+                    Arc::clone(&self.news),
+                );
                 self.spawn(dialling)?;
                 slot.dial(line.clone());
                 Some(line)
@@ -274,11 +337,15 @@ impl Members {
     /// Makes another member current, for all callers. Returns true if this was the current one.
     fn pass_on(&self, link: &Link) -> bool {
         let next = (link.member + 1) % self.members.len();
-        self.current.compare_exchange(link.member, next, Relaxed, Relaxed).is_ok()
+        self.current
+            .compare_exchange(link.member, next, Relaxed, Relaxed)
+            .is_ok()
     }
 
     fn last_failure(&self) -> Option<Trouble> {
-        let failure = |member: &Arc<Member>| Some(format!("{}: {}", member.address, member.slot().failure()?));
+        let failure = |member: &Arc<Member>| {
+            Some(format!("{}: {}", member.address, member.slot().failure()?))
+        };
         let failures: Vec<_> = self.members.iter().filter_map(failure).collect();
         (!failures.is_empty()).then(|| Trouble::Link(failures.join("; ")))
     }
@@ -327,7 +394,13 @@ struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     fn begin(members: &'a Members, link: &'a Link) -> Self {
-        Self { members, link, asked: now(), read_bytes: link.connection.read_bytes(), over: false }
+        Self {
+            members,
+            link,
+            asked: now(),
+            read_bytes: link.connection.read_bytes(),
+            over: false,
+        }
     }
 }
 

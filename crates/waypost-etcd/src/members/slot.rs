@@ -15,7 +15,13 @@ pub(crate) struct Line {
 impl Line {
     pub(super) fn begin(now: Instant) -> (Self, watch::Sender<Option<DirectConnection>>) {
         let (sender, connection) = watch::channel(None);
-        (Self { begun: now, connection }, sender)
+        (
+            Self {
+                begun: now,
+                connection,
+            },
+            sender,
+        )
     }
 
     fn is_dialled(&self) -> bool {
@@ -24,7 +30,12 @@ impl Line {
 
     /// Waits for the connection; none if the dial failed.
     pub(super) async fn connection(&self) -> Option<DirectConnection> {
-        self.connection.clone().wait_for(Option::is_some).await.ok()?.clone()
+        self.connection
+            .clone()
+            .wait_for(Option::is_some)
+            .await
+            .ok()?
+            .clone()
     }
 }
 
@@ -47,7 +58,9 @@ impl Slot {
 
     /// Removes this connection, unless another has replaced it. Returns true if it was removed.
     pub(super) fn hang_up(&mut self, line: &Line) -> bool {
-        self.line.take_if(|ours| ours.connection.same_channel(&line.connection)).is_some()
+        self.line
+            .take_if(|ours| ours.connection.same_channel(&line.connection))
+            .is_some()
     }
 
     /// Records a completed handshake.

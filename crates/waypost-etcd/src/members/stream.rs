@@ -45,15 +45,28 @@ impl<Q: Call> Duplex<Q> {
     pub(crate) fn new(members: &Arc<Members>, room: usize, until: Instant) -> Self {
         let (questions, receiver) = mpsc::channel(room);
         let way = Arc::<Way>::default();
-        let opening = Box::pin(open(Arc::clone(members), Arc::clone(&way), Requests::new(receiver), until));
-        Self { members: Arc::clone(members), way, questions, state: State::Opening(opening) }
+        let opening = Box::pin(open(
+            Arc::clone(members),
+            Arc::clone(&way),
+            Requests::new(receiver),
+            until,
+        ));
+        Self {
+            members: Arc::clone(members),
+            way,
+            questions,
+            state: State::Opening(opening),
+        }
     }
 
     /// Queues a request; returns it if the queue is full.
     pub(crate) fn try_ask(&self, question: Q) -> Result<(), Q> {
-        self.questions.try_send(question).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(question) | mpsc::error::TrySendError::Closed(question) => question,
-        })
+        self.questions
+            .try_send(question)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(question)
+                | mpsc::error::TrySendError::Closed(question) => question,
+            })
     }
 
     /// Waits for the next response; pending for ever after an error.
@@ -83,7 +96,9 @@ impl<Q: Call> Duplex<Q> {
         if let State::Opening(opening) = &mut self.state {
             self.state = State::Open(Box::new(opening.await?));
         }
-        let State::Open(answers) = &mut self.state else { return std::future::pending().await };
+        let State::Open(answers) = &mut self.state else {
+            return std::future::pending().await;
+        };
         match answers.next().await {
             Ok(Some(answer)) => {
                 self.members.answered(self.way.link.get());

@@ -44,7 +44,11 @@ impl Presence {
         let mut state = self.lock();
         if let State::Away(since) = *state {
             let after = now.saturating_duration_since(since);
-            *state = State::Back(Return { at: now, after, drawn: fastrand::u64(..) });
+            *state = State::Back(Return {
+                at: now,
+                after,
+                drawn: fastrand::u64(..),
+            });
         }
     }
 
@@ -52,7 +56,9 @@ impl Presence {
     /// outage, over twice its duration and at most `longest`. None without an outage, and during
     /// one.
     pub(super) fn turn(&self, record: &impl Hash, longest: Duration) -> Option<Instant> {
-        let State::Back(Return { at, after, drawn }) = *self.lock() else { return None };
+        let State::Back(Return { at, after, drawn }) = *self.lock() else {
+            return None;
+        };
         let mut hasher = DefaultHasher::new();
         (drawn, record).hash(&mut hasher);
         let share = hasher.finish() as f64 / u64::MAX as f64;
@@ -79,7 +85,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn there_are_turns_only_after_a_return() {
-        let (presence, now) = (Presence::default(), Instant::now() + Duration::from_secs(60));
+        let (presence, now) = (
+            Presence::default(),
+            Instant::now() + Duration::from_secs(60),
+        );
         presence.answers(now);
         assert_eq!(presence.turn(&1, SPREAD), None);
         presence.goes(now);
@@ -94,10 +103,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_short_outage_has_early_turns() {
         let now = Instant::now() + Duration::from_secs(60);
-        for (outage, longest) in [(Duration::ZERO, 0), (SPREAD / 6, 1_000), (SPREAD, 3_000), (SPREAD * 9, 3_000)] {
+        for (outage, longest) in [
+            (Duration::ZERO, 0),
+            (SPREAD / 6, 1_000),
+            (SPREAD, 3_000),
+            (SPREAD * 9, 3_000),
+        ] {
             let presence = returned(now, outage);
-            let last = (0..1_000).map(|record| presence.turn(&record, SPREAD).unwrap()).max().unwrap();
-            assert!((longest * 9 / 10..=longest).contains(&(last - now).as_millis()), "{outage:?}: {:?}", last - now);
+            let last = (0..1_000)
+                .map(|record| presence.turn(&record, SPREAD).unwrap())
+                .max()
+                .unwrap();
+            assert!(
+                (longest * 9 / 10..=longest).contains(&(last - now).as_millis()),
+                "{outage:?}: {:?}",
+                last - now
+            );
         }
     }
 
@@ -108,10 +129,21 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(60);
         let (one, mut slots) = (returned(now, SPREAD), [[0_u32; 12]; 2]);
         for number in 0..12_000 {
-            for (slots, turn) in slots.iter_mut().zip([one.turn(&number, SPREAD), returned(now, SPREAD).turn(&"same", SPREAD)]) {
-                slots[usize::try_from((turn.unwrap() - now).as_millis() / 250).unwrap().min(11)] += 1;
+            for (slots, turn) in slots.iter_mut().zip([
+                one.turn(&number, SPREAD),
+                returned(now, SPREAD).turn(&"same", SPREAD),
+            ]) {
+                slots[usize::try_from((turn.unwrap() - now).as_millis() / 250)
+                    .unwrap()
+                    .min(11)] += 1;
             }
         }
-        assert!(slots.iter().flatten().all(|slot| (800..1_200).contains(slot)), "{slots:?}");
+        assert!(
+            slots
+                .iter()
+                .flatten()
+                .all(|slot| (800..1_200).contains(slot)),
+            "{slots:?}"
+        );
     }
 }

@@ -148,14 +148,21 @@ impl Driver {
     /// Removes broadcasters without listeners, so that the next listener starts with a fresh one.
     fn unheard(&self) -> Vec<Scope> {
         let mut broadcasters = lock(&self.broadcasters);
-        let unheard =
-            self.machine.followed().filter(|(_, broadcaster)| broadcaster.listeners() == 0).map(|(scope, _)| scope.clone());
-        unheard.inspect(|scope| drop(broadcasters.by_scope.remove(scope))).collect()
+        let unheard = self
+            .machine
+            .followed()
+            .filter(|(_, broadcaster)| broadcaster.listeners() == 0)
+            .map(|(scope, _)| scope.clone());
+        unheard
+            .inspect(|scope| drop(broadcasters.by_scope.remove(scope)))
+            .collect()
     }
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Open => self.stream = Some(Duplex::new(&self.members, ROOM, now() + self.timeout)),
+            Action::Open => {
+                self.stream = Some(Duplex::new(&self.members, ROOM, now() + self.timeout));
+            }
             Action::Drop(None) => self.stream = None,
             Action::Drop(Some(trouble)) => self.give_up(&trouble),
             Action::Ask(question) => {
@@ -180,16 +187,30 @@ impl Driver {
                 self.waiting.clear();
             }
             Action::Missed(scope, missed) => {
-                let Missed { created, changed, gone, first } = &missed;
+                let Missed {
+                    created,
+                    changed,
+                    gone,
+                    first,
+                } = &missed;
                 let service = scope.as_deref().unwrap_or("all");
-                tracing::warn!(service, created, changed, gone, ?first, "relist found changes that the watch did not deliver");
+                tracing::warn!(
+                    service,
+                    created,
+                    changed,
+                    gone,
+                    ?first,
+                    "relist found changes that the watch did not deliver"
+                );
                 lock(&self.broadcasters).missed += missed.count();
             }
         }
     }
 
     fn give_up(&mut self, why: &Trouble) {
-        let Some(stream) = self.stream.take() else { return };
+        let Some(stream) = self.stream.take() else {
+            return;
+        };
         match std::mem::take(&mut self.heard_any) {
             true => tracing::info!(%why, "etcd watch broken; reopening"),
             false => tracing::debug!(%why, "etcd watch cannot be opened; retrying"),
@@ -199,13 +220,24 @@ impl Driver {
 
     /// Lists with linearizable reads; with serializable ones if the cluster has no quorum.
     fn list(&mut self, scope: Scope, unverified: Option<Trouble>) {
-        let (members, records, timeout) = (Arc::clone(&self.members), Arc::clone(&self.records), self.timeout);
+        let (members, records, timeout) = (
+            Arc::clone(&self.members),
+            Arc::clone(&self.records),
+            self.timeout,
+        );
         let at_once = Arc::clone(&self.at_once);
         self.lists.spawn(async move {
             let _turn = at_once.acquire().await;
-            let reading = if unverified.is_some() { Reading::OneMembers } else { Reading::Agreed };
+            let reading = if unverified.is_some() {
+                Reading::OneMembers
+            } else {
+                Reading::Agreed
+            };
             let listed = list(&members, &records, scope.as_deref(), reading, timeout).await;
-            let listed = listed.map(|found| Listed { revision: found.revision, entries: found.entries });
+            let listed = listed.map(|found| Listed {
+                revision: found.revision,
+                entries: found.entries,
+            });
             match (listed, unverified) {
                 (listed, None) => Event::Listed(scope, listed),
                 (Ok(listed), Some(why)) => Event::ListedByOne(scope, listed, why),

@@ -99,7 +99,9 @@ impl Line {
 
     /// Records a response. Returns true if it is the first on this stream.
     pub(super) fn heard(&mut self, now: Instant) -> bool {
-        let Some(stream) = &mut self.stream else { return false };
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
         stream.heard = now;
         let is_first = !std::mem::replace(&mut stream.up, true);
         if is_first {
@@ -110,7 +112,9 @@ impl Line {
 
     /// Records the revision that etcd reports. Returns true if it was higher before.
     pub(super) fn reaches(&mut self, sign: Sign, revision: i64) -> bool {
-        let Some(stream) = &mut self.stream else { return false };
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
         let reached = match sign {
             Sign::Created => &mut stream.created,
             Sign::Progress => &mut stream.progress,
@@ -120,7 +124,9 @@ impl Line {
 
     /// Returns true if progress has reached this revision. If not, requests progress soon.
     pub(super) fn has_reached(&mut self, revision: i64) -> bool {
-        let Some(stream) = &mut self.stream else { return false };
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
         let has = stream.progress >= revision;
         stream.barrier |= !has;
         has
@@ -128,7 +134,9 @@ impl Line {
 
     /// Records the end of the stream. Returns false if there was none.
     pub(super) fn broke(&mut self, now: Instant, why: Trouble, rng: &mut Rng) -> bool {
-        let Some(stream) = self.stream.take() else { return false };
+        let Some(stream) = self.stream.take() else {
+            return false;
+        };
         if stream.up && now >= stream.opened + LASTING {
             (self.failures, self.hastened) = (0, false);
         }
@@ -152,12 +160,18 @@ impl Line {
 
     /// Returns the time without any response, if it exceeds the timeout.
     pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
-        self.stream.as_ref().map(|stream| now - stream.heard).filter(|silence| *silence >= SILENCE)
+        self.stream
+            .as_ref()
+            .map(|stream| now - stream.heard)
+            .filter(|silence| *silence >= SILENCE)
     }
 
     /// Returns the error that listeners must get.
     pub(super) fn trouble(&self, now: Instant) -> Option<&Trouble> {
-        self.down.as_ref().filter(|down| now >= down.since + QUIET).map(|down| &down.why)
+        self.down
+            .as_ref()
+            .filter(|down| now >= down.since + QUIET)
+            .map(|down| &down.why)
     }
 
     /// Requests a barrier. Returns false if the stream cannot provide one.
@@ -173,14 +187,22 @@ impl Line {
 
     /// Returns true if a progress request is due, and records it as sent.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
-        let Some(stream) = self.stream.as_mut().filter(|stream| stream.up && now >= ask_at(stream)) else { return false };
+        let Some(stream) = self
+            .stream
+            .as_mut()
+            .filter(|stream| stream.up && now >= ask_at(stream))
+        else {
+            return false;
+        };
         (stream.asked, stream.unanswered, stream.barrier) = (now, true, false);
         true
     }
 
     /// Records a progress response. Returns true if it was requested.
     pub(super) fn answered(&mut self) -> bool {
-        self.stream.as_mut().is_some_and(|stream| std::mem::take(&mut stream.unanswered))
+        self.stream
+            .as_mut()
+            .is_some_and(|stream| std::mem::take(&mut stream.unanswered))
     }
 
     /// Returns the time of the next step. `wanted`: a stream is needed; `untold`: a listener has
@@ -191,7 +213,11 @@ impl Line {
             [Some(stream.heard + SILENCE), ask].into_iter().flatten()
         });
         let retry = self.retry_at.filter(|_| self.stream.is_none() && wanted);
-        let tell = self.down.as_ref().filter(|_| untold).map(|down| down.since + QUIET);
+        let tell = self
+            .down
+            .as_ref()
+            .filter(|_| untold)
+            .map(|down| down.since + QUIET);
         stream.chain(retry).chain(tell).min()
     }
 }

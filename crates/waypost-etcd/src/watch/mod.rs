@@ -66,17 +66,38 @@ struct Broadcasters {
 impl Hub {
     /// Creates the hub, and the task that must run for watchers to get events. `timeout` is that of
     /// one request.
-    pub(crate) fn new(members: Arc<Members>, records: Arc<Records>, timeout: Duration, owner: Listener) -> (Self, Driver) {
+    pub(crate) fn new(
+        members: Arc<Members>,
+        records: Arc<Records>,
+        timeout: Duration,
+        owner: Listener,
+    ) -> (Self, Driver) {
         let (commands, receiver) = mpsc::channel(ROOM);
         let broadcasters = Arc::<Mutex<Broadcasters>>::default();
-        let driver = Driver::new(members, records, timeout, owner, receiver, Arc::clone(&broadcasters));
-        (Self { commands, broadcasters }, driver)
+        let driver = Driver::new(
+            members,
+            records,
+            timeout,
+            owner,
+            receiver,
+            Arc::clone(&broadcasters),
+        );
+        (
+            Self {
+                commands,
+                broadcasters,
+            },
+            driver,
+        )
     }
 
     pub(crate) async fn follow(&self, options: &WatchOptions) -> Result<Watcher> {
         let (broadcaster, watcher) = self.subscribe(options)?;
         let scope = options.service.clone();
-        self.commands.send(Command::Follow(scope, broadcaster)).await.map_err(|_| Error::Closed)?;
+        self.commands
+            .send(Command::Follow(scope, broadcaster))
+            .await
+            .map_err(|_| Error::Closed)?;
         Ok(watcher)
     }
 
@@ -85,14 +106,20 @@ impl Hub {
         if broadcasters.closed {
             return Err(Error::Closed);
         }
-        let broadcaster = broadcasters.by_scope.entry(options.service.clone()).or_default();
+        let broadcaster = broadcasters
+            .by_scope
+            .entry(options.service.clone())
+            .or_default();
         Ok((broadcaster.clone(), broadcaster.subscribe_to_fresh(options)))
     }
 
     /// Watches an own record, as written at `revision`.
     pub(crate) async fn own(&self, key: &Key, revision: i64) {
         // A task that has ended watches nothing, and emits no events.
-        let _ = self.commands.send(Command::Own(key.clone(), revision)).await;
+        let _ = self
+            .commands
+            .send(Command::Own(key.clone(), revision))
+            .await;
     }
 
     pub(crate) async fn disown(&self, key: &Key) {
@@ -119,7 +146,10 @@ impl Hub {
     pub(crate) fn close(&self) {
         let mut broadcasters = lock(&self.broadcasters);
         broadcasters.closed = true;
-        broadcasters.by_scope.drain().for_each(|(_, broadcaster)| broadcaster.close());
+        broadcasters
+            .by_scope
+            .drain()
+            .for_each(|(_, broadcaster)| broadcaster.close());
     }
 }
 

@@ -78,20 +78,36 @@ impl Owns {
 
     /// Returns the start revision of its watch; none if it has one.
     pub(super) fn unwatched(&self, key: &Key) -> Option<i64> {
-        self.records.get(key).filter(|own| own.watch.is_none()).map(|own| own.revision)
+        self.records
+            .get(key)
+            .filter(|own| own.watch.is_none())
+            .map(|own| own.revision)
     }
 
     pub(super) fn watched(&mut self, key: &Key, id: i64, from: i64) {
         if let Some(own) = self.records.get_mut(key) {
-            own.watch = Some(Watch { id, from, settled: false });
+            own.watch = Some(Watch {
+                id,
+                from,
+                settled: false,
+            });
         }
     }
 
     /// Records that etcd, at `revision`, has created the watch. Returns false if the watch starts
     /// in the future, which may never come.
-    pub(super) fn created(&mut self, now: Instant, key: &Key, revision: i64, settle: Duration) -> bool {
-        let Some(watch) = self.records.get(key).and_then(|own| own.watch.as_ref()) else { return true };
-        self.settling.push_back((now + settle, watch.id, key.clone()));
+    pub(super) fn created(
+        &mut self,
+        now: Instant,
+        key: &Key,
+        revision: i64,
+        settle: Duration,
+    ) -> bool {
+        let Some(watch) = self.records.get(key).and_then(|own| own.watch.as_ref()) else {
+            return true;
+        };
+        self.settling
+            .push_back((now + settle, watch.id, key.clone()));
         watch.from <= revision
     }
 
@@ -106,8 +122,12 @@ impl Owns {
     pub(super) fn proven(&mut self, now: Instant) -> Option<Key> {
         while self.settling.front().is_some_and(|(at, ..)| *at <= now) {
             let (_, id, key) = self.settling.pop_front()?;
-            let Some(own) = self.records.get_mut(&key) else { continue };
-            let Some(watch) = own.watch.as_mut().filter(|watch| watch.id == id) else { continue };
+            let Some(own) = self.records.get_mut(&key) else {
+                continue;
+            };
+            let Some(watch) = own.watch.as_mut().filter(|watch| watch.id == id) else {
+                continue;
+            };
             watch.settled = true;
             if own.is_proven() {
                 return Some(key);
@@ -119,7 +139,9 @@ impl Owns {
     /// Clears the watches after the end of the stream.
     pub(super) fn broke(&mut self) {
         self.settling.clear();
-        self.records.values_mut().for_each(|own| (own.watch, own.looked_at) = (None, false));
+        self.records
+            .values_mut()
+            .for_each(|own| (own.watch, own.looked_at) = (None, false));
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

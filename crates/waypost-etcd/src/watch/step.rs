@@ -30,7 +30,8 @@ use crate::records::{Found, Records};
 use crate::rest;
 use crate::trouble::Trouble;
 use crate::wire::{
-    Header, WatchAsk, WatchCancelRequest, WatchCreateRequest, WatchEvent, WatchProgressRequest, WatchRequest, WatchResponse,
+    Header, WatchAsk, WatchCancelRequest, WatchCreateRequest, WatchEvent, WatchProgressRequest,
+    WatchRequest, WatchResponse,
 };
 
 /// Subject of a watch: one service, or all.
@@ -133,7 +134,9 @@ impl Machine {
         match event {
             Event::Tick => {}
             Event::Follow(scope, broadcaster) => self.follow(now, scope, broadcaster, &mut actions),
-            Event::Unfollow(scopes) => scopes.iter().for_each(|scope| self.unfollow(scope, &mut actions)),
+            Event::Unfollow(scopes) => scopes
+                .iter()
+                .for_each(|scope| self.unfollow(scope, &mut actions)),
             Event::Own(key, revision) => self.own(&key, revision, &mut actions),
             Event::Disown(key) => self.disown(&key, &mut actions),
             Event::Barrier => self.barrier(&mut actions),
@@ -150,7 +153,11 @@ impl Machine {
                     track.unanswered();
                     track.relist_at = now;
                 }
-                self.broke(now, Trouble::Link("its runtime has shut down".to_owned()), &mut actions);
+                self.broke(
+                    now,
+                    Trouble::Link("its runtime has shut down".to_owned()),
+                    &mut actions,
+                );
             }
         }
         self.tend_stream(now, &mut actions);
@@ -163,12 +170,24 @@ impl Machine {
     /// Returns the scopes that may be removed, with their broadcasters. A scope with a list in flight is
     /// excluded: its successor would take the response for its own.
     pub(super) fn followed(&self) -> impl Iterator<Item = (&Scope, &Broadcaster)> {
-        self.tracks.iter().filter(|(_, track)| !track.is_asking()).map(|(scope, track)| (scope, &track.broadcaster))
+        self.tracks
+            .iter()
+            .filter(|(_, track)| !track.is_asking())
+            .map(|(scope, track)| (scope, &track.broadcaster))
     }
 
-    fn follow(&mut self, now: Instant, scope: Scope, broadcaster: Broadcaster, actions: &mut Vec<Action>) {
+    fn follow(
+        &mut self,
+        now: Instant,
+        scope: Scope,
+        broadcaster: Broadcaster,
+        actions: &mut Vec<Action>,
+    ) {
         let relist = self.next_relist(now);
-        let track = self.tracks.entry(scope.clone()).or_insert_with(|| Track::new(broadcaster, relist));
+        let track = self
+            .tracks
+            .entry(scope.clone())
+            .or_insert_with(|| Track::new(broadcaster, relist));
         if track.ask(true) {
             track.relist_at = relist;
             actions.push(Action::List(scope));
@@ -204,7 +223,9 @@ impl Machine {
 
     fn cancel(&mut self, watch: i64, actions: &mut Vec<Action>) {
         if self.watches.remove(&watch).is_some() {
-            actions.push(Action::Ask(WatchAsk::Cancel(WatchCancelRequest { watch_id: watch }).into()));
+            actions.push(Action::Ask(
+                WatchAsk::Cancel(WatchCancelRequest { watch_id: watch }).into(),
+            ));
         }
     }
 
@@ -219,29 +240,53 @@ impl Machine {
             Target::Own(key) => (space.key(key), Vec::new()),
         };
         let watch_id = self.last_watch;
-        let create = WatchCreateRequest { key, range_end, start_revision: revision.max(1), watch_id, fragment: true };
+        let create = WatchCreateRequest {
+            key,
+            range_end,
+            start_revision: revision.max(1),
+            watch_id,
+            fragment: true,
+        };
         actions.push(Action::Ask(WatchAsk::Create(create).into()));
         self.watches.insert(watch_id, target);
         watch_id
     }
 
     fn watch_own(&mut self, key: &Key, actions: &mut Vec<Action>) {
-        if let Some(from) = self.owns.unwatched(key).map(|revision| revision.max(self.compacted)) {
+        if let Some(from) = self
+            .owns
+            .unwatched(key)
+            .map(|revision| revision.max(self.compacted))
+        {
             let watch = self.create(Target::Own(key.clone()), from, actions);
             self.owns.watched(key, watch, from);
         }
     }
 
     fn watch_track(&mut self, scope: &Scope, actions: &mut Vec<Action>) {
-        let Some(track) = self.tracks.get(scope).filter(|track| track.revision > 0 && track.watch.is_none()) else { return };
+        let Some(track) = self
+            .tracks
+            .get(scope)
+            .filter(|track| track.revision > 0 && track.watch.is_none())
+        else {
+            return;
+        };
         let watch = self.create(Target::Track(scope.clone()), track.revision, actions);
         if let Some(track) = self.tracks.get_mut(scope) {
             (track.watch, track.created, track.settled) = (Some(watch), None, false);
         }
     }
 
-    fn listed(&mut self, now: Instant, scope: Scope, listed: Result<Listed, Trouble>, actions: &mut Vec<Action>) {
-        let Some(track) = self.tracks.get_mut(&scope) else { return };
+    fn listed(
+        &mut self,
+        now: Instant,
+        scope: Scope,
+        listed: Result<Listed, Trouble>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(track) = self.tracks.get_mut(&scope) else {
+            return;
+        };
         match listed {
             Ok(listed) => {
                 track.answered(now, listed);
@@ -282,7 +327,12 @@ impl Machine {
         if response.canceled {
             self.cancelled(now, &response, actions);
         } else if response.created {
-            self.created(now, watch, response.header.map_or(0, |header| header.revision), actions);
+            self.created(
+                now,
+                watch,
+                response.header.map_or(0, |header| header.revision),
+                actions,
+            );
         } else if !response.events.is_empty() {
             self.events(watch, response.events, actions);
         } else if watch == -1 {
@@ -298,7 +348,9 @@ impl Machine {
             if track.told {
                 track.relist_at = now;
             } else if broken {
-                track.relist_at = track.relist_at.min(now + RELIST_AFTER_BREAK.mul_f64(self.rng.f64()));
+                track.relist_at = track
+                    .relist_at
+                    .min(now + RELIST_AFTER_BREAK.mul_f64(self.rng.f64()));
             }
         }
     }
@@ -307,20 +359,37 @@ impl Machine {
     /// revision is a reason to list again. A member that lags shows the same, and then the lists
     /// find no change. Revisions of different sources are not compared, since one may overtake the
     /// other.
-    fn look_at(&mut self, now: Instant, header: Header, sign: Option<Sign>, actions: &mut Vec<Action>) {
-        let another = |seen: Header| header.cluster_id != seen.cluster_id || header.raft_term < seen.raft_term;
+    fn look_at(
+        &mut self,
+        now: Instant,
+        header: Header,
+        sign: Option<Sign>,
+        actions: &mut Vec<Action>,
+    ) {
+        let another = |seen: Header| {
+            header.cluster_id != seen.cluster_id || header.raft_term < seen.raft_term
+        };
         let went_back = sign.is_some_and(|sign| self.line.reaches(sign, header.revision));
         let odd = self.cluster.is_some_and(another) || went_back;
         self.cluster = Some(header);
         if odd {
-            tracing::warn!(revision = header.revision, "etcd revision went backwards or cluster changed; re-listing");
+            tracing::warn!(
+                revision = header.revision,
+                "etcd revision went backwards or cluster changed; re-listing"
+            );
             self.doubt(now, actions);
         }
     }
 
     fn doubt(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.tracks.values_mut().for_each(|track| track.relist_at = now);
-        actions.extend(self.owns.keys().map(|key| Action::Own(key.clone(), Own::Doubtful)));
+        self.tracks
+            .values_mut()
+            .for_each(|track| track.relist_at = now);
+        actions.extend(
+            self.owns
+                .keys()
+                .map(|key| Action::Own(key.clone(), Own::Doubtful)),
+        );
     }
 
     fn created(&mut self, now: Instant, watch: i64, revision: i64, actions: &mut Vec<Action>) {
@@ -352,7 +421,10 @@ impl Machine {
             return;
         }
         if response.compact_revision > 0 {
-            tracing::info!(at = response.compact_revision, "watched revision is compacted; re-listing");
+            tracing::info!(
+                at = response.compact_revision,
+                "watched revision is compacted; re-listing"
+            );
             self.compacted = response.compact_revision;
             return self.end_watch(now, target, None, actions);
         }
@@ -369,14 +441,22 @@ impl Machine {
     }
 
     /// Handles the end of one watch, while its stream continues.
-    fn end_watch(&mut self, now: Instant, target: Option<Target>, trouble: Option<&Trouble>, actions: &mut Vec<Action>) {
+    fn end_watch(
+        &mut self,
+        now: Instant,
+        target: Option<Target>,
+        trouble: Option<&Trouble>,
+        actions: &mut Vec<Action>,
+    ) {
         match target {
             Some(Target::Own(key)) => {
                 self.owns.remove(&key);
                 actions.push(Action::Own(key, Own::Lost));
             }
             Some(Target::Track(scope)) => {
-                let Some(track) = self.tracks.get_mut(&scope) else { return };
+                let Some(track) = self.tracks.get_mut(&scope) else {
+                    return;
+                };
                 let lasted = track.lasted(now);
                 track.broke();
                 if let Some(trouble) = trouble.filter(|_| !track.told) {
@@ -385,7 +465,11 @@ impl Machine {
                 let at_once = trouble.is_none() && (lasted || track.failures == 0);
                 let rest = rest::after(&mut self.rng, track.failures);
                 (track.gap, track.relist_at) = (true, if at_once { now } else { now + rest });
-                track.failures = if lasted { 0 } else { track.failures.saturating_add(1) };
+                track.failures = if lasted {
+                    0
+                } else {
+                    track.failures.saturating_add(1)
+                };
             }
             None => {}
         }
@@ -394,10 +478,18 @@ impl Machine {
     /// Ends all watches that etcd has not yet created: it refused one and did not name it.
     fn end_uncreated(&mut self, now: Instant, trouble: &Trouble, actions: &mut Vec<Action>) {
         let is_uncreated = |target: &Target| match target {
-            Target::Track(scope) => self.tracks.get(scope).is_some_and(|track| track.created.is_none()),
+            Target::Track(scope) => self
+                .tracks
+                .get(scope)
+                .is_some_and(|track| track.created.is_none()),
             Target::Own(_) => true,
         };
-        let ended: Vec<_> = self.watches.iter().filter(|(_, target)| is_uncreated(target)).map(|(id, _)| *id).collect();
+        let ended: Vec<_> = self
+            .watches
+            .iter()
+            .filter(|(_, target)| is_uncreated(target))
+            .map(|(id, _)| *id)
+            .collect();
         for watch in ended {
             let target = self.watches.get(&watch).cloned();
             self.cancel(watch, actions);
@@ -408,13 +500,25 @@ impl Machine {
     fn events(&mut self, watch: i64, events: Vec<WatchEvent>, actions: &mut Vec<Action>) {
         match self.watches.get(&watch) {
             Some(Target::Own(key)) => {
-                let Some(last) = events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max() else { return };
+                let Some(last) = events
+                    .iter()
+                    .filter_map(|event| Some(event.kv.as_ref()?.mod_revision))
+                    .max()
+                else {
+                    return;
+                };
                 self.owns.changed(key, last);
                 // Events come in order from the start revision: the watch has caught up.
-                actions.extend([Action::Own(key.clone(), Own::Watched), Action::Own(key.clone(), Own::Changed(last))]);
+                actions.extend([
+                    Action::Own(key.clone(), Own::Watched),
+                    Action::Own(key.clone(), Own::Changed(last)),
+                ]);
             }
             Some(Target::Track(scope)) => {
-                let changes = events.into_iter().filter_map(|event| self.change(event)).collect();
+                let changes = events
+                    .into_iter()
+                    .filter_map(|event| self.change(event))
+                    .collect();
                 if let Some(track) = self.tracks.get_mut(scope) {
                     track.hear(changes);
                 }
@@ -452,7 +556,9 @@ impl Machine {
         self.broken = true;
         for track in self.tracks.values_mut() {
             track.broke();
-            track.relist_at = track.relist_at.min(now + RELIST_AFTER_BREAK.mul_f64(self.rng.f64()));
+            track.relist_at = track
+                .relist_at
+                .min(now + RELIST_AFTER_BREAK.mul_f64(self.rng.f64()));
         }
         actions.extend([Action::OwnsUnwatched, Action::BarrierFailed]);
     }
@@ -477,27 +583,44 @@ impl Machine {
             self.open(now, actions);
         }
         if let Some(why) = self.line.trouble(now) {
-            self.tracks.values_mut().filter(|track| !track.told).for_each(|track| track.fail(why));
+            self.tracks
+                .values_mut()
+                .filter(|track| !track.told)
+                .for_each(|track| track.fail(why));
         }
     }
 
     fn open(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.line.open(now);
         actions.push(Action::Open);
-        let (scopes, keys): (Vec<_>, Vec<_>) = (self.tracks.keys().cloned().collect(), self.owns.keys().cloned().collect());
-        scopes.iter().for_each(|scope| self.watch_track(scope, actions));
+        let (scopes, keys): (Vec<_>, Vec<_>) = (
+            self.tracks.keys().cloned().collect(),
+            self.owns.keys().cloned().collect(),
+        );
+        scopes
+            .iter()
+            .for_each(|scope| self.watch_track(scope, actions));
         keys.iter().for_each(|key| self.watch_own(key, actions));
     }
 
     fn tend_tracks(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let is_due = |track: &Track| track.unmerged().is_some() || (track.relist_at <= now && !track.is_asking());
-        let scopes: Vec<_> = self.tracks.iter().filter(|(_, track)| is_due(track)).map(|(scope, _)| scope.clone()).collect();
+        let is_due = |track: &Track| {
+            track.unmerged().is_some() || (track.relist_at <= now && !track.is_asking())
+        };
+        let scopes: Vec<_> = self
+            .tracks
+            .iter()
+            .filter(|(_, track)| is_due(track))
+            .map(|(scope, _)| scope.clone())
+            .collect();
         for scope in scopes {
             if self.is_mergeable(now, &scope) {
                 self.merge(now, &scope, actions);
             }
             let relist = self.next_relist(now);
-            let Some(track) = self.tracks.get_mut(&scope) else { continue };
+            let Some(track) = self.tracks.get_mut(&scope) else {
+                continue;
+            };
             if track.relist_at <= now && track.ask(false) {
                 track.relist_at = relist;
                 actions.push(Action::List(scope));
@@ -518,8 +641,12 @@ impl Machine {
     /// Returns true if a list may be merged. It waits until the watch has reached its revision, so
     /// that changes in flight do not count as missed.
     fn is_mergeable(&mut self, now: Instant, scope: &Scope) -> bool {
-        let Some(track) = self.tracks.get_mut(scope) else { return false };
-        let Some((since, revision)) = track.unmerged() else { return false };
+        let Some(track) = self.tracks.get_mut(scope) else {
+            return false;
+        };
+        let Some((since, revision)) = track.unmerged() else {
+            return false;
+        };
         let is_watched = self.line.is_open() && track.watch.is_some() && revision >= track.revision;
         if !is_watched || track.told || now >= since + CATCH_UP {
             return true;
@@ -529,7 +656,9 @@ impl Machine {
     }
 
     fn merge(&mut self, now: Instant, scope: &Scope, actions: &mut Vec<Action>) {
-        let Some(track) = self.tracks.get_mut(scope) else { return };
+        let Some(track) = self.tracks.get_mut(scope) else {
+            return;
+        };
         let Some(merged) = track.merge() else {
             track.relist_at = now;
             return;
@@ -556,22 +685,35 @@ impl Machine {
 
     fn ask_progress(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.line.ask(now) {
-            actions.push(Action::Ask(WatchAsk::Progress(WatchProgressRequest {}).into()));
+            actions.push(Action::Ask(
+                WatchAsk::Progress(WatchProgressRequest {}).into(),
+            ));
             actions.push(Action::BarrierBegun);
         }
     }
 
     /// Returns the time of the next step, if no event comes earlier.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let tracks = self.tracks.values().filter_map(|track| match track.unmerged() {
-            Some((since, _)) => {
-                let settles = track.created.filter(|_| !track.settled).map(|at| at + SETTLE);
-                settles.into_iter().chain([since + CATCH_UP]).min()
-            }
-            None if track.is_asking() => None,
-            None => Some(track.relist_at),
-        });
+        let tracks = self
+            .tracks
+            .values()
+            .filter_map(|track| match track.unmerged() {
+                Some((since, _)) => {
+                    let settles = track
+                        .created
+                        .filter(|_| !track.settled)
+                        .map(|at| at + SETTLE);
+                    settles.into_iter().chain([since + CATCH_UP]).min()
+                }
+                None if track.is_asking() => None,
+                None => Some(track.relist_at),
+            });
         let untold = self.tracks.values().any(|track| !track.told);
-        self.line.deadline(self.is_wanted(), untold).into_iter().chain(tracks).chain(self.owns.deadline()).min()
+        self.line
+            .deadline(self.is_wanted(), untold)
+            .into_iter()
+            .chain(tracks)
+            .chain(self.owns.deadline())
+            .min()
     }
 }

@@ -98,7 +98,10 @@ impl Missed {
             };
             *count += 1;
             if missed.first.len() < NAMED {
-                let name: String = format!("{}/{}", key.service, key.id).chars().take(LONGEST_NAME).collect();
+                let name: String = format!("{}/{}", key.service, key.id)
+                    .chars()
+                    .take(LONGEST_NAME)
+                    .collect();
                 missed.first.push(format!("{what} {name}"));
             }
         }
@@ -136,7 +139,14 @@ impl Track {
         }
         let newest = self.broadcaster.newest();
         let known = self.revision;
-        self.question = Some(Question { newest, known, heard: Vec::new(), answer: None, void: false, again: false });
+        self.question = Some(Question {
+            newest,
+            known,
+            heard: Vec::new(),
+            answer: None,
+            void: false,
+            again: false,
+        });
         true
     }
 
@@ -178,21 +188,26 @@ impl Track {
 
     /// Applies events of the watch, with their revisions, in order.
     pub(super) fn hear(&mut self, changes: Vec<(i64, Change)>) {
-        let fresh: Vec<_> = changes.into_iter().filter(|(revision, _)| *revision >= self.revision).collect();
+        let fresh: Vec<_> = changes
+            .into_iter()
+            .filter(|(revision, _)| *revision >= self.revision)
+            .collect();
         if let Some((last, _)) = fresh.last() {
             self.revision = *last;
         }
         if let Some(question) = &mut self.question {
             question.heard.extend(fresh.iter().cloned());
         }
-        self.broadcaster.apply(fresh.into_iter().map(|(_, change)| change));
+        self.broadcaster
+            .apply(fresh.into_iter().map(|(_, change)| change));
     }
 
     /// Emits an error to the listeners.
     pub(super) fn fail(&mut self, trouble: &Trouble) {
         self.told = true;
         let trouble = trouble.clone();
-        self.broadcaster.fail(move || trouble.clone().error("watching it"));
+        self.broadcaster
+            .fail(move || trouble.clone().error("watching it"));
     }
 
     /// Emits the result of a serializable list, if no other is known.
@@ -200,27 +215,47 @@ impl Track {
         if self.revision == 0 {
             self.unverified = true;
             let picture = NodeSet::from_iter(listed.entries);
-            self.broadcaster
-                .reset_unverified(picture, move || trouble.clone().error("watching it; what one member has is not verified"));
+            self.broadcaster.reset_unverified(picture, move || {
+                trouble
+                    .clone()
+                    .error("watching it; what one member has is not verified")
+            });
         }
     }
 
     /// Merges the list into the node set. Returns none if there is no list, or it must be discarded
     /// and requested again.
     pub(super) fn merge(&mut self) -> Option<Merged> {
-        let Question { newest, known, heard, answer, void, again } = self.question.take()?;
+        let Question {
+            newest,
+            known,
+            heard,
+            answer,
+            void,
+            again,
+        } = self.question.take()?;
         let (_, listed) = answer?;
         if void {
             return None;
         }
         let rewritten = listed.revision < known;
-        let newer = heard.into_iter().filter(|(revision, _)| !rewritten && *revision > listed.revision);
+        let newer = heard
+            .into_iter()
+            .filter(|(revision, _)| !rewritten && *revision > listed.revision);
         let next = picture(listed.entries, newer.map(|(_, change)| change));
         let missed = self.tell(next);
         self.broadcaster.refreshed(newest);
-        self.revision = if rewritten { listed.revision } else { self.revision.max(listed.revision) };
+        self.revision = if rewritten {
+            listed.revision
+        } else {
+            self.revision.max(listed.revision)
+        };
         (self.gap, self.told) = (false, false);
-        Some(Merged { rewritten, missed, again })
+        Some(Merged {
+            rewritten,
+            missed,
+            again,
+        })
     }
 
     /// Emits the new node set if it differs. Returns the missed changes, if a watch should have
@@ -239,7 +274,10 @@ impl Track {
 }
 
 fn picture(entries: Vec<Entry>, newer: impl Iterator<Item = Change>) -> NodeSet {
-    let mut nodes: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
+    let mut nodes: BTreeMap<Key, Entry> = entries
+        .into_iter()
+        .map(|entry| (entry.key(), entry))
+        .collect();
     for change in newer {
         match change {
             Change::Put(entry) => drop(nodes.insert(entry.key(), entry)),
@@ -301,7 +339,14 @@ mod tests {
         list(&mut track, 5, vec![entry("1", "h:1")]);
         assert_eq!(heard(&mut watcher), [Event::Reset(vec![entry("1", "h:1")])]);
         let merged = list(&mut track, 9, vec![entry("1", "h:1")]);
-        assert_eq!(merged, Merged { rewritten: false, missed: None, again: false });
+        assert_eq!(
+            merged,
+            Merged {
+                rewritten: false,
+                missed: None,
+                again: false
+            }
+        );
         assert_eq!((heard(&mut watcher), track.revision), (vec![], 9));
     }
 
@@ -310,8 +355,17 @@ mod tests {
         let (mut track, mut watcher) = track();
         list(&mut track, 5, vec![entry("1", "h:1"), entry("2", "h:1")]);
         heard(&mut watcher);
-        assert_eq!(list(&mut track, 9, vec![entry("2", "h:2"), entry("3", "h:1")]).missed.unwrap().count(), 3);
-        assert_eq!(heard(&mut watcher), [Event::Reset(vec![entry("2", "h:2"), entry("3", "h:1")])]);
+        assert_eq!(
+            list(&mut track, 9, vec![entry("2", "h:2"), entry("3", "h:1")])
+                .missed
+                .unwrap()
+                .count(),
+            3
+        );
+        assert_eq!(
+            heard(&mut watcher),
+            [Event::Reset(vec![entry("2", "h:2"), entry("3", "h:1")])]
+        );
     }
 
     #[tokio::test]
@@ -320,11 +374,20 @@ mod tests {
         list(&mut track, 5, vec![entry("1", "h:1")]);
         track.ask(false);
         track.hear(vec![put(7, "2"), put(9, "3"), lose(10, "1")]);
-        track.answered(Instant::now(), Listed { revision: 8, entries: vec![entry("1", "h:1"), entry("2", "h:7")] });
+        track.answered(
+            Instant::now(),
+            Listed {
+                revision: 8,
+                entries: vec![entry("1", "h:1"), entry("2", "h:7")],
+            },
+        );
         assert_eq!(track.merge().unwrap().missed, None);
         assert_eq!(track.revision, 10);
         heard(&mut watcher);
-        assert_eq!(track.broadcaster.nodes().unwrap(), NodeSet::from_iter([entry("2", "h:7"), entry("3", "h:9")]));
+        assert_eq!(
+            track.broadcaster.nodes().unwrap(),
+            NodeSet::from_iter([entry("2", "h:7"), entry("3", "h:9")])
+        );
     }
 
     #[tokio::test]
@@ -344,10 +407,19 @@ mod tests {
         list(&mut track, 50, vec![entry("1", "h:1")]);
         track.ask(false);
         track.hear(vec![put(51, "2")]);
-        track.answered(Instant::now(), Listed { revision: 3, entries: vec![entry("3", "h:1")] });
+        track.answered(
+            Instant::now(),
+            Listed {
+                revision: 3,
+                entries: vec![entry("3", "h:1")],
+            },
+        );
         let merged = track.merge().unwrap();
         assert!(merged.rewritten);
-        assert_eq!((track.revision, track.broadcaster.nodes().unwrap()), (3, NodeSet::from_iter([entry("3", "h:1")])));
+        assert_eq!(
+            (track.revision, track.broadcaster.nodes().unwrap()),
+            (3, NodeSet::from_iter([entry("3", "h:1")]))
+        );
     }
 
     #[tokio::test]
@@ -366,7 +438,13 @@ mod tests {
         list(&mut track, 5, Vec::new());
         track.ask(false);
         track.broke();
-        track.answered(Instant::now(), Listed { revision: 9, entries: Vec::new() });
+        track.answered(
+            Instant::now(),
+            Listed {
+                revision: 9,
+                entries: Vec::new(),
+            },
+        );
         assert_eq!(track.merge(), None);
         assert!(track.ask(false), "it can be asked for again");
     }
@@ -382,13 +460,20 @@ mod tests {
     /// Runs a model of five nodes: a history, a stream that delivers it, and lists with late
     /// responses.
     fn converge(steps: &[(u8, u8)]) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let (mut track, _watcher) = track();
             let mut history: Vec<(i64, Change)> = Vec::new();
             let (mut delivered, mut listed_at) = (0_usize, None);
             let at = |history: &[(i64, Change)], revision: i64| {
-                let upto = history.iter().filter(|(r, _)| *r <= revision).map(|(_, change)| change.clone());
+                let upto = history
+                    .iter()
+                    .filter(|(r, _)| *r <= revision)
+                    .map(|(_, change)| change.clone());
                 picture(Vec::new(), upto)
             };
             for (step, id) in steps {

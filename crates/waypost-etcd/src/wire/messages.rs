@@ -88,7 +88,12 @@ impl Compare {
 
     /// Compares for a key last changed at `revision`; at 0, for a missing key.
     pub(crate) fn unchanged_since(key: Vec<u8>, revision: i64) -> Self {
-        Self { result: Self::EQUAL, target: Self::MOD, key, to: Some(Comparand::ModRevision(revision)) }
+        Self {
+            result: Self::EQUAL,
+            target: Self::MOD,
+            key,
+            to: Some(Comparand::ModRevision(revision)),
+        }
     }
 }
 
@@ -125,7 +130,10 @@ impl TxnRequest {
     /// Creates a transaction with one operation, executed if the key was last changed at
     /// `revision`.
     pub(crate) fn guarded(key: &[u8], revision: i64, op: Op) -> Self {
-        Self { compare: vec![Compare::unchanged_since(key.to_vec(), revision)], success: vec![RequestOp { op: Some(op) }] }
+        Self {
+            compare: vec![Compare::unchanged_since(key.to_vec(), revision)],
+            success: vec![RequestOp { op: Some(op) }],
+        }
     }
 }
 

@@ -73,7 +73,13 @@ pub(crate) async fn ask<Q: Call>(
 ) -> Result<Q::Answer, Status> {
     let codec = ProstCodec::<Q, Q::Answer>::default();
     let needs_leader = question.needs_leader();
-    let answer = grpc(connection).unary(head(question, token, needs_leader), PathAndQuery::from_static(Q::PATH), codec).await?;
+    let answer = grpc(connection)
+        .unary(
+            head(question, token, needs_leader),
+            PathAndQuery::from_static(Q::PATH),
+            codec,
+        )
+        .await?;
     Ok(answer.into_inner())
 }
 
@@ -84,7 +90,13 @@ pub(crate) async fn open<Q: Call>(
     token: Option<&Secret>,
 ) -> Result<Responses<Q::Answer>, Status> {
     let codec = ProstCodec::<Q, Q::Answer>::default();
-    let answers = grpc(connection).streaming(head(questions, token, true), PathAndQuery::from_static(Q::PATH), codec).await?;
+    let answers = grpc(connection)
+        .streaming(
+            head(questions, token, true),
+            PathAndQuery::from_static(Q::PATH),
+            codec,
+        )
+        .await?;
     Ok(Responses::new(answers.into_inner()))
 }
 
@@ -95,9 +107,13 @@ fn grpc(connection: &DirectConnection) -> Grpc<Transport> {
 fn head<T>(message: T, token: Option<&Secret>, needs_leader: bool) -> Request<T> {
     let mut request = Request::new(message);
     if needs_leader {
-        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
+        request
+            .metadata_mut()
+            .insert("hasleader", AsciiMetadataValue::from_static("true"));
     }
-    if let Some(mut token) = token.and_then(|token| AsciiMetadataValue::try_from(token.expose()).ok()) {
+    if let Some(mut token) =
+        token.and_then(|token| AsciiMetadataValue::try_from(token.expose()).ok())
+    {
         token.set_sensitive(true);
         request.metadata_mut().insert("token", token);
     }
@@ -107,7 +123,9 @@ fn head<T>(message: T, token: Option<&Secret>, needs_leader: bool) -> Request<T>
 /// Connection as a `GrpcService` of tonic.
 struct Transport(DirectConnection);
 
-type Answering = Pin<Box<dyn Future<Output = Result<http::Response<DirectBody>, waypost_http::BoxError>> + Send>>;
+type Answering = Pin<
+    Box<dyn Future<Output = Result<http::Response<DirectBody>, waypost_http::BoxError>> + Send>,
+>;
 
 impl GrpcService<Body> for Transport {
     type ResponseBody = DirectBody;
@@ -130,8 +148,13 @@ mod tests {
 
     #[test]
     fn no_message_shows_a_secret() {
-        let asked = AuthenticateRequest { name: "ann".into(), password: "hunter2".into() };
-        let answered = AuthenticateResponse { token: "hunter2".into() };
+        let asked = AuthenticateRequest {
+            name: "ann".into(),
+            password: "hunter2".into(),
+        };
+        let answered = AuthenticateResponse {
+            token: "hunter2".into(),
+        };
         let request = head((), Some(&Secret::new("hunter2")), true);
         let shown = format!("{asked:?} {answered:?} {request:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
@@ -146,6 +169,11 @@ mod tests {
     #[test]
     fn an_unknown_kind_of_event_ends_nothing() {
         let event = WatchEvent { kind: 77, kv: None };
-        assert_eq!(WatchEvent::decode(event.encode_to_vec().as_slice()).unwrap().kind, 77);
+        assert_eq!(
+            WatchEvent::decode(event.encode_to_vec().as_slice())
+                .unwrap()
+                .kind,
+            77
+        );
     }
 }

@@ -12,7 +12,9 @@ pub(crate) const PREFIX: &str = "/micro/registry/";
 async fn nobody_without_a_password() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
-        etcd.enable_auth("waypost", Some(SECRET), PREFIX).await.unwrap();
+        etcd.enable_auth("waypost", Some(SECRET), PREFIX)
+            .await
+            .unwrap();
         let anonymous = super::open(&format!("etcd://{}", etcd.addresses()[0]));
         let refused = anonymous.list_services().await;
         assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
@@ -23,16 +25,38 @@ async fn nobody_without_a_password() {
 /// Returns a URL with a user and a password; without them if a certificate names the user.
 pub(crate) fn tls_url(etcd: &Etcd, rest: &str) -> String {
     let ca = etcd.authority().unwrap().certificate();
-    let user = if rest.contains("cert=") { String::new() } else { format!("waypost:{SECRET}@") };
-    format!("etcds://{user}{}?ca={}{rest}", etcd.addresses()[0], ca.display())
+    let user = if rest.contains("cert=") {
+        String::new()
+    } else {
+        format!("waypost:{SECRET}@")
+    };
+    format!(
+        "etcds://{user}{}?ca={}{rest}",
+        etcd.addresses()[0],
+        ca.display()
+    )
 }
 
 async fn registers(url: &str) {
     let registry = AnyRegistry::new(super::open(url));
-    let options = waypost_core::registry::RegisterOptions { ttl: TTL, instance: waypost_core::registry::Instance::random() };
-    registry.register(&service("1", "10.0.0.1:1"), &options).await.unwrap_or_else(|error| panic!("{}", error.chain()));
-    assert_eq!(registry.get_service("greeter").await.unwrap()[0].nodes.len(), 1);
-    let mut watcher = registry.watch(&waypost_core::registry::WatchOptions::all()).await.unwrap();
+    let options = waypost_core::registry::RegisterOptions {
+        ttl: TTL,
+        instance: waypost_core::registry::Instance::random(),
+    };
+    registry
+        .register(&service("1", "10.0.0.1:1"), &options)
+        .await
+        .unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert_eq!(
+        registry.get_service("greeter").await.unwrap()[0]
+            .nodes
+            .len(),
+        1
+    );
+    let mut watcher = registry
+        .watch(&waypost_core::registry::WatchOptions::all())
+        .await
+        .unwrap();
     watcher.next().await.unwrap().unwrap();
     registry.close().await.unwrap();
 }
@@ -50,9 +74,16 @@ async fn tls_proves_the_member() {
         registers(&tls_url(&etcd, "")).await;
         registers(&tls_url(&etcd, "&server_name=localhost")).await;
         let stranger = waypost_testkit::etcd::Authority::new().unwrap();
-        let untrusted = format!("etcds://waypost:{SECRET}@{}?ca={}", etcd.addresses()[0], stranger.certificate().display());
+        let untrusted = format!(
+            "etcds://waypost:{SECRET}@{}?ca={}",
+            etcd.addresses()[0],
+            stranger.certificate().display()
+        );
         let untrusted = refused(&untrusted).await;
-        assert!(untrusted.contains("invalid peer certificate") && untrusted.contains("ca="), "{untrusted}");
+        assert!(
+            untrusted.contains("invalid peer certificate") && untrusted.contains("ca="),
+            "{untrusted}"
+        );
         let misnamed = refused(&tls_url(&etcd, "&server_name=other.example")).await;
         assert!(misnamed.contains("other.example"), "{misnamed}");
         let plain = refused(&url(&etcd.addresses())).await;
@@ -64,12 +95,21 @@ async fn tls_proves_the_member() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_is_a_user() {
     each(async |binary| {
-        let mut etcd = Etcd::start(&binary, &Options::one().mutual_tls()).await.unwrap();
+        let mut etcd = Etcd::start(&binary, &Options::one().mutual_tls())
+            .await
+            .unwrap();
         let certificates = |name: &str| {
             let identity = etcd.authority().unwrap().client(name).unwrap();
-            format!("&cert={}&key={}", identity.certificate.display(), identity.key.display())
+            format!(
+                "&cert={}&key={}",
+                identity.certificate.display(),
+                identity.key.display()
+            )
         };
-        let (app, other) = (tls_url(&etcd, &certificates("app")), tls_url(&etcd, &certificates("other")));
+        let (app, other) = (
+            tls_url(&etcd, &certificates("app")),
+            tls_url(&etcd, &certificates("other")),
+        );
         let nobody = refused(&tls_url(&etcd, "")).await;
         assert!(nobody.contains("cert="), "it says what to do: {nobody}");
         registers(&app).await;

@@ -28,9 +28,18 @@ async fn a_silent_connection_is_left_though_its_callers_give_up_first() {
         let registry = super::open(&url(&[proxy.address()]));
         registry.list_services().await.unwrap();
         proxy.half_open();
-        let options = RegisterOptions { ttl: Duration::from_secs(60), instance: Instance::random() };
+        let options = RegisterOptions {
+            ttl: Duration::from_secs(60),
+            instance: Instance::random(),
+        };
         let mut tries = 0;
-        while timeout(Duration::from_millis(1_500), registry.register(&record("s"), &options)).await.is_err() {
+        while timeout(
+            Duration::from_millis(1_500),
+            registry.register(&record("s"), &options),
+        )
+        .await
+        .is_err()
+        {
             tries += 1;
             assert!(tries < 6, "it asks on the silent connection for ever");
         }
@@ -52,15 +61,26 @@ async fn who_registers_while_the_handle_is_closed_leaves_nothing() {
             for number in 0..10 {
                 let (registry, service) = (Arc::clone(&registry), format!("s{number}"));
                 registering.spawn(async move {
-                    let options = RegisterOptions { ttl: Duration::from_secs(600), instance: Instance::random() };
+                    let options = RegisterOptions {
+                        ttl: Duration::from_secs(600),
+                        instance: Instance::random(),
+                    };
                     registry.register(&record(&service), &options).await
                 });
             }
             sleep(Duration::from_micros(500 * round)).await;
             registry.close().await.unwrap();
-            assert_eq!(etcd.leases().await.unwrap(), [""; 0], "leases are left, round {round}");
+            assert_eq!(
+                etcd.leases().await.unwrap(),
+                [""; 0],
+                "leases are left, round {round}"
+            );
             registering.join_all().await;
-            assert_eq!(etcd.leases().await.unwrap(), [""; 0], "leases were granted after the end, round {round}");
+            assert_eq!(
+                etcd.leases().await.unwrap(),
+                [""; 0],
+                "leases were granted after the end, round {round}"
+            );
         }
     })
     .await;

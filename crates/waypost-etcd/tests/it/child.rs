@@ -21,10 +21,22 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a process with a node of this id, at an address that no other node has.
     pub(crate) fn start(url: &str, id: &str, address: &str) -> Self {
-        let args = ["--exact", "child::serves", "--ignored", "--nocapture", "--test-threads=1"];
+        let args = [
+            "--exact",
+            "child::serves",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ];
         let program = Program::new(std::env::current_exe().unwrap()).args(args);
-        let program = program.env(URL, url).env(NODE, format!("{id} {address}")).env("WAYPOST_TEST_LOG", "1");
-        Self { child: Child::start(format!("node {id}"), &program).unwrap(), node: Node::with_id("greeter", id, address) }
+        let program = program
+            .env(URL, url)
+            .env(NODE, format!("{id} {address}"))
+            .env("WAYPOST_TEST_LOG", "1");
+        Self {
+            child: Child::start(format!("node {id}"), &program).unwrap(),
+            node: Node::with_id("greeter", id, address),
+        }
     }
 
     /// Starts a process and adds its node to the rig; returns once it is registered and seen.
@@ -43,7 +55,10 @@ impl Process {
 
     /// Waits until the registration reports this text, after the last one that was waited for.
     pub(crate) async fn until_it_says(&mut self, text: &str) {
-        let said = self.child.line_where(PATIENCE, |line| line.contains("= ") && line.contains(text)).await;
+        let said = self
+            .child
+            .line_where(PATIENCE, |line| line.contains("= ") && line.contains(text))
+            .await;
         said.unwrap_or_else(|failure| panic!("{text}: {failure}"));
     }
 
@@ -72,7 +87,10 @@ impl Process {
     async fn gone(&mut self) {
         self.child.wait(Duration::from_secs(20)).await.unwrap();
         let said = [self.child.stdout(), self.child.stderr()].concat();
-        assert!(said.iter().any(|line| line.contains("waypost_etcd")), "its log is heard");
+        assert!(
+            said.iter().any(|line| line.contains("waypost_etcd")),
+            "its log is heard"
+        );
         super::hear(&said.join("\n"));
     }
 }
@@ -81,12 +99,18 @@ impl Process {
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn serves() {
-    let Some((url, node)) = std::env::var_os(URL).zip(std::env::var_os(NODE)) else { return };
+    let Some((url, node)) = std::env::var_os(URL).zip(std::env::var_os(NODE)) else {
+        return;
+    };
     let (url, node) = (url.into_string().unwrap(), node.into_string().unwrap());
     let (id, address) = node.split_once(' ').unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
-        let mut asked = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        let mut asked =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
         let registry = AnyRegistry::new(super::open(&url));
         let registration = registration(&registry, service(id, address));
         let mut states = registration.watch();

@@ -18,11 +18,17 @@ struct Server {
 
 impl Server {
     fn oldest() -> Self {
-        Self { binary: super::binaries().remove(0), running: OnceCell::new() }
+        Self {
+            binary: super::binaries().remove(0),
+            running: OnceCell::new(),
+        }
     }
 
     fn newest() -> Self {
-        Self { binary: super::binaries().pop().unwrap(), running: OnceCell::new() }
+        Self {
+            binary: super::binaries().pop().unwrap(),
+            running: OnceCell::new(),
+        }
     }
 
     async fn running(&self) -> &(Etcd, Proxy) {
@@ -41,11 +47,18 @@ impl Server {
 
 impl Harness for Server {
     async fn open(&self) -> Result<AnyRegistry> {
-        Ok(AnyRegistry::new(super::open(&super::rig::url(&[self.running().await.1.address()]))))
+        Ok(AnyRegistry::new(super::open(&super::rig::url(&[self
+            .running()
+            .await
+            .1
+            .address()]))))
     }
 
     async fn batch(&self, changes: Vec<RawChange>) -> Result<()> {
-        let changes: Vec<_> = changes.into_iter().map(|(key, bytes)| (super::path(&key), bytes)).collect();
+        let changes: Vec<_> = changes
+            .into_iter()
+            .map(|(key, bytes)| (super::path(&key), bytes))
+            .collect();
         hand::write(self.address().await, &changes).await;
         Ok(())
     }
@@ -65,7 +78,10 @@ impl Harness for Server {
     async fn cut(&self) -> Result<()> {
         let (address, proxy) = (self.address().await, &self.running().await.1);
         proxy.freeze(true);
-        let stray = super::path(&Key { service: "stray".into(), id: "stray".into() });
+        let stray = super::path(&Key {
+            service: "stray".into(),
+            id: "stray".into(),
+        });
         hand::write(address, &[(stray.clone(), Some(Vec::new()))]).await;
         let revision = hand::write(address, &[(stray, None)]).await;
         hand::compact(address, revision).await;

@@ -20,15 +20,29 @@ async fn serves_from_afar(binary: &Binary, ways: usize) {
         proxy.delay(ONE_WAY);
         proxies.push(proxy);
     }
-    let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.address().to_string()).collect();
-    let url = format!("etcds://{}?ca={}", addresses.join(","), etcd.authority().unwrap().certificate().display());
+    let addresses: Vec<_> = proxies
+        .iter()
+        .map(|proxy| proxy.address().to_string())
+        .collect();
+    let url = format!(
+        "etcds://{}?ca={}",
+        addresses.join(","),
+        etcd.authority().unwrap().certificate().display()
+    );
     let begun = Instant::now();
     let mut rig = Rig::on(etcd, &url, &url, 2).await;
     let took = begun.elapsed().as_secs_f64();
-    println!("etcd {}: {ways} members far away: two nodes and a client, one after the other, in {took:.1} s", binary.version());
+    println!(
+        "etcd {}: {ways} members far away: two nodes and a client, one after the other, in {took:.1} s",
+        binary.version()
+    );
     let (begun, mut figures) = (Instant::now(), Figures::well());
     rig.look_on(&mut figures, begun, TTL * 2).await;
-    rig.report(&format!("at the other side of the world, {ways} members"), &figures).await;
+    rig.report(
+        &format!("at the other side of the world, {ways} members"),
+        &figures,
+    )
+    .await;
     rig.never_suspected_one();
     rig.close().await;
 }

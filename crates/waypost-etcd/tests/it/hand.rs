@@ -41,7 +41,8 @@ pub(crate) async fn write(address: SocketAddr, changes: &[(Vec<u8>, Option<Vec<u
 
 /// Writes one key with this lease.
 pub(crate) async fn put(address: SocketAddr, key: &[u8], value: &[u8], lease: i64) {
-    let question = json!({ "key": base64(key), "value": base64(value), "lease": lease.to_string() });
+    let question =
+        json!({ "key": base64(key), "value": base64(value), "lease": lease.to_string() });
     ask(address, "/v3/kv/put", question).await;
 }
 
@@ -57,8 +58,16 @@ pub(crate) async fn read(address: SocketAddr, prefix: &str) -> Result<Vec<Stands
 
 /// Parses the key-value pairs of a response, in the format of the gateway and of etcdctl.
 pub(crate) fn stands(answer: &Value) -> Vec<Stands> {
-    let stands = |kv: &Value| Stands { value: bytes(&kv["value"]), lease: number(&kv["lease"]) };
-    answer["kvs"].as_array().into_iter().flatten().map(stands).collect()
+    let stands = |kv: &Value| Stands {
+        value: bytes(&kv["value"]),
+        lease: number(&kv["lease"]),
+    };
+    answer["kvs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(stands)
+        .collect()
 }
 
 /// Returns the lease of a key; none if the key does not exist, 0 if it has none.
@@ -69,12 +78,21 @@ pub(crate) async fn lease_of(address: SocketAddr, key: &[u8]) -> Option<i64> {
 
 /// Returns the `mod_revision` of a key; 0 if the key does not exist.
 pub(crate) async fn written_at(address: SocketAddr, key: &[u8]) -> i64 {
-    number(&ask(address, "/v3/kv/range", json!({ "key": base64(key) })).await["kvs"][0]["mod_revision"])
+    number(
+        &ask(address, "/v3/kv/range", json!({ "key": base64(key) })).await["kvs"][0]["mod_revision"],
+    )
 }
 
 /// Grants a lease that is not kept alive.
 pub(crate) async fn grant(address: SocketAddr, seconds: u64) -> i64 {
-    number(&ask(address, "/v3/lease/grant", json!({ "TTL": seconds.to_string() })).await["ID"])
+    number(
+        &ask(
+            address,
+            "/v3/lease/grant",
+            json!({ "TTL": seconds.to_string() }),
+        )
+        .await["ID"],
+    )
 }
 
 /// Returns the number of keys with this prefix; retries until the member serves.
@@ -89,17 +107,32 @@ pub(crate) async fn count(address: SocketAddr, prefix: &str) -> usize {
 
 /// Revokes a lease, and deletes the keys attached to it.
 pub(crate) async fn revoke(address: SocketAddr, lease: i64) {
-    ask(address, "/v3/lease/revoke", json!({ "ID": lease.to_string() })).await;
+    ask(
+        address,
+        "/v3/lease/revoke",
+        json!({ "ID": lease.to_string() }),
+    )
+    .await;
 }
 
 /// Revokes a lease, if it still exists.
 pub(crate) async fn revoke_if_there(address: SocketAddr, lease: i64) {
-    let _ = try_ask(address, "/v3/lease/revoke", json!({ "ID": lease.to_string() })).await;
+    let _ = try_ask(
+        address,
+        "/v3/lease/revoke",
+        json!({ "ID": lease.to_string() }),
+    )
+    .await;
 }
 
 /// Compacts the history before `revision`.
 pub(crate) async fn compact(address: SocketAddr, revision: i64) {
-    ask(address, "/v3/kv/compaction", json!({ "revision": revision.to_string() })).await;
+    ask(
+        address,
+        "/v3/kv/compaction",
+        json!({ "revision": revision.to_string() }),
+    )
+    .await;
 }
 
 /// Returns the current revision.
@@ -107,7 +140,9 @@ pub(crate) async fn compact(address: SocketAddr, revision: i64) {
 /// # Errors
 /// The member does not respond, or refuses.
 pub(crate) async fn revision(address: SocketAddr) -> Result<i64, String> {
-    Ok(revision_of(&try_ask(address, "/v3/kv/range", json!({ "key": base64(b"/") })).await?))
+    Ok(revision_of(
+        &try_ask(address, "/v3/kv/range", json!({ "key": base64(b"/") })).await?,
+    ))
 }
 
 /// Returns all changes to keys that are paths after `revision`, from a watch of its own; none if
@@ -121,10 +156,18 @@ pub(crate) async fn history(address: SocketAddr, revision: i64) -> Option<Vec<Ch
     }
     let watch = json!({ "key": base64(b"/"), "range_end": base64(b"0"), "start_revision": first.to_string(), "prev_kv": true });
     let telling = async {
-        let mut lines = send(address, "/v3/watch", &json!({ "create_request": watch }).to_string()).await?.lines();
+        let mut lines = send(
+            address,
+            "/v3/watch",
+            &json!({ "create_request": watch }).to_string(),
+        )
+        .await?
+        .lines();
         let mut changes = Vec::new();
         while let Some(line) = lines.next_line().await? {
-            let Ok(told) = serde_json::from_str::<Value>(&line) else { continue };
+            let Ok(told) = serde_json::from_str::<Value>(&line) else {
+                continue;
+            };
             if told["result"]["canceled"] == true {
                 return Ok(None);
             }
@@ -137,12 +180,19 @@ pub(crate) async fn history(address: SocketAddr, revision: i64) -> Option<Vec<Ch
         }
         Err(std::io::Error::other("the watch has ended"))
     };
-    timeout(ANSWER, telling).await.expect("etcd tells its history").unwrap()
+    timeout(ANSWER, telling)
+        .await
+        .expect("etcd tells its history")
+        .unwrap()
 }
 
 fn change(event: &Value) -> Change {
     let before = event.get("prev_kv").map(|kv| bytes(&kv["value"]));
-    Change { key: bytes(&event["kv"]["key"]), deleted: event["type"] == "DELETE", before }
+    Change {
+        key: bytes(&event["kv"]["key"]),
+        deleted: event["type"] == "DELETE",
+        before,
+    }
 }
 
 async fn ask(address: SocketAddr, path: &str, question: Value) -> Value {
@@ -154,17 +204,33 @@ async fn try_ask(address: SocketAddr, path: &str, question: Value) -> Result<Val
     let question = question.to_string();
     let asking = async {
         let mut answer = String::new();
-        send(address, path, &question).await?.read_to_string(&mut answer).await?;
+        send(address, path, &question)
+            .await?
+            .read_to_string(&mut answer)
+            .await?;
         Ok::<_, std::io::Error>(answer)
     };
     let failed = |why: &str| format!("{path} {question}: {why}");
-    let answer = timeout(ANSWER, asking).await.map_err(|_| failed("no answer"))?.map_err(|error| failed(&error.to_string()))?;
-    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.starts_with("HTTP/1.0 200")).map(|(_, body)| body);
+    let answer = timeout(ANSWER, asking)
+        .await
+        .map_err(|_| failed("no answer"))?
+        .map_err(|error| failed(&error.to_string()))?;
+    let body = answer
+        .split_once("\r\n\r\n")
+        .filter(|(head, _)| head.starts_with("HTTP/1.0 200"))
+        .map(|(_, body)| body);
     serde_json::from_str(body.ok_or_else(|| failed(&answer))?).map_err(|_| failed(&answer))
 }
 
-async fn send(address: SocketAddr, path: &str, question: &str) -> std::io::Result<BufReader<TcpStream>> {
-    let head = format!("POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", question.len());
+async fn send(
+    address: SocketAddr,
+    path: &str,
+    question: &str,
+) -> std::io::Result<BufReader<TcpStream>> {
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n",
+        question.len()
+    );
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all((head + question).as_bytes()).await?;
     Ok(BufReader::new(stream))
@@ -176,7 +242,10 @@ fn revision_of(answer: &Value) -> i64 {
 
 /// Parses a number: the gateway writes text, etcdctl numbers; both omit a zero.
 fn number(value: &Value) -> i64 {
-    value.as_str().map_or(value.as_i64(), |digits| digits.parse().ok()).unwrap_or_default()
+    value
+        .as_str()
+        .map_or(value.as_i64(), |digits| digits.parse().ok())
+        .unwrap_or_default()
 }
 
 fn bytes(value: &Value) -> Vec<u8> {
@@ -188,7 +257,10 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 fn base64(bytes: &[u8]) -> String {
     let mut text = String::new();
     for three in bytes.chunks(3) {
-        let word = three.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let word = three
+            .iter()
+            .fold(0, |word, byte| word << 8 | u32::from(*byte))
+            << (8 * (3 - three.len()));
         for place in 0..4 {
             let digit = char::from(DIGITS[(word >> (18 - 6 * place)) as usize & 63]);
             text.push(if place > three.len() { '=' } else { digit });
@@ -199,7 +271,12 @@ fn base64(bytes: &[u8]) -> String {
 
 fn unbase64(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let value = |digit: &u8| DIGITS.iter().position(|known| known == digit).and_then(|value| u32::try_from(value).ok());
+    let value = |digit: &u8| {
+        DIGITS
+            .iter()
+            .position(|known| known == digit)
+            .and_then(|value| u32::try_from(value).ok())
+    };
     let digits: Vec<u32> = text.as_bytes().iter().map_while(value).collect();
     for four in digits.chunks(4) {
         let word = four.iter().fold(0, |word, digit| word << 6 | digit) << (6 * (4 - four.len()));
@@ -210,7 +287,16 @@ fn unbase64(text: &str) -> Vec<u8> {
 
 #[test]
 fn base64_is_base64() {
-    for (bytes, text) in [(&b""[..], ""), (b"a", "YQ=="), (b"ab", "YWI="), (b"abc", "YWJj"), (b"\xff\xfe\xfd\xfc", "//79/A==")] {
-        assert_eq!((base64(bytes).as_str(), unbase64(text).as_slice()), (text, bytes));
+    for (bytes, text) in [
+        (&b""[..], ""),
+        (b"a", "YQ=="),
+        (b"ab", "YWI="),
+        (b"abc", "YWJj"),
+        (b"\xff\xfe\xfd\xfc", "//79/A=="),
+    ] {
+        assert_eq!(
+            (base64(bytes).as_str(), unbase64(text).as_slice()),
+            (text, bytes)
+        );
     }
 }

@@ -27,17 +27,25 @@ struct Fleet {
 
 impl Fleet {
     async fn start(at: &str, handles: usize, services: usize) -> Self {
-        let mut fleet = Self { registries: Vec::new(), registrations: Vec::new() };
+        let mut fleet = Self {
+            registries: Vec::new(),
+            registrations: Vec::new(),
+        };
         for node in 0..handles {
             let registry = AnyRegistry::new(super::open(at));
             for service in 0..services {
                 let builder = Registration::builder(registry.clone(), record(service, node));
-                fleet.registrations.push(builder.ttl(TTL).interval(INTERVAL).start().unwrap());
+                fleet
+                    .registrations
+                    .push(builder.ttl(TTL).interval(INTERVAL).start().unwrap());
             }
             fleet.registries.push(registry);
         }
         for registration in &fleet.registrations {
-            timeout(PATIENCE, registration.registered()).await.unwrap().unwrap();
+            timeout(PATIENCE, registration.registered())
+                .await
+                .unwrap()
+                .unwrap();
         }
         fleet
     }
@@ -58,7 +66,11 @@ impl Fleet {
 fn record(service: usize, node: usize) -> Service {
     let name = format!("service-{service}");
     let mut record = Service::new(&name);
-    record.nodes.push(Node::with_id(&name, &node.to_string(), format!("127.0.0.1:{}", 1000 + node)));
+    record.nodes.push(Node::with_id(
+        &name,
+        &node.to_string(),
+        format!("127.0.0.1:{}", 1000 + node),
+    ));
     record
 }
 
@@ -101,7 +113,9 @@ async fn a_fleet_at_rest_writes_nothing_and_wakes_nobody() {
 
 async fn keep_alives(etcd: &mut Etcd) -> f64 {
     let metrics = etcd.member(0).metrics().await.unwrap();
-    metrics.get("grpc_server_msg_received_total", &["\"LeaseKeepAlive\""]).unwrap()
+    metrics
+        .get("grpc_server_msg_received_total", &["\"LeaseKeepAlive\""])
+        .unwrap()
 }
 
 /// Returns the time of each registration since etcd became available, as seen by a poll every few
@@ -145,15 +159,32 @@ async fn registrars_come_back_spread_after_a_wipe() {
         let (seen, started) = tokio::join!(returns(address, REGISTRARS), etcd.restart(Data::Lost));
         started.unwrap();
         assert_eq!(seen.len(), REGISTRARS, "some did not come back");
-        let within = |begin: &Duration| seen.iter().filter(|at| (*begin..*begin + SLOT).contains(*at)).count();
+        let within = |begin: &Duration| {
+            seen.iter()
+                .filter(|at| (*begin..*begin + SLOT).contains(*at))
+                .count()
+        };
         let fullest = seen.iter().map(within).max().unwrap();
         let last = *seen.iter().max().unwrap();
-        println!("etcd {}: {REGISTRARS} back after {last:?}, {fullest} of them within {SLOT:?}", binary.version());
+        println!(
+            "etcd {}: {REGISTRARS} back after {last:?}, {fullest} of them within {SLOT:?}",
+            binary.version()
+        );
         let early = seen.iter().filter(|at| **at < EARLY).count();
-        assert!(early < HALF, "{early} of {REGISTRARS} came back within {EARLY:?}: {seen:?}");
-        assert!(fullest <= HALF, "{fullest} of {REGISTRARS} came back within {SLOT:?}: {seen:?}");
+        assert!(
+            early < HALF,
+            "{early} of {REGISTRARS} came back within {EARLY:?}: {seen:?}"
+        );
+        assert!(
+            fullest <= HALF,
+            "{fullest} of {REGISTRARS} came back within {SLOT:?}: {seen:?}"
+        );
         assert!(last <= IN_TIME, "the last came back after {last:?}");
-        assert_eq!(etcd.leases().await.unwrap().len(), REGISTRARS, "a lease each, and none left over");
+        assert_eq!(
+            etcd.leases().await.unwrap().len(),
+            REGISTRARS,
+            "a lease each, and none left over"
+        );
         fleet.close().await;
     })
     .await;

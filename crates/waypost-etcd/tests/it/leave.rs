@@ -40,7 +40,9 @@ impl Held {
         Self {
             leases: etcd.leases().await.unwrap().len(),
             keys: etcd.keys("/").await.unwrap().len(),
-            watches: metrics.get("etcd_debugging_mvcc_watcher_total", &[]).unwrap(),
+            watches: metrics
+                .get("etcd_debugging_mvcc_watcher_total", &[])
+                .unwrap(),
             watch_streams: open("\"etcdserverpb.Watch\"", "\"Watch\""),
             keep_alive_streams: open("\"etcdserverpb.Lease\"", "\"LeaseKeepAlive\""),
             connections: connections(etcd.addresses()[0]),
@@ -53,22 +55,33 @@ fn connections(to: SocketAddr) -> usize {
     const ESTABLISHED: &str = "01";
     let port = format!(":{:04X}", to.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    rows.filter(|row| row.len() > 3 && row[1].ends_with(&port) && row[3] == ESTABLISHED).count()
+    let rows = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.len() > 3 && row[1].ends_with(&port) && row[3] == ESTABLISHED)
+        .count()
 }
 
 /// Creates the record of one node of one service.
 fn record(service: usize, node: usize) -> Service {
     let name = format!("service-{service}");
     let mut record = Service::new(&name);
-    record.nodes.push(Node::with_id(&name, &node.to_string(), format!("127.0.0.1:{}", 1000 + node)));
+    record.nodes.push(Node::with_id(
+        &name,
+        &node.to_string(),
+        format!("127.0.0.1:{}", 1000 + node),
+    ));
     record
 }
 
 /// Runs registries, registrations and watchers on a runtime of its own, whose tasks can be counted.
 /// Calls `stop` while all are active. Returns the number of tasks left at the end.
 fn live(at: &str, stop: impl FnOnce()) -> usize {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (mut registries, mut registrations) = (Vec::new(), Vec::new());
         for node in 0..REGISTRIES {
@@ -86,7 +99,11 @@ fn live(at: &str, stop: impl FnOnce()) -> usize {
         let directory = Directory::new(registry.clone(), Config::default());
         let mut subscription = Vec::new();
         for service in 0..SERVICES {
-            subscription.push(directory.subscribe(&format!("service-{service}").parse().unwrap()).unwrap());
+            subscription.push(
+                directory
+                    .subscribe(&format!("service-{service}").parse().unwrap())
+                    .unwrap(),
+            );
         }
         for subscription in &mut subscription {
             assert!(subscription.synced().await);
@@ -108,7 +125,10 @@ fn live(at: &str, stop: impl FnOnce()) -> usize {
         for registry in registries.into_iter().chain([registry]) {
             registry.close().await.unwrap();
         }
-        assert!(watcher.next().await.is_none(), "a watcher ends with its registry");
+        assert!(
+            watcher.next().await.is_none(),
+            "a watcher ends with its registry"
+        );
     });
     // Dropped tasks are aborted, and end a moment later.
     let alive = || runtime.metrics().num_alive_tasks();
@@ -138,13 +158,25 @@ async fn nothing_is_left_in_etcd_or_here() {
         lives.await.unwrap();
         let during = Held::by(&mut etcd).await;
         let (nodes, clients) = (REGISTRIES * SERVICES, REGISTRIES as f64 + 1.0);
-        assert_eq!((during.leases, during.keys), (before.leases + REGISTRIES, before.keys + nodes));
-        assert_eq!(during.watches, before.watches + (nodes + SERVICES) as f64 + 1.0);
+        assert_eq!(
+            (during.leases, during.keys),
+            (before.leases + REGISTRIES, before.keys + nodes)
+        );
+        assert_eq!(
+            during.watches,
+            before.watches + (nodes + SERVICES) as f64 + 1.0
+        );
         assert_eq!(during.watch_streams, before.watch_streams + clients);
-        assert_eq!(during.keep_alive_streams, before.keep_alive_streams + REGISTRIES as f64);
+        assert_eq!(
+            during.keep_alive_streams,
+            before.keep_alive_streams + REGISTRIES as f64
+        );
         assert_eq!(during.connections, before.connections + REGISTRIES + 1);
         go.send(()).unwrap();
-        let tasks = tokio::task::spawn_blocking(move || life.join()).await.unwrap().unwrap();
+        let tasks = tokio::task::spawn_blocking(move || life.join())
+            .await
+            .unwrap()
+            .unwrap();
         let begun = Instant::now();
         let mut after = Held::by(&mut etcd).await;
         while after != before && begun.elapsed() < PATIENCE {

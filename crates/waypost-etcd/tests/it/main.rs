@@ -89,7 +89,11 @@ fn listen() {
             TELL.get_or_init(|| ());
         }
         let level = tracing_subscriber::filter::LevelFilter::TRACE;
-        tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(|| ToLog).init();
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_ansi(false)
+            .with_writer(|| ToLog)
+            .init();
     });
 }
 
@@ -111,7 +115,9 @@ fn assert_secret_was_not_heard() {
 
 #[track_caller]
 fn assert_secret_is_not_in(text: &str) {
-    let line = text.lines().find(|line| line.contains(SECRET) || line.contains(TOKEN));
+    let line = text
+        .lines()
+        .find(|line| line.contains(SECRET) || line.contains(TOKEN));
     assert!(line.is_none(), "a secret is shown: {line:?}");
 }
 

@@ -16,8 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Creates key and value of a record, to be written directly.
 fn record(id: &str) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut service = Service::new("missed");
-    service.nodes.push(Node { id: id.to_owned(), address: "10.0.0.1:1".into(), ..Node::default() });
-    (path(&Key { service: "missed".into(), id: id.into() }), Some(service.to_json().into_bytes()))
+    service.nodes.push(Node {
+        id: id.to_owned(),
+        address: "10.0.0.1:1".into(),
+        ..Node::default()
+    });
+    (
+        path(&Key {
+            service: "missed".into(),
+            id: id.into(),
+        }),
+        Some(service.to_json().into_bytes()),
+    )
 }
 
 async fn stray(address: std::net::SocketAddr, count: usize) {
@@ -32,16 +42,31 @@ async fn stray(address: std::net::SocketAddr, count: usize) {
 async fn what_the_watch_has_missed_is_logged_and_counted() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
-        let (address, proxy) = (etcd.addresses()[0], Proxy::start(etcd.addresses()[0]).await.unwrap());
+        let (address, proxy) = (
+            etcd.addresses()[0],
+            Proxy::start(etcd.addresses()[0]).await.unwrap(),
+        );
         let registry = super::open(&url(&[proxy.address()]));
-        let mut watcher = registry.watch(&WatchOptions::service("missed")).await.unwrap();
+        let mut watcher = registry
+            .watch(&WatchOptions::service("missed"))
+            .await
+            .unwrap();
         stray(address, 30).await;
         let version = binary.version();
-        let (old, older) = (format!("missed-old-{version}"), format!("missed-older-{version}\u{1b}[2J"));
+        let (old, older) = (
+            format!("missed-old-{version}"),
+            format!("missed-older-{version}\u{1b}[2J"),
+        );
         hand::write(address, &[record(&old), record(&older)]).await;
         let mut picture = NodeSet::default();
         while picture.len() < 2 {
-            picture.apply(timeout(PATIENCE, watcher.next()).await.unwrap().unwrap().unwrap());
+            picture.apply(
+                timeout(PATIENCE, watcher.next())
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .unwrap(),
+            );
         }
         proxy.freeze(true);
         etcd.restart(Data::Lost).await.unwrap();
@@ -53,15 +78,31 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
         let begun = Instant::now();
         loop {
             match timeout(PATIENCE, watcher.next()).await.unwrap().unwrap() {
-                Ok(Event::Reset(entries)) if entries.iter().all(|entry| entry.node.id == new) => break,
+                Ok(Event::Reset(entries)) if entries.iter().all(|entry| entry.node.id == new) => {
+                    break;
+                }
                 Ok(event) => picture.apply(event),
                 Err(error) => println!("trouble: {}", error.chain()),
             }
         }
-        println!("etcd {version}: another history, further than the old: found after {:.2} s", begun.elapsed().as_secs_f64());
+        println!(
+            "etcd {version}: another history, further than the old: found after {:.2} s",
+            begun.elapsed().as_secs_f64()
+        );
         let lines = super::MISSED.lock().unwrap().clone();
-        let line = lines.iter().find(|line| line.contains(&new)).expect("it is logged");
-        for said in ["WARN", "service=\"missed\"", "created=1", "changed=0", "gone=2", &format!("gone missed/{old}"), "\\u{1b}"] {
+        let line = lines
+            .iter()
+            .find(|line| line.contains(&new))
+            .expect("it is logged");
+        for said in [
+            "WARN",
+            "service=\"missed\"",
+            "created=1",
+            "changed=0",
+            "gone=2",
+            &format!("gone missed/{old}"),
+            "\\u{1b}",
+        ] {
             assert!(line.contains(said), "{said:?} is not said: {line}");
         }
         assert!(!line.contains('\u{1b}'), "it is not escaped");

@@ -11,7 +11,10 @@ use waypost_testkit::etcd::{Etcd, Options};
 use super::rig::{Server, each, service, url};
 
 fn options() -> RegisterOptions {
-    RegisterOptions { ttl: Duration::from_secs(5), instance: Instance::random() }
+    RegisterOptions {
+        ttl: Duration::from_secs(5),
+        instance: Instance::random(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,11 +31,22 @@ async fn nodes_of_one_service_have_a_lease_each_and_services_share() {
         registry.register(&three, &owner).await.unwrap();
         registry.register(&other, &owner).await.unwrap();
         assert_eq!(etcd.leases().await.unwrap().len(), 3);
-        let lease = async |key: &str| etcd.lease_of(&format!("/micro/registry/{key}")).await.unwrap();
-        assert_eq!(lease("greeter/greeter-1").await, lease("other/other-1").await);
+        let lease = async |key: &str| {
+            etcd.lease_of(&format!("/micro/registry/{key}"))
+                .await
+                .unwrap()
+        };
+        assert_eq!(
+            lease("greeter/greeter-1").await,
+            lease("other/other-1").await
+        );
         let leave = waypost_core::registry::DeregisterOptions::ours(owner.instance.clone());
         registry.deregister(&three, &leave).await.unwrap();
-        assert_eq!(etcd.leases().await.unwrap().len(), 1, "a lease goes with its last key");
+        assert_eq!(
+            etcd.leases().await.unwrap().len(),
+            1,
+            "a lease goes with its last key"
+        );
         registry.deregister(&other, &leave).await.unwrap();
         assert_eq!(etcd.leases().await.unwrap(), [""; 0]);
         registry.close().await.unwrap();
@@ -49,7 +63,10 @@ async fn a_server_that_was_killed_is_followed_by_its_heir_at_once() {
         drop(dead);
         let begun = Instant::now();
         let heir = Server::start(&at, "1").await;
-        assert!(begun.elapsed() < Duration::from_secs(2), "it waited for the lease of the dead");
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "it waited for the lease of the dead"
+        );
         heir.close().await;
     })
     .await;

@@ -45,7 +45,10 @@ async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
     each(async |binary| {
         let begun = Instant::now();
         let seeds = seeds(40);
-        let groups: Vec<_> = seeds.chunks(TOGETHER).map(|cases| (cases[0], cases.len())).collect();
+        let groups: Vec<_> = seeds
+            .chunks(TOGETHER)
+            .map(|cases| (cases[0], cases.len()))
+            .collect();
         for groups in groups.chunks(ETCDS) {
             let mut running = JoinSet::new();
             for (seed, cases) in groups {
@@ -56,7 +59,12 @@ async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
             }
             join(&mut running).await;
         }
-        println!("etcd {}: {} cases in {:.1} s", binary.version(), seeds.len(), begun.elapsed().as_secs_f64());
+        println!(
+            "etcd {}: {} cases in {:.1} s",
+            binary.version(),
+            seeds.len(),
+            begun.elapsed().as_secs_f64()
+        );
     })
     .await;
 }
@@ -64,8 +72,15 @@ async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
 /// Runs a group on a thread of its own, without logs: that many clients would spend their time on
 /// logging each frame they send.
 fn apart(group: impl Future<Output = ()>) {
-    let _unheard = TELL.get().is_none().then(|| tracing::subscriber::set_default(NoSubscriber::new()));
-    Builder::new_current_thread().enable_all().build().unwrap().block_on(group);
+    let _unheard = TELL
+        .get()
+        .is_none()
+        .then(|| tracing::subscriber::set_default(NoSubscriber::new()));
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(group);
 }
 
 async fn join(running: &mut JoinSet<()>) {
@@ -87,7 +102,10 @@ struct Shared {
 
 impl Shared {
     fn tell(&self, who: &str, what: impl std::fmt::Display) {
-        self.story.tell(format!("{:7.3} s {who}: {what}", self.begun.elapsed().as_secs_f64()));
+        self.story.tell(format!(
+            "{:7.3} s {who}: {what}",
+            self.begun.elapsed().as_secs_f64()
+        ));
     }
 }
 
@@ -98,7 +116,13 @@ async fn group(binary: Binary, seed: u64, cases: usize) {
     let story = CaseLog::new("-p waypost-etcd --test it whatever_etcd_does", seed);
     story.tell(format!("etcd {}, {cases} cases", binary.version()));
     let etcd = Arc::new(RwLock::new(etcd));
-    let shared = Shared { story, begun: Instant::now(), etcd: Arc::clone(&etcd), address, calm: is_calm };
+    let shared = Shared {
+        story,
+        begun: Instant::now(),
+        etcd: Arc::clone(&etcd),
+        address,
+        calm: is_calm,
+    };
     let mut running = JoinSet::new();
     for case in 0..cases {
         running.spawn(Case::play(shared.clone(), case));
@@ -134,12 +158,20 @@ async fn happen_to_etcd(shared: &Shared, rng: &mut Rng) {
         2 => {
             let before = etcd.revision().await.unwrap();
             etcd.restart(Data::Lost).await.unwrap();
-            let stray = |number: i64| (format!("/elsewhere/{number}").into_bytes(), Some(Vec::new()));
+            let stray = |number: i64| {
+                (
+                    format!("/elsewhere/{number}").into_bytes(),
+                    Some(Vec::new()),
+                )
+            };
             let mut revision = 0;
             while revision < before + 20 {
                 revision = hand::write(shared.address, &[stray(revision)]).await;
             }
-            shared.tell("etcd", format!("restarted empty, and from {before} to {revision} at once"));
+            shared.tell(
+                "etcd",
+                format!("restarted empty, and from {before} to {revision} at once"),
+            );
         }
         3 => {
             shared.tell("etcd", format!("frozen for {length:?}"));
@@ -148,7 +180,11 @@ async fn happen_to_etcd(shared: &Shared, rng: &mut Rng) {
             etcd.resume().unwrap();
         }
         _ => {
-            let revision = hand::write(shared.address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+            let revision = hand::write(
+                shared.address,
+                &[(b"/elsewhere".to_vec(), Some(Vec::new()))],
+            )
+            .await;
             shared.tell("etcd", format!("compacted at {revision}"));
             hand::compact(shared.address, revision).await;
         }
@@ -213,7 +249,21 @@ impl Case {
         let subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
         let last = subscription.snapshot();
         let (servers, seen, who) = (Vec::new(), BTreeMap::new(), format!("case {number}"));
-        Self { shared, who, prefix, rng, proxy, servers, client, reader, directory, subscription, last, seen, started: 0 }
+        Self {
+            shared,
+            who,
+            prefix,
+            rng,
+            proxy,
+            servers,
+            client,
+            reader,
+            directory,
+            subscription,
+            last,
+            seen,
+            started: 0,
+        }
     }
 
     fn tell(&self, what: impl std::fmt::Display) {
@@ -248,21 +298,35 @@ impl Case {
         let id = format!("{}", self.started);
         let address = format!("127.0.0.1:{}", 1_000 + self.started);
         self.tell(format!("{id} starts"));
-        let registry = AnyRegistry::new(super::open(&format!("{}{}", url(&[self.proxy.address()]), self.prefix)));
+        let registry = AnyRegistry::new(super::open(&format!(
+            "{}{}",
+            url(&[self.proxy.address()]),
+            self.prefix
+        )));
         let builder = Registration::builder(registry.clone(), service(&id, &address));
         let registration = builder.ttl(TTL).interval(INTERVAL).start().unwrap();
-        self.servers.push(Server { registry, registration, id: format!("greeter-{id}"), address });
+        self.servers.push(Server {
+            registry,
+            registration,
+            id: format!("greeter-{id}"),
+            address,
+        });
     }
 
     fn take_one(&mut self) -> Option<Server> {
         if self.servers.len() < 2 {
             return None;
         }
-        Some(self.servers.swap_remove(self.rng.usize(..self.servers.len())))
+        Some(
+            self.servers
+                .swap_remove(self.rng.usize(..self.servers.len())),
+        )
     }
 
     async fn leave(&mut self) {
-        let Some(server) = self.take_one() else { return };
+        let Some(server) = self.take_one() else {
+            return;
+        };
         self.tell(format!("{} leaves", server.id));
         // Fails while etcd is unavailable; the record then expires.
         let _ = self.until(server.registration.close()).await;
@@ -284,7 +348,10 @@ impl Case {
     }
 
     fn any_key(&mut self) -> (Key, Vec<u8>) {
-        let key = Key { service: "greeter".into(), id: format!("greeter-{}", self.rng.u32(1..=self.started.max(1) + 1)) };
+        let key = Key {
+            service: "greeter".into(),
+            id: format!("greeter-{}", self.rng.u32(1..=self.started.max(1) + 1)),
+        };
         let path = format!("{}/{}/{}", self.prefix, key.service, key.id).into_bytes();
         (key, path)
     }
@@ -296,7 +363,11 @@ impl Case {
         for _ in 0..self.rng.usize(1..4) {
             let (key, path) = self.any_key();
             let value = match self.rng.u32(..4) {
-                0 => Some(service(key.id.trim_start_matches("greeter-"), "127.0.0.1:9").to_json().into_bytes()),
+                0 => Some(
+                    service(key.id.trim_start_matches("greeter-"), "127.0.0.1:9")
+                        .to_json()
+                        .into_bytes(),
+                ),
                 1 => Some(b"{\xff".to_vec()),
                 2 => Some(service("elsewhere", "127.0.0.1:9").to_json().into_bytes()),
                 _ => None,
@@ -305,8 +376,10 @@ impl Case {
         }
         let changes: Vec<_> = changes.into_iter().collect();
         let (etcd, address) = (Arc::clone(&self.shared.etcd), self.shared.address);
-        let shown: Vec<_> =
-            changes.iter().map(|(path, value)| (String::from_utf8_lossy(path), value.as_ref().map(Vec::len))).collect();
+        let shown: Vec<_> = changes
+            .iter()
+            .map(|(path, value)| (String::from_utf8_lossy(path), value.as_ref().map(Vec::len)))
+            .collect();
         self.tell(format!("by hand: {shown:?}"));
         self.until(async {
             let _up = etcd.read().await;
@@ -367,16 +440,36 @@ impl Case {
     fn look(&mut self) {
         let (next, now) = (self.subscription.snapshot(), Instant::now());
         for entry in self.last.confirmed().chain(next.confirmed()) {
-            self.seen.insert(entry.node.id.clone(), (entry.node.address.clone(), now));
+            self.seen
+                .insert(entry.node.id.clone(), (entry.node.address.clone(), now));
         }
         self.last = next;
         let confirmed: Vec<_> = self.last.confirmed().map(|entry| &entry.node.id).collect();
-        let suspects: Vec<_> = self.last.suspects().map(|suspect| &suspect.entry.node.id).collect();
-        assert!(!confirmed.iter().any(|id| suspects.contains(id)), "confirmed and suspect at once: {:?}", self.last);
-        for server in self.servers.iter().filter(|server| !confirmed.contains(&&server.id) && !suspects.contains(&&server.id)) {
-            let seen = self.seen.get(&server.id).filter(|(address, _)| *address == server.address);
+        let suspects: Vec<_> = self
+            .last
+            .suspects()
+            .map(|suspect| &suspect.entry.node.id)
+            .collect();
+        assert!(
+            !confirmed.iter().any(|id| suspects.contains(id)),
+            "confirmed and suspect at once: {:?}",
+            self.last
+        );
+        for server in self
+            .servers
+            .iter()
+            .filter(|server| !confirmed.contains(&&server.id) && !suspects.contains(&&server.id))
+        {
+            let seen = self
+                .seen
+                .get(&server.id)
+                .filter(|(address, _)| *address == server.address);
             let for_too_long = seen.is_none_or(|(_, at)| now >= *at + GRACE);
-            assert!(for_too_long, "{}: {} lives, and is out of the picture: {:?}", self.who, server.id, self.last);
+            assert!(
+                for_too_long,
+                "{}: {} lives, and is out of the picture: {:?}",
+                self.who, server.id, self.last
+            );
         }
     }
 
@@ -386,14 +479,28 @@ impl Case {
         let begun = Instant::now();
         loop {
             let fresh = self.fresh().await;
-            let all_in = fresh.as_ref().is_some_and(|fresh| self.servers.iter().all(|server| server.is_in(fresh)));
+            let all_in = fresh
+                .as_ref()
+                .is_some_and(|fresh| self.servers.iter().all(|server| server.is_in(fresh)));
             let confirmed: Vec<_> = self.last.confirmed().cloned().collect();
-            if all_in && self.last.outage.is_none() && fresh.as_ref().map(|fresh| records(fresh)) == Some(records(&confirmed)) {
+            if all_in
+                && self.last.outage.is_none()
+                && fresh.as_ref().map(|fresh| records(fresh)) == Some(records(&confirmed))
+            {
                 self.tell(format!("well again after {:?}", begun.elapsed()));
                 return;
             }
-            let differs = format!("confirmed {:?}, fresh {:?}", records(&confirmed), fresh.map(|fresh| records(&fresh)));
-            assert!(begun.elapsed() < PATIENCE, "{}: all in: {all_in}; {differs}; {:?}", self.who, self.last.outage);
+            let differs = format!(
+                "confirmed {:?}, fresh {:?}",
+                records(&confirmed),
+                fresh.map(|fresh| records(&fresh))
+            );
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{}: all in: {all_in}; {differs}; {:?}",
+                self.who,
+                self.last.outage
+            );
             self.wait(Duration::from_millis(100)).await;
         }
     }
@@ -422,17 +529,25 @@ impl Case {
 
 impl Server {
     fn is_in(&self, fresh: &[Entry]) -> bool {
-        let says = self.registration.service().nodes[0].metadata.get("step").map(str::to_owned);
+        let says = self.registration.service().nodes[0]
+            .metadata
+            .get("step")
+            .map(str::to_owned);
         fresh.iter().any(|entry| {
             let node = &entry.node;
-            node.id == self.id && node.address == self.address && node.metadata.get("step").map(str::to_owned) == says
+            node.id == self.id
+                && node.address == self.address
+                && node.metadata.get("step").map(str::to_owned) == says
         })
     }
 }
 
 /// Returns the bytes of the records, sorted.
 fn records(entries: &[Entry]) -> Vec<String> {
-    let mut records: Vec<_> = entries.iter().map(|entry| entry.to_service().to_json()).collect();
+    let mut records: Vec<_> = entries
+        .iter()
+        .map(|entry| entry.to_service().to_json())
+        .collect();
     records.sort();
     records
 }

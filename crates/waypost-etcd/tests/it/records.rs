@@ -56,23 +56,44 @@ async fn golden_records_are_found_and_read() {
             etcd.put(key, value.as_bytes()).await.unwrap();
             let service = Service::from_json(value.as_bytes()).unwrap();
             let event = watcher.next().await.unwrap().unwrap();
-            let waypost_core::registry::Event::Created(entry) = &event else { panic!("{name}: {event:?}") };
+            let waypost_core::registry::Event::Created(entry) = &event else {
+                panic!("{name}: {event:?}")
+            };
             assert_eq!(entry.to_service(), service, "{name}");
             expected.push(service);
         }
         let (key, value) = record(SLASHES);
         etcd.put(key, value.as_bytes()).await.unwrap();
-        for (key, garbage) in [("greeter/greeter-x", "{"), ("greeter/deeper/still", "{}"), ("", ""), ("greeter", "x")] {
-            etcd.put(&format!("/micro/registry/{key}"), garbage.as_bytes()).await.unwrap();
+        for (key, garbage) in [
+            ("greeter/greeter-x", "{"),
+            ("greeter/deeper/still", "{}"),
+            ("", ""),
+            ("greeter", "x"),
+        ] {
+            etcd.put(&format!("/micro/registry/{key}"), garbage.as_bytes())
+                .await
+                .unwrap();
         }
         let listed = registry.list_services().await.unwrap();
-        let nodes = |services: &[Service]| services.iter().map(|service| service.nodes.len()).sum::<usize>();
+        let nodes = |services: &[Service]| {
+            services
+                .iter()
+                .map(|service| service.nodes.len())
+                .sum::<usize>()
+        };
         assert_eq!(nodes(&listed), GOLDEN.len());
         for service in &expected {
             match registry.get_service(&service.name).await {
                 Ok(found) => {
-                    let node = |found: &Service| found.nodes.iter().any(|node| *node == service.nodes[0]);
-                    assert!(found.iter().any(|found| found.version == service.version && node(found)), "{}", service.name);
+                    let node =
+                        |found: &Service| found.nodes.iter().any(|node| *node == service.nodes[0]);
+                    assert!(
+                        found
+                            .iter()
+                            .any(|found| found.version == service.version && node(found)),
+                        "{}",
+                        service.name
+                    );
                 }
                 Err(Error::NotFound { .. }) => panic!("{} is not found", service.name),
                 Err(error) => panic!("{}", error.chain()),

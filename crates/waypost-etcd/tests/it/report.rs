@@ -33,7 +33,9 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// Prints the report, and appends it to the file if one is named.
     pub(crate) fn tell(&self) {
-        let vanished = self.vanished.map_or("unknown".to_owned(), |vanished| vanished.to_string());
+        let vanished = self
+            .vanished
+            .map_or("unknown".to_owned(), |vanished| vanished.to_string());
         println!(
             "etcd {}: {}: registered after {:.2} s, picture right after {:.2} s; fewest seen {} of {}, {} confirmed; vanished {vanished}",
             self.etcd,
@@ -47,7 +49,11 @@ impl Report<'_> {
         if let Some(file) = std::env::var_os(FILE) {
             // One write for each line, since many tests write concurrently.
             let line = format!("{}\n", self.line());
-            let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
+            let mut file = std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(file)
+                .unwrap();
             file.write_all(line.as_bytes()).unwrap();
         }
     }
@@ -74,7 +80,11 @@ fn millis(duration: Duration) -> u64 {
 fn the_line_is_json() {
     let report = Report {
         fault: "keys deleted",
-        etcd: Version { major: 3, minor: 4, patch: 23 },
+        etcd: Version {
+            major: 3,
+            minor: 4,
+            patch: 23,
+        },
         registered: Duration::from_millis(980),
         right: Duration::from_secs(1),
         nodes: 3,

@@ -11,11 +11,26 @@ async fn heartbeats_at_rest_write_nothing_and_close_leaves_nothing() {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         let before = rig.etcd.revision().await.unwrap();
         sleep(INTERVAL * 4).await;
-        assert_eq!(rig.etcd.revision().await.unwrap(), before, "a heartbeat wrote");
+        assert_eq!(
+            rig.etcd.revision().await.unwrap(),
+            before,
+            "a heartbeat wrote"
+        );
         assert_eq!(rig.etcd.leases().await.unwrap().len(), 3);
-        let watched = rig.etcd.member(0).metrics().await.unwrap().get("etcd_debugging_mvcc_watcher_total", &[]);
+        let watched = rig
+            .etcd
+            .member(0)
+            .metrics()
+            .await
+            .unwrap()
+            .get("etcd_debugging_mvcc_watcher_total", &[]);
         assert_eq!(watched, Some(4.0), "three own keys and one service");
-        let Rig { mut etcd, servers, client, .. } = rig;
+        let Rig {
+            mut etcd,
+            servers,
+            client,
+            ..
+        } = rig;
         for server in servers {
             // Not deregistered: the close of the registry releases it.
             drop(server.registration);
@@ -25,8 +40,14 @@ async fn heartbeats_at_rest_write_nothing_and_close_leaves_nothing() {
         assert_eq!(etcd.leases().await.unwrap(), [""; 0]);
         assert_eq!(etcd.keys("/").await.unwrap(), [""; 0]);
         let metrics = etcd.member(0).metrics().await.unwrap();
-        assert_eq!(metrics.get("etcd_debugging_mvcc_watcher_total", &[]), Some(0.0));
-        assert_eq!(metrics.get("etcd_debugging_mvcc_watch_stream_total", &[]), Some(0.0));
+        assert_eq!(
+            metrics.get("etcd_debugging_mvcc_watcher_total", &[]),
+            Some(0.0)
+        );
+        assert_eq!(
+            metrics.get("etcd_debugging_mvcc_watch_stream_total", &[]),
+            Some(0.0)
+        );
     })
     .await;
 }

@@ -74,7 +74,10 @@ pub(crate) struct Figures {
 impl Figures {
     /// Creates figures without an outage.
     pub(crate) fn well() -> Self {
-        Self { registered: Some(Duration::ZERO), right: Some(Duration::ZERO) }
+        Self {
+            registered: Some(Duration::ZERO),
+            right: Some(Duration::ZERO),
+        }
     }
 
     pub(crate) fn registered(&self) -> Duration {
@@ -121,10 +124,26 @@ impl Rig {
         let subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
         let (eye, looking, others) = (Arc::<Eye>::default(), JoinSet::new(), Vec::new());
         let revision = hand::revision(etcd.addresses()[0]).await.ok();
-        let mut rig = Self { etcd, servers, others, client, subscription, directory, eye, looking, stood: nodes, revision };
+        let mut rig = Self {
+            etcd,
+            servers,
+            others,
+            client,
+            subscription,
+            directory,
+            eye,
+            looking,
+            stood: nodes,
+            revision,
+        };
         rig.until_right().await;
         rig.eye.begin(nodes);
-        rig.looking.spawn(look(rig.directory.subscribe(&"greeter".parse().unwrap()).unwrap(), Arc::clone(&rig.eye)));
+        rig.looking.spawn(look(
+            rig.directory
+                .subscribe(&"greeter".parse().unwrap())
+                .unwrap(),
+            Arc::clone(&rig.eye),
+        ));
         rig.looking.spawn(watch(rig.client.clone()));
         rig.looking.spawn(ask(super::open(client_at)));
         rig
@@ -136,7 +155,11 @@ impl Rig {
 
     /// Returns the expected nodes.
     fn nodes(&self) -> Vec<Node> {
-        self.servers.iter().map(Server::node).chain(self.others.iter().cloned()).collect()
+        self.servers
+            .iter()
+            .map(Server::node)
+            .chain(self.others.iter().cloned())
+            .collect()
     }
 
     /// Returns true if every node is registered, and its own record is in etcd with a lease.
@@ -144,18 +167,29 @@ impl Rig {
     /// # Errors
     /// etcd does not respond.
     async fn are_registered(&mut self) -> Result<bool, String> {
-        if !self.servers.iter().all(|server| server.registration.state().is_registered()) {
+        if !self
+            .servers
+            .iter()
+            .all(|server| server.registration.state().is_registered())
+        {
             return Ok(false);
         }
         let found = self.records().await?;
-        let stands = |node: &Node| found.iter().any(|(lease, found)| *lease != 0 && is(found, node));
+        let stands = |node: &Node| {
+            found
+                .iter()
+                .any(|(lease, found)| *lease != 0 && is(found, node))
+        };
         Ok(self.nodes().iter().all(stands))
     }
 
     /// Returns the number of nodes whose own record is in etcd.
     pub(crate) async fn standing(&mut self) -> usize {
         let found = self.records().await.unwrap();
-        self.nodes().iter().filter(|node| found.iter().any(|(_, found)| is(found, node))).count()
+        self.nodes()
+            .iter()
+            .filter(|node| found.iter().any(|(_, found)| is(found, node)))
+            .count()
     }
 
     /// Returns the nodes of all records in etcd, and their leases.
@@ -163,12 +197,24 @@ impl Rig {
         let stands = match self.revision {
             Some(_) => hand::read(self.up(), FOLDER).await?,
             None => {
-                let json = self.etcd.ctl(&["get", "--prefix", FOLDER, "--write-out=json"]).await;
+                let json = self
+                    .etcd
+                    .ctl(&["get", "--prefix", FOLDER, "--write-out=json"])
+                    .await;
                 let json = json.map_err(|failure| failure.to_string())?;
                 hand::stands(&serde_json::from_str(&json).map_err(|error| error.to_string())?)
             }
         };
-        let node = |stands: hand::Stands| Some((stands.lease, Service::from_json(&stands.value).ok()?.nodes.first()?.clone()));
+        let node = |stands: hand::Stands| {
+            Some((
+                stands.lease,
+                Service::from_json(&stands.value)
+                    .ok()?
+                    .nodes
+                    .first()?
+                    .clone(),
+            ))
+        };
         Ok(stands.into_iter().filter_map(node).collect())
     }
 
@@ -191,7 +237,11 @@ impl Rig {
     pub(crate) async fn until_right(&mut self) -> Duration {
         let begun = Instant::now();
         while !self.is_right() {
-            assert!(begun.elapsed() < PATIENCE, "the picture stays wrong: {:#?}", self.subscription.snapshot());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the picture stays wrong: {:#?}",
+                self.subscription.snapshot()
+            );
             // The expected nodes may change while the snapshot does not.
             let _ = timeout(LOOK, self.subscription.changed()).await;
         }
@@ -202,25 +252,47 @@ impl Rig {
     pub(crate) async fn until_seen(&mut self, what: &str, wanted: impl Fn(&Snapshot) -> bool) {
         while !wanted(&self.subscription.snapshot()) {
             let changed = timeout(PATIENCE, self.subscription.changed()).await;
-            assert!(changed.is_ok(), "{what}: {:#?}", self.subscription.snapshot());
+            assert!(
+                changed.is_ok(),
+                "{what}: {:#?}",
+                self.subscription.snapshot()
+            );
         }
     }
 
     /// Observes for at least `lasting`, and then until all has recovered. The figures are the times
     /// since `begun` from which on all was correct; a relapse resets them.
-    pub(crate) async fn look_on(&mut self, figures: &mut Figures, begun: Instant, lasting: Duration) {
+    pub(crate) async fn look_on(
+        &mut self,
+        figures: &mut Figures,
+        begun: Instant,
+        lasting: Duration,
+    ) {
         let looking = Instant::now();
         loop {
             let registered = self.are_registered().await;
             // Without a response, the state is unchanged.
             let was = figures.registered.is_some();
-            note(&mut figures.registered, *registered.as_ref().unwrap_or(&was), begun);
+            note(
+                &mut figures.registered,
+                *registered.as_ref().unwrap_or(&was),
+                begun,
+            );
             note(&mut figures.right, self.is_right(), begun);
             if looking.elapsed() >= lasting && registered == Ok(true) && figures.are_well() {
                 return;
             }
-            let seen = || format!("{figures:?} {registered:?} {:#?}", self.subscription.snapshot());
-            assert!(looking.elapsed() < lasting + PATIENCE, "it does not get well: {}", seen());
+            let seen = || {
+                format!(
+                    "{figures:?} {registered:?} {:#?}",
+                    self.subscription.snapshot()
+                )
+            };
+            assert!(
+                looking.elapsed() < lasting + PATIENCE,
+                "it does not get well: {}",
+                seen()
+            );
             sleep(LOOK).await;
         }
     }
@@ -275,9 +347,14 @@ impl Rig {
     /// etcd's history.
     async fn vanished(&mut self) -> Option<usize> {
         let changes = hand::history(self.up(), self.revision?).await?;
-        let nodes = changes.into_iter().filter(|change| change.deleted && change.key.starts_with(FOLDER.as_bytes()));
+        let nodes = changes
+            .into_iter()
+            .filter(|change| change.deleted && change.key.starts_with(FOLDER.as_bytes()));
         let had_left = |change: &hand::Change| {
-            let before = change.before.as_deref().and_then(|before| Service::from_json(before).ok());
+            let before = change
+                .before
+                .as_deref()
+                .and_then(|before| Service::from_json(before).ok());
             before.is_some_and(|before| before.nodes.iter().all(Node::is_leaving))
         };
         Some(nodes.filter(|change| !had_left(change)).count())
@@ -285,20 +362,37 @@ impl Rig {
 
     /// Checks the `Debug` output of all objects for secrets.
     fn hear_debug(&self) {
-        let servers: Vec<_> = self.servers.iter().map(|server| (&server.registry, &server.registration)).collect();
-        super::hear(&format!("{:?} {:?} {:?} {servers:?}", self.client, self.directory, self.snapshot()));
+        let servers: Vec<_> = self
+            .servers
+            .iter()
+            .map(|server| (&server.registry, &server.registration))
+            .collect();
+        super::hear(&format!(
+            "{:?} {:?} {:?} {servers:?}",
+            self.client,
+            self.directory,
+            self.snapshot()
+        ));
     }
 
     /// Checks that every node was available to the client all the time.
     pub(crate) fn never_lost_one(&self) {
-        assert!(self.eye.fewest.load(Relaxed) >= self.stood, "a live node was out of the picture: {:?}", self.eye);
+        assert!(
+            self.eye.fewest.load(Relaxed) >= self.stood,
+            "a live node was out of the picture: {:?}",
+            self.eye
+        );
     }
 
     /// Checks that no node was ever a suspect.
     pub(crate) fn never_suspected_one(&self) {
         self.never_lost_one();
         let suspected = self.eye.has_suspected.load(Relaxed);
-        assert!(!suspected, "a live node was lost, on etcd {}", self.etcd.binary().version());
+        assert!(
+            !suspected,
+            "a live node was lost, on etcd {}",
+            self.etcd.binary().version()
+        );
     }
 
     /// Closes everything, and checks that nothing is left in etcd.
@@ -310,15 +404,26 @@ impl Rig {
         self.looking.shutdown().await;
         self.directory.close().await;
         self.client.close().await.unwrap();
-        assert_eq!(self.etcd.leases().await.unwrap(), [""; 0], "leases are left");
-        assert_eq!(self.etcd.keys(FOLDER).await.unwrap(), [""; 0], "records are left");
+        assert_eq!(
+            self.etcd.leases().await.unwrap(),
+            [""; 0],
+            "leases are left"
+        );
+        assert_eq!(
+            self.etcd.keys(FOLDER).await.unwrap(),
+            [""; 0],
+            "records are left"
+        );
         self.etcd.assert_alive();
     }
 }
 
 /// Returns true if the node matches the expected one; it may have more metadata.
 fn is(found: &Node, wanted: &Node) -> bool {
-    let said = wanted.metadata.iter().all(|(name, value)| found.metadata.get(name) == Some(value));
+    let said = wanted
+        .metadata
+        .iter()
+        .all(|(name, value)| found.metadata.get(name) == Some(value));
     found.id == wanted.id && found.address == wanted.address && said
 }
 
@@ -331,14 +436,25 @@ fn note(since: &mut Option<Duration>, is_so: bool, begun: Instant) {
 async fn look(mut subscription: Subscription, eye: Arc<Eye>) {
     loop {
         let snapshot = subscription.snapshot();
-        eye.fewest.fetch_min(snapshot.confirmed().len() + snapshot.suspects().len(), Relaxed);
-        eye.fewest_confirmed.fetch_min(snapshot.confirmed().len(), Relaxed);
+        eye.fewest.fetch_min(
+            snapshot.confirmed().len() + snapshot.suspects().len(),
+            Relaxed,
+        );
+        eye.fewest_confirmed
+            .fetch_min(snapshot.confirmed().len(), Relaxed);
         if snapshot.suspects().len() > 0 {
             eye.has_suspected.store(true, Relaxed);
-            let suspects: Vec<_> = snapshot.suspects().map(|suspect| &suspect.entry.node.id).collect();
+            let suspects: Vec<_> = snapshot
+                .suspects()
+                .map(|suspect| &suspect.entry.node.id)
+                .collect();
             tracing::info!(?suspects, "the client sees losses");
         }
-        super::hear(&format!("{:?} {:?}", snapshot.outage, snapshot.suspects().collect::<Vec<_>>()));
+        super::hear(&format!(
+            "{:?} {:?}",
+            snapshot.outage,
+            snapshot.suspects().collect::<Vec<_>>()
+        ));
         if !subscription.changed().await {
             return;
         }
@@ -347,7 +463,10 @@ async fn look(mut subscription: Subscription, eye: Arc<Eye>) {
 
 /// Checks the errors that watchers get for secrets.
 async fn watch(client: AnyRegistry) {
-    let mut watcher = client.watch(&WatchOptions::service("greeter")).await.unwrap();
+    let mut watcher = client
+        .watch(&WatchOptions::service("greeter"))
+        .await
+        .unwrap();
     while let Some(told) = watcher.next().await {
         if let Err(error) = told {
             super::hear_error(&error);

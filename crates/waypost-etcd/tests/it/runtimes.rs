@@ -8,7 +8,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 use waypost_core::record::Key;
-use waypost_core::registry::{AnyRegistry, DeregisterOptions, Event, Instance, RegisterOptions, Result, WatchOptions, Watcher};
+use waypost_core::registry::{
+    AnyRegistry, DeregisterOptions, Event, Instance, RegisterOptions, Result, WatchOptions, Watcher,
+};
 use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Etcd, Options};
 
@@ -21,19 +23,31 @@ const TTL: Duration = Duration::from_secs(3);
 struct Own(Option<Runtime>);
 
 impl Own {
-    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         self.0.as_ref().unwrap().spawn(task)
     }
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+        self.0
+            .take()
+            .into_iter()
+            .for_each(Runtime::shutdown_background);
     }
 }
 
 fn runtime() -> Own {
-    Own(Some(Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()))
+    Own(Some(
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap(),
+    ))
 }
 
 /// Two ways for a runtime to end.
@@ -48,7 +62,9 @@ enum End {
 impl End {
     async fn of(self, mut runtime: Own) {
         match self {
-            Self::Dropped => spawn_blocking(move || drop(runtime.0.take())).await.unwrap(),
+            Self::Dropped => spawn_blocking(move || drop(runtime.0.take()))
+                .await
+                .unwrap(),
             Self::InBackground => drop(runtime),
         }
     }
@@ -59,21 +75,31 @@ fn open(etcd: &Etcd) -> AnyRegistry {
 }
 
 async fn watch(registry: AnyRegistry) -> Watcher {
-    registry.watch(&WatchOptions::service("greeter")).await.unwrap()
+    registry
+        .watch(&WatchOptions::service("greeter"))
+        .await
+        .unwrap()
 }
 
 /// Returns the watcher once it has reported this node.
 async fn until_created(mut watcher: Watcher, key: Key) -> Watcher {
     let created = async {
         loop {
-            match watcher.next().await.expect("the watcher ended").expect("no trouble") {
+            match watcher
+                .next()
+                .await
+                .expect("the watcher ended")
+                .expect("no trouble")
+            {
                 Event::Reset(entries) if entries.iter().any(|entry| entry.key() == key) => break,
                 Event::Created(entry) if entry.key() == key => break,
                 _ => {}
             }
         }
     };
-    timeout(PATIENCE, created).await.unwrap_or_else(|_| panic!("the watcher never hears of {key:?}"));
+    timeout(PATIENCE, created)
+        .await
+        .unwrap_or_else(|_| panic!("the watcher never hears of {key:?}"));
     watcher
 }
 
@@ -82,15 +108,25 @@ async fn watchers_go_on_when_the_runtime_of_the_first_shuts_down() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let (reader, writer) = (open(&etcd), open(&etcd));
-        let options = RegisterOptions { ttl: TTL * 10, instance: Instance::random() };
+        let options = RegisterOptions {
+            ttl: TTL * 10,
+            instance: Instance::random(),
+        };
         let mut first = runtime();
         let mut waiting = first.spawn(watch(reader.clone())).await.unwrap();
         let mut resting = first.spawn(watch(reader.clone())).await.unwrap();
-        for (id, end) in [("1", End::InBackground), ("2", End::Dropped), ("3", End::InBackground)] {
+        for (id, end) in [
+            ("1", End::InBackground),
+            ("2", End::Dropped),
+            ("3", End::InBackground),
+        ] {
             let second = runtime();
             let waits = second.spawn(until_created(waiting, key(id)));
             end.of(first).await;
-            writer.register(&service(id, "10.0.0.1:1"), &options).await.unwrap();
+            writer
+                .register(&service(id, "10.0.0.1:1"), &options)
+                .await
+                .unwrap();
             waiting = waits.await.unwrap();
             resting = second.spawn(until_created(resting, key(id))).await.unwrap();
             let late = second.spawn(watch(reader.clone())).await.unwrap();
@@ -114,7 +150,9 @@ async fn heartbeats(
 ) -> Result<()> {
     let until = Instant::now() + lasts;
     while Instant::now() < until {
-        registry.register(&service(id, "10.0.0.1:1"), &options).await?;
+        registry
+            .register(&service(id, "10.0.0.1:1"), &options)
+            .await?;
         sleep(every).await;
     }
     Ok(())
@@ -125,17 +163,28 @@ async fn registrations_are_kept_when_the_runtime_of_the_first_shuts_down() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let (address, registry) = (etcd.addresses()[0], open(&etcd));
-        let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
-        let heartbeats = |id, every, lasts| heartbeats(registry.clone(), id, options.clone(), every, lasts);
+        let options = RegisterOptions {
+            ttl: TTL,
+            instance: Instance::random(),
+        };
+        let heartbeats =
+            |id, every, lasts| heartbeats(registry.clone(), id, options.clone(), every, lasts);
         let (often, seldom) = (Duration::from_millis(20), TTL / 3);
         let written = async || {
             let (one, two) = (path(&key("1")), path(&key("2")));
-            [hand::written_at(address, &one).await, hand::written_at(address, &two).await]
+            [
+                hand::written_at(address, &one).await,
+                hand::written_at(address, &two).await,
+            ]
         };
 
         let first = runtime();
         for id in ["1", "2"] {
-            first.spawn(heartbeats(id, often, often * 3)).await.unwrap().unwrap();
+            first
+                .spawn(heartbeats(id, often, often * 3))
+                .await
+                .unwrap()
+                .unwrap();
         }
         let before = written().await;
         let second = runtime();
@@ -145,18 +194,38 @@ async fn registrations_are_kept_when_the_runtime_of_the_first_shuts_down() {
         let quiet = second.spawn(heartbeats("2", seldom, TTL * 3 / 2));
         busy.await.unwrap().unwrap();
         quiet.await.unwrap().unwrap();
-        assert_eq!(written().await, before, "a record was lost, or written again");
+        assert_eq!(
+            written().await,
+            before,
+            "a record was lost, or written again"
+        );
 
         let third = runtime();
         End::Dropped.of(second).await;
-        third.spawn(heartbeats("1", often, often * 10)).await.unwrap().unwrap();
-        assert_eq!(written().await, before, "a record was lost, or written again");
+        third
+            .spawn(heartbeats("1", often, often * 10))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            written().await,
+            before,
+            "a record was lost, or written again"
+        );
         let leave = DeregisterOptions::ours(options.instance.clone());
         let leaves = registry.clone();
-        third.spawn(async move { leaves.deregister(&service("1", "10.0.0.1:1"), &leave).await }).await.unwrap().unwrap();
+        third
+            .spawn(async move { leaves.deregister(&service("1", "10.0.0.1:1"), &leave).await })
+            .await
+            .unwrap()
+            .unwrap();
         End::Dropped.of(third).await;
         registry.close().await.unwrap();
-        assert_eq!(etcd.keys("/").await.unwrap(), [""; 0], "close leaves nothing");
+        assert_eq!(
+            etcd.keys("/").await.unwrap(),
+            [""; 0],
+            "close leaves nothing"
+        );
     })
     .await;
 }
@@ -168,13 +237,22 @@ async fn a_dial_and_a_list_that_ended_with_their_runtime_are_made_again() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
-        let (registry, writer) = (AnyRegistry::new(super::open(&url(&[proxy.address()]))), open(&etcd));
+        let (registry, writer) = (
+            AnyRegistry::new(super::open(&url(&[proxy.address()]))),
+            open(&etcd),
+        );
         let list = || {
             let registry = registry.clone();
             async move { registry.list_services().await }
         };
-        let options = RegisterOptions { ttl: TTL * 10, instance: Instance::random() };
-        writer.register(&service("1", "10.0.0.1:1"), &options).await.unwrap();
+        let options = RegisterOptions {
+            ttl: TTL * 10,
+            instance: Instance::random(),
+        };
+        writer
+            .register(&service("1", "10.0.0.1:1"), &options)
+            .await
+            .unwrap();
         proxy.swallow(true);
         let first = runtime();
         let watcher = first.spawn(watch(registry.clone())).await.unwrap();
@@ -187,7 +265,10 @@ async fn a_dial_and_a_list_that_ended_with_their_runtime_are_made_again() {
         proxy.swallow(false);
         let second = runtime();
         second.spawn(list()).await.unwrap().unwrap();
-        second.spawn(until_created(watcher, key("1"))).await.unwrap();
+        second
+            .spawn(until_created(watcher, key("1")))
+            .await
+            .unwrap();
         // The connection ends with its runtime, too.
         End::InBackground.of(second).await;
         let third = runtime();

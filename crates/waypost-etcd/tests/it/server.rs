@@ -20,7 +20,10 @@ pub(crate) fn service(id: &str, address: &str) -> Service {
 }
 
 pub(crate) fn key(id: &str) -> Key {
-    Key { service: "greeter".to_owned(), id: format!("greeter-{id}") }
+    Key {
+        service: "greeter".to_owned(),
+        id: format!("greeter-{id}"),
+    }
 }
 
 /// Returns the address of the node with this id.
@@ -30,7 +33,11 @@ pub(crate) fn address(id: &str) -> String {
 
 /// Starts the registration of a node, without waiting for it.
 pub(crate) fn registration(registry: &AnyRegistry, record: Service) -> Registration {
-    Registration::builder(registry.clone(), record).ttl(TTL).interval(INTERVAL).start().unwrap()
+    Registration::builder(registry.clone(), record)
+        .ttl(TTL)
+        .interval(INTERVAL)
+        .start()
+        .unwrap()
 }
 
 /// One node, with the handle that a process of its own would have.
@@ -43,7 +50,10 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start(url: &str, id: &str) -> Self {
         let server = Self::begin(url, id);
-        timeout(PATIENCE, server.registration.registered()).await.unwrap().unwrap();
+        timeout(PATIENCE, server.registration.registered())
+            .await
+            .unwrap()
+            .unwrap();
         server
     }
 
@@ -62,7 +72,11 @@ impl Server {
                 super::hear(&format!("{:?}", states.borrow_and_update()));
             }
         });
-        Self { registry, registration, _hearing: hearing }
+        Self {
+            registry,
+            registration,
+            _hearing: hearing,
+        }
     }
 
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&State) -> bool) {
@@ -73,7 +87,11 @@ impl Server {
 
     /// Waits until the registration fails with a reason that contains this text.
     pub(crate) async fn until_it_says(&self, text: &str) {
-        self.until(text, |state| matches!(state, State::Failing { why, .. } if why.contains(text))).await;
+        self.until(
+            text,
+            |state| matches!(state, State::Failing { why, .. } if why.contains(text)),
+        )
+        .await;
     }
 
     /// Returns the node expected in the registry.

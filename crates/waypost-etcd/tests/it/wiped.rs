@@ -12,7 +12,12 @@ const NODES: usize = 3;
 /// Returns the numbers of range and watch requests that etcd has received.
 async fn asked(etcd: &mut Etcd) -> [Option<f64>; 2] {
     let metrics = etcd.member(0).metrics().await.unwrap();
-    let started = |method: &str| metrics.get("grpc_server_started_total", &[&format!("grpc_method=\"{method}\"")]);
+    let started = |method: &str| {
+        metrics.get(
+            "grpc_server_started_total",
+            &[&format!("grpc_method=\"{method}\"")],
+        )
+    };
     [started("Range"), started("Watch")]
 }
 
@@ -27,7 +32,9 @@ async fn an_etcd_that_begins_anew_has_rest_again() {
         }
         // The new history starts far below the last revision of the old one.
         for number in 0..100 {
-            etcd.put("/elsewhere", format!("{number}").as_bytes()).await.unwrap();
+            etcd.put("/elsewhere", format!("{number}").as_bytes())
+                .await
+                .unwrap();
         }
         etcd.restart(Data::Lost).await.unwrap();
         let back = async {
@@ -40,7 +47,11 @@ async fn an_etcd_that_begins_anew_has_rest_again() {
         sleep(INTERVAL * 3).await;
         let before = asked(&mut etcd).await;
         sleep(INTERVAL * 5).await;
-        assert_eq!(asked(&mut etcd).await, before, "ranges and watches: heartbeats read, or a watch broke");
+        assert_eq!(
+            asked(&mut etcd).await,
+            before,
+            "ranges and watches: heartbeats read, or a watch broke"
+        );
         for server in servers {
             server.close().await;
         }

@@ -28,11 +28,18 @@ fn check(name: &str) {
 fn generate(root: &Path, name: &str) -> (Vec<u8>, Vec<u8>) {
     let mut set = protox::compile([format!("{name}.proto")], [root.join("proto")]).unwrap();
     let out = tempfile::tempdir().unwrap();
-    tonic_prost_build::configure().build_transport(false).out_dir(out.path()).compile_fds(set.clone()).unwrap();
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .out_dir(out.path())
+        .compile_fds(set.clone())
+        .unwrap();
     for file in &mut set.file {
         file.source_code_info = None;
     }
-    (fs::read(out.path().join(format!("{name}.rs"))).unwrap(), set.encode_to_vec())
+    (
+        fs::read(out.path().join(format!("{name}.rs"))).unwrap(),
+        set.encode_to_vec(),
+    )
 }
 
 #[expect(clippy::disallowed_methods, reason = "a switch of this test's own")]
@@ -41,5 +48,9 @@ fn compare_or_write(path: &Path, fresh: &[u8]) {
         fs::write(path, fresh).unwrap();
     }
     let committed = fs::read(path).unwrap_or_default();
-    assert!(committed == fresh, "{} is stale: run WAYPOST_BLESS=1 cargo test -p waypost-greeter", path.display());
+    assert!(
+        committed == fresh,
+        "{} is stale: run WAYPOST_BLESS=1 cargo test -p waypost-greeter",
+        path.display()
+    );
 }

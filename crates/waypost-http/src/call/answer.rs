@@ -67,8 +67,16 @@ where
 
     /// Ends an attempt that has no response, records the reason, and takes its body back for
     /// another attempt.
-    pub(super) async fn unanswered(&mut self, sent: Sent<B>, peer: &Arc<PooledPeer>, why: WaitError) -> AttemptError {
-        let stale = sent.unproven && sent.connection().is_some_and(|connection| connection.needs_proof(now()));
+    pub(super) async fn unanswered(
+        &mut self,
+        sent: Sent<B>,
+        peer: &Arc<PooledPeer>,
+        why: WaitError,
+    ) -> AttemptError {
+        let stale = sent.unproven
+            && sent
+                .connection()
+                .is_some_and(|connection| connection.needs_proof(now()));
         // A failed body resets its stream as soon as the server can take that: the node is not to
         // blame.
         if let Some(error) = sent.take_request_error() {
@@ -80,7 +88,11 @@ where
                 drop(sent.abandon(AttemptEnd::Deadline));
                 return AttemptError::Terminal(FailureKind::Deadline);
             }
-            WaitError::Unresponsive => (AttemptEnd::Lost, FailureCause::Lost { stale }, "the node answers no PING".to_owned()),
+            WaitError::Unresponsive => (
+                AttemptEnd::Lost,
+                FailureCause::Lost { stale },
+                "the node answers no PING".to_owned(),
+            ),
             WaitError::Broken(error) => describe(error, sent.connection(), stale),
         };
         if let Some(task) = sent.abandon(end) {
@@ -106,7 +118,10 @@ where
         let in_flight = sent.into_answered(now())?;
         let (mut parts, recv) = head.into_parts();
         parts.extensions = self.head.take_extensions();
-        parts.extensions.insert(ServedBy { node: peer.peer.node(), attempts: self.sent });
+        parts.extensions.insert(ServedBy {
+            node: peer.peer.node(),
+            attempts: self.sent,
+        });
         let mut body = ResponseBody::new(recv, in_flight);
         if let (Some(deadline), Some(timer)) = (self.deadline, self.timer.take()) {
             body.set_deadline(deadline, timer);
@@ -116,7 +131,11 @@ where
 
     /// Peeks at the first frame of the response. For a unary call, waits for it; for any other,
     /// reads it only if it has already arrived, since the caller may want the headers first.
-    pub(super) async fn peek(&mut self, body: &mut ResponseBody, peer: &PooledPeer) -> Result<ResponseClass, PeekError> {
+    pub(super) async fn peek(
+        &mut self,
+        body: &mut ResponseBody,
+        peer: &PooledPeer,
+    ) -> Result<ResponseClass, PeekError> {
         if let Poll::Ready(peeked) = poll_fn(|cx| Poll::Ready(body.poll_peek(cx))).await {
             return peeked.map_err(PeekError::Body);
         }
@@ -135,19 +154,30 @@ where
         peer: &PooledPeer,
     ) -> Option<AttemptFailure> {
         body.classified(class);
-        let ResponseClass::Unavailable(pushback) = class else { return None };
+        let ResponseClass::Unavailable(pushback) = class else {
+            return None;
+        };
         self.record_failure(peer, "the node says that it is unavailable".to_owned());
-        Some(AttemptFailure::uncommitted(FailureCause::Unavailable(pushback)))
+        Some(AttemptFailure::uncommitted(FailureCause::Unavailable(
+            pushback,
+        )))
     }
 
     /// Handles a response that ended early, before the caller has read any of it. Its headers prove
     /// that the node has processed the request.
     #[cold]
-    pub(super) fn broken(&mut self, body: &mut ResponseBody, why: PeekError, peer: &Arc<PooledPeer>) -> AttemptError {
+    pub(super) fn broken(
+        &mut self,
+        body: &mut ResponseBody,
+        why: PeekError,
+        peer: &Arc<PooledPeer>,
+    ) -> AttemptError {
         self.timer = body.take_timer();
         // A request body that failed resets the stream itself.
         let of_request = match &why {
-            PeekError::Body(BodyError::Broken(_)) => body.in_flight().and_then(InFlight::take_request_error),
+            PeekError::Body(BodyError::Broken(_)) => {
+                body.in_flight().and_then(InFlight::take_request_error)
+            }
             _ => None,
         };
         let why = of_request.map_or(why, |error| PeekError::Body(BodyError::Request(error)));
@@ -162,10 +192,16 @@ where
             }
             PeekError::Unresponsive => {
                 body.abandon(AttemptEnd::Lost);
-                (AttemptEnd::Lost, FailureCause::Lost { stale: false }, "the node answers no PING".to_owned())
+                (
+                    AttemptEnd::Lost,
+                    FailureCause::Lost { stale: false },
+                    "the node answers no PING".to_owned(),
+                )
             }
             PeekError::Body(BodyError::Broken(error)) => {
-                let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
+                let connection = body
+                    .in_flight()
+                    .map(|in_flight| Arc::clone(in_flight.connection()));
                 let (_, cause, text) = describe(error.h2(), connection.as_ref(), false);
                 if cause == FailureCause::Reset {
                     body.abandon(AttemptEnd::NodeFailed);
@@ -184,7 +220,10 @@ where
 }
 
 /// Waits for the headers of a slow response, and watches its connection.
-async fn watch_for_head<B>(sent: &mut Sent<B>, watch: Watch) -> Result<Response<RecvStream>, WaitError> {
+async fn watch_for_head<B>(
+    sent: &mut Sent<B>,
+    watch: Watch,
+) -> Result<Response<RecvStream>, WaitError> {
     let connection = sent.connection().cloned();
     let poll = |cx: &mut Context<'_>| sent.poll_head(cx);
     let head = match &connection {
@@ -195,8 +234,13 @@ async fn watch_for_head<B>(sent: &mut Sent<B>, watch: Watch) -> Result<Response<
 }
 
 /// Waits for the first frame, and watches the connection: a node may freeze after its headers, too.
-async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<ResponseClass, PeekError> {
-    let connection = body.in_flight().map(|in_flight| Arc::clone(in_flight.connection()));
+async fn peek_watchfully(
+    body: &mut ResponseBody,
+    watch: Watch,
+) -> Result<ResponseClass, PeekError> {
+    let connection = body
+        .in_flight()
+        .map(|in_flight| Arc::clone(in_flight.connection()));
     let slow = async {
         match watch.slow_at(now()) {
             Some(at) => sleep_until(at).await,
@@ -208,7 +252,9 @@ async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<Respon
         peeked = poll_fn(|cx| body.poll_peek(cx)) => return peeked.map_err(PeekError::Body),
         () = slow => {}
     }
-    let Some(connection) = connection else { return Ok(ResponseClass::Success) };
+    let Some(connection) = connection else {
+        return Ok(ResponseClass::Success);
+    };
     match watch.watch(&connection, |cx| body.poll_peek(cx)).await {
         Ok(peeked) => peeked.map_err(PeekError::Body),
         Err(WaitError::Unresponsive) => Err(PeekError::Unresponsive),
@@ -218,12 +264,22 @@ async fn peek_watchfully(body: &mut ResponseBody, watch: Watch) -> Result<Respon
 
 /// Describes the end of a stream. The end reason of the connection, if there is one, is more
 /// precise than the stream's error.
-fn describe(error: &h2::Error, connection: Option<&Arc<Connection>>, stale: bool) -> (AttemptEnd, FailureCause, String) {
+fn describe(
+    error: &h2::Error,
+    connection: Option<&Arc<Connection>>,
+    stale: bool,
+) -> (AttemptEnd, FailureCause, String) {
     let cause = classify_error(error, stale);
     let (end, text) = match cause {
         FailureCause::Unprocessed => (AttemptEnd::Refused, format!("not processed: {error}")),
-        FailureCause::Reset => (AttemptEnd::NodeFailed, format!("the node reset the call: {error}")),
-        FailureCause::GoAwayError => (AttemptEnd::Lost, format!("the node closed the connection: {error}")),
+        FailureCause::Reset => (
+            AttemptEnd::NodeFailed,
+            format!("the node reset the call: {error}"),
+        ),
+        FailureCause::GoAwayError => (
+            AttemptEnd::Lost,
+            format!("the node closed the connection: {error}"),
+        ),
         _ => match connection.and_then(|connection| connection.end_reason()) {
             Some(reason) => (AttemptEnd::Lost, format!("connection lost: {reason}")),
             None => (AttemptEnd::Lost, format!("connection lost: {error}")),

@@ -46,9 +46,25 @@ pub(super) struct Held {
 
 impl InFlight {
     /// Creates an attempt of a call on `channel` that is sent at `sent`.
-    pub(super) fn new(Picking { pick, permit }: Picking, channel: &ServiceHandle, sent: Instant) -> Self {
-        let held = Held { body: None, permit, channel: Arc::clone(channel.shared()) };
-        Self { record: Record { pick, sent, head_at: None, end: None }, held }
+    pub(super) fn new(
+        Picking { pick, permit }: Picking,
+        channel: &ServiceHandle,
+        sent: Instant,
+    ) -> Self {
+        let held = Held {
+            body: None,
+            permit,
+            channel: Arc::clone(channel.shared()),
+        };
+        Self {
+            record: Record {
+                pick,
+                sent,
+                head_at: None,
+                end: None,
+            },
+            held,
+        }
     }
 
     /// Returns the connection of the attempt.
@@ -107,8 +123,18 @@ pub(super) struct Sent<B> {
 }
 
 impl<B> Sent<B> {
-    pub(super) fn new(response: ResponseFuture, body: Option<BodyTask<B>>, in_flight: InFlight, unproven: bool) -> Self {
-        Self { response: Some(response), body, in_flight: Some(in_flight), unproven }
+    pub(super) fn new(
+        response: ResponseFuture,
+        body: Option<BodyTask<B>>,
+        in_flight: InFlight,
+        unproven: bool,
+    ) -> Self {
+        Self {
+            response: Some(response),
+            body,
+            in_flight: Some(in_flight),
+            unproven,
+        }
     }
 
     pub(super) fn connection(&self) -> Option<&Arc<Connection>> {
@@ -126,13 +152,21 @@ impl<B> Sent<B> {
     }
 
     /// Polls for the response's headers.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, h2::Error>> {
-        let Some(response) = &mut self.response else { return Poll::Pending };
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<RecvStream>, h2::Error>> {
+        let Some(response) = &mut self.response else {
+            return Poll::Pending;
+        };
         if let Poll::Ready(head) = Pin::new(response).poll(cx) {
             return Poll::Ready(head);
         }
         // A failed body ends the attempt now. Its stream may be reset later, paced with others.
-        let failed = self.body.as_mut().map_or(Poll::Pending, |body| body.poll_failed(cx));
+        let failed = self
+            .body
+            .as_mut()
+            .map_or(Poll::Pending, |body| body.poll_failed(cx));
         failed.map(|()| Err(Reason::CANCEL.into()))
     }
 
@@ -158,7 +192,10 @@ impl<B> Sent<B> {
         in_flight.held.body = self.body.take().map(BodyTask::into_guard);
         if let Some(response) = self.response.take() {
             let connection = Arc::clone(in_flight.connection());
-            connection.cancel(CancelledStream::new(response.stream_id(), (response, in_flight.into_held())));
+            connection.cancel(CancelledStream::new(
+                response.stream_id(),
+                (response, in_flight.into_held()),
+            ));
         }
     }
 }

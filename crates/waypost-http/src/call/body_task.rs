@@ -59,19 +59,44 @@ where
 
     /// Spawns the task as [`spawn`](Self::spawn) does. If the body fails, its stream is reset as
     /// soon as the server can take that.
-    pub(crate) fn spawn_paced(body: ReplayBody<B>, stream: SendStream<Bytes>, connection: Arc<Connection>) -> Self {
+    pub(crate) fn spawn_paced(
+        body: ReplayBody<B>,
+        stream: SendStream<Bytes>,
+        connection: Arc<Connection>,
+    ) -> Self {
         Self::spawn_on(body, stream, Some(connection))
     }
 
-    fn spawn_on(body: ReplayBody<B>, stream: SendStream<Bytes>, connection: Option<Arc<Connection>>) -> Self {
+    fn spawn_on(
+        body: ReplayBody<B>,
+        stream: SendStream<Bytes>,
+        connection: Option<Arc<Connection>>,
+    ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let progress = Arc::new(Progress::default());
         let (failing, failed) = oneshot::channel();
-        let sending = Sending { stream, connection, progress: Arc::clone(&progress), failing: Some(failing), ended: false };
-        #[expect(clippy::disallowed_methods, reason = "the call owns it: dropped with the call, it is aborted")]
+        let sending = Sending {
+            stream,
+            connection,
+            progress: Arc::clone(&progress),
+            failing: Some(failing),
+            ended: false,
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the call owns it: dropped with the call, it is aborted"
+        )]
         let task = tokio::spawn(sending.run(body, stopped));
-        let guard = Box::new(BodyGuard { stop: Some(stop), abort: task.abort_handle(), progress });
-        Self { task, guard, failed: Some(failed) }
+        let guard = Box::new(BodyGuard {
+            stop: Some(stop),
+            abort: task.abort_handle(),
+            progress,
+        });
+        Self {
+            task,
+            guard,
+            failed: Some(failed),
+        }
     }
 }
 
@@ -83,11 +108,22 @@ impl<B> BodyTask<B> {
 
     /// Polls until the body has failed, which may be long before its stream is reset.
     pub(crate) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(failed) = &mut self.failed else { return Poll::Pending };
+        let Some(failed) = &mut self.failed else {
+            return Poll::Pending;
+        };
         let _ended = ready!(Pin::new(failed).poll(cx));
         self.failed = None;
-        let error = self.guard.progress.error.lock().unwrap_or_else(PoisonError::into_inner);
-        if error.is_some() { Poll::Ready(()) } else { Poll::Pending }
+        let error = self
+            .guard
+            .progress
+            .error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if error.is_some() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Takes the error of the body, if it ended with one.
@@ -104,7 +140,11 @@ impl<B> BodyTask<B> {
     /// # Cancel safety
     /// If dropped, the task ends and the body is lost.
     pub(crate) async fn take_back(self) -> Result<Option<ReplayBody<B>>, RequestError> {
-        let Self { task, mut guard, failed: _ } = self;
+        let Self {
+            task,
+            mut guard,
+            failed: _,
+        } = self;
         drop(guard.stop.take());
         let body = task.await.ok();
         guard.take_error().map_or(Ok(body), Err)
@@ -120,7 +160,11 @@ impl<B> BodyTask<B> {
 impl BodyGuard {
     /// Takes the error of the body, if it ended with one.
     pub(crate) fn take_error(&self) -> Option<RequestError> {
-        self.progress.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.progress
+            .error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
@@ -142,7 +186,11 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run<B>(mut self, mut body: ReplayBody<B>, mut stopped: oneshot::Receiver<Infallible>) -> ReplayBody<B>
+    async fn run<B>(
+        mut self,
+        mut body: ReplayBody<B>,
+        mut stopped: oneshot::Receiver<Infallible>,
+    ) -> ReplayBody<B>
     where
         B: Body + Unpin,
         B::Error: Into<BoxError>,
@@ -171,14 +219,20 @@ impl Sending {
 
     /// Stores the error, and then wakes the call that waits for it.
     fn leave(&mut self, error: RequestError) {
-        *self.progress.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self
+            .progress
+            .error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.failing = None;
     }
 
     /// Waits until the stream may be reset, paced with the abandoned calls of the connection: many
     /// resets at once would end it.
     async fn may_reset(&self) {
-        let Some(connection) = &self.connection else { return };
+        let Some(connection) = &self.connection else {
+            return;
+        };
         let (waiting, released) = oneshot::channel::<Infallible>();
         connection.cancel(CancelledStream::new(self.stream.stream_id(), waiting));
         // Completes when the sender is dropped.
@@ -195,7 +249,10 @@ impl Drop for Sending {
     }
 }
 
-async fn send_all<B>(stream: &mut SendStream<Bytes>, body: &mut ReplayBody<B>) -> Result<(), h2::Error>
+async fn send_all<B>(
+    stream: &mut SendStream<Bytes>,
+    body: &mut ReplayBody<B>,
+) -> Result<(), h2::Error>
 where
     B: Body + Unpin,
     B::Error: Into<BoxError>,

@@ -75,7 +75,11 @@ enum Headers {
 
 impl RequestHead {
     pub(crate) fn new(mut parts: request::Parts) -> Self {
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
         let key = parts.extensions.remove::<PickKey>().map(|key| key.0.into());
         parts.extensions.clear();
         let mut headers = parts.headers;
@@ -85,7 +89,13 @@ impl RequestHead {
             strip_connection_specific(&mut headers);
         }
         let headers = Headers::Unsent(headers);
-        Self { method: parts.method, path, headers, key, extensions: parts.extensions }
+        Self {
+            method: parts.method,
+            path,
+            headers,
+            key,
+            extensions: parts.extensions,
+        }
     }
 
     /// Removes the fields that HTTP/2 forbids, after h2 refused a request. Returns false if there
@@ -146,15 +156,24 @@ impl RequestHead {
 impl Headers {
     fn list_size(&self) -> usize {
         match self {
-            Self::Unsent(headers) => headers.iter().map(|(name, value)| field_size(name.as_str(), value)).sum(),
-            Self::Sent(kept) => kept.iter().map(|(name, value)| field_size(name.as_str(), value)).sum(),
+            Self::Unsent(headers) => headers
+                .iter()
+                .map(|(name, value)| field_size(name.as_str(), value))
+                .sum(),
+            Self::Sent(kept) => kept
+                .iter()
+                .map(|(name, value)| field_size(name.as_str(), value))
+                .sum(),
         }
     }
 
     fn take(&mut self) -> HeaderMap {
         match self {
             Self::Unsent(headers) => {
-                let kept = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+                let kept = headers
+                    .iter()
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect();
                 let headers = mem::take(headers);
                 *self = Self::Sent(kept);
                 headers
@@ -170,7 +189,12 @@ mod tests {
 
     #[test]
     fn every_attempt_gets_the_same_headers_and_what_was_fitted_to_another_is_gone() {
-        let request = Request::post("/a.B/C?d=e").header("twice", "1").header("twice", "2").header("once", "3").body(()).unwrap();
+        let request = Request::post("/a.B/C?d=e")
+            .header("twice", "1")
+            .header("twice", "2")
+            .header("once", "3")
+            .body(())
+            .unwrap();
         let original = request.headers().clone();
         let mut head = RequestHead::new(request.into_parts().0);
         assert_eq!(head.path(), "/a.B/C");
@@ -180,7 +204,10 @@ mod tests {
                 headers.insert("once", attempt.into());
             });
             assert_eq!(request.uri(), "http://h:1/a.B/C?d=e");
-            assert_eq!((request.method(), request.version()), (&Method::POST, Version::HTTP_2));
+            assert_eq!(
+                (request.method(), request.version()),
+                (&Method::POST, Version::HTTP_2)
+            );
             assert_eq!(request.headers()["once"], attempt.to_string());
         }
     }

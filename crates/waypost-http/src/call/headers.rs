@@ -12,21 +12,35 @@ const FIELD_OVERHEAD: usize = 32;
 /// ([`Protocol::prepare`](crate::Protocol::prepare)).
 const MAX_PREPARED: usize = 512;
 
-static CONNECTION_SPECIFIC: [HeaderName; 5] =
-    [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
+static CONNECTION_SPECIFIC: [HeaderName; 5] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 /// Removes the fields that HTTP/2 forbids (RFC 9113, 8.2.2): h2 refuses a request that has one. A
 /// `Connection` field names further ones.
 pub(crate) fn strip_connection_specific(headers: &mut HeaderMap) {
-    let is_forbidden =
-        |name: &HeaderName, value: &HeaderValue| CONNECTION_SPECIFIC.contains(name) || *name == TE && value != "trailers";
-    for connection in headers.get_all(CONNECTION).iter().cloned().collect::<Vec<_>>() {
+    let is_forbidden = |name: &HeaderName, value: &HeaderValue| {
+        CONNECTION_SPECIFIC.contains(name) || *name == TE && value != "trailers"
+    };
+    for connection in headers
+        .get_all(CONNECTION)
+        .iter()
+        .cloned()
+        .collect::<Vec<_>>()
+    {
         for name in connection.to_str().unwrap_or_default().split(',') {
             headers.remove(name.trim());
         }
     }
-    let forbidden: Vec<HeaderName> =
-        headers.iter().filter(|(name, value)| is_forbidden(name, value)).map(|(name, _)| name.clone()).collect();
+    let forbidden: Vec<HeaderName> = headers
+        .iter()
+        .filter(|(name, value)| is_forbidden(name, value))
+        .map(|(name, _)| name.clone())
+        .collect();
     for name in forbidden {
         headers.remove(name);
     }
@@ -46,15 +60,32 @@ pub(crate) fn check_size(
     headers: &HeaderMap,
     limit: Option<u32>,
 ) -> Result<(), RequestError> {
-    let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(()) };
-    let pseudo = [(":method", method.as_str()), (":scheme", "https"), (":authority", authority), (":path", path)];
-    let pseudo: usize = pseudo.iter().map(|(name, value)| field_size(name, value)).sum();
+    let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else {
+        return Ok(());
+    };
+    let pseudo = [
+        (":method", method.as_str()),
+        (":scheme", "https"),
+        (":authority", authority),
+        (":path", path),
+    ];
+    let pseudo: usize = pseudo
+        .iter()
+        .map(|(name, value)| field_size(name, value))
+        .sum();
     if pseudo + kept + MAX_PREPARED <= limit {
         return Ok(());
     }
-    let fields: usize = headers.iter().map(|(name, value)| field_size(name.as_str(), value)).sum();
+    let fields: usize = headers
+        .iter()
+        .map(|(name, value)| field_size(name.as_str(), value))
+        .sum();
     let size = pseudo + fields;
-    if size > limit { Err(RequestError::HeadersTooLarge { size, limit }) } else { Ok(()) }
+    if size > limit {
+        Err(RequestError::HeadersTooLarge { size, limit })
+    } else {
+        Ok(())
+    }
 }
 
 /// Returns the size of a field as counted by HTTP/2.
@@ -72,7 +103,10 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
         }
         strip_connection_specific(&mut headers);
-        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+        headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -98,14 +132,22 @@ mod tests {
 
     #[test]
     fn connection_names_further_fields() {
-        let pairs = [("connection", "X-Hop, close"), ("connection", " y-hop"), ("x-hop", "1"), ("y-hop", "2"), ("z", "3")];
+        let pairs = [
+            ("connection", "X-Hop, close"),
+            ("connection", " y-hop"),
+            ("x-hop", "1"),
+            ("y-hop", "2"),
+            ("z", "3"),
+        ];
         assert_eq!(stripped(&pairs), ["z: 3"]);
     }
 
     #[test]
     fn headers_above_the_limit_of_the_peer_are_an_error_that_says_so() {
-        let headers =
-            HeaderMap::from_iter([(HeaderName::from_static("big"), HeaderValue::from_str(&"x".repeat(1_000)).unwrap())]);
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static("big"),
+            HeaderValue::from_str(&"x".repeat(1_000)).unwrap(),
+        )]);
         let check = |limit| check_size(&Method::POST, "h:1", "/a/b", 1_003 + 32, &headers, limit);
         // 7+4, 7+5, 10+3, 5+4 and 3+1000, with 32 each.
         let size = 11 + 12 + 13 + 9 + 1_003 + 5 * 32;

@@ -33,7 +33,10 @@ use crate::error::{CallError, FailureKind};
 use crate::pool::{GivesPermits as _, PeerKey, Picking, PooledPeer};
 use crate::protocol::{BoxError, ResponseClass};
 use crate::request_error::RequestError;
-use crate::retry::{AttemptFailure, AttemptHistory, AttemptRecord, RetryContext, RetryDecision, RetryState, StopReason};
+use crate::retry::{
+    AttemptFailure, AttemptHistory, AttemptRecord, RetryContext, RetryDecision, RetryState,
+    StopReason,
+};
 use crate::service::{PoolMembership, ServiceHandle, now};
 pub(crate) use body_task::{BodyGuard, BodyTask};
 pub use head::PickKey;
@@ -84,7 +87,9 @@ enum AttemptError {
 /// Boxes a future that few calls run, and keeps its code apart, so that the code that every call
 /// runs fits into the processor's cache.
 #[cold]
-fn cold<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+fn cold<'a, T>(
+    future: impl Future<Output = T> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
     Box::pin(future)
 }
 
@@ -100,7 +105,10 @@ where
         let (parts, body) = request.into_parts();
         Self {
             start,
-            deadline: shared.protocol.timeout(&parts.headers).and_then(|timeout| start.checked_add(timeout)),
+            deadline: shared
+                .protocol
+                .timeout(&parts.headers)
+                .and_then(|timeout| start.checked_add(timeout)),
             head: RequestHead::new(parts),
             body: Some(ReplayBody::new(body, shared.config.replay_limit)),
             retry: RetryState::new(&shared.config.policy),
@@ -126,7 +134,11 @@ where
             if self.picked.is_none() {
                 self.picked = self.pick_now(&members, at);
             }
-            let Some(peer) = self.picked.as_ref().map(|picked| Arc::clone(picked.pick.item())) else {
+            let Some(peer) = self
+                .picked
+                .as_ref()
+                .map(|picked| Arc::clone(picked.pick.item()))
+            else {
                 self.picked = Some(cold(self.wait_and_pick(&mut members)).await?);
                 continue;
             };
@@ -136,7 +148,10 @@ where
                 Err(AttemptError::Retryable(failure, response)) => (failure, response),
             };
             if cold(self.next_attempt(failure, &members)).await.is_err() {
-                return response.map_or_else(|| Err(self.fail(FailureKind::NoAnswer)), |response| Ok(*response));
+                return response.map_or_else(
+                    || Err(self.fail(FailureKind::NoAnswer)),
+                    |response| Ok(*response),
+                );
             }
         }
     }
@@ -145,9 +160,16 @@ where
     /// connection that may have died while idle is verified first.
     ///
     /// A single function, since each layer of futures copies the response again.
-    async fn attempt(&mut self, peer: &Arc<PooledPeer>, mut at: Instant) -> Result<Response<ResponseBody>, AttemptError> {
+    async fn attempt(
+        &mut self,
+        peer: &Arc<PooledPeer>,
+        mut at: Instant,
+    ) -> Result<Response<ResponseBody>, AttemptError> {
         self.apply_policy(peer);
-        let mut unproven = self.picked.as_ref().is_some_and(|picked| picked.permit.unproven);
+        let mut unproven = self
+            .picked
+            .as_ref()
+            .is_some_and(|picked| picked.permit.unproven);
         if unproven && !self.idempotent {
             cold(self.prove(peer)).await?;
             (unproven, at) = (false, now());
@@ -157,7 +179,11 @@ where
                 let mut sent = self.send(peer, unproven, at)?;
                 match self.wait_for_head(&mut sent, peer, at).await {
                     Ok(head) => {
-                        let class = self.service.shared().protocol.classify_head(head.status(), head.headers());
+                        let class = self
+                            .service
+                            .shared()
+                            .protocol
+                            .classify_head(head.status(), head.headers());
                         match self.response(head, sent, peer) {
                             Some(response) => break 'answered (response, class),
                             None => return Err(AttemptError::Terminal(FailureKind::NoAnswer)),
@@ -182,8 +208,11 @@ where
 
     fn members(&mut self) -> Result<Arc<PoolMembership>, CallError> {
         self.service.members().map_err(|error| {
-            let kind =
-                if matches!(error, waypost_core::registry::Error::Closed) { FailureKind::Closed } else { FailureKind::NoRuntime };
+            let kind = if matches!(error, waypost_core::registry::Error::Closed) {
+                FailureKind::Closed
+            } else {
+                FailureKind::NoRuntime
+            };
             self.fail(kind)
         })
     }
@@ -205,11 +234,17 @@ where
     }
 
     /// Prepares another attempt, if one may follow. Its peer may be picked already.
-    async fn next_attempt(&mut self, failure: AttemptFailure, members: &PoolMembership) -> Result<(), ()> {
+    async fn next_attempt(
+        &mut self,
+        failure: AttemptFailure,
+        members: &PoolMembership,
+    ) -> Result<(), ()> {
         let joined = self.service.joined(members);
         let context = RetryContext {
             replayable: self.body.as_ref().is_some_and(ReplayBody::can_replay),
-            remaining: self.deadline.map(|deadline| deadline.saturating_duration_since(now())),
+            remaining: self
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(now())),
             peers: u32::try_from(joined.counts().passing).unwrap_or(u32::MAX),
             untried: true,
         };
@@ -220,7 +255,9 @@ where
             if self.picked.is_some() {
                 return Ok(());
             }
-            decision = self.retry.on_no_untried_peer(failure, &context, budget, now());
+            decision = self
+                .retry
+                .on_no_untried_peer(failure, &context, budget, now());
         }
         match decision {
             RetryDecision::MoveToUntried | RetryDecision::Move => Ok(()),
@@ -239,7 +276,10 @@ where
         if delay.is_zero() {
             return;
         }
-        let until = [now().checked_add(delay), self.deadline].into_iter().flatten().min();
+        let until = [now().checked_add(delay), self.deadline]
+            .into_iter()
+            .flatten()
+            .min();
         if let Some(timer) = self.timer_at(until) {
             poll_fn(|cx| timer.poll(cx)).await;
         }
@@ -258,7 +298,9 @@ where
     fn record_failure(&mut self, peer: &PooledPeer, ended: String) {
         let id = peer.peer.id();
         let failures = self.failures();
-        failures.history.push(AttemptRecord::new(id.id.clone(), id.address.clone(), ended));
+        failures
+            .history
+            .push(AttemptRecord::new(id.id.clone(), id.address.clone(), ended));
         if !failures.tried.contains(&peer.key()) {
             failures.tried.push(peer.key());
         }
@@ -269,7 +311,9 @@ where
     }
 
     fn tried(&self) -> &[PeerKey] {
-        self.failures.as_ref().map_or(&[], |failures| &failures.tried)
+        self.failures
+            .as_ref()
+            .map_or(&[], |failures| &failures.tried)
     }
 
     #[cold]
@@ -293,8 +337,16 @@ where
 
     #[cold]
     fn fail(&mut self, kind: FailureKind) -> CallError {
-        let Failures { tried: _, history, stopped, request_error } =
-            self.failures.take().map(|failures| *failures).unwrap_or_default();
+        let Failures {
+            tried: _,
+            history,
+            stopped,
+            request_error,
+        } = self
+            .failures
+            .take()
+            .map(|failures| *failures)
+            .unwrap_or_default();
         CallError {
             kind,
             after: self.start.elapsed(),

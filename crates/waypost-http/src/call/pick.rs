@@ -31,20 +31,35 @@ where
     pub(super) fn pick_now(&self, members: &PoolMembership, now: Instant) -> Option<Picking> {
         let balancer = &self.service.joined(members).balancer;
         let context = PickContext::new(self.head.path(), now).with_key(self.head.key());
-        members.pool.queue.pick_now(balancer, &context, self.tried())
+        members
+            .pool
+            .queue
+            .pick_now(balancer, &context, self.tried())
     }
 
     /// Waits in the queue for a ready peer. A tried peer is accepted only after a delay, and only
     /// if no other is ready.
-    pub(super) async fn wait_and_pick(&mut self, members: &mut Arc<PoolMembership>) -> Result<Picking, CallError> {
+    pub(super) async fn wait_and_pick(
+        &mut self,
+        members: &mut Arc<PoolMembership>,
+    ) -> Result<Picking, CallError> {
         let start = now();
         let config = &self.service.shared().config;
-        let longest = self.deadline.or_else(|| start.checked_add(config.default_timeout.unwrap_or(DEFAULT_TIMEOUT)));
-        let given = config.wait_for_ready.and_then(|wait| start.checked_add(wait));
+        let longest = self
+            .deadline
+            .or_else(|| start.checked_add(config.default_timeout.unwrap_or(DEFAULT_TIMEOUT)));
+        let given = config
+            .wait_for_ready
+            .and_then(|wait| start.checked_add(wait));
         let until = [longest, given].into_iter().flatten().min();
-        let mut unknown_until = if config.wait_for_ready.is_none() { start.checked_add(NO_NODE_WAIT) } else { None };
-        let mut accept_at =
-            (!self.tried().is_empty()).then(|| start.checked_add(config.policy.retry_delay(fastrand::f64()))).flatten();
+        let mut unknown_until = if config.wait_for_ready.is_none() {
+            start.checked_add(NO_NODE_WAIT)
+        } else {
+            None
+        };
+        let mut accept_at = (!self.tried().is_empty())
+            .then(|| start.checked_add(config.policy.retry_delay(fastrand::f64())))
+            .flatten();
         loop {
             let joined = self.service.joined(members).clone();
             let mut waiting = match members.pool.queue.wait(&joined.balancer, self.wanted()) {
@@ -58,11 +73,16 @@ where
                 }
             };
             loop {
-                let wake = [until, unknown_until, accept_at].into_iter().flatten().min();
+                let wake = [until, unknown_until, accept_at]
+                    .into_iter()
+                    .flatten()
+                    .min();
                 let mut timer = self.timer_at(wake);
                 let served = poll_fn(|cx| match waiting.poll(cx) {
                     Poll::Ready(served) => Poll::Ready(Some(served)),
-                    Poll::Pending => timer.as_mut().map_or(Poll::Pending, |timer| timer.poll(cx).map(|()| None)),
+                    Poll::Pending => timer
+                        .as_mut()
+                        .map_or(Poll::Pending, |timer| timer.poll(cx).map(|()| None)),
                 });
                 match served.await {
                     Some(Ok(picking)) => return Ok(picking),
@@ -96,11 +116,21 @@ where
             return Ok(());
         }
         let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
-        Err(self.fail(if is_late { FailureKind::Deadline } else { FailureKind::NoPeer }))
+        Err(self.fail(if is_late {
+            FailureKind::Deadline
+        } else {
+            FailureKind::NoPeer
+        }))
     }
 
     fn wanted(&self) -> Wanted {
-        let bytes = self.body.as_ref().map_or(0, ReplayBody::kept_bytes) + self.head.header_list_size();
-        Wanted { path: self.head.path().into(), key: self.head.key().map(Arc::from), tried: self.tried().to_vec(), bytes }
+        let bytes =
+            self.body.as_ref().map_or(0, ReplayBody::kept_bytes) + self.head.header_list_size();
+        Wanted {
+            path: self.head.path().into(),
+            key: self.head.key().map(Arc::from),
+            tried: self.tried().to_vec(),
+            bytes,
+        }
     }
 }

@@ -50,7 +50,11 @@ impl Pieces {
     }
 
     fn get(&self, index: usize) -> Option<&Bytes> {
-        if index == 0 { self.first.as_ref() } else { self.others.get(index - 1) }
+        if index == 0 {
+            self.first.as_ref()
+        } else {
+            self.others.get(index - 1)
+        }
     }
 
     fn iter(&self) -> impl Iterator<Item = &Bytes> {
@@ -171,7 +175,9 @@ where
     /// Polls for the next chunk, which is buffered too. Returns none at the end of the body, or at
     /// its error.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
         let piece = ready!(poll_piece(body, cx));
         if let Some(Ok(Piece::Data(data))) = piece {
             self.keep(&data);
@@ -203,9 +209,14 @@ where
 {
     let poll = AssertUnwindSafe(|| {
         let frame = ready!(Pin::new(body).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map(into_piece).map_err(|error| RequestError::Body(error.into()))))
+        Poll::Ready(frame.map(|frame| {
+            frame
+                .map(into_piece)
+                .map_err(|error| RequestError::Body(error.into()))
+        }))
     });
-    catch_unwind(poll).unwrap_or_else(|panic| Poll::Ready(Some(Err(RequestError::from_panic(&*panic)))))
+    catch_unwind(poll)
+        .unwrap_or_else(|panic| Poll::Ready(Some(Err(RequestError::from_panic(&*panic)))))
 }
 
 fn into_piece(frame: Frame<impl Buf>) -> Piece {

@@ -73,13 +73,21 @@ impl Deadline {
 
 impl fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseBody").field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("ResponseBody")
+            .field("done", &self.done)
+            .finish_non_exhaustive()
     }
 }
 
 impl ResponseBody {
     pub(super) fn new(recv: RecvStream, in_flight: InFlight) -> Self {
-        Self { recv: Some(recv), peeked: None, done: false, in_flight: Some(in_flight), deadline: None }
+        Self {
+            recv: Some(recv),
+            peeked: None,
+            done: false,
+            in_flight: Some(in_flight),
+            deadline: None,
+        }
     }
 
     /// Sets the deadline to `at`. It is measured by `timer`, whose current setting does not matter.
@@ -104,10 +112,15 @@ impl ResponseBody {
 
     /// Peeks at the first frame without consuming it. Returns the class once the frame has arrived,
     /// or the stream has ended.
-    pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseClass, BodyError>> {
+    pub(super) fn poll_peek(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseClass, BodyError>> {
         let frame = match self.poll_recv(cx) {
             Poll::Ready(None) => return Poll::Ready(Ok(ResponseClass::Success)),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(BodyError::Broken(StreamError::new(error)))),
+            Poll::Ready(Some(Err(error))) => {
+                return Poll::Ready(Err(BodyError::Broken(StreamError::new(error))));
+            }
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Pending => return self.poll_deadline(cx).map(|()| Err(BodyError::Deadline)),
         };
@@ -115,7 +128,9 @@ impl ResponseBody {
             Ok(data) => (Some(Peeked::Data(data)), ResponseClass::Success),
             Err(frame) => {
                 let trailers = frame.into_trailers().ok().map(Box::new);
-                let class = trailers.as_ref().map_or(ResponseClass::Success, |trailers| self.classify(trailers));
+                let class = trailers
+                    .as_ref()
+                    .map_or(ResponseClass::Success, |trailers| self.classify(trailers));
                 (trailers.map(Peeked::Trailers), class)
             }
         };
@@ -141,11 +156,17 @@ impl ResponseBody {
 
     /// Returns the class of the trailers, while the attempt has not ended.
     fn classify(&self, trailers: &HeaderMap) -> ResponseClass {
-        self.in_flight.as_ref().map_or(ResponseClass::Success, |in_flight| in_flight.protocol().classify_trailers(trailers))
+        self.in_flight
+            .as_ref()
+            .map_or(ResponseClass::Success, |in_flight| {
+                in_flight.protocol().classify_trailers(trailers)
+            })
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
+        let Some(recv) = &mut self.recv else {
+            return Poll::Ready(None);
+        };
         if let Some(data) = ready!(recv.poll_data(cx)) {
             return Poll::Ready(Some(data.map(|data| {
                 // Refused only if more is released than was received.
@@ -153,10 +174,17 @@ impl ResponseBody {
                 Frame::data(data)
             })));
         }
-        Poll::Ready(ready!(recv.poll_trailers(cx)).transpose().map(|trailers| trailers.map(Frame::trailers)))
+        Poll::Ready(
+            ready!(recv.poll_trailers(cx))
+                .transpose()
+                .map(|trailers| trailers.map(Frame::trailers)),
+        )
     }
 
-    fn poll_next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_next_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.done {
             // A frame that was peeked at before the end is still to be yielded.
             return Poll::Ready(self.peeked.take().map(|peeked| Ok(peeked.into())));
@@ -186,7 +214,9 @@ impl ResponseBody {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.deadline.as_mut().map_or(Poll::Pending, |deadline| deadline.poll(cx))
+        self.deadline
+            .as_mut()
+            .map_or(Poll::Pending, |deadline| deadline.poll(cx))
     }
 
     fn finish(&mut self, end: AttemptEnd) {
@@ -200,7 +230,10 @@ impl ResponseBody {
     #[cold]
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let of_request = match error {
-            BodyError::Broken(_) => self.in_flight.as_ref().and_then(InFlight::take_request_error),
+            BodyError::Broken(_) => self
+                .in_flight
+                .as_ref()
+                .and_then(InFlight::take_request_error),
             _ => None,
         };
         let error = of_request.map_or(error, BodyError::Request);
@@ -235,13 +268,20 @@ impl ResponseBody {
         in_flight.set_end(end);
         if let Some(recv) = self.recv.take() {
             let connection = Arc::clone(in_flight.connection());
-            connection.cancel(CancelledStream::new(recv.stream_id(), (recv, in_flight.into_held())));
+            connection.cancel(CancelledStream::new(
+                recv.stream_id(),
+                (recv, in_flight.into_held()),
+            ));
         }
     }
 }
 
 fn end_of(class: ResponseClass) -> AttemptEnd {
-    if class == ResponseClass::Success { AttemptEnd::Answered } else { AttemptEnd::NodeFailed }
+    if class == ResponseClass::Success {
+        AttemptEnd::Answered
+    } else {
+        AttemptEnd::NodeFailed
+    }
 }
 
 impl Drop for ResponseBody {
@@ -254,12 +294,16 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.poll_next_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.peeked.is_none() && (self.done || self.recv.as_ref().is_none_or(RecvStream::is_end_stream))
+        self.peeked.is_none()
+            && (self.done || self.recv.as_ref().is_none_or(RecvStream::is_end_stream))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -27,8 +27,14 @@ where
     pub(super) fn apply_policy(&mut self, peer: &PooledPeer) {
         let config = &self.service.shared().config;
         let path = self.head.path();
-        let known = config.methods.get(path).copied().or_else(|| peer.peer.method(path));
-        self.idempotent = config.policy.is_idempotent(path, known.is_some_and(|method| method.idempotent));
+        let known = config
+            .methods
+            .get(path)
+            .copied()
+            .or_else(|| peer.peer.method(path));
+        self.idempotent = config
+            .policy
+            .is_idempotent(path, known.is_some_and(|method| method.idempotent));
         self.retry.set_idempotent(self.idempotent);
         self.unary = known.is_some_and(|method| !method.streaming);
         if self.deadline.is_none() {
@@ -44,10 +50,14 @@ where
     /// Verifies that the picked connection is alive, before a call that may not be sent twice is
     /// sent on it.
     pub(super) async fn prove(&mut self, peer: &Arc<PooledPeer>) -> Result<(), AttemptError> {
-        let Some(picked) = self.picked.take() else { return Ok(()) };
+        let Some(picked) = self.picked.take() else {
+            return Ok(());
+        };
         let connection = &picked.permit.connection;
         let proven = match self.deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline, connection.proven()).await.ok(),
+            Some(deadline) => tokio::time::timeout_at(deadline, connection.proven())
+                .await
+                .ok(),
             None => Some(connection.proven().await),
         };
         match proven {
@@ -55,18 +65,35 @@ where
                 self.picked = Some(picked);
                 Ok(())
             }
-            Some(false) => Err(self.not_sent(peer, "not sent: the connection was idle, and answers no PING".to_owned())),
+            Some(false) => Err(self.not_sent(
+                peer,
+                "not sent: the connection was idle, and answers no PING".to_owned(),
+            )),
             None => Err(AttemptError::Terminal(FailureKind::Deadline)),
         }
     }
 
     /// Sends the request and the available part of its body; a task sends the rest.
-    pub(super) fn send(&mut self, peer: &Arc<PooledPeer>, unproven: bool, now: Instant) -> Result<Sent<B>, AttemptError> {
-        let Some(picked) = self.picked.take() else { return Err(self.not_sent(peer, "not sent".to_owned())) };
+    pub(super) fn send(
+        &mut self,
+        peer: &Arc<PooledPeer>,
+        unproven: bool,
+        now: Instant,
+    ) -> Result<Sent<B>, AttemptError> {
+        let Some(picked) = self.picked.take() else {
+            return Err(self.not_sent(peer, "not sent".to_owned()));
+        };
         let request = self.request_for(peer, now);
         let limit = picked.permit.connection.max_header_list_size();
         let (authority, kept) = (peer.authority.as_str(), self.head.header_list_size());
-        let size = headers::check_size(request.method(), authority, self.head.path(), kept, request.headers(), limit);
+        let size = headers::check_size(
+            request.method(),
+            authority,
+            self.head.path(),
+            kept,
+            request.headers(),
+            limit,
+        );
         if let Err(error) = size {
             return Err(self.local_mistake(error));
         }
@@ -80,7 +107,11 @@ where
             Ok((response, mut stream)) => {
                 let body = self.body.take().and_then(|body| {
                     if !body.is_complete() {
-                        return Some(BodyTask::spawn_paced(body, stream, Arc::clone(in_flight.connection())));
+                        return Some(BodyTask::spawn_paced(
+                            body,
+                            stream,
+                            Arc::clone(in_flight.connection()),
+                        ));
                     }
                     // An error of the stream is reported by its response.
                     let _ = body.send_whole(&mut stream);
@@ -97,9 +128,13 @@ where
     }
 
     fn request_for(&mut self, peer: &PooledPeer, now: Instant) -> Request<()> {
-        let remaining = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let remaining = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(now));
         let protocol = &self.service.shared().protocol;
-        self.head.request(&peer.scheme, &peer.authority, |headers| protocol.prepare(headers, self.sent, remaining))
+        self.head.request(&peer.scheme, &peer.authority, |headers| {
+            protocol.prepare(headers, self.sent, remaining);
+        })
     }
 
     #[cold]

@@ -54,13 +54,17 @@ impl Timer {
 
     /// Polls until the timer fires.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.sleep.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx))
+        self.sleep
+            .as_mut()
+            .map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx))
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        let Some(sleep) = self.sleep.take() else { return };
+        let Some(sleep) = self.sleep.take() else {
+            return;
+        };
         // A thread that is ending keeps no timer: the closure is dropped together with it.
         let _ = IDLE.try_with(|idle| keep(&mut idle.borrow_mut(), (self.runtime, sleep)));
     }
@@ -68,7 +72,10 @@ impl Drop for Timer {
 
 /// Keeps a timer. Returns it if enough are kept, so that it is dropped once the list is no longer
 /// borrowed: its waker may own another timer.
-fn keep(idle: &mut Vec<(Id, Pin<Box<Sleep>>)>, timer: (Id, Pin<Box<Sleep>>)) -> Option<(Id, Pin<Box<Sleep>>)> {
+fn keep(
+    idle: &mut Vec<(Id, Pin<Box<Sleep>>)>,
+    timer: (Id, Pin<Box<Sleep>>),
+) -> Option<(Id, Pin<Box<Sleep>>)> {
     if idle.len() >= MOST_IDLE {
         return Some(timer);
     }
@@ -122,7 +129,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_kept_timer_fires_at_its_new_time_earlier_or_later() {
         for seconds in [5, 9, 2, 2, 30, 0, 1] {
-            assert_eq!(fired_after(after(seconds)).await, Duration::from_secs(seconds), "{seconds}");
+            assert_eq!(
+                fired_after(after(seconds)).await,
+                Duration::from_secs(seconds),
+                "{seconds}"
+            );
             assert_eq!(idle(), 1);
         }
         // Armed, and kept before it fired.
@@ -130,7 +141,11 @@ mod tests {
             let mut timer = after(armed);
             assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx))).await.is_pending());
             drop(timer);
-            assert_eq!(fired_after(after(seconds)).await, Duration::from_secs(seconds), "{armed} {seconds}");
+            assert_eq!(
+                fired_after(after(seconds)).await,
+                Duration::from_secs(seconds),
+                "{armed} {seconds}"
+            );
         }
         assert_eq!(idle(), 1);
         let mut timer = after(1);
@@ -141,8 +156,13 @@ mod tests {
     #[test]
     fn a_timer_of_a_runtime_that_has_ended_is_not_used() {
         for _ in 0..3 {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-            let waited = runtime.block_on(async { fired_after(Timer::at(Instant::now() + Duration::from_millis(1))).await });
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap();
+            let waited = runtime.block_on(async {
+                fired_after(Timer::at(Instant::now() + Duration::from_millis(1))).await
+            });
             assert!(waited >= Duration::from_millis(1));
             assert_eq!(idle(), 1);
         }
@@ -163,7 +183,12 @@ mod tests {
 
     #[test]
     fn a_timer_may_hold_the_waker_of_a_task_that_owns_another() {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap()
+        };
         let (first, second) = (runtime(), runtime());
         first.block_on(async {
             let waker = Waker::from(Arc::new(Task(std::sync::Mutex::new(after(60)))));

@@ -36,10 +36,27 @@ pub(super) struct Watch {
 impl Watch {
     /// Creates the watch of an attempt on `peer`. An attempt on a connection that is being verified
     /// watches it from the start, if it may move.
-    pub(super) fn new(peer: &PooledPeer, deadline: Option<Instant>, may_move: bool, unproven: bool) -> Self {
-        let usual = peer.peer.stats().p50().map_or(Duration::ZERO, |p50| p50.saturating_mul(SLOW_P50S));
-        let slow_after = if unproven && may_move { Duration::ZERO } else { usual.max(SLOW_AFTER * peer.stall_factor()) };
-        Self { slow_after, deadline, may_move }
+    pub(super) fn new(
+        peer: &PooledPeer,
+        deadline: Option<Instant>,
+        may_move: bool,
+        unproven: bool,
+    ) -> Self {
+        let usual = peer
+            .peer
+            .stats()
+            .p50()
+            .map_or(Duration::ZERO, |p50| p50.saturating_mul(SLOW_P50S));
+        let slow_after = if unproven && may_move {
+            Duration::ZERO
+        } else {
+            usual.max(SLOW_AFTER * peer.stall_factor())
+        };
+        Self {
+            slow_after,
+            deadline,
+            may_move,
+        }
     }
 
     /// Returns the time at which an attempt that starts to wait at `now` is slow.

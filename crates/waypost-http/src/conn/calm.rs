@@ -37,9 +37,12 @@ impl EnhanceYourCalm {
     }
 
     fn doublings_at(&self, now: Instant) -> u32 {
-        let calm = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let calm = self
+            .since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let halvings = calm.as_secs() / HALVED_EVERY.as_secs();
-        self.doublings.saturating_sub(u32::try_from(halvings).unwrap_or(u32::MAX))
+        self.doublings
+            .saturating_sub(u32::try_from(halvings).unwrap_or(u32::MAX))
     }
 }
 

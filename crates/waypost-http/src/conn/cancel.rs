@@ -30,7 +30,9 @@ pub(crate) struct CancelledStream {
 
 impl fmt::Debug for CancelledStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelledStream").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("CancelledStream")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -38,7 +40,10 @@ impl CancelledStream {
     /// Wraps the h2 handles of the stream with this id, and its permit. They are dropped in the
     /// order of their fields; the permit must be last.
     pub(crate) fn new(id: h2::StreamId, handles: impl Send + 'static) -> Self {
-        Self { id: id.as_u32(), _handles: Box::new(handles) }
+        Self {
+            id: id.as_u32(),
+            _handles: Box::new(handles),
+        }
     }
 }
 
@@ -65,7 +70,12 @@ enum Proof {
 
 impl<T> Default for CancelQueue<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), unproven: 0, highest_unproven: 0, proof: Proof::Unasked }
+        Self {
+            waiting: BTreeMap::new(),
+            unproven: 0,
+            highest_unproven: 0,
+            proof: Proof::Unasked,
+        }
     }
 }
 
@@ -90,7 +100,9 @@ impl<T> CancelQueue<T> {
     /// reads all resets at once when it resumes.
     pub(super) fn release(&mut self, now: Instant, answered: u32, alive: bool) -> Vec<T> {
         let unanswered = self.waiting.split_off(&answered.saturating_add(1));
-        let mut released: Vec<T> = std::mem::replace(&mut self.waiting, unanswered).into_values().collect();
+        let mut released: Vec<T> = std::mem::replace(&mut self.waiting, unanswered)
+            .into_values()
+            .collect();
         if self.is_proven(now, answered) {
             (self.unproven, self.highest_unproven, self.proof) = (0, 0, Proof::Unasked);
         }
@@ -107,13 +119,16 @@ impl<T> CancelQueue<T> {
 
     /// Returns true if [`release`](Self::release) would return any stream.
     pub(super) fn can_release(&self, now: Instant, answered: u32, alive: bool) -> bool {
-        let Some((first, _)) = self.waiting.first_key_value() else { return false };
+        let Some((first, _)) = self.waiting.first_key_value() else {
+            return false;
+        };
         *first <= answered || alive && (self.unproven < BATCH || self.is_proven(now, answered))
     }
 
     fn is_proven(&self, now: Instant, answered: u32) -> bool {
         let acknowledged = |at| now.saturating_duration_since(at) >= ACCEPTED_WITHIN;
-        answered >= self.highest_unproven || matches!(self.proof, Proof::Acknowledged(at) if acknowledged(at))
+        answered >= self.highest_unproven
+            || matches!(self.proof, Proof::Acknowledged(at) if acknowledged(at))
     }
 
     /// Returns true if a SETTINGS frame is to be sent after the streams that were reset.
@@ -136,7 +151,9 @@ impl<T> CancelQueue<T> {
     /// Returns the time at which to release more even if no event occurs.
     pub(super) fn next_wake(&self, alive: bool) -> Option<Instant> {
         match self.proof {
-            Proof::Acknowledged(at) if alive && !self.waiting.is_empty() => at.checked_add(ACCEPTED_WITHIN),
+            Proof::Acknowledged(at) if alive && !self.waiting.is_empty() => {
+                at.checked_add(ACCEPTED_WITHIN)
+            }
             _ => None,
         }
     }
@@ -158,7 +175,10 @@ mod tests {
         let mut queue = queue(1..=25);
         assert_eq!(queue.release(start, 0, true).len(), 10);
         let mut now = start + Duration::from_secs(60);
-        assert!(queue.release(now, 0, true).is_empty(), "time proves nothing");
+        assert!(
+            queue.release(now, 0, true).is_empty(),
+            "time proves nothing"
+        );
         for left in [10, 5] {
             assert!(queue.wants_proof() && !queue.can_release(now, 0, true));
             queue.asked();

@@ -84,7 +84,10 @@ impl AddressPolicy {
             IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
-        !ip.is_unspecified() && !ip.is_multicast() && !link_local && (self.loopback || !ip.is_loopback())
+        !ip.is_unspecified()
+            && !ip.is_multicast()
+            && !link_local
+            && (self.loopback || !ip.is_loopback())
     }
 
     /// Returns true if this host may be dialled, as far as is known before a name is resolved.
@@ -118,12 +121,22 @@ pub(crate) async fn dial(address: &Address, policy: &AddressPolicy) -> io::Resul
     {
         return connect_and_prepare(SocketAddr::new(ip, address.port)).await;
     }
-    let resolved: Vec<SocketAddr> = tokio::net::lookup_host((address.host.as_str(), address.port)).await?.collect();
+    let resolved: Vec<SocketAddr> = tokio::net::lookup_host((address.host.as_str(), address.port))
+        .await?
+        .collect();
     dial_any(&resolved, policy).await
 }
 
-pub(super) async fn dial_any(resolved: &[SocketAddr], policy: &AddressPolicy) -> io::Result<TcpStream> {
-    let allowed = interleave(resolved.iter().copied().filter(|address| policy.allows(address.ip())));
+pub(super) async fn dial_any(
+    resolved: &[SocketAddr],
+    policy: &AddressPolicy,
+) -> io::Result<TcpStream> {
+    let allowed = interleave(
+        resolved
+            .iter()
+            .copied()
+            .filter(|address| policy.allows(address.ip())),
+    );
     if allowed.is_empty() {
         return Err(not_allowed(resolved));
     }
@@ -158,7 +171,10 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES)
+    TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES)
 }
 
 #[cfg(test)]
@@ -181,7 +197,10 @@ mod tests {
         ];
         for (ip, near, far) in table {
             let ip = ip.parse().unwrap();
-            let verdict = (AddressPolicy { loopback: true }.allows(ip), AddressPolicy { loopback: false }.allows(ip));
+            let verdict = (
+                AddressPolicy { loopback: true }.allows(ip),
+                AddressPolicy { loopback: false }.allows(ip),
+            );
             assert_eq!(verdict, (near, far), "{ip}");
         }
     }

@@ -1,7 +1,9 @@
 //! Handle of a connection, shared by its calls.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
+};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -87,18 +89,31 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(send: SendRequest<Bytes>, opened_at: Instant, idle_timeout: Duration) -> Self {
+    pub(super) fn new(
+        send: SendRequest<Bytes>,
+        opened_at: Instant,
+        idle_timeout: Duration,
+    ) -> Self {
         let state = State::default();
         state.limit.store(send.current_max_send_streams(), SeqCst);
         state.max_header_list_size.store(u32::MAX, Relaxed);
-        Self { send, opened_at, idle_timeout, state, queued: Queued::default() }
+        Self {
+            send,
+            opened_at,
+            idle_timeout,
+            state,
+            queued: Queued::default(),
+        }
     }
 
     /// Opens a stream.
     ///
     /// # Errors
     /// The stream was not opened, and nothing was sent.
-    pub(crate) fn open(&self, request: http::Request<()>) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+    pub(crate) fn open(
+        &self,
+        request: http::Request<()>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let opened = self.send.clone().send_request(request, false);
         self.state.opened.fetch_add(1, Relaxed);
         opened
@@ -115,7 +130,12 @@ impl Connection {
         &self,
         request: http::Request<()>,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let opened = self.send.clone().ready().await?.send_request(request, false);
+        let opened = self
+            .send
+            .clone()
+            .ready()
+            .await?
+            .send_request(request, false);
         self.state.opened.fetch_add(1, Relaxed);
         opened
     }
@@ -133,7 +153,11 @@ impl Connection {
             return None;
         }
         let limit = self.limit();
-        let before = self.state.streams.fetch_update(SeqCst, SeqCst, |n| (n < limit).then_some(n + 1)).ok()?;
+        let before = self
+            .state
+            .streams
+            .fetch_update(SeqCst, SeqCst, |n| (n < limit).then_some(n + 1))
+            .ok()?;
         if before >= self.state.peak.load(Relaxed) {
             self.state.peak.fetch_max(before + 1, Relaxed);
         }
@@ -230,7 +254,9 @@ impl Connection {
         let mut proofs = self.state.proofs.subscribe();
         let mut changes = self.state.changes.subscribe();
         self.prove();
-        let dead = changes.wait_for(|liveness| *liveness == Liveness::Unresponsive || self.end_reason().is_some());
+        let dead = changes.wait_for(|liveness| {
+            *liveness == Liveness::Unresponsive || self.end_reason().is_some()
+        });
         tokio::select! {
             biased;
             _ = dead => false,
@@ -245,7 +271,11 @@ impl Connection {
     /// Nothing is lost.
     pub(crate) async fn unresponsive(&self) {
         let mut changes = self.state.changes.subscribe();
-        if changes.wait_for(|liveness| *liveness == Liveness::Unresponsive).await.is_err() {
+        if changes
+            .wait_for(|liveness| *liveness == Liveness::Unresponsive)
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }
@@ -259,7 +289,11 @@ impl Connection {
     /// Resets the stream of an abandoned call as soon as the peer can take it. A stream that has
     /// received a response or has ended needs no pacing, but may be passed too.
     pub(crate) fn cancel(&self, stream: CancelledStream) {
-        self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        self.state
+            .cancelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(stream);
         self.state.has_cancelled.store(true, SeqCst);
         self.state.wake.notify_one();
         if self.end_reason().is_some() {
@@ -288,7 +322,9 @@ impl Connection {
 
     pub(super) fn set_last_read(&self, now: Instant) {
         let millis = now.saturating_duration_since(self.opened_at).as_millis();
-        self.state.last_read.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
+        self.state
+            .last_read
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Marks the end before the streams are notified, so that their calls can report the reason.
@@ -303,7 +339,13 @@ impl Connection {
         if !self.state.has_cancelled.swap(false, SeqCst) {
             return Vec::new();
         }
-        std::mem::take(&mut *self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut *self
+                .state
+                .cancelled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     pub(super) fn max_send_streams(&self) -> usize {

@@ -33,17 +33,28 @@ pub(crate) struct DialSlots {
 
 impl Default for DialSlots {
     fn default() -> Self {
-        Self { fast: Arc::new(Semaphore::new(FAST)), slow: Arc::new(Semaphore::new(SLOW)) }
+        Self {
+            fast: Arc::new(Semaphore::new(FAST)),
+            slow: Arc::new(Semaphore::new(SLOW)),
+        }
     }
 }
 
 impl DialSlots {
     async fn acquire(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.fast).acquire_owned().await.expect("the semaphore is never closed")
+        Arc::clone(&self.fast)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed")
     }
 
     /// Runs a dial. If it takes longer than `patience`, exchanges its slot for a slow one.
-    async fn run<T>(&self, patience: Duration, on_slow: impl FnOnce(), dial: impl Future<Output = T>) -> T {
+    async fn run<T>(
+        &self,
+        patience: Duration,
+        on_slow: impl FnOnce(),
+        dial: impl Future<Output = T>,
+    ) -> T {
         let fast = self.acquire().await;
         let mut dial = pin!(dial);
         if let Ok(result) = timeout(patience, dial.as_mut()).await {
@@ -81,15 +92,26 @@ impl Dialer {
     /// If dropped, the connection is closed, its calls are lost, and `Ended` is sent.
     pub(crate) async fn run(self, mut events: EventSender, slots: DialSlots) {
         let result = contain_panic(self.drive(&mut events, &slots)).await;
-        let result = result.unwrap_or_else(|panic| Err(format!("connection to {}: panicked: {panic}", self.address)));
+        let result = result.unwrap_or_else(|panic| {
+            Err(format!("connection to {}: panicked: {panic}", self.address))
+        });
         events.end(result);
     }
 
     async fn drive(&self, events: &mut EventSender, slots: &DialSlots) -> Result<(), String> {
-        let (driver, connection) = slots.run(self.config.slot_timeout, || events.slow(), self.dial_in_time()).await?;
+        let (driver, connection) = slots
+            .run(
+                self.config.slot_timeout,
+                || events.slow(),
+                self.dial_in_time(),
+            )
+            .await?;
         events.ready(&connection);
         drop(connection);
-        driver.run(events).await.map_err(|error| format!("connection to {}: {error}", self.address))
+        driver
+            .run(events)
+            .await
+            .map_err(|error| format!("connection to {}: {error}", self.address))
     }
 
     async fn dial_in_time(&self) -> Result<(Driver, Arc<Connection>), String> {
@@ -101,7 +123,11 @@ impl Dialer {
     async fn dial(&self) -> Result<(Driver, Arc<Connection>), String> {
         let failed = |why: &dyn fmt::Display| format!("connect {}: {why}", self.address);
         let begun = Instant::now();
-        let io = self.connect.connect(&self.address, &self.policy).await.map_err(|error| failed(&error))?;
+        let io = self
+            .connect
+            .connect(&self.address, &self.policy)
+            .await
+            .map_err(|error| failed(&error))?;
         let shaken = handshake(io).await.map_err(|error| failed(&error))?;
         Ok(Driver::new(shaken, &self.config, self.calm, begun))
     }

@@ -57,7 +57,9 @@ impl Drop for Ended {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("connection", &self.connection.0).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("connection", &self.connection.0)
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,7 +79,11 @@ impl Driver {
         calm: EnhanceYourCalm,
         begun: Instant,
     ) -> (Self, Arc<Connection>) {
-        let Handshake { send, mut h2, counts } = handshake;
+        let Handshake {
+            send,
+            mut h2,
+            counts,
+        } = handshake;
         let now = Instant::now();
         let connection = Arc::new(Connection::new(send.clone(), now, config.idle_timeout));
         connection.set_max_header_list_size(counts.max_header_list_size());
@@ -116,14 +122,19 @@ impl Driver {
                 Turn::Liveness => events.liveness_changed(&connection),
                 Turn::Capacity => events.capacity_changed(&connection),
                 Turn::Ended(result) => return self.end(result),
-                Turn::Again if connection.is_draining() && connection.streams() == 0 => return self.end(Ok(())),
+                Turn::Again if connection.is_draining() && connection.streams() == 0 => {
+                    return self.end(Ok(()));
+                }
                 Turn::Again => {}
             }
         }
     }
 
     fn end(self, result: Result<(), String>) -> Result<(), String> {
-        let reason = result.as_ref().err().map_or("the connection was closed", String::as_str);
+        let reason = result
+            .as_ref()
+            .err()
+            .map_or("the connection was closed", String::as_str);
         self.connection.0.set_ended(reason);
         result
     }
@@ -187,14 +198,18 @@ impl Driver {
         if self.going_away {
             return None;
         }
-        let Poll::Ready(Err(error)) = self.probe.poll_ready(cx) else { return None };
+        let Poll::Ready(Err(error)) = self.probe.poll_ready(cx) else {
+            return None;
+        };
         Some(self.going_away(&error))
     }
 
     fn going_away(&mut self, error: &h2::Error) -> Turn {
         self.going_away = true;
         self.connection.0.state.draining.store(true, SeqCst);
-        Turn::GoAway(GoAway { calm: error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) })
+        Turn::GoAway(GoAway {
+            calm: error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM),
+        })
     }
 
     fn reset_cancelled(&mut self) {
@@ -206,7 +221,10 @@ impl Driver {
         }
         let alive = self.is_alive();
         // Dropped here, outside of h2's own locks.
-        drop(self.cancelled.release(Instant::now(), self.counts.highest_answered(), alive));
+        drop(
+            self.cancelled
+                .release(Instant::now(), self.counts.highest_answered(), alive),
+        );
     }
 
     /// Returns true if h2 must be polled again: there are streams to reset, or a SETTINGS frame is
@@ -225,7 +243,8 @@ impl Driver {
             self.cancelled.asked();
             return true;
         }
-        self.cancelled.can_release(now, self.counts.highest_answered(), self.is_alive())
+        self.cancelled
+            .can_release(now, self.counts.highest_answered(), self.is_alive())
     }
 
     fn is_alive(&self) -> bool {
@@ -294,15 +313,25 @@ impl Driver {
                     let _ = ping.send_ping(Ping::opaque());
                 }
             }
-            KeepAliveAction::Close => return Err(format!("no answer to a PING within {:?}", self.close_timeout)),
+            KeepAliveAction::Close => {
+                return Err(format!(
+                    "no answer to a PING within {:?}",
+                    self.close_timeout
+                ));
+            }
         }
         Ok(())
     }
 
     /// Arms the timer for the next check. A timer that fires early only causes an additional check.
     fn arm(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
-        let wakes = [self.keep_alive.next_wake(), self.cancelled.next_wake(self.is_alive())];
-        let Some(at) = wakes.into_iter().flatten().min() else { return Poll::Pending };
+        let wakes = [
+            self.keep_alive.next_wake(),
+            self.cancelled.next_wake(self.is_alive()),
+        ];
+        let Some(at) = wakes.into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
         if timer.is_elapsed() || timer.deadline() > at {
             timer.as_mut().reset(at);
         }

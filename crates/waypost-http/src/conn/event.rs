@@ -66,7 +66,10 @@ impl Change {
     /// Queues a change unless one is already queued.
     fn queue(connection: &Arc<Connection>, flag: fn(&Queued) -> &AtomicBool) -> Option<Self> {
         let queued = flag(&connection.queued).swap(true, SeqCst);
-        (!queued).then(|| Self { connection: Arc::clone(connection), flag })
+        (!queued).then(|| Self {
+            connection: Arc::clone(connection),
+            flag,
+        })
     }
 
     /// Clears the flag and returns the connection. The flag is cleared before the state is read, so
@@ -89,7 +92,9 @@ pub(crate) struct EventSender(Option<Box<dyn FnMut(ConnectionEvent) + Send>>);
 
 impl fmt::Debug for EventSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventSender").field("ended", &self.0.is_none()).finish()
+        f.debug_struct("EventSender")
+            .field("ended", &self.0.is_none())
+            .finish()
     }
 }
 

@@ -27,11 +27,19 @@ const LISTED: usize = 8;
 /// starting with that of the first; duplicates are removed.
 pub(super) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut seen = HashSet::new();
-    let unique: Vec<SocketAddr> = addresses.into_iter().filter(|address| seen.insert(*address)).collect();
+    let unique: Vec<SocketAddr> = addresses
+        .into_iter()
+        .filter(|address| seen.insert(*address))
+        .collect();
     let first_is_v6 = unique.first().is_some_and(SocketAddr::is_ipv6);
-    let (first, second): (Vec<SocketAddr>, Vec<SocketAddr>) = unique.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
+    let (first, second): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        unique.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
     let longer = first.len().max(second.len());
-    (0..longer).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
+    (0..longer)
+        .flat_map(|i| [first.get(i), second.get(i)])
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// Connects to the first address that answers. Attempts start in order, each after a delay or as
@@ -39,11 +47,19 @@ pub(super) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec
 ///
 /// # Errors
 /// All addresses failed: lists each with its error.
-pub(super) async fn race<T, F>(addresses: &[SocketAddr], connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
+pub(super) async fn race<T, F>(
+    addresses: &[SocketAddr],
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>> + Send,
 {
-    let mut race = Race { waiting: addresses.iter().copied(), connect, running: Vec::new(), failed: Vec::new() };
+    let mut race = Race {
+        waiting: addresses.iter().copied(),
+        connect,
+        running: Vec::new(),
+        failed: Vec::new(),
+    };
     let delay = delay(addresses.len());
     let mut timer = std::pin::pin!(sleep_until(Instant::now()));
     race.begin_next();
@@ -74,12 +90,20 @@ where
     F: Future<Output = io::Result<T>>,
 {
     fn begin_next(&mut self) -> bool {
-        let Some(address) = self.waiting.next() else { return false };
-        self.running.push((address, Box::pin((self.connect)(address))));
+        let Some(address) = self.waiting.next() else {
+            return false;
+        };
+        self.running
+            .push((address, Box::pin((self.connect)(address))));
         true
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, delay: Duration) -> Poll<io::Result<T>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        delay: Duration,
+    ) -> Poll<io::Result<T>> {
         loop {
             let failed = self.failed.len();
             if let Some(connected) = self.poll_running(cx) {
@@ -116,7 +140,9 @@ where
 /// Returns an error of the kind of the last one, which names each address with the system's own
 /// text.
 fn all_failed(failed: &[(SocketAddr, io::Error)]) -> io::Error {
-    let kind = failed.last().map_or(io::ErrorKind::NotFound, |(_, error)| error.kind());
+    let kind = failed
+        .last()
+        .map_or(io::ErrorKind::NotFound, |(_, error)| error.kind());
     io::Error::new(kind, AllFailed::new(failed).to_string())
 }
 
@@ -146,10 +172,16 @@ mod tests {
     use super::*;
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
-        list.iter().map(|address| address.parse().unwrap()).collect()
+        list.iter()
+            .map(|address| address.parse().unwrap())
+            .collect()
     }
 
-    async fn answer(address: SocketAddr, after: Option<u64>, refused: &[&str]) -> io::Result<SocketAddr> {
+    async fn answer(
+        address: SocketAddr,
+        after: Option<u64>,
+        refused: &[&str],
+    ) -> io::Result<SocketAddr> {
         if refused.contains(&address.to_string().as_str()) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -170,7 +202,13 @@ mod tests {
             "10.0.0.2:1",
             "10.0.0.3:1",
         ]));
-        let expected = ["[2001:db8::1]:1", "10.0.0.1:1", "[2001:db8::2]:1", "10.0.0.2:1", "10.0.0.3:1"];
+        let expected = [
+            "[2001:db8::1]:1",
+            "10.0.0.1:1",
+            "[2001:db8::2]:1",
+            "10.0.0.2:1",
+            "10.0.0.3:1",
+        ];
         assert_eq!(order, addresses(&expected));
         assert_eq!(interleave([]), []);
     }
@@ -179,14 +217,25 @@ mod tests {
     async fn an_address_that_swallows_packets_costs_a_quarter_of_a_second() {
         let addresses = addresses(&["[2001:db8::1]:1", "10.0.0.1:1"]);
         let start = Instant::now();
-        let won = race(&addresses, |address| answer(address, address.is_ipv4().then_some(5), &[])).await.unwrap();
+        let won = race(&addresses, |address| {
+            answer(address, address.is_ipv4().then_some(5), &[])
+        })
+        .await
+        .unwrap();
         assert_eq!((won, start.elapsed().as_millis()), (addresses[1], 255));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_first_address_still_wins_if_it_is_first_to_connect() {
         let addresses = addresses(&["[2001:db8::1]:1", "10.0.0.1:1"]);
-        let won = race(&addresses, |address| answer(address, Some(if address.is_ipv6() { 300 } else { 100 }), &[])).await;
+        let won = race(&addresses, |address| {
+            answer(
+                address,
+                Some(if address.is_ipv6() { 300 } else { 100 }),
+                &[],
+            )
+        })
+        .await;
         assert_eq!(won.unwrap(), addresses[0]);
     }
 
@@ -194,10 +243,16 @@ mod tests {
     async fn a_refused_address_costs_nothing_and_the_error_names_them_all() {
         let addresses = addresses(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
         let start = Instant::now();
-        let won = race(&addresses, |address| answer(address, Some(0), &["10.0.0.1:1", "10.0.0.2:1"])).await.unwrap();
+        let won = race(&addresses, |address| {
+            answer(address, Some(0), &["10.0.0.1:1", "10.0.0.2:1"])
+        })
+        .await
+        .unwrap();
         assert_eq!((won, start.elapsed().as_millis() < 5), (addresses[2], true));
         let refused = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
-        let error = race(&addresses, |address| answer(address, None, &refused)).await.unwrap_err();
+        let error = race(&addresses, |address| answer(address, None, &refused))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         let text = "10.0.0.1:1: connection refused; 10.0.0.2:1: connection refused; 10.0.0.3:1: connection refused";
         assert_eq!(error.to_string(), text);
@@ -205,10 +260,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_of_many_addresses_are_begun_within_a_second() {
-        let many: Vec<SocketAddr> = (0..60).map(|i| SocketAddr::from(([10, 0, 0, i], 1))).collect();
+        let many: Vec<SocketAddr> = (0..60)
+            .map(|i| SocketAddr::from(([10, 0, 0, i], 1)))
+            .collect();
         let start = Instant::now();
-        let won = race(&many, |address| answer(address, (address == many[59]).then_some(0), &[])).await.unwrap();
+        let won = race(&many, |address| {
+            answer(address, (address == many[59]).then_some(0), &[])
+        })
+        .await
+        .unwrap();
         assert_eq!(won, many[59]);
-        assert!(start.elapsed() <= Duration::from_millis(1_100), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() <= Duration::from_millis(1_100),
+            "{:?}",
+            start.elapsed()
+        );
     }
 }

@@ -100,7 +100,14 @@ pub(crate) struct FrameCounter {
 impl FrameCounter {
     pub(crate) fn new(io: BoxIo) -> (Self, Arc<FrameCounts>) {
         let counts = Arc::new(FrameCounts::default());
-        (Self { io, counts: Arc::clone(&counts), parser: Parser::default() }, counts)
+        (
+            Self {
+                io,
+                counts: Arc::clone(&counts),
+                parser: Parser::default(),
+            },
+            counts,
+        )
     }
 }
 
@@ -152,7 +159,10 @@ impl Parser {
         self.in_settings = kind == SETTINGS && flags & ACK == 0;
         let counter = match (kind, flags & ACK) {
             (DATA | HEADERS, _) => {
-                let answered = counts.highest_answered.load(Relaxed).max(u32::from_be_bytes(id) & (u32::MAX >> 1));
+                let answered = counts
+                    .highest_answered
+                    .load(Relaxed)
+                    .max(u32::from_be_bytes(id) & (u32::MAX >> 1));
                 counts.highest_answered.store(answered, Relaxed);
                 &counts.answers
             }
@@ -172,7 +182,9 @@ impl Parser {
                 self.setting_filled = 0;
                 let [a, b, value @ ..] = self.setting;
                 if u16::from_be_bytes([a, b]) == MAX_HEADER_LIST_SIZE {
-                    counts.max_header_list_size.store(u32::from_be_bytes(value), Relaxed);
+                    counts
+                        .max_header_list_size
+                        .store(u32::from_be_bytes(value), Relaxed);
                 }
             }
         }
@@ -180,7 +192,11 @@ impl Parser {
 }
 
 impl AsyncRead for FrameCounter {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
         let result = contain(|| Pin::new(&mut this.io).poll_read(cx, buf));
@@ -195,18 +211,28 @@ impl AsyncRead for FrameCounter {
 
 impl FrameCounter {
     fn written<T>(&self, result: Poll<T>) -> Poll<T> {
-        self.counts.write_blocked.store(result.is_pending(), Relaxed);
+        self.counts
+            .write_blocked
+            .store(result.is_pending(), Relaxed);
         result
     }
 }
 
 impl AsyncWrite for FrameCounter {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let result = contain(|| Pin::new(&mut self.io).poll_write(cx, buf));
         self.written(result)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let result = contain(|| Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
         self.written(result)
     }
@@ -227,7 +253,9 @@ impl AsyncWrite for FrameCounter {
 
 /// Converts a panic of the user's byte stream into an error.
 fn contain<T>(poll: impl FnOnce() -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-    let failed = |panic: Box<dyn Any + Send>| io::Error::other(format!("panicked: {}", panic_message(panic.as_ref())));
+    let failed = |panic: Box<dyn Any + Send>| {
+        io::Error::other(format!("panicked: {}", panic_message(panic.as_ref())))
+    };
     catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|panic| Poll::Ready(Err(failed(panic))))
 }
 
@@ -236,7 +264,17 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0, u8::try_from(payload.len() >> 8).unwrap(), (payload.len() & 0xff) as u8, kind, flags, 0, 0, 0, 1];
+        let mut bytes = vec![
+            0,
+            u8::try_from(payload.len() >> 8).unwrap(),
+            (payload.len() & 0xff) as u8,
+            kind,
+            flags,
+            0,
+            0,
+            0,
+            1,
+        ];
         bytes.extend(payload);
         bytes
     }
@@ -262,10 +300,20 @@ mod tests {
             }
             assert_eq!(
                 counts.totals(),
-                FrameTotals { bytes: 0, answers: 3, pongs: 1, settings: 1, settings_acks: 1 },
+                FrameTotals {
+                    bytes: 0,
+                    answers: 3,
+                    pongs: 1,
+                    settings: 1,
+                    settings_acks: 1
+                },
                 "pieces of {size}"
             );
-            assert_eq!((counts.max_header_list_size(), counts.highest_answered()), (8192, 1), "pieces of {size}");
+            assert_eq!(
+                (counts.max_header_list_size(), counts.highest_answered()),
+                (8192, 1),
+                "pieces of {size}"
+            );
         }
     }
 

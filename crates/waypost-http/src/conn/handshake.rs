@@ -55,7 +55,9 @@ pub(crate) async fn handshake(io: BoxIo) -> Result<Handshake, String> {
         .await
         .map_err(|error| error.to_string())?;
     poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err("the peer closed the connection before its SETTINGS".to_owned())),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(
+            "the peer closed the connection before its SETTINGS".to_owned(),
+        )),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
         Poll::Pending if counts.totals().settings > 0 => Poll::Ready(Ok(())),
         Poll::Pending => Poll::Pending,

@@ -21,7 +21,11 @@ use super::connection::Liveness;
 
 const PINGS: u8 = 3;
 const SLOW_PING_INTERVAL: Duration = Duration::from_secs(1);
-const SILENCES: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(45)];
+const SILENCES: [Duration; 3] = [
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(45),
+];
 /// Number of round trips after which the PING that verifies an idle connection is late.
 const PROOF_ROUND_TRIPS: u32 = 8;
 
@@ -106,7 +110,12 @@ struct Quiet {
 impl KeepAlive {
     /// Creates the keep-alive of a connection that was opened at `now` to a peer with this calm
     /// state, and whose first round trip took at most `rtt`.
-    pub(super) fn new(config: &ConnectionConfig, calm: EnhanceYourCalm, now: Instant, rtt: Duration) -> Self {
+    pub(super) fn new(
+        config: &ConnectionConfig,
+        calm: EnhanceYourCalm,
+        now: Instant,
+        rtt: Duration,
+    ) -> Self {
         Self {
             times: Times {
                 idle: config.idle_timeout,
@@ -162,8 +171,16 @@ impl KeepAlive {
 
     /// Returns the time of the next check if no event occurs before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        let answer =
-            self.probe.and_then(|probe| after(probe.sent, if self.unresponsive { self.times.close } else { probe.timeout }));
+        let answer = self.probe.and_then(|probe| {
+            after(
+                probe.sent,
+                if self.unresponsive {
+                    self.times.close
+                } else {
+                    probe.timeout
+                },
+            )
+        });
         let silence = self.next_silence().filter(|_| self.may_ping());
         [answer, silence].into_iter().flatten().min()
     }
@@ -192,7 +209,10 @@ impl KeepAlive {
         if activity.calls == 0 {
             self.quiet = None;
         } else if activity.answers || self.quiet.is_none() {
-            self.quiet = Some(Quiet { since: now, pinged: 0 });
+            self.quiet = Some(Quiet {
+                since: now,
+                pinged: 0,
+            });
         }
     }
 
@@ -220,7 +240,11 @@ impl KeepAlive {
         }
         if self.may_ping() && self.next_silence().is_some_and(|at| now >= at) {
             self.count_silence();
-            return self.ping(Probe { sent: now, timeout: self.times.ping, is_proof: false });
+            return self.ping(Probe {
+                sent: now,
+                timeout: self.times.ping,
+                is_proof: false,
+            });
         }
         KeepAliveAction::None
     }
@@ -230,20 +254,33 @@ impl KeepAlive {
             probe.is_proof = false;
         }
         let interval = SLOW_PING_INTERVAL.saturating_mul(self.factor);
-        let too_soon = self.last_slow_ping.is_some_and(|last| now.saturating_duration_since(last) < interval);
+        let too_soon = self
+            .last_slow_ping
+            .is_some_and(|last| now.saturating_duration_since(last) < interval);
         if too_soon || !self.may_ping() {
             return KeepAliveAction::None;
         }
         self.last_slow_ping = Some(now);
-        self.ping(Probe { sent: now, timeout: self.times.ping, is_proof: false })
+        self.ping(Probe {
+            sent: now,
+            timeout: self.times.ping,
+            is_proof: false,
+        })
     }
 
     fn prove(&mut self, now: Instant) -> KeepAliveAction {
         if !self.may_ping() {
             return KeepAliveAction::None;
         }
-        let timeout = self.times.proof.max(self.rtt.saturating_mul(PROOF_ROUND_TRIPS));
-        self.ping(Probe { sent: now, timeout, is_proof: true })
+        let timeout = self
+            .times
+            .proof
+            .max(self.rtt.saturating_mul(PROOF_ROUND_TRIPS));
+        self.ping(Probe {
+            sent: now,
+            timeout,
+            is_proof: true,
+        })
     }
 
     fn may_ping(&self) -> bool {
@@ -261,7 +298,10 @@ impl KeepAlive {
     fn next_silence(&self) -> Option<Instant> {
         let quiet = self.quiet?;
         match self.silence {
-            Silence::Sparse => after(quiet.since, SILENCES.get(quiet.pinged)?.saturating_mul(self.factor)),
+            Silence::Sparse => after(
+                quiet.since,
+                SILENCES.get(quiet.pinged)?.saturating_mul(self.factor),
+            ),
             Silence::Every(period) => after(quiet.since.max(self.last_read), period),
         }
     }

@@ -44,7 +44,8 @@ impl Counts {
         for (reason, count) in &self.excluded {
             *reasons.entry(*reason).or_default() += count;
         }
-        *reasons.entry(Exclusion::OutsideSubset).or_default() += self.passing.saturating_sub(self.joined);
+        *reasons.entry(Exclusion::OutsideSubset).or_default() +=
+            self.passing.saturating_sub(self.joined);
         reasons.retain(|_, count| *count > 0);
         reasons
     }
@@ -53,7 +54,11 @@ impl Counts {
 /// Increments a count if `add` is true; decrements it otherwise.
 pub(super) fn adjust(counts: &mut BTreeMap<Exclusion, usize>, reason: Exclusion, add: bool) {
     let count = counts.entry(reason).or_default();
-    *count = if add { *count + 1 } else { count.saturating_sub(1) };
+    *count = if add {
+        *count + 1
+    } else {
+        count.saturating_sub(1)
+    };
 }
 
 /// Handle of a channel on a balancer.
@@ -100,7 +105,10 @@ pub(super) struct Balancers {
 impl Balancers {
     /// Returns the balancer that picks by `config`, and true if it is new.
     pub(super) fn join(&mut self, config: &balance::Config, loads: &LoadTable) -> (Joined, bool) {
-        let known = self.all.iter_mut().find(|known| known.balancer.config().is_same(config));
+        let known = self
+            .all
+            .iter_mut()
+            .find(|known| known.balancer.config().is_same(config));
         let new = known.is_none();
         let registered = match known {
             Some(registered) => registered,
@@ -119,7 +127,11 @@ impl Balancers {
         };
         let user = registered.users.upgrade().unwrap_or_default();
         (registered.users, registered.unused_since) = (Arc::downgrade(&user), None);
-        let joined = Joined { balancer: Arc::clone(&registered.balancer), counts: Arc::clone(&registered.counts), _user: user };
+        let joined = Joined {
+            balancer: Arc::clone(&registered.balancer),
+            counts: Arc::clone(&registered.counts),
+            _user: user,
+        };
         (joined, new)
     }
 
@@ -130,9 +142,18 @@ impl Balancers {
             let unused = registered.users.strong_count() == 0;
             registered.unused_since = unused.then(|| registered.unused_since.unwrap_or(now));
         }
-        let mut unused: Vec<_> = self.all.iter().filter_map(|known| Some((known.unused_since?, known.id))).collect();
+        let mut unused: Vec<_> = self
+            .all
+            .iter()
+            .filter_map(|known| Some((known.unused_since?, known.id)))
+            .collect();
         unused.sort_unstable();
-        let forget: Vec<_> = unused.iter().rev().skip(UNUSED_KEPT).map(|(_, id)| *id).collect();
+        let forget: Vec<_> = unused
+            .iter()
+            .rev()
+            .skip(UNUSED_KEPT)
+            .map(|(_, id)| *id)
+            .collect();
         self.all.retain(|known| !forget.contains(&known.id));
         &self.all
     }

@@ -70,13 +70,19 @@ impl PeerEntry {
         shared: &PoolShared,
         now: Instant,
     ) -> Self {
-        let authority = Authority::try_from(&*entry.node.address).unwrap_or_else(|_| Authority::from_static("invalid"));
+        let authority = Authority::try_from(&*entry.node.address)
+            .unwrap_or_else(|_| Authority::from_static("invalid"));
         let peer = Arc::new(Peer::new(entry.clone(), &pool.loads, now));
         Self {
             address: dialable(&entry.node.address, &shared.policy),
             entry,
             membership,
-            pooled: Arc::new(PooledPeer::new(key, peer, (shared.scheme.clone(), authority), Arc::clone(&pool.queue))),
+            pooled: Arc::new(PooledPeer::new(
+                key,
+                peer,
+                (shared.scheme.clone(), authority),
+                Arc::clone(&pool.queue),
+            )),
             machine: Reconnect::new(shared.config.reconnect, fastrand::Rng::new()),
             dials: HashMap::new(),
             calm: EnhanceYourCalm::default(),
@@ -108,9 +114,17 @@ impl PeerEntry {
     /// Publishes the machine's ready connections to the calls.
     pub(super) fn share_connections(&mut self) {
         let same = self.machine.ready().count() == self.shared.len()
-            && self.machine.ready().zip(&self.shared).all(|((_, a), b)| Arc::ptr_eq(a, b));
+            && self
+                .machine
+                .ready()
+                .zip(&self.shared)
+                .all(|((_, a), b)| Arc::ptr_eq(a, b));
         if !same {
-            self.shared = self.machine.ready().map(|(_, connection)| Arc::clone(connection)).collect();
+            self.shared = self
+                .machine
+                .ready()
+                .map(|(_, connection)| Arc::clone(connection))
+                .collect();
             self.pooled.connections.store(Arc::new(self.shared.clone()));
         }
     }
@@ -121,8 +135,11 @@ impl PeerEntry {
         let peer = &self.pooled.peer;
         peer.observe(now, self.membership, self.machine.connectivity());
         let status = peer.status();
-        let observed =
-            Observed { status: &status, responsive: self.machine.is_responsive(), address: self.address.as_ref().err().copied() };
+        let observed = Observed {
+            status: &status,
+            responsive: self.machine.is_responsive(),
+            address: self.address.as_ref().err().copied(),
+        };
         self.judgements.update(now, &observed);
         let exclusion = self.judgements.exclusion();
         if exclusion.is_none() || self.exclusion.is_none() {
@@ -148,9 +165,15 @@ impl PeerEntry {
         }
         let held = match self.kept_until() {
             Some(until) => now < until,
-            None => self.address.is_ok() && self.machine.failures() == 0 && self.may_be_dialled_soon(),
+            None => {
+                self.address.is_ok() && self.machine.failures() == 0 && self.may_be_dialled_soon()
+            }
         };
-        if held { SlotState::Held } else { SlotState::Empty }
+        if held {
+            SlotState::Held
+        } else {
+            SlotState::Empty
+        }
     }
 
     fn may_be_dialled_soon(&self) -> bool {
@@ -158,29 +181,48 @@ impl PeerEntry {
     }
 
     fn kept_until(&self) -> Option<Instant> {
-        self.usable_until.and_then(|until| until.checked_add(PLACE_KEPT))
+        self.usable_until
+            .and_then(|until| until.checked_add(PLACE_KEPT))
     }
 
     /// Returns the time of the next check if no event occurs before. It may be past; then the check
     /// is due.
     pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let place = self.kept_until().filter(|until| self.exclusion.is_some() && *until > now);
-        [self.machine.next_wake(), place, self.surplus.next_wake(), self.log.next_wake()].into_iter().flatten().min()
+        let place = self
+            .kept_until()
+            .filter(|until| self.exclusion.is_some() && *until > now);
+        [
+            self.machine.next_wake(),
+            place,
+            self.surplus.next_wake(),
+            self.log.next_wake(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Returns the target number of connections. `sharing` is the number of peers that subset the
     /// load, now or soon.
     pub(super) fn target(&self, sharing: impl FnOnce() -> usize) -> usize {
         let connections = &self.shared;
-        let all = |is: &dyn Fn(&Arc<Connection>) -> bool| !connections.is_empty() && connections.iter().all(is);
-        let most = if all(&|c| c.limit() > 0 && (c.streams() >= nearly_full(c.limit()) || !c.has_capacity())) {
+        let all = |is: &dyn Fn(&Arc<Connection>) -> bool| {
+            !connections.is_empty() && connections.iter().all(is)
+        };
+        let most = if all(&|c| {
+            c.limit() > 0 && (c.streams() >= nearly_full(c.limit()) || !c.has_capacity())
+        }) {
             CONNECTIONS_AT_MOST
         } else if all(&|c| c.streams() >= BUSY) {
             connections_each(sharing())
         } else {
             0
         };
-        if connections.len() < most { connections.len() + 1 } else { connections.len() }
+        if connections.len() < most {
+            connections.len() + 1
+        } else {
+            connections.len()
+        }
     }
 
     /// Returns the connection to be drained, if one fewer has been enough for a while with
@@ -188,16 +230,27 @@ impl PeerEntry {
     pub(super) fn surplus(&mut self, now: Instant, sharing: usize) -> Option<ConnectionId> {
         let ready = || self.machine.ready().map(|(_, connection)| connection);
         // Once a peer has its part of the connections, only a nearly full one opens another.
-        let busy = if ready().count() <= connections_each(sharing) { BUSY } else { usize::MAX };
+        let busy = if ready().count() <= connections_each(sharing) {
+            BUSY
+        } else {
+            usize::MAX
+        };
         let carried = || Carried {
             peak: ready().map(|connection| connection.take_peak()).sum(),
-            busy: ready().map(|connection| busy.min(nearly_full(connection.limit()))).min().unwrap_or(BUSY),
+            busy: ready()
+                .map(|connection| busy.min(nearly_full(connection.limit())))
+                .min()
+                .unwrap_or(BUSY),
         };
         if !self.surplus.look(now, ready().count(), carried) {
             return None;
         }
         let least = |(id, connection): &(ConnectionId, &Arc<Connection>)| {
-            (connection.liveness() == Liveness::Alive, connection.streams(), Reverse(*id))
+            (
+                connection.liveness() == Liveness::Alive,
+                connection.streams(),
+                Reverse(*id),
+            )
         };
         self.machine.ready().min_by_key(least).map(|(id, _)| id)
     }
@@ -205,7 +258,9 @@ impl PeerEntry {
     /// Publishes the factor on this peer's stall timeout to the calls; returns the state for new
     /// connections.
     pub(super) fn share_calm(&self, now: Instant) -> EnhanceYourCalm {
-        self.pooled.stall_factor.store(self.calm.stall_factor(now), Relaxed);
+        self.pooled
+            .stall_factor
+            .store(self.calm.stall_factor(now), Relaxed);
         self.calm
     }
 
@@ -216,18 +271,23 @@ impl PeerEntry {
 
     /// Verifies the ready connections that were idle.
     pub(super) fn prove(&self) {
-        self.machine.ready().for_each(|(_, connection)| connection.prove());
+        self.machine
+            .ready()
+            .for_each(|(_, connection)| connection.prove());
     }
 
     /// Returns true if a ready connection was idle for so long that it must be verified.
     pub(super) fn needs_proof(&self, now: Instant) -> bool {
-        self.machine.ready().any(|(_, connection)| connection.needs_proof(now))
+        self.machine
+            .ready()
+            .any(|(_, connection)| connection.needs_proof(now))
     }
 
     /// Returns true if no connection is ready after a failed connect, or after the server closed
     /// two in a row early.
     pub(super) fn has_failed(&self) -> bool {
-        self.machine.failures() > u32::from(self.closed_early) && self.machine.connectivity() == ConnectivityState::Backoff
+        self.machine.failures() > u32::from(self.closed_early)
+            && self.machine.connectivity() == ConnectivityState::Backoff
     }
 }
 

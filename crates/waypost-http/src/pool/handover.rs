@@ -17,7 +17,10 @@ pub(super) struct Handover<L> {
 
 impl<L: Default> Default for Handover<L> {
     fn default() -> Self {
-        Self { waiting: AtomicUsize::new(0), line: Mutex::new(L::default()) }
+        Self {
+            waiting: AtomicUsize::new(0),
+            line: Mutex::new(L::default()),
+        }
     }
 }
 
@@ -31,7 +34,11 @@ impl<L> Handover<L> {
     /// Changes the queue; `change` returns the number of waiting calls afterwards. Then, still
     /// under the lock and with the number published, `serve` uses free capacity and returns the
     /// number of calls left.
-    pub(super) fn enter<T>(&self, change: impl FnOnce(&mut L) -> (T, usize), serve: impl FnOnce(&mut L) -> usize) -> T {
+    pub(super) fn enter<T>(
+        &self,
+        change: impl FnOnce(&mut L) -> (T, usize),
+        serve: impl FnOnce(&mut L) -> usize,
+    ) -> T {
         let mut line = self.lock();
         let (result, waiting) = change(&mut line);
         self.waiting.store(waiting, Ordering::Relaxed);

@@ -63,7 +63,12 @@ pub(super) struct NodeLog {
 impl NodeLog {
     /// Updates the state, and returns the line that is due and within the budget. A flapping node
     /// has at most two lines a minute.
-    pub(super) fn on_state(&mut self, now: Instant, readiness: Readiness, budget: &mut LineBudget) -> Option<LogLine> {
+    pub(super) fn on_state(
+        &mut self,
+        now: Instant,
+        readiness: Readiness,
+        budget: &mut LineBudget,
+    ) -> Option<LogLine> {
         self.observe(now, readiness);
         if !self.is_pending() {
             self.left_out_until = None;
@@ -95,7 +100,14 @@ impl NodeLog {
         self.logged_down = self.is_down();
         self.lines = [self.lines[1], Some(now)];
         let changes = std::mem::take(&mut self.changes).saturating_sub(1);
-        if self.logged_down { LogLine::Down { changes } } else { LogLine::Back { after: self.outage, changes } }
+        if self.logged_down {
+            LogLine::Down { changes }
+        } else {
+            LogLine::Back {
+                after: self.outage,
+                changes,
+            }
+        }
     }
 
     /// Returns true if it is down, or was down and is not ready yet.
@@ -109,7 +121,9 @@ impl NodeLog {
     }
 
     fn not_before(&self) -> Option<Instant> {
-        self.lines[0].and_then(|at| at.checked_add(EVERY)).max(self.left_out_until)
+        self.lines[0]
+            .and_then(|at| at.checked_add(EVERY))
+            .max(self.left_out_until)
     }
 
     /// Returns the time of the next check if no event occurs before.
@@ -171,7 +185,12 @@ impl ServiceLog {
     /// Updates the readiness. `ready` is true if any node is ready; `expected` if one should be:
     /// the registry has responded, and a channel uses the service. Returns the line that is due.
     /// The first ready node has no line here.
-    pub(super) fn on_state(&mut self, now: Instant, ready: bool, expected: bool) -> Option<LogLine> {
+    pub(super) fn on_state(
+        &mut self,
+        now: Instant,
+        ready: bool,
+        expected: bool,
+    ) -> Option<LogLine> {
         self.expected = expected;
         if ready || !expected {
             self.none_since = None;
@@ -180,30 +199,54 @@ impl ServiceLog {
             return None;
         }
         let first = ready && !std::mem::replace(&mut self.was_ready, true);
-        let readiness = if ready { Readiness::Ready } else { self.none_ready(now) };
-        self.log.on_state(now, readiness, &mut self.budget).filter(|_| !first)
+        let readiness = if ready {
+            Readiness::Ready
+        } else {
+            self.none_ready(now)
+        };
+        self.log
+            .on_state(now, readiness, &mut self.budget)
+            .filter(|_| !first)
     }
 
     fn none_ready(&mut self, now: Instant) -> Readiness {
         let since = *self.none_since.get_or_insert(now);
         let down = now.saturating_duration_since(since) >= self.patience();
-        if down { Readiness::Down(since) } else { Readiness::Pending }
+        if down {
+            Readiness::Down(since)
+        } else {
+            Readiness::Pending
+        }
     }
 
     fn patience(&self) -> Duration {
-        if self.was_ready { NONE_READY } else { NONE_READY_YET }
+        if self.was_ready {
+            NONE_READY
+        } else {
+            NONE_READY_YET
+        }
     }
 
     /// Returns the time of the next check if no event occurs before.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        let down = self.none_since.filter(|_| !self.log.is_down()).and_then(|since| since.checked_add(self.patience()));
-        [down, self.log.next_wake()].into_iter().flatten().min().filter(|_| self.expected)
+        let down = self
+            .none_since
+            .filter(|_| !self.log.is_down())
+            .and_then(|since| since.checked_add(self.patience()));
+        [down, self.log.next_wake()]
+            .into_iter()
+            .flatten()
+            .min()
+            .filter(|_| self.expected)
     }
 }
 
 /// Returns the numbers of nodes that are not picked, by reason, as text; none if all are picked.
 pub(super) fn reasons(excluded: &BTreeMap<Exclusion, usize>) -> Option<String> {
-    let reasons: Vec<_> = excluded.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let reasons: Vec<_> = excluded
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
@@ -219,28 +262,44 @@ mod tests {
     }
 
     fn back(after: u64, changes: u32) -> Option<LogLine> {
-        Some(LogLine::Back { after: Duration::from_secs(after), changes })
+        Some(LogLine::Back {
+            after: Duration::from_secs(after),
+            changes,
+        })
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_change_is_logged_once() {
-        let (mut log, mut budget, now) = (NodeLog::default(), LineBudget::default(), Instant::now());
+        let (mut log, mut budget, now) =
+            (NodeLog::default(), LineBudget::default(), Instant::now());
         assert_eq!(log.on_state(now, Ready, &mut budget), None);
-        assert_eq!(log.on_state(now, Pending, &mut budget), None, "lost, and no connect has failed yet");
+        assert_eq!(
+            log.on_state(now, Pending, &mut budget),
+            None,
+            "lost, and no connect has failed yet"
+        );
         assert_eq!(log.on_state(now, Down(now), &mut budget), down(0));
         assert_eq!(log.on_state(now, Down(now), &mut budget), None);
-        assert_eq!(log.on_state(now + 3 * SECOND, Ready, &mut budget), back(3, 0));
+        assert_eq!(
+            log.on_state(now + 3 * SECOND, Ready, &mut budget),
+            back(3, 0)
+        );
         assert_eq!(log.next_wake(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flapping_node_is_logged_once_a_minute_with_a_count() {
-        let (mut log, mut budget, start) = (NodeLog::default(), LineBudget::default(), Instant::now());
+        let (mut log, mut budget, start) =
+            (NodeLog::default(), LineBudget::default(), Instant::now());
         let mut lines = 0;
         let mut changes = 0;
         for second in 0..600 {
             let now = start + Duration::from_secs(second);
-            let line = log.on_state(now, if second % 2 == 1 { Ready } else { Down(now) }, &mut budget);
+            let line = log.on_state(
+                now,
+                if second % 2 == 1 { Ready } else { Down(now) },
+                &mut budget,
+            );
             lines += usize::from(line.is_some());
             if let Some(LogLine::Down { changes: n } | LogLine::Back { changes: n, .. }) = line {
                 changes += n + 1;
@@ -252,23 +311,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_that_came_too_soon_is_logged_when_the_minute_is_over() {
-        let (mut log, mut budget, start) = (NodeLog::default(), LineBudget::default(), Instant::now());
+        let (mut log, mut budget, start) =
+            (NodeLog::default(), LineBudget::default(), Instant::now());
         assert_eq!(log.on_state(start, Down(start), &mut budget), down(0));
         assert_eq!(log.on_state(start + SECOND, Ready, &mut budget), back(1, 0));
         let due = Some(start + EVERY);
-        assert_eq!(log.on_state(start + 2 * SECOND, Down(start + 2 * SECOND), &mut budget), None);
+        assert_eq!(
+            log.on_state(start + 2 * SECOND, Down(start + 2 * SECOND), &mut budget),
+            None
+        );
         assert_eq!(log.next_wake(), due);
         assert_eq!(log.on_state(start + 9 * SECOND, Ready, &mut budget), None);
         assert_eq!(log.next_wake(), None, "the last line is true again");
-        assert_eq!(log.on_state(start + 10 * SECOND, Down(start + 10 * SECOND), &mut budget), None);
+        assert_eq!(
+            log.on_state(start + 10 * SECOND, Down(start + 10 * SECOND), &mut budget),
+            None
+        );
         assert_eq!(log.next_wake(), due);
         assert_eq!(log.on_state(start + EVERY, Pending, &mut budget), down(2));
         assert_eq!(log.next_wake(), None);
         assert_eq!(log.on_state(start + EVERY, Ready, &mut budget), None);
         assert_eq!(log.next_wake(), Some(start + SECOND + EVERY));
-        assert_eq!(log.on_state(start + 2 * EVERY, Pending, &mut budget), None, "lost again, and perhaps in a moment");
+        assert_eq!(
+            log.on_state(start + 2 * EVERY, Pending, &mut budget),
+            None,
+            "lost again, and perhaps in a moment"
+        );
         assert_eq!(log.next_wake(), None, "an event will tell");
-        assert_eq!(log.on_state(start + 2 * EVERY, Ready, &mut budget), back(50, 0));
+        assert_eq!(
+            log.on_state(start + 2 * EVERY, Ready, &mut budget),
+            back(50, 0)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -279,10 +352,19 @@ mod tests {
             let now = start + minute * EVERY;
             let left_out = if minute == 1 { Some(980) } else { None };
             assert_eq!(budget.take_left_out(now), left_out, "minute {minute}");
-            let lines = logs.iter_mut().filter_map(|log| log.on_state(now, Down(start), &mut budget)).count();
+            let lines = logs
+                .iter_mut()
+                .filter_map(|log| log.on_state(now, Down(start), &mut budget))
+                .count();
             assert_eq!(lines, 20, "minute {minute}");
-            let waiting = logs.iter().filter(|log| log.next_wake() == Some(now + EVERY)).count();
-            assert_eq!(waiting, logs.iter().filter(|log| log.next_wake().is_some()).count());
+            let waiting = logs
+                .iter()
+                .filter(|log| log.next_wake() == Some(now + EVERY))
+                .count();
+            assert_eq!(
+                waiting,
+                logs.iter().filter(|log| log.next_wake().is_some()).count()
+            );
         }
         assert!(logs.iter().all(|log| log.next_wake().is_none()));
         assert_eq!(budget.next_wake(), None);
@@ -292,12 +374,35 @@ mod tests {
     async fn a_node_whose_line_was_left_out_has_none_for_its_return() {
         let (mut budget, now) = (LineBudget::default(), Instant::now());
         let mut logs: Vec<_> = (0..100).map(|_| NodeLog::default()).collect();
-        assert_eq!(logs.iter_mut().filter_map(|log| log.on_state(now, Down(now), &mut budget)).count(), 20);
-        assert_eq!(budget.next_wake(), Some(now + EVERY), "the count comes even if nothing else happens");
-        assert_eq!(logs.iter_mut().filter_map(|log| log.on_state(now, Ready, &mut budget)).count(), 0);
+        assert_eq!(
+            logs.iter_mut()
+                .filter_map(|log| log.on_state(now, Down(now), &mut budget))
+                .count(),
+            20
+        );
+        assert_eq!(
+            budget.next_wake(),
+            Some(now + EVERY),
+            "the count comes even if nothing else happens"
+        );
+        assert_eq!(
+            logs.iter_mut()
+                .filter_map(|log| log.on_state(now, Ready, &mut budget))
+                .count(),
+            0
+        );
         let later = now + EVERY;
-        assert_eq!(budget.take_left_out(later), Some(100), "80 that were lost, and 20 that are back");
-        assert_eq!(logs.iter_mut().filter_map(|log| log.on_state(later, Ready, &mut budget)).count(), 20);
+        assert_eq!(
+            budget.take_left_out(later),
+            Some(100),
+            "80 that were lost, and 20 that are back"
+        );
+        assert_eq!(
+            logs.iter_mut()
+                .filter_map(|log| log.on_state(later, Ready, &mut budget))
+                .count(),
+            20
+        );
         assert!(logs.iter().all(|log| log.next_wake().is_none()));
     }
 
@@ -313,7 +418,11 @@ mod tests {
         assert_eq!(log.next_wake(), None);
         assert_eq!(log.on_state(start + 7 * SECOND, true, true), back(7, 0));
         for second in 8..60 {
-            assert_eq!(log.on_state(start + second * SECOND, false, true), None, "replaced, or too many lines");
+            assert_eq!(
+                log.on_state(start + second * SECOND, false, true),
+                None,
+                "replaced, or too many lines"
+            );
             if second % 2 == 0 {
                 assert_eq!(log.on_state(start + second * SECOND, true, true), None);
             }
@@ -343,7 +452,11 @@ mod tests {
         assert_eq!(log.on_state(later + SECOND, false, true), down(0));
         log.on_state(later + 2 * SECOND, true, true);
         log.on_state(later + 3 * SECOND, false, true);
-        assert_eq!(log.on_state(later + 5 * SECOND, false, true), None, "too many lines");
+        assert_eq!(
+            log.on_state(later + 5 * SECOND, false, true),
+            None,
+            "too many lines"
+        );
         assert!(log.next_wake().is_some());
         assert_eq!(log.on_state(later + 6 * SECOND, false, false), None);
         assert_eq!(log.next_wake(), None);

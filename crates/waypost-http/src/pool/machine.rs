@@ -73,8 +73,14 @@ pub(crate) enum Action<C> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase<C> {
-    Connecting { slow: bool },
-    Ready { handle: C, since: Instant, liveness: Liveness },
+    Connecting {
+        slow: bool,
+    },
+    Ready {
+        handle: C,
+        since: Instant,
+        liveness: Liveness,
+    },
     Draining,
 }
 
@@ -114,7 +120,14 @@ impl<C: Clone> Reconnect<C> {
             Event::Desired(desired) => self.desired = desired,
             Event::Announced => self.forget_failures(),
             Event::Target(target) => self.target = target.max(1),
-            Event::Ready(id, handle) => self.set(id, Phase::Ready { handle, since: now, liveness: Liveness::Alive }),
+            Event::Ready(id, handle) => self.set(
+                id,
+                Phase::Ready {
+                    handle,
+                    since: now,
+                    liveness: Liveness::Alive,
+                },
+            ),
             Event::Slow(id) => self.set_slow(id),
             Event::GoAway(id) => {
                 self.record_end(now, id);
@@ -128,7 +141,11 @@ impl<C: Clone> Reconnect<C> {
             }
             Event::Tick => {}
         }
-        if self.desired == Desired::Dropped { self.drain_all() } else { self.fill(now) }
+        if self.desired == Desired::Dropped {
+            self.drain_all()
+        } else {
+            self.fill(now)
+        }
     }
 
     fn forget_failures(&mut self) {
@@ -137,7 +154,10 @@ impl<C: Clone> Reconnect<C> {
     }
 
     fn find(&mut self, id: ConnectionId) -> Option<&mut Phase<C>> {
-        self.connections.iter_mut().find(|(other, _)| *other == id).map(|(_, phase)| phase)
+        self.connections
+            .iter_mut()
+            .find(|(other, _)| *other == id)
+            .map(|(_, phase)| phase)
     }
 
     /// Changes the phase of a known connection. One that was released meanwhile stays draining.
@@ -169,19 +189,30 @@ impl<C: Clone> Reconnect<C> {
             Some(Phase::Connecting { .. }) => None,
             Some(Phase::Draining) | None => return,
         };
-        if settled.is_some_and(|since| now.saturating_duration_since(since) >= self.config.settled_after) {
+        if settled
+            .is_some_and(|since| now.saturating_duration_since(since) >= self.config.settled_after)
+        {
             return self.forget_failures();
         }
         let max = self.config.backoff.max.max(self.backoff_floor);
-        let delay = full_jitter(&mut self.rng, self.config.backoff.initial, max, self.failures);
+        let delay = full_jitter(
+            &mut self.rng,
+            self.config.backoff.initial,
+            max,
+            self.failures,
+        );
         self.retry_at = now.checked_add(delay);
         self.failures = self.failures.saturating_add(1);
     }
 
     fn drain_surplus(&mut self, surplus: ConnectionId) -> Vec<Action<C>> {
         let others = self.ready().filter(|(id, _)| *id != surplus).count();
-        let Some(phase) = self.find(surplus) else { return Vec::new() };
-        let Phase::Ready { handle, .. } = phase else { return Vec::new() };
+        let Some(phase) = self.find(surplus) else {
+            return Vec::new();
+        };
+        let Phase::Ready { handle, .. } = phase else {
+            return Vec::new();
+        };
         if others == 0 {
             return Vec::new();
         }
@@ -218,7 +249,8 @@ impl<C: Clone> Reconnect<C> {
             .map(|_| {
                 let id = ConnectionId(self.next);
                 self.next += 1;
-                self.connections.push((id, Phase::Connecting { slow: false }));
+                self.connections
+                    .push((id, Phase::Connecting { slow: false }));
                 Action::Connect(id)
             })
             .collect()
@@ -234,20 +266,34 @@ impl<C: Clone> Reconnect<C> {
             Phase::Ready { liveness, .. } => *liveness != Liveness::Unresponsive,
             Phase::Draining => false,
         };
-        let missing = self.target.saturating_sub(self.connections.iter().filter(|(_, phase)| counted(phase)).count());
+        let missing = self.target.saturating_sub(
+            self.connections
+                .iter()
+                .filter(|(_, phase)| counted(phase))
+                .count(),
+        );
         // Until one is ready, one at a time: a node that refuses is not dialled several times at
         // once.
-        if self.is_ready() { missing } else { missing.min(1_usize.saturating_sub(self.connecting())) }
+        if self.is_ready() {
+            missing
+        } else {
+            missing.min(1_usize.saturating_sub(self.connecting()))
+        }
     }
 
     /// Returns the number of connections being dialled.
     pub(crate) fn connecting(&self) -> usize {
-        self.connections.iter().filter(|(_, phase)| matches!(phase, Phase::Connecting { .. })).count()
+        self.connections
+            .iter()
+            .filter(|(_, phase)| matches!(phase, Phase::Connecting { .. }))
+            .count()
     }
 
     /// Returns true if a dial is in progress that may complete quickly.
     pub(crate) fn may_be_ready_soon(&self) -> bool {
-        self.connections.iter().any(|(_, phase)| matches!(phase, Phase::Connecting { slow: false }))
+        self.connections
+            .iter()
+            .any(|(_, phase)| matches!(phase, Phase::Connecting { slow: false }))
     }
 
     /// Returns true if a connection is ready, responsive or not.
@@ -257,15 +303,25 @@ impl<C: Clone> Reconnect<C> {
 
     /// Returns true if a ready connection is alive.
     pub(crate) fn is_responsive(&self) -> bool {
-        self.connections.iter().any(|(_, phase)| matches!(phase, Phase::Ready { liveness: Liveness::Alive, .. }))
+        self.connections.iter().any(|(_, phase)| {
+            matches!(
+                phase,
+                Phase::Ready {
+                    liveness: Liveness::Alive,
+                    ..
+                }
+            )
+        })
     }
 
     /// Returns the ready connections.
     pub(crate) fn ready(&self) -> impl Iterator<Item = (ConnectionId, &C)> {
-        self.connections.iter().filter_map(|(id, phase)| match phase {
-            Phase::Ready { handle, .. } => Some((*id, handle)),
-            _ => None,
-        })
+        self.connections
+            .iter()
+            .filter_map(|(id, phase)| match phase {
+                Phase::Ready { handle, .. } => Some((*id, handle)),
+                _ => None,
+            })
     }
 
     /// Returns the number of failed attempts to connect since the last settled connection.
@@ -327,12 +383,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_desired_node_is_connected_once_and_ready_when_its_settings_were_read() {
         let (now, mut machine) = (Instant::now(), machine());
-        assert_eq!(machine.step(now, Event::Desired(Desired::Connected)), [Action::Connect(id(0))]);
+        assert_eq!(
+            machine.step(now, Event::Desired(Desired::Connected)),
+            [Action::Connect(id(0))]
+        );
         assert_eq!(machine.step(now, Event::Tick), []);
         assert_eq!(machine.connectivity(), ConnectivityState::Connecting);
         machine.step(now, Event::Ready(id(0), 0));
         assert_eq!(machine.connectivity(), ConnectivityState::Ready);
-        assert_eq!(machine.step(now, Event::Target(3)), [Action::Connect(id(1)), Action::Connect(id(2))]);
+        assert_eq!(
+            machine.step(now, Event::Target(3)),
+            [Action::Connect(id(1)), Action::Connect(id(2))]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -340,11 +402,15 @@ mod tests {
         let (mut now, mut machine) = (Instant::now(), machine());
         let mut actions = machine.step(now, Event::Desired(Desired::Connected));
         for failures in 0..40u32 {
-            let Some(Action::Connect(id)) = actions.first().cloned() else { panic!("not connecting: {actions:?}") };
+            let Some(Action::Connect(id)) = actions.first().cloned() else {
+                panic!("not connecting: {actions:?}")
+            };
             assert_eq!(machine.step(now, Event::Ended(id)), []);
             assert_eq!(machine.connectivity(), ConnectivityState::Backoff);
             let at = machine.next_wake().unwrap();
-            let bound = Duration::from_millis(50).saturating_mul(1 << failures.min(16)).min(Duration::from_secs(5));
+            let bound = Duration::from_millis(50)
+                .saturating_mul(1 << failures.min(16))
+                .min(Duration::from_secs(5));
             assert!(at - now <= bound, "{failures}: {:?}", at - now);
             now = at;
             actions = machine.step(now, Event::Tick);
@@ -358,8 +424,15 @@ mod tests {
         machine.step(now, Event::Ended(id(0)));
         let at = machine.next_wake().unwrap();
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(machine.next_wake(), Some(at), "asked late, the timer is there");
-        assert_eq!(machine.step(Instant::now(), Event::Tick), [Action::Connect(id(1))]);
+        assert_eq!(
+            machine.next_wake(),
+            Some(at),
+            "asked late, the timer is there"
+        );
+        assert_eq!(
+            machine.step(Instant::now(), Event::Tick),
+            [Action::Connect(id(1))]
+        );
         assert_eq!(machine.next_wake(), None);
     }
 
@@ -368,12 +441,19 @@ mod tests {
         let (now, mut machine) = (Instant::now(), machine());
         connected(&mut machine, now);
         let later = now + Duration::from_secs(2);
-        assert_eq!(machine.step(later, Event::GoAway(id(0))), [Action::Connect(id(1))]);
+        assert_eq!(
+            machine.step(later, Event::GoAway(id(0))),
+            [Action::Connect(id(1))]
+        );
         machine.step(later, Event::Ready(id(1), 1));
         assert_eq!(machine.step(later, Event::Ended(id(0))), []);
         assert_eq!(machine.step(later, Event::Ended(id(1))), []);
         assert_eq!(machine.connectivity(), ConnectivityState::Backoff);
-        assert_eq!(machine.step(later, Event::Announced), [Action::Connect(id(2))], "an announcement ends a back-off");
+        assert_eq!(
+            machine.step(later, Event::Announced),
+            [Action::Connect(id(2))],
+            "an announcement ends a back-off"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -385,7 +465,10 @@ mod tests {
             machine.step(now, Event::Ended(id(round)));
             assert_eq!(u64::from(machine.failures()), round + 1);
             now = machine.next_wake().unwrap();
-            assert_eq!(machine.step(now, Event::Tick), [Action::Connect(id(round + 1))]);
+            assert_eq!(
+                machine.step(now, Event::Tick),
+                [Action::Connect(id(round + 1))]
+            );
         }
         machine.step(now, Event::Ready(id(20), 0));
         machine.step(now + Duration::from_secs(1), Event::Ended(id(20)));
@@ -407,8 +490,18 @@ mod tests {
         connected(&mut machine, now);
         assert_eq!(machine.step(now, Event::Desired(Desired::Kept)), []);
         assert_eq!(machine.connectivity(), ConnectivityState::Ready);
-        assert_eq!(machine.step(now + Duration::from_secs(9), Event::Ended(id(0))), []);
-        assert_eq!((machine.is_empty(), machine.connectivity(), machine.next_wake()), (true, ConnectivityState::Idle, None));
+        assert_eq!(
+            machine.step(now + Duration::from_secs(9), Event::Ended(id(0))),
+            []
+        );
+        assert_eq!(
+            (
+                machine.is_empty(),
+                machine.connectivity(),
+                machine.next_wake()
+            ),
+            (true, ConnectivityState::Idle, None)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -416,7 +509,10 @@ mod tests {
         let (now, mut machine) = (Instant::now(), machine());
         connected(&mut machine, now);
         machine.step(now, Event::Target(2));
-        assert_eq!(machine.step(now, Event::Desired(Desired::Dropped)), [Action::Drain(0), Action::Abort(id(1))]);
+        assert_eq!(
+            machine.step(now, Event::Desired(Desired::Dropped)),
+            [Action::Drain(0), Action::Abort(id(1))]
+        );
         assert_eq!(machine.step(now, Event::Ready(id(1), 1)), [], "too late");
         assert_eq!(machine.connectivity(), ConnectivityState::Draining);
     }
@@ -426,7 +522,11 @@ mod tests {
         let (now, mut machine) = (Instant::now(), machine());
         connected(&mut machine, now);
         machine.step(now, Event::Target(2));
-        assert_eq!(machine.step(now, Event::Surplus(id(0))), [], "the other is not ready yet");
+        assert_eq!(
+            machine.step(now, Event::Surplus(id(0))),
+            [],
+            "the other is not ready yet"
+        );
         machine.step(now, Event::Ready(id(1), 1));
         assert_eq!(machine.step(now, Event::Surplus(id(0))), [Action::Drain(0)]);
         assert_eq!(machine.step(now, Event::Surplus(id(1))), []);
@@ -438,10 +538,19 @@ mod tests {
     async fn a_connection_that_does_not_answer_gets_a_second_beside_it() {
         let (now, mut machine) = (Instant::now(), machine());
         connected(&mut machine, now);
-        assert_eq!(machine.step(now, Event::Liveness(id(0), Liveness::Probing)), []);
-        assert_eq!(machine.step(now, Event::Liveness(id(0), Liveness::Unresponsive)), [Action::Connect(id(1))]);
+        assert_eq!(
+            machine.step(now, Event::Liveness(id(0), Liveness::Probing)),
+            []
+        );
+        assert_eq!(
+            machine.step(now, Event::Liveness(id(0), Liveness::Unresponsive)),
+            [Action::Connect(id(1))]
+        );
         assert!(!machine.is_responsive());
-        assert_eq!(machine.step(now, Event::Liveness(id(0), Liveness::Alive)), []);
+        assert_eq!(
+            machine.step(now, Event::Liveness(id(0), Liveness::Alive)),
+            []
+        );
         assert!(machine.is_responsive());
     }
 }

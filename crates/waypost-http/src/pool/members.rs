@@ -15,7 +15,10 @@ use super::balancers::{Counts, Registered, adjust, lock};
 use super::subset::{Change, Subset};
 
 /// Backoff after which a strategy or a filter that panicked is called again.
-const AFTER_PANIC: BackoffConfig = BackoffConfig { initial: Duration::from_secs(1), max: Duration::from_secs(60) };
+const AFTER_PANIC: BackoffConfig = BackoffConfig {
+    initial: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+};
 
 /// Backoff state of user code that panicked: the time of the next call, and the number of panics in
 /// a row.
@@ -27,7 +30,12 @@ pub(super) struct Retry {
 
 impl Retry {
     pub(super) fn failed(&mut self, now: Instant) {
-        let delay = full_jitter(&mut fastrand::Rng::new(), AFTER_PANIC.initial, AFTER_PANIC.max, self.failures);
+        let delay = full_jitter(
+            &mut fastrand::Rng::new(),
+            AFTER_PANIC.initial,
+            AFTER_PANIC.max,
+            self.failures,
+        );
         self.at = now.checked_add(AFTER_PANIC.initial + delay);
         self.failures = self.failures.saturating_add(1);
     }
@@ -61,27 +69,47 @@ pub(super) struct Members {
 impl Members {
     /// Creates the members from all nodes of a snapshot: the one iteration over all nodes that a
     /// new balancer costs.
-    pub(super) fn new(registered: Registered, seed: u64, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Self {
+    pub(super) fn new(
+        registered: Registered,
+        seed: u64,
+        snapshot: &Snapshot,
+        is_ready: impl Fn(&str) -> bool,
+    ) -> Self {
         let subset = Subset::new(registered.balancer.config().max_peers, seed);
         let (rebuild, recheck) = (Retry::default(), Retry::default());
-        let mut members = Self { registered, subset, unsettled: true, unpublished: true, rebuild, recheck, panicked: None };
+        let mut members = Self {
+            registered,
+            subset,
+            unsettled: true,
+            unpublished: true,
+            rebuild,
+            recheck,
+            panicked: None,
+        };
         members.add_all(snapshot, is_ready);
         members
     }
 
     fn add_all(&mut self, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) {
         let confirmed = snapshot.confirmed().map(|entry| (entry, true));
-        let suspects = snapshot.suspects().map(|suspect| (&suspect.entry, is_ready(&suspect.entry.node.id)));
+        let suspects = snapshot
+            .suspects()
+            .map(|suspect| (&suspect.entry, is_ready(&suspect.entry.node.id)));
         for (entry, eligible) in confirmed.chain(suspects) {
             self.add(entry, eligible);
         }
     }
 
     fn check(&mut self, entry: &Entry) -> Result<(), Exclusion> {
-        self.registered.balancer.config().filters.try_check(entry).unwrap_or_else(|panicked| {
-            self.panicked = Some(panicked);
-            Err(Exclusion::Predicate)
-        })
+        self.registered
+            .balancer
+            .config()
+            .filters
+            .try_check(entry)
+            .unwrap_or_else(|panicked| {
+                self.panicked = Some(panicked);
+                Err(Exclusion::Predicate)
+            })
     }
 
     /// Returns a filter's panic since the last call, and schedules another check. Returns none if
@@ -111,7 +139,11 @@ impl Members {
                 self.subset.remove(&entry.node.id);
                 lock(&self.registered.counts).passing = self.subset.passing();
             }
-            Err(exclusion) => adjust(&mut lock(&self.registered.counts).filtered, exclusion, false),
+            Err(exclusion) => adjust(
+                &mut lock(&self.registered.counts).filtered,
+                exclusion,
+                false,
+            ),
         }
     }
 
@@ -122,9 +154,12 @@ impl Members {
         match (&change.before, &change.now) {
             (None, Some(now)) => self.add(now.entry(), eligible(now)),
             (Some(before), None) => self.remove(before.entry()),
-            (Some(before), Some(now)) if self.check(before.entry()) == Ok(()) && self.check(now.entry()) == Ok(()) => {
+            (Some(before), Some(now))
+                if self.check(before.entry()) == Ok(()) && self.check(now.entry()) == Ok(()) =>
+            {
                 self.subset.describe(now.entry());
-                self.subset.set_eligible(&now.entry().node.id, eligible(now));
+                self.subset
+                    .set_eligible(&now.entry().node.id, eligible(now));
             }
             (Some(before), Some(now)) => {
                 self.remove(before.entry());
@@ -135,7 +170,12 @@ impl Members {
     }
 
     /// Settles the subset, and returns the nodes to be connected and to be released.
-    pub(super) fn settle(&mut self, now: Instant, snapshot: &Snapshot, is_ready: impl Fn(&str) -> bool) -> Vec<Change> {
+    pub(super) fn settle(
+        &mut self,
+        now: Instant,
+        snapshot: &Snapshot,
+        is_ready: impl Fn(&str) -> bool,
+    ) -> Vec<Change> {
         self.unsettled = false;
         let mut changes = Vec::new();
         if self.recheck.is_due(now) {
@@ -154,7 +194,9 @@ impl Members {
         };
         let passing = || {
             let confirmed = snapshot.confirmed().map(|entry| (entry, true));
-            let suspects = snapshot.suspects().map(|suspect| (&suspect.entry, is_ready(&suspect.entry.node.id)));
+            let suspects = snapshot
+                .suspects()
+                .map(|suspect| (&suspect.entry, is_ready(&suspect.entry.node.id)));
             confirmed.chain(suspects).filter(|(entry, _)| passes(entry))
         };
         changes.extend(self.subset.settle(now, passing));

@@ -68,7 +68,12 @@ impl ServicePool {
     ///
     /// # Errors
     /// Those of [`Directory::subscribe`].
-    pub(crate) fn new(directory: &Directory, service: &ServiceName, budget: Budget, limits: Limits) -> Result<Self, Error> {
+    pub(crate) fn new(
+        directory: &Directory,
+        service: &ServiceName,
+        budget: Budget,
+        limits: Limits,
+    ) -> Result<Self, Error> {
         Ok(Self {
             subscription: ServiceSubscription::new(directory, service)?,
             budget,
@@ -111,8 +116,18 @@ impl ServicePool {
     }
 
     /// Returns every node of `snapshot` as a channel with this balancer uses it, ordered by id.
-    pub(crate) fn nodes(&self, joined: &Joined, snapshot: &Snapshot, now: Instant) -> Vec<NodeView> {
-        let ready: HashMap<_, _> = joined.balancer.ready().into_iter().map(|peer| (peer.key, peer)).collect();
+    pub(crate) fn nodes(
+        &self,
+        joined: &Joined,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Vec<NodeView> {
+        let ready: HashMap<_, _> = joined
+            .balancer
+            .ready()
+            .into_iter()
+            .map(|peer| (peer.key, peer))
+            .collect();
         let peers = lock(&self.peers);
         let view = |entry: &Entry, membership| {
             if let Err(exclusion) = joined.balancer.config().filters.check(entry) {
@@ -128,8 +143,15 @@ impl ServicePool {
             };
             NodeView::used(&used.peer.peer, decision, now)
         };
-        let mut nodes: Vec<_> = snapshot.confirmed().map(|entry| view(entry, Membership::Confirmed)).collect();
-        nodes.extend(snapshot.suspects().map(|suspect| view(&suspect.entry, Membership::Suspect)));
+        let mut nodes: Vec<_> = snapshot
+            .confirmed()
+            .map(|entry| view(entry, Membership::Confirmed))
+            .collect();
+        nodes.extend(
+            snapshot
+                .suspects()
+                .map(|suspect| view(&suspect.entry, Membership::Suspect)),
+        );
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
         nodes
     }

@@ -70,7 +70,11 @@ impl PooledPeer {
         if streams >= BUSY || streams >= nearly_full(connection.limit()) {
             self.mark_dirty();
         }
-        Some(Permit { connection: Arc::clone(connection), unproven: connection.needs_proof(now), queue: Arc::clone(&self.queue) })
+        Some(Permit {
+            connection: Arc::clone(connection),
+            unproven: connection.needs_proof(now),
+            queue: Arc::clone(&self.queue),
+        })
     }
 
     /// Requests a check of this peer by the pool's task: a call found its connections busy, or

@@ -13,7 +13,10 @@ use waypost_core::registry::Error;
 use super::lock;
 
 /// Backoff between renewals of a subscription that ends repeatedly.
-const RENEWAL: BackoffConfig = BackoffConfig { initial: Duration::from_millis(50), max: Duration::from_secs(2) };
+const RENEWAL: BackoffConfig = BackoffConfig {
+    initial: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
 
 /// Subscription that can be renewed.
 #[derive(Debug)]
@@ -30,7 +33,11 @@ impl ServiceSubscription {
     /// Those of [`Directory::subscribe`].
     pub(super) fn new(directory: &Directory, service: &ServiceName) -> Result<Self, Error> {
         let current = Mutex::new(directory.subscribe(service)?);
-        Ok(Self { directory: directory.clone(), service: service.clone(), current })
+        Ok(Self {
+            directory: directory.clone(),
+            service: service.clone(),
+            current,
+        })
     }
 
     /// Returns the latest snapshot. Needs no runtime.
@@ -70,7 +77,12 @@ impl Renewal {
         if self.renewed_at.take().is_some_and(lived) {
             self.failures = 0;
         }
-        let delay = full_jitter(&mut fastrand::Rng::new(), RENEWAL.initial, RENEWAL.max, self.failures);
+        let delay = full_jitter(
+            &mut fastrand::Rng::new(),
+            RENEWAL.initial,
+            RENEWAL.max,
+            self.failures,
+        );
         self.failures = self.failures.saturating_add(1);
         now + delay
     }

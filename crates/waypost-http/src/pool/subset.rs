@@ -124,7 +124,14 @@ impl Subset {
         if eligible {
             self.candidates.insert(rank.clone());
         }
-        self.members.insert(rank, SubsetMember { entry: entry.clone(), place: SlotState::Empty, eligible });
+        self.members.insert(
+            rank,
+            SubsetMember {
+                entry: entry.clone(),
+                place: SlotState::Empty,
+                eligible,
+            },
+        );
     }
 
     /// Updates the description of a node.
@@ -137,7 +144,9 @@ impl Subset {
     /// Sets the eligibility of a node for being connected.
     pub(crate) fn set_eligible(&mut self, id: &str, eligible: bool) {
         let rank = self.rank(id);
-        let Some(member) = self.members.get_mut(&rank) else { return };
+        let Some(member) = self.members.get_mut(&rank) else {
+            return;
+        };
         if std::mem::replace(&mut member.eligible, eligible) == eligible {
             return;
         }
@@ -168,10 +177,14 @@ impl Subset {
     }
 
     fn count(&mut self, rank: &Rank, place: SlotState) {
-        let Some(member) = self.members.get_mut(rank) else { return };
+        let Some(member) = self.members.get_mut(rank) else {
+            return;
+        };
         let old = std::mem::replace(&mut member.place, place);
-        self.held = self.held + usize::from(place != SlotState::Empty) - usize::from(old != SlotState::Empty);
-        self.ready = self.ready + usize::from(place == SlotState::Ready) - usize::from(old == SlotState::Ready);
+        self.held = self.held + usize::from(place != SlotState::Empty)
+            - usize::from(old != SlotState::Empty);
+        self.ready = self.ready + usize::from(place == SlotState::Ready)
+            - usize::from(old == SlotState::Ready);
     }
 
     /// Removes a node from the subset outside of [`settle`](Subset::settle).
@@ -189,7 +202,10 @@ impl Subset {
     where
         I: Iterator<Item = (&'a Entry, bool)>,
     {
-        let mut changes: Vec<_> = std::mem::take(&mut self.gone).into_iter().map(Change::Leave).collect();
+        let mut changes: Vec<_> = std::mem::take(&mut self.gone)
+            .into_iter()
+            .map(Change::Leave)
+            .collect();
         loop {
             while let Some(rank) = self.next_to_join() {
                 changes.push(self.join(&rank));
@@ -253,12 +269,17 @@ impl Subset {
     /// Empties the subset: every joined node leaves.
     pub(crate) fn take_all(&mut self) -> Vec<Change> {
         let old = std::mem::replace(self, Self::new(self.limit, self.seed));
-        old.gone.into_iter().chain(old.joined.into_iter().map(|(_, id)| id)).map(Change::Leave).collect()
+        old.gone
+            .into_iter()
+            .chain(old.joined.into_iter().map(|(_, id)| id))
+            .map(Change::Leave)
+            .collect()
     }
 
     /// Returns the time of the next settle if no event occurs before.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
-        self.surplus_since.and_then(|since| since.checked_add(SURPLUS_KEPT))
+        self.surplus_since
+            .and_then(|since| since.checked_add(SURPLUS_KEPT))
     }
 
     /// Returns the number of nodes that are to be connected and hold no slot.
@@ -267,7 +288,10 @@ impl Subset {
     }
 
     fn capacity(&self) -> usize {
-        self.limit.saturating_mul(2).saturating_add(RESERVE).max(self.joined.len().saturating_mul(2))
+        self.limit
+            .saturating_mul(2)
+            .saturating_add(RESERVE)
+            .max(self.joined.len().saturating_mul(2))
     }
 
     /// Drops ranks held beyond need. The nodes are ranked again when they are needed.
@@ -293,7 +317,10 @@ impl Subset {
         let wanted = self.capacity();
         let mut more: Vec<_> = passing
             .map(|(entry, eligible)| (self.rank(&entry.node.id), entry, eligible))
-            .filter(|(rank, ..)| self.floor.as_ref().is_none_or(|floor| rank >= floor) && !self.members.contains_key(rank))
+            .filter(|(rank, ..)| {
+                self.floor.as_ref().is_none_or(|floor| rank >= floor)
+                    && !self.members.contains_key(rank)
+            })
             .collect();
         more.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         self.floor = more.get(wanted).map(|(rank, ..)| rank.clone());

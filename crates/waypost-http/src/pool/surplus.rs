@@ -28,7 +28,12 @@ impl Surplus {
     /// Updates the number of ready connections; `carried` is called at the end of each window, and
     /// when a connection was added. Returns true if one is to be drained: the others would have
     /// been at most half as busy as it takes to open another.
-    pub(super) fn look(&mut self, now: Instant, count: usize, carried: impl FnOnce() -> Carried) -> bool {
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        count: usize,
+        carried: impl FnOnce() -> Carried,
+    ) -> bool {
         let grown = count > std::mem::replace(&mut self.count, count);
         if count < 2 {
             self.ends = None;
@@ -71,7 +76,10 @@ mod tests {
     async fn none_goes_that_would_soon_be_opened_again() {
         let (start, mut surplus) = (Instant::now(), Surplus::default());
         surplus.look(start, 4, || IDLE);
-        assert!(!surplus.look(start + WINDOW, 4, || Carried { peak: 49, busy: 32 }), "three would be more than half busy");
+        assert!(
+            !surplus.look(start + WINDOW, 4, || Carried { peak: 49, busy: 32 }),
+            "three would be more than half busy"
+        );
         assert!(surplus.look(start + 2 * WINDOW, 4, || Carried { peak: 48, busy: 32 }));
     }
 

@@ -175,18 +175,26 @@ impl PoolTask {
     /// Returns the time of the next iteration if no event occurs before. It may be past; then it is
     /// due.
     fn next_wake(&self) -> Option<Instant> {
-        let subsets = self
-            .members
-            .iter()
-            .flat_map(|members| [members.subset.next_wake(), members.rebuild.next_wake(), members.recheck.next_wake()]);
+        let subsets = self.members.iter().flat_map(|members| {
+            [
+                members.subset.next_wake(),
+                members.rebuild.next_wake(),
+                members.recheck.next_wake(),
+            ]
+        });
         let logs = [self.lines.next_wake(), self.service_log.next_wake()];
-        subsets.chain([self.timers.next(), self.serve_all_at]).chain(logs).flatten().min()
+        subsets
+            .chain([self.timers.next(), self.serve_all_at])
+            .chain(logs)
+            .flatten()
+            .min()
     }
 
     fn idle_until(&mut self) -> Option<Instant> {
         let idle = self.pool.is_idle();
         self.idle_since = idle.then(|| self.idle_since.unwrap_or_else(now));
-        self.idle_since?.checked_add(self.shared.config.directory.idle_watch)
+        self.idle_since?
+            .checked_add(self.shared.config.directory.idle_watch)
     }
 
     /// Handles all events and timers that are due.
@@ -210,7 +218,8 @@ impl PoolTask {
             self.capacity_added = usize::MAX;
         }
         for members in &mut self.members {
-            members.unsettled |= members.subset.next_wake().is_some_and(|at| at <= now) || members.recheck.is_due(now);
+            members.unsettled |= members.subset.next_wake().is_some_and(|at| at <= now)
+                || members.recheck.is_due(now);
             members.unpublished |= members.rebuild.is_due(now);
         }
     }
@@ -235,7 +244,11 @@ impl PoolTask {
         let current = lock(&self.pool.balancers).current(now()).to_vec();
         for mut gone in self
             .members
-            .extract_if(.., |members| !current.iter().any(|other| other.id == members.registered.id))
+            .extract_if(.., |members| {
+                !current
+                    .iter()
+                    .any(|other| other.id == members.registered.id)
+            })
             .collect::<Vec<_>>()
         {
             for change in gone.subset.take_all() {
@@ -243,8 +256,14 @@ impl PoolTask {
             }
         }
         for registered in current {
-            if !self.members.iter().any(|members| members.registered.id == registered.id) {
-                let members = Members::new(registered, self.shared.seed, &self.snapshot, |id| self.is_ready(id));
+            if !self
+                .members
+                .iter()
+                .any(|members| members.registered.id == registered.id)
+            {
+                let members = Members::new(registered, self.shared.seed, &self.snapshot, |id| {
+                    self.is_ready(id)
+                });
                 self.members.push(members);
                 self.capacity_added = usize::MAX;
             }
@@ -269,8 +288,12 @@ impl PoolTask {
         for members in &mut self.members {
             members.on_change(change, is_ready);
         }
-        let Some(&key) = self.by_id.get(change.id()) else { return };
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(&key) = self.by_id.get(change.id()) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         match &change.now {
             None => peer.membership = Membership::Leaving,
             Some(now) if now.entry().node.address != peer.entry.node.address => {
@@ -280,13 +303,19 @@ impl PoolTask {
             Some(now) => {
                 let was = std::mem::replace(
                     &mut peer.membership,
-                    if now.is_suspect() { Membership::Suspect } else { Membership::Confirmed },
+                    if now.is_suspect() {
+                        Membership::Suspect
+                    } else {
+                        Membership::Confirmed
+                    },
                 );
                 let described = peer.entry != *now.entry();
                 if described {
                     peer.entry = now.entry().clone();
                     peer.pooled.peer.describe(now.entry());
-                    self.members.iter_mut().for_each(|members| members.unpublished = true);
+                    self.members
+                        .iter_mut()
+                        .for_each(|members| members.unpublished = true);
                 }
                 if !now.is_suspect() && (described || was != Membership::Confirmed) {
                     self.step(key, Event::Announced);
@@ -301,14 +330,24 @@ impl PoolTask {
     fn replace(&mut self, old: PeerKey, entry: Entry) {
         let id: Box<str> = (&*entry.node.id).into();
         let new = self.add_peer(entry);
-        let (wanted_by, log) = self.peers.get_mut(&old).map_or((0, NodeLog::default()), |peer| {
-            peer.membership = Membership::Leaving;
-            (std::mem::take(&mut peer.wanted_by), std::mem::take(&mut peer.log))
-        });
+        let (wanted_by, log) = self
+            .peers
+            .get_mut(&old)
+            .map_or((0, NodeLog::default()), |peer| {
+                peer.membership = Membership::Leaving;
+                (
+                    std::mem::take(&mut peer.wanted_by),
+                    std::mem::take(&mut peer.log),
+                )
+            });
         if let Some(peer) = self.peers.get_mut(&new) {
             (peer.wanted_by, peer.log) = (wanted_by, log);
         }
-        for members in self.members.iter_mut().filter(|members| members.subset.has_joined(&id)) {
+        for members in self
+            .members
+            .iter_mut()
+            .filter(|members| members.subset.has_joined(&id))
+        {
             members.unpublished = true;
         }
         self.mark(old);
@@ -317,9 +356,13 @@ impl PoolTask {
 
     fn take_dirty(&mut self) {
         for key in self.pool.queue.take_dirty() {
-            let Some(peer) = self.peers.get(&key) else { continue };
+            let Some(peer) = self.peers.get(&key) else {
+                continue;
+            };
             // Cleared before the check, so that a later event requests another.
-            peer.pooled.is_dirty.store(false, std::sync::atomic::Ordering::SeqCst);
+            peer.pooled
+                .is_dirty
+                .store(false, std::sync::atomic::Ordering::SeqCst);
             let target = peer.target(|| self.ready + self.ready_soon());
             let needs_proof = peer.needs_proof(now());
             self.step(key, Event::Target(target));
@@ -334,7 +377,10 @@ impl PoolTask {
     /// affected the others. Iterates over the peers in use, at most once a second.
     fn prove_all(&mut self) {
         let now = now();
-        if self.proven_at.is_some_and(|at| now.saturating_duration_since(at) < PROVE_EVERY) {
+        if self
+            .proven_at
+            .is_some_and(|at| now.saturating_duration_since(at) < PROVE_EVERY)
+        {
             return;
         }
         self.proven_at = Some(now);
@@ -387,8 +433,14 @@ impl PoolTask {
                 None => return,
             },
         };
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.wanted_by = if joins { peer.wanted_by + 1 } else { peer.wanted_by.saturating_sub(1) };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        peer.wanted_by = if joins {
+            peer.wanted_by + 1
+        } else {
+            peer.wanted_by.saturating_sub(1)
+        };
         if let Some(at) = at
             && joins
         {
@@ -404,7 +456,14 @@ impl PoolTask {
 
     fn peer_of(&mut self, entry: Entry) -> PeerKey {
         match self.by_id.get(&*entry.node.id) {
-            Some(&key) if self.peers.get(&key).is_some_and(|peer| peer.entry.node.address == entry.node.address) => key,
+            Some(&key)
+                if self
+                    .peers
+                    .get(&key)
+                    .is_some_and(|peer| peer.entry.node.address == entry.node.address) =>
+            {
+                key
+            }
             _ => self.add_peer(entry),
         }
     }
@@ -412,14 +471,27 @@ impl PoolTask {
     fn add_peer(&mut self, entry: Entry) -> PeerKey {
         let key = PeerKey(self.next_key);
         self.next_key += 1;
-        let suspect = self.snapshot.get(&entry.node.id).is_some_and(|member| member.is_suspect());
-        let membership = if suspect { Membership::Suspect } else { Membership::Confirmed };
+        let suspect = self
+            .snapshot
+            .get(&entry.node.id)
+            .is_some_and(|member| member.is_suspect());
+        let membership = if suspect {
+            Membership::Suspect
+        } else {
+            Membership::Confirmed
+        };
         let id: Box<str> = (&*entry.node.id).into();
         let peer = PeerEntry::new(key, entry, membership, &self.pool, &self.shared, now());
         if let Some(old) = self.by_id.get(&id).and_then(|key| self.peers.get(key)) {
             self.ready -= usize::from(old.exclusion.is_none());
         }
-        lock(&self.pool.peers).insert(id.clone(), Used { peer: Arc::clone(&peer.pooled), exclusion: peer.exclusion });
+        lock(&self.pool.peers).insert(
+            id.clone(),
+            Used {
+                peer: Arc::clone(&peer.pooled),
+                exclusion: peer.exclusion,
+            },
+        );
         self.peers.insert(key, peer);
         self.by_id.insert(id, key);
         key
@@ -427,7 +499,9 @@ impl PoolTask {
 
     /// Reconciles one peer: its connections, its exclusion, its slot in the subsets, its timer.
     fn tend(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         peer.dirty = false;
         let desired = peer.desired();
         let surplus = peer.surplus(now(), self.ready);
@@ -435,7 +509,9 @@ impl PoolTask {
         if let Some(id) = surplus {
             self.step(key, Event::Surplus(id));
         }
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         peer.share_connections();
         let now = now();
         let changed = peer.judge(now);
@@ -464,25 +540,40 @@ impl PoolTask {
         }
         let ready = |exclusion: Option<Exclusion>| usize::from(exclusion.is_none());
         self.ready = self.ready + ready(exclusion) - ready(before);
-        for members in self.members.iter_mut().filter(|members| members.subset.has_joined(id)) {
+        for members in self
+            .members
+            .iter_mut()
+            .filter(|members| members.subset.has_joined(id))
+        {
             members.unpublished = true;
         }
     }
 
     fn arm_or_remove(&mut self, key: PeerKey, now: Instant) {
-        let without_slot = self.members.iter().map(|members| members.subset.without_slot()).max().unwrap_or(0);
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let without_slot = self
+            .members
+            .iter()
+            .map(|members| members.subset.without_slot())
+            .max()
+            .unwrap_or(0);
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         if peer.is_gone() {
             return self.remove(key);
         }
-        peer.machine.set_backoff_floor(UNPLACED_DIAL_EVERY.saturating_mul(u32::try_from(without_slot).unwrap_or(u32::MAX)));
+        peer.machine.set_backoff_floor(
+            UNPLACED_DIAL_EVERY.saturating_mul(u32::try_from(without_slot).unwrap_or(u32::MAX)),
+        );
         if let Some(at) = peer.next_wake(now) {
             self.timers.arm(key, at, &mut peer.armed);
         }
     }
 
     fn remove(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.remove(&key) else { return };
+        let Some(peer) = self.peers.remove(&key) else {
+            return;
+        };
         if self.by_id.get(&*peer.entry.node.id) == Some(&key) {
             self.by_id.remove(&*peer.entry.node.id);
             lock(&self.pool.peers).remove(&*peer.entry.node.id);
@@ -493,10 +584,18 @@ impl PoolTask {
     /// Publishes the ready sets that changed: an iteration over the nodes that a subset connects.
     fn publish(&mut self) {
         let now = now();
-        for members in self.members.iter_mut().filter(|members| members.unpublished) {
+        for members in self
+            .members
+            .iter_mut()
+            .filter(|members| members.unpublished)
+        {
             members.unpublished = false;
             let (mut ready, mut excluded) = (Vec::new(), BTreeMap::new());
-            for peer in members.subset.ids().filter_map(|id| self.peers.get(self.by_id.get(id)?)) {
+            for peer in members
+                .subset
+                .ids()
+                .filter_map(|id| self.peers.get(self.by_id.get(id)?))
+            {
                 match peer.exclusion {
                     None => ready.push((Arc::clone(&peer.pooled), peer.ready_since(now))),
                     Some(exclusion) => *excluded.entry(exclusion).or_default() += 1,
@@ -517,7 +616,10 @@ impl PoolTask {
 
     /// Returns the number of nodes that are about to be ready: an iteration over those in use.
     fn ready_soon(&self) -> usize {
-        self.peers.values().filter(|peer| !peer.machine.is_ready() && peer.machine.may_be_ready_soon()).count()
+        self.peers
+            .values()
+            .filter(|peer| !peer.machine.is_ready() && peer.machine.may_be_ready_soon())
+            .count()
     }
 
     /// Serves waiting calls with the capacity added in this iteration. A node that has just become

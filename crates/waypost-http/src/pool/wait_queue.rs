@@ -110,7 +110,10 @@ pub(crate) struct WaitQueue<P: GivesPermits> {
 
 impl<P: GivesPermits> fmt::Debug for WaitQueue<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WaitQueue").field("waiting", &self.waiting()).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("WaitQueue")
+            .field("waiting", &self.waiting())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,26 +139,46 @@ impl<P: GivesPermits> WaitQueue<P> {
     }
 
     /// Picks at once, unless other calls already wait.
-    pub(crate) fn pick_now(&self, balancer: &Balancer<P>, context: &PickContext<'_>, tried: &[PeerKey]) -> Option<Picking<P>> {
-        (self.waiting() == 0).then(|| try_pick(balancer, context, tried).ok()).flatten()
+    pub(crate) fn pick_now(
+        &self,
+        balancer: &Balancer<P>,
+        context: &PickContext<'_>,
+        tried: &[PeerKey],
+    ) -> Option<Picking<P>> {
+        (self.waiting() == 0)
+            .then(|| try_pick(balancer, context, tried).ok())
+            .flatten()
     }
 
     /// Joins the queue. The call is served at once if there is capacity for it.
     ///
     /// # Errors
     /// [`QueueFull`] if the maximum number of calls or bytes already waits.
-    pub(crate) fn wait(self: &Arc<Self>, balancer: &Arc<Balancer<P>>, wanted: Wanted) -> Result<Waiting<P>, QueueFull> {
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        balancer: &Arc<Balancer<P>>,
+        wanted: Wanted,
+    ) -> Result<Waiting<P>, QueueFull> {
         let slot = Arc::new(WaitSlot::default());
         let mut wakers = Vec::new();
         let joined = self.queues.enter(
-            |queues| (queues.join(balancer, wanted, &slot, self.limits), queues.waiting),
+            |queues| {
+                (
+                    queues.join(balancer, wanted, &slot, self.limits),
+                    queues.waiting,
+                )
+            },
             |queues| queues.serve(usize::MAX, &mut wakers),
         );
         wakers.into_iter().for_each(Waker::wake);
         if self.is_closed() {
             slot.close();
         }
-        Ok(Waiting { queue: Arc::clone(self), id: joined?, slot })
+        Ok(Waiting {
+            queue: Arc::clone(self),
+            id: joined?,
+            slot,
+        })
     }
 
     /// Serves one waiting call after a permit was returned.
@@ -166,7 +189,8 @@ impl<P: GivesPermits> WaitQueue<P> {
     /// Serves up to `calls` waiting calls after capacity was added, as far as it suffices.
     pub(super) fn serve(&self, calls: usize) {
         let mut wakers = Vec::new();
-        self.queues.capacity_added(|queues| queues.serve(calls, &mut wakers));
+        self.queues
+            .capacity_added(|queues| queues.serve(calls, &mut wakers));
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -174,7 +198,10 @@ impl<P: GivesPermits> WaitQueue<P> {
     pub(super) fn close(&self) {
         self.closed.store(true, SeqCst);
         let mut slots = Vec::new();
-        self.queues.enter(|queues| (slots = queues.slots(), queues.waiting), |queues| queues.waiting);
+        self.queues.enter(
+            |queues| (slots = queues.slots(), queues.waiting),
+            |queues| queues.waiting,
+        );
         slots.into_iter().for_each(|slot| slot.close());
     }
 
@@ -214,7 +241,12 @@ struct WaitingCall<P: GivesPermits> {
 
 impl<P: GivesPermits> Default for Queues<P> {
     fn default() -> Self {
-        Self { next: 0, waiting: 0, bytes: 0, queues: Vec::new() }
+        Self {
+            next: 0,
+            waiting: 0,
+            bytes: 0,
+            queues: Vec::new(),
+        }
     }
 }
 
@@ -236,10 +268,20 @@ impl<P: GivesPermits> Queues<P> {
         self.next += 1;
         self.waiting += 1;
         self.bytes += wanted.bytes;
-        let call = WaitingCall { wanted, slot: Arc::clone(slot) };
-        match self.queues.iter_mut().find(|queue| Arc::ptr_eq(&queue.balancer, balancer)) {
+        let call = WaitingCall {
+            wanted,
+            slot: Arc::clone(slot),
+        };
+        match self
+            .queues
+            .iter_mut()
+            .find(|queue| Arc::ptr_eq(&queue.balancer, balancer))
+        {
             Some(queue) => _ = queue.calls.insert(id, call),
-            None => self.queues.push(Queue { balancer: Arc::clone(balancer), calls: BTreeMap::from([(id, call)]) }),
+            None => self.queues.push(Queue {
+                balancer: Arc::clone(balancer),
+                calls: BTreeMap::from([(id, call)]),
+            }),
         }
         Ok(id)
     }
@@ -262,7 +304,9 @@ impl<P: GivesPermits> Queues<P> {
     }
 
     fn find(&mut self, id: u64) -> Option<&mut WaitingCall<P>> {
-        self.queues.iter_mut().find_map(|queue| queue.calls.get_mut(&id))
+        self.queues
+            .iter_mut()
+            .find_map(|queue| queue.calls.get_mut(&id))
     }
 
     /// Hands permits to up to `most` calls, in order of arrival, as far as there is capacity;
@@ -270,8 +314,17 @@ impl<P: GivesPermits> Queues<P> {
     fn serve(&mut self, most: usize, wakers: &mut Vec<Waker>) -> usize {
         let mut full: Vec<bool> = vec![false; self.queues.len()];
         for _ in 0..most {
-            let first = |at: &usize| self.queues[*at].calls.keys().next().copied().unwrap_or(u64::MAX);
-            let Some(at) = (0..self.queues.len()).filter(|&at| !full[at] && !self.queues[at].calls.is_empty()).min_by_key(first)
+            let first = |at: &usize| {
+                self.queues[*at]
+                    .calls
+                    .keys()
+                    .next()
+                    .copied()
+                    .unwrap_or(u64::MAX)
+            };
+            let Some(at) = (0..self.queues.len())
+                .filter(|&at| !full[at] && !self.queues[at].calls.is_empty())
+                .min_by_key(first)
             else {
                 break;
             };
@@ -285,7 +338,10 @@ impl<P: GivesPermits> Queues<P> {
     }
 
     fn slots(&self) -> Vec<Arc<WaitSlot<P>>> {
-        self.queues.iter().flat_map(|queue| queue.calls.values().map(|call| Arc::clone(&call.slot))).collect()
+        self.queues
+            .iter()
+            .flat_map(|queue| queue.calls.values().map(|call| Arc::clone(&call.slot)))
+            .collect()
     }
 }
 
@@ -295,8 +351,14 @@ impl<P: GivesPermits> Queue<P> {
     fn serve_one(&mut self, wakers: &mut Vec<Waker>) -> Option<WaitingCall<P>> {
         let now = Instant::now();
         for (&id, call) in &self.calls {
-            let Wanted { path, key, tried, .. } = &call.wanted;
-            match try_pick(&self.balancer, &PickContext::new(path, now).with_key(key.as_deref()), tried) {
+            let Wanted {
+                path, key, tried, ..
+            } = &call.wanted;
+            match try_pick(
+                &self.balancer,
+                &PickContext::new(path, now).with_key(key.as_deref()),
+                tried,
+            ) {
                 Ok(picking) => {
                     wakers.extend(call.slot.hand_over(picking));
                     return self.calls.remove(&id);
@@ -320,7 +382,11 @@ struct WaitSlotState<P: GivesPermits> {
 
 impl<P: GivesPermits> Default for WaitSlot<P> {
     fn default() -> Self {
-        Self(Mutex::new(WaitSlotState { picking: None, closed: false, waker: None }))
+        Self(Mutex::new(WaitSlotState {
+            picking: None,
+            closed: false,
+            waker: None,
+        }))
     }
 }
 
@@ -391,7 +457,10 @@ impl<P: GivesPermits> Waiting<P> {
 
 impl<P: GivesPermits> Drop for Waiting<P> {
     fn drop(&mut self) {
-        self.queue.queues.enter(|queues| (queues.leave(self.id), queues.waiting), |queues| queues.waiting);
+        self.queue.queues.enter(
+            |queues| (queues.leave(self.id), queues.waiting),
+            |queues| queues.waiting,
+        );
         // Dropped outside of the locks, since the returned permit serves the queue.
         let picking = self.slot.lock().picking.take();
         drop(picking);

@@ -67,7 +67,12 @@ pub struct BudgetConfig {
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        Self { per_call: 0.2, per_second: 10.0, initial: 10, window: Duration::from_secs(10) }
+        Self {
+            per_call: 0.2,
+            per_second: 10.0,
+            initial: 10,
+            window: Duration::from_secs(10),
+        }
     }
 }
 
@@ -95,14 +100,27 @@ impl Budget {
     pub(crate) fn new(config: BudgetConfig, now: Instant) -> Self {
         let window = config.window.clamp(SHORTEST_WINDOW, LONGEST_WINDOW);
         let slot_nanos = nanos(window) / SLOTS;
-        Self { config, start: now, window, slot_nanos, calls: Default::default(), spent: Mutex::default() }
+        Self {
+            config,
+            start: now,
+            window,
+            slot_nanos,
+            calls: Default::default(),
+            spent: Mutex::default(),
+        }
     }
 
     /// Counts a call that starts at `now`. Its retries are not calls.
     pub(crate) fn deposit(&self, now: Instant) {
         let slot = self.slot_at(now);
         let (cell, turn) = self.cell(slot);
-        let add = |value: u64| if value & !COUNT == turn { value + 1 } else { turn | 1 };
+        let add = |value: u64| {
+            if value & !COUNT == turn {
+                value + 1
+            } else {
+                turn | 1
+            }
+        };
         if cell.load(Relaxed) & !COUNT == turn {
             cell.fetch_add(1, Relaxed);
         } else {
@@ -128,13 +146,19 @@ impl Budget {
     /// Returns the calls of the slot and the nine before it: never more than those of the last
     /// window.
     fn recent_calls(&self, slot: u64) -> u64 {
-        (slot.saturating_sub(SLOTS - 1)..=slot).map(|slot| self.calls_in(slot)).sum()
+        (slot.saturating_sub(SLOTS - 1)..=slot)
+            .map(|slot| self.calls_in(slot))
+            .sum()
     }
 
     fn calls_in(&self, slot: u64) -> u64 {
         let (cell, turn) = self.cell(slot);
         let value = cell.load(Relaxed);
-        if value & !COUNT == turn { value & COUNT } else { 0 }
+        if value & !COUNT == turn {
+            value & COUNT
+        } else {
+            0
+        }
     }
 
     /// Returns the retries that need no calls: `initial` at the start, growing to those of one
@@ -171,7 +195,9 @@ impl Spent {
     /// last window.
     fn recent(&self) -> u64 {
         let oldest = self.newest.saturating_sub(SLOTS);
-        (oldest..=self.newest).map(|slot| self.slots[slot as usize % RING]).sum()
+        (oldest..=self.newest)
+            .map(|slot| self.slots[slot as usize % RING])
+            .sum()
     }
 
     fn add(&mut self) {
@@ -180,7 +206,10 @@ impl Spent {
 }
 
 fn nanos(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 #[cfg(test)]

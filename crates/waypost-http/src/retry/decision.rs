@@ -43,26 +43,39 @@ pub(crate) struct AttemptFailure {
 impl AttemptFailure {
     /// Creates the failure of an attempt that received no response headers.
     pub(crate) fn uncommitted(cause: FailureCause) -> Self {
-        Self { cause, committed: false }
+        Self {
+            cause,
+            committed: false,
+        }
     }
 
     /// Creates the failure of an attempt that received response headers, but no data that the
     /// caller has read.
     pub(crate) fn committed(cause: FailureCause) -> Self {
-        Self { cause, committed: true }
+        Self {
+            cause,
+            committed: true,
+        }
     }
 
     /// Returns true if the request may have ended its connection.
     pub(super) fn ended_connection(self) -> bool {
-        matches!(self.cause, FailureCause::GoAwayError | FailureCause::Lost { stale: false })
+        matches!(
+            self.cause,
+            FailureCause::GoAwayError | FailureCause::Lost { stale: false }
+        )
     }
 
     /// Returns the cause that the decision uses: headers prove that the request was processed, and
     /// that the connection was alive.
     fn effective(self) -> FailureCause {
         match self.cause {
-            FailureCause::NotSent | FailureCause::Unprocessed if self.committed => FailureCause::Unavailable(Pushback::None),
-            FailureCause::GoAwayError | FailureCause::Lost { .. } if self.committed => FailureCause::Lost { stale: false },
+            FailureCause::NotSent | FailureCause::Unprocessed if self.committed => {
+                FailureCause::Unavailable(Pushback::None)
+            }
+            FailureCause::GoAwayError | FailureCause::Lost { .. } if self.committed => {
+                FailureCause::Lost { stale: false }
+            }
             cause => cause,
         }
     }
@@ -177,10 +190,24 @@ impl RetryState {
         now: Instant,
     ) -> RetryDecision {
         self.moves = self.moves.saturating_sub(1);
-        self.decide(failure, &RetryContext { untried: false, ..*context }, budget, now)
+        self.decide(
+            failure,
+            &RetryContext {
+                untried: false,
+                ..*context
+            },
+            budget,
+            now,
+        )
     }
 
-    fn decide(&mut self, failure: AttemptFailure, context: &RetryContext, budget: &Budget, now: Instant) -> RetryDecision {
+    fn decide(
+        &mut self,
+        failure: AttemptFailure,
+        context: &RetryContext,
+        budget: &Budget,
+        now: Instant,
+    ) -> RetryDecision {
         let decision = next(failure, self, context, || budget.withdraw(now));
         match decision {
             RetryDecision::MoveToUntried | RetryDecision::Move => self.moves += 1,
@@ -211,7 +238,9 @@ pub(crate) fn next(
         _ => Duration::ZERO,
     };
     match () {
-        () if state.attempts() >= state.max_attempts() => RetryDecision::Stop(StopReason::MaxAttempts),
+        () if state.attempts() >= state.max_attempts() => {
+            RetryDecision::Stop(StopReason::MaxAttempts)
+        }
         () if !withdraw() => RetryDecision::Stop(StopReason::Budget),
         () => RetryDecision::Retry(delay),
     }
@@ -222,30 +251,44 @@ fn obstacle(cause: FailureCause, state: &RetryState, context: &RetryContext) -> 
     use FailureCause::{GoAwayError, Lost, NotSent, Reset, Unavailable, Unprocessed};
     match cause {
         Reset => return Some(StopReason::Final),
-        Lost { .. } | Unavailable(_) if !state.is_idempotent() => return Some(StopReason::NotIdempotent),
+        Lost { .. } | Unavailable(_) if !state.is_idempotent() => {
+            return Some(StopReason::NotIdempotent);
+        }
         Unavailable(Pushback::Never) => return Some(StopReason::PushbackNever),
-        GoAwayError | Lost { .. } if state.suspected() => return Some(StopReason::ConnectionsEnded(state.connections_ended())),
+        GoAwayError | Lost { .. } if state.suspected() => {
+            return Some(StopReason::ConnectionsEnded(state.connections_ended()));
+        }
         NotSent | Unprocessed | GoAwayError | Lost { .. } | Unavailable(_) => {}
     }
     match (context.remaining, cause) {
         _ if !context.replayable => Some(StopReason::BodyNotReplayable),
         (Some(Duration::ZERO), _) => Some(StopReason::Deadline),
-        (Some(left), Unavailable(Pushback::After(delay))) if delay >= left => Some(StopReason::PushbackBeyondDeadline),
+        (Some(left), Unavailable(Pushback::After(delay))) if delay >= left => {
+            Some(StopReason::PushbackBeyondDeadline)
+        }
         _ => None,
     }
 }
 
 /// Returns the move, if this failure allows one and the call has one left.
-fn free_move(cause: FailureCause, state: &RetryState, context: &RetryContext) -> Option<RetryDecision> {
+fn free_move(
+    cause: FailureCause,
+    state: &RetryState,
+    context: &RetryContext,
+) -> Option<RetryDecision> {
     if state.moves() >= MAX_MOVES.min(context.peers.max(1)) {
         return None;
     }
     match cause {
-        FailureCause::NotSent | FailureCause::Unprocessed | FailureCause::GoAwayError if context.untried => {
+        FailureCause::NotSent | FailureCause::Unprocessed | FailureCause::GoAwayError
+            if context.untried =>
+        {
             Some(RetryDecision::MoveToUntried)
         }
         FailureCause::NotSent | FailureCause::Lost { stale: true } => Some(RetryDecision::Move),
-        FailureCause::Lost { stale: false } if state.connections_ended() <= 1 => Some(RetryDecision::Move),
+        FailureCause::Lost { stale: false } if state.connections_ended() <= 1 => {
+            Some(RetryDecision::Move)
+        }
         _ => None,
     }
 }

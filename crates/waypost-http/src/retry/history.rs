@@ -20,8 +20,16 @@ pub struct AttemptRecord {
 
 impl AttemptRecord {
     /// Creates a record.
-    pub fn new(node: impl Into<String>, address: impl Into<String>, ended: impl Into<String>) -> Self {
-        Self { node: node.into(), address: address.into(), ended: ended.into() }
+    pub fn new(
+        node: impl Into<String>,
+        address: impl Into<String>,
+        ended: impl Into<String>,
+    ) -> Self {
+        Self {
+            node: node.into(),
+            address: address.into(),
+            ended: ended.into(),
+        }
     }
 }
 
@@ -102,15 +110,26 @@ mod tests {
 
     fn history(attempts: usize) -> AttemptHistory {
         let mut history = AttemptHistory::default();
-        (1..=attempts).for_each(|n| history.push(AttemptRecord::new(format!("n{n}"), format!("h:{n}"), "lost")));
+        (1..=attempts).for_each(|n| {
+            history.push(AttemptRecord::new(
+                format!("n{n}"),
+                format!("h:{n}"),
+                "lost",
+            ));
+        });
         history
     }
 
     #[test]
     fn the_first_and_the_last_three_are_kept_with_the_number_of_all() {
-        for (attempts, kept, omitted) in [(0, 0, 0), (1, 1, 0), (6, 6, 0), (7, 6, 1), (1_000, 6, 994)] {
+        for (attempts, kept, omitted) in
+            [(0, 0, 0), (1, 1, 0), (6, 6, 0), (7, 6, 1), (1_000, 6, 994)]
+        {
             let history = history(attempts);
-            assert_eq!((history.len(), history.iter().len(), history.omitted()), (attempts, kept, omitted));
+            assert_eq!(
+                (history.len(), history.iter().len(), history.omitted()),
+                (attempts, kept, omitted)
+            );
             assert_eq!(history.is_empty(), attempts == 0);
         }
     }

@@ -92,10 +92,23 @@ mod tests {
     #[test]
     fn the_policy_adds_to_what_a_service_declares_and_may_forbid_it() {
         let paths = |path: &str| HashSet::from([path.to_owned()]);
-        let policy = Policy { idempotent: paths("/a"), never: paths("/n"), ..Policy::default() };
-        let table = [("/a", false, true), ("/b", false, false), ("/b", true, true), ("/n", true, false)];
+        let policy = Policy {
+            idempotent: paths("/a"),
+            never: paths("/n"),
+            ..Policy::default()
+        };
+        let table = [
+            ("/a", false, true),
+            ("/b", false, false),
+            ("/b", true, true),
+            ("/n", true, false),
+        ];
         for (path, declared, expected) in table {
-            assert_eq!(policy.is_idempotent(path, declared), expected, "{path} {declared}");
+            assert_eq!(
+                policy.is_idempotent(path, declared),
+                expected,
+                "{path} {declared}"
+            );
         }
     }
 
@@ -110,13 +123,30 @@ mod tests {
             (Duration::MAX, s(3)),
             (Duration::MAX, Duration::MAX),
         ] {
-            let policy = Policy { retry_backoff: (a, b), ..Policy::default() };
-            for chance in [0.0, 0.5, 1.0 - f64::EPSILON / 2.0, 1.0, -1.0, f64::NAN, f64::INFINITY] {
+            let policy = Policy {
+                retry_backoff: (a, b),
+                ..Policy::default()
+            };
+            for chance in [
+                0.0,
+                0.5,
+                1.0 - f64::EPSILON / 2.0,
+                1.0,
+                -1.0,
+                f64::NAN,
+                f64::INFINITY,
+            ] {
                 let delay = policy.retry_delay(chance);
-                assert!((a.min(b)..=a.max(b)).contains(&delay), "{a:?} {b:?} {chance}: {delay:?}");
+                assert!(
+                    (a.min(b)..=a.max(b)).contains(&delay),
+                    "{a:?} {b:?} {chance}: {delay:?}"
+                );
             }
         }
-        let policy = Policy { retry_backoff: (s(2), s(1)), ..Policy::default() };
+        let policy = Policy {
+            retry_backoff: (s(2), s(1)),
+            ..Policy::default()
+        };
         assert_eq!(policy.retry_delay(0.5), Duration::from_millis(1_500));
     }
 }

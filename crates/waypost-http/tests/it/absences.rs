@@ -27,7 +27,12 @@ impl Absence {
             Self::Dead | Self::Lost => hosts.iter().for_each(Host::kill),
         }
         if matches!(self, Self::Lost) {
-            (0..hosts.len()).for_each(|i| world.memory.faults().remove_raw("echo", &format!("echo-n{i}")));
+            (0..hosts.len()).for_each(|i| {
+                world
+                    .memory
+                    .faults()
+                    .remove_raw("echo", &format!("echo-n{i}"));
+            });
         }
     }
 
@@ -45,7 +50,12 @@ impl Absence {
 type Outcome = Result<(String, u32, String), CallError>;
 
 /// Starts calls at a steady pace, whatever the outcome of earlier ones.
-fn start_calls(sender: &ServiceChannel, order: &'static str, calls: u32, per_second: u32) -> JoinSet<Outcome> {
+fn start_calls(
+    sender: &ServiceChannel,
+    order: &'static str,
+    calls: u32,
+    per_second: u32,
+) -> JoinSet<Outcome> {
     let (start, mut all) = (Instant::now(), JoinSet::new());
     for i in 0..calls {
         let sender = sender.clone();
@@ -69,10 +79,32 @@ async fn none_fails(absence: Absence, away: Duration, per_second: u32) {
     sleep(away).await;
     absence.end(&world, &hosts).await;
     let back = Instant::now();
-    let failed: Vec<_> = calls.join_all().await.into_iter().filter_map(Result::err).collect();
-    assert!(failed.is_empty(), "{absence:?} {away:?}: {} calls failed, one so: {}", failed.len(), failed[0]);
-    assert!(back.elapsed() < Duration::from_secs(7), "{absence:?} {away:?}: the last was answered after {:?}", back.elapsed());
-    assert_eq!(sender.snapshot().nodes.iter().map(|node| node.in_flight).sum::<u32>(), 0);
+    let failed: Vec<_> = calls
+        .join_all()
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{absence:?} {away:?}: {} calls failed, one so: {}",
+        failed.len(),
+        failed[0]
+    );
+    assert!(
+        back.elapsed() < Duration::from_secs(7),
+        "{absence:?} {away:?}: the last was answered after {:?}",
+        back.elapsed()
+    );
+    assert_eq!(
+        sender
+            .snapshot()
+            .nodes
+            .iter()
+            .map(|node| node.in_flight)
+            .sum::<u32>(),
+        0
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,8 +141,16 @@ async fn a_full_line_says_so_by_number_and_by_bytes_and_empties() {
     let mut by_bytes = ClientConfig::default();
     by_bytes.waiting_bytes = 75_000;
     let cases = [
-        (by_number, FailureKind::QueueFull, "too many calls wait for a node already"),
-        (by_bytes, FailureKind::QueueBytes, "calls that wait for a node keep too many bytes already"),
+        (
+            by_number,
+            FailureKind::QueueFull,
+            "too many calls wait for a node already",
+        ),
+        (
+            by_bytes,
+            FailureKind::QueueBytes,
+            "calls that wait for a node keep too many bytes already",
+        ),
     ];
     for (config, kind, text) in cases {
         let world = World::with(config);
@@ -118,7 +158,11 @@ async fn a_full_line_says_so_by_number_and_by_bytes_and_empties() {
         host.kill();
         let sender = world.sender();
         // Calls abandoned by their callers free capacity for others.
-        assert!(tokio::time::timeout(Duration::from_secs(1), ten_calls(&sender, 10_000)).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), ten_calls(&sender, 10_000))
+                .await
+                .is_err()
+        );
         let calls = {
             let sender = sender.clone();
             tokio::spawn(async move { ten_calls(&sender, 10_000).await })
@@ -127,12 +171,27 @@ async fn a_full_line_says_so_by_number_and_by_bytes_and_empties() {
         host.revive();
         let outcomes = calls.await.unwrap();
         let answered: Vec<_> = outcomes.iter().map(Result::is_ok).collect();
-        assert_eq!(answered, (0..10).map(|i| i < 7).collect::<Vec<_>>(), "{kind:?}");
-        for error in outcomes[7..].iter().map(|outcome| outcome.as_ref().unwrap_err()) {
+        assert_eq!(
+            answered,
+            (0..10).map(|i| i < 7).collect::<Vec<_>>(),
+            "{kind:?}"
+        );
+        for error in outcomes[7..]
+            .iter()
+            .map(|outcome| outcome.as_ref().unwrap_err())
+        {
             assert_eq!((error.kind, error.after), (kind, Duration::ZERO));
-            assert!(error.to_string().starts_with(&format!("echo: {text} (1 known, 0 ready, 1 not_connected")), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("echo: {text} (1 known, 0 ready, 1 not_connected")),
+                "{error}"
+            );
         }
-        assert!(ten_calls(&sender, 10_000).await.iter().all(Result::is_ok), "the line is empty again");
+        assert!(
+            ten_calls(&sender, 10_000).await.iter().all(Result::is_ok),
+            "the line is empty again"
+        );
     }
 }
 
@@ -155,7 +214,10 @@ async fn waiting_calls_are_spread_over_nodes_that_are_ready_shortly_after_each_o
             hosts.push(host);
         }
         assert!(calls.join_all().await.iter().all(Result::is_ok));
-        let served: Vec<_> = hosts.iter().map(|host| host.requests.load(Relaxed)).collect();
+        let served: Vec<_> = hosts
+            .iter()
+            .map(|host| host.requests.load(Relaxed))
+            .collect();
         let most = u32::try_from(*served.iter().max().unwrap()).unwrap();
         assert!((count / 5..=count * 2 / 5).contains(&most), "{served:?}");
         assert!(served.iter().all(|served| *served > 0), "{served:?}");

@@ -13,9 +13,16 @@ async fn a_total_failure_after_an_idle_hour_costs_no_more_retries_than_a_window_
     let world = World::new();
     let hosts = world.hosts(2).await;
     for name in ["n0", "n1"] {
-        world.register_for(name, Duration::from_secs(24 * 3600)).await;
+        world
+            .register_for(name, Duration::from_secs(24 * 3600))
+            .await;
     }
-    let requests = || hosts.iter().map(|host| host.requests.load(Relaxed)).sum::<usize>();
+    let requests = || {
+        hosts
+            .iter()
+            .map(|host| host.requests.load(Relaxed))
+            .sum::<usize>()
+    };
     let sender = world.sender();
     for _ in 0..2_000 {
         call(&sender, "/look", "hi").await.unwrap();
@@ -34,5 +41,8 @@ async fn a_total_failure_after_an_idle_hour_costs_no_more_retries_than_a_window_
     calls.join_all().await;
     let retries = requests() - before - 300;
     // A fifth of the calls, and ten for each of the window's ten seconds.
-    assert!((100..=160).contains(&retries), "{retries} retries of 300 calls");
+    assert!(
+        (100..=160).contains(&retries),
+        "{retries} retries of 300 calls"
+    );
 }

@@ -17,7 +17,9 @@ type Answer = Result<(String, u32, String), CallError>;
 
 /// Starts `count` calls that are never answered, and abandons them all at the same time.
 async fn give_up(sender: &ServiceChannel, count: usize) {
-    let mut calls: Vec<_> = (0..count).map(|_| Box::pin(call(sender, "/act", "wait"))).collect();
+    let mut calls: Vec<_> = (0..count)
+        .map(|_| Box::pin(call(sender, "/act", "wait")))
+        .collect();
     for call in &mut calls {
         let begun = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await;
         assert!(begun, "answered at once");
@@ -40,7 +42,10 @@ async fn assert_answered(call: JoinHandle<Answer>, host: &Host, what: &str) {
         host.answers.notify_waiters();
         sleep(Duration::from_millis(1)).await;
     }
-    let (_, attempts, _) = call.await.unwrap().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let (_, attempts, _) = call
+        .await
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(attempts, 1, "{what}");
 }
 
@@ -55,7 +60,11 @@ async fn calls_given_up_at_once_lose_no_call_beside_them() {
             give_up(&sender, count).await;
             call(&sender, "/act", "hi").await.unwrap();
             assert_answered(innocent, &host, &format!("{count} given up, round {round}")).await;
-            assert_eq!(host.broken.load(Relaxed), 0, "{count} given up, round {round}");
+            assert_eq!(
+                host.broken.load(Relaxed),
+                0,
+                "{count} given up, round {round}"
+            );
         }
     }
 }
@@ -69,7 +78,9 @@ async fn calls_given_up_again_and_again_lose_no_call_beside_them() {
     let innocent = innocent(&sender, &host).await;
     for round in 0..50 {
         give_up(&sender, 30).await;
-        let (_, attempts, _) = call(&sender, "/act", "hi").await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let (_, attempts, _) = call(&sender, "/act", "hi")
+            .await
+            .unwrap_or_else(|error| panic!("round {round}: {error}"));
         assert_eq!(attempts, 1, "round {round}");
     }
     assert_answered(innocent, &host, "after all rounds").await;
@@ -90,9 +101,16 @@ async fn calls_given_up_while_the_server_is_short_of_cpu_lose_no_call_beside_the
             sleep(Duration::from_millis(frozen)).await;
             host.freeze(false);
             let what = format!("{count} given up within {frozen} ms, round {round}");
-            call(&sender, "/act", "hi").await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            call(&sender, "/act", "hi")
+                .await
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
         }
-        assert_answered(innocent, &host, &format!("{count} given up within {frozen} ms")).await;
+        assert_answered(
+            innocent,
+            &host,
+            &format!("{count} given up within {frozen} ms"),
+        )
+        .await;
         assert_eq!(host.broken.load(Relaxed), 0);
     }
 }

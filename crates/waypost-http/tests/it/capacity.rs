@@ -17,7 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use waypost_core::record::Address;
 use waypost_core::registry::AnyRegistry;
-use waypost_http::{AddressPolicy, BoxIo, CallError, ClientConfig, Connect, Connecting, ResponseBody, ServiceChannel};
+use waypost_http::{
+    AddressPolicy, BoxIo, CallError, ClientConfig, Connect, Connecting, ResponseBody,
+    ServiceChannel,
+};
 
 use crate::net::{World, begin, call};
 
@@ -30,14 +33,19 @@ impl Body for Open {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Pending
     }
 }
 
 /// Starts a bidirectional stream, which lasts as long as its response is held.
 async fn converse(sender: &ServiceChannel) -> Result<Response<ResponseBody>, CallError> {
-    sender.call(Request::post("/flow").body(Open).unwrap()).await
+    sender
+        .call(Request::post("/flow").body(Open).unwrap())
+        .await
 }
 
 /// Starts `number` streams together; none waits for a deadline.
@@ -50,8 +58,17 @@ async fn converse_at_once(sender: &ServiceChannel, number: usize) -> Vec<Respons
     }
     let begun = begun.join_all().await;
     let failed = begun.iter().filter(|begun| begun.is_err()).count();
-    assert_eq!(failed, 0, "of {number}: {}", begun.iter().find_map(|begun| begun.as_ref().err()).unwrap());
-    assert!(start.elapsed() < Duration::from_secs(2), "{number} after {:?}", start.elapsed());
+    assert_eq!(
+        failed,
+        0,
+        "of {number}: {}",
+        begun.iter().find_map(|begun| begun.as_ref().err()).unwrap()
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{number} after {:?}",
+        start.elapsed()
+    );
     begun.into_iter().map(Result::unwrap).collect()
 }
 
@@ -66,13 +83,20 @@ async fn conversations_at_a_hundred_streams() {
             held = converse_at_once(&sender, 300).await;
         } else {
             for number in 0..300 {
-                held.push(converse(&sender).await.unwrap_or_else(|error| panic!("number {number}: {error}")));
+                held.push(
+                    converse(&sender)
+                        .await
+                        .unwrap_or_else(|error| panic!("number {number}: {error}")),
+                );
             }
         }
         assert_eq!(host.requests.load(Relaxed), 300);
         let open = host.open.load(Relaxed);
         // Another connection is opened once all are three quarters full.
-        assert!((3..=5).contains(&open), "{open} connections, at once: {at_once}");
+        assert!(
+            (3..=5).contains(&open),
+            "{open} connections, at once: {at_once}"
+        );
         drop(held);
     }
 }
@@ -102,7 +126,11 @@ async fn connections_are_added_up_to_eight_as_conversations_come() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let open = host.open.load(Relaxed);
-        assert!(held.len() == 800 && connections.contains(&open), "limit {limit}: {} on {open} connections", held.len());
+        assert!(
+            held.len() == 800 && connections.contains(&open),
+            "limit {limit}: {} on {open} connections",
+            held.len()
+        );
         if limit == 100 {
             // The capacity is exhausted: one more stream waits, and starts when another ends.
             let one_more = tokio::spawn({
@@ -134,7 +162,12 @@ mod frame {
 
     /// Returns a SETTINGS frame with `MAX_CONCURRENT_STREAMS` alone.
     pub(super) fn limit(streams: u32) -> Vec<u8> {
-        frame(SETTINGS, 0, 0, &[&[0, 3], &streams.to_be_bytes()[..]].concat())
+        frame(
+            SETTINGS,
+            0,
+            0,
+            &[&[0, 3], &streams.to_be_bytes()[..]].concat(),
+        )
     }
 
     /// Returns a HEADERS frame with status 200 and the end of the stream.
@@ -153,7 +186,11 @@ struct Limited {
 
 impl Limited {
     fn new(limit: u32, work: Duration) -> Self {
-        Self { limit: watch::Sender::new(limit), work, answered: Arc::default() }
+        Self {
+            limit: watch::Sender::new(limit),
+            work,
+            answered: Arc::default(),
+        }
     }
 
     async fn serve(self, io: DuplexStream) {
@@ -185,8 +222,12 @@ impl Limited {
                 let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
                 let (send, this) = (send.clone(), self.clone());
                 match (head[3], head[4] & frame::END != 0) {
-                    (frame::SETTINGS, false) => _ = send.send(frame::frame(frame::SETTINGS, frame::END, 0, &[])),
-                    (frame::PING, false) => _ = send.send(frame::frame(frame::PING, frame::END, 0, &payload)),
+                    (frame::SETTINGS, false) => {
+                        _ = send.send(frame::frame(frame::SETTINGS, frame::END, 0, &[]));
+                    }
+                    (frame::PING, false) => {
+                        _ = send.send(frame::frame(frame::PING, frame::END, 0, &payload));
+                    }
                     (frame::HEADERS | frame::DATA, true) => {
                         _ = answers.spawn(async move {
                             tokio::time::sleep(this.work).await;
@@ -234,10 +275,14 @@ async fn calls_at_limits(limits: &[u32]) -> usize {
     server.limit.send_replace(100);
     let all = async {
         while let Some(answered) = calls.join_next().await {
-            answered.unwrap().unwrap_or_else(|error| panic!("{limits:?}: {error}"));
+            answered
+                .unwrap()
+                .unwrap_or_else(|error| panic!("{limits:?}: {error}"));
         }
     };
-    tokio::time::timeout(Duration::from_secs(2), all).await.unwrap_or_else(|_| panic!("{limits:?}: calls are left"));
+    tokio::time::timeout(Duration::from_secs(2), all)
+        .await
+        .unwrap_or_else(|_| panic!("{limits:?}: calls are left"));
     assert_eq!(server.answered.load(Relaxed), 300);
     before
 }
@@ -247,7 +292,10 @@ async fn calls_at_limits(limits: &[u32]) -> usize {
 async fn a_limit_that_rises_serves_the_calls_that_wait() {
     assert_eq!(calls_at_limits(&[0]).await, 0);
     assert_eq!(calls_at_limits(&[0, 0]).await, 0);
-    assert!(calls_at_limits(&[1]).await <= 8, "a stream on each of at most eight connections");
+    assert!(
+        calls_at_limits(&[1]).await <= 8,
+        "a stream on each of at most eight connections"
+    );
     // The limit is lowered while calls wait, and raised again.
     assert!((1..300).contains(&calls_at_limits(&[2, 1, 0]).await));
     assert!((1..300).contains(&calls_at_limits(&[2, 0, 1, 0]).await));

@@ -26,12 +26,22 @@ fn config() -> ConnectionConfig {
 
 async fn connect(world: &World) -> (DirectConnection, JoinHandle<Result<(), BoxError>>) {
     let address = "a.test:80".parse().unwrap();
-    let (connection, driver) = DirectConnection::connect(&world.net, &address, &ANYWHERE, &config()).await.unwrap();
+    let (connection, driver) =
+        DirectConnection::connect(&world.net, &address, &ANYWHERE, &config())
+            .await
+            .unwrap();
     (connection, tokio::spawn(driver.run()))
 }
 
-async fn ask(connection: &DirectConnection, path: &str, body: &str) -> Result<Response<DirectBody>, StreamError> {
-    let request = Request::post(path).header("attempt", "0").body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+async fn ask(
+    connection: &DirectConnection,
+    path: &str,
+    body: &str,
+) -> Result<Response<DirectBody>, StreamError> {
+    let request = Request::post(path)
+        .header("attempt", "0")
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .unwrap();
     connection.send(request).await
 }
 
@@ -45,7 +55,11 @@ async fn a_frozen_server_is_asked_after_six_seconds_and_given_up_after_nine() {
     let begun = Instant::now();
     let ended = driver.await.unwrap().unwrap_err();
     assert!(ended.to_string().contains("PING"), "{ended}");
-    assert!((Duration::from_secs(8)..Duration::from_secs(10)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(
+        (Duration::from_secs(8)..Duration::from_secs(10)).contains(&begun.elapsed()),
+        "{:?}",
+        begun.elapsed()
+    );
     assert!(!connection.is_open());
     answer.into_body().collect().await.unwrap_err();
     ask(&connection, "/look", "").await.unwrap_err();
@@ -64,10 +78,17 @@ async fn a_quiet_stream_is_kept_while_the_server_answers_and_an_idle_connection_
     assert!((9..=10).contains(&pings), "every six seconds: {pings}");
     drop(answer);
     sleep(Duration::from_secs(60)).await;
-    assert!(host.pings.load(Relaxed) <= pings + 1, "nobody waits for anything");
+    assert!(
+        host.pings.load(Relaxed) <= pings + 1,
+        "nobody waits for anything"
+    );
     assert!(connection.is_open());
     drop(connection);
-    timeout(Duration::from_secs(1), driver).await.expect("it ends with its last handle").unwrap().unwrap();
+    timeout(Duration::from_secs(1), driver)
+        .await
+        .expect("it ends with its last handle")
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,11 @@ use waypost_http::{FailureKind, ServiceChannel};
 use crate::net::{Host, World, begin, call};
 
 fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// Returns a client that has called a node on a runtime which has ended; the registry has been
@@ -45,12 +49,29 @@ fn an_error_after_the_runtime_ended_says_what_is_known() {
     host.kill();
     let second = runtime();
     let snapshot = second.block_on(async { sender.snapshot() });
-    assert_eq!((snapshot.synced, snapshot.nodes.len()), (true, 1), "at once");
-    let error = second.block_on(begin(&sender, "/look", "hi", Some(Duration::from_millis(500)))).unwrap_err();
+    assert_eq!(
+        (snapshot.synced, snapshot.nodes.len()),
+        (true, 1),
+        "at once"
+    );
+    let error = second
+        .block_on(begin(
+            &sender,
+            "/look",
+            "hi",
+            Some(Duration::from_millis(500)),
+        ))
+        .unwrap_err();
     assert_eq!(error.kind, FailureKind::Deadline);
     let text = error.to_string();
-    assert!(text.contains("1 known, 0 ready, 1 not_connected; registry unavailable for"), "{text}");
-    assert!(text.ends_with("last connection failure: connect a.test:80: refused)"), "{text}");
+    assert!(
+        text.contains("1 known, 0 ready, 1 not_connected; registry unavailable for"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("last connection failure: connect a.test:80: refused)"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -59,10 +80,20 @@ fn an_error_says_that_the_registry_has_not_answered_if_the_runtime_ended_before_
     let world = World::new();
     world.memory.faults().set_unreachable(true);
     let sender = world.sender();
-    let call_on = |runtime: &Runtime| runtime.block_on(begin(&sender, "/look", "hi", Some(Duration::from_millis(50))));
+    let call_on = |runtime: &Runtime| {
+        runtime.block_on(begin(
+            &sender,
+            "/look",
+            "hi",
+            Some(Duration::from_millis(50)),
+        ))
+    };
     for runtime in [first, runtime()] {
         let text = call_on(&runtime).unwrap_err().to_string();
-        assert!(text.contains("(the registry has not answered yet"), "{text}");
+        assert!(
+            text.contains("(the registry has not answered yet"),
+            "{text}"
+        );
     }
 }
 
@@ -70,7 +101,13 @@ fn an_error_says_that_the_registry_has_not_answered_if_the_runtime_ended_before_
 fn a_call_outside_of_a_runtime_says_so() {
     let (_world, sender, _host) = orphaned();
     let mut call = pin!(begin(&sender, "/look", "hi", None));
-    let Poll::Ready(Err(error)) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { panic!("it waits") };
+    let Poll::Ready(Err(error)) = call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    else {
+        panic!("it waits")
+    };
     assert_eq!(error.kind, FailureKind::NoRuntime);
-    assert_eq!(error.to_string(), "echo: no Tokio runtime on this thread; call from within one");
+    assert_eq!(
+        error.to_string(),
+        "echo: no Tokio runtime on this thread; call from within one"
+    );
 }

@@ -43,13 +43,27 @@ async fn one_event_among_thousands_of_nodes_looks_at_no_other() {
     }));
     let sender = world.sender_with(config);
     call(&sender, "/act", "hi").await.unwrap();
-    let mut counter = Counter { world: &world, looks, dials: 0 };
+    let mut counter = Counter {
+        world: &world,
+        looks,
+        dials: 0,
+    };
     let first = counter.take().await;
-    assert!((NODES..=NODES * 2).contains(&first.0) && first.1 == 10, "a new channel looks at all once: {first:?}");
+    assert!(
+        (NODES..=NODES * 2).contains(&first.0) && first.1 == 10,
+        "a new channel looks at all once: {first:?}"
+    );
 
-    let mut used = hosts.iter().enumerate().filter(|(_, host)| host.open.load(Relaxed) > 0).map(|(i, _)| i);
+    let mut used = hosts
+        .iter()
+        .enumerate()
+        .filter(|(_, host)| host.open.load(Relaxed) > 0)
+        .map(|(i, _)| i);
     let (dying, leaving) = (used.next().unwrap(), used.next().unwrap());
-    let unused = hosts.iter().position(|host| host.open.load(Relaxed) == 0).unwrap();
+    let unused = hosts
+        .iter()
+        .position(|host| host.open.load(Relaxed) == 0)
+        .unwrap();
     let mut costs = Vec::new();
     let mut note = |event: String, (looks, dials): (usize, usize), most_dials: usize| {
         costs.push((event, looks, dials));
@@ -59,8 +73,15 @@ async fn one_event_among_thousands_of_nodes_looks_at_no_other() {
         let mut described = service(&format!("n{i}"));
         described.nodes[0].metadata.insert("zone", "b");
         world.register_service(&described, DAY).await;
-        note(format!("{node} has other metadata"), counter.take().await, 0);
-        world.memory.faults().remove_raw("echo", &format!("echo-n{i}"));
+        note(
+            format!("{node} has other metadata"),
+            counter.take().await,
+            0,
+        );
+        world
+            .memory
+            .faults()
+            .remove_raw("echo", &format!("echo-n{i}"));
         note(format!("{node} is lost"), counter.take().await, 0);
         world.register_service(&described, DAY).await;
         note(format!("{node} registers again"), counter.take().await, 0);
@@ -74,6 +95,8 @@ async fn one_event_among_thousands_of_nodes_looks_at_no_other() {
     hosts[dying].revive();
     sleep(Duration::from_secs(40)).await;
     note("it is connected again".into(), counter.take().await, 20);
-    begin(&sender, "/act", "wait", Some(Duration::from_millis(100))).await.unwrap_err();
+    begin(&sender, "/act", "wait", Some(Duration::from_millis(100)))
+        .await
+        .unwrap_err();
     note("a call fails".into(), counter.take().await, 0);
 }

@@ -36,7 +36,9 @@ fn begin_in_order(
     for number in numbers {
         let (sender, answered) = (sender.clone(), Arc::clone(answered));
         calls.spawn(async move {
-            call(&sender, "/act", "sleep 20").await.unwrap_or_else(|error| panic!("call {number}: {error}"));
+            call(&sender, "/act", "sleep 20")
+                .await
+                .unwrap_or_else(|error| panic!("call {number}: {error}"));
             answered.lock().unwrap().push(number);
         });
     }
@@ -46,7 +48,10 @@ fn begin_in_order(
 /// order.
 fn assert_in_order(answered: &[usize]) {
     for (at, number) in answered.iter().enumerate() {
-        assert!(at.abs_diff(*number) <= ROOM, "call {number} was answered as number {at}: {answered:?}");
+        assert!(
+            at.abs_diff(*number) <= ROOM,
+            "call {number} was answered as number {at}: {answered:?}"
+        );
     }
 }
 
@@ -89,7 +94,10 @@ async fn closed_loop(callers: usize, calls: usize) -> f64 {
         let (sender, left) = (sender.clone(), Arc::clone(&left));
         running.spawn(async move {
             let (mut made, mut longest) = (0, Duration::ZERO);
-            while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            while left
+                .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+            {
                 let begun = Instant::now();
                 call(&sender, "/act", "sleep 5").await.unwrap();
                 (made, longest) = (made + 1, longest.max(begun.elapsed()));
@@ -101,16 +109,25 @@ async fn closed_loop(callers: usize, calls: usize) -> f64 {
     let mean = start.elapsed().as_secs_f64() * callers as f64 / calls as f64;
     let part = calls / callers;
     for (made, _) in &ended {
-        assert!((part / 2..=part * 2).contains(made), "a caller made {made} calls, its part is {part}");
+        assert!(
+            (part / 2..=part * 2).contains(made),
+            "a caller made {made} calls, its part is {part}"
+        );
     }
-    ended.iter().map(|(_, longest)| longest.as_secs_f64() / mean).fold(0.0, f64::max)
+    ended
+        .iter()
+        .map(|(_, longest)| longest.as_secs_f64() / mean)
+        .fold(0.0, f64::max)
 }
 
 #[tokio::test(start_paused = true)]
 async fn callers_that_call_again_at_once_share_the_room() {
     for callers in [200, 400] {
         let longest = closed_loop(callers, callers * 8).await;
-        assert!(longest < 4.0, "{callers} callers: a call took {longest} times the mean");
+        assert!(
+            longest < 4.0,
+            "{callers} callers: a call took {longest} times the mean"
+        );
     }
 }
 

@@ -16,21 +16,35 @@ use crate::net::{World, begin, call};
 fn shaky(panics: &Arc<AtomicUsize>) -> Filter {
     let panics = Arc::clone(panics);
     Filter::predicate(move |entry| {
-        let once_more = || panics.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        let once_more = || {
+            panics
+                .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+        };
         assert!(!entry.node.id.ends_with('a') || !once_more(), "by the test");
         !entry.node.id.ends_with('c')
     })
 }
 
 fn picked(sender: &ServiceChannel) -> Vec<String> {
-    let nodes = sender.snapshot().nodes.into_iter().filter(|node| node.decision == Decision::Picked);
-    nodes.map(|node| node.id.trim_start_matches("echo-").to_owned()).collect()
+    let nodes = sender
+        .snapshot()
+        .nodes
+        .into_iter()
+        .filter(|node| node.decision == Decision::Picked);
+    nodes
+        .map(|node| node.id.trim_start_matches("echo-").to_owned())
+        .collect()
 }
 
 async fn until_both_are_picked(sender: &ServiceChannel, what: &str) {
     let start = Instant::now();
     while picked(sender) != ["a", "b"] {
-        assert!(start.elapsed() < Duration::from_secs(300), "{what}: {:?}", sender.snapshot().nodes);
+        assert!(
+            start.elapsed() < Duration::from_secs(300),
+            "{what}: {:?}",
+            sender.snapshot().nodes
+        );
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -39,7 +53,11 @@ async fn until_both_are_picked(sender: &ServiceChannel, what: &str) {
 async fn a_node_that_a_filter_panicked_on_is_used_once_the_filter_has_an_answer() {
     for panics in [1, 2, 5] {
         let world = World::new();
-        let hosts = [world.host("a").await, world.host("b").await, world.host("c").await];
+        let hosts = [
+            world.host("a").await,
+            world.host("b").await,
+            world.host("c").await,
+        ];
         let left = Arc::new(AtomicUsize::new(panics));
         let mut config = ChannelConfig::default();
         config.balance.filters.push(shaky(&left));
@@ -56,8 +74,14 @@ async fn a_node_that_a_filter_panicked_on_is_used_once_the_filter_has_an_answer(
         sleep(Duration::from_secs(120)).await;
         hosts.iter().for_each(crate::net::Host::kill);
         sleep(Duration::from_secs(1)).await;
-        let error = begin(&sender, "/act", "hi", Some(Duration::from_millis(500))).await.unwrap_err().to_string();
-        assert!(error.contains("3 known, 0 ready, 2 not_connected, 1 predicate"), "{error}");
+        let error = begin(&sender, "/act", "hi", Some(Duration::from_millis(500)))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("3 known, 0 ready, 2 not_connected, 1 predicate"),
+            "{error}"
+        );
         assert_eq!(hosts[2].dialled.load(Relaxed), 0);
     }
 }

@@ -27,7 +27,15 @@ pub(crate) struct Freezing {
 impl Freezing {
     pub(crate) fn new(io: DuplexStream, host: Host) -> Self {
         let (frozen, forgotten) = (host.frozen.subscribe(), host.forgotten.load(Relaxed));
-        Self { io, frozen, thaw: None, forgotten, host, seen: Vec::new(), pings: None }
+        Self {
+            io,
+            frozen,
+            thaw: None,
+            forgotten,
+            host,
+            seen: Vec::new(),
+            pings: None,
+        }
     }
 
     fn poll_thawed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -71,7 +79,11 @@ impl Freezing {
 }
 
 impl AsyncRead for Freezing {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_thawed(cx));
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
@@ -82,7 +94,11 @@ impl AsyncRead for Freezing {
 }
 
 impl AsyncWrite for Freezing {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_thawed(cx));
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

@@ -47,7 +47,10 @@ async fn a_hostile_peer_is_never_dialled_in_a_loop_whatever_it_does() {
         host.turn(hostility);
         let failures = call_for_a_minute(&world.sender(), "/look").await;
         let dialled = host.dialled.load(Relaxed);
-        assert!((8..=DIALS_A_MINUTE).contains(&dialled), "{hostility:?}: {dialled} dials in a minute");
+        assert!(
+            (8..=DIALS_A_MINUTE).contains(&dialled),
+            "{hostility:?}: {dialled} dials in a minute"
+        );
         assert!(!failures.is_empty(), "{hostility:?}: served");
         host.turn(None);
         call(&world.sender(), "/look", "hi").await.unwrap();
@@ -61,18 +64,33 @@ async fn beside_a_good_node_a_hostile_peer_fails_no_call() {
         let (good, hostile) = (world.host("good").await, world.host("hostile").await);
         hostile.turn(hostility);
         let sender = world.sender();
-        let path = if hostility.reads_no_request() { "/act" } else { "/look" };
+        let path = if hostility.reads_no_request() {
+            "/act"
+        } else {
+            "/look"
+        };
         let failures = call_for_a_minute(&sender, path).await;
-        assert!(failures.is_empty(), "{hostility:?}: {} failed, the first: {}", failures.len(), failures[0]);
+        assert!(
+            failures.is_empty(),
+            "{hostility:?}: {} failed, the first: {}",
+            failures.len(),
+            failures[0]
+        );
         let dialled = hostile.dialled.load(Relaxed);
-        assert!((8..=DIALS_A_MINUTE).contains(&dialled), "{hostility:?}: {dialled} dials in a minute");
+        assert!(
+            (8..=DIALS_A_MINUTE).contains(&dialled),
+            "{hostility:?}: {dialled} dials in a minute"
+        );
         assert_eq!(good.dialled.load(Relaxed), 1, "{hostility:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_asked_for_calm_long_ago_is_found_out_as_soon_as_any_other() {
-    for (pause, longest) in [(Duration::from_secs(9 * 60), 4), (Duration::from_secs(2), 7)] {
+    for (pause, longest) in [
+        (Duration::from_secs(9 * 60), 4),
+        (Duration::from_secs(2), 7),
+    ] {
         let world = World::new();
         let (a, b) = (world.host("a").await, world.host("b").await);
         let sender = world.sender();
@@ -81,13 +99,22 @@ async fn a_peer_that_asked_for_calm_long_ago_is_found_out_as_soon_as_any_other()
             a.ask_for_calm();
             sleep(pause).await;
         }
-        assert!(a.dialled.load(Relaxed) > 6, "each connection was told to be calm");
+        assert!(
+            a.dialled.load(Relaxed) > 6,
+            "each connection was told to be calm"
+        );
         together(&sender, 20).await;
         a.freeze(true);
         let before = b.requests.load(Relaxed);
         let slowest = together(&sender, 20).await;
         assert_eq!(b.requests.load(Relaxed) - before, 20);
-        assert!(slowest > Duration::from_secs(1), "none was on the frozen node: {slowest:?}");
-        assert!(slowest <= Duration::from_secs(longest), "calm each {pause:?}: {slowest:?}");
+        assert!(
+            slowest > Duration::from_secs(1),
+            "none was on the frozen node: {slowest:?}"
+        );
+        assert!(
+            slowest <= Duration::from_secs(longest),
+            "calm each {pause:?}: {slowest:?}"
+        );
     }
 }

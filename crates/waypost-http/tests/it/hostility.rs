@@ -27,10 +27,18 @@ impl Hostility {
     /// Returns every kind; those that complete the handshake are included with several lifetimes.
     pub(crate) fn all() -> Vec<Self> {
         let lives = [0, 1, 30, 300, 990, 1_000].map(Duration::from_millis);
-        let reasons = [Reason::ENHANCE_YOUR_CALM, Reason::NO_ERROR, Reason::INTERNAL_ERROR];
+        let reasons = [
+            Reason::ENHANCE_YOUR_CALM,
+            Reason::NO_ERROR,
+            Reason::INTERNAL_ERROR,
+        ];
         let mut all = vec![Self::BreaksOff, Self::Mute, Self::Garbles];
         all.extend(lives.map(Self::Closes));
-        all.extend(lives.into_iter().flat_map(|life| reasons.map(|reason| Self::SaysGoAway(life, reason))));
+        all.extend(
+            lives
+                .into_iter()
+                .flat_map(|life| reasons.map(|reason| Self::SaysGoAway(life, reason))),
+        );
         all
     }
 
@@ -51,7 +59,9 @@ impl Hostility {
                 std::future::pending::<()>().await;
             }
             Self::Garbles => {
-                let _ = io.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+                let _ = io
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                    .await;
                 sleep(Duration::from_secs(1)).await;
             }
             Self::Closes(life) => {

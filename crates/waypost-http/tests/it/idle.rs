@@ -31,7 +31,9 @@ async fn rested(nodes: usize) -> (World, Vec<Host>, ServiceChannel) {
 /// Makes a call; returns the time it took.
 async fn timed(sender: &ServiceChannel, path: &str) -> Duration {
     let start = Instant::now();
-    call(sender, path, "hi").await.unwrap_or_else(|error| panic!("{path}: {error}"));
+    call(sender, path, "hi")
+        .await
+        .unwrap_or_else(|error| panic!("{path}: {error}"));
     start.elapsed()
 }
 
@@ -47,7 +49,10 @@ async fn the_first_call_after_a_rest_is_answered_though_all_connections_are_forg
             // delayed again.
             for _ in 0..nodes * 2 {
                 let took = timed(&sender, path).await;
-                assert!(took <= Duration::from_millis(50), "{path}, {nodes} nodes, later: {took:?}");
+                assert!(
+                    took <= Duration::from_millis(50),
+                    "{path}, {nodes} nodes, later: {took:?}"
+                );
             }
         }
     }
@@ -82,7 +87,13 @@ async fn connections_that_are_not_forgotten_are_kept() {
             assert!(took <= FIRST, "{path}: {took:?}");
         }
         sleep(Duration::from_secs(20)).await;
-        let dialled: Vec<usize> = hosts.iter().map(|host| host.dialled.load(Relaxed)).collect();
-        assert!(dialled[0] > 1 && dialled[1..] == [1, 1], "{path}: {dialled:?}");
+        let dialled: Vec<usize> = hosts
+            .iter()
+            .map(|host| host.dialled.load(Relaxed))
+            .collect();
+        assert!(
+            dialled[0] > 1 && dialled[1..] == [1, 1],
+            "{path}: {dialled:?}"
+        );
     }
 }

@@ -61,7 +61,12 @@ impl Subscriber for Capture {
             let Some(lines) = lines else { return };
             let mut line = Line::default();
             event.record(&mut line);
-            lines.push(format!("{} {}{}", event.metadata().level(), line.message, line.fields));
+            lines.push(format!(
+                "{} {}{}",
+                event.metadata().level(),
+                line.message,
+                line.fields
+            ));
         });
     }
 

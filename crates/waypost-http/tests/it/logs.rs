@@ -19,7 +19,12 @@ fn seconds(seconds: u64) -> Duration {
 fn lines(log: &Log) -> Vec<String> {
     let steady = |line: String| match line.split_once(" after=") {
         Some((before, after)) => {
-            format!("{before}{}", after.split_once(' ').map_or(String::new(), |(_, rest)| format!(" {rest}")))
+            format!(
+                "{before}{}",
+                after
+                    .split_once(' ')
+                    .map_or(String::new(), |(_, rest)| format!(" {rest}"))
+            )
         }
         None => line,
     };
@@ -38,16 +43,19 @@ async fn a_node_that_cannot_be_connected_is_said_once_with_the_reason_and_so_is_
     let a = world.host("a").await;
     let sender = world.sender();
     call(&sender, "/act", "hi").await.unwrap();
-    assert_eq!(lines(&log), ["INFO first node connected service=echo node=echo-a address=a.test:80"]);
+    assert_eq!(
+        lines(&log),
+        ["INFO first node connected service=echo node=echo-a address=a.test:80"]
+    );
     tokio::time::sleep(seconds(2)).await;
     a.kill();
     for _ in 0..10 {
-        begin(&sender, "/act", "hi", Some(seconds(30))).await.unwrap_err();
+        begin(&sender, "/act", "hi", Some(seconds(30)))
+            .await
+            .unwrap_err();
     }
-    let unreachable =
-        "INFO node unreachable service=echo node=echo-a address=a.test:80 error=connect a.test:80: refused changes=0";
-    let no_node_ready =
-        "INFO no node ready service=echo nodes=1 excluded=1 not_connected last_failure=connect a.test:80: refused changes=0";
+    let unreachable = "INFO node unreachable service=echo node=echo-a address=a.test:80 error=connect a.test:80: refused changes=0";
+    let no_node_ready = "INFO no node ready service=echo nodes=1 excluded=1 not_connected last_failure=connect a.test:80: refused changes=0";
     assert_eq!(lines(&log), [unreachable, no_node_ready]);
     let _a = revive(&world, "a").await;
     tokio::time::sleep(seconds(30)).await;
@@ -68,10 +76,13 @@ async fn nodes_that_are_dead_from_the_start_are_said_each_once_and_so_is_the_fai
     }
     let sender = world.sender();
     for _ in 0..2 {
-        begin(&sender, "/act", "hi", Some(seconds(60))).await.unwrap_err();
+        begin(&sender, "/act", "hi", Some(seconds(60)))
+            .await
+            .unwrap_err();
     }
     let mut lines = lines(&log);
-    let start = "INFO no node ready service=echo nodes=5 excluded=5 not_connected last_failure=connect";
+    let start =
+        "INFO no node ready service=echo nodes=5 excluded=5 not_connected last_failure=connect";
     assert!(lines.pop().unwrap().starts_with(start), "{lines:#?}");
     lines.sort();
     let expected = ["a", "b", "c", "d", "e"].map(|name| {
@@ -98,12 +109,23 @@ async fn a_node_that_comes_and_goes_has_two_lines_a_minute_with_the_count_of_cha
         tokio::time::sleep(seconds(10)).await;
     }
     let lines = log.take();
-    assert!(lines.iter().all(|line| line.starts_with("INFO node ")), "{lines:#?}");
-    let count = |line: &String| line.rsplit_once(" changes=").and_then(|(_, n)| n.parse::<u64>().ok()).unwrap() + 1;
+    assert!(
+        lines.iter().all(|line| line.starts_with("INFO node ")),
+        "{lines:#?}"
+    );
+    let count = |line: &String| {
+        line.rsplit_once(" changes=")
+            .and_then(|(_, n)| n.parse::<u64>().ok())
+            .unwrap()
+            + 1
+    };
     let told: u64 = lines.iter().map(count).sum();
     let shown = u64::try_from(lines.len()).unwrap();
     assert!((MINUTES..=2 * MINUTES + 2).contains(&shown), "{lines:#?}");
-    assert!((MINUTES * 6 - 6..=MINUTES * 6).contains(&told), "{told}: {lines:#?}");
+    assert!(
+        (MINUTES * 6 - 6..=MINUTES * 6).contains(&told),
+        "{told}: {lines:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,14 +144,28 @@ async fn the_last_line_of_a_node_is_true_once_it_stays() {
         tokio::time::sleep(seconds(up)).await;
     }
     let lines = log.take();
-    assert!(lines.last().unwrap().starts_with("INFO node reachable again"), "{lines:#?}");
+    assert!(
+        lines
+            .last()
+            .unwrap()
+            .starts_with("INFO node reachable again"),
+        "{lines:#?}"
+    );
 }
 
 /// Returns the number of nodes whose last line begins with `message`.
 fn last_lines(log: &[String], message: &str) -> usize {
-    let node = |line: &String| line.split_once(" node=").map(|(_, rest)| rest.split(' ').next().unwrap().to_owned());
-    let last: HashMap<_, _> = log.iter().filter_map(|line| Some((node(line)?, line))).collect();
-    last.values().filter(|line| line.starts_with(message)).count()
+    let node = |line: &String| {
+        line.split_once(" node=")
+            .map(|(_, rest)| rest.split(' ').next().unwrap().to_owned())
+    };
+    let last: HashMap<_, _> = log
+        .iter()
+        .filter_map(|line| Some((node(line)?, line)))
+        .collect();
+    last.values()
+        .filter(|line| line.starts_with(message))
+        .count()
 }
 
 fn count(log: &[String], message: &str) -> usize {
@@ -155,11 +191,18 @@ async fn of_fifty_nodes_that_die_together_twenty_a_minute_are_said_until_all_are
     }
     let left_out = "INFO more nodes changed in the last minute";
     assert_eq!(count(&all, left_out), 1, "{all:#?}");
-    assert!(all.contains(&format!("{left_out} service=echo count=30")), "{all:#?}");
+    assert!(
+        all.contains(&format!("{left_out} service=echo count=30")),
+        "{all:#?}"
+    );
     hosts.iter().for_each(Host::revive);
     tokio::time::sleep(seconds(300)).await;
     let lines = log.take();
-    assert_eq!(last_lines(&lines, "INFO node reachable again"), 50, "{lines:#?}");
+    assert_eq!(
+        last_lines(&lines, "INFO node reachable again"),
+        50,
+        "{lines:#?}"
+    );
     assert_eq!(count(&lines, "INFO node "), 50, "{lines:#?}");
 }
 
@@ -177,12 +220,23 @@ async fn lines_that_were_left_out_are_counted_and_made_good_when_nothing_else_ha
     hosts.iter().for_each(Host::revive);
     tokio::time::sleep(seconds(40)).await;
     let mut lines = log.take();
-    assert_eq!(last_lines(&lines, "INFO node unreachable"), 20, "{lines:#?}");
+    assert_eq!(
+        last_lines(&lines, "INFO node unreachable"),
+        20,
+        "{lines:#?}"
+    );
     tokio::time::sleep(seconds(30)).await;
     let later = log.take();
-    assert_eq!(later.first().unwrap(), "INFO more nodes changed in the last minute service=echo count=30");
+    assert_eq!(
+        later.first().unwrap(),
+        "INFO more nodes changed in the last minute service=echo count=30"
+    );
     lines.extend(later);
-    assert_eq!(last_lines(&lines, "INFO node reachable again"), 20, "{lines:#?}");
+    assert_eq!(
+        last_lines(&lines, "INFO node reachable again"),
+        20,
+        "{lines:#?}"
+    );
     tokio::time::sleep(seconds(600)).await;
     assert_eq!(log.take(), [""; 0]);
 }
@@ -203,9 +257,16 @@ async fn lines_that_were_left_out_are_counted_even_if_none_is_to_follow() {
         tokio::time::sleep(seconds(10)).await;
     }
     let lines = log.take();
-    assert_eq!(last_lines(&lines, "INFO node reachable again"), 10, "{lines:#?}");
+    assert_eq!(
+        last_lines(&lines, "INFO node reachable again"),
+        10,
+        "{lines:#?}"
+    );
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(log.take(), ["INFO more nodes changed in the last minute service=echo count=2"]);
+    assert_eq!(
+        log.take(),
+        ["INFO more nodes changed in the last minute service=echo count=2"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,10 +281,16 @@ async fn a_node_that_is_unreachable_has_a_reason_whatever_its_server_does() {
         let _ = sender.ready(LONG).await;
         tokio::time::sleep(seconds(100)).await;
         let lines = log.take();
-        let unreachable: Vec<_> = lines.iter().filter(|line| line.starts_with("INFO node unreachable")).collect();
+        let unreachable: Vec<_> = lines
+            .iter()
+            .filter(|line| line.starts_with("INFO node unreachable"))
+            .collect();
         let settles = matches!(hostility, Hostility::Closes(life) | Hostility::SaysGoAway(life, _) if life >= seconds(1));
         assert_eq!(unreachable.is_empty(), settles, "{hostility:?}: {lines:#?}");
-        assert!(unreachable.iter().all(|line| !line.contains(" error= ")), "{hostility:?}: {unreachable:#?}");
+        assert!(
+            unreachable.iter().all(|line| !line.contains(" error= ")),
+            "{hostility:?}: {unreachable:#?}"
+        );
     }
 }
 
@@ -257,7 +324,10 @@ async fn one_connection_that_is_closed_early_is_no_unreachable_node() {
     host.turn(None);
     tokio::time::sleep(seconds(20)).await;
     call(&sender, "/act", "hi").await.unwrap();
-    assert_eq!(lines(&log), ["INFO first node connected service=echo node=echo-a address=a.test:80"]);
+    assert_eq!(
+        lines(&log),
+        ["INFO first node connected service=echo node=echo-a address=a.test:80"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,7 +339,12 @@ async fn a_service_without_a_ready_node_is_said_once_and_so_is_its_return() {
     all_ready(&sender).await;
     tokio::time::sleep(seconds(2)).await;
     log.take();
-    let of_service = |log: &Log| lines(log).into_iter().filter(|line| !line.starts_with("INFO node ")).collect::<Vec<_>>();
+    let of_service = |log: &Log| {
+        lines(log)
+            .into_iter()
+            .filter(|line| !line.starts_with("INFO node "))
+            .collect::<Vec<_>>()
+    };
     a.kill();
     tokio::time::sleep(seconds(100)).await;
     assert_eq!(of_service(&log), [""; 0], "one is ready");
@@ -277,12 +352,22 @@ async fn a_service_without_a_ready_node_is_said_once_and_so_is_its_return() {
     tokio::time::sleep(seconds(100)).await;
     let [line] = of_service(&log).try_into().unwrap();
     let expected = "INFO no node ready service=echo nodes=2 excluded=2 not_connected last_failure=";
-    assert!(line.starts_with(expected) && line.ends_with(": refused changes=0"), "{line}");
+    assert!(
+        line.starts_with(expected) && line.ends_with(": refused changes=0"),
+        "{line}"
+    );
     b.revive();
     tokio::time::sleep(seconds(100)).await;
-    let line = log.take().into_iter().find(|line| line.starts_with("INFO a node is ready again")).unwrap();
+    let line = log
+        .take()
+        .into_iter()
+        .find(|line| line.starts_with("INFO a node is ready again"))
+        .unwrap();
     let (_, after) = line.split_once(" after=").unwrap();
-    assert!(after.starts_with("10") && after.ends_with("s changes=0"), "100 s and a back-off: {line}");
+    assert!(
+        after.starts_with("10") && after.ends_with("s changes=0"),
+        "100 s and a back-off: {line}"
+    );
     a.revive();
     tokio::time::sleep(seconds(100)).await;
     assert_eq!(of_service(&log), [""; 0], "one was ready already");
@@ -290,7 +375,10 @@ async fn a_service_without_a_ready_node_is_said_once_and_so_is_its_return() {
         world.leave(name).await;
     }
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert_eq!(lines(&log), ["INFO no node ready service=echo nodes=0 changes=0"]);
+    assert_eq!(
+        lines(&log),
+        ["INFO no node ready service=echo nodes=0 changes=0"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,8 +398,17 @@ async fn a_service_that_comes_and_goes_has_two_lines_a_minute() {
     tokio::time::sleep(seconds(100)).await;
     let mut lines = log.take();
     lines.retain(|line| line.contains(" ready"));
-    assert!((MINUTES..=2 * MINUTES + 2).contains(&lines.len()), "{lines:#?}");
-    assert!(lines.last().unwrap().starts_with("INFO a node is ready again"), "{lines:#?}");
+    assert!(
+        (MINUTES..=2 * MINUTES + 2).contains(&lines.len()),
+        "{lines:#?}"
+    );
+    assert!(
+        lines
+            .last()
+            .unwrap()
+            .starts_with("INFO a node is ready again"),
+        "{lines:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,7 +436,10 @@ async fn no_ready_node_is_not_said_where_none_is_expected() {
     tokio::time::sleep(seconds(100)).await;
     let mut lines = log.take();
     lines.retain(|line| !line.starts_with("INFO first node connected"));
-    assert_eq!(lines, [""; 0], "the start, a drain, no channel, a closed client");
+    assert_eq!(
+        lines, [""; 0],
+        "the start, a drain, no channel, a closed client"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,5 +488,9 @@ async fn what_is_normal_is_no_warning() {
     drop(sender);
     tokio::time::sleep(seconds(1_500)).await;
     world.client.close().await;
-    assert_eq!(log.take(), [""; 0], "nothing that a node or a caller did here is trouble");
+    assert_eq!(
+        log.take(),
+        [""; 0],
+        "nothing that a node or a caller did here is trouble"
+    );
 }

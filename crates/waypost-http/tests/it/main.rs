@@ -1,7 +1,10 @@
 //! Integration tests of this crate in one binary: real h2 servers on a network in memory, in paused
 //! time.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(clippy::disallowed_methods, reason = "the network's tasks end with the runtime of their test")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the network's tasks end with the runtime of their test"
+)]
 mod absences;
 mod budgets;
 mod cancels;

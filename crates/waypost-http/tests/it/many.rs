@@ -11,7 +11,12 @@ use waypost_http::{ChannelConfig, ServiceChannel};
 use crate::net::{Host, World, call, calls_at_once};
 
 fn count(sender: &ServiceChannel, decision: Decision) -> usize {
-    sender.snapshot().nodes.iter().filter(|node| node.decision == decision).count()
+    sender
+        .snapshot()
+        .nodes
+        .iter()
+        .filter(|node| node.decision == decision)
+        .count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -25,16 +30,33 @@ async fn at_most_max_peers_are_connected_sixteen_at_a_time() {
     sender.ready(Duration::from_secs(1)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(count(&sender, Decision::Picked), 100);
-    assert_eq!(count(&sender, Decision::Excluded(Exclusion::OutsideSubset)), 30);
-    let open = || hosts.iter().filter(|host| host.open.load(Relaxed) > 0).count();
+    assert_eq!(
+        count(&sender, Decision::Excluded(Exclusion::OutsideSubset)),
+        30
+    );
+    let open = || {
+        hosts
+            .iter()
+            .filter(|host| host.open.load(Relaxed) > 0)
+            .count()
+    };
     assert_eq!((open(), world.net.most_dials_at_once()), (100, 16));
     // One node of the share leaves: another takes its slot, and no other changes.
-    let gone = sender.snapshot().nodes.into_iter().find(|node| node.decision == Decision::Picked).unwrap();
-    let dialled = |hosts: &[Host]| -> usize { hosts.iter().map(|host| host.dialled.load(Relaxed)).sum() };
+    let gone = sender
+        .snapshot()
+        .nodes
+        .into_iter()
+        .find(|node| node.decision == Decision::Picked)
+        .unwrap();
+    let dialled =
+        |hosts: &[Host]| -> usize { hosts.iter().map(|host| host.dialled.load(Relaxed)).sum() };
     let before = dialled(&hosts);
     world.leave(gone.id.trim_start_matches("echo-")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!((count(&sender, Decision::Picked), dialled(&hosts) - before), (100, 1));
+    assert_eq!(
+        (count(&sender, Decision::Picked), dialled(&hosts) - before),
+        (100, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,8 +67,10 @@ async fn each_prepared_subset_has_a_share_of_its_own() {
     }
     let mut config = ChannelConfig::default();
     config.balance.max_peers = 2;
-    let odd = |entry: &waypost_core::record::Entry| entry.node.id.ends_with(['1', '3', '5', '7', '9']);
-    let odd = waypost_core::balance::Filters::default().and(waypost_core::balance::Filter::predicate(odd));
+    let odd =
+        |entry: &waypost_core::record::Entry| entry.node.id.ends_with(['1', '3', '5', '7', '9']);
+    let odd = waypost_core::balance::Filters::default()
+        .and(waypost_core::balance::Filter::predicate(odd));
     config.filtered.insert("odd".into(), odd);
     let whole = world.sender_with(config);
     let odd = whole.filtered("odd").unwrap();
@@ -67,12 +91,20 @@ async fn a_service_without_channels_is_let_go_after_ten_minutes_and_found_again(
     let world = World::new();
     let host = world.host("a").await;
     let open = || host.open.load(Relaxed);
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
     let before = tasks();
     let sender = world.sender();
     call(&sender, "/act", "hi").await.unwrap();
     tokio::time::sleep(Duration::from_secs(1800)).await;
-    assert_eq!(open(), 1, "a channel that says nothing keeps its connections");
+    assert_eq!(
+        open(),
+        1,
+        "a channel that says nothing keeps its connections"
+    );
     drop(sender);
     tokio::time::sleep(Duration::from_secs(590)).await;
     assert_eq!(open(), 1);
@@ -131,7 +163,10 @@ async fn a_burst_at_the_start_opens_no_more_connections_than_all_nodes_need() {
     for call in calls {
         call.await.unwrap().unwrap();
     }
-    let dialled: Vec<_> = hosts.iter().map(|host| host.dialled.load(Relaxed)).collect();
+    let dialled: Vec<_> = hosts
+        .iter()
+        .map(|host| host.dialled.load(Relaxed))
+        .collect();
     assert_eq!(dialled, [1; 4]);
 }
 
@@ -168,7 +203,10 @@ async fn connections_that_one_node_needed_alone_are_closed_when_others_have_come
     serve(&hosts, 240).await;
     let open: Vec<_> = hosts.iter().map(|host| host.open.load(Relaxed)).collect();
     assert_eq!(open, [1; 4]);
-    assert!(callers.iter().all(|caller| !caller.is_finished()), "no call has failed");
+    assert!(
+        callers.iter().all(|caller| !caller.is_finished()),
+        "no call has failed"
+    );
     callers.iter().for_each(JoinHandle::abort);
 }
 
@@ -188,13 +226,23 @@ async fn a_few_good_nodes_among_many_frozen_ones_are_found_at_once() {
             let what = format!("{good} good of {}, round {round}", frozen + good);
             let sender = world.sender();
             let start = tokio::time::Instant::now();
-            let (_, attempts, _) = call(&sender, "/act", "hi").await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let (_, attempts, _) = call(&sender, "/act", "hi")
+                .await
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(attempts, 1, "{what}");
-            assert!(start.elapsed() <= Duration::from_secs(1), "{what}: the first call took {:?}", start.elapsed());
+            assert!(
+                start.elapsed() <= Duration::from_secs(1),
+                "{what}: the first call took {:?}",
+                start.elapsed()
+            );
             while count(&sender, Decision::Picked) < good {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            assert!(start.elapsed() <= Duration::from_millis(1_500), "{what}: all after {:?}", start.elapsed());
+            assert!(
+                start.elapsed() <= Duration::from_millis(1_500),
+                "{what}: all after {:?}",
+                start.elapsed()
+            );
         }
     }
 }

@@ -29,18 +29,34 @@ impl Body for Failing {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         if let Some(piece) = self.piece.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         // The signal is the drop of the sender.
-        Pin::new(&mut self.told).poll(cx).map(|_| Some(Err(std::io::Error::other("the disk is gone"))))
+        Pin::new(&mut self.told)
+            .poll(cx)
+            .map(|_| Some(Err(std::io::Error::other("the disk is gone"))))
     }
 }
 
-fn failing(path: &str, piece: Option<&'static str>) -> (oneshot::Sender<Infallible>, Request<Failing>) {
+fn failing(
+    path: &str,
+    piece: Option<&'static str>,
+) -> (oneshot::Sender<Infallible>, Request<Failing>) {
     let (tell, told) = oneshot::channel();
-    (tell, Request::post(path).body(Failing { piece: piece.map(|text| Bytes::from_static(text.as_bytes())), told }).unwrap())
+    (
+        tell,
+        Request::post(path)
+            .body(Failing {
+                piece: piece.map(|text| Bytes::from_static(text.as_bytes())),
+                told,
+            })
+            .unwrap(),
+    )
 }
 
 fn blamed(sender: &ServiceChannel) -> u64 {
@@ -59,7 +75,10 @@ async fn a_body_that_fails_ends_its_call_alone() {
         let (tell, request) = failing(path, None);
         drop(tell);
         let error = sender.call(request).await.unwrap_err();
-        assert!(error.kind == FailureKind::Request && format!("{error:?}").contains("the disk is gone"), "{path}: {error:?}");
+        assert!(
+            error.kind == FailureKind::Request && format!("{error:?}").contains("the disk is gone"),
+            "{path}: {error:?}"
+        );
         assert_eq!(received(), before, "{path}: sent to no node");
         let (tell, request) = failing(path, Some("piece"));
         let call = tokio::spawn({
@@ -67,7 +86,9 @@ async fn a_body_that_fails_ends_its_call_alone() {
             async move {
                 // If the response has begun, its body ends with the error.
                 match sender.call(request).await {
-                    Ok(response) => format!("{:?}", response.into_body().collect().await.unwrap_err()),
+                    Ok(response) => {
+                        format!("{:?}", response.into_body().collect().await.unwrap_err())
+                    }
                     Err(error) => {
                         assert_eq!(error.kind, FailureKind::Request);
                         format!("{error:?}")
@@ -100,15 +121,29 @@ async fn headers_above_the_limit_of_the_server_are_not_sent() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let count = |get: fn(&Host) -> usize| hosts.iter().map(get).sum::<usize>();
         let received = count(|host| host.requests.load(Relaxed));
-        let request = Request::post(path).header("large", "x".repeat(70_000)).body(Full::new(Bytes::from_static(b"hi"))).unwrap();
+        let request = Request::post(path)
+            .header("large", "x".repeat(70_000))
+            .body(Full::new(Bytes::from_static(b"hi")))
+            .unwrap();
         let error = sender.call(request).await.map(drop).unwrap_err();
         assert_eq!(error.kind, FailureKind::Request, "{error}");
-        assert!(format!("{error:?}").contains("HeadersTooLarge"), "{error:?}");
+        assert!(
+            format!("{error:?}").contains("HeadersTooLarge"),
+            "{error:?}"
+        );
         for innocent in innocents {
             assert_eq!(innocent.await.unwrap().unwrap().1, 1);
         }
         let after = count(|host| host.requests.load(Relaxed));
-        assert_eq!((after - received, count(|host| host.dialled.load(Relaxed)), blamed(&sender)), (0, 3, 0), "{path}");
+        assert_eq!(
+            (
+                after - received,
+                count(|host| host.dialled.load(Relaxed)),
+                blamed(&sender)
+            ),
+            (0, 3, 0),
+            "{path}"
+        );
     }
 }
 
@@ -128,10 +163,18 @@ async fn a_request_that_ends_connections_ends_no_more_than_two() {
             }
             let sender = world.sender();
             all_ready(&sender).await;
-            let error = begin(&sender, path, "hi", None).await.map(drop).unwrap_err();
+            let error = begin(&sender, path, "hi", None)
+                .await
+                .map(drop)
+                .unwrap_err();
             let ended: usize = hosts.iter().map(|host| host.requests.load(Relaxed)).sum();
             assert_eq!(ended, 2, "{path}, {nodes} nodes: {error}");
-            assert!(error.to_string().contains("2 connections ended under this request"), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("2 connections ended under this request"),
+                "{error}"
+            );
         }
     }
 }

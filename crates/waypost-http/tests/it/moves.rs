@@ -10,7 +10,9 @@ use http::uri::Scheme;
 use http_body_util::Full;
 use waypost_core::record::Address;
 use waypost_core::registry::AnyRegistry;
-use waypost_http::{AddressPolicy, ChannelConfig, ClientConfig, Connect, Connecting, FailureKind, Policy};
+use waypost_http::{
+    AddressPolicy, ChannelConfig, ClientConfig, Connect, Connecting, FailureKind, Policy,
+};
 
 use crate::net::{World, call, calls_at_once};
 
@@ -21,8 +23,14 @@ async fn a_call_is_answered_and_says_by_whom() {
     let world = World::new();
     let host = world.host("a").await;
     let sender = world.sender();
-    assert_eq!(call(&sender, "/act", "hi").await.unwrap(), ("a".into(), 1, "hi".into()));
-    assert_eq!((host.dialled.load(Relaxed), host.requests.load(Relaxed)), (1, 1));
+    assert_eq!(
+        call(&sender, "/act", "hi").await.unwrap(),
+        ("a".into(), 1, "hi".into())
+    );
+    assert_eq!(
+        (host.dialled.load(Relaxed), host.requests.load(Relaxed)),
+        (1, 1)
+    );
     let peer = &sender.snapshot().nodes[0];
     assert_eq!((peer.in_flight, peer.calls, peer.failed), (0, 1, 0));
 }
@@ -39,7 +47,10 @@ async fn a_refused_stream_goes_elsewhere_whatever_the_method_and_is_not_counted(
         let (node, attempts, _) = call(&sender, "/act", "hi").await.unwrap();
         assert!(node == "b" && attempts <= 2, "{node} {attempts}");
     }
-    assert!(a.requests.load(Relaxed) > 0, "a was never tried, so nothing was shown");
+    assert!(
+        a.requests.load(Relaxed) > 0,
+        "a was never tried, so nothing was shown"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +60,10 @@ async fn refused_by_the_only_node_a_call_waits_and_returns() {
     let sender = world.sender();
     sender.ready(LONG).await.unwrap();
     a.refuse(1);
-    assert_eq!(call(&sender, "/act", "hi").await.unwrap(), ("a".into(), 2, "hi".into()));
+    assert_eq!(
+        call(&sender, "/act", "hi").await.unwrap(),
+        ("a".into(), 2, "hi".into())
+    );
     a.refuse(usize::MAX);
     let error = call(&sender, "/act", "hi").await.unwrap_err();
     assert_eq!(error.kind, FailureKind::NoAnswer);
@@ -100,7 +114,11 @@ async fn unavailable_is_tried_again_only_where_that_is_allowed() {
         assert_eq!((attempts, total() - before), (1, 1), "{order}");
         let before = total();
         let (_, attempts, _) = call(&sender, "/look", order).await.unwrap();
-        assert_eq!((attempts, total() - before), (3, 3), "{order}: the last answer goes to the caller");
+        assert_eq!(
+            (attempts, total() - before),
+            (3, 3),
+            "{order}: the last answer goes to the caller"
+        );
     }
 }
 
@@ -118,7 +136,10 @@ async fn total_failure_is_retried_within_the_budget() {
     }
     let attempts: u64 = sender.snapshot().nodes.iter().map(|node| node.calls).sum();
     let bound = calls * 6 / 5 + 10 * (start.elapsed().as_secs() + 1) + 10;
-    assert!(attempts > calls && attempts <= bound, "{attempts} of {bound}");
+    assert!(
+        attempts > calls && attempts <= bound,
+        "{attempts} of {bound}"
+    );
     drop(b);
 }
 
@@ -128,7 +149,10 @@ async fn other_answers_and_resets_go_to_the_caller_at_once() {
     let a = world.host("a").await;
     let sender = world.sender();
     let error = call(&sender, "/look", "reset").await.unwrap_err();
-    assert_eq!((error.kind, a.requests.load(Relaxed)), (FailureKind::Reset(2), 1));
+    assert_eq!(
+        (error.kind, a.requests.load(Relaxed)),
+        (FailureKind::Reset(2), 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +174,10 @@ async fn a_goaway_loses_no_call_and_the_connection_is_replaced() {
         }
         slow.await.unwrap().unwrap();
         tokio::time::sleep(LONG).await;
-        assert_eq!((a.dialled.load(Relaxed), a.open.load(Relaxed)), (1 + round, 1));
+        assert_eq!(
+            (a.dialled.load(Relaxed), a.open.load(Relaxed)),
+            (1 + round, 1)
+        );
     }
 }
 
@@ -195,8 +222,15 @@ async fn headers_that_http2_forbids_are_stripped_and_blame_no_node() {
         ("proxy-connection", "keep-alive"),
         ("te", "gzip"),
     ] {
-        let request = Request::post("/act").header(name, value).body(Full::new(Bytes::from_static(b"hi"))).unwrap();
-        assert_eq!(sender.call(request).await.expect(name).status(), 200, "{name}");
+        let request = Request::post("/act")
+            .header(name, value)
+            .body(Full::new(Bytes::from_static(b"hi")))
+            .unwrap();
+        assert_eq!(
+            sender.call(request).await.expect(name).status(),
+            200,
+            "{name}"
+        );
     }
     assert_eq!(a.requests.load(Relaxed), 6);
     assert_eq!(sender.snapshot().nodes[0].failed, 0);
@@ -221,11 +255,17 @@ async fn requests_carry_the_scheme_of_the_connector() {
     let world = World::through(ClientConfig::default(), AnyRegistry::new, Encrypted);
     let a = world.host("a").await;
     call(&world.sender(), "/act", "hi").await.unwrap();
-    assert_eq!((a.requests.load(Relaxed), a.encrypted.load(Relaxed)), (1, 1));
+    assert_eq!(
+        (a.requests.load(Relaxed), a.encrypted.load(Relaxed)),
+        (1, 1)
+    );
     let world = World::new();
     let a = world.host("a").await;
     call(&world.sender(), "/act", "hi").await.unwrap();
-    assert_eq!((a.requests.load(Relaxed), a.encrypted.load(Relaxed)), (1, 0));
+    assert_eq!(
+        (a.requests.load(Relaxed), a.encrypted.load(Relaxed)),
+        (1, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -243,15 +283,29 @@ async fn one_attempt_allows_the_moves_that_are_free() {
     for path in ["/act", "/look"].repeat(20) {
         assert_eq!(call(&sender, path, "hi").await.unwrap().0, "b", "{path}");
     }
-    assert!(a.requests.load(Relaxed) > 0, "a was never tried, so nothing was shown");
+    assert!(
+        a.requests.load(Relaxed) > 0,
+        "a was never tried, so nothing was shown"
+    );
     a.refuse(0);
     let before = a.requests.load(Relaxed) + b.requests.load(Relaxed);
-    assert_eq!(call(&sender, "/look", "unavailable").await.unwrap().1, 1, "a retry is not free");
-    assert_eq!(a.requests.load(Relaxed) + b.requests.load(Relaxed) - before, 1);
+    assert_eq!(
+        call(&sender, "/look", "unavailable").await.unwrap().1,
+        1,
+        "a retry is not free"
+    );
+    assert_eq!(
+        a.requests.load(Relaxed) + b.requests.load(Relaxed) - before,
+        1
+    );
     let under_way = calls_at_once(&sender, 20, "/look", "sleep 100");
     tokio::time::sleep(Duration::from_millis(50)).await;
     a.kill();
     for call in under_way {
-        assert_eq!(call.await.unwrap().unwrap().0, "b", "the first lost connection is left for nothing");
+        assert_eq!(
+            call.await.unwrap().unwrap().0,
+            "b",
+            "the first lost connection is left for nothing"
+        );
     }
 }

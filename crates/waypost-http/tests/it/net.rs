@@ -19,8 +19,8 @@ use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Address, Endpoint, Node, Service, keys};
 use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
 use waypost_http::{
-    AddressPolicy, BodyError, BoxError, BoxIo, CallError, ChannelConfig, Client, ClientConfig, Connect, Connecting, Protocol,
-    Pushback, ResponseBody, ResponseClass, ServedBy, ServiceChannel,
+    AddressPolicy, BodyError, BoxError, BoxIo, CallError, ChannelConfig, Client, ClientConfig,
+    Connect, Connecting, Protocol, Pushback, ResponseBody, ResponseClass, ServedBy, ServiceChannel,
 };
 
 use crate::freezing::Freezing;
@@ -53,7 +53,12 @@ impl World {
         let memory = MemoryRegistry::new();
         let net = Net::default();
         let client = Client::with_connect(registry(memory.open()), config, connect(net.clone()));
-        Self { memory, net, client, instance: Instance::random() }
+        Self {
+            memory,
+            net,
+            client,
+            instance: Instance::random(),
+        }
     }
 
     /// Starts and registers a host.
@@ -82,7 +87,10 @@ impl World {
     }
 
     pub(crate) async fn register_service(&self, service: &Service, ttl: Duration) {
-        let options = RegisterOptions { ttl, instance: self.instance.clone() };
+        let options = RegisterOptions {
+            ttl,
+            instance: self.instance.clone(),
+        };
         self.memory.register(service, &options).await.unwrap();
     }
 
@@ -90,18 +98,28 @@ impl World {
     pub(crate) async fn relabel(&self, name: &str) {
         let mut service = service(name);
         service.nodes[0].metadata.insert("label", "new");
-        let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: self.instance.clone() };
+        let options = RegisterOptions {
+            ttl: Duration::from_secs(3600),
+            instance: self.instance.clone(),
+        };
         self.memory.register(&service, &options).await.unwrap();
     }
 
     pub(crate) async fn leave(&self, name: &str) {
         let options = waypost_core::registry::DeregisterOptions::force();
-        self.memory.deregister(&service(name), &options).await.unwrap();
+        self.memory
+            .deregister(&service(name), &options)
+            .await
+            .unwrap();
     }
 
     /// Returns another client of the same registry and network.
     pub(crate) fn another_client(&self) -> Client {
-        Client::with_connect(AnyRegistry::new(self.memory.open()), ClientConfig::default(), self.net.clone())
+        Client::with_connect(
+            AnyRegistry::new(self.memory.open()),
+            ClientConfig::default(),
+            self.net.clone(),
+        )
     }
 
     pub(crate) fn sender(&self) -> ServiceChannel {
@@ -126,17 +144,24 @@ fn address_of(name: &str) -> String {
 /// `/flow` streams.
 pub(crate) fn service(node: &str) -> Service {
     let mut service = Service::new("echo");
-    for (name, path, extra) in
-        [("E.Look", "/look", Some(keys::IDEMPOTENT)), ("E.Act", "/act", None), ("E.Flow", "/flow", Some(keys::STREAM))]
-    {
-        let mut endpoint = Endpoint { name: name.to_owned(), ..Endpoint::default() };
+    for (name, path, extra) in [
+        ("E.Look", "/look", Some(keys::IDEMPOTENT)),
+        ("E.Act", "/act", None),
+        ("E.Flow", "/flow", Some(keys::STREAM)),
+    ] {
+        let mut endpoint = Endpoint {
+            name: name.to_owned(),
+            ..Endpoint::default()
+        };
         endpoint.metadata.insert(keys::PATH, path);
         if let Some(key) = extra {
             endpoint.metadata.insert(key, "true");
         }
         service.endpoints.push(endpoint);
     }
-    service.nodes.push(Node::with_id("echo", node, address_of(node)));
+    service
+        .nodes
+        .push(Node::with_id("echo", node, address_of(node)));
     service
 }
 
@@ -147,12 +172,15 @@ pub(crate) type Answer = Result<(String, u32, String), CallError>;
 pub(crate) async fn call(sender: &ServiceChannel, path: &str, body: &str) -> Answer {
     let response = begin(sender, path, body, None).await?;
     let picked = response.extensions().get::<ServedBy>().unwrap().clone();
-    let text = response
-        .into_body()
-        .collect()
-        .await
-        .map_or_else(|error| error.to_string(), |all| String::from_utf8(all.to_bytes().to_vec()).unwrap());
-    Ok((picked.node.id.trim_start_matches("echo-").to_owned(), picked.attempts, text))
+    let text = response.into_body().collect().await.map_or_else(
+        |error| error.to_string(),
+        |all| String::from_utf8(all.to_bytes().to_vec()).unwrap(),
+    );
+    Ok((
+        picked.node.id.trim_start_matches("echo-").to_owned(),
+        picked.attempts,
+        text,
+    ))
 }
 
 /// Makes `number` calls concurrently, each in its own task.
@@ -179,7 +207,13 @@ pub(crate) async fn begin(
     if let Some(timeout) = timeout {
         request = request.header("timeout-ms", timeout.as_millis().to_string());
     }
-    sender.call(request.body(Full::new(Bytes::from(body.to_owned()))).unwrap()).await
+    sender
+        .call(
+            request
+                .body(Full::new(Bytes::from(body.to_owned())))
+                .unwrap(),
+        )
+        .await
 }
 
 /// Protocol of plain HTTP: status 503 means unavailable.
@@ -188,7 +222,9 @@ pub(crate) struct Plain;
 
 impl Protocol for Plain {
     fn timeout(&self, headers: &HeaderMap) -> Option<Duration> {
-        headers.get("timeout-ms").map(|ms| Duration::from_millis(ms.to_str().unwrap().parse().unwrap()))
+        headers
+            .get("timeout-ms")
+            .map(|ms| Duration::from_millis(ms.to_str().unwrap().parse().unwrap()))
     }
 
     fn prepare(&self, headers: &mut HeaderMap, earlier_attempts: u32, _: Option<Duration>) {
@@ -203,7 +239,11 @@ impl Protocol for Plain {
     }
 
     fn classify_trailers(&self, trailers: &HeaderMap) -> ResponseClass {
-        if trailers.contains_key("unavailable") { ResponseClass::Unavailable(Pushback::None) } else { ResponseClass::Success }
+        if trailers.contains_key("unavailable") {
+            ResponseClass::Unavailable(Pushback::None)
+        } else {
+            ResponseClass::Success
+        }
     }
 
     fn body_error(&self, error: BodyError) -> BoxError {
@@ -236,7 +276,10 @@ impl Net {
     /// Starts a host that is not registered.
     pub(crate) fn host_of(&self, name: &str) -> Host {
         let host = Host::default();
-        self.0.lock().unwrap().insert(address_of(name), host.clone());
+        self.0
+            .lock()
+            .unwrap()
+            .insert(address_of(name), host.clone());
         host
     }
 }
@@ -254,7 +297,8 @@ impl Connect for Net {
                 let delay = *host.dial_delay.lock().unwrap();
                 tokio::time::sleep(delay).await;
             }
-            host.and_then(|host| host.accept()).ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "refused"))
+            host.and_then(|host| host.accept())
+                .ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, "refused"))
         })
     }
 }
@@ -384,7 +428,10 @@ impl Host {
                 let _ = raw::serve(theirs, host, script).await;
             });
         } else if let Some(hostility) = *self.hostility.lock().unwrap() {
-            self.connections.lock().unwrap().spawn(hostility.treat(theirs));
+            self.connections
+                .lock()
+                .unwrap()
+                .spawn(hostility.treat(theirs));
         } else if *self.mute.borrow() {
             self.connections.lock().unwrap().spawn(async move {
                 let _kept = theirs;
@@ -392,7 +439,10 @@ impl Host {
             });
         } else {
             let io = Freezing::new(theirs, self.clone());
-            self.connections.lock().unwrap().spawn(self.clone().serve(io));
+            self.connections
+                .lock()
+                .unwrap()
+                .spawn(self.clone().serve(io));
         }
         Some(Box::new(ours))
     }
@@ -406,7 +456,9 @@ impl Host {
         if let Some(limit) = *self.header_limit.lock().unwrap() {
             builder.max_header_list_size(limit);
         }
-        let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
+        let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else {
+            return;
+        };
         let mut handlers = JoinSet::new();
         let mut drain = std::pin::pin!(self.drain.notified());
         let mut calm = std::pin::pin!(self.calm.notified());
@@ -437,7 +489,10 @@ impl Host {
     /// Acts as the request's body instructs.
     async fn answer(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         self.requests.fetch_add(1, Relaxed);
-        self.encrypted.fetch_add(usize::from(request.uri().scheme_str() == Some("https")), Relaxed);
+        self.encrypted.fetch_add(
+            usize::from(request.uri().scheme_str() == Some("https")),
+            Relaxed,
+        );
         let refused = self.refusing.send_if_modified(|left| {
             let refuse = *left > 0;
             *left = left.saturating_sub(1);
@@ -451,8 +506,13 @@ impl Host {
         let streams = request.uri().path() == "/flow";
         let mut body = request.into_body();
         if streams {
-            let response = Response::builder().header("attempt", attempt).body(()).unwrap();
-            let Ok(mut stream) = respond.send_response(response, false) else { return };
+            let response = Response::builder()
+                .header("attempt", attempt)
+                .body(())
+                .unwrap();
+            let Ok(mut stream) = respond.send_response(response, false) else {
+                return;
+            };
             while let Some(Ok(piece)) = body.data().await {
                 let _ = body.flow_control().release_capacity(piece.len());
                 if stream.send_data(piece, false).is_err() {
@@ -486,10 +546,17 @@ impl Host {
             return;
         }
         let status = if order == "unavailable" { 503 } else { 200 };
-        let response = Response::builder().status(status).header("attempt", attempt).body(()).unwrap();
-        let Ok(mut stream) = respond.send_response(response, false) else { return };
+        let response = Response::builder()
+            .status(status)
+            .header("attempt", attempt)
+            .body(())
+            .unwrap();
+        let Ok(mut stream) = respond.send_response(response, false) else {
+            return;
+        };
         if order == "late unavailable" {
-            let trailers = HeaderMap::from_iter([("unavailable".parse().unwrap(), "1".parse().unwrap())]);
+            let trailers =
+                HeaderMap::from_iter([("unavailable".parse().unwrap(), "1".parse().unwrap())]);
             let _ = stream.send_trailers(trailers);
             return;
         }

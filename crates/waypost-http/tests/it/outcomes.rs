@@ -15,7 +15,10 @@ use crate::support::all_used;
 fn booked(sender: &ServiceChannel) -> (u64, u64) {
     let nodes = sender.snapshot().nodes;
     assert!(nodes.iter().all(|node| node.in_flight == 0), "{nodes:?}");
-    (nodes.iter().map(|node| node.calls).sum(), nodes.iter().map(|node| node.failed).sum())
+    (
+        nodes.iter().map(|node| node.calls).sum(),
+        nodes.iter().map(|node| node.failed).sum(),
+    )
 }
 
 async fn make(sender: &ServiceChannel, path: &str, order: &str, timeout: Option<Duration>) {
@@ -50,12 +53,23 @@ async fn every_end_of_an_attempt_is_booked_as_what_it_is() {
         make(&sender, path, order, timeout).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
         let after = booked(&sender);
-        assert_eq!((after.0 - before.0, after.1 - before.1), (attempts, failed), "{path} {order}");
+        assert_eq!(
+            (after.0 - before.0, after.1 - before.1),
+            (attempts, failed),
+            "{path} {order}"
+        );
     }
     // Attempts that the caller abandons, or that no node processed, count against no node.
     let before = booked(&sender);
     for order in ["wait", "half", "begin 500"] {
-        assert!(tokio::time::timeout(Duration::from_millis(100), make(&sender, "/act", order, None)).await.is_err());
+        assert!(
+            tokio::time::timeout(
+                Duration::from_millis(100),
+                make(&sender, "/act", order, None)
+            )
+            .await
+            .is_err()
+        );
     }
     for host in [&a, &b] {
         host.refuse(1);
@@ -89,7 +103,10 @@ async fn a_lost_connection_is_no_fast_answer() {
         call(&sender, "/act", "sleep 50").await.unwrap();
     }
     let usual = p50();
-    assert!((Duration::from_millis(50)..Duration::from_millis(60)).contains(&usual), "{usual:?}");
+    assert!(
+        (Duration::from_millis(50)..Duration::from_millis(60)).contains(&usual),
+        "{usual:?}"
+    );
     let received = host.requests.load(Relaxed);
     let mut calls = JoinSet::new();
     for _ in 0..64 {

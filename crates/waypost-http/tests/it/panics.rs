@@ -12,15 +12,18 @@ use futures_core::Stream;
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinError;
-use waypost_core::balance::{BuildContext, Decision, Filter, PickContext, Picker, ReadySet, Strategy};
+use waypost_core::balance::{
+    BuildContext, Decision, Filter, PickContext, Picker, ReadySet, Strategy,
+};
 use waypost_core::peer::{AttemptObserver, Exclusion, Finished};
 use waypost_core::record::{Address, Service};
 use waypost_core::registry::{
-    AnyRegistry, DeregisterOptions, Event, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
+    AnyRegistry, DeregisterOptions, Event, Options, RegisterOptions, Registry, Result,
+    WatchOptions, Watcher,
 };
 use waypost_http::{
-    AddressPolicy, BodyError, BoxError, BoxIo, ChannelConfig, ClientConfig, Connect, Connecting, Protocol, ResponseClass,
-    ServiceChannel,
+    AddressPolicy, BodyError, BoxError, BoxIo, ChannelConfig, ClientConfig, Connect, Connecting,
+    Protocol, ResponseClass, ServiceChannel,
 };
 
 use crate::net::{Net, Plain, World, call};
@@ -61,7 +64,9 @@ async fn assert_well(world: &World, sender: &ServiceChannel, what: &str) {
     for sender in [sender, &world.sender()] {
         for _ in 0..10 {
             let answered = tokio::time::timeout(LONG, call(sender, "/act", "hi")).await;
-            answered.expect(what).unwrap_or_else(|error| panic!("{what}: {error}"));
+            answered
+                .expect(what)
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(sender.snapshot().nodes[0].in_flight, 0, "{what}");
@@ -69,10 +74,17 @@ async fn assert_well(world: &World, sender: &ServiceChannel, what: &str) {
 }
 
 /// Makes a call in its own task, as most servers do.
-async fn call_in_task(sender: &ServiceChannel, path: &'static str, body: &'static str) -> Result<String, JoinError> {
+async fn call_in_task(
+    sender: &ServiceChannel,
+    path: &'static str,
+    body: &'static str,
+) -> Result<String, JoinError> {
     let sender = sender.clone();
-    let made =
-        tokio::spawn(async move { call(&sender, path, body).await.map_or_else(|error| error.to_string(), |(_, _, text)| text) });
+    let made = tokio::spawn(async move {
+        call(&sender, path, body)
+            .await
+            .map_or_else(|error| error.to_string(), |(_, _, text)| text)
+    });
     made.await
 }
 
@@ -95,14 +107,22 @@ impl Connect for Shaky {
 struct ShakyIo(BoxIo, Bomb);
 
 impl AsyncRead for ShakyIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.1.at(3);
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for ShakyIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.1.at(4);
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
@@ -126,7 +146,9 @@ impl Drop for ShakyIo {
 
 fn shaky() -> (World, Bomb) {
     let bomb = Bomb::default();
-    let world = World::through(ClientConfig::default(), AnyRegistry::new, |net| Shaky(net, bomb.clone()));
+    let world = World::through(ClientConfig::default(), AnyRegistry::new, |net| {
+        Shaky(net, bomb.clone())
+    });
     (world, bomb)
 }
 
@@ -156,9 +178,15 @@ async fn a_connector_that_always_panics_is_named_and_backs_off() {
     }
 
     let dials = Arc::new(AtomicUsize::new(0));
-    let world = World::through(ClientConfig::default(), AnyRegistry::new, |_| Broken(Arc::clone(&dials)));
+    let world = World::through(ClientConfig::default(), AnyRegistry::new, |_| {
+        Broken(Arc::clone(&dials))
+    });
     world.host("a").await;
-    let error = world.sender().ready(Duration::from_secs(60)).await.unwrap_err();
+    let error = world
+        .sender()
+        .ready(Duration::from_secs(60))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("panicked: no way"), "{error}");
     let dials = dials.load(Relaxed);
     assert!((10..=60).contains(&dials), "{dials} dials in a minute");
@@ -166,7 +194,13 @@ async fn a_connector_that_always_panics_is_named_and_backs_off() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_whose_stream_of_bytes_panics_is_replaced() {
-    for (place, what) in [(3, "poll_read"), (4, "poll_write"), (5, "poll_flush"), (6, "poll_shutdown"), (7, "drop")] {
+    for (place, what) in [
+        (3, "poll_read"),
+        (4, "poll_write"),
+        (5, "poll_flush"),
+        (6, "poll_shutdown"),
+        (7, "drop"),
+    ] {
         let (world, bomb) = shaky();
         let host = world.host("a").await;
         let sender = world.sender();
@@ -177,18 +211,29 @@ async fn a_connection_whose_stream_of_bytes_panics_is_replaced() {
             host.drain();
         }
         let answered = call_in_task(&sender, "/look", "hi").await;
-        assert_eq!(answered.expect(what), "hi", "{what}: a call that may be sent twice is answered");
+        assert_eq!(
+            answered.expect(what),
+            "hi",
+            "{what}: a call that may be sent twice is answered"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_well(&world, &sender, what).await;
         assert!(bomb.has_gone_off(), "{what}");
-        assert!(host.dialled.load(Relaxed) >= 2, "{what}: the connection was replaced");
+        assert!(
+            host.dialled.load(Relaxed) >= 2,
+            "{what}: the connection was replaced"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_filter_that_panics_on_a_node_leaves_out_that_node_alone() {
     let world = World::new();
-    let hosts = [world.host("a").await, world.host("b").await, world.host("c").await];
+    let hosts = [
+        world.host("a").await,
+        world.host("b").await,
+        world.host("c").await,
+    ];
     let mut config = ChannelConfig::default();
     config.balance.filters.push(Filter::predicate(|entry| {
         assert_ne!(entry.node.id, "echo-b", "by the test");
@@ -199,9 +244,20 @@ async fn a_filter_that_panics_on_a_node_leaves_out_that_node_alone() {
         call(&sender, "/act", "hi").await.unwrap();
     }
     let requests = hosts.each_ref().map(|host| host.requests.load(Relaxed));
-    assert!(requests[0] > 0 && requests[1] == 0 && requests[2] > 0, "{requests:?}");
+    assert!(
+        requests[0] > 0 && requests[1] == 0 && requests[2] > 0,
+        "{requests:?}"
+    );
     let excluded = Decision::Excluded(Exclusion::Predicate);
-    assert_eq!(sender.snapshot().nodes.iter().filter(|node| node.decision == excluded).count(), 1);
+    assert_eq!(
+        sender
+            .snapshot()
+            .nodes
+            .iter()
+            .filter(|node| node.decision == excluded)
+            .count(),
+        1
+    );
     assert_well(&world, &sender, "filter").await;
 }
 
@@ -250,7 +306,11 @@ async fn a_strategy_that_panics_loses_no_call() {
         config.balance.strategy = Arc::new(ShakyFirst(bomb.clone()));
         let sender = world.sender_with(config);
         for _ in 0..3 {
-            assert_eq!(call_in_task(&sender, "/act", "hi").await.expect(what), "hi", "{what}");
+            assert_eq!(
+                call_in_task(&sender, "/act", "hi").await.expect(what),
+                "hi",
+                "{what}"
+            );
         }
         assert!(bomb.has_gone_off(), "{what}");
         assert_well(&world, &sender, what).await;
@@ -293,7 +353,10 @@ impl Registry for ShakyRegistry {
         let options = options.clone();
         async move {
             self.1.at(2);
-            Ok(Watcher::new(ShakyWatcher(self.0.watch(&options).await?, self.1.clone())))
+            Ok(Watcher::new(ShakyWatcher(
+                self.0.watch(&options).await?,
+                self.1.clone(),
+            )))
         }
     }
 
@@ -378,8 +441,11 @@ async fn a_protocol_that_panics_costs_the_one_call() {
         let world = World::new();
         let host = narrow(&world).await;
         let bomb = Bomb::default();
-        let sender =
-            world.client.channel("echo".parse().unwrap(), ChannelConfig::default(), Arc::new(ShakyProtocol(bomb.clone())));
+        let sender = world.client.channel(
+            "echo".parse().unwrap(),
+            ChannelConfig::default(),
+            Arc::new(ShakyProtocol(bomb.clone())),
+        );
         call(&sender, "/act", "hi").await.unwrap();
         bomb.set(place);
         let breaks_off = body == "half";

@@ -48,7 +48,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 fn go_away(last: u32, reason: Reason) -> Vec<u8> {
-    frame(GOAWAY, 0, 0, &[last.to_be_bytes(), u32::from(reason).to_be_bytes()].concat())
+    frame(
+        GOAWAY,
+        0,
+        0,
+        &[last.to_be_bytes(), u32::from(reason).to_be_bytes()].concat(),
+    )
 }
 
 impl Step {
@@ -83,10 +88,15 @@ pub(crate) async fn serve(mut io: DuplexStream, host: Host, script: Script) -> s
             HEADERS => _ = open.insert(stream, ()),
             _ => {}
         }
-        if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 && open.remove(&stream).is_some() {
+        if matches!(kind, HEADERS | DATA)
+            && flags & END_STREAM != 0
+            && open.remove(&stream).is_some()
+        {
             host.requests.fetch_add(1, Relaxed);
             for step in script {
-                let Some(bytes) = step.bytes(stream) else { return Ok(()) };
+                let Some(bytes) = step.bytes(stream) else {
+                    return Ok(());
+                };
                 io.write_all(&bytes).await?;
                 sleep(Duration::from_millis(1)).await;
             }

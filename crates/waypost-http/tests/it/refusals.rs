@@ -24,10 +24,19 @@ async fn received(path: &str, script: Script) -> (usize, usize) {
     let sender = world.sender();
     all_ready(&sender).await;
     if let Ok(response) = begin(&sender, path, "hi", None).await {
-        assert!(response.into_body().collect().await.is_err(), "{path} {script:?} was answered");
+        assert!(
+            response.into_body().collect().await.is_err(),
+            "{path} {script:?} was answered"
+        );
     }
-    let counts: Vec<usize> = hosts.iter().map(|host: &Host| host.requests.load(Relaxed)).collect();
-    (counts.iter().sum(), counts.iter().filter(|count| **count > 0).count())
+    let counts: Vec<usize> = hosts
+        .iter()
+        .map(|host: &Host| host.requests.load(Relaxed))
+        .collect();
+    (
+        counts.iter().sum(),
+        counts.iter().filter(|count| **count > 0).count(),
+    )
 }
 
 const REFUSED: Reason = Reason::REFUSED_STREAM;
@@ -78,7 +87,10 @@ async fn a_request_is_sent_again_only_where_the_server_says_that_it_was_not_look
         for path in ["/act", "/flow"] {
             let (times, nodes) = received(path, script).await;
             if again {
-                assert!(times > 1 && times <= 6 && nodes > 1, "{path} {script:?}: {times} times at {nodes} nodes");
+                assert!(
+                    times > 1 && times <= 6 && nodes > 1,
+                    "{path} {script:?}: {times} times at {nodes} nodes"
+                );
             } else {
                 assert_eq!((times, nodes), (1, 1), "{path} {script:?}");
             }

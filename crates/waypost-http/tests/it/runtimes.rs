@@ -12,7 +12,11 @@ use crate::net::{World, begin, call};
 const LONG: Duration = Duration::from_secs(5);
 
 fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// As a `static` client in one `#[tokio::test]` after another.
@@ -27,17 +31,29 @@ fn a_client_answers_on_each_of_eleven_runtimes() {
     });
     for number in 2..=11 {
         runtime().block_on(async {
-            for (sender, what) in [(&first, "the same channel"), (&world.sender(), "a new channel")] {
+            for (sender, what) in [
+                (&first, "the same channel"),
+                (&world.sender(), "a new channel"),
+            ] {
                 for _ in 0..3 {
                     let answered = tokio::time::timeout(LONG, call(sender, "/act", "hi")).await;
-                    let answered = answered.unwrap_or_else(|_| panic!("runtime {number}, {what}: no answer"));
+                    let answered =
+                        answered.unwrap_or_else(|_| panic!("runtime {number}, {what}: no answer"));
                     answered.unwrap_or_else(|error| panic!("runtime {number}, {what}: {error}"));
                 }
                 sender.ready(LONG).await.unwrap();
-                assert_eq!(sender.snapshot().nodes[0].in_flight, 0, "runtime {number}, {what}");
+                assert_eq!(
+                    sender.snapshot().nodes[0].in_flight,
+                    0,
+                    "runtime {number}, {what}"
+                );
             }
         });
-        assert_eq!(host.dialled.load(Relaxed), number, "one connection for each runtime");
+        assert_eq!(
+            host.dialled.load(Relaxed),
+            number,
+            "one connection for each runtime"
+        );
     }
 }
 
@@ -55,8 +71,12 @@ fn a_client_follows_its_service_on_the_next_runtime() {
         call(&sender, "/act", "hi").await.unwrap();
         world.host("b").await;
         world.leave("a").await;
-        let moved = async { while !matches!(call(&sender, "/look", "hi").await, Ok((node, ..)) if node == "b") {} };
-        tokio::time::timeout(LONG, moved).await.expect("the second node is called");
+        let moved = async {
+            while !matches!(call(&sender, "/look", "hi").await, Ok((node, ..)) if node == "b") {}
+        };
+        tokio::time::timeout(LONG, moved)
+            .await
+            .expect("the second node is called");
         for _ in 0..20 {
             assert_eq!(call(&sender, "/act", "hi").await.unwrap().0, "b");
         }
@@ -79,7 +99,10 @@ fn calls_of_one_runtime_outlive_the_end_of_another() {
         let mut calls = JoinSet::new();
         for _ in 0..20 {
             let sender = sender.clone();
-            calls.spawn_on(async move { call(&sender, path, "sleep 100").await }, second.handle());
+            calls.spawn_on(
+                async move { call(&sender, path, "sleep 100").await },
+                second.handle(),
+            );
         }
         calls
     };
@@ -114,12 +137,22 @@ fn calls_that_wait_outlive_the_end_of_another_runtime() {
     let world = World::new();
     let (first, second) = (runtime(), runtime());
     let sender = world.sender();
-    let failed = first.block_on(begin(&sender, "/look", "hi", Some(Duration::from_millis(50)))).unwrap_err();
+    let failed = first
+        .block_on(begin(
+            &sender,
+            "/look",
+            "hi",
+            Some(Duration::from_millis(50)),
+        ))
+        .unwrap_err();
     assert_eq!(failed.kind, FailureKind::Deadline);
     let mut waiting = JoinSet::new();
     for _ in 0..20 {
         let sender = sender.clone();
-        waiting.spawn_on(async move { call(&sender, "/act", "hi").await }, second.handle());
+        waiting.spawn_on(
+            async move { call(&sender, "/act", "hi").await },
+            second.handle(),
+        );
     }
     second.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
     drop(first);
@@ -139,7 +172,10 @@ fn a_snapshot_outside_a_runtime_starts_nothing_and_spoils_nothing() {
     let sender = world.sender();
     for _ in 0..2 {
         let snapshot = sender.snapshot();
-        assert!(!snapshot.synced && snapshot.nodes.is_empty(), "{snapshot:?}");
+        assert!(
+            !snapshot.synced && snapshot.nodes.is_empty(),
+            "{snapshot:?}"
+        );
     }
     let runtime = runtime();
     runtime.block_on(async {

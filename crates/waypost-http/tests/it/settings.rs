@@ -65,7 +65,10 @@ async fn live(settings: Settings) -> Failures {
     let _ = sender.ready(Duration::ZERO).await;
     note("ready", spawned(&sender, "/act", "hi").await);
     note("slow", spawned(&sender, "/act", "sleep 3000").await);
-    note("unavailable", spawned(&sender, "/look", "unavailable").await);
+    note(
+        "unavailable",
+        spawned(&sender, "/look", "unavailable").await,
+    );
     for when in ["lost", "lost again"] {
         let (moved, ()) = tokio::join!(spawned(&sender, "/look", "sleep 50"), async {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -79,7 +82,9 @@ async fn live(settings: Settings) -> Failures {
     note("idle", spawned(&sender, "/act", "hi").await);
     host.drain();
     note("drained", spawned(&sender, "/act", "hi").await);
-    let burst: Vec<_> = (0..150).map(|_| spawned(&sender, "/act", "sleep 10")).collect();
+    let burst: Vec<_> = (0..150)
+        .map(|_| spawned(&sender, "/act", "sleep 10"))
+        .collect();
     for answered in burst {
         note("burst", answered.await);
     }
@@ -92,7 +97,10 @@ async fn live(settings: Settings) -> Failures {
     note("back", spawned(&sender, "/act", "hi").await);
     drop(sender);
     tokio::time::sleep(REST).await;
-    note("used again", spawned(&world.sender_with(channel), "/act", "hi").await);
+    note(
+        "used again",
+        spawned(&world.sender_with(channel), "/act", "hi").await,
+    );
     world.client.close().await;
     failures.dedup();
     failures
@@ -115,24 +123,56 @@ type Setting<T> = (&'static str, fn(&mut Settings, T));
 
 fn durations() -> Vec<Setting<Duration>> {
     vec![
-        ("directory.suspect_grace", |s, d| s.client.directory.suspect_grace = d),
-        ("directory.idle_watch", |s, d| s.client.directory.idle_watch = d),
-        ("directory.backoff.0", |s, d| s.client.directory.backoff.0 = d),
-        ("directory.backoff.1", |s, d| s.client.directory.backoff.1 = d),
-        ("connection.connect_timeout", |s, d| s.client.connection.connect_timeout = d),
-        ("connection.slot_timeout", |s, d| s.client.connection.slot_timeout = d),
-        ("connection.idle_timeout", |s, d| s.client.connection.idle_timeout = d),
-        ("connection.proof_timeout", |s, d| s.client.connection.proof_timeout = d),
-        ("connection.ping_timeout", |s, d| s.client.connection.ping_timeout = d),
-        ("connection.close_timeout", |s, d| s.client.connection.close_timeout = d),
-        ("reconnect.backoff.initial", |s, d| s.client.reconnect.backoff.initial = d),
-        ("reconnect.backoff.max", |s, d| s.client.reconnect.backoff.max = d),
-        ("reconnect.settled_after", |s, d| s.client.reconnect.settled_after = d),
+        ("directory.suspect_grace", |s, d| {
+            s.client.directory.suspect_grace = d;
+        }),
+        ("directory.idle_watch", |s, d| {
+            s.client.directory.idle_watch = d;
+        }),
+        ("directory.backoff.0", |s, d| {
+            s.client.directory.backoff.0 = d;
+        }),
+        ("directory.backoff.1", |s, d| {
+            s.client.directory.backoff.1 = d;
+        }),
+        ("connection.connect_timeout", |s, d| {
+            s.client.connection.connect_timeout = d;
+        }),
+        ("connection.slot_timeout", |s, d| {
+            s.client.connection.slot_timeout = d;
+        }),
+        ("connection.idle_timeout", |s, d| {
+            s.client.connection.idle_timeout = d;
+        }),
+        ("connection.proof_timeout", |s, d| {
+            s.client.connection.proof_timeout = d;
+        }),
+        ("connection.ping_timeout", |s, d| {
+            s.client.connection.ping_timeout = d;
+        }),
+        ("connection.close_timeout", |s, d| {
+            s.client.connection.close_timeout = d;
+        }),
+        ("reconnect.backoff.initial", |s, d| {
+            s.client.reconnect.backoff.initial = d;
+        }),
+        ("reconnect.backoff.max", |s, d| {
+            s.client.reconnect.backoff.max = d;
+        }),
+        ("reconnect.settled_after", |s, d| {
+            s.client.reconnect.settled_after = d;
+        }),
         ("budget.window", |s, d| s.client.budget.window = d),
         ("wait_for_ready", |s, d| s.channel.wait_for_ready = Some(d)),
-        ("default_timeout", |s, d| s.channel.default_timeout = Some(d)),
-        ("policy.retry_backoff.0", |s, d| Arc::make_mut(&mut s.channel.policy).retry_backoff.0 = d),
-        ("policy.retry_backoff.1", |s, d| Arc::make_mut(&mut s.channel.policy).retry_backoff.1 = d),
+        ("default_timeout", |s, d| {
+            s.channel.default_timeout = Some(d);
+        }),
+        ("policy.retry_backoff.0", |s, d| {
+            Arc::make_mut(&mut s.channel.policy).retry_backoff.0 = d;
+        }),
+        ("policy.retry_backoff.1", |s, d| {
+            Arc::make_mut(&mut s.channel.policy).retry_backoff.1 = d;
+        }),
     ]
 }
 
@@ -142,36 +182,90 @@ fn counts() -> Vec<Setting<usize>> {
         ("waiting_bytes", |s, n| s.client.waiting_bytes = n),
         ("replay_limit", |s, n| s.channel.replay_limit = n),
         ("balance.max_peers", |s, n| s.channel.balance.max_peers = n),
-        ("budget.initial", |s, n| s.client.budget.initial = u32::try_from(n).unwrap_or(u32::MAX)),
+        ("budget.initial", |s, n| {
+            s.client.budget.initial = u32::try_from(n).unwrap_or(u32::MAX);
+        }),
         ("policy.max_attempts", |s, n| {
-            Arc::make_mut(&mut s.channel.policy).max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
+            Arc::make_mut(&mut s.channel.policy).max_attempts =
+                u32::try_from(n).unwrap_or(u32::MAX);
         }),
     ]
 }
 
 fn ratios() -> Vec<Setting<f64>> {
-    vec![("budget.per_call", |s, n| s.client.budget.per_call = n), ("budget.per_second", |s, n| s.client.budget.per_second = n)]
+    vec![
+        ("budget.per_call", |s, n| s.client.budget.per_call = n),
+        ("budget.per_second", |s, n| s.client.budget.per_second = n),
+    ]
 }
 
 /// Setting that causes failures by itself: the phases in which it does (none: any), and the
 /// failures.
-type Denial = (&'static str, Option<&'static [&'static str]>, &'static [FailureKind]);
+type Denial = (
+    &'static str,
+    Option<&'static [&'static str]>,
+    &'static [FailureKind],
+);
 
 const DENIALS: [Denial; 13] = [
-    ("directory.suspect_grace = 0ns", Some(&["suspect"]), &[FailureKind::NoPeer]),
-    ("connection.connect_timeout = 0ns", None, &[FailureKind::NoPeer]),
-    ("connection.close_timeout = 0ns", Some(&["slow"]), &[FailureKind::NoAnswer]),
+    (
+        "directory.suspect_grace = 0ns",
+        Some(&["suspect"]),
+        &[FailureKind::NoPeer],
+    ),
+    (
+        "connection.connect_timeout = 0ns",
+        None,
+        &[FailureKind::NoPeer],
+    ),
+    (
+        "connection.close_timeout = 0ns",
+        Some(&["slow"]),
+        &[FailureKind::NoAnswer],
+    ),
     ("wait_for_ready = 0ns", None, &[FailureKind::NoPeer]),
-    ("default_timeout = 0ns", None, &[FailureKind::NoPeer, FailureKind::Deadline]),
-    ("waiting_bytes = 0", Some(&["burst"]), &[FailureKind::QueueBytes]),
+    (
+        "default_timeout = 0ns",
+        None,
+        &[FailureKind::NoPeer, FailureKind::Deadline],
+    ),
+    (
+        "waiting_bytes = 0",
+        Some(&["burst"]),
+        &[FailureKind::QueueBytes],
+    ),
     ("waiting_calls = 0", None, &[FailureKind::QueueFull]),
     // The only node is never tried a second time, or without end.
-    ("policy.retry_backoff.0 = MAX", Some(AGAIN), &[FailureKind::Deadline]),
-    ("policy.retry_backoff.1 = MAX", Some(AGAIN), &[FailureKind::Deadline]),
-    ("budget.per_call = NaN", Some(AGAIN), &[FailureKind::NoAnswer]),
-    ("budget.per_second = NaN", Some(AGAIN), &[FailureKind::NoAnswer]),
-    ("policy.max_attempts = 0", Some(AGAIN), &[FailureKind::NoAnswer]),
-    ("policy.max_attempts = MAX", Some(&["unavailable"]), &[FailureKind::Deadline]),
+    (
+        "policy.retry_backoff.0 = MAX",
+        Some(AGAIN),
+        &[FailureKind::Deadline],
+    ),
+    (
+        "policy.retry_backoff.1 = MAX",
+        Some(AGAIN),
+        &[FailureKind::Deadline],
+    ),
+    (
+        "budget.per_call = NaN",
+        Some(AGAIN),
+        &[FailureKind::NoAnswer],
+    ),
+    (
+        "budget.per_second = NaN",
+        Some(AGAIN),
+        &[FailureKind::NoAnswer],
+    ),
+    (
+        "policy.max_attempts = 0",
+        Some(AGAIN),
+        &[FailureKind::NoAnswer],
+    ),
+    (
+        "policy.max_attempts = MAX",
+        Some(&["unavailable"]),
+        &[FailureKind::Deadline],
+    ),
 ];
 
 /// Phases in which the only node is to be tried a second time in a call.
@@ -179,7 +273,9 @@ const AGAIN: &[&str] = &["unavailable", "lost", "lost again", "drained"];
 
 fn is_denied(setting: &str, (moment, kind): (&str, FailureKind)) -> bool {
     DENIALS.iter().any(|(denied, moments, kinds)| {
-        *denied == setting && moments.is_none_or(|moments| moments.contains(&moment)) && kinds.contains(&kind)
+        *denied == setting
+            && moments.is_none_or(|moments| moments.contains(&moment))
+            && kinds.contains(&kind)
     })
 }
 
@@ -210,7 +306,16 @@ async fn durations_may_be_next_to_nothing() {
 #[tokio::test(start_paused = true)]
 async fn numbers_may_be_any() {
     assert_lives(counts(), &[(0, "0"), (usize::MAX, "MAX")]).await;
-    assert_lives(ratios(), &[(0.0, "0"), (f64::MAX, "MAX"), (f64::INFINITY, "inf"), (f64::NAN, "NaN")]).await;
+    assert_lives(
+        ratios(),
+        &[
+            (0.0, "0"),
+            (f64::MAX, "MAX"),
+            (f64::INFINITY, "inf"),
+            (f64::NAN, "NaN"),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,6 +330,13 @@ async fn a_call_and_a_wait_may_have_an_endless_deadline() {
     world.host("a").await;
     ready.await.unwrap().unwrap();
     for path in ["/look", "/act", "/unknown"] {
-        begin(&sender, path, "sleep 3000", Some(Duration::from_millis(u64::MAX))).await.unwrap();
+        begin(
+            &sender,
+            path,
+            "sleep 3000",
+            Some(Duration::from_millis(u64::MAX)),
+        )
+        .await
+        .unwrap();
     }
 }

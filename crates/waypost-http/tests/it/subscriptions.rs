@@ -8,7 +8,11 @@ use tokio::runtime::{Builder, Runtime};
 use crate::net::{World, call};
 
 fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 #[test]
@@ -16,7 +20,11 @@ fn a_pool_goes_on_when_the_runtime_of_the_watch_ends() {
     let (watching, calling) = (runtime(), runtime());
     let world = World::new();
     let subscription = watching.block_on(async {
-        let mut subscription = world.client.directory().subscribe(&"echo".parse().unwrap()).unwrap();
+        let mut subscription = world
+            .client
+            .directory()
+            .subscribe(&"echo".parse().unwrap())
+            .unwrap();
         assert!(subscription.synced().await);
         subscription
     });
@@ -42,9 +50,15 @@ fn a_pool_goes_on_when_the_runtime_of_the_watch_ends() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), answered_by_second).await.expect("the second node is never called");
+        tokio::time::timeout(Duration::from_secs(10), answered_by_second)
+            .await
+            .expect("the second node is never called");
         first.answers.notify_waiters();
-        assert_eq!(under_way.await.unwrap().unwrap().0, "a", "the call under way is not disturbed");
+        assert_eq!(
+            under_way.await.unwrap().unwrap().0,
+            "a",
+            "the call under way is not disturbed"
+        );
         world.client.close().await;
     });
 }

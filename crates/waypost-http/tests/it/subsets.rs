@@ -31,11 +31,19 @@ fn open(hosts: &[Host]) -> usize {
 
 /// Splits the hosts into those that a client has connected, and the others.
 fn by_connection(hosts: &[Host]) -> (Vec<Host>, Vec<Host>) {
-    hosts.iter().cloned().partition(|host| host.open.load(Relaxed) > 0)
+    hosts
+        .iter()
+        .cloned()
+        .partition(|host| host.open.load(Relaxed) > 0)
 }
 
 fn picked(sender: &ServiceChannel) -> usize {
-    sender.snapshot().nodes.iter().filter(|node| node.decision == Decision::Picked).count()
+    sender
+        .snapshot()
+        .nodes
+        .iter()
+        .filter(|node| node.decision == Decision::Picked)
+        .count()
 }
 
 /// Makes calls one after another; returns their number, and the longest time of one.
@@ -54,12 +62,18 @@ async fn calls_for(sender: &ServiceChannel, time: Duration) -> (usize, Duration)
 
 #[tokio::test(start_paused = true)]
 async fn every_client_of_a_service_of_which_half_is_dead_finds_the_other_half() {
-    let hostilities = Hostility::all().into_iter().filter(|hostility| hostility.reads_no_request());
+    let hostilities = Hostility::all()
+        .into_iter()
+        .filter(|hostility| hostility.reads_no_request());
     for death in [None].into_iter().chain(hostilities.map(Some)) {
         let world = World::new();
         let hosts = world.hosts(12).await;
         for host in hosts.iter().step_by(2) {
-            if death.is_some() { host.turn(death) } else { host.kill() }
+            if death.is_some() {
+                host.turn(death);
+            } else {
+                host.kill();
+            }
         }
         for client in (0..10).map(|_| world.another_client()) {
             let sender = sender_of(&client, at_most(3));
@@ -67,8 +81,16 @@ async fn every_client_of_a_service_of_which_half_is_dead_finds_the_other_half() 
             call(&sender, "/act", "hi").await.unwrap();
             assert!(start.elapsed() <= LONG, "{death:?}: {:?}", start.elapsed());
             sleep(Duration::from_secs(20)).await;
-            let alive = hosts.iter().skip(1).step_by(2).filter(|host| host.open.load(Relaxed) > 0);
-            assert_eq!(alive.count(), 3, "{death:?}: the share is as large as it may be");
+            let alive = hosts
+                .iter()
+                .skip(1)
+                .step_by(2)
+                .filter(|host| host.open.load(Relaxed) > 0);
+            assert_eq!(
+                alive.count(),
+                3,
+                "{death:?}: the share is as large as it may be"
+            );
             client.close().await;
         }
     }
@@ -84,18 +106,29 @@ async fn a_share_that_dies_is_replaced_by_nodes_beyond_it_and_given_back_later()
     assert_eq!(share.len(), 20);
     share.iter().for_each(Host::kill);
     let (calls, longest) = calls_for(&sender, Duration::from_secs(60)).await;
-    assert!(calls > 500 && longest < Duration::from_secs(6), "{calls} calls, one took {longest:?}");
+    assert!(
+        calls > 500 && longest < Duration::from_secs(6),
+        "{calls} calls, one took {longest:?}"
+    );
     assert_eq!((open(&beyond), picked(&sender)), (20, 20));
     share.iter().for_each(Host::revive);
     calls_for(&sender, Duration::from_secs(60)).await;
-    assert_eq!((open(&share), open(&beyond), picked(&sender)), (20, 0, 20), "the nodes of this client are its own again");
+    assert_eq!(
+        (open(&share), open(&beyond), picked(&sender)),
+        (20, 0, 20),
+        "the nodes of this client are its own again"
+    );
 }
 
 /// Returns configurations with equal balancing, and ones with other strategies or with filters that
 /// exclude no node.
 fn configurations() -> Vec<ChannelConfig> {
-    let strategies: [Arc<dyn Strategy>; 4] =
-        [Arc::new(Random), Arc::new(RoundRobin::default()), Arc::new(RoundRobin::default()), Arc::new(LeastRequest)];
+    let strategies: [Arc<dyn Strategy>; 4] = [
+        Arc::new(Random),
+        Arc::new(RoundRobin::default()),
+        Arc::new(RoundRobin::default()),
+        Arc::new(LeastRequest),
+    ];
     let mut all: Vec<_> = (0..5).map(|_| at_most(20)).collect();
     all[1].wait_for_ready = Some(LONG);
     all[2].replay_limit = 1;
@@ -116,7 +149,10 @@ fn configurations() -> Vec<ChannelConfig> {
 async fn channels_of_one_client_share_its_connections_whatever_they_differ_in() {
     let world = World::new();
     let hosts = world.hosts(60).await;
-    let senders: Vec<_> = configurations().into_iter().map(|config| world.sender_with(config)).collect();
+    let senders: Vec<_> = configurations()
+        .into_iter()
+        .map(|config| world.sender_with(config))
+        .collect();
     for sender in &senders {
         call(sender, "/act", "hi").await.unwrap();
         sleep(Duration::from_secs(1)).await;
@@ -132,7 +168,9 @@ async fn a_channel_made_for_each_call_costs_no_connection() {
     let mut kinds = 0;
     for config in configurations().into_iter().cycle().take(200) {
         // Each call is the only user of the service while it lasts.
-        call(&world.sender_with(config), "/act", "hi").await.unwrap();
+        call(&world.sender_with(config), "/act", "hi")
+            .await
+            .unwrap();
         sleep(Duration::from_secs(1)).await;
         kinds += 1;
     }
@@ -149,13 +187,22 @@ async fn a_channel_made_for_each_call_dials_dead_nodes_no_more_often() {
         let kept = world.sender_with(at_most(20));
         call(&kept, "/act", "hi").await.unwrap();
         for config in configurations().into_iter().cycle().take(200) {
-            let sender = if each { world.sender_with(config) } else { kept.clone() };
+            let sender = if each {
+                world.sender_with(config)
+            } else {
+                kept.clone()
+            };
             call(&sender, "/act", "hi").await.unwrap();
             sleep(Duration::from_millis(300)).await;
         }
         counts.push(dialled(&hosts));
     }
-    assert!(counts[1] <= counts[0] * 3 / 2, "one channel dials {} times, one for each call {}", counts[0], counts[1]);
+    assert!(
+        counts[1] <= counts[0] * 3 / 2,
+        "one channel dials {} times, one for each call {}",
+        counts[0],
+        counts[1]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +229,10 @@ async fn five_good_nodes_among_hundreds_of_dead_ones_are_found_by_every_new_clie
     let before = world.net.dials();
     sleep(Duration::from_secs(20)).await;
     let dials = world.net.dials() - before;
-    assert!((50..=1_000).contains(&dials), "{dials} dials of four hundred dead nodes in 20 s");
+    assert!(
+        (50..=1_000).contains(&dials),
+        "{dials} dials of four hundred dead nodes in 20 s"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,12 +244,21 @@ async fn dead_records_never_push_out_a_node_that_answers() {
     // Twenty processes a second register and die at once; their records expire later, as losses.
     for second in 0..45 {
         for i in 0..20 {
-            world.register_for(&format!("crashed{second}x{i}"), Duration::from_secs(15)).await;
+            world
+                .register_for(&format!("crashed{second}x{i}"), Duration::from_secs(15))
+                .await;
         }
         let (_, longest) = calls_for(&sender, Duration::from_secs(1)).await;
-        assert!(longest < Duration::from_millis(100), "after {second} s a call took {longest:?}");
+        assert!(
+            longest < Duration::from_millis(100),
+            "after {second} s a call took {longest:?}"
+        );
     }
-    assert!(good.iter().all(|host| (host.open.load(Relaxed), host.dialled.load(Relaxed)) == (1, 1)), "one was given up");
+    assert!(
+        good.iter()
+            .all(|host| (host.open.load(Relaxed), host.dialled.load(Relaxed)) == (1, 1)),
+        "one was given up"
+    );
     // A process that starts among the dead is found, too.
     let late = world.host("late").await;
     calls_for(&sender, LONG).await;
@@ -214,9 +273,17 @@ async fn a_lost_node_without_a_connection_holds_no_place() {
     let mut lost = BTreeSet::new();
     for round in 1..=3 {
         let (calls, longest) = calls_for(&sender, Duration::from_secs(10)).await;
-        assert!(calls > 100 && longest < Duration::from_millis(500), "round {round}: {calls} calls, one took {longest:?}");
+        assert!(
+            calls > 100 && longest < Duration::from_millis(500),
+            "round {round}: {calls} calls, one took {longest:?}"
+        );
         assert_eq!(picked(&sender), 2, "round {round}");
-        for node in sender.snapshot().nodes.into_iter().filter(|node| node.decision == Decision::Picked) {
+        for node in sender
+            .snapshot()
+            .nodes
+            .into_iter()
+            .filter(|node| node.decision == Decision::Picked)
+        {
             let name = node.id.trim_start_matches("echo-n").to_owned();
             hosts[name.parse::<usize>().unwrap()].kill();
             world.memory.faults().remove_raw("echo", &node.id);
@@ -230,7 +297,10 @@ async fn a_lost_node_without_a_connection_holds_no_place() {
 #[tokio::test(start_paused = true)]
 async fn nodes_that_greet_and_close_again_and_again_fill_no_place() {
     for life in [1, 30, 300, 900].map(Duration::from_millis) {
-        for death in [Hostility::Closes(life), Hostility::SaysGoAway(life, h2::Reason::NO_ERROR)] {
+        for death in [
+            Hostility::Closes(life),
+            Hostility::SaysGoAway(life, h2::Reason::NO_ERROR),
+        ] {
             let world = World::new();
             let hosts = world.hosts(12).await;
             hosts.iter().step_by(2).for_each(|host| host.turn(death));
@@ -245,7 +315,10 @@ async fn nodes_that_greet_and_close_again_and_again_fill_no_place() {
                 }
                 // A node that was ready for a moment has just ended, and the next is being
                 // connected.
-                assert!(short <= 4, "{death:?}: fewer than three nodes are ready {short} times of 20");
+                assert!(
+                    short <= 4,
+                    "{death:?}: fewer than three nodes are ready {short} times of 20"
+                );
                 client.close().await;
             }
         }

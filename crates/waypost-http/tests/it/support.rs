@@ -10,7 +10,12 @@ use crate::net::call;
 /// Waits until every node is picked.
 pub(crate) async fn all_ready(sender: &ServiceChannel) {
     sender.ready(Duration::from_secs(5)).await.unwrap();
-    while sender.snapshot().nodes.iter().any(|node| node.decision != Decision::Picked) {
+    while sender
+        .snapshot()
+        .nodes
+        .iter()
+        .any(|node| node.decision != Decision::Picked)
+    {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

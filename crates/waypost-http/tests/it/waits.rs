@@ -15,12 +15,25 @@ async fn an_empty_set_fails_at_its_deadline_and_without_one_after_three_seconds(
     let world = World::new();
     let sender = world.sender();
     let start = Instant::now();
-    let error = begin(&sender, "/look", "", Some(Duration::from_millis(200))).await.unwrap_err();
-    assert_eq!((error.kind, start.elapsed().as_millis()), (FailureKind::Deadline, 200));
+    let error = begin(&sender, "/look", "", Some(Duration::from_millis(200)))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind, start.elapsed().as_millis()),
+        (FailureKind::Deadline, 200)
+    );
     let start = Instant::now();
     let error = begin(&sender, "/look", "", None).await.unwrap_err();
-    assert_eq!((error.kind, start.elapsed().as_millis()), (FailureKind::NoPeer, 3_000));
-    assert!(error.to_string().contains("the registry knows no node of it"), "{error}");
+    assert_eq!(
+        (error.kind, start.elapsed().as_millis()),
+        (FailureKind::NoPeer, 3_000)
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("the registry knows no node of it"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,7 +48,11 @@ async fn a_waiting_call_is_answered_as_soon_as_a_node_registers() {
     let start = Instant::now();
     let _a = world.host("a").await;
     waiting.await.unwrap().unwrap();
-    assert!(start.elapsed() <= Duration::from_millis(50), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() <= Duration::from_millis(50),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,15 +62,31 @@ async fn the_deadline_covers_an_answer_that_never_comes_and_a_body_that_never_en
     let sender = world.sender();
     sender.ready(LONG).await.unwrap();
     let start = Instant::now();
-    let error = begin(&sender, "/act", "wait", Some(Duration::from_millis(700))).await.unwrap_err();
-    assert_eq!((error.kind, start.elapsed().as_millis()), (FailureKind::Deadline, 700));
+    let error = begin(&sender, "/act", "wait", Some(Duration::from_millis(700)))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind, start.elapsed().as_millis()),
+        (FailureKind::Deadline, 700)
+    );
     let start = Instant::now();
-    let response = begin(&sender, "/act", "half", Some(Duration::from_millis(700))).await.unwrap();
-    let error = http_body_util::BodyExt::collect(response.into_body()).await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), start.elapsed().as_millis()), ("deadline exceeded while the response arrived", 700));
+    let response = begin(&sender, "/act", "half", Some(Duration::from_millis(700)))
+        .await
+        .unwrap();
+    let error = http_body_util::BodyExt::collect(response.into_body())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), start.elapsed().as_millis()),
+        ("deadline exceeded while the response arrived", 700)
+    );
     let start = Instant::now();
     let error = begin(&sender, "/act", "wait", None).await.unwrap_err();
-    assert_eq!((error.kind, start.elapsed().as_secs()), (FailureKind::Deadline, 30), "known to be unary: 30 s");
+    assert_eq!(
+        (error.kind, start.elapsed().as_secs()),
+        (FailureKind::Deadline, 30),
+        "known to be unary: 30 s"
+    );
     assert_eq!(sender.snapshot().nodes[0].in_flight, 0);
 }
 
@@ -73,8 +106,22 @@ async fn only_so_many_calls_wait() {
     for call in calls {
         kinds.push(call.await.unwrap());
     }
-    assert_eq!(kinds.iter().filter(|kind| **kind == FailureKind::QueueFull).count(), 2, "{kinds:?}");
-    assert_eq!(kinds.iter().filter(|kind| **kind == FailureKind::NoPeer).count(), 3, "{kinds:?}");
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| **kind == FailureKind::QueueFull)
+            .count(),
+        2,
+        "{kinds:?}"
+    );
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| **kind == FailureKind::NoPeer)
+            .count(),
+        3,
+        "{kinds:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,8 +146,16 @@ async fn a_listener_that_never_speaks_is_never_ready() {
     world.host("a").await.mute();
     let sender = world.sender();
     let error = sender.ready(Duration::from_secs(10)).await.unwrap_err();
-    assert!(error.to_string().contains("1 known, 0 ready, 1 not_connected"), "{error}");
-    assert!(error.to_string().contains("no SETTINGS within 2s"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("1 known, 0 ready, 1 not_connected"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("no SETTINGS within 2s"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +164,12 @@ async fn a_leaving_node_gets_no_more_calls_and_a_lost_one_keeps_its_connections(
     let (a, b) = (world.host("a").await, world.host("b").await);
     let sender = world.sender();
     sender.ready(LONG).await.unwrap();
-    while sender.snapshot().nodes.iter().any(|node| node.connection != waypost_core::peer::ConnectivityState::Ready) {
+    while sender
+        .snapshot()
+        .nodes
+        .iter()
+        .any(|node| node.connection != waypost_core::peer::ConnectivityState::Ready)
+    {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     world.leave("a").await;
@@ -121,12 +181,22 @@ async fn a_leaving_node_gets_no_more_calls_and_a_lost_one_keeps_its_connections(
     world.memory.faults().remove_raw("echo", "echo-b");
     tokio::time::sleep(Duration::from_millis(10)).await;
     let view = sender.snapshot();
-    assert_eq!(view.nodes[0].membership, waypost_core::peer::Membership::Suspect);
-    assert_eq!(call(&sender, "/act", "hi").await.unwrap().0, "b", "a suspect is offered on the connection it has");
+    assert_eq!(
+        view.nodes[0].membership,
+        waypost_core::peer::Membership::Suspect
+    );
+    assert_eq!(
+        call(&sender, "/act", "hi").await.unwrap().0,
+        "b",
+        "a suspect is offered on the connection it has"
+    );
     b.drain();
     tokio::time::sleep(LONG).await;
     assert_eq!(b.dialled.load(Relaxed), 1, "and is not connected again");
-    assert_eq!(call(&sender, "/act", "hi").await.unwrap_err().kind, FailureKind::NoPeer);
+    assert_eq!(
+        call(&sender, "/act", "hi").await.unwrap_err().kind,
+        FailureKind::NoPeer
+    );
 }
 
 /// In real time and on two threads: under a paused clock, the request is dropped before the
@@ -138,10 +208,20 @@ async fn a_call_without_time_left_is_not_sent() {
     let sender = world.sender();
     sender.ready(LONG).await.unwrap();
     for path in ["/look", "/act", "/unknown"].repeat(200) {
-        let error = begin(&sender, path, "hi", Some(Duration::ZERO)).await.unwrap_err();
+        let error = begin(&sender, path, "hi", Some(Duration::ZERO))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind, FailureKind::Deadline, "{path}");
     }
-    call(&sender, "/act", "the last one, behind all others").await.unwrap();
+    call(&sender, "/act", "the last one, behind all others")
+        .await
+        .unwrap();
     assert_eq!(a.requests.load(Relaxed), 1);
-    assert_eq!((sender.snapshot().nodes[0].failed, sender.snapshot().nodes[0].in_flight), (0, 0));
+    assert_eq!(
+        (
+            sender.snapshot().nodes[0].failed,
+            sender.snapshot().nodes[0].in_flight
+        ),
+        (0, 0)
+    );
 }

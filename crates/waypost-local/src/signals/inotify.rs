@@ -28,7 +28,10 @@ pub(crate) struct Inotify {
 
 impl Inotify {
     pub(crate) fn open(folder: &Dir) -> io::Result<Self> {
-        #[allow(deprecated, reason = "what replaces it is unsafe; an OwnedFd is open for as long as it is registered")]
+        #[allow(
+            deprecated,
+            reason = "what replaces it is unsafe; an OwnedFd is open for as long as it is registered"
+        )]
         let events = AsyncFd::new(init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?)?;
         let of_root = WatchFlags::CREATE
             | WatchFlags::DELETE
@@ -37,7 +40,11 @@ impl Inotify {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         let root = add_watch(&events, folder.root(), of_root)?;
-        let mut inotify = Self { events, root, services: HashMap::new() };
+        let mut inotify = Self {
+            events,
+            root,
+            services: HashMap::new(),
+        };
         inotify.follow_folders(folder)?;
         Ok(inotify)
     }
@@ -45,7 +52,8 @@ impl Inotify {
     /// Adds watches for all service directories. A second watch on the same directory has no
     /// effect, so all are added each time.
     pub(crate) fn follow_folders(&mut self, folder: &Dir) -> io::Result<()> {
-        let of_service = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
+        let of_service =
+            WatchFlags::CLOSE_WRITE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
         for service in folder.services()? {
             match add_watch(&self.events, folder.service(&service), of_service) {
                 Ok(watch) => drop(self.services.insert(watch, service)),
@@ -90,7 +98,8 @@ fn read(events: &OwnedFd, root: i32, services: &mut HashMap<i32, String>) -> io:
 
 fn hint(event: &Event<'_>, root: i32, services: &mut HashMap<i32, String>) -> Option<Hint> {
     let what = event.events();
-    let gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
+    let gone =
+        ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
     if what.contains(ReadFlags::QUEUE_OVERFLOW) || event.wd() == root && what.intersects(gone) {
         return Some(Hint::Gap);
     }
@@ -103,10 +112,15 @@ fn hint(event: &Event<'_>, root: i32, services: &mut HashMap<i32, String>) -> Op
     }
     let service = services.get(&event.wd())?;
     let (id, file) = File::parse(OsStr::from_bytes(event.file_name()?.to_bytes()))?;
-    let key = Key { service: service.clone(), id: id.to_owned() };
+    let key = Key {
+        service: service.clone(),
+        id: id.to_owned(),
+    };
     match file {
         File::Record => Some(Hint::Record(key)),
-        File::Left => what.contains(ReadFlags::MOVED_TO).then_some(Hint::Left(key)),
+        File::Left => what
+            .contains(ReadFlags::MOVED_TO)
+            .then_some(Hint::Left(key)),
         File::Lock => Some(Hint::Lock(key)),
         File::Draft => None,
     }

@@ -57,9 +57,8 @@ impl Signals {
         folder.make()?;
         match kind {
             #[cfg(target_os = "linux")]
-            SignalSource::Inotify => {
-                inotify::Inotify::open(folder).map_or_else(inotify::poll_instead, |inotify| Ok(Self::Inotify(inotify)))
-            }
+            SignalSource::Inotify => inotify::Inotify::open(folder)
+                .map_or_else(inotify::poll_instead, |inotify| Ok(Self::Inotify(inotify))),
             #[cfg(any(test, not(target_os = "linux")))]
             SignalSource::Polled => Ok(Self::Polled),
         }

@@ -22,11 +22,26 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn start(dir: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "child::obeys", "--ignored", "--nocapture", "--test-threads=1"]).env(DIR, dir);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+            .args([
+                "--exact",
+                "child::obeys",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(DIR, dir);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { child, input, output: BufReader::new(output).lines() }
+        Self {
+            child,
+            input,
+            output: BufReader::new(output).lines(),
+        }
     }
 
     /// Sends a command, and waits for its result.
@@ -36,12 +51,20 @@ impl Process {
     }
 
     pub(crate) async fn tell(&mut self, what: &str) {
-        self.input.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+        self.input
+            .write_all(format!("{what}\n").as_bytes())
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn answer(&mut self) -> String {
         loop {
-            let line = self.output.next_line().await.unwrap().expect("the child lives");
+            let line = self
+                .output
+                .next_line()
+                .await
+                .unwrap()
+                .expect("the child lives");
             if let Some((_, answer)) = line.split_once("= ") {
                 return answer.to_owned();
             }
@@ -49,7 +72,11 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap(), signal).unwrap();
+        kill_process(
+            Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap(),
+            signal,
+        )
+        .unwrap();
     }
 
     /// Sends SIGKILL; returns once the process has ended.
@@ -62,9 +89,14 @@ impl Process {
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn obeys() {
-    let Some(dir) = std::env::var_os(DIR) else { return };
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
     let dir = Path::new(&dir);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut held = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -82,7 +114,10 @@ type Held = Option<(LocalRegistry, String, RegisterOptions)>;
 
 async fn register(dir: &Path, id: &str, held: &mut Held) -> String {
     let (registry, options) = (super::open(&dir.join("registry")), super::owner());
-    match registry.register(&super::service(id, &address()), &options).await {
+    match registry
+        .register(&super::service(id, &address()), &options)
+        .await
+    {
         Ok(()) => {
             *held = Some((registry, id.to_owned(), options));
             "held".to_owned()
@@ -93,8 +128,16 @@ async fn register(dir: &Path, id: &str, held: &mut Held) -> String {
 }
 
 async fn leave(held: Held) -> String {
-    let Some((registry, id, options)) = held else { return "nothing held".to_owned() };
-    registry.deregister(&super::service(&id, &address()), &DeregisterOptions::ours(options.instance)).await.unwrap();
+    let Some((registry, id, options)) = held else {
+        return "nothing held".to_owned();
+    };
+    registry
+        .deregister(
+            &super::service(&id, &address()),
+            &DeregisterOptions::ours(options.instance),
+        )
+        .await
+        .unwrap();
     registry.close().await.unwrap();
     "left".to_owned()
 }
@@ -111,7 +154,10 @@ async fn descriptors(dir: &Path) -> String {
     drop(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let before = count();
     let (registry, options) = (super::open(&dir.join("registry")), super::owner());
-    registry.register(&super::service("fd", "127.0.0.1:1"), &options).await.unwrap();
+    registry
+        .register(&super::service("fd", "127.0.0.1:1"), &options)
+        .await
+        .unwrap();
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     watcher.next().await.unwrap().unwrap();
     assert!(count() > before, "counts nothing");

@@ -56,7 +56,13 @@ async fn two_processes_one_id() {
     while !claimers.is_empty() {
         // Readers probe and sweep meanwhile, as in production.
         let seen = observer.list_services().await.unwrap();
-        assert!(seen.iter().map(|service| service.nodes.len()).sum::<usize>() <= 1, "{seen:?}");
+        assert!(
+            seen.iter()
+                .map(|service| service.nodes.len())
+                .sum::<usize>()
+                <= 1,
+            "{seen:?}"
+        );
         while let Some(ended) = claimers.try_join_next() {
             holds += ended.unwrap();
         }
@@ -72,12 +78,22 @@ async fn a_frozen_owner_stays_registered() {
     let mut frozen = Process::start(parent.path());
     assert_eq!(frozen.ask("register 1").await, "held");
     frozen.signal(Signal::STOP);
-    let refused = registry.register(&super::service("1", "127.0.0.1:1"), &super::owner()).await;
+    let refused = registry
+        .register(&super::service("1", "127.0.0.1:1"), &super::owner())
+        .await;
     assert!(matches!(refused, Err(Error::IdTaken { .. })), "{refused:?}");
-    assert_eq!(registry.get_service("greeter").await.unwrap()[0].nodes.len(), 1);
+    assert_eq!(
+        registry.get_service("greeter").await.unwrap()[0]
+            .nodes
+            .len(),
+        1
+    );
     frozen.signal(Signal::CONT);
     assert_eq!(frozen.ask("leave").await, "left");
-    registry.register(&super::service("1", "127.0.0.1:1"), &super::owner()).await.unwrap();
+    registry
+        .register(&super::service("1", "127.0.0.1:1"), &super::owner())
+        .await
+        .unwrap();
     registry.close().await.unwrap();
 }
 
@@ -89,6 +105,13 @@ async fn a_killed_owner_frees_its_id() {
     assert_eq!(killed.ask("register 1").await, "held");
     killed.kill().await;
     assert!(registry.list_services().await.unwrap().is_empty());
-    assert_eq!(super::files::count(&parent.path().join("registry")), 0, "not swept");
-    registry.register(&super::service("1", "127.0.0.1:1"), &super::owner()).await.unwrap();
+    assert_eq!(
+        super::files::count(&parent.path().join("registry")),
+        0,
+        "not swept"
+    );
+    registry
+        .register(&super::service("1", "127.0.0.1:1"), &super::owner())
+        .await
+        .unwrap();
 }

@@ -19,7 +19,10 @@ struct Local {
 
 impl Local {
     fn new() -> Self {
-        Self { parent: tempfile::tempdir().unwrap(), held: Mutex::default() }
+        Self {
+            parent: tempfile::tempdir().unwrap(),
+            held: Mutex::default(),
+        }
     }
 
     fn root(&self) -> PathBuf {
@@ -27,12 +30,18 @@ impl Local {
     }
 
     fn file(&self, key: &Key, ending: &str) -> PathBuf {
-        self.root().join(&key.service).join(format!("{}.{ending}", key.id))
+        self.root()
+            .join(&key.service)
+            .join(format!("{}.{ending}", key.id))
     }
 
     fn put(&self, key: &Key, bytes: &[u8]) -> io::Result<()> {
         fs::create_dir_all(self.root().join(&key.service))?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(self.file(key, "lock"))?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.file(key, "lock"))?;
         if lock.try_lock().is_ok() {
             self.held.lock().unwrap().insert(key.clone(), lock);
         }

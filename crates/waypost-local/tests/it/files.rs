@@ -10,27 +10,50 @@ use super::child::Process;
 
 /// Returns the number of files and directories below `dir`.
 pub(crate) fn count(dir: &Path) -> usize {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| if path.is_dir() { 1 + count(&path) } else { 1 }).sum()
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { 1 + count(&path) } else { 1 })
+        .sum()
 }
 
 #[tokio::test]
 async fn a_record_is_a_private_file_that_people_can_read() {
     let dir = tempfile::tempdir().unwrap();
     let (registry, options) = (super::open(dir.path()), super::owner());
-    registry.register(&super::service("1", "127.0.0.1:1"), &options).await.unwrap();
+    registry
+        .register(&super::service("1", "127.0.0.1:1"), &options)
+        .await
+        .unwrap();
     let folder = dir.path().join("greeter");
-    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     names.sort();
     assert_eq!(names, ["greeter-1.json", "greeter-1.lock"]);
     let json = fs::read_to_string(folder.join("greeter-1.json")).unwrap();
-    assert_eq!(json, options.stamp(&super::service("1", "127.0.0.1:1")).to_json());
+    assert_eq!(
+        json,
+        options.stamp(&super::service("1", "127.0.0.1:1")).to_json()
+    );
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(
-        [mode(&folder), mode(&folder.join("greeter-1.json")), mode(&folder.join("greeter-1.lock"))],
+        [
+            mode(&folder),
+            mode(&folder.join("greeter-1.json")),
+            mode(&folder.join("greeter-1.lock"))
+        ],
         [0o700, 0o600, 0o600]
     );
-    registry.deregister(&super::service("1", "127.0.0.1:1"), &DeregisterOptions::ours(options.instance)).await.unwrap();
+    registry
+        .deregister(
+            &super::service("1", "127.0.0.1:1"),
+            &DeregisterOptions::ours(options.instance),
+        )
+        .await
+        .unwrap();
     assert_eq!(count(dir.path()), 0);
 }
 
@@ -39,7 +62,10 @@ async fn no_file_is_left_after_close() {
     let dir = tempfile::tempdir().unwrap();
     let registry = super::open(dir.path());
     for id in ["1", "2"] {
-        registry.register(&super::service(id, "127.0.0.1:1"), &super::owner()).await.unwrap();
+        registry
+            .register(&super::service(id, "127.0.0.1:1"), &super::owner())
+            .await
+            .unwrap();
     }
     registry.close().await.unwrap();
     assert_eq!(count(dir.path()), 0);
@@ -55,14 +81,23 @@ async fn no_descriptor_is_left_after_close() {
 async fn an_unchanged_heartbeat_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (registry, options) = (super::open(dir.path()), super::owner());
-    registry.register(&super::service("1", "127.0.0.1:1"), &options).await.unwrap();
+    registry
+        .register(&super::service("1", "127.0.0.1:1"), &options)
+        .await
+        .unwrap();
     let record = dir.path().join("greeter/greeter-1.json");
     let written = || {
-        (fs::metadata(&record).unwrap().modified().unwrap(), std::os::unix::fs::MetadataExt::ino(&fs::metadata(&record).unwrap()))
+        (
+            fs::metadata(&record).unwrap().modified().unwrap(),
+            std::os::unix::fs::MetadataExt::ino(&fs::metadata(&record).unwrap()),
+        )
     };
     let before = written();
     for _ in 0..3 {
-        registry.register(&super::service("1", "127.0.0.1:1"), &options).await.unwrap();
+        registry
+            .register(&super::service("1", "127.0.0.1:1"), &options)
+            .await
+            .unwrap();
     }
     assert_eq!(written(), before);
 }
@@ -71,23 +106,44 @@ async fn an_unchanged_heartbeat_writes_nothing() {
 async fn strange_files_are_skipped_counted_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let registry = super::open(dir.path());
-    registry.register(&super::service("1", "127.0.0.1:1"), &super::owner()).await.unwrap();
+    registry
+        .register(&super::service("1", "127.0.0.1:1"), &super::owner())
+        .await
+        .unwrap();
     let folder = dir.path().join("greeter");
     fs::write(folder.join("greeter-garbage.json"), "{").unwrap();
     fs::write(folder.join("greeter-huge.json"), vec![b' '; 100 * 1024]).unwrap();
-    fs::copy(folder.join("greeter-1.json"), folder.join("greeter-copy.json")).unwrap();
+    fs::copy(
+        folder.join("greeter-1.json"),
+        folder.join("greeter-copy.json"),
+    )
+    .unwrap();
     fs::create_dir(folder.join("greeter-folder.json")).unwrap();
     symlink("greeter-1.json", folder.join("greeter-link.json")).unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, folder.join("greeter-pipe.json"), rustix::fs::Mode::RWXU).unwrap();
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        folder.join("greeter-pipe.json"),
+        rustix::fs::Mode::RWXU,
+    )
+    .unwrap();
     fs::write(folder.join("notes.txt"), "mine").unwrap();
     fs::write(dir.path().join("README"), "mine").unwrap();
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
-    let Event::Reset(entries) = watcher.next().await.unwrap().unwrap() else { panic!("no reset") };
+    let Event::Reset(entries) = watcher.next().await.unwrap().unwrap() else {
+        panic!("no reset")
+    };
     assert_eq!(entries.len(), 1);
     assert_eq!(registry.list_services().await.unwrap()[0].nodes.len(), 1);
     assert_eq!(registry.skipped(), 6);
-    assert!(matches!(registry.get_service("other").await, Err(Error::NotFound { .. })));
-    assert_eq!(registry.skipped(), 6, "forgotten by a look at another service");
+    assert!(matches!(
+        registry.get_service("other").await,
+        Err(Error::NotFound { .. })
+    ));
+    assert_eq!(
+        registry.skipped(),
+        6,
+        "forgotten by a look at another service"
+    );
     registry.close().await.unwrap();
     assert_eq!(count(dir.path()), 1 + 6 + 2);
 }
@@ -98,9 +154,16 @@ async fn leftovers_of_every_step_are_swept() {
     let registry = super::open(dir.path());
     let folder = dir.path().join("greeter");
     fs::create_dir(&folder).unwrap();
-    let record = super::owner().stamp(&super::service("1", "127.0.0.1:1")).to_json();
+    let record = super::owner()
+        .stamp(&super::service("1", "127.0.0.1:1"))
+        .to_json();
     // Owners that died after the lock, after the draft, after the record, and after the tombstone.
-    for files in [&["lock"][..], &["lock", "tmp"], &["lock", "json"], &["lock", "left"]] {
+    for files in [
+        &["lock"][..],
+        &["lock", "tmp"],
+        &["lock", "json"],
+        &["lock", "left"],
+    ] {
         for ending in files {
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join(format!("greeter-1.{ending}")), &record).unwrap();
@@ -113,7 +176,12 @@ async fn leftovers_of_every_step_are_swept() {
 #[tokio::test]
 async fn an_id_too_long_for_a_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let refused = super::open(dir.path()).register(&super::service(&"x".repeat(245), "127.0.0.1:1"), &super::owner()).await;
+    let refused = super::open(dir.path())
+        .register(
+            &super::service(&"x".repeat(245), "127.0.0.1:1"),
+            &super::owner(),
+        )
+        .await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
 }
 
@@ -122,13 +190,20 @@ async fn a_registry_that_was_removed_by_hand_is_there_again_after_a_heartbeat() 
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("registry");
     let (registry, options) = (super::open(&root), super::owner());
-    registry.register(&super::service("1", "127.0.0.1:1"), &options).await.unwrap();
+    registry
+        .register(&super::service("1", "127.0.0.1:1"), &options)
+        .await
+        .unwrap();
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     watcher.next().await.unwrap().unwrap();
     fs::remove_dir_all(&root).unwrap();
-    registry.register(&super::service("1", "127.0.0.1:1"), &options).await.unwrap();
+    registry
+        .register(&super::service("1", "127.0.0.1:1"), &options)
+        .await
+        .unwrap();
     assert_eq!(registry.list_services().await.unwrap().len(), 1);
-    let mut picture = waypost_core::registry::NodeSet::from_iter(super::service("1", "127.0.0.1:1").entries());
+    let mut picture =
+        waypost_core::registry::NodeSet::from_iter(super::service("1", "127.0.0.1:1").entries());
     let mut was_reset = false;
     while !was_reset || picture.is_empty() {
         let event = watcher.next().await.unwrap().unwrap();

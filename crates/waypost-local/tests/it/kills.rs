@@ -31,7 +31,10 @@ async fn owner_kills() {
     let parent = tempfile::tempdir().unwrap();
     let registry = super::open(&parent.path().join("registry"));
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
-    assert_eq!(watcher.next().await.unwrap().unwrap(), Event::Reset(Vec::new()));
+    assert_eq!(
+        watcher.next().await.unwrap().unwrap(),
+        Event::Reset(Vec::new())
+    );
     let (mut killers, mut tell) = (JoinSet::new(), Vec::new());
     for first in 0..AT_ONCE {
         let (sender, seen) = channel(1);
@@ -40,10 +43,24 @@ async fn owner_kills() {
     }
     let (mut there, mut lost) = (BTreeSet::<Key>::new(), BTreeSet::new());
     while lost.len() < KILLS {
-        match timeout(PATIENCE, watcher.next()).await.unwrap_or_else(|_| panic!("no loss told of {there:?}")).unwrap().unwrap() {
+        match timeout(PATIENCE, watcher.next())
+            .await
+            .unwrap_or_else(|_| panic!("no loss told of {there:?}"))
+            .unwrap()
+            .unwrap()
+        {
             Event::Created(entry) => {
-                assert!(there.insert(entry.key()) && !lost.contains(&entry.key()), "told twice: {entry:?}");
-                let number: usize = entry.node.id.strip_prefix("greeter-").unwrap().parse().unwrap();
+                assert!(
+                    there.insert(entry.key()) && !lost.contains(&entry.key()),
+                    "told twice: {entry:?}"
+                );
+                let number: usize = entry
+                    .node
+                    .id
+                    .strip_prefix("greeter-")
+                    .unwrap()
+                    .parse()
+                    .unwrap();
                 tell[number % AT_ONCE].send(entry.key()).await.unwrap();
             }
             Event::Deleted(key) => {
@@ -57,9 +74,19 @@ async fn owner_kills() {
         ended.unwrap();
     }
     // All earlier events have been received: the next one is that of the new node.
-    registry.register(&super::service("last", "127.0.0.1:1"), &super::owner()).await.unwrap();
-    let last = timeout(PATIENCE, watcher.next()).await.unwrap().unwrap().unwrap();
-    assert!(matches!(&last, Event::Created(entry) if entry.key() == super::key("last")), "{last:?}");
+    registry
+        .register(&super::service("last", "127.0.0.1:1"), &super::owner())
+        .await
+        .unwrap();
+    let last = timeout(PATIENCE, watcher.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(
+        matches!(&last, Event::Created(entry) if entry.key() == super::key("last")),
+        "{last:?}"
+    );
     registry.close().await.unwrap();
     assert_eq!(super::files::count(&parent.path().join("registry")), 0);
 }

@@ -17,7 +17,10 @@ use waypost_core::registry::{Instance, RegisterOptions};
 use waypost_local::{LocalOptions, LocalRegistry};
 
 fn open(dir: &Path) -> LocalRegistry {
-    LocalRegistry::open(LocalOptions { dir: Some(dir.to_owned()) }).unwrap()
+    LocalRegistry::open(LocalOptions {
+        dir: Some(dir.to_owned()),
+    })
+    .unwrap()
 }
 
 fn service(id: &str, address: &str) -> Service {
@@ -27,9 +30,15 @@ fn service(id: &str, address: &str) -> Service {
 }
 
 fn key(id: &str) -> Key {
-    Key { service: "greeter".to_owned(), id: format!("greeter-{id}") }
+    Key {
+        service: "greeter".to_owned(),
+        id: format!("greeter-{id}"),
+    }
 }
 
 fn owner() -> RegisterOptions {
-    RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() }
+    RegisterOptions {
+        ttl: Duration::from_secs(15),
+        instance: Instance::random(),
+    }
 }

@@ -16,12 +16,24 @@ impl Etcd {
     ///
     /// # Cancel safety
     /// If the future is dropped, some steps have been made: start another cluster.
-    pub async fn enable_auth(&mut self, user: &str, password: Option<&str>, prefix: &str) -> Result<(), Failure> {
-        for args in [&["role", "add", "root"][..], &["user", "add", ROOT], &["user", "grant-role", "root", "root"]] {
+    pub async fn enable_auth(
+        &mut self,
+        user: &str,
+        password: Option<&str>,
+        prefix: &str,
+    ) -> Result<(), Failure> {
+        for args in [
+            &["role", "add", "root"][..],
+            &["user", "add", ROOT],
+            &["user", "grant-role", "root", "root"],
+        ] {
             self.ctl(args).await?;
         }
         match password {
-            Some(password) => self.ctl(&["user", "add", &format!("{user}:{password}")]).await?,
+            Some(password) => {
+                self.ctl(&["user", "add", &format!("{user}:{password}")])
+                    .await?
+            }
             None => self.ctl(&["user", "add", user, "--no-password"]).await?,
         };
         self.ctl(&["role", "add", user]).await?;
@@ -41,7 +53,9 @@ impl Etcd {
     /// If the future is dropped, the password may have been set.
     pub async fn set_password(&self, user: &str, password: &str) -> Result<(), Failure> {
         let args = ["user", "passwd", user, "--interactive=false"];
-        self.call(self.control.login.as_deref(), &args, password.as_bytes()).await.map(drop)
+        self.call(self.control.login.as_deref(), &args, password.as_bytes())
+            .await
+            .map(drop)
     }
 
     /// Grants `user` the permission to read and write keys that begin with `prefix`.
@@ -52,7 +66,16 @@ impl Etcd {
     /// # Cancel safety
     /// If the future is dropped, the permission may have been granted.
     pub async fn allow(&self, user: &str, prefix: &str) -> Result<(), Failure> {
-        self.ctl(&["role", "grant-permission", user, "--prefix=true", "readwrite", prefix]).await.map(drop)
+        self.ctl(&[
+            "role",
+            "grant-permission",
+            user,
+            "--prefix=true",
+            "readwrite",
+            prefix,
+        ])
+        .await
+        .map(drop)
     }
 
     /// Revokes that permission.
@@ -63,6 +86,8 @@ impl Etcd {
     /// # Cancel safety
     /// If the future is dropped, the permission may have been revoked.
     pub async fn forbid(&self, user: &str, prefix: &str) -> Result<(), Failure> {
-        self.ctl(&["role", "revoke-permission", user, "--prefix=true", prefix]).await.map(drop)
+        self.ctl(&["role", "revoke-permission", user, "--prefix=true", prefix])
+            .await
+            .map(drop)
     }
 }

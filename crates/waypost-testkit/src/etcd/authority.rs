@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, Error, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, Error, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use tempfile::TempDir;
 
 use crate::Failure;
@@ -34,8 +36,14 @@ impl Authority {
         made("authority", || {
             let folder = TempDir::new()?;
             let (params, key) = (authority_params()?, KeyPair::generate()?);
-            std::fs::write(folder.path().join("ca.pem"), params.self_signed(&key)?.pem())?;
-            Ok(Self { folder, issuer: Issuer::new(params, key) })
+            std::fs::write(
+                folder.path().join("ca.pem"),
+                params.self_signed(&key)?.pem(),
+            )?;
+            Ok(Self {
+                folder,
+                issuer: Issuer::new(params, key),
+            })
         })
     }
 
@@ -65,11 +73,16 @@ impl Authority {
         made(common_name, || {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             let mut params = CertificateParams::new(names)?;
-            params.distinguished_name.push(DnType::CommonName, common_name);
+            params
+                .distinguished_name
+                .push(DnType::CommonName, common_name);
             let key = KeyPair::generate()?;
             let certificate = params.signed_by(&key, &self.issuer)?;
             let folder = fresh(self.folder.path(), common_name)?;
-            let identity = Identity { certificate: folder.join("cert.pem"), key: folder.join("key.pem") };
+            let identity = Identity {
+                certificate: folder.join("cert.pem"),
+                key: folder.join("key.pem"),
+            };
             std::fs::write(&identity.certificate, certificate.pem())?;
             std::fs::write(&identity.key, key.serialize_pem())?;
             Ok(identity)
@@ -79,23 +92,36 @@ impl Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("folder", &self.folder.path()).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("folder", &self.folder.path())
+            .finish_non_exhaustive()
     }
 }
 
 fn authority_params() -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    params.distinguished_name.push(DnType::CommonName, "Waypost test authority");
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Waypost test authority");
     Ok(params)
 }
 
 /// Creates a folder for one identity; several identities may have the same name.
 fn fresh(folder: &Path, name: &str) -> io::Result<PathBuf> {
-    Ok(tempfile::Builder::new().prefix(name).tempdir_in(folder)?.keep())
+    Ok(tempfile::Builder::new()
+        .prefix(name)
+        .tempdir_in(folder)?
+        .keep())
 }
 
-fn made<T>(what: &str, make: impl FnOnce() -> Result<T, Box<dyn std::error::Error>>) -> Result<T, Failure> {
+fn made<T>(
+    what: &str,
+    make: impl FnOnce() -> Result<T, Box<dyn std::error::Error>>,
+) -> Result<T, Failure> {
     make().map_err(|error| Failure::new(format!("no certificate for {what}: {error}")))
 }

@@ -45,14 +45,32 @@ impl Binary {
     /// The program does not run or does not print its version, or there is no etcdctl.
     pub fn at(path: impl Into<PathBuf>) -> Result<Self, Failure> {
         let etcd = path.into();
-        let failed = |why: &str| Failure::new(format!("{} is no etcd to test with: {why}: {REMEDY}", etcd.display()));
-        let output = Command::new(&etcd).arg("--version").stdin(Stdio::null()).output();
+        let failed = |why: &str| {
+            Failure::new(format!(
+                "{} is no etcd to test with: {why}: {REMEDY}",
+                etcd.display()
+            ))
+        };
+        let output = Command::new(&etcd)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output();
         let output = output.map_err(|error| failed(&error.to_string()))?;
-        let version = version(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| failed("it tells no version"))?;
+        let version = version(&String::from_utf8_lossy(&output.stdout))
+            .ok_or_else(|| failed("it tells no version"))?;
         let beside = etcd.with_file_name("etcdctl");
-        let etcdctl = if beside.is_file() { Some(beside) } else { on_path("etcdctl") };
-        let etcdctl = etcdctl.ok_or_else(|| failed("there is no etcdctl, neither beside it nor on the PATH"))?;
-        Ok(Self { etcd, etcdctl, version })
+        let etcdctl = if beside.is_file() {
+            Some(beside)
+        } else {
+            on_path("etcdctl")
+        };
+        let etcdctl = etcdctl
+            .ok_or_else(|| failed("there is no etcdctl, neither beside it nor on the PATH"))?;
+        Ok(Self {
+            etcd,
+            etcdctl,
+            version,
+        })
     }
 
     /// Returns every etcd to test with, one of each version, oldest first: those of
@@ -62,10 +80,17 @@ impl Binary {
     /// # Errors
     /// There is none, or one that is named does not run; the text says what to do.
     pub fn all() -> Result<Vec<Self>, Failure> {
-        let mut found = candidates().into_iter().map(Self::at).collect::<Result<Vec<_>, _>>()?;
+        let mut found = candidates()
+            .into_iter()
+            .map(Self::at)
+            .collect::<Result<Vec<_>, _>>()?;
         found.sort_by_key(|binary| binary.version);
         found.dedup_by_key(|binary| binary.version);
-        if found.is_empty() { Err(Failure::new(format!("no etcd to test with: {REMEDY}"))) } else { Ok(found) }
+        if found.is_empty() {
+            Err(Failure::new(format!("no etcd to test with: {REMEDY}")))
+        } else {
+            Ok(found)
+        }
     }
 
     /// Returns the path of the program.
@@ -91,7 +116,9 @@ impl Binary {
 
 fn candidates() -> Vec<PathBuf> {
     if let Some(list) = std::env::var_os(ALL) {
-        return std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect();
+        return std::env::split_paths(&list)
+            .filter(|path| !path.as_os_str().is_empty())
+            .collect();
     }
     if let Some(one) = std::env::var_os(ONE) {
         return vec![one.into()];
@@ -102,16 +129,29 @@ fn candidates() -> Vec<PathBuf> {
 /// Returns the first file of that name in the folders of `PATH`.
 fn on_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&folders)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// Returns the programs that `cargo xtask etcd` has built, in `waypost/etcd/<version>/etcd` of the
 /// user's cache.
 fn built() -> Vec<PathBuf> {
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-    let Some(cache) = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home) else { return Vec::new() };
-    let versions = std::fs::read_dir(cache.join("waypost/etcd")).into_iter().flatten().flatten();
-    versions.map(|version| version.path().join("etcd")).filter(|path| path.is_file()).collect()
+    let Some(cache) = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home)
+    else {
+        return Vec::new();
+    };
+    let versions = std::fs::read_dir(cache.join("waypost/etcd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    versions
+        .map(|version| version.path().join("etcd"))
+        .filter(|path| path.is_file())
+        .collect()
 }
 
 /// Parses the version in `etcd Version: 3.4.23`, the first line of `etcd --version`.
@@ -119,7 +159,11 @@ fn version(output: &str) -> Option<Version> {
     let text = output.lines().next()?.strip_prefix("etcd Version: ")?;
     let mut numbers = text.split(['.', '-', '+']).map(str::parse::<u32>);
     let mut number = || numbers.next()?.ok();
-    Some(Version { major: number()?, minor: number()?, patch: number()? })
+    Some(Version {
+        major: number()?,
+        minor: number()?,
+        patch: number()?,
+    })
 }
 
 #[cfg(test)]
@@ -129,20 +173,33 @@ mod tests {
     #[test]
     fn the_version_is_read_from_what_etcd_prints() {
         let shown = |output| version(output).map(|version| version.to_string());
-        assert_eq!(shown("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(), Some("3.4.23"));
-        assert_eq!(shown("etcd Version: 3.6.0-rc.1\n").as_deref(), Some("3.6.0"));
+        assert_eq!(
+            shown("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(),
+            Some("3.4.23")
+        );
+        assert_eq!(
+            shown("etcd Version: 3.6.0-rc.1\n").as_deref(),
+            Some("3.6.0")
+        );
         assert_eq!(shown("etcdctl version: 3.4.23\n"), None);
     }
 
     #[test]
     fn versions_are_ordered_by_number() {
-        let at = |minor, patch| Version { major: 3, minor, patch };
+        let at = |minor, patch| Version {
+            major: 3,
+            minor,
+            patch,
+        };
         assert!(at(4, 9) < at(4, 23) && at(4, 23) < at(6, 1));
     }
 
     #[test]
     fn a_program_that_is_no_etcd_is_told_with_what_to_do() {
         let failure = Binary::at("/bin/echo").unwrap_err().to_string();
-        assert_eq!(failure, format!("/bin/echo is no etcd to test with: it tells no version: {REMEDY}"));
+        assert_eq!(
+            failure,
+            format!("/bin/echo is no etcd to test with: it tells no version: {REMEDY}")
+        );
     }
 }

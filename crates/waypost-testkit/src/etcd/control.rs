@@ -34,8 +34,16 @@ impl Control {
         args: &[&str],
         input: &[u8],
     ) -> Result<Vec<u8>, Failure> {
-        let failed = |why: &str| Failure::new(format!("etcdctl {} (at {endpoints}): {why}", args.join(" ")));
-        let mut child = self.command(endpoints, login, args).spawn().map_err(|error| failed(&error.to_string()))?;
+        let failed = |why: &str| {
+            Failure::new(format!(
+                "etcdctl {} (at {endpoints}): {why}",
+                args.join(" ")
+            ))
+        };
+        let mut child = self
+            .command(endpoints, login, args)
+            .spawn()
+            .map_err(|error| failed(&error.to_string()))?;
         let mut stdin = child.stdin.take();
         let run = async {
             if let Some(mut stdin) = stdin.take() {
@@ -45,18 +53,31 @@ impl Control {
             }
             child.wait_with_output().await
         };
-        let output = timeout(DEADLINE, run).await.map_err(|_| failed("no answer"))?;
+        let output = timeout(DEADLINE, run)
+            .await
+            .map_err(|_| failed("no answer"))?;
         let output = output.map_err(|error| failed(&error.to_string()))?;
-        if output.status.success() { Ok(output.stdout) } else { Err(failed(String::from_utf8_lossy(&output.stderr).trim())) }
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(failed(String::from_utf8_lossy(&output.stderr).trim()))
+        }
     }
 
     fn command(&self, endpoints: &str, login: Option<&str>, args: &[&str]) -> Command {
         let mut command = Command::new(&self.etcdctl);
-        command.args(["--endpoints", endpoints, COMMAND]).args(&self.tls);
+        command
+            .args(["--endpoints", endpoints, COMMAND])
+            .args(&self.tls);
         if let Some(login) = login {
             command.args(["--user", login]);
         }
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         command
     }
 }

@@ -28,9 +28,13 @@ impl Folder {
     /// Creates a fresh folder, in memory if the options say so and there is space.
     pub(super) fn new(options: &Options) -> io::Result<Self> {
         sweep(Path::new(MEMORY));
-        let in_memory =
-            options.storage == Storage::Memory && room_bytes(Path::new(MEMORY)) >= ROOM_BYTES * options.members as u64;
-        if in_memory { Self::within(Path::new(MEMORY), true) } else { Self::within(&std::env::temp_dir(), false) }
+        let in_memory = options.storage == Storage::Memory
+            && room_bytes(Path::new(MEMORY)) >= ROOM_BYTES * options.members as u64;
+        if in_memory {
+            Self::within(Path::new(MEMORY), true)
+        } else {
+            Self::within(&std::env::temp_dir(), false)
+        }
     }
 
     fn within(base: &Path, in_memory: bool) -> io::Result<Self> {
@@ -41,7 +45,11 @@ impl Folder {
         // The file gets its final name once it is locked, so that under this name it is never
         // unlocked.
         fs::rename(unlocked, folder.path().join(LOCK))?;
-        Ok(Self { folder, in_memory, _lock: lock })
+        Ok(Self {
+            folder,
+            in_memory,
+            _lock: lock,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -81,14 +89,18 @@ mod tests {
     fn what_a_killed_owner_left_is_swept_and_nothing_else() {
         let base = tempfile::tempdir().unwrap();
         let alive = Folder::within(base.path(), false).unwrap();
-        let [dead, other, young] = ["waypost-etcd-dead", "other", "waypost-etcd-young"].map(|name| base.path().join(name));
+        let [dead, other, young] =
+            ["waypost-etcd-dead", "other", "waypost-etcd-young"].map(|name| base.path().join(name));
         for folder in [&dead, &other, &young] {
             fs::create_dir(folder).unwrap();
         }
         fs::write(dead.join(LOCK), "").unwrap();
         fs::write(other.join(LOCK), "").unwrap();
         sweep(base.path());
-        assert_eq!([dead, other, young].map(|folder| folder.exists()), [false, true, true]);
+        assert_eq!(
+            [dead, other, young].map(|folder| folder.exists()),
+            [false, true, true]
+        );
         assert!(alive.path().exists());
         let path = alive.path().to_owned();
         drop(alive);

@@ -48,7 +48,11 @@ impl Member {
 
     /// Sets the flags of this member and those `shared` by all members.
     pub(super) fn configure(&mut self, scheme: &str, shared: &[String]) {
-        let (client, peer, metrics) = (self.client.address(), self.peer.address(), self.metrics.address());
+        let (client, peer, metrics) = (
+            self.client.address(),
+            self.peer.address(),
+            self.metrics.address(),
+        );
         let own = [
             format!("--name={}", self.name),
             format!("--data-dir={}", self.data.display()),
@@ -160,7 +164,10 @@ impl Member {
     /// # Cancel safety
     /// Once it has returned, or its future was dropped, do not call it again before the next start.
     pub async fn serving(&mut self) -> Result<(), Failure> {
-        self.running()?.line_where(START, |line| line.contains(SERVING)).await.map(drop)
+        self.running()?
+            .line_where(START, |line| line.contains(SERVING))
+            .await
+            .map(drop)
     }
 
     /// Returns the metrics that the member exposes to Prometheus.
@@ -170,22 +177,32 @@ impl Member {
     pub async fn metrics(&self) -> Result<Metrics, Failure> {
         let read = tokio::time::timeout(END, Metrics::read(self.metrics.address())).await;
         let failed = |why: &str| Failure::new(format!("{} tells no metrics: {why}", self.title));
-        read.map_err(|_| failed("no answer"))?.map_err(|error| failed(&error.to_string()))
+        read.map_err(|_| failed("no answer"))?
+            .map_err(|error| failed(&error.to_string()))
     }
 
     /// Removes the member's data.
     pub(super) fn forget(&self) -> std::io::Result<()> {
-        if self.data.exists() { std::fs::remove_dir_all(&self.data) } else { Ok(()) }
+        if self.data.exists() {
+            std::fs::remove_dir_all(&self.data)
+        } else {
+            Ok(())
+        }
     }
 
     /// Returns the id of the cluster that the member joined, from its own log.
     pub(super) fn joined(&self) -> Option<u64> {
         let log = self.log();
-        let id = log.iter().rev().find_map(|line| line.split_once("\"cluster-id\":\"")?.1.split_once('"'));
+        let id = log
+            .iter()
+            .rev()
+            .find_map(|line| line.split_once("\"cluster-id\":\"")?.1.split_once('"'));
         u64::from_str_radix(id?.0, 16).ok()
     }
 
     fn running(&mut self) -> Result<&mut Child, Failure> {
-        self.child.as_mut().ok_or_else(|| Failure::new(format!("{} is down", self.title)))
+        self.child
+            .as_mut()
+            .ok_or_else(|| Failure::new(format!("{} is down", self.title)))
     }
 }

@@ -30,7 +30,8 @@ impl Metrics {
 
 fn figure(line: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let (key, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
-    let ours = (key.is_empty() || key.starts_with('{')) && labels.iter().all(|label| key.contains(label));
+    let ours =
+        (key.is_empty() || key.starts_with('{')) && labels.iter().all(|label| key.contains(label));
     if ours { value.parse().ok() } else { None }
 }
 
@@ -42,7 +43,13 @@ mod tests {
     fn a_figure_is_read_and_those_with_labels_are_summed() {
         let text = "# HELP a b\na 1.5\na_more 7\ng{m=\"Watch\",c=\"OK\"} 2\ng{m=\"Watch\",c=\"NO\"} 3\ng{m=\"Put\",c=\"OK\"} 4\n";
         let metrics = Metrics(text.to_owned());
-        assert_eq!([metrics.get("a", &[]), metrics.get("b", &[])], [Some(1.5), None]);
-        assert_eq!([metrics.get("g", &[]), metrics.get("g", &["m=\"Watch\""])], [Some(9.0), Some(5.0)]);
+        assert_eq!(
+            [metrics.get("a", &[]), metrics.get("b", &[])],
+            [Some(1.5), None]
+        );
+        assert_eq!(
+            [metrics.get("g", &[]), metrics.get("g", &["m=\"Watch\""])],
+            [Some(9.0), Some(5.0)]
+        );
     }
 }

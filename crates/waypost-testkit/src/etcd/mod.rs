@@ -87,14 +87,31 @@ impl Etcd {
     /// # Cancel safety
     /// If the future is dropped, nothing is left.
     pub async fn start(binary: &Binary, options: &Options) -> Result<Self, Failure> {
-        let failed = |why: &dyn std::fmt::Display| Failure::new(format!("etcd {} cannot be set up: {why}", binary.version()));
+        let failed = |why: &dyn std::fmt::Display| {
+            Failure::new(format!("etcd {} cannot be set up: {why}", binary.version()))
+        };
         let folder = Folder::new(options).map_err(|error| failed(&error))?;
         let names = (1..=options.members).map(|number| format!("m{number}"));
-        let members = names.map(|name| Member::new(binary, name, folder.path())).collect::<Result<Vec<_>, _>>();
-        let authority = if options.transport == Transport::Plain { None } else { Some(Authority::new()?) };
-        let control = Control { etcdctl: binary.etcdctl().to_owned(), tls: Vec::new(), login: None };
-        let mut etcd =
-            Self { members: members.map_err(|error| failed(&error))?, control, authority, binary: binary.clone(), folder };
+        let members = names
+            .map(|name| Member::new(binary, name, folder.path()))
+            .collect::<Result<Vec<_>, _>>();
+        let authority = if options.transport == Transport::Plain {
+            None
+        } else {
+            Some(Authority::new()?)
+        };
+        let control = Control {
+            etcdctl: binary.etcdctl().to_owned(),
+            tls: Vec::new(),
+            login: None,
+        };
+        let mut etcd = Self {
+            members: members.map_err(|error| failed(&error))?,
+            control,
+            authority,
+            binary: binary.clone(),
+            folder,
+        };
         etcd.configure(options)?;
         etcd.start_all().await?;
         Ok(etcd)
@@ -174,7 +191,9 @@ impl Etcd {
         self.kill().await?;
         if data == Data::Lost {
             let forgotten = self.members.iter().try_for_each(Member::forget);
-            forgotten.map_err(|error| Failure::new(format!("the data of etcd cannot be removed: {error}")))?;
+            forgotten.map_err(|error| {
+                Failure::new(format!("the data of etcd cannot be removed: {error}"))
+            })?;
             self.control.login = None;
         }
         self.start_all().await
@@ -201,9 +220,20 @@ impl Etcd {
     pub async fn status(&self, index: usize) -> Result<Status, Failure> {
         let address = self.members[index].address().to_string();
         let args = ["endpoint", "status", "--write-out=json"];
-        let json = self.control.run(&address, self.control.login.as_deref(), &args, b"").await?;
-        let shown = || Failure::new(format!("etcdctl shows no status: {}", String::from_utf8_lossy(&json)));
-        serde_json::from_slice(&json).ok().and_then(|json| status(&json)).ok_or_else(shown)
+        let json = self
+            .control
+            .run(&address, self.control.login.as_deref(), &args, b"")
+            .await?;
+        let shown = || {
+            Failure::new(format!(
+                "etcdctl shows no status: {}",
+                String::from_utf8_lossy(&json)
+            ))
+        };
+        serde_json::from_slice(&json)
+            .ok()
+            .and_then(|json| status(&json))
+            .ok_or_else(shown)
     }
 
     /// Returns the index of the leader, once the members that are up have one.
@@ -222,7 +252,9 @@ impl Etcd {
                 sleep(LOOK).await;
             }
         };
-        timeout(ELECTION, look).await.unwrap_or_else(|_| Err(Failure::new("etcd elected no leader")))
+        timeout(ELECTION, look)
+            .await
+            .unwrap_or_else(|_| Err(Failure::new("etcd elected no leader")))
     }
 
     /// Returns the leader if all members that are up agree on it; a resumed member may consider
@@ -259,12 +291,17 @@ impl Etcd {
             return Ok(());
         }
         let address = member.address();
-        Err(Failure::new(format!("another etcd answers at {address}: cluster {answered:x}, ours is {joined:x?}")))
+        Err(Failure::new(format!(
+            "another etcd answers at {address}: cluster {answered:x}, ours is {joined:x?}"
+        )))
     }
 
     fn configure(&mut self, options: &Options) -> Result<(), Failure> {
         let mut flags = self.cluster_flags();
-        if options.storage == Storage::Memory && !self.folder.in_memory() && self.binary.can_skip_fsync() {
+        if options.storage == Storage::Memory
+            && !self.folder.in_memory()
+            && self.binary.can_skip_fsync()
+        {
             flags.push("--unsafe-no-fsync".to_owned());
         }
         if let Some(authority) = &self.authority {
@@ -275,16 +312,25 @@ impl Etcd {
             flags.push(self.token_flag(life)?);
         }
         flags.extend(options.flags.iter().cloned());
-        self.members.iter_mut().for_each(|member| member.configure(options.scheme(), &flags));
+        self.members
+            .iter_mut()
+            .for_each(|member| member.configure(options.scheme(), &flags));
         Ok(())
     }
 
     fn cluster_flags(&self) -> Vec<String> {
         let peers: Vec<String> = self.members.iter().map(Member::peer).collect();
-        let token = format!("waypost-{}-{}", std::process::id(), self.members[0].address().port());
+        let token = format!(
+            "waypost-{}-{}",
+            std::process::id(),
+            self.members[0].address().port()
+        );
         // Logs go to stdout, whose lines are read; etcd's default is stderr.
         let log = ["--logger=zap", "--log-outputs=stdout"].map(str::to_owned);
-        let cluster = [format!("--initial-cluster={}", peers.join(",")), format!("--initial-cluster-token={token}")];
+        let cluster = [
+            format!("--initial-cluster={}", peers.join(",")),
+            format!("--initial-cluster-token={token}"),
+        ];
         log.into_iter().chain(cluster).collect()
     }
 
@@ -293,15 +339,29 @@ impl Etcd {
         let key = self.folder.path().join("token.key");
         let written = std::fs::write(&key, "a secret that only these members share, for one test");
         written.map_err(|error| Failure::new(format!("no key for tokens: {error}")))?;
-        Ok(format!("--auth-token=jwt,sign-method=HS256,priv-key={},ttl={}s", key.display(), life.as_secs()))
+        Ok(format!(
+            "--auth-token=jwt,sign-method=HS256,priv-key={},ttl={}s",
+            key.display(),
+            life.as_secs()
+        ))
     }
 }
 
 fn server_flags(authority: &Authority, transport: Transport) -> Result<Vec<String>, Failure> {
     let identity = authority.server(&["127.0.0.1", "localhost"])?;
-    let own = [format!("--cert-file={}", identity.certificate.display()), format!("--key-file={}", identity.key.display())];
-    let asks = [format!("--trusted-ca-file={}", authority.certificate().display()), "--client-cert-auth".to_owned()];
-    let asks = if transport == Transport::MutualTls { asks.to_vec() } else { Vec::new() };
+    let own = [
+        format!("--cert-file={}", identity.certificate.display()),
+        format!("--key-file={}", identity.key.display()),
+    ];
+    let asks = [
+        format!("--trusted-ca-file={}", authority.certificate().display()),
+        "--client-cert-auth".to_owned(),
+    ];
+    let asks = if transport == Transport::MutualTls {
+        asks.to_vec()
+    } else {
+        Vec::new()
+    };
     Ok(own.into_iter().chain(asks).collect())
 }
 
@@ -309,7 +369,10 @@ fn client_flags(authority: &Authority, transport: Transport) -> Result<Vec<Strin
     let mut flags = vec![format!("--cacert={}", authority.certificate().display())];
     if transport == Transport::MutualTls {
         let identity = authority.client("etcdctl")?;
-        flags.extend([format!("--cert={}", identity.certificate.display()), format!("--key={}", identity.key.display())]);
+        flags.extend([
+            format!("--cert={}", identity.certificate.display()),
+            format!("--key={}", identity.key.display()),
+        ]);
     }
     Ok(flags)
 }

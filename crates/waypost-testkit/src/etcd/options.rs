@@ -53,7 +53,10 @@ impl Options {
 
     /// Returns the same options for three members, which survive the loss of one.
     pub fn three() -> Self {
-        Self { members: 3, ..Self::one() }
+        Self {
+            members: 3,
+            ..Self::one()
+        }
     }
 
     /// Makes members present a certificate of the cluster's [`Authority`](super::Authority).
@@ -104,6 +107,10 @@ impl Options {
     }
 
     pub(super) fn scheme(&self) -> &'static str {
-        if self.transport == Transport::Plain { "http" } else { "https" }
+        if self.transport == Transport::Plain {
+            "http"
+        } else {
+            "https"
+        }
     }
 }

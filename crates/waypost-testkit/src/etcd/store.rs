@@ -46,8 +46,14 @@ impl Etcd {
     /// If the future is dropped, the value may have been written.
     pub async fn put(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
         // etcdctl treats an empty stdin as no value.
-        let args = if value.is_empty() { &["put", key, ""][..] } else { &["put", key] };
-        self.call(self.control.login.as_deref(), args, value).await.map(drop)
+        let args = if value.is_empty() {
+            &["put", key, ""][..]
+        } else {
+            &["put", key]
+        };
+        self.call(self.control.login.as_deref(), args, value)
+            .await
+            .map(drop)
     }
 
     /// Returns the value of `key`, or `None` if there is no such key.
@@ -55,7 +61,13 @@ impl Etcd {
     /// # Errors
     /// The call failed; the text is the error of etcdctl.
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
-        let mut value = self.call(self.control.login.as_deref(), &["get", key, "--print-value-only"], b"").await?;
+        let mut value = self
+            .call(
+                self.control.login.as_deref(),
+                &["get", key, "--print-value-only"],
+                b"",
+            )
+            .await?;
         // etcdctl prints a line break after each value.
         Ok(value.pop().map(|_| value))
     }
@@ -65,8 +77,14 @@ impl Etcd {
     /// # Errors
     /// The call failed; the text is the error of etcdctl.
     pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, Failure> {
-        let output = self.ctl(&["get", prefix, "--prefix", "--keys-only"]).await?;
-        Ok(output.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        let output = self
+            .ctl(&["get", prefix, "--prefix", "--keys-only"])
+            .await?;
+        Ok(output
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Deletes `key`, whether or not it exists.
@@ -96,8 +114,11 @@ impl Etcd {
     /// The call failed; the text is the error of etcdctl.
     pub async fn lease_of(&self, key: &str) -> Result<Option<String>, Failure> {
         let json = self.ctl(&["get", key, "--write-out=json"]).await?;
-        let json: Value = serde_json::from_str(&json).map_err(|error| Failure::new(format!("etcdctl get: {error}: {json}")))?;
-        Ok(json["kvs"][0]["lease"].as_i64().map(|lease| format!("{lease:016x}")))
+        let json: Value = serde_json::from_str(&json)
+            .map_err(|error| Failure::new(format!("etcdctl get: {error}: {json}")))?;
+        Ok(json["kvs"][0]["lease"]
+            .as_i64()
+            .map(|lease| format!("{lease:016x}")))
     }
 
     /// Revokes a lease, which deletes its keys.
@@ -116,7 +137,11 @@ impl Etcd {
     /// # Errors
     /// The member does not respond.
     pub async fn revision(&self) -> Result<i64, Failure> {
-        let up = self.members.iter().position(super::Member::is_up).unwrap_or_default();
+        let up = self
+            .members
+            .iter()
+            .position(super::Member::is_up)
+            .unwrap_or_default();
         Ok(self.status(up).await?.revision)
     }
 
@@ -128,7 +153,9 @@ impl Etcd {
     /// # Cancel safety
     /// If the future is dropped, the history may have been compacted.
     pub async fn compact(&self, revision: i64) -> Result<(), Failure> {
-        self.ctl(&["compact", &revision.to_string(), "--physical"]).await.map(drop)
+        self.ctl(&["compact", &revision.to_string(), "--physical"])
+            .await
+            .map(drop)
     }
 
     /// Writes until the quota is exceeded and the alarm `NOSPACE` is raised. Needs a small quota:
@@ -165,9 +192,16 @@ impl Etcd {
         self.ctl(&["alarm", "disarm"]).await.map(drop)
     }
 
-    pub(super) async fn call(&self, login: Option<&str>, args: &[&str], input: &[u8]) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn call(
+        &self,
+        login: Option<&str>,
+        args: &[&str],
+        input: &[u8],
+    ) -> Result<Vec<u8>, Failure> {
         let up = self.members.iter().filter(|member| member.is_up());
         let endpoints: Vec<String> = up.map(|member| member.address().to_string()).collect();
-        self.control.run(&endpoints.join(","), login, args, input).await
+        self.control
+            .run(&endpoints.join(","), login, args, input)
+            .await
     }
 }

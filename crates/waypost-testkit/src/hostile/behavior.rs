@@ -63,7 +63,10 @@ impl Behavior {
     /// Returns true if its connections continue once the server is healed. The others end by RST,
     /// as those of a restarted process do.
     pub(super) fn survives_healing(self) -> bool {
-        matches!(self, Self::Well | Self::ChangeLimits | Self::ReadSlowly | Self::Freeze | Self::Limit(_))
+        matches!(
+            self,
+            Self::Well | Self::ChangeLimits | Self::ReadSlowly | Self::Freeze | Self::Limit(_)
+        )
     }
 }
 
@@ -103,9 +106,11 @@ impl Script {
     pub(super) fn behavior(&self, number: u64, rng: &mut fastrand::Rng) -> Behavior {
         match self {
             Self::Drawn(behaviors) => rng.choice(behaviors).copied().unwrap_or(Behavior::Well),
-            Self::First(behaviors) => {
-                usize::try_from(number).ok().and_then(|number| behaviors.get(number)).copied().unwrap_or(Behavior::Well)
-            }
+            Self::First(behaviors) => usize::try_from(number)
+                .ok()
+                .and_then(|number| behaviors.get(number))
+                .copied()
+                .unwrap_or(Behavior::Well),
         }
     }
 }
@@ -117,8 +122,18 @@ mod tests {
     #[test]
     fn the_first_connections_follow_the_script_and_later_ones_are_well() {
         let script = Script::First(vec![Behavior::Mute, Behavior::Calm]);
-        let drawn: Vec<_> = (0..4).map(|number| script.behavior(number, &mut fastrand::Rng::with_seed(1))).collect();
-        assert_eq!(drawn, [Behavior::Mute, Behavior::Calm, Behavior::Well, Behavior::Well]);
+        let drawn: Vec<_> = (0..4)
+            .map(|number| script.behavior(number, &mut fastrand::Rng::with_seed(1)))
+            .collect();
+        assert_eq!(
+            drawn,
+            [
+                Behavior::Mute,
+                Behavior::Calm,
+                Behavior::Well,
+                Behavior::Well
+            ]
+        );
     }
 
     #[test]
@@ -126,7 +141,9 @@ mod tests {
         let script = Script::Drawn(Behavior::ALL.to_vec());
         let draw = || {
             let mut rng = fastrand::Rng::with_seed(7);
-            (0..20).map(|number| script.behavior(number, &mut rng)).collect::<Vec<_>>()
+            (0..20)
+                .map(|number| script.behavior(number, &mut rng))
+                .collect::<Vec<_>>()
         };
         assert_eq!(draw(), draw());
     }

@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 use super::behavior::Behavior;
 use super::counters::Counters;
 use super::frame::{
-    ACK, DATA, ENHANCE_YOUR_CALM, ERROR_CODES, Frame, GREATEST_ID, MAX_CONCURRENT_STREAMS, PING, PREFACE, REFUSED_STREAM,
-    RST_STREAM, SETTINGS,
+    ACK, DATA, ENHANCE_YOUR_CALM, ERROR_CODES, Frame, GREATEST_ID, MAX_CONCURRENT_STREAMS, PING,
+    PREFACE, REFUSED_STREAM, RST_STREAM, SETTINGS,
 };
 
 /// Interval of the periodic actions of a behavior.
@@ -63,7 +63,14 @@ impl Connection {
         healed: watch::Receiver<bool>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { io, behavior, rng, healed, counters, state: State::default() }
+        Self {
+            io,
+            behavior,
+            rng,
+            healed,
+            counters,
+            state: State::default(),
+        }
     }
 
     /// Serves until the connection, its client or the hostility ends.
@@ -86,10 +93,15 @@ impl Connection {
             Behavior::CloseAfterHello => {
                 self.send(&[Frame::settings(None)]).await?;
                 self.hesitate().await;
-                if self.rng.bool() { self.close().await } else { Err(closed()) }
+                if self.rng.bool() {
+                    self.close().await
+                } else {
+                    Err(closed())
+                }
             }
             Behavior::Calm => {
-                self.send(&[Frame::settings(None), Frame::goaway(0, ENHANCE_YOUR_CALM)]).await?;
+                self.send(&[Frame::settings(None), Frame::goaway(0, ENHANCE_YOUR_CALM)])
+                    .await?;
                 self.close().await
             }
             _ => self.speak().await,
@@ -120,8 +132,13 @@ impl Connection {
     async fn speak(&mut self) -> io::Result<()> {
         let reset_at = (self.behavior == Behavior::Reset).then(|| self.rng.usize(0..1_500));
         if reset_at != Some(0) {
-            let limit = if let Behavior::Limit(limit) = self.behavior { limit } else { WELL_LIMIT };
-            self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))]).await?;
+            let limit = if let Behavior::Limit(limit) = self.behavior {
+                limit
+            } else {
+                WELL_LIMIT
+            };
+            self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))])
+                .await?;
         }
         // An idle server must cost nothing, so that a client beside it can be measured.
         let ticks = self.behavior.acts_by_itself();
@@ -191,7 +208,8 @@ impl Connection {
             false if self.rng.u8(..) < 220 => return Ok(()),
             false => *self.rng.choice(&[0, 0, 1, 2, 100]).unwrap_or(&0),
         };
-        self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))]).await
+        self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, limit)))])
+            .await
     }
 
     async fn raise_limit(&mut self) -> io::Result<()> {
@@ -199,7 +217,8 @@ impl Connection {
             return Ok(());
         }
         self.state.healed = true;
-        self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, WELL_LIMIT)))]).await?;
+        self.send(&[Frame::settings(Some((MAX_CONCURRENT_STREAMS, WELL_LIMIT)))])
+            .await?;
         for stream in std::mem::take(&mut self.state.waiting) {
             self.answer(stream).await?;
         }
@@ -208,7 +227,9 @@ impl Connection {
 
     async fn drip(&mut self) -> io::Result<()> {
         for stream in self.state.dripping.clone() {
-            let most = TINY_FRAMES.saturating_sub(self.state.dripped).min(TINY_FRAMES_PER_TICK);
+            let most = TINY_FRAMES
+                .saturating_sub(self.state.dripped)
+                .min(TINY_FRAMES_PER_TICK);
             let frames: Vec<_> = (0..most).map(|_| Frame::data(stream, &[0])).collect();
             self.state.dripped += most;
             self.send(&frames).await?;
@@ -225,12 +246,20 @@ impl Connection {
             DATA => self.make_room(&frame).await?,
             _ => {}
         }
-        if frame.ends_stream() { self.on_request(frame.stream).await } else { Ok(std::ops::ControlFlow::Continue(())) }
+        if frame.ends_stream() {
+            self.on_request(frame.stream).await
+        } else {
+            Ok(std::ops::ControlFlow::Continue(()))
+        }
     }
 
     async fn make_room(&mut self, frame: &Frame) -> io::Result<()> {
         let bytes = u32::try_from(frame.payload.len()).unwrap_or_default();
-        if bytes == 0 { Ok(()) } else { self.send(&[Frame::window_update(0, bytes)]).await }
+        if bytes == 0 {
+            Ok(())
+        } else {
+            self.send(&[Frame::window_update(0, bytes)]).await
+        }
     }
 
     async fn on_request(&mut self, stream: u32) -> io::Result<std::ops::ControlFlow<()>> {
@@ -240,7 +269,8 @@ impl Connection {
             Behavior::RefuseStreams => self.send(&[Frame::reset(stream, REFUSED_STREAM)]).await?,
             Behavior::AnswerThenReset => {
                 let code = self.rng.u32(0..ERROR_CODES);
-                self.send(&[Frame::response(stream), Frame::reset(stream, code)]).await?;
+                self.send(&[Frame::response(stream), Frame::reset(stream, code)])
+                    .await?;
             }
             Behavior::TinyData => {
                 self.send(&[Frame::response(stream)]).await?;
@@ -259,19 +289,31 @@ impl Connection {
     }
 
     async fn answer(&mut self, stream: u32) -> io::Result<()> {
-        self.send(&[Frame::response(stream), Frame::data(stream, EMPTY_MESSAGE), Frame::trailers(stream)]).await?;
+        self.send(&[
+            Frame::response(stream),
+            Frame::data(stream, EMPTY_MESSAGE),
+            Frame::trailers(stream),
+        ])
+        .await?;
         self.counters.answered.fetch_add(1, Relaxed);
         Ok(())
     }
 
     async fn go_away(&mut self, stream: u32) -> io::Result<std::ops::ControlFlow<()>> {
-        let last = *self.rng.choice(&[0, stream.saturating_sub(2), stream, GREATEST_ID]).unwrap_or(&0);
+        let last = *self
+            .rng
+            .choice(&[0, stream.saturating_sub(2), stream, GREATEST_ID])
+            .unwrap_or(&0);
         let code = self.rng.u32(0..ERROR_CODES);
         self.send(&[Frame::goaway(last, code)]).await?;
         if last >= stream && self.rng.bool() {
             self.answer(stream).await?;
         }
-        if self.rng.bool() { Err(closed()) } else { Ok(std::ops::ControlFlow::Break(())) }
+        if self.rng.bool() {
+            Err(closed())
+        } else {
+            Ok(std::ops::ControlFlow::Break(()))
+        }
     }
 
     /// Neither reads nor writes for a while; healing the server ends the freeze at once.

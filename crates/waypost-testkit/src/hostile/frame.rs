@@ -43,23 +43,39 @@ pub(super) struct Frame {
 
 impl Frame {
     fn new(kind: u8, flags: u8, stream: u32, payload: impl Into<Vec<u8>>) -> Self {
-        Self { kind, flags, stream, payload: payload.into() }
+        Self {
+            kind,
+            flags,
+            stream,
+            payload: payload.into(),
+        }
     }
 
     /// Parses the first frame of `bytes` and returns it with its length; `None` until it is
     /// complete.
     pub(super) fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let header = bytes.get(..HEADER_LEN)?;
-        let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+        let length =
+            usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
         let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) & GREATEST_ID;
         let payload = bytes.get(HEADER_LEN..HEADER_LEN + length)?;
-        Some((Self::new(header[3], header[4], stream, payload), HEADER_LEN + length))
+        Some((
+            Self::new(header[3], header[4], stream, payload),
+            HEADER_LEN + length,
+        ))
     }
 
     /// Returns the bytes of the frame on the wire.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let length = u32::try_from(self.payload.len()).unwrap_or_default().to_be_bytes();
-        let header = [&length[1..], &[self.kind, self.flags], &self.stream.to_be_bytes()].concat();
+        let length = u32::try_from(self.payload.len())
+            .unwrap_or_default()
+            .to_be_bytes();
+        let header = [
+            &length[1..],
+            &[self.kind, self.flags],
+            &self.stream.to_be_bytes(),
+        ]
+        .concat();
         [header, self.payload.clone()].concat()
     }
 
@@ -70,7 +86,8 @@ impl Frame {
 
     /// Creates SETTINGS with one setting, or none.
     pub(super) fn settings(setting: Option<(u16, u32)>) -> Self {
-        let payload = setting.map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
+        let payload =
+            setting.map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
         Self::new(SETTINGS, 0, 0, payload.unwrap_or_default())
     }
 
@@ -86,7 +103,12 @@ impl Frame {
 
     /// Creates GOAWAY with the id of the last stream that was processed.
     pub(super) fn goaway(last: u32, code: u32) -> Self {
-        Self::new(GOAWAY, 0, 0, [last.to_be_bytes(), code.to_be_bytes()].concat())
+        Self::new(
+            GOAWAY,
+            0,
+            0,
+            [last.to_be_bytes(), code.to_be_bytes()].concat(),
+        )
     }
 
     /// Creates RST_STREAM.
@@ -101,7 +123,16 @@ impl Frame {
 
     /// Creates HEADERS with status 200 and `content-type: application/grpc`.
     pub(super) fn response(stream: u32) -> Self {
-        Self::new(HEADERS, END_HEADERS, stream, [&[STATUS_200][..], &literal("content-type", "application/grpc")].concat())
+        Self::new(
+            HEADERS,
+            END_HEADERS,
+            stream,
+            [
+                &[STATUS_200][..],
+                &literal("content-type", "application/grpc"),
+            ]
+            .concat(),
+        )
     }
 
     /// Creates DATA.
@@ -111,7 +142,12 @@ impl Frame {
 
     /// Creates trailers with `grpc-status: 0`, which end the stream.
     pub(super) fn trailers(stream: u32) -> Self {
-        Self::new(HEADERS, END_HEADERS | END_STREAM, stream, literal("grpc-status", "0"))
+        Self::new(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            stream,
+            literal("grpc-status", "0"),
+        )
     }
 }
 
@@ -121,7 +157,13 @@ const STATUS_200: u8 = 0x88;
 /// Encodes a header field without indexing and with a new name (RFC 7541, 6.2.2); both parts are
 /// shorter than 127 bytes.
 fn literal(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap_or_default()][..], text.as_bytes()].concat();
+    let text = |text: &str| {
+        [
+            &[u8::try_from(text.len()).unwrap_or_default()][..],
+            text.as_bytes(),
+        ]
+        .concat()
+    };
     [vec![0], text(name), text(value)].concat()
 }
 

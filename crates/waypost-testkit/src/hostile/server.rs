@@ -63,7 +63,14 @@ impl Server {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(acceptor.run(listener, stop.subscribe()));
-        Ok(Self { address, healed, down, stop, counters, tasks })
+        Ok(Self {
+            address,
+            healed,
+            down,
+            stop,
+            counters,
+            tasks,
+        })
     }
 
     /// Returns the address of the server.
@@ -145,9 +152,19 @@ impl Acceptor {
     fn accept(&mut self, io: TcpStream) {
         let number = self.counters.accepted.fetch_add(1, Relaxed);
         let drawn = self.script.behavior(number, &mut self.rng);
-        let behavior = if *self.healed.borrow() { Behavior::Well } else { drawn };
+        let behavior = if *self.healed.borrow() {
+            Behavior::Well
+        } else {
+            drawn
+        };
         let _ = io.set_nodelay(true);
-        let connection = Connection::new(io, behavior, self.rng.fork(), self.healed.clone(), Arc::clone(&self.counters));
+        let connection = Connection::new(
+            io,
+            behavior,
+            self.rng.fork(),
+            self.healed.clone(),
+            Arc::clone(&self.counters),
+        );
         self.connections.spawn(connection.run());
     }
 }

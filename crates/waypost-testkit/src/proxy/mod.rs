@@ -62,8 +62,19 @@ impl Proxy {
         let (mode, mode_seen) = watch::channel(Mode::new(target));
         let (status_sender, status) = watch::channel(Status::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve::serve(port, mode_seen, status_sender, Arc::clone(&counters)));
-        let mut proxy = Self { address, mode, status, counters, tasks };
+        tasks.spawn(serve::serve(
+            port,
+            mode_seen,
+            status_sender,
+            Arc::clone(&counters),
+        ));
+        let mut proxy = Self {
+            address,
+            mode,
+            status,
+            counters,
+            tasks,
+        };
         proxy.settled(true).await?;
         Ok(proxy)
     }
@@ -116,13 +127,16 @@ impl Proxy {
     /// reset, since TCP never continues after a gap. See [`freeze`](Proxy::freeze) to hold bytes
     /// back instead.
     pub fn swallow(&self, swallow: bool) {
-        self.mode.send_modify(|mode| (mode.swallow_to_target, mode.swallow_to_client) = (swallow, swallow));
+        self.mode.send_modify(|mode| {
+            (mode.swallow_to_target, mode.swallow_to_client) = (swallow, swallow);
+        });
     }
 
     /// Discards only what the target sends: requests arrive, responses vanish. When the fault ends,
     /// connections that missed a response are reset.
     pub fn swallow_answers(&self, swallow: bool) {
-        self.mode.send_modify(|mode| mode.swallow_to_client = swallow);
+        self.mode
+            .send_modify(|mode| mode.swallow_to_client = swallow);
     }
 
     /// Stops reading, writing and accepting, as a stopped process does: clients still connect (to
@@ -162,7 +176,10 @@ impl Proxy {
         let mut status = self.status.clone();
         match timeout(within, status.wait_for(|status| status.open == count)).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Failure::new(format!("the proxy has {} open connections after {within:?}, not {count}", self.open()))),
+            _ => Err(Failure::new(format!(
+                "the proxy has {} open connections after {within:?}, not {count}",
+                self.open()
+            ))),
         }
     }
 
@@ -175,7 +192,11 @@ impl Proxy {
     }
 
     async fn settled(&mut self, listening: bool) -> io::Result<()> {
-        let seen = self.status.wait_for(|status| status.listening == listening).await;
-        seen.map(drop).map_err(|_| io::Error::other(format!("the proxy cannot listen on {}", self.address)))
+        let seen = self
+            .status
+            .wait_for(|status| status.listening == listening)
+            .await;
+        seen.map(drop)
+            .map_err(|_| io::Error::other(format!("the proxy cannot listen on {}", self.address)))
     }
 }

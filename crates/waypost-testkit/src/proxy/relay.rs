@@ -39,7 +39,11 @@ pub(super) fn run(
     async move {
         // A reset does not cancel the dial: the target may have accepted already and must see the
         // reset too.
-        let mut server = if swallows(&mode) { None } else { dial(born.target).await };
+        let mut server = if swallows(&mode) {
+            None
+        } else {
+            dial(born.target).await
+        };
         let serving = async {
             // Round trip of the TCP handshake.
             sleep(born.delay * 2).await;
@@ -63,7 +67,10 @@ fn swallows(mode: &watch::Receiver<Mode>) -> bool {
 }
 
 async fn dial(target: SocketAddr) -> Option<TcpStream> {
-    timeout(DIAL_TIMEOUT, TcpStream::connect(target)).await.ok()?.ok()
+    timeout(DIAL_TIMEOUT, TcpStream::connect(target))
+        .await
+        .ok()?
+        .ok()
 }
 
 async fn serve(
@@ -96,13 +103,34 @@ async fn discard(from: &mut (impl AsyncRead + Unpin)) {
     while matches!(from.read(&mut chunk).await, Ok(1..)) {}
 }
 
-async fn pipes(client: &mut TcpStream, server: &mut TcpStream, mode: &watch::Receiver<Mode>, counters: &Counters) -> End {
+async fn pipes(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    mode: &watch::Receiver<Mode>,
+    counters: &Counters,
+) -> End {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.split();
     let (server_read, server_write) = server.split();
-    let there = pipe(client_read, server_write, mode, Direction::ToTarget, &counters.to_target);
-    let back = pipe(server_read, client_write, mode, Direction::ToClient, &counters.to_client);
-    if tokio::try_join!(there, back).is_ok() { End::Closed } else { End::Reset }
+    let there = pipe(
+        client_read,
+        server_write,
+        mode,
+        Direction::ToTarget,
+        &counters.to_target,
+    );
+    let back = pipe(
+        server_read,
+        client_write,
+        mode,
+        Direction::ToClient,
+        &counters.to_client,
+    );
+    if tokio::try_join!(there, back).is_ok() {
+        End::Closed
+    } else {
+        End::Reset
+    }
 }
 
 /// Forwards one direction: reads chunks, and writes each when it is due.
@@ -114,7 +142,11 @@ async fn pipe(
     bytes: &AtomicU64,
 ) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel(CHUNKS);
-    tokio::try_join!(take(from, sender, mode, direction), hand_on(to, receiver, mode, bytes)).map(drop)
+    tokio::try_join!(
+        take(from, sender, mode, direction),
+        hand_on(to, receiver, mode, bytes)
+    )
+    .map(drop)
 }
 
 /// Bytes, and the time at which they are to be written.
@@ -143,7 +175,15 @@ async fn take(
             // TCP delivers everything or breaks: no byte may follow a lost one.
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if chunks.send(Chunk { due: Instant::now() + delay, bytes }).await.is_err() || length == 0 {
+        if chunks
+            .send(Chunk {
+                due: Instant::now() + delay,
+                bytes,
+            })
+            .await
+            .is_err()
+            || length == 0
+        {
             return Ok(());
         }
     }

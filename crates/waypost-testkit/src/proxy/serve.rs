@@ -12,7 +12,12 @@ use super::{Counters, Status, relay};
 use crate::Port;
 
 /// Serves until it is aborted, or until listening on the port fails.
-pub(super) async fn serve(port: Port, mode: watch::Receiver<Mode>, status: watch::Sender<Status>, counters: Arc<Counters>) {
+pub(super) async fn serve(
+    port: Port,
+    mode: watch::Receiver<Mode>,
+    status: watch::Sender<Status>,
+    counters: Arc<Counters>,
+) {
     let mut connections = JoinSet::new();
     let mut listener = None;
     loop {
@@ -40,7 +45,9 @@ pub(super) async fn serve(port: Port, mode: watch::Receiver<Mode>, status: watch
 
 /// Accepts the next connection; waits while the proxy is frozen or refusing.
 async fn accept(listener: Option<&TcpListener>, mode: &watch::Receiver<Mode>) -> TcpStream {
-    let Some(listener) = listener else { return std::future::pending().await };
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
     loop {
         until(mode, |mode| !mode.frozen).await;
         tokio::select! {

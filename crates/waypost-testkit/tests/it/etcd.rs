@@ -32,19 +32,29 @@ fn runs(pid: u32) -> bool {
 
 /// Returns true if connections to the port are refused and no process can bind it.
 async fn is_kept(address: SocketAddr) -> bool {
-    let refused = TcpStream::connect(address).await.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
-    refused && TcpSocket::new_v4().expect("a socket").bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+    let refused = TcpStream::connect(address)
+        .await
+        .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    refused
+        && TcpSocket::new_v4()
+            .expect("a socket")
+            .bind(address)
+            .is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
 /// Sends a request to a member's JSON gateway, which needs no etcdctl.
 async fn ask(address: SocketAddr, path: &str, headers: &str, question: Value) -> Value {
     let question = question.to_string();
     let length = question.len();
-    let request = format!("POST {path} HTTP/1.0\r\n{headers}Content-Length: {length}\r\n\r\n{question}");
+    let request =
+        format!("POST {path} HTTP/1.0\r\n{headers}Content-Length: {length}\r\n\r\n{question}");
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.write_all(request.as_bytes()).await.expect("a write");
     let mut answer = String::new();
-    timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("an answer in time").expect("an answer");
+    timeout(DEADLINE, stream.read_to_string(&mut answer))
+        .await
+        .expect("an answer in time")
+        .expect("an answer");
     let (_, body) = answer.split_once("\r\n\r\n").expect("headers");
     serde_json::from_str(body).expect("JSON")
 }
@@ -54,20 +64,36 @@ async fn data_is_kept_or_lost_over_a_restart_and_the_ports_stay_ours() {
     for binary in binaries() {
         let mut etcd = start(&binary, Options::one()).await;
         let (before, address) = (etcd.status(0).await.unwrap(), etcd.addresses()[0]);
-        assert_eq!((etcd.size(), before.revision, before.leader), (1, 1, before.member));
+        assert_eq!(
+            (etcd.size(), before.revision, before.leader),
+            (1, 1, before.member)
+        );
         etcd.put("/a", b"one \xff\n").await.unwrap();
         etcd.put("/b", b"").await.unwrap();
         etcd.kill().await.unwrap();
         assert!(is_kept(address).await);
         assert!(failure(etcd.member(0).pause()).ends_with("m1 is down"));
         etcd.restart(Data::Kept).await.unwrap();
-        assert_eq!(etcd.get("/a").await.unwrap().as_deref(), Some(&b"one \xff\n"[..]));
-        assert_eq!((etcd.get("/b").await.unwrap(), etcd.get("/c").await.unwrap()), (Some(Vec::new()), None));
+        assert_eq!(
+            etcd.get("/a").await.unwrap().as_deref(),
+            Some(&b"one \xff\n"[..])
+        );
+        assert_eq!(
+            (etcd.get("/b").await.unwrap(), etcd.get("/c").await.unwrap()),
+            (Some(Vec::new()), None)
+        );
         assert_eq!(etcd.keys("/").await.unwrap(), ["/a", "/b"]);
         etcd.restart(Data::Lost).await.unwrap();
         let after = etcd.status(0).await.unwrap();
-        assert_eq!((after.cluster, after.member, after.revision), (before.cluster, before.member, 1), "only the data is gone");
-        assert_eq!((etcd.addresses(), etcd.keys("/").await.unwrap()), (vec![address], Vec::new()));
+        assert_eq!(
+            (after.cluster, after.member, after.revision),
+            (before.cluster, before.member, 1),
+            "only the data is gone"
+        );
+        assert_eq!(
+            (etcd.addresses(), etcd.keys("/").await.unwrap()),
+            (vec![address], Vec::new())
+        );
     }
 }
 
@@ -99,8 +125,13 @@ async fn a_frozen_member_accepts_and_is_silent() {
         let mut etcd = start(&binary, Options::one()).await;
         etcd.pause().unwrap();
         let mut stream = TcpStream::connect(etcd.addresses()[0]).await.unwrap();
-        stream.write_all(b"GET /version HTTP/1.0\r\n\r\n").await.unwrap();
-        timeout(Duration::from_millis(100), stream.read_u8()).await.unwrap_err();
+        stream
+            .write_all(b"GET /version HTTP/1.0\r\n\r\n")
+            .await
+            .unwrap();
+        timeout(Duration::from_millis(100), stream.read_u8())
+            .await
+            .unwrap_err();
         etcd.resume().unwrap();
         timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap();
     }
@@ -114,9 +145,17 @@ async fn history_before_a_compaction_is_gone() {
             etcd.put("/a", value.as_bytes()).await.unwrap();
         }
         let revision = etcd.revision().await.unwrap();
-        assert_eq!(etcd.ctl(&["get", "/a", "--rev=2", "--print-value-only"]).await.unwrap(), "1\n");
+        assert_eq!(
+            etcd.ctl(&["get", "/a", "--rev=2", "--print-value-only"])
+                .await
+                .unwrap(),
+            "1\n"
+        );
         etcd.compact(revision).await.unwrap();
-        assert!(failure(etcd.ctl(&["get", "/a", "--rev=2"]).await).contains("required revision has been compacted"));
+        assert!(
+            failure(etcd.ctl(&["get", "/a", "--rev=2"]).await)
+                .contains("required revision has been compacted")
+        );
     }
 }
 
@@ -127,12 +166,23 @@ async fn leases_are_listed_and_revoked_with_their_keys() {
         assert_eq!(etcd.leases().await.unwrap(), [""; 0]);
         let granted = etcd.ctl(&["lease", "grant", "600"]).await.unwrap();
         let lease = granted.split(' ').nth(1).unwrap();
-        etcd.ctl(&["put", "/a", "1", "--lease", lease]).await.unwrap();
+        etcd.ctl(&["put", "/a", "1", "--lease", lease])
+            .await
+            .unwrap();
         etcd.put("/b", b"1").await.unwrap();
         assert_eq!(etcd.leases().await.unwrap(), [lease]);
-        assert_eq!((etcd.lease_of("/a").await.unwrap().as_deref(), etcd.lease_of("/b").await.unwrap()), (Some(lease), None));
+        assert_eq!(
+            (
+                etcd.lease_of("/a").await.unwrap().as_deref(),
+                etcd.lease_of("/b").await.unwrap()
+            ),
+            (Some(lease), None)
+        );
         etcd.revoke(lease).await.unwrap();
-        assert_eq!((etcd.leases().await.unwrap(), etcd.keys("/").await.unwrap()), (Vec::new(), vec!["/b".to_owned()]));
+        assert_eq!(
+            (etcd.leases().await.unwrap(), etcd.keys("/").await.unwrap()),
+            (Vec::new(), vec!["/b".to_owned()])
+        );
         etcd.delete("/b").await.unwrap();
         assert_eq!(etcd.keys("/").await.unwrap(), [""; 0]);
     }
@@ -144,7 +194,12 @@ async fn a_full_store_refuses_writes_until_room_is_made() {
         let etcd = start(&binary, Options::one().quota_bytes(8 << 20)).await;
         etcd.fill().await.unwrap();
         assert!(failure(etcd.put("/a", b"1").await).contains("database space exceeded"));
-        assert!(etcd.ctl(&["alarm", "list"]).await.unwrap().contains("NOSPACE"));
+        assert!(
+            etcd.ctl(&["alarm", "list"])
+                .await
+                .unwrap()
+                .contains("NOSPACE")
+        );
         etcd.make_room().await.unwrap();
         etcd.put("/a", b"1").await.unwrap();
     }
@@ -154,7 +209,9 @@ async fn a_full_store_refuses_writes_until_room_is_made() {
 async fn a_user_may_what_its_role_says() {
     for binary in binaries() {
         let mut etcd = start(&binary, Options::one()).await;
-        etcd.enable_auth("app", Some("first"), "/micro/").await.unwrap();
+        etcd.enable_auth("app", Some("first"), "/micro/")
+            .await
+            .unwrap();
         let put = |login: &'static str, key: &'static str| {
             let etcd = &etcd;
             async move { etcd.ctl_as(login, &["put", key, "1"]).await }
@@ -185,7 +242,14 @@ async fn a_signed_token_ends_with_its_life() {
         let login = json!({ "name": "app", "password": "secret" });
         let answer = ask(address, "/v3/auth/authenticate", "", login).await;
         let authorization = format!("Authorization: {}\r\n", answer["token"].as_str().unwrap());
-        let range = || ask(address, "/v3/kv/range", &authorization, json!({ "key": "L2E=" }));
+        let range = || {
+            ask(
+                address,
+                "/v3/kv/range",
+                &authorization,
+                json!({ "key": "L2E=" }),
+            )
+        };
         assert!(range().await["header"]["revision"].is_string());
         let refusal = timeout(DEADLINE, async {
             loop {
@@ -196,7 +260,11 @@ async fn a_signed_token_ends_with_its_life() {
         });
         assert_eq!(refusal.await.unwrap(), "etcdserver: invalid auth token");
         // The lifetime is counted in whole seconds of the wall clock.
-        assert!(begin.elapsed() > life.saturating_sub(Duration::from_secs(1)), "{:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() > life.saturating_sub(Duration::from_secs(1)),
+            "{:?}",
+            begin.elapsed()
+        );
     }
 }
 
@@ -212,7 +280,9 @@ async fn tls_is_asked_of_clients_and_their_certificates_are_users() {
         };
         get(&["--cacert", ours.to_str().unwrap()]).await.unwrap();
         let stranger = Authority::new().unwrap();
-        get(&["--cacert", stranger.certificate().to_str().unwrap()]).await.unwrap_err();
+        get(&["--cacert", stranger.certificate().to_str().unwrap()])
+            .await
+            .unwrap_err();
     }
 }
 
@@ -221,21 +291,55 @@ async fn a_certificate_is_asked_of_clients_and_names_the_user() {
     for binary in binaries() {
         let mut etcd = start(&binary, Options::one().mutual_tls()).await;
         etcd.enable_auth("app", None, "/micro/").await.unwrap();
-        etcd.put("/a", b"by root, whose password goes before the certificate's name").await.unwrap();
+        etcd.put(
+            "/a",
+            b"by root, whose password goes before the certificate's name",
+        )
+        .await
+        .unwrap();
         let put = async |common_name: &str, authority: &Authority, key: &str| {
             let identity = authority.client(common_name).unwrap();
-            let mut args = vec!["--endpoints".to_owned(), etcd.addresses()[0].to_string(), "--command-timeout=1s".to_owned()];
-            args.extend(["--cacert".to_owned(), etcd.authority().unwrap().certificate().display().to_string()]);
-            args.extend(["--cert".to_owned(), identity.certificate.display().to_string()]);
+            let mut args = vec![
+                "--endpoints".to_owned(),
+                etcd.addresses()[0].to_string(),
+                "--command-timeout=1s".to_owned(),
+            ];
+            args.extend([
+                "--cacert".to_owned(),
+                etcd.authority()
+                    .unwrap()
+                    .certificate()
+                    .display()
+                    .to_string(),
+            ]);
+            args.extend([
+                "--cert".to_owned(),
+                identity.certificate.display().to_string(),
+            ]);
             args.extend(["--key".to_owned(), identity.key.display().to_string()]);
             let args = args.into_iter().chain(["put", key, "1"].map(str::to_owned));
-            let output = tokio::process::Command::new(binary.etcdctl()).args(args).output().await.unwrap();
-            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+            let output = tokio::process::Command::new(binary.etcdctl())
+                .args(args)
+                .output()
+                .await
+                .unwrap();
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            }
         };
         let authority = etcd.authority().unwrap();
         put("app", authority, "/micro/a").await.unwrap();
-        assert!(put("app", authority, "/other").await.unwrap_err().contains("permission denied"));
-        put("app", &Authority::new().unwrap(), "/micro/a").await.unwrap_err();
+        assert!(
+            put("app", authority, "/other")
+                .await
+                .unwrap_err()
+                .contains("permission denied")
+        );
+        put("app", &Authority::new().unwrap(), "/micro/a")
+            .await
+            .unwrap_err();
     }
 }
 
@@ -245,8 +349,14 @@ async fn what_a_member_counts_can_be_read() {
         let mut etcd = start(&binary, Options::one().tls()).await;
         let count = async |etcd: &mut Etcd| {
             let metrics = etcd.member(0).metrics().await.unwrap();
-            let puts = metrics.get("grpc_server_handled_total", &["grpc_method=\"Put\"", "grpc_code=\"OK\""]);
-            (puts.unwrap(), metrics.get("etcd_disk_wal_write_bytes_total", &[]).unwrap())
+            let puts = metrics.get(
+                "grpc_server_handled_total",
+                &["grpc_method=\"Put\"", "grpc_code=\"OK\""],
+            );
+            (
+                puts.unwrap(),
+                metrics.get("etcd_disk_wal_write_bytes_total", &[]).unwrap(),
+            )
         };
         let before = count(&mut etcd).await;
         etcd.put("/a", &[b'x'; 1000]).await.unwrap();
@@ -259,8 +369,12 @@ async fn what_a_member_counts_can_be_read() {
 #[tokio::test]
 async fn a_cluster_that_cannot_start_says_why() {
     for binary in binaries() {
-        let told = failure(Etcd::start(&binary, &Options::one().flag("--election-timeout=1")).await);
-        assert!(told.contains("m1") && told.contains("election-timeout"), "{told}");
+        let told =
+            failure(Etcd::start(&binary, &Options::one().flag("--election-timeout=1")).await);
+        assert!(
+            told.contains("m1") && told.contains("election-timeout"),
+            "{told}"
+        );
     }
 }
 
@@ -270,7 +384,13 @@ async fn dropped_it_leaves_no_process_and_no_file() {
         let mut etcd = start(&binary, Options::one().on_disk()).await;
         let pid = etcd.member(0).pid().unwrap();
         let folder = etcd.member(0).log().concat();
-        let folder = folder.split_once("\"data-dir\":\"").unwrap().1.split_once('"').unwrap().0;
+        let folder = folder
+            .split_once("\"data-dir\":\"")
+            .unwrap()
+            .1
+            .split_once('"')
+            .unwrap()
+            .0;
         assert!(Path::new(folder).is_dir());
         etcd.pause().unwrap();
         assert!(runs(pid));
@@ -283,6 +403,9 @@ async fn dropped_it_leaves_no_process_and_no_file() {
 #[test]
 fn etcds_are_of_different_versions_and_the_oldest_is_first() {
     let versions: Vec<_> = binaries().iter().map(Binary::version).collect();
-    assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
+    assert!(
+        versions.is_sorted_by(|one, next| one < next),
+        "{versions:?}"
+    );
     assert!(ROOT.starts_with("root:"));
 }

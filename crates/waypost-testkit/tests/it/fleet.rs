@@ -29,34 +29,75 @@ async fn lines_come_in_order_and_then_the_end() {
     let program = shell("echo one; echo $WORD; echo oops >&2; exit 3").env("WORD", "two");
     let mut child = Child::start("talker", &program).unwrap();
     assert_eq!(child.line(DEADLINE).await.unwrap(), "one");
-    assert_eq!(child.line_where(DEADLINE, |line| line.starts_with('t')).await.unwrap(), "two");
+    assert_eq!(
+        child
+            .line_where(DEADLINE, |line| line.starts_with('t'))
+            .await
+            .unwrap(),
+        "two"
+    );
     assert_eq!(child.wait(DEADLINE).await.unwrap().code(), Some(3));
-    assert_eq!((child.stdout(), child.stderr()), (vec!["one".to_owned(), "two".to_owned()], vec!["oops".to_owned()]));
-    assert!(child.line(DEADLINE).await.unwrap_err().to_string().contains("prints no more lines"));
+    assert_eq!(
+        (child.stdout(), child.stderr()),
+        (
+            vec!["one".to_owned(), "two".to_owned()],
+            vec!["oops".to_owned()]
+        )
+    );
+    assert!(
+        child
+            .line(DEADLINE)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("prints no more lines")
+    );
 }
 
 #[tokio::test]
 async fn a_failure_shows_what_the_child_said() {
-    let mut child = Child::start("greeter-1", &shell("echo hello; echo oops >&2; exec sleep 600")).unwrap();
+    let mut child = Child::start(
+        "greeter-1",
+        &shell("echo hello; echo oops >&2; exec sleep 600"),
+    )
+    .unwrap();
     child.line(DEADLINE).await.unwrap();
     eventually(|| !child.stderr().is_empty()).await;
     let pid = child.pid();
     let silent = child.line(SHORT).await.unwrap_err().to_string();
-    assert_eq!(silent, format!("greeter-1 (process {pid}) printed no line within 50ms\nstdout:\n  hello\nstderr:\n  oops"));
+    assert_eq!(
+        silent,
+        format!(
+            "greeter-1 (process {pid}) printed no line within 50ms\nstdout:\n  hello\nstderr:\n  oops"
+        )
+    );
     let running = child.wait(SHORT).await.unwrap_err().to_string();
-    assert!(running.starts_with(&format!("greeter-1 (process {pid}) did not end within 50ms")), "{running}");
+    assert!(
+        running.starts_with(&format!(
+            "greeter-1 (process {pid}) did not end within 50ms"
+        )),
+        "{running}"
+    );
 }
 
 #[tokio::test]
 async fn a_program_that_is_not_there_is_a_failure() {
     let failure = Child::start("ghost", &Program::new("./no-such-program")).unwrap_err();
-    assert!(failure.to_string().starts_with("ghost does not start: No such file"), "{failure}");
+    assert!(
+        failure
+            .to_string()
+            .starts_with("ghost does not start: No such file"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
 async fn signals_arrive() {
     let trap = "trap 'echo term; exit 7' TERM; trap 'echo int; exit 8' INT; echo ready; while :; do sleep 0.01; done";
-    for (signal, word, code) in [(Child::sigterm as fn(&mut Child) -> _, "term", 7), (Child::sigint, "int", 8)] {
+    for (signal, word, code) in [
+        (Child::sigterm as fn(&mut Child) -> _, "term", 7),
+        (Child::sigint, "int", 8),
+    ] {
         let mut child = Child::start("trapper", &shell(trap)).unwrap();
         assert_eq!(child.line(DEADLINE).await.unwrap(), "ready");
         signal(&mut child).unwrap();
@@ -66,7 +107,13 @@ async fn signals_arrive() {
     let mut child = Child::start("sleeper", &sleeper()).unwrap();
     child.sigkill().unwrap();
     assert_eq!(child.wait(DEADLINE).await.unwrap().signal(), Some(9));
-    assert!(child.sigterm().unwrap_err().to_string().contains("has ended already"));
+    assert!(
+        child
+            .sigterm()
+            .unwrap_err()
+            .to_string()
+            .contains("has ended already")
+    );
 }
 
 #[tokio::test]
@@ -91,7 +138,9 @@ async fn a_dead_child_fails_the_test() {
 #[tokio::test]
 async fn a_dropped_fleet_leaves_no_process_not_even_a_stopped_one() {
     let mut fleet = Fleet::new();
-    let pids: Vec<u32> = (0..3).map(|number| fleet.start(format!("s{number}"), &sleeper()).unwrap().pid()).collect();
+    let pids: Vec<u32> = (0..3)
+        .map(|number| fleet.start(format!("s{number}"), &sleeper()).unwrap().pid())
+        .collect();
     fleet.child("s1").sigstop().unwrap();
     fleet.assert_alive();
     drop(fleet);
@@ -100,7 +149,8 @@ async fn a_dropped_fleet_leaves_no_process_not_even_a_stopped_one() {
 
 #[tokio::test]
 async fn a_group_dies_with_its_child() {
-    let mut child = Child::start("parent", &shell("sleep 600 & echo $!; wait").own_group()).unwrap();
+    let mut child =
+        Child::start("parent", &shell("sleep 600 & echo $!; wait").own_group()).unwrap();
     let grandchild: u32 = child.line(DEADLINE).await.unwrap().parse().unwrap();
     assert!(child.group_is_alive());
     drop(child);
@@ -126,7 +176,9 @@ async fn a_fleet_stops_in_order_and_tells_who_does_not() {
     fleet.start("good", &sleeper()).unwrap();
     fleet.stop(DEADLINE).await.unwrap();
     assert!(!fleet.child("good").is_alive());
-    let deaf = fleet.start("deaf", &shell("trap '' TERM; echo ready; exec sleep 600")).unwrap();
+    let deaf = fleet
+        .start("deaf", &shell("trap '' TERM; echo ready; exec sleep 600"))
+        .unwrap();
     deaf.line(DEADLINE).await.unwrap();
     let failure = fleet.stop(SHORT).await.unwrap_err();
     assert!(failure.to_string().starts_with("deaf "), "{failure}");

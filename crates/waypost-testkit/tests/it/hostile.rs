@@ -10,9 +10,11 @@ const AT_ONCE: usize = 8;
 fn every_node_answers_again_after_each_of_forty_trials_with_hostile_peers() {
     let seeds: Vec<u64> = (1..=40).collect();
     let (mut answered, mut failed) = (0, Vec::new());
-    trial::run_all(&seeds, Panics::Drawn, AT_ONCE, |verdict| match &verdict.found {
-        Ok(passed) => answered += usize::from(passed.answered > 0),
-        Err(defects) => failed.push(format!("{}: {defects:?}", verdict.plan)),
+    trial::run_all(&seeds, Panics::Drawn, AT_ONCE, |verdict| {
+        match &verdict.found {
+            Ok(passed) => answered += usize::from(passed.answered > 0),
+            Err(defects) => failed.push(format!("{}: {defects:?}", verdict.plan)),
+        }
     })
     .expect("the machine has sockets and threads");
     assert!(failed.is_empty(), "{failed:#?}");

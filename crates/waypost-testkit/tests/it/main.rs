@@ -19,5 +19,7 @@ async fn eventually(mut there: impl FnMut() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(DEADLINE, wait).await.expect("it happens in time");
+    tokio::time::timeout(DEADLINE, wait)
+        .await
+        .expect("it happens in time");
 }

@@ -32,7 +32,9 @@ async fn hosts_reach_each_other_and_not_when_cut() {
 
 #[test]
 fn nets_do_not_meet_and_leave_nothing() {
-    let count = || std::fs::read_dir("/run/netns").map_or(0, |names| names.flatten().filter(is_ours).count());
+    let count = || {
+        std::fs::read_dir("/run/netns").map_or(0, |names| names.flatten().filter(is_ours).count())
+    };
     let (one, other) = match (Net::start(1), Net::start(1)) {
         (Ok(one), Ok(other)) => (one, other),
         (Err(skip), _) | (_, Err(skip)) => return eprintln!("{skip}"),
@@ -46,5 +48,8 @@ fn nets_do_not_meet_and_leave_nothing() {
 
 /// Returns true if the namespace belongs to this process.
 fn is_ours(entry: &std::fs::DirEntry) -> bool {
-    entry.file_name().to_string_lossy().starts_with(&format!("waypost-{}-", std::process::id()))
+    entry
+        .file_name()
+        .to_string_lossy()
+        .starts_with(&format!("waypost-{}-", std::process::id()))
 }

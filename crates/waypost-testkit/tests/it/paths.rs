@@ -16,5 +16,10 @@ async fn a_binary_of_the_workspace_is_found_and_runs() {
 #[test]
 fn an_unknown_binary_is_told_with_what_cargo_says() {
     let failure = paths::binary("waypost-testkit", "nothing").unwrap_err();
-    assert!(failure.to_string().contains("no bin target named `nothing`"), "{failure}");
+    assert!(
+        failure
+            .to_string()
+            .contains("no bin target named `nothing`"),
+        "{failure}"
+    );
 }

@@ -36,7 +36,10 @@ impl Echo {
                 });
             }
         });
-        Self { address, _tasks: tasks }
+        Self {
+            address,
+            _tasks: tasks,
+        }
     }
 }
 
@@ -49,7 +52,9 @@ async fn pair() -> (Echo, Proxy, TcpStream) {
 }
 
 async fn connect(proxy: &Proxy) -> TcpStream {
-    TcpStream::connect(proxy.address()).await.expect("a connection")
+    TcpStream::connect(proxy.address())
+        .await
+        .expect("a connection")
 }
 
 async fn echoed(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
@@ -59,7 +64,10 @@ async fn echoed(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
 
 async fn answer(client: &mut TcpStream, length: usize) -> Vec<u8> {
     let mut answer = vec![0; length];
-    timeout(DEADLINE, client.read_exact(&mut answer)).await.expect("an answer in time").expect("an answer");
+    timeout(DEADLINE, client.read_exact(&mut answer))
+        .await
+        .expect("an answer in time")
+        .expect("an answer");
     answer
 }
 
@@ -69,7 +77,11 @@ async fn is_silent(client: &mut TcpStream) -> bool {
 
 /// Returns the error of the next read, which shows how the connection ended.
 async fn end(client: &mut TcpStream) -> ErrorKind {
-    timeout(DEADLINE, client.read_u8()).await.expect("an end in time").expect_err("an end").kind()
+    timeout(DEADLINE, client.read_u8())
+        .await
+        .expect("an end in time")
+        .expect_err("an end")
+        .kind()
 }
 
 #[tokio::test]
@@ -88,7 +100,10 @@ async fn bytes_pass_and_are_counted_and_ends_pass_too() {
     sent.unwrap();
     read.unwrap().unwrap();
     assert_eq!(back, large);
-    assert_eq!((proxy.bytes_to_target(), proxy.bytes_to_client()), (3_000_005, 3_000_005));
+    assert_eq!(
+        (proxy.bytes_to_target(), proxy.bytes_to_client()),
+        (3_000_005, 3_000_005)
+    );
     proxy.wait_open(0, DEADLINE).await.unwrap();
     assert_eq!(proxy.accepted(), 1);
 }
@@ -101,7 +116,11 @@ async fn a_delay_holds_each_direction_and_keeps_the_order() {
     client.write_all(b"a").await.unwrap();
     client.write_all(b"b").await.unwrap();
     assert_eq!(answer(&mut client, 2).await, b"ab");
-    assert!(start.elapsed() >= Duration::from_millis(120), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(120),
+        "{:?}",
+        start.elapsed()
+    );
     proxy.delay(Duration::from_secs(3600));
     client.write_all(b"c").await.unwrap();
     assert!(is_silent(&mut client).await);
@@ -151,7 +170,10 @@ async fn a_dead_target_is_a_reset_and_retargeting_helps() {
     let dead = nobody.local_addr().unwrap();
     drop(nobody);
     let proxy = Proxy::start(dead).await.unwrap();
-    assert_eq!(end(&mut connect(&proxy).await).await, ErrorKind::ConnectionReset);
+    assert_eq!(
+        end(&mut connect(&proxy).await).await,
+        ErrorKind::ConnectionReset
+    );
     proxy.retarget(echo.address);
     assert_eq!(echoed(&mut connect(&proxy).await, b"x").await, b"x");
 }
@@ -224,12 +246,19 @@ async fn frozen_bytes_and_connections_wait_and_are_delivered() {
 
 #[tokio::test]
 async fn closed_or_dropped_it_leaves_no_task_and_no_port() {
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
     let (echo, proxy, mut client) = pair().await;
     let address = proxy.address();
     proxy.close().await;
     end(&mut client).await;
-    assert_eq!(TcpStream::connect(address).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        TcpStream::connect(address).await.unwrap_err().kind(),
+        ErrorKind::ConnectionRefused
+    );
     drop(echo);
     eventually(|| tasks() == 0).await;
     let (echo, proxy, mut client) = pair().await;

@@ -9,7 +9,11 @@ struct Source(&'static str);
 
 impl FileResolver for Source {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-        if name == "test.proto" { File::from_source(name, self.0) } else { Err(protox::Error::file_not_found(name)) }
+        if name == "test.proto" {
+            File::from_source(name, self.0)
+        } else {
+            Err(protox::Error::file_not_found(name))
+        }
     }
 }
 
@@ -18,7 +22,11 @@ fn compile(source: &'static str, imports: bool) -> Vec<u8> {
     files.add(Source(source));
     files.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(files);
-    compiler.include_imports(imports).open_file("test.proto").unwrap().encode_file_descriptor_set()
+    compiler
+        .include_imports(imports)
+        .open_file("test.proto")
+        .unwrap()
+        .encode_file_descriptor_set()
 }
 
 fn describe(source: &'static str) -> Vec<Endpoint> {
@@ -41,7 +49,12 @@ fn golden(value: &str) -> Service {
 /// Returns the methods of a golden record, without its subscribers and the metadata that its user
 /// added.
 fn golden_methods(value: &str) -> Vec<Endpoint> {
-    let mut methods: Vec<_> = golden(value).endpoints.iter().filter(|endpoint| endpoint.response.is_some()).cloned().collect();
+    let mut methods: Vec<_> = golden(value)
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.response.is_some())
+        .cloned()
+        .collect();
     for method in &mut methods {
         method.metadata.remove("auth");
     }
@@ -49,11 +62,18 @@ fn golden_methods(value: &str) -> Vec<Endpoint> {
 }
 
 fn field(name: &str, kind: &str) -> Value {
-    Value { name: name.to_owned(), kind: kind.to_owned(), values: NilableVec::null() }
+    Value {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        values: NilableVec::null(),
+    }
 }
 
 fn names(described: &[Endpoint]) -> Vec<&str> {
-    described.iter().map(|endpoint| endpoint.name.as_str()).collect()
+    described
+        .iter()
+        .map(|endpoint| endpoint.name.as_str())
+        .collect()
 }
 
 #[test]
@@ -61,23 +81,41 @@ fn the_demo_is_the_golden_record() {
     let mut golden = golden(include_str!("../../../waypost-core/tests/golden/grpc.kv"));
     golden.nodes[0].metadata.remove("broker").unwrap();
     let mut demo = Service::new("greeter");
-    demo.endpoints = NilableVec::from(without_ours(endpoints(greeter::FILE_DESCRIPTOR_SET).unwrap()));
-    let metadata = Metadata::from([("server", "grpc"), ("protocol", "grpc"), ("transport", "grpc"), ("registry", "etcd")]);
-    demo.nodes.push(Node { metadata, ..golden.nodes[0].clone() });
+    demo.endpoints = NilableVec::from(without_ours(
+        endpoints(greeter::FILE_DESCRIPTOR_SET).unwrap(),
+    ));
+    let metadata = Metadata::from([
+        ("server", "grpc"),
+        ("protocol", "grpc"),
+        ("transport", "grpc"),
+        ("registry", "etcd"),
+    ]);
+    demo.nodes.push(Node {
+        metadata,
+        ..golden.nodes[0].clone()
+    });
     assert_eq!(demo.to_json(), golden.to_json());
 }
 
 #[test]
 fn a_field_of_every_kind_is_told_as_in_the_golden_record() {
-    let golden = golden_methods(include_str!("../../../waypost-core/tests/golden/grpc-multi.kv"));
+    let golden = golden_methods(include_str!(
+        "../../../waypost-core/tests/golden/grpc-multi.kv"
+    ));
     assert_eq!(golden.len(), 5);
-    let set = [greeter::FILE_DESCRIPTOR_SET, &compile(include_str!("people.proto"), true)].concat();
+    let set = [
+        greeter::FILE_DESCRIPTOR_SET,
+        &compile(include_str!("people.proto"), true),
+    ]
+    .concat();
     assert_eq!(without_ours(endpoints(&set).unwrap()), golden);
 }
 
 #[test]
 fn messages_are_opened_as_deep_as_in_the_golden_record() {
-    let golden = golden_methods(include_str!("../../../waypost-core/tests/golden/grpc-plain-structs.kv"));
+    let golden = golden_methods(include_str!(
+        "../../../waypost-core/tests/golden/grpc-plain-structs.kv"
+    ));
     let described = describe(
         r#"syntax = "proto3"; package catalog;
         service Catalog { rpc Abc(Deep1) returns (Deep1); }
@@ -91,20 +129,38 @@ fn messages_are_opened_as_deep_as_in_the_golden_record() {
 #[test]
 fn the_metadata_says_path_idempotency_and_stream() {
     let described = endpoints(parrot::FILE_DESCRIPTOR_SET).unwrap();
-    let metadata: Vec<_> = described.iter().map(|endpoint| (endpoint.name.as_str(), endpoint.metadata.clone())).collect();
+    let metadata: Vec<_> = described
+        .iter()
+        .map(|endpoint| (endpoint.name.as_str(), endpoint.metadata.clone()))
+        .collect();
     let stream = |path| Metadata::from([(keys::PATH, path), (keys::STREAM, "true")]);
     assert_eq!(
         metadata,
         [
             ("Parrot.Count", stream("/parrot.Parrot/Count")),
             ("Parrot.Gather", stream("/parrot.Parrot/Gather")),
-            ("Parrot.Look", Metadata::from([(keys::PATH, "/parrot.Parrot/Look"), (keys::IDEMPOTENT, "true")])),
-            ("Parrot.Say", Metadata::from([(keys::PATH, "/parrot.Parrot/Say")])),
+            (
+                "Parrot.Look",
+                Metadata::from([
+                    (keys::PATH, "/parrot.Parrot/Look"),
+                    (keys::IDEMPOTENT, "true")
+                ])
+            ),
+            (
+                "Parrot.Say",
+                Metadata::from([(keys::PATH, "/parrot.Parrot/Say")])
+            ),
             ("Parrot.Talk", stream("/parrot.Parrot/Talk")),
         ]
     );
     let hello = endpoints(greeter::FILE_DESCRIPTOR_SET).unwrap().remove(0);
-    assert_eq!(hello.metadata, Metadata::from([(keys::PATH, "/greeter.Greeter/Hello"), (keys::IDEMPOTENT, "true")]));
+    assert_eq!(
+        hello.metadata,
+        Metadata::from([
+            (keys::PATH, "/greeter.Greeter/Hello"),
+            (keys::IDEMPOTENT, "true")
+        ])
+    );
 }
 
 #[test]
@@ -129,7 +185,10 @@ fn what_has_no_name_in_go_has_none_here() {
     );
     let endpoint = &described[0];
     assert_eq!(endpoint.name, "OddService.DoIt");
-    assert_eq!(endpoint.metadata.get(keys::PATH), Some("/odd.v1.odd_service/do_it"));
+    assert_eq!(
+        endpoint.metadata.get(keys::PATH),
+        Some("/odd.v1.odd_service/do_it")
+    );
     assert_eq!(endpoint.response, Some(field("Empty", "Empty")));
     let when = Value {
         values: NilableVec::from(vec![field("seconds", "int64"), field("nanos", "int32")]),
@@ -146,7 +205,13 @@ fn what_has_no_name_in_go_has_none_here() {
         field("count", "uint32"),
         field("total", "uint64"),
     ];
-    assert_eq!(endpoint.request, Some(Value { values: NilableVec::from(fields), ..field("Request", "Request") }));
+    assert_eq!(
+        endpoint.request,
+        Some(Value {
+            values: NilableVec::from(fields),
+            ..field("Request", "Request")
+        })
+    );
 }
 
 #[test]
@@ -188,12 +253,18 @@ fn services_come_in_gos_order_and_without_infrastructure() {
         assert_eq!(describe(infrastructure), []);
     }
     let ours = r#"syntax = "proto3"; package grpc.healthy; service Health { rpc Check(M) returns (M); } message M {}"#;
-    assert_eq!(describe(ours)[0].metadata.get(keys::PATH), Some("/grpc.healthy.Health/Check"));
+    assert_eq!(
+        describe(ours)[0].metadata.get(keys::PATH),
+        Some("/grpc.healthy.Health/Check")
+    );
 }
 
 #[test]
 fn a_service_needs_no_package_and_a_set_may_come_twice() {
-    let set = compile(r#"syntax = "proto3"; service S { rpc Do(M) returns (M); } message M { M again = 1; }"#, true);
+    let set = compile(
+        r#"syntax = "proto3"; service S { rpc Do(M) returns (M); } message M { M again = 1; }"#,
+        true,
+    );
     let described = endpoints(&set.repeat(2)).unwrap();
     assert_eq!(names(&described), ["S.Do"]);
     assert_eq!(described[0].metadata.get(keys::PATH), Some("/S/Do"));

@@ -24,8 +24,18 @@ impl<'a> Types<'a> {
     pub(super) fn of(files: &'a [FileDescriptorProto]) -> Self {
         let mut types = Self(HashMap::new());
         for file in files {
-            let package = if file.package().is_empty() { String::new() } else { format!(".{}", file.package()) };
-            types.add_enums(&package, "", file.enum_type.iter().map(prost_types::EnumDescriptorProto::name));
+            let package = if file.package().is_empty() {
+                String::new()
+            } else {
+                format!(".{}", file.package())
+            };
+            types.add_enums(
+                &package,
+                "",
+                file.enum_type
+                    .iter()
+                    .map(prost_types::EnumDescriptorProto::name),
+            );
             types.add_messages(&package, "", &file.message_type);
         }
         types
@@ -36,7 +46,14 @@ impl<'a> Types<'a> {
             let name = format!("{outer}{}", message.name());
             self.add(package, &name, Some(message));
             let inner = format!("{name}.");
-            self.add_enums(package, &inner, message.enum_type.iter().map(prost_types::EnumDescriptorProto::name));
+            self.add_enums(
+                package,
+                &inner,
+                message
+                    .enum_type
+                    .iter()
+                    .map(prost_types::EnumDescriptorProto::name),
+            );
             self.add_messages(package, &inner, &message.nested_type);
         }
     }
@@ -48,29 +65,49 @@ impl<'a> Types<'a> {
     }
 
     fn add(&mut self, package: &str, name: &str, message: Option<&'a DescriptorProto>) {
-        self.0.insert(format!("{package}.{name}"), Named { go_name: go::name(name), message });
+        self.0.insert(
+            format!("{package}.{name}"),
+            Named {
+                go_name: go::name(name),
+                message,
+            },
+        );
     }
 
     fn get(&self, name: &str, user: &str) -> Result<&Named<'a>, DescriptorError> {
         let plain = |name: &str| name.trim_start_matches(['.', '/']).to_owned();
-        self.0.get(name).ok_or_else(|| DescriptorError::Missing { name: plain(name), user: plain(user) })
+        self.0.get(name).ok_or_else(|| DescriptorError::Missing {
+            name: plain(name),
+            user: plain(user),
+        })
     }
 
     /// Returns the tree of a whole request or response.
     pub(super) fn message(&self, name: &str, user: &str) -> Result<Value, DescriptorError> {
         let named = self.get(name, user)?;
-        Ok(Value { values: self.fields(named, name, 0)?, ..bare(&named.go_name) })
+        Ok(Value {
+            values: self.fields(named, name, 0)?,
+            ..bare(&named.go_name)
+        })
     }
 
     /// Returns the fields of a type on `level`; null if there are none, as in Go.
-    fn fields(&self, named: &Named<'_>, name: &str, level: u8) -> Result<NilableVec<Value>, DescriptorError> {
+    fn fields(
+        &self,
+        named: &Named<'_>,
+        name: &str,
+        level: u8,
+    ) -> Result<NilableVec<Value>, DescriptorError> {
         let Some(message) = named.message.filter(|_| level < CLOSED_LEVEL) else {
             return Ok(NilableVec::null());
         };
         let mut values = NilableVec::null();
         for (at, field) in message.field.iter().enumerate() {
             match oneof(field) {
-                Some(of) if message.field[..at].iter().any(|earlier| oneof(earlier) == Some(of)) => {}
+                Some(of)
+                    if message.field[..at]
+                        .iter()
+                        .any(|earlier| oneof(earlier) == Some(of)) => {}
                 Some(of) => values.push(bare(&oneof_type(named, message, of))),
                 None => values.push(self.field(field, name, level + 1)?),
             }
@@ -78,14 +115,27 @@ impl<'a> Types<'a> {
         Ok(values)
     }
 
-    fn field(&self, field: &FieldDescriptorProto, user: &str, level: u8) -> Result<Value, DescriptorError> {
+    fn field(
+        &self,
+        field: &FieldDescriptorProto,
+        user: &str,
+        level: u8,
+    ) -> Result<Value, DescriptorError> {
         let name = field.name().to_owned();
         let repeated = field.label() == Label::Repeated;
         let Some(scalar) = go::scalar(field.r#type()) else {
             let named = self.get(field.type_name(), user)?;
             return Ok(match repeated {
-                true => Value { name, kind: list_of(named), values: NilableVec::null() },
-                false => Value { name, kind: named.go_name.clone(), values: self.fields(named, field.type_name(), level)? },
+                true => Value {
+                    name,
+                    kind: list_of(named),
+                    values: NilableVec::null(),
+                },
+                false => Value {
+                    name,
+                    kind: named.go_name.clone(),
+                    values: self.fields(named, field.type_name(), level)?,
+                },
             });
         };
         let kind = match (repeated, field.r#type()) {
@@ -93,14 +143,22 @@ impl<'a> Types<'a> {
             (true, _) => format!("[]{scalar}"),
             (false, _) => scalar.to_owned(),
         };
-        Ok(Value { name, kind, values: NilableVec::null() })
+        Ok(Value {
+            name,
+            kind,
+            values: NilableVec::null(),
+        })
     }
 }
 
 /// Returns the Go type of a repeated field. A map is a repeated field too, and has no name in Go.
 fn list_of(named: &Named<'_>) -> String {
     let options = named.message.and_then(|message| message.options.as_ref());
-    if options.is_some_and(prost_types::MessageOptions::map_entry) { String::new() } else { format!("[]{}", named.go_name) }
+    if options.is_some_and(prost_types::MessageOptions::map_entry) {
+        String::new()
+    } else {
+        format!("[]{}", named.go_name)
+    }
 }
 
 /// Returns the index of the oneof that the field is part of. proto3's `optional` is a oneof in the
@@ -112,6 +170,12 @@ fn oneof(field: &FieldDescriptorProto) -> Option<i32> {
 /// Returns the Go type of a oneof. Go holds a whole oneof in one field of an interface type, which
 /// go-micro uses as the field's name too.
 fn oneof_type(named: &Named<'_>, message: &DescriptorProto, of: i32) -> String {
-    let oneof = usize::try_from(of).ok().and_then(|at| message.oneof_decl.get(at));
-    format!("is{}_{}", named.go_name, go::name(oneof.map_or("", prost_types::OneofDescriptorProto::name)))
+    let oneof = usize::try_from(of)
+        .ok()
+        .and_then(|at| message.oneof_decl.get(at));
+    format!(
+        "is{}_{}",
+        named.go_name,
+        go::name(oneof.map_or("", prost_types::OneofDescriptorProto::name))
+    )
 }

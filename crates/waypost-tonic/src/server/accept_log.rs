@@ -54,7 +54,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failures_are_logged_once_a_minute_with_their_count() {
         let (start, mut log) = (Instant::now(), AcceptLog::default());
-        let lines: Vec<_> = (0..200).filter_map(|second| log.on_failure(start + Duration::from_secs(second))).collect();
+        let lines: Vec<_> = (0..200)
+            .filter_map(|second| log.on_failure(start + Duration::from_secs(second)))
+            .collect();
         assert_eq!(lines, [1, 60, 60, 60]);
     }
 
@@ -63,7 +65,10 @@ mod tests {
         let (start, mut log) = (Instant::now(), AcceptLog::default());
         let mut lines = 0;
         for second in 0..600 {
-            lines += usize::from(log.on_failure(start + Duration::from_secs(second)).is_some());
+            lines += usize::from(
+                log.on_failure(start + Duration::from_secs(second))
+                    .is_some(),
+            );
             lines += usize::from(log.on_accepted());
         }
         assert_eq!(lines, 20);

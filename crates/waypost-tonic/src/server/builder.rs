@@ -99,7 +99,8 @@ impl ServerBuilder {
             after_stop: Hooks::new("after_stop"),
             routes: RoutesBuilder::default(),
             services: Vec::new(),
-            transport: tonic::transport::Server::builder().http2_max_pending_accept_reset_streams(Some(PENDING_RESETS)),
+            transport: tonic::transport::Server::builder()
+                .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS)),
         }
     }
 
@@ -389,7 +390,10 @@ impl ServerBuilder {
     /// assert_eq!(status.message(), "Timeout expired");
     /// # Ok(()) }
     /// ```
-    pub fn transport(mut self, change: impl FnOnce(tonic::transport::Server) -> tonic::transport::Server) -> Self {
+    pub fn transport(
+        mut self,
+        change: impl FnOnce(tonic::transport::Server) -> tonic::transport::Server,
+    ) -> Self {
         self.transport = change(self.transport);
         self
     }
@@ -397,7 +401,8 @@ impl ServerBuilder {
     /// Adds one of tonic's generated services, with or without interceptors.
     pub fn add_service<S, B>(mut self, service: S) -> Self
     where
-        S: TowerService<http::Request<Body>, Response = http::Response<B>, Error = Infallible> + NamedService,
+        S: TowerService<http::Request<Body>, Response = http::Response<B>, Error = Infallible>
+            + NamedService,
         S: Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + 'static,

@@ -43,7 +43,12 @@ impl ConnectionGuard {
 
     /// Returns the connections that `listener` accepts, each under this guard.
     pub(super) fn incoming(&self, listener: TcpListener) -> Incoming {
-        Incoming { listener, shared: Arc::clone(&self.0), rest: None, log: AcceptLog::default() }
+        Incoming {
+            listener,
+            shared: Arc::clone(&self.0),
+            rest: None,
+            log: AcceptLog::default(),
+        }
     }
 }
 
@@ -120,7 +125,10 @@ impl Incoming {
 
 fn is_of_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 /// Accepted connection.
@@ -136,7 +144,11 @@ impl Connection {
             tracing::debug!(%error, "TCP_NODELAY not set");
         }
         shared.open.fetch_add(1, Ordering::SeqCst);
-        Self { stream, shared: Arc::clone(shared), until_aborted: Box::pin(Arc::clone(shared).until_aborted()) }
+        Self {
+            stream,
+            shared: Arc::clone(shared),
+            until_aborted: Box::pin(Arc::clone(shared).until_aborted()),
+        }
     }
 
     /// Runs `io` unless the connection is aborted, and wakes on an abort while `io` is pending.
@@ -171,17 +183,29 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.poll_io(cx, |stream, cx| stream.poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_io(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.poll_io(cx, |stream, cx| stream.poll_write_vectored(cx, bytes))
     }
 

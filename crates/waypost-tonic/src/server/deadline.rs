@@ -35,10 +35,16 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let timeout = timeout(request.headers());
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return HandlerCall { deadline: None, inner: None };
+            return HandlerCall {
+                deadline: None,
+                inner: None,
+            };
         }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        HandlerCall { deadline, inner: Some(self.0.call(request)) }
+        HandlerCall {
+            deadline,
+            inner: Some(self.0.call(request)),
+        }
     }
 }
 
@@ -53,7 +59,11 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>> + Unpin> Future for 
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.deadline.take().is_some_and(|deadline| deadline <= Instant::now()) {
+        if self
+            .deadline
+            .take()
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
             self.inner = None;
         }
         match &mut self.inner {
@@ -71,7 +81,8 @@ fn exceeded() -> Response<Body> {
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let in_range = (1..=8).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let in_range =
+        (1..=8).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
     let value: u64 = digits.parse().ok().filter(|_| in_range)?;
     match unit {
         "H" => Some(Duration::from_secs(value * 3600)),
@@ -89,7 +100,10 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<Duration> {
-        timeout(&HeaderMap::from_iter([(http::HeaderName::from_static("grpc-timeout"), text.parse().unwrap())]))
+        timeout(&HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-timeout"),
+            text.parse().unwrap(),
+        )]))
     }
 
     #[test]
@@ -98,14 +112,28 @@ mod tests {
             assert_eq!(read(&format!("0{unit}")), Some(Duration::ZERO));
             assert_eq!(read(&format!("00000000{unit}")), Some(Duration::ZERO));
         }
-        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(
+            read("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
         assert_eq!(read("2M"), Some(Duration::from_secs(120)));
         assert_eq!(read("7u"), Some(Duration::from_micros(7)));
     }
 
     #[test]
     fn a_malformed_timeout_is_none() {
-        for text in ["", "0", "n", "+0n", "-0n", "0.0n", "0 n", "000000000n", "0x", "0ns"] {
+        for text in [
+            "",
+            "0",
+            "n",
+            "+0n",
+            "-0n",
+            "0.0n",
+            "0 n",
+            "000000000n",
+            "0x",
+            "0ns",
+        ] {
             assert_eq!(read(text), None, "{text:?}");
         }
     }

@@ -83,7 +83,11 @@ impl ServerHandle {
     /// Safe: it only reads the state.
     pub async fn registered(&self) -> registry::Result<()> {
         let mut state = self.registration();
-        match state.wait_for(|state| state.is_registered() || state.is_left()).await.as_deref() {
+        match state
+            .wait_for(|state| state.is_registered() || state.is_left())
+            .await
+            .as_deref()
+        {
             Ok(State::Registered { .. }) => Ok(()),
             _ => Err(registry::Error::Closed),
         }
@@ -114,14 +118,23 @@ impl ServerHandle {
     /// [`registry::Error::Invalid`] if the record would be invalid, [`registry::Error::Closed`] if
     /// the server has stopped.
     pub fn update(&self, change: impl FnOnce(&mut Metadata)) -> registry::Result<()> {
-        self.registration.upgrade().ok_or(registry::Error::Closed)?.update(change)
+        self.registration
+            .upgrade()
+            .ok_or(registry::Error::Closed)?
+            .update(change)
     }
 
     /// Begins a graceful stop: leaves the registry, serves for the drain delay, stops accepting,
     /// and finishes the calls in flight. A second call stops at once: the calls in flight are
     /// aborted.
     pub fn stop(&self) {
-        self.orders.send_modify(|order| *order = if *order == Order::Serve { Order::Drain } else { Order::Abort });
+        self.orders.send_modify(|order| {
+            *order = if *order == Order::Serve {
+                Order::Drain
+            } else {
+                Order::Abort
+            }
+        });
     }
 
     /// Gives `order`, unless a stronger one was given.

@@ -31,14 +31,20 @@ impl HealthServices {
 
     pub(super) async fn serving(&self) {
         for name in self.names() {
-            self.reporter.set_service_status(name, ServingStatus::Serving).await;
+            self.reporter
+                .set_service_status(name, ServingStatus::Serving)
+                .await;
         }
-        self.reporter.set_service_status(REGISTRATION, ServingStatus::NotServing).await;
+        self.reporter
+            .set_service_status(REGISTRATION, ServingStatus::NotServing)
+            .await;
     }
 
     pub(super) async fn draining(&self) {
         for name in self.names() {
-            self.reporter.set_service_status(name, ServingStatus::NotServing).await;
+            self.reporter
+                .set_service_status(name, ServingStatus::NotServing)
+                .await;
         }
     }
 
@@ -54,7 +60,11 @@ impl HealthServices {
     pub(super) async fn follow(&self, mut registration: watch::Receiver<State>) {
         loop {
             let state = registration.borrow_and_update().clone();
-            let status = if state.is_registered() { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let status = if state.is_registered() {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            };
             self.reporter.set_service_status(REGISTRATION, status).await;
             if state.is_left() || registration.changed().await.is_err() {
                 return;

@@ -25,7 +25,10 @@ pub(super) struct Hooks {
 
 impl Hooks {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, hooks: Vec::new() }
+        Self {
+            name,
+            hooks: Vec::new(),
+        }
     }
 
     /// Takes the hooks out, and leaves none.
@@ -45,7 +48,10 @@ impl Hooks {
     /// hook.
     pub(super) async fn run(self) -> Result<(), Error> {
         for hook in self.hooks {
-            run(hook).await.map_err(|source| Error::Hook { hook: self.name, source })?;
+            run(hook).await.map_err(|source| Error::Hook {
+                hook: self.name,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -62,7 +68,11 @@ impl Hooks {
             }
         };
         if timeout(limit, all).await.is_err() {
-            tracing::warn!(hook = name, ?limit, "hook timed out and was aborted; shutdown continues");
+            tracing::warn!(
+                hook = name,
+                ?limit,
+                "hook timed out and was aborted; shutdown continues"
+            );
         }
     }
 }

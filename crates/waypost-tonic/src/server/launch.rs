@@ -69,17 +69,26 @@ impl ServerBuilder {
     /// before it returns, nothing is left.
     async fn launch(mut self) -> Result<(ServerHandle, Hooks), Error> {
         let registry = self.registry.clone();
-        let endpoints = descriptor::endpoints(&self.descriptor).map_err(|error| Error::Descriptor(error.into()))?;
+        let endpoints = descriptor::endpoints(&self.descriptor)
+            .map_err(|error| Error::Descriptor(error.into()))?;
         self.before_start.take().run().await?;
-        let bind = |source| Error::Bind { address: self.bind.clone(), source };
+        let bind = |source| Error::Bind {
+            address: self.bind.clone(),
+            source,
+        };
         let listener = TcpListener::bind(&self.bind).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let node = self.node(&registry, address)?;
-        let (name, advertised, node_id) = (self.name.clone(), node.address.clone(), node.id.clone());
+        let (name, advertised, node_id) =
+            (self.name.clone(), node.address.clone(), node.id.clone());
         let mut service = self.service(endpoints, node);
         let length = service.record_len();
         if service.trim() {
-            tracing::warn!(service = name, length, "record too long; registering endpoints without schemas");
+            tracing::warn!(
+                service = name,
+                length,
+                "record too long; registering endpoints without schemas"
+            );
         }
         let after_start = self.after_start.take();
         let (orders, order) = watch::channel(Order::Serve);
@@ -87,7 +96,19 @@ impl ServerBuilder {
         let (registration, state) = (Arc::downgrade(&run.registration), run.registration.watch());
         let mut task = JoinSet::new();
         task.spawn(run.run());
-        Ok((ServerHandle { name, address, advertised, node_id, orders, registration, state, task }, after_start))
+        Ok((
+            ServerHandle {
+                name,
+                address,
+                advertised,
+                node_id,
+                orders,
+                registration,
+                state,
+                task,
+            },
+            after_start,
+        ))
     }
 
     fn node(&self, registry: &AnyRegistry, bound: SocketAddr) -> Result<Node, Error> {
@@ -107,7 +128,11 @@ impl ServerBuilder {
 
     /// Returns the record: the endpoints of the services that were added, of all that are described.
     fn service(&self, mut endpoints: Vec<Endpoint>, node: Node) -> Service {
-        let is_added = |path: &str| path.split('/').nth(1).is_some_and(|service| self.services.contains(&service));
+        let is_added = |path: &str| {
+            path.split('/')
+                .nth(1)
+                .is_some_and(|service| self.services.contains(&service))
+        };
         endpoints.retain(|endpoint| endpoint.metadata.get(keys::PATH).is_none_or(is_added));
         let nodes = NilableVec::from(vec![node]);
         Service {
@@ -127,7 +152,9 @@ impl ServerBuilder {
     ) -> Result<Run, Error> {
         let health = self.add_health().await;
         self.add_reflection()?;
-        let mut registration = Registration::builder(registry, service).config(self.register).allow_loopback(self.allow_loopback);
+        let mut registration = Registration::builder(registry, service)
+            .config(self.register)
+            .allow_loopback(self.allow_loopback);
         if let Some(check) = self.check {
             registration = registration.check(check);
         }
@@ -162,12 +189,17 @@ impl ServerBuilder {
         let builder = || {
             let mut builder = tonic_reflection::server::Builder::configure();
             if self.health {
-                builder = builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+                builder = builder
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
             }
             builder.register_encoded_file_descriptor_set(&self.descriptor)
         };
-        let v1 = builder().build_v1().map_err(|error| Error::Descriptor(error.into()))?;
-        let v1alpha = builder().build_v1alpha().map_err(|error| Error::Descriptor(error.into()))?;
+        let v1 = builder()
+            .build_v1()
+            .map_err(|error| Error::Descriptor(error.into()))?;
+        let v1alpha = builder()
+            .build_v1alpha()
+            .map_err(|error| Error::Descriptor(error.into()))?;
         self.routes.add_service(v1).add_service(v1alpha);
         Ok(())
     }
@@ -175,7 +207,11 @@ impl ServerBuilder {
 
 /// Waits until the server has stopped. A signal stops it; another one during the stop aborts the
 /// calls in flight.
-async fn wait_or_signals(running: &mut ServerHandle, signals: &mut Signals, mut signalled: bool) -> Result<(), Error> {
+async fn wait_or_signals(
+    running: &mut ServerHandle,
+    signals: &mut Signals,
+    mut signalled: bool,
+) -> Result<(), Error> {
     loop {
         tokio::select! {
             end = running.wait() => return end,

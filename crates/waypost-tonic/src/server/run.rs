@@ -58,19 +58,47 @@ impl Run {
     /// # Errors
     /// [`Error::Serve`] if tonic fails, [`Error::Panicked`] if serving panics.
     pub(super) async fn run(self) -> Result<(), Error> {
-        let Self { transport, routes, listener, orders, registration, health, before_stop, after_stop, drain_timeout } = self;
-        let drain = drain(&registration, orders.clone(), health.clone(), before_stop, drain_timeout);
+        let Self {
+            transport,
+            routes,
+            listener,
+            orders,
+            registration,
+            health,
+            before_stop,
+            after_stop,
+            drain_timeout,
+        } = self;
+        let drain = drain(
+            &registration,
+            orders.clone(),
+            health.clone(),
+            before_stop,
+            drain_timeout,
+        );
         let (stopping, stopped) = oneshot::channel();
         let shutdown = graceful_shutdown(drain, orders.clone(), health.clone(), stopping);
         let guard = ConnectionGuard::default();
-        let serve = transport.serve_with_incoming_shutdown(Deadlines(routes), guard.incoming(listener), shutdown);
-        let serve = serve_until(serve, overdue(stopped, orders.clone(), drain_timeout), &guard);
+        let serve = transport.serve_with_incoming_shutdown(
+            Deadlines(routes),
+            guard.incoming(listener),
+            shutdown,
+        );
+        let serve = serve_until(
+            serve,
+            overdue(stopped, orders.clone(), drain_timeout),
+            &guard,
+        );
         let end = tokio::select! {
             end = contain_future(serve) => end.unwrap_or(Err(Error::Panicked)),
             never = follow(health.as_ref(), &registration) => match never {},
         };
         drop(guard);
-        let limit = if *orders.borrow() == Order::Abort { ABORT_LIMIT } else { Duration::MAX };
+        let limit = if *orders.borrow() == Order::Abort {
+            ABORT_LIMIT
+        } else {
+            Duration::MAX
+        };
         leave(&registration, limit).await;
         after_stop.run_at_stop(drain_timeout.min(limit)).await;
         end
@@ -91,10 +119,19 @@ async fn serve_until(
     };
     let connections = guard.abort();
     match reason {
-        Overdue::DrainTimeout => tracing::warn!(connections, "drain timeout expired; aborting requests in flight"),
-        Overdue::Ordered => tracing::info!(connections, "second stop signal; aborting requests in flight"),
+        Overdue::DrainTimeout => tracing::warn!(
+            connections,
+            "drain timeout expired; aborting requests in flight"
+        ),
+        Overdue::Ordered => tracing::info!(
+            connections,
+            "second stop signal; aborting requests in flight"
+        ),
     }
-    timeout(ABORT_LIMIT, serve).await.unwrap_or(Ok(())).map_err(Error::Serve)
+    timeout(ABORT_LIMIT, serve)
+        .await
+        .unwrap_or(Ok(()))
+        .map_err(Error::Serve)
 }
 
 /// Waits for the order to drain. Then runs the hooks, reports the server as not serving, leaves the
@@ -133,7 +170,11 @@ async fn graceful_shutdown(
 }
 
 /// Resolves when the calls in flight must be aborted, with the reason.
-async fn overdue(stopped: oneshot::Receiver<()>, mut orders: watch::Receiver<Order>, limit: Duration) -> Overdue {
+async fn overdue(
+    stopped: oneshot::Receiver<()>,
+    mut orders: watch::Receiver<Order>,
+    limit: Duration,
+) -> Overdue {
     let over = async {
         let _ = stopped.await;
         sleep(limit).await;
@@ -164,7 +205,12 @@ async fn leave(registration: &Registration, limit: Duration) {
         // A static list has no records of its own, and a closed registry has taken care of its
         // records.
         Ok(Ok(()) | Err(registry::Error::Unsupported { .. } | registry::Error::Closed)) => {}
-        Ok(Err(error)) => tracing::warn!(error = %error.chain(), "deregistration fails; the record expires by its TTL"),
-        Err(_) => tracing::warn!(?limit, "second stop signal before deregistration; the record expires by its TTL"),
+        Ok(Err(error)) => {
+            tracing::warn!(error = %error.chain(), "deregistration fails; the record expires by its TTL");
+        }
+        Err(_) => tracing::warn!(
+            ?limit,
+            "second stop signal before deregistration; the record expires by its TTL"
+        ),
     }
 }

@@ -1,6 +1,9 @@
 //! Single binary for all integration tests of this crate.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test's tasks end with its runtime"
+)]
 
 mod channel;
 mod server;

@@ -30,11 +30,16 @@ impl Service {
             tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
         }
         if let Some(code) = order.strip_prefix("code ") {
-            return Err(Status::new(code.parse::<i32>().unwrap().into(), format!("{} says {code}", self.name)));
+            return Err(Status::new(
+                code.parse::<i32>().unwrap().into(),
+                format!("{} says {code}", self.name),
+            ));
         }
         if let Some(ms) = order.strip_prefix("pushback ") {
             let mut status = Status::unavailable(format!("{} asks for a pause", self.name));
-            status.metadata_mut().insert("grpc-retry-pushback-ms", ms.parse().unwrap());
+            status
+                .metadata_mut()
+                .insert("grpc-retry-pushback-ms", ms.parse().unwrap());
             return Err(status);
         }
         Ok(())
@@ -43,9 +48,14 @@ impl Service {
 
 #[tonic::async_trait]
 impl Greeter for Service {
-    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> Result<Response<HelloResponse>, Status> {
         self.obey(&request.get_ref().name).await?;
-        Ok(Response::new(HelloResponse { message: self.name.clone() }))
+        Ok(Response::new(HelloResponse {
+            message: self.name.clone(),
+        }))
     }
 }
 
@@ -71,7 +81,14 @@ impl Parrot for Service {
         let order = self.clone();
         tokio::spawn(async move {
             for number in 0..number {
-                if sender.send(Ok(Word { text: text.clone(), number })).await.is_err() {
+                if sender
+                    .send(Ok(Word {
+                        text: text.clone(),
+                        number,
+                    }))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 let _ = order.obey(&text).await;
@@ -110,7 +127,10 @@ pub(crate) struct Received<T>(pub(crate) tokio::sync::mpsc::Receiver<T>);
 impl<T> Stream for Received<T> {
     type Item = T;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<T>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
         self.0.poll_recv(cx)
     }
 }
@@ -122,7 +142,9 @@ pub(crate) struct Town {
 
 impl Town {
     pub(crate) fn new() -> Self {
-        Self { memory: MemoryRegistry::new() }
+        Self {
+            memory: MemoryRegistry::new(),
+        }
     }
 
     pub(crate) fn registry(&self) -> AnyRegistry {
@@ -131,7 +153,10 @@ impl Town {
 
     /// Starts a registered server of both services under the name `greeter`.
     pub(crate) async fn server(&self, name: &str) -> (ServerHandle, Service) {
-        let service = Service { name: name.to_owned(), ..Service::default() };
+        let service = Service {
+            name: name.to_owned(),
+            ..Service::default()
+        };
         let running = Server::builder("greeter", self.registry())
             .id(name)
             .bind("127.0.0.1:0")

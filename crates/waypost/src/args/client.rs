@@ -17,7 +17,10 @@ const STRATEGY: Setting<StrategyName> = Setting {
 const RETRIES: Setting<u32> = Setting {
     flag: "client-retries",
     typed: "--client-retries",
-    variables: &[Variable::new("WAYPOST_CLIENT_RETRIES", value::retries), Variable::new("MICRO_CLIENT_RETRIES", value::retries)],
+    variables: &[
+        Variable::new("WAYPOST_CLIENT_RETRIES", value::retries),
+        Variable::new("MICRO_CLIENT_RETRIES", value::retries),
+    ],
 };
 const REQUEST_TIMEOUT: Setting<Duration> = Setting {
     flag: "client-request-timeout",
@@ -30,7 +33,10 @@ const REQUEST_TIMEOUT: Setting<Duration> = Setting {
 const CONNECT_TIMEOUT: Setting<Duration> = Setting {
     flag: "client-connect-timeout",
     typed: "--client-connect-timeout",
-    variables: &[Variable::new("WAYPOST_CLIENT_CONNECT_TIMEOUT", value::duration)],
+    variables: &[Variable::new(
+        "WAYPOST_CLIENT_CONNECT_TIMEOUT",
+        value::duration,
+    )],
 };
 const WAIT_FOR_READY: Setting<Duration> = Setting {
     flag: "client-ready-wait",
@@ -106,7 +112,11 @@ impl ClientArgs {
         self.apply_in(client, &Environment::of_process())
     }
 
-    pub(super) fn apply_in(&self, client: ClientBuilder, environment: &Environment) -> Result<ClientBuilder> {
+    pub(super) fn apply_in(
+        &self,
+        client: ClientBuilder,
+        environment: &Environment,
+    ) -> Result<ClientBuilder> {
         let connect_timeout = CONNECT_TIMEOUT.given(self.connect_timeout.as_ref(), environment)?;
         let channels = self.of_channels(environment)?;
         let client = set(client, connect_timeout, ClientBuilder::connect_timeout);
@@ -116,10 +126,16 @@ impl ClientArgs {
     fn of_channels(&self, environment: &Environment) -> Result<OfChannels> {
         let retries = RETRIES.given(self.retries.as_ref(), environment)?;
         Ok(OfChannels {
-            strategy: STRATEGY.given(self.strategy.as_ref(), environment)?.map(|given| given.value),
+            strategy: STRATEGY
+                .given(self.strategy.as_ref(), environment)?
+                .map(|given| given.value),
             attempts: retries.map(|given| given.value.saturating_add(1)),
-            deadline: REQUEST_TIMEOUT.given(self.request_timeout.as_ref(), environment)?.map(|given| given.value),
-            wait_for_ready: WAIT_FOR_READY.given(self.wait_for_ready.as_ref(), environment)?.map(|given| given.value),
+            deadline: REQUEST_TIMEOUT
+                .given(self.request_timeout.as_ref(), environment)?
+                .map(|given| given.value),
+            wait_for_ready: WAIT_FOR_READY
+                .given(self.wait_for_ready.as_ref(), environment)?
+                .map(|given| given.value),
         })
     }
 }
@@ -145,5 +161,9 @@ impl OfChannels {
 /// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
     let times = [REQUEST_TIMEOUT, CONNECT_TIMEOUT, WAIT_FOR_READY];
-    STRATEGY.names().chain(RETRIES.names()).chain(times.iter().flat_map(Setting::names)).collect()
+    STRATEGY
+        .names()
+        .chain(RETRIES.names())
+        .chain(times.iter().flat_map(Setting::names))
+        .collect()
 }

@@ -34,10 +34,16 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     while !rest.is_empty() {
         let (number, after) = split(rest, |c| !is_of_number(c));
         let (unit, after) = split(after, is_of_number);
-        sum = part(number, unit).and_then(|part| sum.checked_add(part)).ok_or_else(|| wrong(text))?;
+        sum = part(number, unit)
+            .and_then(|part| sum.checked_add(part))
+            .ok_or_else(|| wrong(text))?;
         rest = after;
     }
-    if sum.is_zero() { Err(wrong(text)) } else { Ok(sum) }
+    if sum.is_zero() {
+        Err(wrong(text))
+    } else {
+        Ok(sum)
+    }
 }
 
 fn is_of_number(c: char) -> bool {
@@ -69,7 +75,10 @@ fn part(number: &str, unit: &str) -> Option<Duration> {
 
 fn wrong(text: &str) -> DurationError {
     let bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let zero = text.bytes().any(|byte| byte == b'0') && text.bytes().all(|byte| matches!(byte, b'0' | b'a'..=b'z' | b'.'));
+    let zero = text.bytes().any(|byte| byte == b'0')
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0' | b'a'..=b'z' | b'.'));
     DurationError(match bare {
         _ if zero => "must be more than zero, such as 500ms".to_owned(),
         true => format!("must have a unit: {text}s for seconds, or {text}ms, {text}m, {text}h"),
@@ -102,7 +111,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_how_to_write_it() {
-        let (huge, tiny) = (format!("0.{}s", "1".repeat(40)), format!("0.{}1s", "0".repeat(40)));
+        let (huge, tiny) = (
+            format!("0.{}s", "1".repeat(40)),
+            format!("0.{}1s", "0".repeat(40)),
+        );
         for text in [
             "",
             "s",
@@ -119,11 +131,21 @@ mod tests {
             &tiny,
         ] {
             let error = parse(text).unwrap_err();
-            assert_eq!(error.to_string(), "must be a number and its unit, such as 500ms, 30s, 2m or 1h30m", "{text}");
+            assert_eq!(
+                error.to_string(),
+                "must be a number and its unit, such as 500ms, 30s, 2m or 1h30m",
+                "{text}"
+            );
         }
-        assert_eq!(parse("30").unwrap_err().to_string(), "must have a unit: 30s for seconds, or 30ms, 30m, 30h");
+        assert_eq!(
+            parse("30").unwrap_err().to_string(),
+            "must have a unit: 30s for seconds, or 30ms, 30m, 30h"
+        );
         for zero in ["0", "0s", "0h0.0s"] {
-            assert_eq!(parse(zero).unwrap_err().to_string(), "must be more than zero, such as 500ms");
+            assert_eq!(
+                parse(zero).unwrap_err().to_string(),
+                "must be more than zero, such as 500ms"
+            );
         }
     }
 }

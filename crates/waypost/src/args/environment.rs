@@ -22,12 +22,19 @@ impl Environment {
     /// [`Error::Invalid`] if the value is not valid UTF-8.
     pub(super) fn get(&self, name: &'static str) -> Result<Option<String>> {
         let value = (self.0)(name).filter(|value| !value.is_empty());
-        let text = |value: OsString| value.into_string().map_err(|_| Error::invalid(name, "is no text: write it in UTF-8"));
+        let text = |value: OsString| {
+            value
+                .into_string()
+                .map_err(|_| Error::invalid(name, "is no text: write it in UTF-8"))
+        };
         value.map(text).transpose()
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "flags can be given as variables too, and all of them are read here")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "flags can be given as variables too, and all of them are read here"
+)]
 fn read(name: &'static str) -> Option<OsString> {
     match std::env::var(name) {
         Ok(text) => Some(text.into()),
@@ -40,11 +47,21 @@ fn read(name: &'static str) -> Option<OsString> {
 impl Environment {
     /// Creates an environment of exactly these variables.
     pub(super) fn of(variables: &[(&'static str, &str)]) -> Self {
-        Self::raw(variables.iter().map(|(name, value)| (*name, OsString::from(value))).collect())
+        Self::raw(
+            variables
+                .iter()
+                .map(|(name, value)| (*name, OsString::from(value)))
+                .collect(),
+        )
     }
 
     /// Creates an environment of variables that may not be valid UTF-8.
     pub(super) fn raw(variables: Vec<(&'static str, OsString)>) -> Self {
-        Self(Box::new(move |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())))
+        Self(Box::new(move |name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.clone())
+        }))
     }
 }

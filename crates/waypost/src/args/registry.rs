@@ -10,7 +10,8 @@ use crate::registry::{Error, Result, redacted_url};
 const URL: Setting<RegistryUrl> = Setting {
     flag: "registry",
     typed: "--registry",
-    variables: &[Variable::new("WAYPOST_REGISTRY", url).noted(", MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS")],
+    variables: &[Variable::new("WAYPOST_REGISTRY", url)
+        .noted(", MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS")],
 };
 
 const MICRO_REGISTRY: &str = "MICRO_REGISTRY";
@@ -48,9 +49,15 @@ impl RegistryArgs {
         self.connect_in(url, &Environment::of_process()).await
     }
 
-    pub(super) async fn connect_in(&self, url: &str, environment: &Environment) -> Result<AnyRegistry> {
+    pub(super) async fn connect_in(
+        &self,
+        url: &str,
+        environment: &Environment,
+    ) -> Result<AnyRegistry> {
         match self.given(environment)? {
-            Some(Given { value, by }) => crate::connect(value.expose()).await.map_err(|error| blame(by, error)),
+            Some(Given { value, by }) => crate::connect(value.expose())
+                .await
+                .map_err(|error| blame(by, error)),
             None => crate::connect(url).await,
         }
     }
@@ -60,7 +67,9 @@ impl RegistryArgs {
     /// # Errors
     /// [`Error::Invalid`] if go-micro's variables name a registry that Waypost does not have.
     pub fn url(&self) -> Result<Option<RegistryUrl>> {
-        Ok(self.given(&Environment::of_process())?.map(|given| given.value))
+        Ok(self
+            .given(&Environment::of_process())?
+            .map(|given| given.value))
     }
 
     /// Returns the URL given by the flag, without regard to the environment.
@@ -78,7 +87,9 @@ impl RegistryArgs {
 
 /// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
-    URL.names().chain([MICRO_REGISTRY, MICRO_REGISTRY_ADDRESS]).collect()
+    URL.names()
+        .chain([MICRO_REGISTRY, MICRO_REGISTRY_ADDRESS])
+        .collect()
 }
 
 fn url(text: &str) -> Result<RegistryUrl, String> {
@@ -91,8 +102,7 @@ fn of_go_micro(environment: &Environment) -> Result<Option<Given<RegistryUrl>>> 
     let (url, by) = match (environment.get(MICRO_REGISTRY)?.as_deref(), addresses) {
         (None, None) => return Ok(None),
         (None, Some(_)) => {
-            let why =
-                "says where a registry is, and nothing says which: set MICRO_REGISTRY=etcd too, or WAYPOST_REGISTRY to a URL";
+            let why = "says where a registry is, and nothing says which: set MICRO_REGISTRY=etcd too, or WAYPOST_REGISTRY to a URL";
             return Err(Error::invalid(MICRO_REGISTRY_ADDRESS, why));
         }
         (Some("memory"), _) => ("memory://".to_owned(), MICRO_REGISTRY),
@@ -100,7 +110,10 @@ fn of_go_micro(environment: &Environment) -> Result<Option<Given<RegistryUrl>>> 
         (Some("etcd"), Some(addresses)) => (etcd(&addresses)?, MICRO_REGISTRY_ADDRESS),
         (Some(other), _) => return Err(unknown(other)),
     };
-    Ok(Some(Given { value: url.into(), by }))
+    Ok(Some(Given {
+        value: url.into(),
+        by,
+    }))
 }
 
 /// Returns the URL of these members. go-micro's list may contain empty items.
@@ -111,8 +124,19 @@ fn etcd(addresses: &str) -> Result<String> {
                    and anything else into WAYPOST_REGISTRY=etcd://…";
         return Err(Error::invalid(MICRO_REGISTRY_ADDRESS, why));
     }
-    let members: Vec<_> = addresses.split(',').map(str::trim).filter(|member| !member.is_empty()).collect();
-    Ok(format!("etcd://{}", if members.is_empty() { DEFAULT_ETCD.to_owned() } else { members.join(",") }))
+    let members: Vec<_> = addresses
+        .split(',')
+        .map(str::trim)
+        .filter(|member| !member.is_empty())
+        .collect();
+    Ok(format!(
+        "etcd://{}",
+        if members.is_empty() {
+            DEFAULT_ETCD.to_owned()
+        } else {
+            members.join(",")
+        }
+    ))
 }
 
 fn unknown(name: &str) -> Error {

@@ -12,22 +12,34 @@ use crate::server::ServerBuilder;
 const NAME: Setting<String> = Setting {
     flag: "server-name",
     typed: "--server-name",
-    variables: &[Variable::new("WAYPOST_SERVER_NAME", value::service), Variable::new("MICRO_SERVER_NAME", value::service)],
+    variables: &[
+        Variable::new("WAYPOST_SERVER_NAME", value::service),
+        Variable::new("MICRO_SERVER_NAME", value::service),
+    ],
 };
 const VERSION: Setting<String> = Setting {
     flag: "server-version",
     typed: "--server-version",
-    variables: &[Variable::new("WAYPOST_SERVER_VERSION", value::version), Variable::new("MICRO_SERVER_VERSION", value::version)],
+    variables: &[
+        Variable::new("WAYPOST_SERVER_VERSION", value::version),
+        Variable::new("MICRO_SERVER_VERSION", value::version),
+    ],
 };
 const ID: Setting<String> = Setting {
     flag: "server-id",
     typed: "--server-id",
-    variables: &[Variable::new("WAYPOST_SERVER_ID", value::id), Variable::new("MICRO_SERVER_ID", value::id)],
+    variables: &[
+        Variable::new("WAYPOST_SERVER_ID", value::id),
+        Variable::new("MICRO_SERVER_ID", value::id),
+    ],
 };
 const ADDRESS: Setting<String> = Setting {
     flag: "server-address",
     typed: "--server-address",
-    variables: &[Variable::new("WAYPOST_SERVER_ADDRESS", value::bind), Variable::new("MICRO_SERVER_ADDRESS", value::bind)],
+    variables: &[
+        Variable::new("WAYPOST_SERVER_ADDRESS", value::bind),
+        Variable::new("MICRO_SERVER_ADDRESS", value::bind),
+    ],
 };
 const ADVERTISE: Setting<String> = Setting {
     flag: "server-advertise",
@@ -40,7 +52,10 @@ const ADVERTISE: Setting<String> = Setting {
 const METADATA: Setting<Vec<Pair>> = Setting {
     flag: "server-metadata",
     typed: "--server-metadata",
-    variables: &[Variable::new("WAYPOST_SERVER_METADATA", value::pairs), Variable::new("MICRO_SERVER_METADATA", value::go_pairs)],
+    variables: &[
+        Variable::new("WAYPOST_SERVER_METADATA", value::pairs),
+        Variable::new("MICRO_SERVER_METADATA", value::go_pairs),
+    ],
 };
 const TTL: Setting<Duration> = Setting {
     flag: "register-ttl",
@@ -129,32 +144,74 @@ impl ServerArgs {
         self.apply_in(server, &Environment::of_process())
     }
 
-    pub(super) fn apply_in(&self, server: ServerBuilder, environment: &Environment) -> Result<ServerBuilder> {
-        let server = set(server, NAME.given(self.name.as_ref(), environment)?, ServerBuilder::name);
-        let server = set(server, VERSION.given(self.version.as_ref(), environment)?, ServerBuilder::version);
-        let server = set(server, ID.given(self.id.as_ref(), environment)?, ServerBuilder::id);
-        let server = set(server, ADDRESS.given(self.address.as_ref(), environment)?, ServerBuilder::bind);
-        let server = set(server, ADVERTISE.given(self.advertise.as_ref(), environment)?, ServerBuilder::advertise);
+    pub(super) fn apply_in(
+        &self,
+        server: ServerBuilder,
+        environment: &Environment,
+    ) -> Result<ServerBuilder> {
+        let server = set(
+            server,
+            NAME.given(self.name.as_ref(), environment)?,
+            ServerBuilder::name,
+        );
+        let server = set(
+            server,
+            VERSION.given(self.version.as_ref(), environment)?,
+            ServerBuilder::version,
+        );
+        let server = set(
+            server,
+            ID.given(self.id.as_ref(), environment)?,
+            ServerBuilder::id,
+        );
+        let server = set(
+            server,
+            ADDRESS.given(self.address.as_ref(), environment)?,
+            ServerBuilder::bind,
+        );
+        let server = set(
+            server,
+            ADVERTISE.given(self.advertise.as_ref(), environment)?,
+            ServerBuilder::advertise,
+        );
         let server = self.apply_metadata(server, environment)?;
         self.apply_times(server, environment)
     }
 
     /// Merges the metadata key by key, so that an entry of a flag does not undo what a platform's
     /// variable sets for another key.
-    fn apply_metadata(&self, server: ServerBuilder, environment: &Environment) -> Result<ServerBuilder> {
+    fn apply_metadata(
+        &self,
+        server: ServerBuilder,
+        environment: &Environment,
+    ) -> Result<ServerBuilder> {
         let flag = (!self.metadata.is_empty()).then_some(&self.metadata);
-        let all = METADATA.all_given(flag, environment).collect::<Result<Vec<_>>>()?;
+        let all = METADATA
+            .all_given(flag, environment)
+            .collect::<Result<Vec<_>>>()?;
         let weakest_first = all.into_iter().rev().flat_map(|given| given.value);
         Ok(weakest_first.fold(server, |server, (key, value)| server.metadata(key, value)))
     }
 
     /// Sets the times of the registration and checks them here, where the flags or variables that
     /// gave them are known.
-    fn apply_times(&self, server: ServerBuilder, environment: &Environment) -> Result<ServerBuilder> {
+    fn apply_times(
+        &self,
+        server: ServerBuilder,
+        environment: &Environment,
+    ) -> Result<ServerBuilder> {
         let ttl = TTL.given(self.ttl.as_ref(), environment)?;
         let interval = INTERVAL.given(self.interval.as_ref(), environment)?;
-        let by: Vec<_> = [&ttl, &interval].into_iter().flatten().map(|given| given.by).collect();
-        let server = set(set(server, ttl, ServerBuilder::ttl), interval, ServerBuilder::interval);
+        let by: Vec<_> = [&ttl, &interval]
+            .into_iter()
+            .flatten()
+            .map(|given| given.by)
+            .collect();
+        let server = set(
+            set(server, ttl, ServerBuilder::ttl),
+            interval,
+            ServerBuilder::interval,
+        );
         match server.register_config().check() {
             Err(error) if !by.is_empty() => Err(blame(&by.join(" and "), error)),
             _ => Ok(server),
@@ -166,6 +223,9 @@ impl ServerArgs {
 pub(super) fn variables() -> Vec<&'static str> {
     let texts = [NAME, VERSION, ID, ADDRESS, ADVERTISE];
     let times = [TTL, INTERVAL];
-    let texts = texts.iter().flat_map(Setting::names).chain(METADATA.names());
+    let texts = texts
+        .iter()
+        .flat_map(Setting::names)
+        .chain(METADATA.names());
     texts.chain(times.iter().flat_map(Setting::names)).collect()
 }

@@ -35,14 +35,31 @@ impl<T: Clone> Setting<T> {
     ///
     /// # Errors
     /// [`Error::Invalid`], naming the variable, what is wrong, and what to write.
-    pub(super) fn given(&self, flag: Option<&T>, environment: &Environment) -> Result<Option<Given<T>>> {
+    pub(super) fn given(
+        &self,
+        flag: Option<&T>,
+        environment: &Environment,
+    ) -> Result<Option<Given<T>>> {
         self.all_given(flag, environment).next().transpose()
     }
 
     /// Returns all given values, highest precedence first.
-    pub(super) fn all_given(&self, flag: Option<&T>, environment: &Environment) -> impl Iterator<Item = Result<Given<T>>> {
-        let flag = flag.map(|value| Ok(Given { value: value.clone(), by: self.typed }));
-        flag.into_iter().chain(self.variables.iter().filter_map(|variable| variable.given(environment).transpose()))
+    pub(super) fn all_given(
+        &self,
+        flag: Option<&T>,
+        environment: &Environment,
+    ) -> impl Iterator<Item = Result<Given<T>>> {
+        let flag = flag.map(|value| {
+            Ok(Given {
+                value: value.clone(),
+                by: self.typed,
+            })
+        });
+        flag.into_iter().chain(
+            self.variables
+                .iter()
+                .filter_map(|variable| variable.given(environment).transpose()),
+        )
     }
 
     /// Returns the help of the flag: the text, and the variables.
@@ -61,18 +78,35 @@ impl<T: Clone> Setting<T> {
 impl<T> Variable<T> {
     /// Creates a variable without a note.
     pub(super) const fn new(name: &'static str, read: fn(&str) -> Result<T, String>) -> Self {
-        Self { name, read, note: "" }
+        Self {
+            name,
+            read,
+            note: "",
+        }
     }
 
     /// Adds a note to the variable's name in the help.
     pub(super) const fn noted(self, note: &'static str) -> Self {
-        Self { name: self.name, read: self.read, note }
+        Self {
+            name: self.name,
+            read: self.read,
+            note,
+        }
     }
 
     fn given(&self, environment: &Environment) -> Result<Option<Given<T>>> {
-        let Some(text) = environment.get(self.name)? else { return Ok(None) };
+        let Some(text) = environment.get(self.name)? else {
+            return Ok(None);
+        };
         let wrong = |why| Error::invalid(format!("{} {text:?}", self.name), why);
-        (self.read)(&text).map(|value| Some(Given { value, by: self.name })).map_err(wrong)
+        (self.read)(&text)
+            .map(|value| {
+                Some(Given {
+                    value,
+                    by: self.name,
+                })
+            })
+            .map_err(wrong)
     }
 }
 

@@ -22,12 +22,20 @@ pub(super) fn id(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn version(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("is empty: give a version, such as 1.2.0".to_owned()) } else { Ok(text.to_owned()) }
+    if text.is_empty() {
+        Err("is empty: give a version, such as 1.2.0".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 /// Parses an address to listen on. As in Go, `:8080` means every interface.
 pub(super) fn bind(text: &str) -> Result<String, String> {
-    let text = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    let text = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
     with_port(&text)?;
     Ok(text)
 }
@@ -53,21 +61,36 @@ pub(super) fn pair(text: &str) -> Result<Pair, String> {
 
 /// Parses metadata entries separated by commas.
 pub(super) fn pairs(text: &str) -> Result<Vec<Pair>, String> {
-    text.split(',').map(|part| pair(part).map_err(|why| format!("has {part:?}, which {why}"))).collect()
+    text.split(',')
+        .map(|part| pair(part).map_err(|why| format!("has {part:?}, which {why}")))
+        .collect()
 }
 
 /// Parses metadata entries as go-micro does: a key without a value has an empty one.
 pub(super) fn go_pairs(text: &str) -> Result<Vec<Pair>, String> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(|part| if part.contains('=') { pair(part) } else { Ok((part.to_owned(), String::new())) }).collect()
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            if part.contains('=') {
+                pair(part)
+            } else {
+                Ok((part.to_owned(), String::new()))
+            }
+        })
+        .collect()
 }
 
 pub(super) fn retries(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "is no count: give 0 or more, such as 2".to_owned())
+    text.parse()
+        .map_err(|_| "is no count: give 0 or more, such as 2".to_owned())
 }
 
 pub(super) fn strategy(text: &str) -> Result<StrategyName, String> {
-    text.parse().map_err(|unknown: UnknownStrategy| unknown.why())
+    text.parse()
+        .map_err(|unknown: UnknownStrategy| unknown.why())
 }
 
 /// Parses a whole number of seconds, go-micro's format for the times of a registration.
@@ -82,7 +105,9 @@ pub(super) fn go_seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn named<T>(checked: Result<T, NameError>, text: &str) -> Result<String, String> {
-    checked.map(|_| text.to_owned()).map_err(|error| error.why().to_owned())
+    checked
+        .map(|_| text.to_owned())
+        .map_err(|error| error.why().to_owned())
 }
 
 /// Checks that the text is a host and a port. Port 0 means any port.
@@ -98,19 +123,42 @@ mod tests {
 
     #[test]
     fn what_can_be_listened_on() {
-        for (text, bound) in
-            [(":8080", "0.0.0.0:8080"), (":0", "0.0.0.0:0"), ("[::]:0", "[::]:0"), ("localhost:80", "localhost:80")]
-        {
+        for (text, bound) in [
+            (":8080", "0.0.0.0:8080"),
+            (":0", "0.0.0.0:0"),
+            ("[::]:0", "[::]:0"),
+            ("localhost:80", "localhost:80"),
+        ] {
             assert_eq!(bind(text), Ok(bound.to_owned()));
         }
-        for text in ["", "8080", "localhost", "::1", "::", "a:b", "a:70000", "http://a:1", ":"] {
+        for text in [
+            "",
+            "8080",
+            "localhost",
+            "::1",
+            "::",
+            "a:b",
+            "a:70000",
+            "http://a:1",
+            ":",
+        ] {
             assert!(bind(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn what_can_be_told() {
-        for text in ["a", "a:0", "a:1", "10.0.0.7", "10.0.0.7:80", "::1", "[::1]", "[::1]:80", "2001:db8::7"] {
+        for text in [
+            "a",
+            "a:0",
+            "a:1",
+            "10.0.0.7",
+            "10.0.0.7:80",
+            "::1",
+            "[::1]",
+            "[::1]:80",
+            "2001:db8::7",
+        ] {
             assert_eq!(advertise(text), Ok(text.to_owned()));
         }
         for text in ["", ":80", "a:b", "http://a", "a b", "a:1:2"] {
@@ -121,12 +169,21 @@ mod tests {
     #[test]
     fn metadata_is_pairs() {
         let owned = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(pairs("a=1, b=x=y"), Ok(owned(&[("a", "1"), ("b", "x=y")])));
         assert_eq!(pairs("a=").unwrap(), owned(&[("a", "")]));
-        assert_eq!(go_pairs("a=1,,canary, b=x=y"), Ok(owned(&[("a", "1"), ("canary", ""), ("b", "x=y")])));
+        assert_eq!(
+            go_pairs("a=1,,canary, b=x=y"),
+            Ok(owned(&[("a", "1"), ("canary", ""), ("b", "x=y")]))
+        );
         assert!(go_pairs("=1").is_err());
-        assert_eq!(pairs("a=1,2").unwrap_err(), r#"has "2", which is no pair: give key=value, and no comma in a value"#);
+        assert_eq!(
+            pairs("a=1,2").unwrap_err(),
+            r#"has "2", which is no pair: give key=value, and no comma in a value"#
+        );
     }
 }

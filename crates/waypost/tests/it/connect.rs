@@ -8,20 +8,35 @@ async fn error(url: &str) -> String {
 
 /// Returns the error without the schemes of this build.
 async fn wrong(url: &str) -> String {
-    error(url).await.split("; this build knows ").next().unwrap_or_default().to_owned()
+    error(url)
+        .await
+        .split("; this build knows ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[tokio::test]
 async fn good_urls_connect() {
     assert_eq!(connect("memory://").await.unwrap().name(), "memory");
-    let fixed = connect("static://127.0.0.1:80,[::1]:81?protocol=http").await.unwrap();
+    let fixed = connect("static://127.0.0.1:80,[::1]:81?protocol=http")
+        .await
+        .unwrap();
     let nodes = &fixed.get_service("any").await.unwrap()[0].nodes;
-    let shown: Vec<_> = nodes.iter().map(|node| (node.address.as_str(), node.metadata.get("protocol"))).collect();
-    assert_eq!(shown, [("127.0.0.1:80", Some("http")), ("[::1]:81", Some("http"))]);
+    let shown: Vec<_> = nodes
+        .iter()
+        .map(|node| (node.address.as_str(), node.metadata.get("protocol")))
+        .collect();
+    assert_eq!(
+        shown,
+        [("127.0.0.1:80", Some("http")), ("[::1]:81", Some("http"))]
+    );
     #[cfg(feature = "local")]
     {
         let dir = tempfile::tempdir().unwrap();
-        let local = connect(&format!("local://{}", dir.path().join("fresh").display())).await.unwrap();
+        let local = connect(&format!("local://{}", dir.path().join("fresh").display()))
+            .await
+            .unwrap();
         assert_eq!(local.name(), "local");
         assert!(local.list_services().await.unwrap().is_empty());
         local.close().await.unwrap();
@@ -31,8 +46,13 @@ async fn good_urls_connect() {
 #[cfg(feature = "etcd")]
 #[tokio::test]
 async fn an_etcd_is_not_connected_before_it_is_used() {
-    let registry = connect("etcd://ann:secret@127.0.0.1:1,127.0.0.1:2/prefix?timeout=500ms").await.unwrap();
-    assert_eq!((registry.name(), registry.options().prefix.as_str()), ("etcd", "/prefix"));
+    let registry = connect("etcd://ann:secret@127.0.0.1:1,127.0.0.1:2/prefix?timeout=500ms")
+        .await
+        .unwrap();
+    assert_eq!(
+        (registry.name(), registry.options().prefix.as_str()),
+        ("etcd", "/prefix")
+    );
     assert_eq!(registry.options().addresses, ["127.0.0.1:1", "127.0.0.1:2"]);
     assert!(!format!("{registry:?}").contains("secret"));
     registry.close().await.unwrap();
@@ -56,12 +76,19 @@ async fn wrong_urls_are_told_which_part_is_wrong_and_what_would_be_right() {
 
 #[tokio::test]
 async fn a_wrong_url_is_told_what_this_build_knows() {
-    let mut known = vec!["memory://", "static://host:port[,host:port…][?protocol=grpc]"];
+    let mut known = vec![
+        "memory://",
+        "static://host:port[,host:port…][?protocol=grpc]",
+    ];
     if cfg!(feature = "local") {
         known.push("local://[dir]");
     }
     if cfg!(feature = "etcd") {
         known.push("etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]");
     }
-    assert!(error("greeter").await.ends_with(&format!("; this build knows {}", known.join(", "))));
+    assert!(
+        error("greeter")
+            .await
+            .ends_with(&format!("; this build knows {}", known.join(", ")))
+    );
 }

@@ -22,7 +22,10 @@ fn start(name: &str, arg: &str) -> Child {
 }
 
 async fn registered(registry: &AnyRegistry, name: &str) -> Service {
-    let mut watcher = registry.watch(&waypost::registry::WatchOptions::service(name)).await.unwrap();
+    let mut watcher = registry
+        .watch(&waypost::registry::WatchOptions::service(name))
+        .await
+        .unwrap();
     let found = async {
         loop {
             watcher.next().await.unwrap().unwrap();
@@ -67,14 +70,28 @@ async fn the_greeter_with_flags_obeys_the_flag_the_environment_and_the_code() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("local://{}", dir.path().display());
     let registry = connect(&url).await.unwrap();
-    let program = Program::new(example("args_server")).env("WAYPOST_REGISTRY", &url).env("MICRO_REGISTRY", "consul");
-    let program = program.env("MICRO_REGISTER_TTL", "60").env("MICRO_SERVER_NAME", "by-micro");
-    let args = ["--server-name", "by-flag", "--server-metadata", "zone=eu-1,rack=7", "--greeting", "Ahoy"];
+    let program = Program::new(example("args_server"))
+        .env("WAYPOST_REGISTRY", &url)
+        .env("MICRO_REGISTRY", "consul");
+    let program = program
+        .env("MICRO_REGISTER_TTL", "60")
+        .env("MICRO_SERVER_NAME", "by-micro");
+    let args = [
+        "--server-name",
+        "by-flag",
+        "--server-metadata",
+        "zone=eu-1,rack=7",
+        "--greeting",
+        "Ahoy",
+    ];
     let mut server = Child::start("args_server", &program.args(args)).unwrap();
     let service = registered(&registry, "by-flag").await;
     assert_eq!(service.version, "1", "as the code says");
     let metadata = &service.nodes[0].metadata;
-    assert_eq!((metadata.get("zone"), metadata.get("rack")), (Some("eu-1"), Some("7")));
+    assert_eq!(
+        (metadata.get("zone"), metadata.get("rack")),
+        (Some("eu-1"), Some("7"))
+    );
     server.sigterm().unwrap();
     assert!(server.wait(LONG).await.unwrap().success());
     assert_eq!(server.stdout(), ["left"]);

@@ -60,7 +60,10 @@ async fn live(url: &str) {
 }
 
 /// Runs alone in a process, started by the test below, since other tests open descriptors too.
-#[expect(clippy::disallowed_methods, reason = "a child is told where by its environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a child is told where by its environment"
+)]
 #[ignore = "the child of the test below"]
 #[tokio::test]
 async fn child() {
@@ -82,12 +85,21 @@ async fn child() {
 async fn after_close_no_task_no_descriptor_and_no_file_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["--exact", "leftovers::child", "--ignored", "--nocapture"];
-    let program = Program::new(std::env::current_exe().unwrap()).args(args).env("WAYPOST_TEST_DIR", dir.path());
+    let program = Program::new(std::env::current_exe().unwrap())
+        .args(args)
+        .env("WAYPOST_TEST_DIR", dir.path());
     let mut child = Child::start("child", &program).unwrap();
-    child.line_where(LONG, |line| line.contains("nothing is left")).await.unwrap();
+    child
+        .line_where(LONG, |line| line.contains("nothing is left"))
+        .await
+        .unwrap();
     assert!(child.wait(LONG).await.unwrap().success());
-    let files =
-        |path: &std::path::Path| -> Vec<_> { std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let files = |path: &std::path::Path| -> Vec<_> {
+        std::fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect()
+    };
     for folder in files(dir.path()) {
         assert_eq!(files(&folder), [] as [std::path::PathBuf; 0]);
     }

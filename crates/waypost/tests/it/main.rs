@@ -6,7 +6,12 @@ mod connect;
 mod examples;
 #[cfg(all(feature = "local", feature = "tonic", target_os = "linux"))]
 mod leftovers;
-#[cfg(all(feature = "args", feature = "etcd", feature = "local", feature = "tonic"))]
+#[cfg(all(
+    feature = "args",
+    feature = "etcd",
+    feature = "local",
+    feature = "tonic"
+))]
 mod names;
 #[cfg(all(feature = "local", feature = "tonic"))]
 mod statics;

@@ -23,7 +23,9 @@ struct Named(&'static str);
 #[tonic::async_trait]
 impl Greeter for Named {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        Ok(Response::new(HelloResponse { message: self.0.to_owned() }))
+        Ok(Response::new(HelloResponse {
+            message: self.0.to_owned(),
+        }))
     }
 }
 
@@ -52,12 +54,19 @@ impl Thread {
                 let _ = stopped.await;
             });
         });
-        Self { address: address.recv().unwrap(), _stop: stop }
+        Self {
+            address: address.recv().unwrap(),
+            _stop: stop,
+        }
     }
 }
 
 fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// Registry with one server, and a client that has made no call yet.
@@ -74,15 +83,31 @@ struct Town {
 impl Town {
     fn of(registry: impl Fn() -> AnyRegistry + Send + Sync + 'static) -> Self {
         let server = Thread::start("first", registry());
-        Self { _server: Some(server), ..Self::without_server(registry) }
+        Self {
+            _server: Some(server),
+            ..Self::without_server(registry)
+        }
     }
 
     fn without_server(registry: impl Fn() -> AnyRegistry + Send + Sync + 'static) -> Self {
         let client = Client::new(registry());
-        let builder = || client.channel_builder("greeter").descriptor(FILE_DESCRIPTOR_SET);
+        let builder = || {
+            client
+                .channel_builder("greeter")
+                .descriptor(FILE_DESCRIPTOR_SET)
+        };
         let channel = builder().build().unwrap();
-        let cautious = builder().not_idempotent("/greeter.Greeter/Hello").build().unwrap();
-        Self { registry: Box::new(registry), channel, cautious, _server: None, _dir: None }
+        let cautious = builder()
+            .not_idempotent("/greeter.Greeter/Hello")
+            .build()
+            .unwrap();
+        Self {
+            registry: Box::new(registry),
+            channel,
+            cautious,
+            _server: None,
+            _dir: None,
+        }
     }
 
     fn memory() -> Self {
@@ -94,7 +119,10 @@ impl Town {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("local://{}", dir.path().display());
         let town = Self::of(move || open(&url));
-        Self { _dir: Some(dir), ..town }
+        Self {
+            _dir: Some(dir),
+            ..town
+        }
     }
 
     fn fixed(address: &str) -> Self {
@@ -106,11 +134,15 @@ impl Town {
 /// Opens a registry on a runtime that has ended when this function returns.
 fn open(url: &str) -> AnyRegistry {
     let url = url.to_owned();
-    std::thread::spawn(move || runtime().block_on(connect(&url)).unwrap()).join().unwrap()
+    std::thread::spawn(move || runtime().block_on(connect(&url)).unwrap())
+        .join()
+        .unwrap()
 }
 
 async fn hello(channel: &Channel) -> Result<String, Status> {
-    let answer = GreeterClient::new(channel.clone()).hello(HelloRequest::default()).await?;
+    let answer = GreeterClient::new(channel.clone())
+        .hello(HelloRequest::default())
+        .await?;
     Ok(answer.into_inner().message)
 }
 
@@ -145,7 +177,11 @@ mod ten_tests_share_a_client {
 }
 
 /// Makes calls until `stop` is set, and returns the first error.
-async fn callers(channel: &Channel, answered: Arc<AtomicUsize>, stop: Arc<AtomicBool>) -> Result<(), Status> {
+async fn callers(
+    channel: &Channel,
+    answered: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+) -> Result<(), Status> {
     let mut callers = JoinSet::<Result<(), Status>>::new();
     for _ in 0..8 {
         let (channel, answered, stop) = (channel.clone(), Arc::clone(&answered), Arc::clone(&stop));
@@ -170,7 +206,9 @@ fn until(what: &str, condition: impl Fn() -> bool) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(LONG, fulfilled).await.unwrap_or_else(|_| panic!("{what}"));
+        tokio::time::timeout(LONG, fulfilled)
+            .await
+            .unwrap_or_else(|_| panic!("{what}"));
     });
 }
 
@@ -180,14 +218,23 @@ fn runtimes_end_under_calls(town: &Town) {
     first.block_on(hello(&town.channel)).unwrap();
     for _ in 0..5 {
         let second = runtime();
-        let (answered, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (answered, stop) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let calling = second.spawn({
-            let (channel, answered, stop) = (town.channel.clone(), Arc::clone(&answered), Arc::clone(&stop));
+            let (channel, answered, stop) = (
+                town.channel.clone(),
+                Arc::clone(&answered),
+                Arc::clone(&stop),
+            );
             async move { callers(&channel, answered, stop).await }
         });
         let more = |n: usize| {
             let before = answered.load(Relaxed);
-            until("no call is answered", || calling.is_finished() || answered.load(Relaxed) >= before + n);
+            until("no call is answered", || {
+                calling.is_finished() || answered.load(Relaxed) >= before + n
+            });
         };
         more(50);
         drop(first);
@@ -200,7 +247,9 @@ fn runtimes_end_under_calls(town: &Town) {
     // The registry is still watched.
     let _second = Thread::start("second", (town.registry)());
     let called = async { while hello(&town.channel).await.unwrap() != "second" {} };
-    first.block_on(async { tokio::time::timeout(LONG, called).await }).expect("the second node is never called");
+    first
+        .block_on(async { tokio::time::timeout(LONG, called).await })
+        .expect("the second node is never called");
 }
 
 #[test]
@@ -219,7 +268,9 @@ fn runtimes_that_end_take_no_call_with_them_on_etcd() {
     use waypost_testkit::etcd::{Etcd, Options, each};
 
     let keeper = runtime();
-    let etcds = keeper.block_on(each(async |binary| Etcd::start(&binary, &Options::one()).await.unwrap()));
+    let etcds = keeper.block_on(each(async |binary| {
+        Etcd::start(&binary, &Options::one()).await.unwrap()
+    }));
     for etcd in &etcds {
         let url = format!("etcd://{}", etcd.addresses()[0]);
         runtimes_end_under_calls(&Town::of(move || open(&url)));

@@ -18,8 +18,16 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     let crates = names(&workspace.root().join("crates"))?;
     let mut findings = check("crate", CRATES, &listed(&document, CRATES, "| "), &crates);
     for name in ORDERED {
-        let rooms = names(&workspace.root().join(sources(name)))?.into_iter().filter(|name| name != "lib").collect();
-        findings.extend(check("room", &section(name), &self::rooms(&document, name), &rooms));
+        let rooms = names(&workspace.root().join(sources(name)))?
+            .into_iter()
+            .filter(|name| name != "lib")
+            .collect();
+        findings.extend(check(
+            "room",
+            &section(name),
+            &self::rooms(&document, name),
+            &rooms,
+        ));
     }
     Ok(findings)
 }
@@ -40,8 +48,23 @@ pub(super) fn rooms(document: &str, name: &str) -> Vec<String> {
 
 /// Returns the names in backquotes that come first after `mark` on the lines of a section.
 fn listed(document: &str, section: &str, mark: &str) -> Vec<String> {
-    let lines = document.lines().skip_while(|line| *line != section).skip(1).take_while(|line| !line.starts_with("## "));
-    lines.filter_map(|line| Some(line.split_once(mark)?.1.strip_prefix('`')?.split_once('`')?.0.to_owned())).collect()
+    let lines = document
+        .lines()
+        .skip_while(|line| *line != section)
+        .skip(1)
+        .take_while(|line| !line.starts_with("## "));
+    lines
+        .filter_map(|line| {
+            Some(
+                line.split_once(mark)?
+                    .1
+                    .strip_prefix('`')?
+                    .split_once('`')?
+                    .0
+                    .to_owned(),
+            )
+        })
+        .collect()
 }
 
 /// Returns the names of the folders and Rust files in a folder, without extension.
@@ -63,7 +86,11 @@ fn check(kind: &str, section: &str, listed: &[String], there: &BTreeSet<String>)
     let place = format!("{DOCUMENT}, {section}");
     let named: BTreeSet<_> = listed.iter().cloned().collect();
     let gone = named.difference(there).map(|name| {
-        Finding::new(&place, format!("the {kind} {name} is named but not there"), "remove its line, or make the thing")
+        Finding::new(
+            &place,
+            format!("the {kind} {name} is named but not there"),
+            "remove its line, or make the thing",
+        )
     });
     let unnamed = there.difference(&named).map(|name| {
         Finding::new(
@@ -90,8 +117,19 @@ mod tests {
 
     #[test]
     fn what_is_only_named_and_what_is_only_there_are_reported() {
-        let found = check("room", "", &rooms(SAMPLE, "waypost-core"), &BTreeSet::from(["record".to_owned(), "peer".to_owned()]));
+        let found = check(
+            "room",
+            "",
+            &rooms(SAMPLE, "waypost-core"),
+            &BTreeSet::from(["record".to_owned(), "peer".to_owned()]),
+        );
         let found: Vec<_> = found.iter().map(|finding| finding.what.as_str()).collect();
-        assert_eq!(found, ["the room registry is named but not there", "the room peer is there but not named"]);
+        assert_eq!(
+            found,
+            [
+                "the room registry is named but not there",
+                "the room peer is there but not named"
+            ]
+        );
     }
 }

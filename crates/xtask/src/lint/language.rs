@@ -43,7 +43,10 @@ const HIDDEN_SUBJECT: &[&str] = &[
 /// Words that have given way, and the terms to use.
 const GONE: &[(&str, &str)] = &[
     ("nobody", "name the subject, or use the passive"),
-    ("somebody", "name the subject: the caller, the client, another process"),
+    (
+        "somebody",
+        "name the subject: the caller, the client, another process",
+    ),
     ("whoever", "name the subject: the caller, the client"),
     ("anew", "again"),
     ("hindrance", "exclusion"),
@@ -59,7 +62,9 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     for file in workspace.tracked()? {
         let is_text = file.ends_with(".rs") || file.ends_with(".md");
         // A tracked file may be deleted in the work tree.
-        let Ok(text) = workspace.read(&file) else { continue };
+        let Ok(text) = workspace.read(&file) else {
+            continue;
+        };
         if !is_text || EXEMPT.contains(&file.as_str()) {
             continue;
         }
@@ -74,11 +79,17 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
 }
 
 fn first_words(file: &str, text: &str) -> Vec<Finding> {
-    let hidden = doc_comments(text).into_iter().filter(|comment| hides_subject(&comment.text));
+    let hidden = doc_comments(text)
+        .into_iter()
+        .filter(|comment| hides_subject(&comment.text));
     hidden
         .map(|comment| {
-            let what = format!("a doc comment begins with `{}`", first_word(&comment.text).unwrap_or_default());
-            let remedy = "begin with a verb in the third person (function) or a noun phrase (type, field)";
+            let what = format!(
+                "a doc comment begins with `{}`",
+                first_word(&comment.text).unwrap_or_default()
+            );
+            let remedy =
+                "begin with a verb in the third person (function) or a noun phrase (type, field)";
             Finding::new(format!("{file}:{}", comment.line), what, remedy)
         })
         .collect()
@@ -96,7 +107,11 @@ fn gone_words(file: &str, text: &str) -> Vec<Finding> {
         let lower = line.to_lowercase();
         for (word, term) in GONE.iter().filter(|(word, _)| has_word(&lower, word)) {
             let place = format!("{file}:{}", index + 1);
-            findings.push(Finding::new(place, format!("the word `{word}`"), format!("use: {term}")));
+            findings.push(Finding::new(
+                place,
+                format!("the word `{word}`"),
+                format!("use: {term}"),
+            ));
         }
     }
     findings
@@ -110,7 +125,9 @@ pub(crate) fn hides_subject(sentence: &str) -> bool {
 /// Returns the first word of a sentence; none if it begins with code.
 fn first_word(sentence: &str) -> Option<&str> {
     let start = sentence.trim_start_matches([' ', '*', '(', '"']);
-    let end = start.find(|c: char| !c.is_alphabetic()).unwrap_or(start.len());
+    let end = start
+        .find(|c: char| !c.is_alphabetic())
+        .unwrap_or(start.len());
     (end > 0).then_some(&start[..end])
 }
 
@@ -129,14 +146,27 @@ mod tests {
     fn doc_comments_that_hide_their_subject_are_reported() {
         let source = "/// What it is.\nfn a() {}\n/// Returns it.\nfn b() {}\n/// [`It`] is a type.\nfn c() {}";
         let found = first_words("a.rs", source);
-        assert_eq!(found.iter().map(|finding| finding.place.as_str()).collect::<Vec<_>>(), ["a.rs:1"]);
+        assert_eq!(
+            found
+                .iter()
+                .map(|finding| finding.place.as_str())
+                .collect::<Vec<_>>(),
+            ["a.rs:1"]
+        );
     }
 
     #[test]
     fn words_that_are_gone_are_reported_whole() {
         let found = gone_words("a.md", "Anew.\nrenewed anewer\nthe Back-off of nobody");
-        let found: Vec<_> = found.iter().map(|finding| (finding.place.as_str(), finding.what.as_str())).collect();
-        let expected = [("a.md:1", "the word `anew`"), ("a.md:3", "the word `nobody`"), ("a.md:3", "the word `back-off`")];
+        let found: Vec<_> = found
+            .iter()
+            .map(|finding| (finding.place.as_str(), finding.what.as_str()))
+            .collect();
+        let expected = [
+            ("a.md:1", "the word `anew`"),
+            ("a.md:3", "the word `nobody`"),
+            ("a.md:3", "the word `back-off`"),
+        ];
         assert_eq!(found, expected);
     }
 }

@@ -16,7 +16,16 @@ const TABLE: &[(&str, &[&str])] = &[
     ("waypost-tonic", &["waypost-core", "waypost-http"]),
     ("waypost-etcd", &["waypost-core", "waypost-http"]),
     // Without conformance: it is for tests, and a user of the façade must not build it.
-    ("waypost", &["waypost-core", "waypost-local", "waypost-http", "waypost-tonic", "waypost-etcd"]),
+    (
+        "waypost",
+        &[
+            "waypost-core",
+            "waypost-local",
+            "waypost-http",
+            "waypost-tonic",
+            "waypost-etcd",
+        ],
+    ),
     ("waypost-greeter", &[]),
     ("waypost-cli", &["waypost", "waypost-greeter"]),
     (
@@ -33,7 +42,15 @@ const TABLE: &[(&str, &[&str])] = &[
             "waypost-cli",
         ],
     ),
-    ("waypost-bench", &["waypost-core", "waypost", "waypost-greeter", "waypost-testkit"]),
+    (
+        "waypost-bench",
+        &[
+            "waypost-core",
+            "waypost",
+            "waypost-greeter",
+            "waypost-testkit",
+        ],
+    ),
     ("waypost-model", &[]),
     ("xtask", &[]),
 ];
@@ -59,7 +76,9 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
 
 /// Returns the names of our crates.
 pub(super) fn members(metadata: &Value) -> Vec<String> {
-    packages(metadata).map(|package| text(package, "name")).collect()
+    packages(metadata)
+        .map(|package| text(package, "name"))
+        .collect()
 }
 
 /// Returns every dependency of our crates, on ours and on others.
@@ -69,7 +88,11 @@ pub(super) fn edges(metadata: &Value) -> Vec<Edge> {
 
 fn edges_of(package: &Value) -> impl Iterator<Item = Edge> + use<'_> {
     let user = text(package, "name");
-    let edge = move |used| Edge { user: user.clone(), used: text(used, "name"), dev: used["kind"].as_str() == Some("dev") };
+    let edge = move |used| Edge {
+        user: user.clone(),
+        used: text(used, "name"),
+        dev: used["kind"].as_str() == Some("dev"),
+    };
     list(package, "dependencies").map(edge)
 }
 
@@ -113,7 +136,9 @@ fn check(members: &[String], edges: &[Edge]) -> Vec<Finding> {
 }
 
 fn is_allowed(edge: &Edge) -> bool {
-    let Some(uses) = allowed(&edge.user) else { return true };
+    let Some(uses) = allowed(&edge.user) else {
+        return true;
+    };
     match (edge.dev, edge.user == CORE) {
         (true, false) => true,
         (true, true) => CORE_TESTS_MAY_USE.contains(&edge.used.as_str()),
@@ -122,12 +147,23 @@ fn is_allowed(edge: &Edge) -> bool {
 }
 
 fn shown(edge: &Edge) -> String {
-    let uses = if edge.dev { CORE_TESTS_MAY_USE } else { allowed(&edge.user).unwrap_or_default() };
-    if uses.is_empty() { "none of ours".to_owned() } else { uses.join(", ") }
+    let uses = if edge.dev {
+        CORE_TESTS_MAY_USE
+    } else {
+        allowed(&edge.user).unwrap_or_default()
+    };
+    if uses.is_empty() {
+        "none of ours".to_owned()
+    } else {
+        uses.join(", ")
+    }
 }
 
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
-    TABLE.iter().find(|(row, _)| *row == name).map(|(_, uses)| *uses)
+    TABLE
+        .iter()
+        .find(|(row, _)| *row == name)
+        .map(|(_, uses)| *uses)
 }
 
 fn manifest(name: &str) -> String {
@@ -141,37 +177,64 @@ mod tests {
     use super::*;
 
     fn found(dependencies: &[(&str, &str, Option<&str>)]) -> Vec<String> {
-        let names = ["waypost-core", "waypost-conformance", "waypost-http", "waypost-tonic", "waypost"];
+        let names = [
+            "waypost-core",
+            "waypost-conformance",
+            "waypost-http",
+            "waypost-tonic",
+            "waypost",
+        ];
         let packages: Vec<Value> = names
             .iter()
             .map(|name| {
                 let of = dependencies.iter().filter(|(user, ..)| user == name);
-                let used: Vec<Value> = of.map(|(_, used, kind)| json!({"name": used, "kind": kind})).collect();
+                let used: Vec<Value> = of
+                    .map(|(_, used, kind)| json!({"name": used, "kind": kind}))
+                    .collect();
                 json!({"name": name, "dependencies": used})
             })
             .collect();
         let metadata = json!({ "packages": packages });
-        check(&members(&metadata), &edges(&metadata)).into_iter().map(|finding| finding.what).collect()
+        check(&members(&metadata), &edges(&metadata))
+            .into_iter()
+            .map(|finding| finding.what)
+            .collect()
     }
 
     #[test]
     fn an_upward_import_is_reported() {
-        assert_eq!(found(&[("waypost-core", "waypost-http", None)]), ["waypost-core uses waypost-http, which it must not know"]);
-        assert_eq!(found(&[("waypost-http", "waypost-tonic", Some("build"))]).len(), 1);
+        assert_eq!(
+            found(&[("waypost-core", "waypost-http", None)]),
+            ["waypost-core uses waypost-http, which it must not know"]
+        );
+        assert_eq!(
+            found(&[("waypost-http", "waypost-tonic", Some("build"))]).len(),
+            1
+        );
     }
 
     #[test]
     fn the_edges_of_the_table_and_outside_crates_pass() {
-        let edges = [("waypost-tonic", "waypost-http", None), ("waypost", "waypost-core", None), ("waypost-http", "h2", None)];
+        let edges = [
+            ("waypost-tonic", "waypost-http", None),
+            ("waypost", "waypost-core", None),
+            ("waypost-http", "h2", None),
+        ];
         assert_eq!(found(&edges), [""; 0]);
     }
 
     #[test]
     fn tests_may_use_anything_but_those_of_core() {
         assert_eq!(found(&[("waypost-http", "waypost", Some("dev"))]), [""; 0]);
-        assert_eq!(found(&[("waypost-core", "waypost-conformance", Some("dev"))]), [""; 0]);
+        assert_eq!(
+            found(&[("waypost-core", "waypost-conformance", Some("dev"))]),
+            [""; 0]
+        );
         let upward = found(&[("waypost-core", "waypost", Some("dev"))]);
-        assert_eq!(upward, ["waypost-core uses waypost, which it must not know, not even in tests"]);
+        assert_eq!(
+            upward,
+            ["waypost-core uses waypost, which it must not know, not even in tests"]
+        );
     }
 
     #[test]
@@ -184,8 +247,13 @@ mod tests {
     fn the_table_has_no_circle() {
         let mut placed: Vec<&str> = Vec::new();
         while placed.len() < TABLE.len() {
-            let ready = |(name, uses): &&(&str, &[&str])| !placed.contains(name) && uses.iter().all(|used| placed.contains(used));
-            let (next, _) = TABLE.iter().find(ready).expect("a crate that uses only crates placed before it");
+            let ready = |(name, uses): &&(&str, &[&str])| {
+                !placed.contains(name) && uses.iter().all(|used| placed.contains(used))
+            };
+            let (next, _) = TABLE
+                .iter()
+                .find(ready)
+                .expect("a crate that uses only crates placed before it");
             placed.push(next);
         }
     }

@@ -28,10 +28,19 @@ fn patterns() -> Vec<String> {
 
 fn check(patterns: &[String], file: &str, text: &str) -> Vec<Finding> {
     let lines = text.lines().enumerate();
-    let found = lines.filter_map(|(index, line)| Some((index + 1, patterns.iter().find(|pattern| names(line, pattern))?)));
+    let found = lines.filter_map(|(index, line)| {
+        Some((
+            index + 1,
+            patterns.iter().find(|pattern| names(line, pattern))?,
+        ))
+    });
     let finding = |(line, pattern): (usize, &String)| {
         let remedy = "name it from the project's root, use a temporary folder, or copy the file into the project";
-        Finding::new(format!("{file}:{line}"), format!("{pattern} is a path of one machine"), remedy)
+        Finding::new(
+            format!("{file}:{line}"),
+            format!("{pattern} is a path of one machine"),
+            remedy,
+        )
     };
     found.map(finding).collect()
 }
@@ -42,8 +51,10 @@ fn names(line: &str, pattern: &str) -> bool {
     line.match_indices(pattern).any(|(at, _)| {
         let before = &line[..at];
         let begins = !before.ends_with(|c: char| c.is_alphanumeric() || "._-~/$}>".contains(c));
-        let goes_on = line[at + pattern.len()..].starts_with(|c: char| c.is_alphanumeric() || "._-/".contains(c));
-        (begins || before.ends_with("://") || pattern.starts_with('.')) && (goes_on || !pattern.ends_with('/'))
+        let goes_on = line[at + pattern.len()..]
+            .starts_with(|c: char| c.is_alphanumeric() || "._-/".contains(c));
+        (begins || before.ends_with("://") || pattern.starts_with('.'))
+            && (goes_on || !pattern.ends_with('/'))
     })
 }
 
@@ -52,13 +63,20 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<String> {
-        check(&patterns(), "a.rs", text).into_iter().map(|finding| finding.place).collect()
+        check(&patterns(), "a.rs", text)
+            .into_iter()
+            .map(|finding| finding.place)
+            .collect()
     }
 
     #[test]
     fn a_path_of_a_machine_is_reported() {
         for folder in ["root/x", "home/ann/x", "work/x", "Users/ann"] {
-            assert_eq!(lines(&format!("ok\nlet x = \"/{folder}\";")), ["a.rs:2"], "{folder}");
+            assert_eq!(
+                lines(&format!("ok\nlet x = \"/{folder}\";")),
+                ["a.rs:2"],
+                "{folder}"
+            );
             assert_eq!(lines(&format!("file:///{folder}")), ["a.rs:1"], "{folder}");
         }
         assert_eq!(lines(&["see ..", "shared", "x"].join("/")), ["a.rs:1"]);
@@ -66,7 +84,13 @@ mod tests {
 
     #[test]
     fn longer_paths_and_urls_are_not() {
-        let texts = ["https://example.com/home/page", "src/work/mod.rs", "./root/x", "$HOME/root/x", "/tmp/x"];
+        let texts = [
+            "https://example.com/home/page",
+            "src/work/mod.rs",
+            "./root/x",
+            "$HOME/root/x",
+            "/tmp/x",
+        ];
         assert_eq!(texts.map(lines), [const { Vec::<String>::new() }; 5]);
     }
 }

@@ -24,7 +24,11 @@ struct Finding {
 
 impl Finding {
     fn new(place: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { place: place.into(), what: what.into(), remedy: remedy.into() }
+        Self {
+            place: place.into(),
+            what: what.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -50,12 +54,85 @@ const HOUSE: &[(&str, Check)] = &[
 /// enables all of them together.
 const CARGO: &[(&str, &[&str])] = &[
     ("fmt", &["fmt", "--all", "--check"]),
-    ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    ("no feature", &["clippy", "-p", "waypost", "--no-default-features", "--", "-D", "warnings"]),
-    ("feature local", &["clippy", "-p", "waypost", "--no-default-features", "--features", "local", "--", "-D", "warnings"]),
-    ("feature etcd", &["clippy", "-p", "waypost", "--no-default-features", "--features", "etcd", "--", "-D", "warnings"]),
-    ("feature args", &["clippy", "-p", "waypost", "--no-default-features", "--features", "args", "--", "-D", "warnings"]),
-    ("feature tonic", &["clippy", "-p", "waypost", "--no-default-features", "--features", "tonic", "--", "-D", "warnings"]),
+    (
+        "clippy",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
+    (
+        "no feature",
+        &[
+            "clippy",
+            "-p",
+            "waypost",
+            "--no-default-features",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
+    (
+        "feature local",
+        &[
+            "clippy",
+            "-p",
+            "waypost",
+            "--no-default-features",
+            "--features",
+            "local",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
+    (
+        "feature etcd",
+        &[
+            "clippy",
+            "-p",
+            "waypost",
+            "--no-default-features",
+            "--features",
+            "etcd",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
+    (
+        "feature args",
+        &[
+            "clippy",
+            "-p",
+            "waypost",
+            "--no-default-features",
+            "--features",
+            "args",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
+    (
+        "feature tonic",
+        &[
+            "clippy",
+            "-p",
+            "waypost",
+            "--no-default-features",
+            "--features",
+            "tonic",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
     ("doc", &["doc", "--no-deps", "--workspace"]),
 ];
 
@@ -89,9 +166,17 @@ fn report(name: &'static str, outcome: &Result<Vec<Finding>>, failed: &mut Vec<&
 
 fn cargo(workspace: &Workspace, args: &[&str]) -> Result<Vec<Finding>> {
     let mut command = workspace.cargo(args);
-    if command.env("RUSTDOCFLAGS", "-D warnings").status()?.success() {
+    if command
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .status()?
+        .success()
+    {
         return Ok(Vec::new());
     }
     let shown = format!("cargo {}", args.join(" "));
-    Ok(vec![Finding::new(shown, "it failed, see above", "mend what it names, then `cargo xtask lint` again")])
+    Ok(vec![Finding::new(
+        shown,
+        "it failed, see above",
+        "mend what it names, then `cargo xtask lint` again",
+    )])
 }

@@ -13,7 +13,10 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
     let document = workspace.read(architecture::DOCUMENT)?;
     let mut findings = Vec::new();
     for name in ORDERED {
-        let (rooms, sources) = (architecture::rooms(&document, name), architecture::sources(name));
+        let (rooms, sources) = (
+            architecture::rooms(&document, name),
+            architecture::sources(name),
+        );
         let mut files = files(&workspace.root().join(&sources), "")?.into_iter();
         let files: Vec<(String, String)> = files.try_fold(Vec::new(), |mut read, file| {
             let source = workspace.read(&format!("{sources}/{file}"))?;
@@ -47,11 +50,17 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<String>> {
 /// Returns what the file `file` (from `src`) uses and may not use. The crate root may use every room.
 fn check(rooms: &[String], sources: &str, file: &str, source: &str) -> Vec<Finding> {
     let module = module(file);
-    let Some(room) = module.first().cloned() else { return Vec::new() };
+    let Some(room) = module.first().cloned() else {
+        return Vec::new();
+    };
     let place = |line| format!("{sources}/{file}:{line}");
     let Some(position) = rooms.iter().position(|name| *name == room) else {
         let what = format!("the room {room} is not in {}", architecture::DOCUMENT);
-        return vec![Finding::new(place(1), what, "give it its place in the list of rooms there")];
+        return vec![Finding::new(
+            place(1),
+            what,
+            "give it its place in the list of rooms there",
+        )];
     };
     let before = &rooms[..position];
     let remedy = if before.is_empty() {
@@ -59,10 +68,18 @@ fn check(rooms: &[String], sources: &str, file: &str, source: &str) -> Vec<Findi
     } else {
         format!("it may use: {}", before.join(", "))
     };
-    let used = uses(&tokens(source), module).into_iter().map(|used| (used.room().to_owned(), used.line));
+    let used = uses(&tokens(source), module)
+        .into_iter()
+        .map(|used| (used.room().to_owned(), used.line));
     let wrong = used.filter(|(used, _)| *used != room && !before.contains(used));
     wrong
-        .map(|(used, line)| Finding::new(place(line), format!("the room {room} {}", complaint(rooms, &used)), remedy.clone()))
+        .map(|(used, line)| {
+            Finding::new(
+                place(line),
+                format!("the room {room} {}", complaint(rooms, &used)),
+                remedy.clone(),
+            )
+        })
         .collect()
 }
 
@@ -80,7 +97,10 @@ mod tests {
 
     fn found(file: &str, source: &str) -> Vec<String> {
         let rooms = ["record", "registry", "directory", "peer"].map(str::to_owned);
-        check(&rooms, "src", file, source).into_iter().map(|finding| finding.what).collect()
+        check(&rooms, "src", file, source)
+            .into_iter()
+            .map(|finding| finding.what)
+            .collect()
     }
 
     const NONE: [&str; 0] = [];
@@ -88,15 +108,26 @@ mod tests {
     #[test]
     fn an_upward_import_is_reported_with_its_line() {
         let rooms = ["record", "registry"].map(str::to_owned);
-        let found = check(&rooms, "src", "record/json.rs", "use std::fmt;\nuse crate::registry::Event;\n");
+        let found = check(
+            &rooms,
+            "src",
+            "record/json.rs",
+            "use std::fmt;\nuse crate::registry::Event;\n",
+        );
         assert_eq!(found[0].place, "src/record/json.rs:2");
-        assert_eq!(found[0].what, "the room record uses the later room registry");
+        assert_eq!(
+            found[0].what,
+            "the room record uses the later room registry"
+        );
     }
 
     #[test]
     fn earlier_rooms_and_the_own_one_pass() {
         assert_eq!(
-            found("directory.rs", "use crate::record::Entry; use crate::registry::{Error, Event}; use crate::directory::X;"),
+            found(
+                "directory.rs",
+                "use crate::record::Entry; use crate::registry::{Error, Event}; use crate::directory::X;"
+            ),
             NONE
         );
         assert_eq!(found("lib.rs", "pub use crate::peer::Peer;"), NONE);
@@ -105,14 +136,44 @@ mod tests {
     #[test]
     fn every_way_to_write_it_is_seen() {
         let upward = ["the room registry uses the later room peer"];
-        assert_eq!(found("registry/mod.rs", "use crate::{record::{Entry, Key}, peer::Peer};"), upward);
+        assert_eq!(
+            found(
+                "registry/mod.rs",
+                "use crate::{record::{Entry, Key}, peer::Peer};"
+            ),
+            upward
+        );
         assert_eq!(found("registry/mod.rs", "use super::peer::Peer;"), upward);
-        assert_eq!(found("registry/event.rs", "fn f(x: super::super::peer::Peer) {}"), upward);
-        assert_eq!(found("registry/event.rs", "use super::{Error, super::peer};"), upward);
-        assert_eq!(found("registry/event.rs", "type X = self::super::super::peer::X;"), upward);
-        assert_eq!(found("registry/event.rs", "macro_rules! m { () => { $crate::peer::X } }"), upward);
-        assert_eq!(found("registry/event.rs", "mod tests { use super::super::super::peer::X; }"), upward);
-        assert_eq!(found("registry/event.rs", "fn f() { crate :: peer\n::X }"), upward);
+        assert_eq!(
+            found("registry/event.rs", "fn f(x: super::super::peer::Peer) {}"),
+            upward
+        );
+        assert_eq!(
+            found("registry/event.rs", "use super::{Error, super::peer};"),
+            upward
+        );
+        assert_eq!(
+            found("registry/event.rs", "type X = self::super::super::peer::X;"),
+            upward
+        );
+        assert_eq!(
+            found(
+                "registry/event.rs",
+                "macro_rules! m { () => { $crate::peer::X } }"
+            ),
+            upward
+        );
+        assert_eq!(
+            found(
+                "registry/event.rs",
+                "mod tests { use super::super::super::peer::X; }"
+            ),
+            upward
+        );
+        assert_eq!(
+            found("registry/event.rs", "fn f() { crate :: peer\n::X }"),
+            upward
+        );
     }
 
     #[test]
@@ -126,7 +187,10 @@ mod tests {
             found("registry.rs", "use crate::Error;"),
             ["the room registry uses crate::Error, which is no room; name the room it comes from"]
         );
-        assert_eq!(found("helper.rs", ""), ["the room helper is not in ARCHITECTURE.md"]);
+        assert_eq!(
+            found("helper.rs", ""),
+            ["the room helper is not in ARCHITECTURE.md"]
+        );
     }
 
     #[test]

@@ -36,47 +36,74 @@ impl fmt::Display for EtcdBinary {
 /// # Errors
 /// [`CliError`] if there is none, or it does not run; the text says what to do.
 pub(super) async fn etcd() -> Result<EtcdBinary, CliError> {
-    let none =
-        || CliError::registry("this machine has no etcd: none is named in WAYPOST_ETCD, on the PATH or built").next(REMEDY);
+    let none = || {
+        CliError::registry(
+            "this machine has no etcd: none is named in WAYPOST_ETCD, on the PATH or built",
+        )
+        .next(REMEDY)
+    };
     let path = choose(|name| std::env::var_os(name)).ok_or_else(none)?;
-    let failed = |why: &str| CliError::registry(format!("{} is no etcd: {why}", path.display())).next(REMEDY);
+    let failed = |why: &str| {
+        CliError::registry(format!("{} is no etcd: {why}", path.display())).next(REMEDY)
+    };
     let mut command = Command::new(&path);
-    command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = timeout(ANSWER, command.output()).await.map_err(|_| failed("it does not say its version"))?;
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(ANSWER, command.output())
+        .await
+        .map_err(|_| failed("it does not say its version"))?;
     let output = output.map_err(|error| failed(&error.to_string()))?;
-    let version = version(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| failed("it tells no version of etcd"))?;
+    let version = version(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| failed("it tells no version of etcd"))?;
     Ok(EtcdBinary { path, version })
 }
 
 fn choose(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let of = |name| variable(name).filter(|value| !value.is_empty());
-    of("WAYPOST_ETCD").map(PathBuf::from).or_else(|| of("PATH").and_then(|path| on_path(&path))).or_else(|| {
-        let home = || Some(PathBuf::from(of("HOME")?).join(".cache"));
-        let cache = of("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
-        newest(&cache.join("waypost/etcd"))
-    })
+    of("WAYPOST_ETCD")
+        .map(PathBuf::from)
+        .or_else(|| of("PATH").and_then(|path| on_path(&path)))
+        .or_else(|| {
+            let home = || Some(PathBuf::from(of("HOME")?).join(".cache"));
+            let cache = of("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+            newest(&cache.join("waypost/etcd"))
+        })
 }
 
 fn on_path(folders: &OsString) -> Option<PathBuf> {
-    std::env::split_paths(folders).map(|folder| folder.join("etcd")).find(|path| path.is_file())
+    std::env::split_paths(folders)
+        .map(|folder| folder.join("etcd"))
+        .find(|path| path.is_file())
 }
 
 /// Returns the newest etcd in a directory with one subdirectory per version.
 fn newest(folder: &Path) -> Option<PathBuf> {
-    let built = std::fs::read_dir(folder).ok()?.flatten().filter(|entry| entry.path().join("etcd").is_file());
+    let built = std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.path().join("etcd").is_file());
     let newest = built.max_by_key(|entry| numbers(&entry.file_name().to_string_lossy()))?;
     Some(newest.path().join("etcd"))
 }
 
 /// Parses 3.6.16 as `[3, 6, 16]`. Any other name sorts before all versions.
 fn numbers(version: &str) -> Vec<u32> {
-    version.split('.').map(str::parse).collect::<Result<_, _>>().unwrap_or_default()
+    version
+        .split('.')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .unwrap_or_default()
 }
 
 /// Returns the version in `etcd Version: 3.4.23`, the first line of `etcd --version`.
 fn version(said: &str) -> Option<String> {
     let version = said.lines().next()?.strip_prefix("etcd Version: ")?.trim();
-    version.starts_with(|c: char| c.is_ascii_digit()).then(|| crate::escape::text(version))
+    version
+        .starts_with(|c: char| c.is_ascii_digit())
+        .then(|| crate::escape::text(version))
 }
 
 #[cfg(test)]
@@ -117,7 +144,13 @@ mod tests {
 
     #[test]
     fn the_version_is_that_of_the_first_line() {
-        assert_eq!(version("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(), Some("3.4.23"));
-        assert_eq!((version("etcdctl version: 3.4.23\n"), version("")), (None, None));
+        assert_eq!(
+            version("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(),
+            Some("3.4.23")
+        );
+        assert_eq!(
+            (version("etcdctl version: 3.4.23\n"), version("")),
+            (None, None)
+        );
     }
 }

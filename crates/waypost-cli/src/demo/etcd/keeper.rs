@@ -51,28 +51,43 @@ pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), CliError> {
 fn command(etcd: &Path, folder: &Path, [client, peer]: &[ReservedPort; 2]) -> Command {
     let (client, peer) = (client.address, peer.address);
     let mut command = Command::new(etcd);
-    command.args(["--name=demo", "--logger=zap", "--log-outputs=stdout"]).arg(format!("--data-dir={}", folder.display())).args([
-        format!("--listen-client-urls=http://{client}"),
-        format!("--advertise-client-urls=http://{client}"),
-        format!("--listen-peer-urls=http://{peer}"),
-        format!("--initial-advertise-peer-urls=http://{peer}"),
-        format!("--initial-cluster=demo=http://{peer}"),
-        format!("--initial-cluster-token=waypost-demo-{}", std::process::id()),
-    ]);
+    command
+        .args(["--name=demo", "--logger=zap", "--log-outputs=stdout"])
+        .arg(format!("--data-dir={}", folder.display()))
+        .args([
+            format!("--listen-client-urls=http://{client}"),
+            format!("--advertise-client-urls=http://{client}"),
+            format!("--listen-peer-urls=http://{peer}"),
+            format!("--initial-advertise-peer-urls=http://{peer}"),
+            format!("--initial-cluster=demo=http://{peer}"),
+            format!(
+                "--initial-cluster-token=waypost-demo-{}",
+                std::process::id()
+            ),
+        ]);
     // Variables of the environment may configure another etcd of this machine.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with(FLAGS) && name != NEEDED {
             command.env_remove(name);
         }
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
 /// Reads all output of etcd, reports when it serves, and returns the reason why it ended.
 async fn follow(etcd: &mut Child, client: &ReservedPort) -> Result<Option<String>, CliError> {
-    let (Some(stdout), Some(stderr)) = (etcd.stdout.take(), etcd.stderr.take()) else { return Ok(None) };
-    let (mut log, mut errors) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
+    let (Some(stdout), Some(stderr)) = (etcd.stdout.take(), etcd.stderr.take()) else {
+        return Ok(None);
+    };
+    let (mut log, mut errors) = (
+        BufReader::new(stdout).lines(),
+        BufReader::new(stderr).lines(),
+    );
     let (mut serves, mut complaint) = (false, None);
     loop {
         let line = tokio::select! {
@@ -81,12 +96,17 @@ async fn follow(etcd: &mut Child, client: &ReservedPort) -> Result<Option<String
             else => break,
         };
         if line.contains(SERVING) && !std::mem::replace(&mut serves, true) {
-            say(&KeeperOutput::Serving { url: format!("etcd://{}", client.address) })?;
+            say(&KeeperOutput::Serving {
+                url: format!("etcd://{}", client.address),
+            })?;
         }
         complaint = told(&line).or(complaint);
     }
     let status = etcd.wait().await?;
-    Ok(Some(complaint.map_or_else(|| status.to_string(), |complaint| format!("{status}: {complaint}"))))
+    Ok(Some(complaint.map_or_else(
+        || status.to_string(),
+        |complaint| format!("{status}: {complaint}"),
+    )))
 }
 
 /// Returns the error that a line reports, if any.
@@ -99,7 +119,9 @@ fn told(line: &str) -> Option<String> {
     }
     match serde_json::from_str::<KeeperLog>(line) {
         Ok(logged) if matches!(logged.level.as_str(), "debug" | "info" | "warn") => None,
-        Ok(KeeperLog { msg, error, .. }) => Some(error.map_or_else(|| msg.clone(), |error| format!("{msg}: {error}"))),
+        Ok(KeeperLog { msg, error, .. }) => {
+            Some(error.map_or_else(|| msg.clone(), |error| format!("{msg}: {error}")))
+        }
         Err(_) => Some(line.to_owned()).filter(|line| !line.trim().is_empty()),
     }
 }
@@ -123,6 +145,9 @@ mod tests {
         assert_eq!(told(r#"{"level":"info","msg":"hello"}"#), None);
         let fatal = r#"{"level":"fatal","ts":"x","msg":"discovery failed","error":"no room"}"#;
         assert_eq!(told(fatal).as_deref(), Some("discovery failed: no room"));
-        assert_eq!(told("flag provided but not defined: -logger").as_deref(), Some("flag provided but not defined: -logger"));
+        assert_eq!(
+            told("flag provided but not defined: -logger").as_deref(),
+            Some("flag provided but not defined: -logger")
+        );
     }
 }

@@ -18,6 +18,9 @@ impl ReservedPort {
         let keeper = TcpSocket::new_v4()?;
         keeper.set_reuseaddr(true)?;
         keeper.bind((Ipv4Addr::LOCALHOST, 0).into())?;
-        Ok(Self { address: keeper.local_addr()?, _keeper: keeper })
+        Ok(Self {
+            address: keeper.local_addr()?,
+            _keeper: keeper,
+        })
     }
 }

@@ -17,7 +17,11 @@ async fn start(binary: &Binary) -> (Etcd, Host) {
 /// Returns stdout of a command that must succeed and write nothing to stderr.
 async fn shown(host: &Host, args: &[&str]) -> String {
     let ended = host.run(args).await;
-    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{args:?}");
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(0), ""),
+        "{args:?}"
+    );
     ended.stdout
 }
 
@@ -34,10 +38,19 @@ async fn list_and_get_show_what_is_there() {
         let empty = host.run(&["list"]).await;
         let _a = host.node("a", &["--metadata", "protocol=grpc"]).await;
         let _b = host.node("b", &["--version", "2.0.0"]).await;
-        let json: serde_json::Value = serde_json::from_str(&shown(&host, &["list", "--json"]).await).unwrap();
-        assert_eq!((&json["schema"], json["services"].as_array().unwrap().len()), (&"waypost/1".into(), 2));
+        let json: serde_json::Value =
+            serde_json::from_str(&shown(&host, &["list", "--json"]).await).unwrap();
+        assert_eq!(
+            (&json["schema"], json["services"].as_array().unwrap().len()),
+            (&"waypost/1".into(), 2)
+        );
         [
-            format!("{}\n{}\n{}", empty.code.unwrap(), empty.stdout, empty.stderr),
+            format!(
+                "{}\n{}\n{}",
+                empty.code.unwrap(),
+                empty.stdout,
+                empty.stderr
+            ),
             shown(&host, &["list", "-o", "wide"]).await,
             shown(&host, &["list", "-o", "jsonl"]).await,
             shown(&host, &["get", "greeter"]).await,
@@ -94,12 +107,24 @@ async fn register_holds_a_node_and_leaves_nothing() {
         let (etcd, host) = start(&binary).await;
         for leave in [Child::sigterm, Child::sigint] {
             let mut node = host.node("a", &["--metadata", "protocol=grpc"]).await;
-            assert_eq!(etcd.keys("/micro/registry/").await.unwrap(), ["/micro/registry/greeter/greeter-a"]);
+            assert_eq!(
+                etcd.keys("/micro/registry/").await.unwrap(),
+                ["/micro/registry/greeter/greeter-a"]
+            );
             leave(&mut node).unwrap();
             let ended = end(&mut node).await;
             assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-            assert_eq!(ended.stdout, "registered greeter-a at 127.0.0.1:9097\nleft greeter-a at 127.0.0.1:9097");
-            assert_eq!((etcd.keys("/micro/").await.unwrap().len(), etcd.leases().await.unwrap().len()), (0, 0));
+            assert_eq!(
+                ended.stdout,
+                "registered greeter-a at 127.0.0.1:9097\nleft greeter-a at 127.0.0.1:9097"
+            );
+            assert_eq!(
+                (
+                    etcd.keys("/micro/").await.unwrap().len(),
+                    etcd.leases().await.unwrap().len()
+                ),
+                (0, 0)
+            );
         }
     })
     .await;
@@ -136,8 +161,15 @@ async fn wait_ends_when_there_are_enough_or_time_is_over() {
         let _a = host.node("a", &[]).await;
         let _b = host.node("b", &[]).await;
         let ended = end(&mut wait).await;
-        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "greeter-a\ngreeter-b", ""));
-        said(&host.run(&["wait", "greeter", "--ready", "3", "--timeout", "5s"]).await)
+        assert_eq!(
+            (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
+            (Some(0), "greeter-a\ngreeter-b", "")
+        );
+        said(
+            &host
+                .run(&["wait", "greeter", "--ready", "3", "--timeout", "5s"])
+                .await,
+        )
     })
     .await;
     insta::assert_snapshot!(late, @r"
@@ -155,7 +187,13 @@ async fn another_prefix_is_another_registry() {
         let other = Host::on(&etcd, "/other?timeout=3s");
         let nobody = other.run(&["get", "greeter"]).await;
         let _b = other.node("b", &[]).await;
-        assert_eq!(etcd.keys("/").await.unwrap(), ["/micro/registry/greeter/greeter-a", "/other/greeter/greeter-b"]);
+        assert_eq!(
+            etcd.keys("/").await.unwrap(),
+            [
+                "/micro/registry/greeter/greeter-a",
+                "/other/greeter/greeter-b"
+            ]
+        );
         said(&nobody)
     })
     .await;

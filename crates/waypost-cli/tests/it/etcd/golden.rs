@@ -11,7 +11,9 @@ const GOLDEN_ADDRESS: &str = "127.0.0.1:45075";
 #[tokio::test]
 async fn the_demos_record_is_go_micros_byte_for_byte() {
     each(async |binary| {
-        let golden = GOLDEN.replace(GOLDEN_ID, "greeter-a").replace(GOLDEN_ADDRESS, "ADDRESS");
+        let golden = GOLDEN
+            .replace(GOLDEN_ID, "greeter-a")
+            .replace(GOLDEN_ADDRESS, "ADDRESS");
         let (golden_key, golden) = golden.trim_end().split_once('\n').unwrap();
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let server = Host::on(&etcd, "").greeter("a").await;
@@ -19,8 +21,16 @@ async fn the_demos_record_is_go_micros_byte_for_byte() {
         let value = String::from_utf8(etcd.get(golden_key).await.unwrap().unwrap()).unwrap();
         let said: serde_json::Value = serde_json::from_str(&server.stdout()[0]).unwrap();
         let ours = value.replace(said["address"].as_str().unwrap(), "ADDRESS");
-        assert_eq!(without_pairs(&ours, "waypost."), without_pairs(golden, "broker"));
-        assert!(ours.contains(r#""protocol":"grpc","registry":"etcd","server":"grpc","transport":"grpc""#), "{ours}");
+        assert_eq!(
+            without_pairs(&ours, "waypost."),
+            without_pairs(golden, "broker")
+        );
+        assert!(
+            ours.contains(
+                r#""protocol":"grpc","registry":"etcd","server":"grpc","transport":"grpc""#
+            ),
+            "{ours}"
+        );
     })
     .await;
 }

@@ -30,7 +30,11 @@ impl Place {
     /// Returns the exit code and stderr of a command that is interrupted once it reports that it
     /// continues.
     async fn said_until_stopped(&self, args: &[&str]) -> String {
-        let mut child = Child::start("waypost", &waypost().args(["--registry", &self.url]).args(args)).unwrap();
+        let mut child = Child::start(
+            "waypost",
+            &waypost().args(["--registry", &self.url]).args(args),
+        )
+        .unwrap();
         eventually(|| child.stderr().iter().any(|line| line.contains("ing on"))).await;
         child.sigint().unwrap();
         self.told(&end(&mut child).await)
@@ -39,7 +43,11 @@ impl Place {
     fn told(&self, ended: &Ended) -> String {
         let text = format!("{}\n{}", ended.code.unwrap(), ended.stderr);
         assert!(!text.contains(PASSWORD) && !text.contains(WRONG), "{text}");
-        assert!(ended.stdout.is_empty() || ended.stdout.starts_with("EVENT"), "{}", ended.stdout);
+        assert!(
+            ended.stdout.is_empty() || ended.stdout.starts_with("EVENT"),
+            "{}",
+            ended.stdout
+        );
         text.replace(&self.address, "ETCD")
     }
 }
@@ -56,8 +64,18 @@ async fn nobody_there() {
             gone.said(&["wait", "greeter", "--timeout", "500ms"]).await,
             gone.said(&["deregister", "greeter", "a"]).await,
             gone.said(&["demo"]).await,
-            gone.said_until_stopped(&["register", "--name", "a", "--id", "1", "--address", "b:1", "--metadata", "protocol=grpc"])
-                .await,
+            gone.said_until_stopped(&[
+                "register",
+                "--name",
+                "a",
+                "--id",
+                "1",
+                "--address",
+                "b:1",
+                "--metadata",
+                "protocol=grpc",
+            ])
+            .await,
         ]
     })
     .await;
@@ -86,7 +104,8 @@ async fn a_member_that_hangs_is_named() {
         etcd.pause().unwrap();
         let said = Place::new(&etcd, "etcd", "", "").said(&["list"]).await;
         // The time limit in the text differs.
-        said.split_once(" within ").map_or(said.clone(), |(said, _)| said.to_owned())
+        said.split_once(" within ")
+            .map_or(said.clone(), |(said, _)| said.to_owned())
     })
     .await;
     insta::assert_snapshot!(list, @r"
@@ -100,32 +119,61 @@ async fn all_members_that_fail_are_named() {
     let list = each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.kill().await.unwrap();
-        Place::new(&etcd, "etcd", "", ",no-such-host.invalid").said(&["list"]).await
+        Place::new(&etcd, "etcd", "", ",no-such-host.invalid")
+            .said(&["list"])
+            .await
     })
     .await;
-    assert!(list.contains("ETCD: Connection refused") && list.contains("; no-such-host.invalid:2379: "), "{list}");
+    assert!(
+        list.contains("ETCD: Connection refused") && list.contains("; no-such-host.invalid:2379: "),
+        "{list}"
+    );
 }
 
 #[tokio::test]
 async fn who_may_not() {
     let [nobody, wrong, elsewhere, watch, wait, register, half] = each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
-        etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry").await.unwrap();
+        etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry")
+            .await
+            .unwrap();
         let (good, bad) = (format!("waypost:{PASSWORD}@"), format!("waypost:{WRONG}@"));
         let wrong = Place::new(&etcd, "etcd", &bad, "");
         let right = Place::new(&etcd, "etcd", &good, "");
-        assert!(right.said(&["get", "greeter"]).await.starts_with("1\nerror: service"));
-        assert_eq!(wrong.said(&["get", "greeter"]).await, wrong.said(&["deregister", "greeter", "a"]).await);
+        assert!(
+            right
+                .said(&["get", "greeter"])
+                .await
+                .starts_with("1\nerror: service")
+        );
+        assert_eq!(
+            wrong.said(&["get", "greeter"]).await,
+            wrong.said(&["deregister", "greeter", "a"]).await
+        );
         [
             Place::new(&etcd, "etcd", "", "").said(&["list"]).await,
             wrong.said(&["list"]).await,
-            Place::new(&etcd, "etcd", &good, "/other").said(&["list"]).await,
+            Place::new(&etcd, "etcd", &good, "/other")
+                .said(&["list"])
+                .await,
             wrong.said_until_stopped(&["watch"]).await,
             wrong.said(&["wait", "greeter", "--timeout", "4s"]).await,
             wrong
-                .said_until_stopped(&["register", "--name", "a", "--id", "1", "--address", "b:1", "--metadata", "protocol=grpc"])
+                .said_until_stopped(&[
+                    "register",
+                    "--name",
+                    "a",
+                    "--id",
+                    "1",
+                    "--address",
+                    "b:1",
+                    "--metadata",
+                    "protocol=grpc",
+                ])
                 .await,
-            Place::new(&etcd, "etcd", "waypost@", "").said(&["list"]).await,
+            Place::new(&etcd, "etcd", "waypost@", "")
+                .said(&["list"])
+                .await,
         ]
     })
     .await;
@@ -171,9 +219,14 @@ async fn who_may_not() {
 async fn the_environment_says_who_it_is() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
-        etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry").await.unwrap();
+        etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry")
+            .await
+            .unwrap();
         let url = format!("etcd://{}", etcd.addresses()[0]);
-        let login = waypost().env("WAYPOST_REGISTRY", &url).env("ETCD_USERNAME", "waypost").env("ETCD_PASSWORD", PASSWORD);
+        let login = waypost()
+            .env("WAYPOST_REGISTRY", &url)
+            .env("ETCD_USERNAME", "waypost")
+            .env("ETCD_PASSWORD", PASSWORD);
         assert_eq!(run(&login.args(["list"])).await.code, Some(0));
     })
     .await;
@@ -184,23 +237,43 @@ async fn encryption_must_be_on_both_sides() {
     let [untrusted, no_file] = each(async |binary| {
         let plain = Etcd::start(&binary, &Options::one()).await.unwrap();
         let tls = Etcd::start(&binary, &Options::one().tls()).await.unwrap();
-        let mutual = Etcd::start(&binary, &Options::one().mutual_tls()).await.unwrap();
+        let mutual = Etcd::start(&binary, &Options::one().mutual_tls())
+            .await
+            .unwrap();
         let ca = |etcd: &Etcd| format!("?ca={}", etcd.authority().unwrap().certificate().display());
-        assert!(Place::new(&tls, "etcds", "", &ca(&tls)).said(&["get", "greeter"]).await.starts_with("1\nerror: service"));
+        assert!(
+            Place::new(&tls, "etcds", "", &ca(&tls))
+                .said(&["get", "greeter"])
+                .await
+                .starts_with("1\nerror: service")
+        );
         // The other side may report a reason, close or reset the connection, by chance. What to do
         // is the same.
         for (place, remedy) in [
-            (Place::new(&tls, "etcd", "", ""), "(does it want TLS? etcds:// is with)"),
+            (
+                Place::new(&tls, "etcd", "", ""),
+                "(does it want TLS? etcds:// is with)",
+            ),
             (Place::new(&plain, "etcds", "", ""), "etcd:// is without)"),
-            (Place::new(&mutual, "etcds", "", &ca(&mutual)), "(does it want a certificate? show yours with cert= and key="),
+            (
+                Place::new(&mutual, "etcds", "", &ca(&mutual)),
+                "(does it want a certificate? show yours with cert= and key=",
+            ),
         ] {
             let said = place.said(&["list"]).await;
-            assert!(said.starts_with("3\nerror: the etcd registry is unavailable: listing services: ETCD: "), "{said}");
+            assert!(
+                said.starts_with(
+                    "3\nerror: the etcd registry is unavailable: listing services: ETCD: "
+                ),
+                "{said}"
+            );
             assert!(said.contains(remedy), "{said}");
         }
         [
             Place::new(&tls, "etcds", "", "").said(&["list"]).await,
-            Place::new(&tls, "etcds", "", "?ca=/nowhere").said(&["list"]).await,
+            Place::new(&tls, "etcds", "", "?ca=/nowhere")
+                .said(&["list"])
+                .await,
         ]
     })
     .await;

@@ -27,7 +27,10 @@ fn leaving(id: &str) -> Entry {
 }
 
 fn deleted(id: &str) -> Event {
-    Event::Deleted(Key { service: "greeter".into(), id: format!("greeter-{id}") })
+    Event::Deleted(Key {
+        service: "greeter".into(),
+        id: format!("greeter-{id}"),
+    })
 }
 
 fn cache(grace: Duration) -> ServiceCache {
@@ -37,7 +40,13 @@ fn cache(grace: Duration) -> ServiceCache {
 fn ids(cache: &ServiceCache) -> (Vec<String>, Vec<String>) {
     let snapshot = cache.snapshot();
     let short = |entry: &Entry| entry.node.id.trim_start_matches("greeter-").to_owned();
-    (snapshot.confirmed().map(short).collect(), snapshot.suspects().map(|suspect| short(&suspect.entry)).collect())
+    (
+        snapshot.confirmed().map(short).collect(),
+        snapshot
+            .suspects()
+            .map(|suspect| short(&suspect.entry))
+            .collect(),
+    )
 }
 
 fn owned(ids: &[&str]) -> Vec<String> {
@@ -82,12 +91,24 @@ async fn an_outage_changes_no_node_and_only_ages_the_snapshot() {
     cache.on_outage(now, "gone");
     cache.on_outage(now + Duration::from_secs(3), "still gone");
     let during = cache.snapshot().clone();
-    assert_eq!((&*during.outage.clone().unwrap().why, during.generation), ("still gone", before.generation));
+    assert_eq!(
+        (&*during.outage.clone().unwrap().why, during.generation),
+        ("still gone", before.generation)
+    );
     assert_eq!(during.changes_since(&before).count(), 0);
-    assert_eq!(during.staleness(now + Duration::from_secs(5)), Duration::from_secs(5));
+    assert_eq!(
+        during.staleness(now + Duration::from_secs(5)),
+        Duration::from_secs(5)
+    );
     cache.on_event(now + Duration::from_secs(6), Event::Reset(vec![entry("a")]));
     let after = cache.snapshot();
-    assert_eq!((after.generation, after.staleness(now + Duration::from_secs(7))), (before.generation, Duration::ZERO));
+    assert_eq!(
+        (
+            after.generation,
+            after.staleness(now + Duration::from_secs(7))
+        ),
+        (before.generation, Duration::ZERO)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +146,9 @@ async fn each_loss_has_a_grace_of_its_own() {
 async fn nodes_of_other_services_are_ignored() {
     let (now, mut cache) = (Instant::now(), cache(GRACE));
     let mut other = Service::new("other");
-    other.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:1"));
+    other
+        .nodes
+        .push(Node::with_id("greeter", "a", "127.0.0.1:1"));
     let other = other.entries().remove(0);
     cache.on_event(now, Event::Reset(vec![entry("a"), other.clone()]));
     cache.on_event(now, Event::Created(other.clone()));
@@ -166,27 +189,43 @@ impl Model {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.0.retain(|_, (_, lost)| lost.is_none_or(|since| now < since + GRACE));
+        self.0
+            .retain(|_, (_, lost)| lost.is_none_or(|since| now < since + GRACE));
     }
 
     fn members(&self) -> BTreeMap<String, Member> {
         let member = |(entry, lost): &(Entry, Option<Instant>)| match *lost {
-            Some(since) => Member::Suspect(Suspect { entry: entry.clone(), since }),
+            Some(since) => Member::Suspect(Suspect {
+                entry: entry.clone(),
+                since,
+            }),
             None => Member::Confirmed(entry.clone()),
         };
-        self.0.iter().map(|(id, known)| (id.clone(), member(known))).collect()
+        self.0
+            .iter()
+            .map(|(id, known)| (id.clone(), member(known)))
+            .collect()
     }
 }
 
 fn members(snapshot: &Snapshot) -> BTreeMap<String, Member> {
     let confirmed = snapshot.confirmed().cloned().map(Member::Confirmed);
     let members = confirmed.chain(snapshot.suspects().cloned().map(Member::Suspect));
-    let members: BTreeMap<_, _> = members.map(|member| (member.entry().node.id.clone(), member)).collect();
-    assert_eq!(members.len(), snapshot.len(), "a node is confirmed and suspect at once");
+    let members: BTreeMap<_, _> = members
+        .map(|member| (member.entry().node.id.clone(), member))
+        .collect();
+    assert_eq!(
+        members.len(),
+        snapshot.len(),
+        "a node is confirmed and suspect at once"
+    );
     members
 }
 
-fn replay(mut members: BTreeMap<String, Member>, changes: impl Iterator<Item = MemberChange>) -> BTreeMap<String, Member> {
+fn replay(
+    mut members: BTreeMap<String, Member>,
+    changes: impl Iterator<Item = MemberChange>,
+) -> BTreeMap<String, Member> {
     for change in changes {
         let id = change.id().to_owned();
         assert_ne!(change.before, change.now, "a change that is none");
@@ -207,7 +246,10 @@ fn any_event(rng: &mut Rng, nodes: u32) -> Event {
     };
     match rng.u32(..20) {
         0 => {
-            let some: BTreeMap<_, _> = (0..rng.u32(..nodes * 2)).map(|_| any(rng)).map(|entry| (entry.key(), entry)).collect();
+            let some: BTreeMap<_, _> = (0..rng.u32(..nodes * 2))
+                .map(|_| any(rng))
+                .map(|entry| (entry.key(), entry))
+                .collect();
             Event::Reset(some.into_values().collect())
         }
         1..12 => Event::Updated(any(rng)),
@@ -236,14 +278,22 @@ async fn any_events_add_up_to_what_the_rules_say() {
             let snapshot = cache.snapshot();
             assert_eq!(members(snapshot), model.members(), "seed {seed}");
             let is_same = before.synced && snapshot.changes_since(&before).next().is_none();
-            assert_eq!(before.generation == snapshot.generation, is_same, "seed {seed}");
+            assert_eq!(
+                before.generation == snapshot.generation,
+                is_same,
+                "seed {seed}"
+            );
             if rng.u32(..20) == 0 {
                 kept.push(snapshot.clone());
             }
         }
         for old in &kept {
             for new in &kept {
-                assert_eq!(replay(members(old), new.changes_since(old)), members(new), "seed {seed}");
+                assert_eq!(
+                    replay(members(old), new.changes_since(old)),
+                    members(new),
+                    "seed {seed}"
+                );
             }
         }
     }

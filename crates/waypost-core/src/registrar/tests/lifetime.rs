@@ -18,19 +18,30 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn registration(registry: &Scripted) -> Registration {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", "1", "10.0.0.7:7000"));
-    Registration::builder(AnyRegistry::new(registry.clone()), service).start().unwrap()
+    service
+        .nodes
+        .push(Node::with_id("greeter", "1", "10.0.0.7:7000"));
+    Registration::builder(AnyRegistry::new(registry.clone()), service)
+        .start()
+        .unwrap()
 }
 
 fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// Returns a registration that was registered on `runtime`.
 fn registered_on(runtime: &Runtime, registry: &Scripted) -> Registration {
     runtime.block_on(async {
         let registration = registration(registry);
-        timeout(SOON, registration.registered()).await.unwrap().unwrap();
+        timeout(SOON, registration.registered())
+            .await
+            .unwrap()
+            .unwrap();
         registration
     })
 }
@@ -45,7 +56,11 @@ fn orphaned(registry: &Scripted) -> Registration {
 
 fn why(registration: &Registration) -> String {
     match registration.state() {
-        State::Failing { why, registered_before: true, .. } => why,
+        State::Failing {
+            why,
+            registered_before: true,
+            ..
+        } => why,
         state => panic!("{state:?}"),
     }
 }
@@ -53,7 +68,9 @@ fn why(registration: &Registration) -> String {
 #[test]
 fn a_start_outside_a_runtime_is_an_error() {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", "1", "10.0.0.7:7000"));
+    service
+        .nodes
+        .push(Node::with_id("greeter", "1", "10.0.0.7:7000"));
     let builder = Registration::builder(AnyRegistry::new(Scripted::new(Mood::Well)), service);
     insta::assert_snapshot!(builder.start().unwrap_err(), @"registration: cannot start outside a tokio runtime; call start inside one");
 }
@@ -69,9 +86,18 @@ fn a_registration_whose_runtime_has_ended_says_so_and_goes_on_in_the_next() {
         let next = runtime();
         next.block_on(async {
             assert!(!registration.state().is_left());
-            timeout(SOON, registration.registered()).await.unwrap().unwrap();
-            assert_eq!(registry.node().unwrap().instance(), Some(instance.as_str()), "as the same instance");
-            registration.update(|metadata| metadata.insert("zone", "eu-1")).unwrap();
+            timeout(SOON, registration.registered())
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(
+                registry.node().unwrap().instance(),
+                Some(instance.as_str()),
+                "as the same instance"
+            );
+            registration
+                .update(|metadata| metadata.insert("zone", "eu-1"))
+                .unwrap();
         });
     }
     runtime().block_on(async { timeout(SOON, registration.close()).await.unwrap().unwrap() });
@@ -102,7 +128,8 @@ fn who_waits_in_another_runtime_takes_the_task_over() {
     let (first, second) = (runtime(), runtime());
     let registration = first.block_on(async { registration(&registry) });
     let waits = std::thread::scope(|scope| {
-        let waits = scope.spawn(|| second.block_on(async { timeout(SOON, registration.registered()).await }));
+        let waits = scope
+            .spawn(|| second.block_on(async { timeout(SOON, registration.registered()).await }));
         second.block_on(registration.keeper.reach(|state| state.name() == "failing"));
         first.shutdown_timeout(SOON);
         registry.set(Mood::Well);
@@ -117,7 +144,11 @@ fn a_task_on_a_runtime_that_is_not_driven_is_taken_over_to_leave() {
     let registry = Scripted::new(Mood::Well);
     let idle = Builder::new_current_thread().enable_all().build().unwrap();
     let registration = registered_on(&idle, &registry);
-    let paused = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let paused = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
     paused.block_on(registration.close()).unwrap();
     assert_eq!(registry.node(), None);
 }
@@ -127,7 +158,12 @@ fn outside_any_runtime_close_is_an_error_and_does_not_hang() {
     let registration = orphaned(&Scripted::new(Mood::Well));
     let waker = std::task::Waker::noop();
     let mut close = std::pin::pin!(registration.close());
-    let std::task::Poll::Ready(closed) = close.as_mut().poll(&mut std::task::Context::from_waker(waker)) else { panic!("hangs") };
+    let std::task::Poll::Ready(closed) = close
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(waker))
+    else {
+        panic!("hangs")
+    };
     insta::assert_snapshot!(closed.unwrap_err(), @"registration: cannot leave outside a tokio runtime; call close inside one");
 }
 
@@ -160,12 +196,22 @@ impl Subscriber for Panics {
 #[test]
 fn a_panic_in_the_task_is_followed_by_another_task() {
     let registry = Scripted::new(Mood::Well);
-    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
     tracing::subscriber::with_default(Panics::default(), || {
         runtime.block_on(async {
             let registration = registration(&registry);
-            let failing = registration.keeper.reach(|state| state.name() == "failing").await;
-            assert!(format!("{failing:?}").contains("the registrar panicked and is started again"), "{failing:?}");
+            let failing = registration
+                .keeper
+                .reach(|state| state.name() == "failing")
+                .await;
+            assert!(
+                format!("{failing:?}").contains("the registrar panicked and is started again"),
+                "{failing:?}"
+            );
             registration.registered().await.unwrap();
             registration.close().await.unwrap();
         });

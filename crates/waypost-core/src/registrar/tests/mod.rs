@@ -10,7 +10,10 @@ mod task;
 
 use tokio::time::Instant;
 
-#[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning; it is only counted from")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant will do as the beginning; it is only counted from"
+)]
 fn start() -> Instant {
     Instant::from_std(std::time::Instant::now())
 }

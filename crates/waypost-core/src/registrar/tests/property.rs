@@ -30,8 +30,15 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
     ];
     let answer = proptest::option::weighted(0.8, proptest::option::of(kind));
     let other = proptest::option::weighted(0.1, proptest::bool::weighted(0.2));
-    let turn = (0_u64..4000, any::<bool>(), answer, other, 0.0..=1.0)
-        .prop_map(|(after, check_first, answer, other, chance)| Turn { after, check_first, answer, other, chance });
+    let turn = (0_u64..4000, any::<bool>(), answer, other, 0.0..=1.0).prop_map(
+        |(after, check_first, answer, other, chance)| Turn {
+            after,
+            check_first,
+            answer,
+            other,
+            chance,
+        },
+    );
     proptest::collection::vec(turn, 1..200)
 }
 
@@ -51,20 +58,30 @@ fn duration() -> impl Strategy<Value = Duration> {
 fn configs() -> impl Strategy<Value = Config> {
     let threshold = (1_u32..4).prop_map(|n| n.try_into().unwrap());
     let times = proptest::array::uniform7(duration());
-    (times, threshold.clone(), threshold).prop_map(|(times, failure_threshold, success_threshold)| {
-        let [ttl, interval, timeout, back_off_min, back_off_max, reregister_jitter, drain_delay] = times;
-        Config {
-            ttl,
-            interval,
-            timeout,
-            back_off_min,
-            back_off_max,
-            reregister_jitter,
-            drain_delay,
-            failure_threshold,
-            success_threshold,
-        }
-    })
+    (times, threshold.clone(), threshold).prop_map(
+        |(times, failure_threshold, success_threshold)| {
+            let [
+                ttl,
+                interval,
+                timeout,
+                back_off_min,
+                back_off_max,
+                reregister_jitter,
+                drain_delay,
+            ] = times;
+            Config {
+                ttl,
+                interval,
+                timeout,
+                back_off_min,
+                back_off_max,
+                reregister_jitter,
+                drain_delay,
+                failure_threshold,
+                success_threshold,
+            }
+        },
+    )
 }
 
 /// Model of a run, with its own health counts. It asserts the invariants of every run.
@@ -90,7 +107,10 @@ impl Model {
             failing: false,
             passes: 0,
             failures: 0,
-            thresholds: (config.failure_threshold.get(), config.success_threshold.get()),
+            thresholds: (
+                config.failure_threshold.get(),
+                config.success_threshold.get(),
+            ),
             left_at: None,
             finished: false,
         }
@@ -116,13 +136,26 @@ impl Model {
     }
 
     fn begins(&mut self, work: Work) {
-        assert_eq!(self.lane(lane_of(work)).replace(work), None, "one at a time in a lane");
-        assert!(work == Work::Deregister || self.left_at.is_none(), "only a deregister after leaving");
-        assert!(work != Work::Register || self.known && !self.failing, "no register while unhealthy");
+        assert_eq!(
+            self.lane(lane_of(work)).replace(work),
+            None,
+            "one at a time in a lane"
+        );
+        assert!(
+            work == Work::Deregister || self.left_at.is_none(),
+            "only a deregister after leaving"
+        );
+        assert!(
+            work != Work::Register || self.known && !self.failing,
+            "no register while unhealthy"
+        );
     }
 
     fn gives_up(&mut self, lane: Lane) {
-        let work = self.lane(lane).take().expect("only work under way is given up");
+        let work = self
+            .lane(lane)
+            .take()
+            .expect("only work under way is given up");
         if work == Work::Check && self.left_at.is_none() {
             self.checked(false);
         }
@@ -130,7 +163,11 @@ impl Model {
 
     fn checked(&mut self, passed: bool) {
         let (failure_threshold, success_threshold) = self.thresholds;
-        (self.passes, self.failures) = if passed { (self.passes + 1, 0) } else { (0, self.failures + 1) };
+        (self.passes, self.failures) = if passed {
+            (self.passes + 1, 0)
+        } else {
+            (0, self.failures + 1)
+        };
         if !self.known && passed || self.failing && self.passes >= success_threshold {
             (self.known, self.failing) = (true, false);
         } else if self.failures >= failure_threshold {
@@ -140,7 +177,11 @@ impl Model {
 
     /// Ends the work of one lane, if there is any, with this result.
     fn ends(&mut self, check_first: bool, kind: Option<WorkFailureKind>) -> Option<Event> {
-        let lanes = if check_first { [Lane::Check, Lane::Request] } else { [Lane::Request, Lane::Check] };
+        let lanes = if check_first {
+            [Lane::Check, Lane::Request]
+        } else {
+            [Lane::Request, Lane::Check]
+        };
         let work = lanes.into_iter().find_map(|lane| self.lane(lane).take())?;
         if work == Work::Check {
             self.checked(kind.is_none());
@@ -157,7 +198,12 @@ fn lane_of(work: Work) -> Lane {
 }
 
 fn answer(work: Work, kind: Option<WorkFailureKind>) -> Event {
-    let result = kind.map_or(Ok(()), |kind| Err(WorkFailure { kind, why: "no".to_owned() }));
+    let result = kind.map_or(Ok(()), |kind| {
+        Err(WorkFailure {
+            kind,
+            why: "no".to_owned(),
+        })
+    });
     match work {
         Work::Check => Event::Checked(result.map_err(|failure| failure.why)),
         Work::Register => Event::Registered(result),
@@ -168,7 +214,13 @@ fn answer(work: Work, kind: Option<WorkFailureKind>) -> Event {
 /// Runs `turns` and asserts the invariants of every run.
 fn play(config: &Config, checks: bool, turns: Vec<Turn>) {
     let start = super::start();
-    let setup = Setup { config: config.clone(), request_timeout: config.timeout, checks, pulse: start, resumed: None };
+    let setup = Setup {
+        config: config.clone(),
+        request_timeout: config.timeout,
+        checks,
+        pulse: start,
+        resumed: None,
+    };
     let mut machine = Machine::new(setup, start);
     let (mut now, mut model) = (start, Model::new(config, checks));
     model.see(&machine.step(now, 0.5, Event::Tick));
@@ -176,7 +228,9 @@ fn play(config: &Config, checks: bool, turns: Vec<Turn>) {
         if model.finished {
             break;
         }
-        let deadline = machine.deadline().unwrap_or(now + Duration::from_secs(3600));
+        let deadline = machine
+            .deadline()
+            .unwrap_or(now + Duration::from_secs(3600));
         now = (now + Duration::from_millis(turn.after)).min(deadline);
         let event = match (turn.other, turn.answer) {
             (Some(true), _) => {
@@ -196,16 +250,41 @@ fn play(config: &Config, checks: bool, turns: Vec<Turn>) {
     }
 }
 
-fn holds(config: &Config, machine: &Machine, model: &Model, now: Instant, chance: f64, event: &Event) {
+fn holds(
+    config: &Config,
+    machine: &Machine,
+    model: &Model,
+    now: Instant,
+    chance: f64,
+    event: &Event,
+) {
     if let Some(deadline) = machine.deadline() {
         assert!(deadline >= now, "never late");
-        let longest = [config.interval, config.timeout.saturating_mul(2), config.back_off_max].into_iter().max().unwrap();
-        assert!(now.checked_add(longest).is_none_or(|latest| deadline <= latest), "never asleep for long");
-        let rests = deadline > now || chance < 1e-3 || config.back_off_min < Duration::from_millis(1);
+        let longest = [
+            config.interval,
+            config.timeout.saturating_mul(2),
+            config.back_off_max,
+        ]
+        .into_iter()
+        .max()
+        .unwrap();
+        assert!(
+            now.checked_add(longest)
+                .is_none_or(|latest| deadline <= latest),
+            "never asleep for long"
+        );
+        let rests =
+            deadline > now || chance < 1e-3 || config.back_off_min < Duration::from_millis(1);
         assert!(rests || !matches!(event, Event::Tick), "no busy loop");
     }
-    if let Some(by) = model.left_at.and_then(|left| left.checked_add(config.timeout)) {
-        assert!(model.finished || now < by || !matches!(event, Event::Tick), "left in time");
+    if let Some(by) = model
+        .left_at
+        .and_then(|left| left.checked_add(config.timeout))
+    {
+        assert!(
+            model.finished || now < by || !matches!(event, Event::Tick),
+            "left in time"
+        );
         assert!(now <= by, "left in time");
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::record::{Node, Service};
-use crate::registry::{DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher};
+use crate::registry::{
+    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
+};
 
 /// Behaviour of the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,9 +50,18 @@ impl Scripted {
     }
 
     pub(super) fn with_timeout(mood: Mood, timeout: Duration) -> Self {
-        let inside = Inside { mood, ..Inside::default() };
-        let options = Options { timeout, ..Options::new() };
-        Self { inside: Arc::new(Mutex::new(inside)), options: Arc::new(options) }
+        let inside = Inside {
+            mood,
+            ..Inside::default()
+        };
+        let options = Options {
+            timeout,
+            ..Options::new()
+        };
+        Self {
+            inside: Arc::new(Mutex::new(inside)),
+            options: Arc::new(options),
+        }
     }
 
     pub(super) fn set(&self, mood: Mood) {
@@ -62,12 +73,23 @@ impl Scripted {
     }
 
     pub(super) fn node(&self) -> Option<Node> {
-        self.inside.lock().unwrap().record.as_ref().map(|service| service.nodes[0].clone())
+        self.inside
+            .lock()
+            .unwrap()
+            .record
+            .as_ref()
+            .map(|service| service.nodes[0].clone())
     }
 
     /// Returns the requests received since `start`, with their times in milliseconds.
     pub(super) fn asked(&self, start: Instant) -> Vec<(u128, Asked)> {
-        self.inside.lock().unwrap().asked.iter().map(|(at, asked)| ((*at - start).as_millis(), *asked)).collect()
+        self.inside
+            .lock()
+            .unwrap()
+            .asked
+            .iter()
+            .map(|(at, asked)| ((*at - start).as_millis(), *asked))
+            .collect()
     }
 
     async fn ask(&self, asked: Asked) -> Result<()> {
@@ -78,11 +100,22 @@ impl Scripted {
         };
         match mood {
             Mood::Well => Ok(()),
-            Mood::Away => Err(Error::unavailable("scripted", "no route", "down for the test")),
+            Mood::Away => Err(Error::unavailable(
+                "scripted",
+                "no route",
+                "down for the test",
+            )),
             Mood::Hangs => std::future::pending().await,
             Mood::Panics => panic!("told to panic"),
-            Mood::Denies => Err(Error::Denied { registry: "scripted", what: "no permission".to_owned(), source: None }),
-            Mood::Unsupported => Err(Error::Unsupported { registry: "scripted", operation: "do that" }),
+            Mood::Denies => Err(Error::Denied {
+                registry: "scripted",
+                what: "no permission".to_owned(),
+                source: None,
+            }),
+            Mood::Unsupported => Err(Error::Unsupported {
+                registry: "scripted",
+                operation: "do that",
+            }),
             Mood::Closed => Err(Error::Closed),
         }
     }
@@ -105,12 +138,18 @@ impl Registry for Scripted {
 
     async fn deregister(&self, _: &Service, options: &DeregisterOptions) -> Result<()> {
         self.ask(Asked::Deregister).await?;
-        self.inside.lock().unwrap().record.take_if(|record| options.may_remove(&record.nodes[0].metadata));
+        self.inside
+            .lock()
+            .unwrap()
+            .record
+            .take_if(|record| options.may_remove(&record.nodes[0].metadata));
         Ok(())
     }
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
-        Err(Error::NotFound { service: name.to_owned() })
+        Err(Error::NotFound {
+            service: name.to_owned(),
+        })
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
@@ -118,7 +157,10 @@ impl Registry for Scripted {
     }
 
     async fn watch(&self, _: &WatchOptions) -> Result<Watcher> {
-        Err(Error::Unsupported { registry: "scripted", operation: "watch" })
+        Err(Error::Unsupported {
+            registry: "scripted",
+            operation: "watch",
+        })
     }
 
     async fn close(&self) -> Result<()> {

@@ -26,7 +26,9 @@ enum Next<'a, T> {
 
 impl<'a, T> Cursor<'a, T> {
     fn new(root: &'a Tree<T>) -> Self {
-        let mut cursor = Self { levels: Vec::with_capacity(usize::from(root.height()) + 2) };
+        let mut cursor = Self {
+            levels: Vec::with_capacity(usize::from(root.height()) + 2),
+        };
         cursor.push(Level::Trees(std::slice::from_ref(root)));
         cursor
     }
@@ -90,7 +92,10 @@ impl<'a, T: Positioned> Cursor<'a, T> {
     fn seek(&mut self, mut tree: &'a Tree<T>, position: Position<'_>) {
         while let Tree::Branch(branch) = tree {
             let at = branch.child_of(position);
-            let Some((child, after)) = branch.children.get(at..).and_then(<[_]>::split_first) else { return };
+            let Some((child, after)) = branch.children.get(at..).and_then(<[_]>::split_first)
+            else {
+                return;
+            };
             self.push(Level::Trees(after));
             tree = child;
         }
@@ -110,7 +115,10 @@ pub(crate) struct Iter<'a, T> {
 
 impl<'a, T> Iter<'a, T> {
     pub(super) fn new(root: &'a Tree<T>, left: usize) -> Self {
-        Self { cursor: Cursor::new(root), left }
+        Self {
+            cursor: Cursor::new(root),
+            left,
+        }
     }
 }
 
@@ -179,7 +187,10 @@ impl<'a, T: Positioned + PartialEq> Diff<'a, T> {
 
 impl<'a, T> Diff<'a, T> {
     pub(super) fn new(old: &'a Tree<T>, new: &'a Tree<T>) -> Self {
-        Self { old: Cursor::new(old), new: Cursor::new(new) }
+        Self {
+            old: Cursor::new(old),
+            new: Cursor::new(new),
+        }
     }
 
     /// Skips a tree that both sets share. Otherwise opens the higher of the two, so that shared

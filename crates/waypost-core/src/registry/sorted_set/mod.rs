@@ -38,7 +38,10 @@ pub(crate) struct SortedSet<T> {
 
 impl<T> Default for SortedSet<T> {
     fn default() -> Self {
-        Self { root: Tree::leaf(Vec::new()), len: 0 }
+        Self {
+            root: Tree::leaf(Vec::new()),
+            len: 0,
+        }
     }
 }
 
@@ -49,7 +52,10 @@ impl<T: Positioned> SortedSet<T> {
         items.reverse();
         items.dedup_by(|a, b| a.position() == b.position());
         items.reverse();
-        Self { len: items.len(), root: Tree::build(items) }
+        Self {
+            len: items.len(),
+            root: Tree::build(items),
+        }
     }
 
     /// Returns the number of items.
@@ -90,7 +96,10 @@ impl<T: Positioned> SortedSet<T> {
     }
 
     /// Iterates in order over the items at `position` and after it.
-    pub(crate) fn iter_from(&self, position: Position<'_>) -> impl Iterator<Item = &T> + use<'_, T> {
+    pub(crate) fn iter_from(
+        &self,
+        position: Position<'_>,
+    ) -> impl Iterator<Item = &T> + use<'_, T> {
         let mut cursor = Cursor::at(&self.root, position);
         std::iter::from_fn(move || cursor.next_item())
     }

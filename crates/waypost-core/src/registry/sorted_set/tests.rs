@@ -28,12 +28,16 @@ type Model = BTreeMap<String, Item>;
 
 fn model_diff(old: &Model, new: &Model) -> Vec<(Option<Item>, Option<Item>)> {
     let ids: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    let both = ids.into_iter().map(|id| (old.get(id).cloned(), new.get(id).cloned()));
+    let both = ids
+        .into_iter()
+        .map(|id| (old.get(id).cloned(), new.get(id).cloned()));
     both.filter(|(old, new)| old != new).collect()
 }
 
 fn diff(old: &SortedSet<Item>, new: &SortedSet<Item>) -> Vec<(Option<Item>, Option<Item>)> {
-    old.diff(new).map(|(old, new)| (old.cloned(), new.cloned())).collect()
+    old.diff(new)
+        .map(|(old, new)| (old.cloned(), new.cloned()))
+        .collect()
 }
 
 fn assert_is(set: &SortedSet<Item>, model: &Model) {
@@ -69,7 +73,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn insert(set: &mut SortedSet<Item>, model: &mut Model, id: u32, value: u32) {
     let item = Item::new(id, value);
-    assert_eq!(set.insert(item.clone()), model.insert(item.0.0.clone(), item).is_none());
+    assert_eq!(
+        set.insert(item.clone()),
+        model.insert(item.0.0.clone(), item).is_none()
+    );
 }
 
 fn remove(set: &mut SortedSet<Item>, model: &mut Model, id: u32) {
@@ -112,9 +119,13 @@ proptest! {
 /// Of several items at one position the last one wins.
 #[test]
 fn a_set_is_built_of_items_in_any_order() {
-    let items = [(3, 0), (1, 0), (2, 0), (1, 1), (3, 1), (1, 2)].map(|(id, value)| Item::new(id, value));
+    let items =
+        [(3, 0), (1, 0), (2, 0), (1, 1), (3, 1), (1, 2)].map(|(id, value)| Item::new(id, value));
     let set: SortedSet<_> = items.into_iter().collect();
-    let values: Vec<_> = set.iter().map(|item| (item.0.0.as_str(), item.0.1)).collect();
+    let values: Vec<_> = set
+        .iter()
+        .map(|item| (item.0.0.as_str(), item.0.1))
+        .collect();
     assert_eq!(values, [("000001", 2), ("000002", 0), ("000003", 1)]);
 }
 
@@ -141,7 +152,9 @@ fn a_difference_looks_only_at_what_is_not_shared() {
         }
     }
 
-    let old: SortedSet<_> = (0..100_000).map(|id| Counted(Item::new(2 * id, 0))).collect();
+    let old: SortedSet<_> = (0..100_000)
+        .map(|id| Counted(Item::new(2 * id, 0)))
+        .collect();
     let edits: [fn(&mut SortedSet<Counted>) -> bool; 3] = [
         |set| set.insert(Counted(Item::new(70_000, 1))),
         |set| set.insert(Counted(Item::new(70_001, 0))),

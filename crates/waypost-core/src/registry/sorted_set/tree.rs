@@ -62,7 +62,9 @@ impl<T: Positioned> Tree<T> {
         let mut height = 0;
         while level.len() > 1 {
             height += 1;
-            level = chunks(level).map(|children| Self::branch(height, children)).collect();
+            level = chunks(level)
+                .map(|children| Self::branch(height, children))
+                .collect();
         }
         level.pop().unwrap_or_else(|| Self::leaf(Vec::new()))
     }
@@ -84,7 +86,10 @@ impl<T: Positioned> Tree<T> {
     pub(super) fn get(&self, position: Position<'_>) -> Option<&T> {
         match self {
             Self::Leaf(items) => items.get(search(items, position).ok()?),
-            Self::Branch(branch) => branch.children.get(branch.child_of(position))?.get(position),
+            Self::Branch(branch) => branch
+                .children
+                .get(branch.child_of(position))?
+                .get(position),
         }
     }
 
@@ -110,7 +115,8 @@ impl<T: Positioned> Tree<T> {
                 let branch = Arc::make_mut(branch);
                 let at = branch.child_of(item.position());
                 let right = branch.children[at].insert(item)?;
-                insert_at(&mut branch.children, at + 1, right).map(|children| Self::branch(branch.height, children))
+                insert_at(&mut branch.children, at + 1, right)
+                    .map(|children| Self::branch(branch.height, children))
             }
         }
     }
@@ -134,10 +140,13 @@ impl<T: Positioned> Tree<T> {
     /// Appends the right neighbour. Returns the right half if both exceed one node.
     fn append(&mut self, right: Self) -> Option<Self> {
         match (self, right) {
-            (Self::Leaf(left), Self::Leaf(right)) => join(Arc::make_mut(left), Arc::unwrap_or_clone(right)).map(Self::leaf),
+            (Self::Leaf(left), Self::Leaf(right)) => {
+                join(Arc::make_mut(left), Arc::unwrap_or_clone(right)).map(Self::leaf)
+            }
             (Self::Branch(left), Self::Branch(right)) => {
                 let (left, right) = (Arc::make_mut(left), Arc::unwrap_or_clone(right));
-                join(&mut left.children, right.children).map(|children| Self::branch(left.height, children))
+                join(&mut left.children, right.children)
+                    .map(|children| Self::branch(left.height, children))
             }
             // Neighbours have the same height.
             (_, right) => Some(right),
@@ -148,8 +157,14 @@ impl<T: Positioned> Tree<T> {
 impl<T: Positioned> Branch<T> {
     /// Returns the index of the child whose range includes a position.
     pub(super) fn child_of(&self, position: Position<'_>) -> usize {
-        let after = |child: &Tree<T>| child.first().is_some_and(|first| first.position() > position);
-        self.children.partition_point(|child| !after(child)).saturating_sub(1)
+        let after = |child: &Tree<T>| {
+            child
+                .first()
+                .is_some_and(|first| first.position() > position)
+        };
+        self.children
+            .partition_point(|child| !after(child))
+            .saturating_sub(1)
     }
 
     /// Removes an empty child, and merges a small one with its neighbour.

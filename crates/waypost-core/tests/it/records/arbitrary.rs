@@ -10,11 +10,18 @@ pub(crate) fn text() -> impl Strategy<Value = String> {
             .chars()
             .collect::<Vec<_>>(),
     );
-    prop::collection::vec(prop_oneof![odd, any::<char>(), prop::char::range('a', 'z')], 0..8).prop_map(String::from_iter)
+    prop::collection::vec(
+        prop_oneof![odd, any::<char>(), prop::char::range('a', 'z')],
+        0..8,
+    )
+    .prop_map(String::from_iter)
 }
 
-fn list<T: std::fmt::Debug + Clone>(item: impl Strategy<Value = T>) -> impl Strategy<Value = NilableVec<T>> {
-    prop::option::of(prop::collection::vec(item, 0..3)).prop_map(|items| items.map_or_else(NilableVec::null, NilableVec::from))
+fn list<T: std::fmt::Debug + Clone>(
+    item: impl Strategy<Value = T>,
+) -> impl Strategy<Value = NilableVec<T>> {
+    prop::option::of(prop::collection::vec(item, 0..3))
+        .prop_map(|items| items.map_or_else(NilableVec::null, NilableVec::from))
 }
 
 fn metadata() -> impl Strategy<Value = Metadata> {
@@ -23,22 +30,46 @@ fn metadata() -> impl Strategy<Value = Metadata> {
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    let leaf = (text(), text()).prop_map(|(name, kind)| Value { name, kind, values: NilableVec::null() });
+    let leaf = (text(), text()).prop_map(|(name, kind)| Value {
+        name,
+        kind,
+        values: NilableVec::null(),
+    });
     leaf.prop_recursive(6, 12, 3, |inner| {
         (text(), text(), list(inner)).prop_map(|(name, kind, values)| Value { name, kind, values })
     })
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
-    let parts = (prop::option::of(value()), prop::option::of(value()), metadata(), text());
-    parts.prop_map(|(request, response, metadata, name)| Endpoint { request, response, metadata, name })
+    let parts = (
+        prop::option::of(value()),
+        prop::option::of(value()),
+        metadata(),
+        text(),
+    );
+    parts.prop_map(|(request, response, metadata, name)| Endpoint {
+        request,
+        response,
+        metadata,
+        name,
+    })
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    (metadata(), text(), text()).prop_map(|(metadata, id, address)| Node { metadata, id, address })
+    (metadata(), text(), text()).prop_map(|(metadata, id, address)| Node {
+        metadata,
+        id,
+        address,
+    })
 }
 
 pub(crate) fn service() -> impl Strategy<Value = Service> {
     let parts = (text(), text(), metadata(), list(endpoint()), list(node()));
-    parts.prop_map(|(name, version, metadata, endpoints, nodes)| Service { name, version, metadata, endpoints, nodes })
+    parts.prop_map(|(name, version, metadata, endpoints, nodes)| Service {
+        name,
+        version,
+        metadata,
+        endpoints,
+        nodes,
+    })
 }

@@ -5,7 +5,9 @@ use waypost_core::registry;
 
 fn service() -> Service {
     let mut service = Service::new("greeter");
-    service.nodes.push(Node::with_id("greeter", "1", "127.0.0.1:80"));
+    service
+        .nodes
+        .push(Node::with_id("greeter", "1", "127.0.0.1:80"));
     service
 }
 
@@ -45,9 +47,13 @@ fn a_record_may_be_as_large_as_the_limits() {
 #[test]
 fn the_length_is_that_of_one_node() {
     let mut service = padded(64 * 1024);
-    service.nodes.push(Node::with_id("greeter", "2", "127.0.0.1:81"));
+    service
+        .nodes
+        .push(Node::with_id("greeter", "2", "127.0.0.1:81"));
     service.check().unwrap();
-    service.nodes.push(Node::with_id("greeter", "33", "127.0.0.1:82"));
+    service
+        .nodes
+        .push(Node::with_id("greeter", "33", "127.0.0.1:82"));
     service.check().unwrap_err();
 }
 
@@ -66,6 +72,11 @@ fn what_is_refused() {
 
 #[test]
 fn a_registry_says_the_same() {
-    let refused = Service { name: "a b".to_owned(), ..service() }.check().unwrap_err();
+    let refused = Service {
+        name: "a b".to_owned(),
+        ..service()
+    }
+    .check()
+    .unwrap_err();
     insta::assert_snapshot!(registry::Error::from(refused), @r#"service name "a b": has a character that is not allowed: use only a-z, A-Z, 0-9, '.', '_' and '-'"#);
 }

@@ -7,13 +7,29 @@ use waypost_core::record::Service;
 
 pub(crate) fn values() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     files.sort();
-    files.iter().map(|file| (file.file_stem().unwrap().to_str().unwrap().to_owned(), value(file))).collect()
+    files
+        .iter()
+        .map(|file| {
+            (
+                file.file_stem().unwrap().to_str().unwrap().to_owned(),
+                value(file),
+            )
+        })
+        .collect()
 }
 
 fn value(file: &Path) -> String {
-    fs::read_to_string(file).unwrap().lines().nth(1).unwrap().to_owned()
+    fs::read_to_string(file)
+        .unwrap()
+        .lines()
+        .nth(1)
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
@@ -29,7 +45,11 @@ fn every_one_is_read_and_written_byte_for_byte() {
 
 #[test]
 fn bytes_that_are_no_text_are_told_from_a_replacement_character() {
-    let json = values().into_iter().find(|(name, _)| name == "escapes").unwrap().1;
+    let json = values()
+        .into_iter()
+        .find(|(name, _)| name == "escapes")
+        .unwrap()
+        .1;
     let service = Service::from_json(json.as_bytes()).unwrap();
     let metadata = &service.nodes[0].metadata;
     assert_eq!(metadata.get("invalid-utf8"), Some("bad\u{fffd}\u{fffd}end"));

@@ -9,12 +9,24 @@ const NODES: usize = 1_000;
 /// Returns the record of a node with an id of 45 bytes, an address of 20 and four labels.
 fn record(number: usize) -> (Key, String) {
     let mut service = Service::new("greeter1");
-    let mut node = Node::with_id(&service.name, &format!("{number:036}"), format!("10.123.100.100:{number:05}"));
-    let labels = [(keys::PROTOCOL, "grpc"), ("server", "grpc"), ("transport", "grpc")];
+    let mut node = Node::with_id(
+        &service.name,
+        &format!("{number:036}"),
+        format!("10.123.100.100:{number:05}"),
+    );
+    let labels = [
+        (keys::PROTOCOL, "grpc"),
+        ("server", "grpc"),
+        ("transport", "grpc"),
+    ];
     node.metadata = Metadata::from(labels);
-    node.metadata.insert(keys::INSTANCE, format!("{number:032x}"));
+    node.metadata
+        .insert(keys::INSTANCE, format!("{number:032x}"));
     assert_eq!((node.id.len(), node.address.len()), (45, 20));
-    let key = Key { service: service.name.clone(), id: node.id.clone() };
+    let key = Key {
+        service: service.name.clone(),
+        id: node.id.clone(),
+    };
     service.nodes.push(node);
     (key, service.to_json())
 }
@@ -24,12 +36,20 @@ fn a_node_takes_few_bytes() {
     let records: Vec<_> = (0..NODES).map(record).collect();
     let mut entries = Vec::<Entry>::with_capacity(NODES);
     let mut interner = Interner::default();
-    let decoded = measure(|| entries.extend(records.iter().map(|(key, json)| interner.decode(key, json.as_bytes()).unwrap())));
+    let decoded = measure(|| {
+        entries.extend(
+            records
+                .iter()
+                .map(|(key, json)| interner.decode(key, json.as_bytes()).unwrap()),
+        );
+    });
     let bytes = decoded.bytes_current / NODES as i64;
     assert!(bytes <= 220, "a node takes {bytes} bytes");
     assert!(size_of::<Metadata>() <= 24);
     assert!(
-        entries.iter().zip(&records).all(|(entry, (key, json))| entry.key() == *key && entry.to_service().to_json() == *json)
+        entries.iter().zip(&records).all(
+            |(entry, (key, json))| entry.key() == *key && entry.to_service().to_json() == *json
+        )
     );
 }
 
@@ -37,8 +57,14 @@ fn a_node_takes_few_bytes() {
 /// over all pairs each time.
 #[test]
 fn metadata_that_is_repeated_is_packed_once() {
-    let pairs: Vec<_> = (0..3_600).map(|number| format!(r#""{number:x}":"""#)).collect();
-    let json = format!(r#"{{"metadata":{{{}}}{}}}"#, pairs.join(","), r#","metadata":{"":""}"#.repeat(1_700));
+    let pairs: Vec<_> = (0..3_600)
+        .map(|number| format!(r#""{number:x}":"""#))
+        .collect();
+    let json = format!(
+        r#"{{"metadata":{{{}}}{}}}"#,
+        pairs.join(","),
+        r#","metadata":{"":""}"#.repeat(1_700)
+    );
     let mut read = Service::default();
     let allocated = measure(|| read = Service::from_json(json.as_bytes()).unwrap());
     assert_eq!(read.metadata.len(), 3_601);

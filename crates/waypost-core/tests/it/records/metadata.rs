@@ -17,7 +17,10 @@ enum Change {
 
 /// Generates keys from a small set, so that changes collide.
 fn key() -> impl Strategy<Value = String> {
-    prop_oneof![prop::sample::select(vec!["", "a", "aa", "b", "\u{fffd}"]).prop_map(str::to_owned), text()]
+    prop_oneof![
+        prop::sample::select(vec!["", "a", "aa", "b", "\u{fffd}"]).prop_map(str::to_owned),
+        text()
+    ]
 }
 
 /// Generates values, long ones too: a length takes one digit up to 31 bytes, then more.
@@ -52,14 +55,28 @@ fn apply(change: Change, metadata: &mut Metadata, map: &mut BTreeMap<String, Str
 }
 
 fn is_same(metadata: &Metadata, map: &BTreeMap<String, String>) {
-    assert!(metadata.iter().eq(map.iter().map(|(key, value)| (key.as_str(), value.as_str()))), "{metadata:?} {map:?}");
-    assert_eq!((metadata.len(), metadata.is_empty()), (map.len(), map.is_empty()));
-    assert!(map.iter().all(|(key, value)| metadata.get(key) == Some(value) && metadata.contains_key(key)));
+    assert!(
+        metadata.iter().eq(map
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))),
+        "{metadata:?} {map:?}"
+    );
+    assert_eq!(
+        (metadata.len(), metadata.is_empty()),
+        (map.len(), map.is_empty())
+    );
+    assert!(
+        map.iter()
+            .all(|(key, value)| metadata.get(key) == Some(value) && metadata.contains_key(key))
+    );
     assert_eq!(metadata.get("c"), map.get("c").map(String::as_str));
     if !metadata.is_null() {
         assert_eq!(*metadata, Metadata::from_iter(map));
         assert_eq!(format!("{metadata:?}"), format!("{map:?}"));
-        assert_eq!(serde_json::to_string(metadata).unwrap(), serde_json::to_string(map).unwrap());
+        assert_eq!(
+            serde_json::to_string(metadata).unwrap(),
+            serde_json::to_string(map).unwrap()
+        );
     }
 }
 
@@ -78,13 +95,22 @@ proptest! {
 fn null_and_empty_differ() {
     let (null, empty) = (Metadata::null(), Metadata::empty());
     assert_ne!(null, empty);
-    assert_eq!((null.len(), empty.len(), null.is_null(), empty.is_null()), (0, 0, true, false));
-    assert_eq!((format!("{null:?}"), format!("{empty:?}")), ("null".to_owned(), "{}".to_owned()));
+    assert_eq!(
+        (null.len(), empty.len(), null.is_null(), empty.is_null()),
+        (0, 0, true, false)
+    );
+    assert_eq!(
+        (format!("{null:?}"), format!("{empty:?}")),
+        ("null".to_owned(), "{}".to_owned())
+    );
     assert_eq!((null.get("a"), empty.get("a")), (None, None));
     let mut emptied = Metadata::from([("a", "1")]);
     assert_eq!(emptied.remove("a").as_deref(), Some("1"));
     assert_eq!(emptied, empty);
-    assert_eq!((emptied.remove("a"), Metadata::null().remove("a")), (None, None));
+    assert_eq!(
+        (emptied.remove("a"), Metadata::null().remove("a")),
+        (None, None)
+    );
 }
 
 /// Marks for bytes that are not UTF-8 stay with their value when other values change.
@@ -96,7 +122,9 @@ fn changes_keep_the_marks_of_other_values() {
     service.metadata.remove("a");
     service.metadata.insert("d", "3");
     service.metadata.insert("c", "\u{fffd}");
-    let expected =
-        json.replace(r#""a":"1","#, "").replace(r#""d":"2""#, r#""d":"3""#).replace(r#""c":"\ufffd""#, "\"c\":\"\u{fffd}\"");
+    let expected = json
+        .replace(r#""a":"1","#, "")
+        .replace(r#""d":"2""#, r#""d":"3""#)
+        .replace(r#""c":"\ufffd""#, "\"c\":\"\u{fffd}\"");
     assert_eq!(service.to_json(), expected);
 }

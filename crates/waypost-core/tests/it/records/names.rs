@@ -4,10 +4,24 @@ use waypost_core::record::{Address, NodeId, ServiceName};
 
 #[test]
 fn good_names() {
-    for name in ["a", "Z", "0", "greeter", "shop.orders", "go.micro.srv.greeter", "a_b-c.d", "a-", "a.", &"a".repeat(128)] {
+    for name in [
+        "a",
+        "Z",
+        "0",
+        "greeter",
+        "shop.orders",
+        "go.micro.srv.greeter",
+        "a_b-c.d",
+        "a-",
+        "a.",
+        &"a".repeat(128),
+    ] {
         assert_eq!(name.parse::<ServiceName>().unwrap().as_str(), name);
     }
-    assert_eq!("a".repeat(255).parse::<NodeId>().unwrap().to_string(), "a".repeat(255));
+    assert_eq!(
+        "a".repeat(255).parse::<NodeId>().unwrap().to_string(),
+        "a".repeat(255)
+    );
 }
 
 #[test]
@@ -20,7 +34,9 @@ fn bad_names() {
     insta::assert_snapshot!(error("a..b"), @r#"service name "a..b" has two dots in a row: use one"#);
     insta::assert_snapshot!(error(&"a".repeat(129)), @r#"service name "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…" is too long: use at most 128 characters"#);
     insta::assert_snapshot!("a".repeat(256).parse::<NodeId>().unwrap_err().to_string(), @r#"node id "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…" is too long: use at most 255 characters"#);
-    for name in ["..", "-a", "_a", "a b", "a\n", "a\0", "é", "a/", "../a", "a%2f"] {
+    for name in [
+        "..", "-a", "_a", "a b", "a\n", "a\0", "é", "a/", "../a", "a%2f",
+    ] {
         assert!(name.parse::<ServiceName>().is_err(), "{name:?}");
         assert!(name.parse::<NodeId>().is_err(), "{name:?}");
     }
@@ -30,7 +46,11 @@ fn bad_names() {
 fn good_addresses() {
     let cases = [
         ("127.0.0.1:80", "127.0.0.1", 80),
-        ("greeter.example.internal:9090", "greeter.example.internal", 9090),
+        (
+            "greeter.example.internal:9090",
+            "greeter.example.internal",
+            9090,
+        ),
         ("my_host-1:65535", "my_host-1", 65535),
         ("[::1]:1", "::1", 1),
         ("[2001:db8::7]:9090", "2001:db8::7", 9090),
@@ -57,12 +77,34 @@ fn bad_addresses() {
     insta::assert_snapshot!(error(&format!("{}:80", "a".repeat(254))), @r#"address "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…" has too long a host: use at most 253 characters"#);
     insta::assert_snapshot!(error("greeter:0"), @r#"address "greeter:0" has port 0: give the port that the server really listens on"#);
     insta::assert_snapshot!(error("greeter:http"), @r#"address "greeter:http" has a bad port: give a number from 1 to 65535"#);
-    for address in ["", ":", "a:", "a:+80", "a:65536", "a: 80", "a b:80", "a/b:80", "a:80/", "[]:80", "[a]:80", "[127.0.0.1]:80"]
-    {
+    for address in [
+        "",
+        ":",
+        "a:",
+        "a:+80",
+        "a:65536",
+        "a: 80",
+        "a b:80",
+        "a/b:80",
+        "a:80/",
+        "[]:80",
+        "[a]:80",
+        "[127.0.0.1]:80",
+    ] {
         assert!(address.parse::<Address>().is_err(), "{address:?}");
     }
-    for address in ["[::1]80", "[::1]:", "[::1", "::1]:80", "[::1%]:80", "[::1%a b]:80", "[::1]x:80", "a\0:80", "é:80", "a?b:80"]
-    {
+    for address in [
+        "[::1]80",
+        "[::1]:",
+        "[::1",
+        "::1]:80",
+        "[::1%]:80",
+        "[::1%a b]:80",
+        "[::1]x:80",
+        "a\0:80",
+        "é:80",
+        "a?b:80",
+    ] {
         assert!(address.parse::<Address>().is_err(), "{address:?}");
     }
 }

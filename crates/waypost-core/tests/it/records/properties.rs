@@ -8,20 +8,27 @@ use super::golden;
 
 /// Generates a golden value with some bytes replaced, removed or duplicated.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
-    let values: Vec<_> = golden::values().into_iter().map(|(_, value)| value.into_bytes()).collect();
+    let values: Vec<_> = golden::values()
+        .into_iter()
+        .map(|(_, value)| value.into_bytes())
+        .collect();
     let change = (any::<prop::sample::Index>(), 0..4_u8, any::<u8>());
-    (prop::sample::select(values), prop::collection::vec(change, 1..6)).prop_map(|(mut bytes, changes)| {
-        for (at, what, byte) in changes {
-            let at = at.index(bytes.len());
-            match what {
-                0 => bytes[at] = byte,
-                1 => bytes[at] = b"{}[]\":,\\un0"[usize::from(byte) % 11],
-                2 => drop(bytes.remove(at)),
-                _ => bytes.insert(at, bytes[at]),
+    (
+        prop::sample::select(values),
+        prop::collection::vec(change, 1..6),
+    )
+        .prop_map(|(mut bytes, changes)| {
+            for (at, what, byte) in changes {
+                let at = at.index(bytes.len());
+                match what {
+                    0 => bytes[at] = byte,
+                    1 => bytes[at] = b"{}[]\":,\\un0"[usize::from(byte) % 11],
+                    2 => drop(bytes.remove(at)),
+                    _ => bytes.insert(at, bytes[at]),
+                }
             }
-        }
-        bytes
-    })
+            bytes
+        })
 }
 
 /// Asserts that a record decoded from any bytes is the same, to the byte, after it is encoded and

@@ -7,7 +7,10 @@ fn read(json: &str) -> Service {
 }
 
 fn named(name: &str) -> Service {
-    Service { name: name.to_owned(), ..Service::default() }
+    Service {
+        name: name.to_owned(),
+        ..Service::default()
+    }
 }
 
 #[test]
@@ -16,14 +19,20 @@ fn what_is_missing_or_null_is_empty() {
     for json in ["{}", " \t\r\n{ } \n", null] {
         let service = read(json);
         assert_eq!(service, Service::default(), "{json}");
-        assert_eq!(service.to_json(), r#"{"name":"","version":"","metadata":null,"endpoints":null,"nodes":null}"#);
+        assert_eq!(
+            service.to_json(),
+            r#"{"name":"","version":"","metadata":null,"endpoints":null,"nodes":null}"#
+        );
     }
 }
 
 #[test]
 fn null_is_taken_for_anything_inside() {
     let json = r#"{"metadata":{"a":null},"endpoints":[{"request":null,"response":{"name":null,"type":null,"values":null},"metadata":null,"name":null}],"nodes":[{"metadata":null,"id":null,"address":null}]}"#;
-    let endpoint = Endpoint { response: Some(Value::default()), ..Endpoint::default() };
+    let endpoint = Endpoint {
+        response: Some(Value::default()),
+        ..Endpoint::default()
+    };
     let service = Service {
         metadata: Metadata::from([("a", "")]),
         endpoints: NilableVec::from(vec![endpoint]),
@@ -56,14 +65,41 @@ fn of_two_keys_the_later_wins() {
     assert_eq!(read(r#"{"name":"a","name":"b"}"#), named("b"));
     assert_eq!(read(r#"{"name":"a","NAME":"b"}"#), named("b"));
     assert_eq!(read(r#"{"NAME":"a","name":"b"}"#), named("b"));
-    assert_eq!(read(r#"{"name":"a","name":null}"#), named("a"), "null leaves a text as it is, as in Go");
-    assert_eq!(read(r#"{"nodes":[{"id":"a"},{"id":"b"}],"nodes":[{"id":"c"}]}"#).nodes.len(), 1);
-    assert_eq!(read(r#"{"nodes":[{"id":"a"}],"nodes":null}"#).nodes, NilableVec::null());
-    assert_eq!(read(r#"{"metadata":{"a":"1","b":"2"},"metadata":{"a":"3"}}"#).metadata, Metadata::from([("a", "3"), ("b", "2")]));
-    assert_eq!(read(r#"{"metadata":{"a":"1","a":"2"}}"#).metadata, Metadata::from([("a", "2")]));
-    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":null,"metadata":{"b":"2"}}"#).metadata, Metadata::from([("b", "2")]));
-    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":7,"metadata":{}}"#).metadata, Metadata::from([("a", "1")]));
-    assert_eq!(read(r#"{"metadata":{"a":"1"},"metadata":null}"#).metadata, Metadata::null());
+    assert_eq!(
+        read(r#"{"name":"a","name":null}"#),
+        named("a"),
+        "null leaves a text as it is, as in Go"
+    );
+    assert_eq!(
+        read(r#"{"nodes":[{"id":"a"},{"id":"b"}],"nodes":[{"id":"c"}]}"#)
+            .nodes
+            .len(),
+        1
+    );
+    assert_eq!(
+        read(r#"{"nodes":[{"id":"a"}],"nodes":null}"#).nodes,
+        NilableVec::null()
+    );
+    assert_eq!(
+        read(r#"{"metadata":{"a":"1","b":"2"},"metadata":{"a":"3"}}"#).metadata,
+        Metadata::from([("a", "3"), ("b", "2")])
+    );
+    assert_eq!(
+        read(r#"{"metadata":{"a":"1","a":"2"}}"#).metadata,
+        Metadata::from([("a", "2")])
+    );
+    assert_eq!(
+        read(r#"{"metadata":{"a":"1"},"metadata":null,"metadata":{"b":"2"}}"#).metadata,
+        Metadata::from([("b", "2")])
+    );
+    assert_eq!(
+        read(r#"{"metadata":{"a":"1"},"metadata":7,"metadata":{}}"#).metadata,
+        Metadata::from([("a", "1")])
+    );
+    assert_eq!(
+        read(r#"{"metadata":{"a":"1"},"metadata":null}"#).metadata,
+        Metadata::null()
+    );
 }
 
 #[test]
@@ -75,26 +111,58 @@ fn unknown_keys_are_ignored() {
 #[test]
 fn what_has_the_wrong_type_is_skipped_and_the_rest_kept() {
     for wrong in ["1", "-1", "1.5", "true", r#"["n"]"#, r#"{"name":"n"}"#] {
-        assert_eq!(read(&format!(r#"{{"name":{wrong},"version":"v"}}"#)).version, "v", "{wrong}");
-        assert_eq!(read(&format!(r#"{{"version":"v","name":{wrong}}}"#)).name, "", "{wrong}");
+        assert_eq!(
+            read(&format!(r#"{{"name":{wrong},"version":"v"}}"#)).version,
+            "v",
+            "{wrong}"
+        );
+        assert_eq!(
+            read(&format!(r#"{{"version":"v","name":{wrong}}}"#)).name,
+            "",
+            "{wrong}"
+        );
     }
     for wrong in ["1", r#""text""#, "false", r#"["n"]"#] {
-        let json = format!(r#"{{"name":"n","metadata":{wrong},"endpoints":[{{"request":{wrong},"name":"e"}}]}}"#);
-        let endpoint = Endpoint { name: "e".to_owned(), ..Endpoint::default() };
-        assert_eq!(read(&json), Service { endpoints: NilableVec::from(vec![endpoint]), ..named("n") }, "{wrong}");
+        let json = format!(
+            r#"{{"name":"n","metadata":{wrong},"endpoints":[{{"request":{wrong},"name":"e"}}]}}"#
+        );
+        let endpoint = Endpoint {
+            name: "e".to_owned(),
+            ..Endpoint::default()
+        };
+        assert_eq!(
+            read(&json),
+            Service {
+                endpoints: NilableVec::from(vec![endpoint]),
+                ..named("n")
+            },
+            "{wrong}"
+        );
     }
     for wrong in ["1", r#""text""#, "false", r#"{"id":"i"}"#] {
-        assert_eq!(read(&format!(r#"{{"nodes":{wrong},"endpoints":{wrong},"name":"n"}}"#)), named("n"), "{wrong}");
+        assert_eq!(
+            read(&format!(
+                r#"{{"nodes":{wrong},"endpoints":{wrong},"name":"n"}}"#
+            )),
+            named("n"),
+            "{wrong}"
+        );
     }
 }
 
 #[test]
 fn a_list_keeps_what_it_can_and_a_map_its_keys() {
     let nodes = read(r#"{"nodes":[null,{"id":"a"},1,"x",[],{"id":2,"address":"b"}]}"#).nodes;
-    let ids: Vec<_> = nodes.iter().map(|node| (node.id.as_str(), node.address.as_str())).collect();
+    let ids: Vec<_> = nodes
+        .iter()
+        .map(|node| (node.id.as_str(), node.address.as_str()))
+        .collect();
     assert_eq!(ids, [("a", ""), ("", "b")]);
     let metadata = read(r#"{"metadata":{"a":1,"b":"2","c":null,"d":{}}}"#).metadata;
-    assert_eq!(metadata, Metadata::from([("a", ""), ("b", "2"), ("c", ""), ("d", "")]));
+    assert_eq!(
+        metadata,
+        Metadata::from([("a", ""), ("b", "2"), ("c", ""), ("d", "")])
+    );
 }
 
 #[test]
@@ -115,31 +183,64 @@ fn what_is_no_text_becomes_replacement_characters() {
     ];
     for (bytes, name) in cases {
         let json = [br#"{"name":""#.as_slice(), bytes, br#""}"#].concat();
-        assert_eq!(Service::from_json(&json).unwrap(), named(name), "{}", bytes.escape_ascii());
+        assert_eq!(
+            Service::from_json(&json).unwrap(),
+            named(name),
+            "{}",
+            bytes.escape_ascii()
+        );
     }
 }
 
 #[test]
 fn text_is_written_as_go_writes_it() {
     let name = "\u{0}\u{7}\u{8}\t\n\u{b}\u{c}\r\u{1f}\"\\/<>&\u{7f}\u{2028}\u{2029}é\u{fffd}😀";
-    let json =
-        r#"\u0000\u0007\b\t\n\u000b\f\r\u001f\"\\/\u003c\u003e\u0026"#.to_owned() + "\u{7f}" + r"\u2028\u2029" + "é\u{fffd}😀";
+    let json = r#"\u0000\u0007\b\t\n\u000b\f\r\u001f\"\\/\u003c\u003e\u0026"#.to_owned()
+        + "\u{7f}"
+        + r"\u2028\u2029"
+        + "é\u{fffd}😀";
     assert_eq!(
         named(name).to_json(),
-        format!(r#"{{"name":"{json}","version":"","metadata":null,"endpoints":null,"nodes":null}}"#)
+        format!(
+            r#"{{"name":"{json}","version":"","metadata":null,"endpoints":null,"nodes":null}}"#
+        )
     );
 }
 
 #[test]
 fn what_is_no_object_is_an_error() {
-    let cases =
-        ["", " ", "null", "1", r#""x""#, "[1]", "[{}]", "true", "{", "{}}", "{}{}", "{} x", "{,}", r#"{"name"}"#, "{'name':1}"];
-    let broken =
-        [r#"{"name":"a}"#, r#"{"name":"a",}"#, "{\"name\":\"a\nb\"}", r#"{"name":"\x"}"#, r#"{"name":"\u12"}"#, r#"{"name":01}"#];
+    let cases = [
+        "",
+        " ",
+        "null",
+        "1",
+        r#""x""#,
+        "[1]",
+        "[{}]",
+        "true",
+        "{",
+        "{}}",
+        "{}{}",
+        "{} x",
+        "{,}",
+        r#"{"name"}"#,
+        "{'name':1}",
+    ];
+    let broken = [
+        r#"{"name":"a}"#,
+        r#"{"name":"a",}"#,
+        "{\"name\":\"a\nb\"}",
+        r#"{"name":"\x"}"#,
+        r#"{"name":"\u12"}"#,
+        r#"{"name":01}"#,
+    ];
     for json in cases.into_iter().chain(broken) {
         assert!(Service::from_json(json.as_bytes()).is_err(), "{json:?}");
     }
-    assert!(Service::from_json(b"\xef\xbb\xbf{}").is_err(), "a byte order mark");
+    assert!(
+        Service::from_json(b"\xef\xbb\xbf{}").is_err(),
+        "a byte order mark"
+    );
     assert!(Service::from_json(b"{}\0").is_err());
 }
 
@@ -155,13 +256,28 @@ fn the_error_says_what_stands_there() {
 #[test]
 fn nothing_is_nested_too_deep_for_the_stack() {
     let deep = 100_000;
-    for open in ["[", r#"{"values":["#, r#"{"endpoints":[{"request":{"values":["#, r#"{"unknown":["#, r#"{"metadata":{"a":["#] {
+    for open in [
+        "[",
+        r#"{"values":["#,
+        r#"{"endpoints":[{"request":{"values":["#,
+        r#"{"unknown":["#,
+        r#"{"metadata":{"a":["#,
+    ] {
         let nested = open.to_owned() + &"[".repeat(deep) + &"]".repeat(deep);
         assert!(Service::from_json(nested.as_bytes()).is_err(), "{open}");
-        assert!(Service::from_json(open.repeat(deep).as_bytes()).is_err(), "{open}");
+        assert!(
+            Service::from_json(open.repeat(deep).as_bytes()).is_err(),
+            "{open}"
+        );
     }
     let values = r#"{"values":["#.repeat(deep) + &"]}".repeat(deep);
-    assert_eq!(read(&format!(r#"{{"name":"n","endpoints":[{{"request":{values}}}]}}"#)).name, "n");
+    assert_eq!(
+        read(&format!(
+            r#"{{"name":"n","endpoints":[{{"request":{values}}}]}}"#
+        ))
+        .name,
+        "n"
+    );
 }
 
 /// Go decodes up to 10 000 levels.
@@ -172,37 +288,89 @@ fn what_is_nested_too_deep_is_skipped_and_the_rest_kept() {
     let values = r#"{"name":"v","values":["#.repeat(4_000) + &"]}".repeat(4_000);
     for wrong in [&lists, &objects, &values] {
         for place in ["unknown", "version", "metadata", "endpoints", "nodes"] {
-            assert_eq!(read(&format!(r#"{{"{place}":{wrong},"name":"n"}}"#)).name, "n", "{place}");
+            assert_eq!(
+                read(&format!(r#"{{"{place}":{wrong},"name":"n"}}"#)).name,
+                "n",
+                "{place}"
+            );
         }
-        let json = format!(r#"{{"metadata":{{"a":{wrong},"b":"2"}},"nodes":[{{"id":{wrong},"address":"a"}}],"name":"n"}}"#);
+        let json = format!(
+            r#"{{"metadata":{{"a":{wrong},"b":"2"}},"nodes":[{{"id":{wrong},"address":"a"}}],"name":"n"}}"#
+        );
         let service = read(&json);
         assert_eq!(service.metadata, Metadata::from([("a", ""), ("b", "2")]));
-        assert_eq!((service.name.as_str(), service.nodes[0].address.as_str()), ("n", "a"));
+        assert_eq!(
+            (service.name.as_str(), service.nodes[0].address.as_str()),
+            ("n", "a")
+        );
     }
     let json = format!(r#"{{"endpoints":[{{"request":{values},"name":"e"}}],"name":"n"}}"#);
     let service = read(&json);
-    assert_eq!((service.name.as_str(), service.endpoints[0].name.as_str()), ("n", "e"));
-    let levels = std::iter::successors(service.endpoints[0].request.as_ref(), |value| value.values.first()).count();
+    assert_eq!(
+        (service.name.as_str(), service.endpoints[0].name.as_str()),
+        ("n", "e")
+    );
+    let levels = std::iter::successors(service.endpoints[0].request.as_ref(), |value| {
+        value.values.first()
+    })
+    .count();
     assert!((40..100).contains(&levels), "{levels} levels are read");
 }
 
 #[test]
 fn a_number_of_any_size_is_skipped_and_the_rest_kept() {
     let long = "9".repeat(400);
-    for number in
-        ["1e999", "-1e999", "1E+99999999999999999999", "1e-99999999999999999999", "0e999", "18446744073709551616.5", &long]
-    {
+    for number in [
+        "1e999",
+        "-1e999",
+        "1E+99999999999999999999",
+        "1e-99999999999999999999",
+        "0e999",
+        "18446744073709551616.5",
+        &long,
+    ] {
         let place = |json: &str| read(&json.replace('#', number));
-        assert_eq!(place(r##"{"name":#,"version":"v"}"##).version, "v", "{number}");
-        assert_eq!(place(r##"{"metadata":#,"endpoints":#,"nodes":#,"name":"n"}"##), named("n"), "{number}");
-        assert_eq!(place(r##"{"metadata":{"a":#,"b":"2"}}"##).metadata, Metadata::from([("a", ""), ("b", "2")]), "{number}");
-        let service =
-            place(r##"{"nodes":[#,{"id":#,"address":"a"}],"endpoints":[{"request":#,"name":"e"}],"name":"1e999\"-1e999"}"##);
-        let seen = (service.nodes[0].address.as_str(), service.endpoints[0].name.as_str(), service.nodes.len());
+        assert_eq!(
+            place(r##"{"name":#,"version":"v"}"##).version,
+            "v",
+            "{number}"
+        );
+        assert_eq!(
+            place(r##"{"metadata":#,"endpoints":#,"nodes":#,"name":"n"}"##),
+            named("n"),
+            "{number}"
+        );
+        assert_eq!(
+            place(r##"{"metadata":{"a":#,"b":"2"}}"##).metadata,
+            Metadata::from([("a", ""), ("b", "2")]),
+            "{number}"
+        );
+        let service = place(
+            r##"{"nodes":[#,{"id":#,"address":"a"}],"endpoints":[{"request":#,"name":"e"}],"name":"1e999\"-1e999"}"##,
+        );
+        let seen = (
+            service.nodes[0].address.as_str(),
+            service.endpoints[0].name.as_str(),
+            service.nodes.len(),
+        );
         assert_eq!(seen, ("a", "e", 1), "{number}");
         assert_eq!(service.name, "1e999\"-1e999", "text is no number");
     }
-    for wrong in ["01e999", "+1e999", "1.e999", ".1e999", "1e999.0", "1e", "-", "1e999-", "e999", "1e9991e999"] {
-        assert!(Service::from_json(format!(r#"{{"version":{wrong}}}"#).as_bytes()).is_err(), "{wrong}");
+    for wrong in [
+        "01e999",
+        "+1e999",
+        "1.e999",
+        ".1e999",
+        "1e999.0",
+        "1e",
+        "-",
+        "1e999-",
+        "e999",
+        "1e9991e999",
+    ] {
+        assert!(
+            Service::from_json(format!(r#"{{"version":{wrong}}}"#).as_bytes()).is_err(),
+            "{wrong}"
+        );
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::wire::{Header, KeyValue, WatchAsk, WatchCreateRequest, WatchEvent, WatchRequest, WatchResponse};
+use crate::wire::{
+    Header, KeyValue, WatchAsk, WatchCreateRequest, WatchEvent, WatchRequest, WatchResponse,
+};
 
 pub(super) const MEMBERS: usize = 2;
 
@@ -90,15 +92,26 @@ impl Etcd {
     }
 
     pub(super) fn header(&self, revision: i64) -> Option<Header> {
-        Some(Header { cluster_id: self.cluster, revision, raft_term: self.term })
+        Some(Header {
+            cluster_id: self.cluster,
+            revision,
+            raft_term: self.term,
+        })
     }
 
     /// Commits one transaction. Deleting a missing key changes nothing.
-    pub(super) fn commit(&mut self, changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) -> i64 {
+    pub(super) fn commit(
+        &mut self,
+        changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+    ) -> i64 {
         let revision = self.revision + 1;
         for (key, value) in changes {
             if value.is_some() || self.get(&key).is_some() {
-                self.changes.push(Change { revision, key, value });
+                self.changes.push(Change {
+                    revision,
+                    key,
+                    value,
+                });
                 self.revision = revision;
             }
         }
@@ -120,8 +133,19 @@ impl Etcd {
 
     /// Deletes everything, and continues at another revision.
     pub(super) fn wipe(&mut self, revision: i64) {
-        let Self { term, cluster, histories, .. } = *self;
-        *self = Self { revision, term, cluster, histories: histories + 1, ..Self::new() };
+        let Self {
+            term,
+            cluster,
+            histories,
+            ..
+        } = *self;
+        *self = Self {
+            revision,
+            term,
+            cluster,
+            histories: histories + 1,
+            ..Self::new()
+        };
         self.applied = [revision; MEMBERS];
     }
 
@@ -133,7 +157,11 @@ impl Etcd {
     /// Returns the records of a range at a revision.
     pub(super) fn list(&self, key: &[u8], end: &[u8], revision: i64) -> Vec<KeyValue> {
         let mut stands = BTreeMap::new();
-        for change in self.changes.iter().filter(|change| change.revision <= revision && is_in(&change.key, key, end)) {
+        for change in self
+            .changes
+            .iter()
+            .filter(|change| change.revision <= revision && is_in(&change.key, key, end))
+        {
             match kv(change) {
                 Some(kv) => drop(stands.insert(change.key.clone(), kv)),
                 None => drop(stands.remove(&change.key)),
@@ -143,26 +171,47 @@ impl Etcd {
     }
 
     fn events(&self, watched: &Watched, upto: i64) -> Vec<WatchEvent> {
-        let told =
-            |change: &&Change| (watched.next..=upto).contains(&change.revision) && is_in(&change.key, &watched.key, &watched.end);
+        let told = |change: &&Change| {
+            (watched.next..=upto).contains(&change.revision)
+                && is_in(&change.key, &watched.key, &watched.end)
+        };
         self.changes.iter().filter(told).map(event).collect()
     }
 }
 
 fn is_in(key: &[u8], from: &[u8], end: &[u8]) -> bool {
-    if end.is_empty() { key == from } else { (from..end).contains(&key) }
+    if end.is_empty() {
+        key == from
+    } else {
+        (from..end).contains(&key)
+    }
 }
 
 fn kv(change: &Change) -> Option<KeyValue> {
     let value = change.value.clone()?;
-    Some(KeyValue { key: change.key.clone(), mod_revision: change.revision, value, lease: 1 })
+    Some(KeyValue {
+        key: change.key.clone(),
+        mod_revision: change.revision,
+        value,
+        lease: 1,
+    })
 }
 
 fn event(change: &Change) -> WatchEvent {
-    let bare = KeyValue { key: change.key.clone(), mod_revision: change.revision, ..KeyValue::default() };
+    let bare = KeyValue {
+        key: change.key.clone(),
+        mod_revision: change.revision,
+        ..KeyValue::default()
+    };
     match kv(change) {
-        Some(kv) => WatchEvent { kind: WatchEvent::PUT, kv: Some(kv) },
-        None => WatchEvent { kind: WatchEvent::DELETE, kv: Some(bare) },
+        Some(kv) => WatchEvent {
+            kind: WatchEvent::PUT,
+            kv: Some(kv),
+        },
+        None => WatchEvent {
+            kind: WatchEvent::DELETE,
+            kv: Some(bare),
+        },
     }
 }
 
@@ -193,18 +242,32 @@ impl Stream {
         }
         let arrives = self.to_client.front().map(|(at, _)| *at);
         let asked = self.to_etcd.front().map(|(at, _)| *at);
-        let round = self.watched.values().any(|watched| !watched.synced).then_some(self.round);
+        let round = self
+            .watched
+            .values()
+            .any(|watched| !watched.synced)
+            .then_some(self.round);
         let served = asked.into_iter().chain(round).filter(|_| !still);
         served.chain(arrives).min()
     }
 
     /// Returns the next response that has arrived.
     pub(super) fn arrived(&mut self, now: Instant) -> Option<WatchResponse> {
-        if self.mute { None } else { due(&mut self.to_client, now) }
+        if self.mute {
+            None
+        } else {
+            due(&mut self.to_client, now)
+        }
     }
 
     /// Runs etcd: takes requests, updates watches, and sends responses.
-    pub(super) fn serve(&mut self, now: Instant, etcd: &Etcd, manners: &mut Manners, rng: &mut Rng) {
+    pub(super) fn serve(
+        &mut self,
+        now: Instant,
+        etcd: &Etcd,
+        manners: &mut Manners,
+        rng: &mut Rng,
+    ) {
         while let Some(question) = due(&mut self.to_etcd, now) {
             self.take(question, etcd, *manners);
         }
@@ -234,7 +297,12 @@ impl Stream {
         if let Some(watch_id) = rng.choice(ids) {
             self.watched.remove(&watch_id);
             let cancel_reason = reason.to_owned();
-            self.events.push_back(WatchResponse { watch_id, canceled: true, cancel_reason, ..WatchResponse::default() });
+            self.events.push_back(WatchResponse {
+                watch_id,
+                canceled: true,
+                cancel_reason,
+                ..WatchResponse::default()
+            });
         }
     }
 
@@ -242,7 +310,9 @@ impl Stream {
     pub(super) fn goes_back(&mut self, etcd: &Etcd, rng: &mut Rng) {
         let applied = etcd.applied(self.member);
         for watched in self.watched.values_mut().filter(|watched| watched.synced) {
-            watched.next = watched.next.min((applied - rng.i64(0..20)).max(etcd.compacted).max(1));
+            watched.next = watched
+                .next
+                .min((applied - rng.i64(0..20)).max(etcd.compacted).max(1));
         }
     }
 
@@ -253,13 +323,21 @@ impl Stream {
             WatchAsk::Create(create) => self.create(create, etcd, manners),
             WatchAsk::Cancel(cancel) => {
                 if self.watched.remove(&cancel.watch_id).is_some() {
-                    let response =
-                        WatchResponse { header, watch_id: cancel.watch_id, canceled: true, ..WatchResponse::default() };
+                    let response = WatchResponse {
+                        header,
+                        watch_id: cancel.watch_id,
+                        canceled: true,
+                        ..WatchResponse::default()
+                    };
                     self.control.push_back(response);
                 }
             }
             WatchAsk::Progress(_) => {
-                let response = WatchResponse { header, watch_id: -1, ..WatchResponse::default() };
+                let response = WatchResponse {
+                    header,
+                    watch_id: -1,
+                    ..WatchResponse::default()
+                };
                 let waits = |watched: &Watched| !watched.synced || watched.next > revision + 1;
                 match manners.old {
                     true => self.control.push_back(response),
@@ -272,13 +350,23 @@ impl Stream {
 
     fn create(&mut self, create: WatchCreateRequest, etcd: &Etcd, manners: Manners) {
         let revision = etcd.applied(self.member);
-        let mut response = WatchResponse { header: etcd.header(revision), created: true, ..WatchResponse::default() };
+        let mut response = WatchResponse {
+            header: etcd.header(revision),
+            created: true,
+            ..WatchResponse::default()
+        };
         response.watch_id = create.watch_id;
         if let Some(reason) = manners.refuses {
-            (response.watch_id, response.canceled, response.cancel_reason) = (-1, true, reason.to_owned());
+            (response.watch_id, response.canceled, response.cancel_reason) =
+                (-1, true, reason.to_owned());
         } else {
             let synced = create.start_revision > revision;
-            let watched = Watched { key: create.key, end: create.range_end, next: create.start_revision, synced };
+            let watched = Watched {
+                key: create.key,
+                end: create.range_end,
+                next: create.start_revision,
+                synced,
+            };
             self.watched.insert(create.watch_id, watched);
         }
         self.control.push_back(response);
@@ -288,7 +376,11 @@ impl Stream {
     fn watches(&mut self, etcd: &Etcd, manners: &mut Manners, rng: &mut Rng, synced: bool) {
         let applied = etcd.applied(self.member);
         let mut compacted = Vec::new();
-        for (id, watched) in self.watched.iter_mut().filter(|(_, watched)| watched.synced == synced) {
+        for (id, watched) in self
+            .watched
+            .iter_mut()
+            .filter(|(_, watched)| watched.synced == synced)
+        {
             if watched.next > applied {
                 watched.synced = true;
                 continue;
@@ -306,24 +398,42 @@ impl Stream {
             if events.is_empty() || std::mem::take(&mut manners.loses) {
                 continue;
             }
-            let parts = if rng.u32(..100) < manners.fragments { rng.usize(1..=events.len()) } else { 1 };
+            let parts = if rng.u32(..100) < manners.fragments {
+                rng.usize(1..=events.len())
+            } else {
+                1
+            };
             for events in events.chunks(events.len().div_ceil(parts)) {
                 let header = etcd.header(applied);
-                let response = WatchResponse { header, watch_id: *id, events: events.to_vec(), ..WatchResponse::default() };
+                let response = WatchResponse {
+                    header,
+                    watch_id: *id,
+                    events: events.to_vec(),
+                    ..WatchResponse::default()
+                };
                 self.events.push_back(response);
             }
         }
         for watch_id in compacted {
             self.watched.remove(&watch_id);
             let compact_revision = etcd.compacted;
-            self.events.push_back(WatchResponse { watch_id, canceled: true, compact_revision, ..WatchResponse::default() });
+            self.events.push_back(WatchResponse {
+                watch_id,
+                canceled: true,
+                compact_revision,
+                ..WatchResponse::default()
+            });
         }
     }
 
     /// Sends control responses and events, each in order, but interleaved at random.
     fn send(&mut self, now: Instant, rng: &mut Rng) {
         loop {
-            let first = if rng.bool() { &mut self.control } else { &mut self.events };
+            let first = if rng.bool() {
+                &mut self.control
+            } else {
+                &mut self.events
+            };
             let Some(response) = first.pop_front() else {
                 if self.control.is_empty() && self.events.is_empty() {
                     return;

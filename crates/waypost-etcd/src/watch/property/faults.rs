@@ -32,7 +32,10 @@ impl World {
 
     pub(super) fn cancel_one(&mut self) {
         if let Some(stream) = &mut self.stream {
-            let reason = self.rng.choice(["", "etcdserver: no leader", "etcdserver: permission denied"]).expect("there is one");
+            let reason = self
+                .rng
+                .choice(["", "etcdserver: no leader", "etcdserver: permission denied"])
+                .expect("there is one");
             stream.cancel_one(reason, &mut self.rng);
             self.tell(format!("a watch is cancelled: {reason:?}"));
             self.serve();
@@ -99,7 +102,11 @@ impl World {
     }
 
     pub(super) fn refuse(&mut self) {
-        let reasons = [None, Some("etcdserver: permission denied"), Some("rpc error: etcdserver: invalid auth token")];
+        let reasons = [
+            None,
+            Some("etcdserver: permission denied"),
+            Some("rpc error: etcdserver: invalid auth token"),
+        ];
         self.manners.refuses = self.rng.choice(reasons).expect("there is one");
         self.tell(format!("watches are refused: {:?}", self.manners.refuses));
     }
@@ -133,13 +140,22 @@ impl World {
         let falls_behind = self.rng.choice([0, 0, 10, 50]).expect("there is one");
         let fragments = self.rng.choice([0, 50, 100]).expect("there is one");
         self.excused |= old || falls_behind > 0;
-        self.manners = Manners { old, falls_behind, fragments, loses, refuses };
+        self.manners = Manners {
+            old,
+            falls_behind,
+            fragments,
+            loses,
+            refuses,
+        };
         self.tell(format!("{:?}", self.manners));
     }
 
     pub(super) fn faults_end(&mut self) {
         self.revive();
-        self.manners = Manners { fragments: self.manners.fragments, ..Manners::default() };
+        self.manners = Manners {
+            fragments: self.manners.fragments,
+            ..Manners::default()
+        };
         self.etcd.lags = [false; MEMBERS];
         self.stale = false;
         self.etcd.catch_up();
@@ -152,37 +168,78 @@ impl World {
             let range = self.records.space().range(listener.scope.as_deref());
             let found = self.etcd.list(&range.key, &range.end, self.etcd.revision);
             let stands = NodeSet::from_iter(self.records.entries(&found));
-            assert!(listener.knows, "{}: the trouble of {:?} was not ended", self.time(), listener.scope);
+            assert!(
+                listener.knows,
+                "{}: the trouble of {:?} was not ended",
+                self.time(),
+                listener.scope
+            );
             let differs = listener.picture.events_to(&stands);
-            assert_eq!(differs, [], "{}: {:?} is told something else than stands", self.time(), listener.scope);
+            assert_eq!(
+                differs,
+                [],
+                "{}: {:?} is told something else than stands",
+                self.time(),
+                listener.scope
+            );
             for entry in &listener.picture {
-                let kv = self.etcd.get(&self.records.space().key(&entry.key())).expect("it stands");
-                assert_eq!(entry.to_service().to_json().into_bytes(), kv.value, "the same bytes");
+                let kv = self
+                    .etcd
+                    .get(&self.records.space().key(&entry.key()))
+                    .expect("it stands");
+                assert_eq!(
+                    entry.to_service().to_json().into_bytes(),
+                    kv.value,
+                    "the same bytes"
+                );
             }
         }
         for owned in self.owned.values() {
             let found = self.etcd.get(&self.records.space().key(&owned.key));
-            assert_eq!(found.map(|kv| kv.value), Some(owned.record.clone().into_bytes()), "{} is ours", owned.key.id);
+            assert_eq!(
+                found.map(|kv| kv.value),
+                Some(owned.record.clone().into_bytes()),
+                "{} is ours",
+                owned.key.id
+            );
         }
-        assert!(self.excused || self.missed == 0, "{} changes were taken for missed", self.missed);
+        assert!(
+            self.excused || self.missed == 0,
+            "{} changes were taken for missed",
+            self.missed
+        );
     }
 
     /// No stream is opened, and only periodic lists and reads occur.
     pub(super) fn rests(&mut self, duration: Duration) {
         self.total = Counts::default();
         self.run(duration);
-        let Counts { streams, lists, reads, .. } = self.total;
+        let Counts {
+            streams,
+            lists,
+            reads,
+            ..
+        } = self.total;
         let (followed, owned) = (self.machine.followed().count(), self.owned.len());
         assert_eq!(streams, 0, "streams are opened at rest");
-        assert!(lists as usize <= followed, "{lists} lists at rest, for {followed} that are followed");
-        assert!(reads as usize <= owned, "{reads} reads at rest, for {owned} that are ours");
+        assert!(
+            lists as usize <= followed,
+            "{lists} lists at rest, for {followed} that are followed"
+        );
+        assert!(
+            reads as usize <= owned,
+            "{reads} reads at rest, for {owned} that are ours"
+        );
         self.is_well();
     }
 
     fn cut_stream(&mut self, why: &str) {
         if let Some(stream) = self.stream.as_mut().filter(|_| self.breaks.is_none()) {
             stream.etcd_is_gone(&mut self.rng);
-            self.breaks = Some((self.now + Duration::from_millis(1), Trouble::Link(why.to_owned())));
+            self.breaks = Some((
+                self.now + Duration::from_millis(1),
+                Trouble::Link(why.to_owned()),
+            ));
         }
     }
 }

@@ -32,7 +32,14 @@ pub(super) fn serial(entry: &Entry) -> Option<u64> {
 impl Listener {
     pub(super) fn new(scope: Scope, watcher: Watcher, since: Option<(usize, i64)>) -> Self {
         let picture = NodeSet::default();
-        Self { scope, watcher, picture, knows: false, since, floor: BTreeMap::new() }
+        Self {
+            scope,
+            watcher,
+            picture,
+            knows: false,
+            since,
+            floor: BTreeMap::new(),
+        }
     }
 
     /// Receives all pending events.
@@ -64,11 +71,17 @@ impl Listener {
             }
             Event::Updated(entry) => {
                 let known = self.picture.get(&entry.key());
-                assert!(known.is_some_and(|known| known != entry), "{entry:?} is no news to {known:?}");
+                assert!(
+                    known.is_some_and(|known| known != entry),
+                    "{entry:?} is no news to {known:?}"
+                );
                 self.not_older(entry, truth);
             }
             Event::Deleted(key) => {
-                let known = self.picture.get(key).unwrap_or_else(|| panic!("{key:?} is deleted, and was not there"));
+                let known = self
+                    .picture
+                    .get(key)
+                    .unwrap_or_else(|| panic!("{key:?} is deleted, and was not there"));
                 assert!(
                     truth.lies || known.node.is_leaving() || !truth.left_after(key, serial(known)),
                     "{key:?} left, and that was not told"
@@ -81,11 +94,18 @@ impl Listener {
     }
 
     fn reset(&mut self, entries: &[Entry], truth: &Truth) {
-        entries.iter().for_each(|entry| self.not_older(entry, truth));
-        let Some((history, revision)) = self.since.take() else { return };
+        entries
+            .iter()
+            .for_each(|entry| self.not_older(entry, truth));
+        let Some((history, revision)) = self.since.take() else {
+            return;
+        };
         if !truth.lies && history == truth.history {
             for (key, oldest) in truth.stood_at(&self.scope, revision) {
-                let told = entries.iter().find(|entry| entry.key() == key).and_then(serial);
+                let told = entries
+                    .iter()
+                    .find(|entry| entry.key() == key)
+                    .and_then(serial);
                 assert!(
                     told.map_or(truth.gone_since(&key, revision), |told| told >= oldest),
                     "{key:?} was at {oldest} when {:?} began to listen, and is told at {told:?}",
@@ -98,7 +118,10 @@ impl Listener {
     fn not_older(&mut self, entry: &Entry, truth: &Truth) {
         let Some(serial) = serial(entry) else { return };
         let floor = self.floor.entry(entry.key()).or_default();
-        assert!(truth.lies || truth.unsettled || serial >= *floor, "{entry:?} is older than what was told: {floor}");
+        assert!(
+            truth.lies || truth.unsettled || serial >= *floor,
+            "{entry:?} is older than what was told: {floor}"
+        );
         *floor = serial;
     }
 }

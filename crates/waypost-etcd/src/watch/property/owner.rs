@@ -66,7 +66,9 @@ impl Owned {
     }
 
     pub(super) fn stands(&self, now: Instant, ledger: &Ledger) -> bool {
-        ledger.standing(now, &self.key, &self.instance, &self.record, SECONDS).is_some()
+        ledger
+            .standing(now, &self.key, &self.instance, &self.record, SECONDS)
+            .is_some()
     }
 
     pub(super) fn settle(&self, now: Instant, ledger: &Ledger, revision: i64) {
@@ -88,20 +90,32 @@ impl Owned {
 impl World {
     pub(super) fn own(&mut self) {
         let id = format!("own-{}", self.rng.u32(..4));
-        let key = Key { service: "a".to_owned(), id };
+        let key = Key {
+            service: "a".to_owned(),
+            id,
+        };
         if self.owned.contains_key(&key) {
             return;
         }
         self.tell(format!("own {}", key.id));
         let mut service = Service::new("a");
-        service.nodes.push(Node { id: key.id.clone(), address: "h:2".into(), ..Node::default() });
+        service.nodes.push(Node {
+            id: key.id.clone(),
+            address: "h:2".into(),
+            ..Node::default()
+        });
         let entry = service.entries().remove(0);
         let owned = Owned::new(self.now, &entry, Instance::from("ours"), &self.slots);
         self.owned.insert(key, owned);
     }
 
     pub(super) fn disown_one(&mut self) {
-        let Some(key) = self.rng.choice(self.owned.keys().cloned().collect::<Vec<_>>()) else { return };
+        let Some(key) = self
+            .rng
+            .choice(self.owned.keys().cloned().collect::<Vec<_>>())
+        else {
+            return;
+        };
         if !self.alive || self.paused {
             return;
         }
@@ -115,7 +129,12 @@ impl World {
 
     /// Overwrites or deletes an own record.
     pub(super) fn meddle(&mut self) {
-        let Some(key) = self.rng.choice(self.owned.keys().cloned().collect::<Vec<_>>()) else { return };
+        let Some(key) = self
+            .rng
+            .choice(self.owned.keys().cloned().collect::<Vec<_>>())
+        else {
+            return;
+        };
         if self.alive && !self.paused {
             let value = self.rng.bool().then(|| b"garbage".to_vec());
             self.commit(vec![(key, value, What::Nothing)]);
@@ -124,7 +143,13 @@ impl World {
 
     pub(super) fn asked(&mut self, key: &Key, heard: bool) {
         let now = self.now;
-        let Some(owned) = self.owned.get_mut(key).filter(|owned| matches!(owned.doing, Doing::Asking)) else { return };
+        let Some(owned) = self
+            .owned
+            .get_mut(key)
+            .filter(|owned| matches!(owned.doing, Doing::Asking))
+        else {
+            return;
+        };
         match heard && owned.stands(now, &self.ledger) {
             true => owned.go_on(Doing::Resting, now + INTERVAL),
             false => self.look(&key.clone()),
@@ -140,27 +165,40 @@ impl World {
     }
 
     pub(super) fn owner_goes_on(&mut self) {
-        let (key, owned) = self.owned.iter_mut().find(|(_, owned)| owned.at <= self.now).expect("an owner is due");
+        let (key, owned) = self
+            .owned
+            .iter_mut()
+            .find(|(_, owned)| owned.at <= self.now)
+            .expect("an owner is due");
         let (key, now, served) = (key.clone(), self.now, self.alive && !self.paused);
         let later = now + Duration::from_millis(self.rng.u64(1..5));
         let path = self.records.space().key(&key);
         match std::mem::replace(&mut owned.doing, Doing::Resting) {
             // The lease is kept alive meanwhile, unless it is gone.
-            Doing::Resting if owned.stands(now, &self.ledger) && owned.leased_in == self.etcd.histories => {
+            Doing::Resting
+                if owned.stands(now, &self.ledger) && owned.leased_in == self.etcd.histories =>
+            {
                 owned.go_on(Doing::Asking, now + BARRIER);
                 self.waiting.push(key);
                 self.step(Event::Barrier);
             }
             Doing::Resting | Doing::Asking => self.look(&key),
             Doing::Reading | Doing::Writing(_) if !served => {
-                owned.go_on(Doing::Resting, now + Duration::from_millis(self.rng.u64(50..1_000)));
+                owned.go_on(
+                    Doing::Resting,
+                    now + Duration::from_millis(self.rng.u64(50..1_000)),
+                );
             }
             Doing::Reading => {
                 self.total.reads += 1;
                 owned.go_on(Doing::Read(self.etcd.get(&path)), later);
             }
-            Doing::Read(Some(kv)) if kv.value == owned.record.as_bytes() => self.settled(&key, kv.mod_revision),
-            Doing::Read(found) => owned.go_on(Doing::Writing(found.map_or(0, |kv| kv.mod_revision)), later),
+            Doing::Read(Some(kv)) if kv.value == owned.record.as_bytes() => {
+                self.settled(&key, kv.mod_revision);
+            }
+            Doing::Read(found) => {
+                owned.go_on(Doing::Writing(found.map_or(0, |kv| kv.mod_revision)), later);
+            }
             Doing::Writing(expected) => {
                 let found = self.etcd.get(&path).map_or(0, |kv| kv.mod_revision);
                 let record = owned.record.clone().into_bytes();
@@ -169,7 +207,8 @@ impl World {
                 if found == expected {
                     self.commit(vec![(key.clone(), Some(record), What::Nothing)]);
                     let revision = self.etcd.revision;
-                    self.owned.get_mut(&key).expect("it is owned").doing = Doing::Written(Some(revision));
+                    self.owned.get_mut(&key).expect("it is owned").doing =
+                        Doing::Written(Some(revision));
                 }
             }
             Doing::Written(Some(revision)) => self.settled(&key, revision),
@@ -179,7 +218,9 @@ impl World {
 
     fn settled(&mut self, key: &Key, revision: i64) {
         let now = self.now;
-        let Some(owned) = self.owned.get_mut(key) else { return };
+        let Some(owned) = self.owned.get_mut(key) else {
+            return;
+        };
         owned.settle(now, &self.ledger, revision);
         owned.go_on(Doing::Resting, now + INTERVAL);
         self.step(Event::Own(key.clone(), revision));

@@ -35,11 +35,21 @@ pub(super) enum What {
 impl Truth {
     /// Returns the records of others in a scope at a revision of this history.
     pub(super) fn stood_at(&self, scope: &Scope, revision: i64) -> BTreeMap<Key, u64> {
-        let covers = |key: &Key| scope.as_deref().is_none_or(|service| service == key.service);
+        let covers = |key: &Key| {
+            scope
+                .as_deref()
+                .is_none_or(|service| service == key.service)
+        };
         let mut stood = BTreeMap::new();
-        for written in self.log.iter().filter(|written| written.history == self.history && written.revision <= revision) {
+        for written in self
+            .log
+            .iter()
+            .filter(|written| written.history == self.history && written.revision <= revision)
+        {
             match written.what {
-                What::Record { serial, .. } if covers(&written.key) => drop(stood.insert(written.key.clone(), serial)),
+                What::Record { serial, .. } if covers(&written.key) => {
+                    stood.insert(written.key.clone(), serial);
+                }
                 _ => drop(stood.remove(&written.key)),
             }
         }
@@ -49,7 +59,9 @@ impl Truth {
     /// Returns true if a record was deleted at any later revision.
     pub(super) fn gone_since(&self, key: &Key, revision: i64) -> bool {
         let is_gone = |written: &Written| written.key == *key && written.what == What::Nothing;
-        self.log.iter().any(|written| written.history == self.history && written.revision > revision && is_gone(written))
+        self.log.iter().any(|written| {
+            written.history == self.history && written.revision > revision && is_gone(written)
+        })
     }
 
     /// Returns true if a node with this serial was marked as leaving later, before its deletion. A

@@ -104,7 +104,10 @@ impl World {
             records,
             etcd: Etcd::new(),
             manners: Manners::default(),
-            truth: Truth { history: 1, ..Truth::default() },
+            truth: Truth {
+                history: 1,
+                ..Truth::default()
+            },
             stream: None,
             breaks: None,
             alive: true,
@@ -149,19 +152,30 @@ impl World {
     }
 
     fn next(&self) -> Option<Instant> {
-        let stream = self.stream.as_ref().and_then(|stream| stream.next(!self.is_served()));
+        let stream = self
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.next(!self.is_served()));
         let breaks = self.breaks.as_ref().map(|(at, _)| *at);
         let lists = self.lists.iter().map(|list| list.at);
         let owned = self.owned.values().map(|owned| owned.at);
         let others = stream.into_iter().chain(breaks).chain([self.sweep]);
-        others.chain(self.machine.deadline()).chain(lists).chain(owned).min()
+        others
+            .chain(self.machine.deadline())
+            .chain(lists)
+            .chain(owned)
+            .min()
     }
 
     /// Runs one of the events that are due, chosen at random.
     fn fire(&mut self) {
         let now = self.now;
         let mut due: Vec<fn(&mut Self)> = Vec::new();
-        if self.stream.as_ref().is_some_and(|stream| stream.next(!self.is_served()).is_some_and(|at| at <= now)) {
+        if self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.next(!self.is_served()).is_some_and(|at| at <= now))
+        {
             due.push(Self::carry);
         }
         if self.breaks.as_ref().is_some_and(|(at, _)| *at <= now) {
@@ -195,7 +209,9 @@ impl World {
         }
         self.count();
         self.serve();
-        self.listeners.iter_mut().for_each(|listener| listener.listen(&self.truth));
+        self.listeners
+            .iter_mut()
+            .for_each(|listener| listener.listen(&self.truth));
     }
 
     fn count(&mut self) {
@@ -203,10 +219,27 @@ impl World {
             self.second = self.now;
             self.counts = Counts::default();
         }
-        let Counts { streams, lists, ticks, .. } = self.counts;
-        assert!(streams <= STREAMS_IN_A_SECOND, "{}: {streams} streams in a second", self.time());
-        assert!(lists <= LISTS_IN_A_SECOND, "{}: {lists} lists in a second", self.time());
-        assert!(ticks <= TICKS_IN_A_SECOND, "{}: {ticks} ticks in a second", self.time());
+        let Counts {
+            streams,
+            lists,
+            ticks,
+            ..
+        } = self.counts;
+        assert!(
+            streams <= STREAMS_IN_A_SECOND,
+            "{}: {streams} streams in a second",
+            self.time()
+        );
+        assert!(
+            lists <= LISTS_IN_A_SECOND,
+            "{}: {lists} lists in a second",
+            self.time()
+        );
+        assert!(
+            ticks <= TICKS_IN_A_SECOND,
+            "{}: {ticks} ticks in a second",
+            self.time()
+        );
     }
 
     fn act(&mut self, action: Action) {
@@ -223,9 +256,15 @@ impl World {
             Action::Own(key, own) => self.ledger.hear(OwnNews::Of(key, own)),
             Action::OwnsUnwatched => self.ledger.hear(OwnNews::NoneWatched),
             Action::BarrierBegun => self.asking.append(&mut self.waiting),
-            Action::BarrierPassed => std::mem::take(&mut self.asking).iter().for_each(|key| self.asked(key, true)),
+            Action::BarrierPassed => std::mem::take(&mut self.asking)
+                .iter()
+                .for_each(|key| self.asked(key, true)),
             Action::BarrierFailed => {
-                let failed: Vec<_> = self.asking.drain(..).chain(self.waiting.drain(..)).collect();
+                let failed: Vec<_> = self
+                    .asking
+                    .drain(..)
+                    .chain(self.waiting.drain(..))
+                    .collect();
                 failed.iter().for_each(|key| self.asked(key, false));
             }
             Action::Missed(_, missed) => {
@@ -238,20 +277,28 @@ impl World {
     // Stream.
 
     fn open(&mut self) {
-        (self.counts.streams, self.total.streams) = (self.counts.streams + 1, self.total.streams + 1);
+        (self.counts.streams, self.total.streams) =
+            (self.counts.streams + 1, self.total.streams + 1);
         let mut stream = Stream::new(self.now, self.rng.usize(..MEMBERS));
         stream.dials = !self.alive;
         self.stream = Some(stream);
         self.breaks = None;
         if !self.alive {
-            let waits = if self.rng.bool() { TIMEOUT } else { Duration::from_millis(1) };
+            let waits = if self.rng.bool() {
+                TIMEOUT
+            } else {
+                Duration::from_millis(1)
+            };
             self.breaks = Some((self.now + waits, Trouble::Link("refused".to_owned())));
         }
     }
 
     fn carry(&mut self) {
         self.serve();
-        let arrived = self.stream.as_mut().and_then(|stream| stream.arrived(self.now));
+        let arrived = self
+            .stream
+            .as_mut()
+            .and_then(|stream| stream.arrived(self.now));
         if let Some(response) = arrived {
             self.step(Event::Heard(response));
         }
@@ -269,8 +316,14 @@ impl World {
     }
 
     fn stream_breaks(&mut self) {
-        let Some((_, why)) = self.breaks.take() else { return };
-        if self.stream.as_ref().is_some_and(|stream| !stream.is_drained() && !stream.mute) {
+        let Some((_, why)) = self.breaks.take() else {
+            return;
+        };
+        if self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| !stream.is_drained() && !stream.mute)
+        {
             self.breaks = Some((self.now + Duration::from_millis(1), why));
             return;
         }
@@ -284,7 +337,13 @@ impl World {
     fn list(&mut self, scope: Scope, of_one: Option<Trouble>) {
         (self.counts.lists, self.total.lists) = (self.counts.lists + 1, self.total.lists + 1);
         let at = self.now + self.latency();
-        self.lists.push(List { scope, of_one, asked: self.now, at, answer: None });
+        self.lists.push(List {
+            scope,
+            of_one,
+            asked: self.now,
+            at,
+            answer: None,
+        });
     }
 
     fn latency(&mut self) -> Duration {
@@ -293,9 +352,14 @@ impl World {
     }
 
     fn list_goes_on(&mut self) {
-        let index = self.lists.iter().position(|list| list.at <= self.now).expect("a list is due");
+        let index = self
+            .lists
+            .iter()
+            .position(|list| list.at <= self.now)
+            .expect("a list is due");
         let mut list = self.lists.swap_remove(index);
-        if list.answer.is_none() && (!self.alive || self.paused) && self.now < list.asked + TIMEOUT {
+        if list.answer.is_none() && (!self.alive || self.paused) && self.now < list.asked + TIMEOUT
+        {
             list.at = self.now + Duration::from_millis(50);
             return self.lists.push(list);
         }
@@ -320,13 +384,21 @@ impl World {
         let mut revision = self.etcd.revision;
         if list.of_one.is_some() {
             revision = self.etcd.applied(self.rng.usize(..MEMBERS));
-            self.listeners.iter_mut().filter(|listener| listener.scope == list.scope).for_each(Listener::may_hear_older);
+            self.listeners
+                .iter_mut()
+                .filter(|listener| listener.scope == list.scope)
+                .for_each(Listener::may_hear_older);
         } else if std::mem::take(&mut self.stale) {
-            revision = (revision - self.rng.i64(0..20)).max(self.etcd.compacted).max(1);
+            revision = (revision - self.rng.i64(0..20))
+                .max(self.etcd.compacted)
+                .max(1);
         }
         let range = self.records.space().range(list.scope.as_deref());
         let found = self.etcd.list(&range.key, &range.end, revision);
-        Ok(Listed { revision, entries: self.records.entries(&found).collect() })
+        Ok(Listed {
+            revision,
+            entries: self.records.entries(&found).collect(),
+        })
     }
 
     // Listeners.
@@ -334,17 +406,27 @@ impl World {
     pub(super) fn follow(&mut self, scope: Scope) {
         self.tell(format!("follow {scope:?}"));
         let broadcaster = self.broadcasters.entry(scope.clone()).or_default().clone();
-        let watcher = broadcaster.subscribe_to_fresh(&WatchOptions { service: scope.clone() });
+        let watcher = broadcaster.subscribe_to_fresh(&WatchOptions {
+            service: scope.clone(),
+        });
         // Until a linearizable list completes, later listeners get the serializable one too.
-        let is_known = broadcaster.nodes().is_some() || self.listeners.iter().all(|listener| listener.scope != scope);
+        let is_known = broadcaster.nodes().is_some()
+            || self
+                .listeners
+                .iter()
+                .all(|listener| listener.scope != scope);
         let since = is_known.then_some((self.truth.history, self.etcd.revision));
-        self.listeners.push(Listener::new(scope.clone(), watcher, since));
+        self.listeners
+            .push(Listener::new(scope.clone(), watcher, since));
         self.step(Event::Follow(scope, broadcaster));
     }
 
     pub(super) fn follow_any(&mut self) {
         if self.listeners.len() < 6 {
-            let scope = self.rng.choice([None, Some("a".to_owned()), Some("b".to_owned())]).expect("there is one");
+            let scope = self
+                .rng
+                .choice([None, Some("a".to_owned()), Some("b".to_owned())])
+                .expect("there is one");
             self.follow(scope);
         }
     }
@@ -358,8 +440,11 @@ impl World {
 
     fn sweep(&mut self) {
         self.sweep = self.now + SWEEP;
-        let unheard =
-            self.machine.followed().filter(|(_, broadcaster)| broadcaster.listeners() == 0).map(|(scope, _)| scope.clone());
+        let unheard = self
+            .machine
+            .followed()
+            .filter(|(_, broadcaster)| broadcaster.listeners() == 0)
+            .map(|(scope, _)| scope.clone());
         let unheard: Vec<_> = unheard.collect();
         for scope in &unheard {
             self.broadcasters.remove(scope);
@@ -376,12 +461,19 @@ impl World {
 
     fn key(&mut self) -> Key {
         let service = if self.rng.bool() { "a" } else { "b" };
-        Key { service: service.to_owned(), id: format!("{service}-{}", self.rng.u32(..4)) }
+        Key {
+            service: service.to_owned(),
+            id: format!("{service}-{}", self.rng.u32(..4)),
+        }
     }
 
     fn record(&mut self, key: &Key, serial: u64, leaving: bool) -> Vec<u8> {
         let mut service = Service::new(&key.service);
-        let mut node = Node { id: key.id.clone(), address: "h:1".into(), ..Node::default() };
+        let mut node = Node {
+            id: key.id.clone(),
+            address: "h:1".into(),
+            ..Node::default()
+        };
         node.metadata.insert("serial", serial.to_string());
         if leaving {
             node.metadata.insert(keys::STATE, keys::LEAVING);
@@ -407,7 +499,13 @@ impl World {
                 0..6 => {
                     self.serials += 1;
                     let serial = self.serials;
-                    (Some(self.record(&key, serial, false)), What::Record { serial, leaving: false })
+                    (
+                        Some(self.record(&key, serial, false)),
+                        What::Record {
+                            serial,
+                            leaving: false,
+                        },
+                    )
                 }
                 6..7 => (Some(b"garbage".to_vec()), What::Nothing),
                 _ => (None, What::Nothing),
@@ -418,11 +516,24 @@ impl World {
     }
 
     fn leave(&mut self, key: &Key) {
-        let Some(kv) = self.etcd.get(&self.records.space().key(key)) else { return };
-        let Ok(service) = Service::from_json(&kv.value) else { return };
-        let Some(serial) = serial(&service.entries()[0]) else { return };
+        let Some(kv) = self.etcd.get(&self.records.space().key(key)) else {
+            return;
+        };
+        let Ok(service) = Service::from_json(&kv.value) else {
+            return;
+        };
+        let Some(serial) = serial(&service.entries()[0]) else {
+            return;
+        };
         let record = self.record(key, serial, true);
-        self.commit(vec![(key.clone(), Some(record), What::Record { serial, leaving: true })]);
+        self.commit(vec![(
+            key.clone(),
+            Some(record),
+            What::Record {
+                serial,
+                leaving: true,
+            },
+        )]);
         self.commit(vec![(key.clone(), None, What::Nothing)]);
     }
 
@@ -439,7 +550,14 @@ impl World {
         }
         self.tell(format!("{revision}: {log:?}"));
         let history = self.truth.history;
-        self.truth.log.extend(log.into_iter().map(|(key, what)| Written { history, revision, key, what }));
+        self.truth
+            .log
+            .extend(log.into_iter().map(|(key, what)| Written {
+                history,
+                revision,
+                key,
+                what,
+            }));
         self.serve();
     }
 }

@@ -12,8 +12,14 @@ use crate::rig::{Figures, INTERVAL, Rig, Server, TTL, each, url};
 
 async fn with_users(binary: &Binary, options: &Options) -> Rig {
     let mut etcd = Etcd::start(binary, options).await.unwrap();
-    etcd.enable_auth("waypost", Some(SECRET), PREFIX).await.unwrap();
-    let at = if etcd.authority().is_some() { tls_url(&etcd, "") } else { url(&etcd.addresses()) };
+    etcd.enable_auth("waypost", Some(SECRET), PREFIX)
+        .await
+        .unwrap();
+    let at = if etcd.authority().is_some() {
+        tls_url(&etcd, "")
+    } else {
+        url(&etcd.addresses())
+    };
     Rig::on(etcd, &at, &at, 2).await
 }
 
@@ -23,13 +29,20 @@ async fn tokens_that_run_out_after_4_s() {
         let options = Options::one().signed_tokens(Duration::from_secs(4));
         let mut rig = with_users(&binary, &options).await;
         let mut figures = Figures::well();
-        rig.look_on(&mut figures, Instant::now(), Duration::from_secs(9)).await;
-        rig.report("tokens run out after 4 s, at rest for 9 s", &figures).await;
+        rig.look_on(&mut figures, Instant::now(), Duration::from_secs(9))
+            .await;
+        rig.report("tokens run out after 4 s, at rest for 9 s", &figures)
+            .await;
         // All tokens have expired twice. Writes still succeed, and so do new registrations.
         let begun = Instant::now();
-        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
-        rig.servers.push(Server::begin(&url(&rig.etcd.addresses()), "2"));
-        rig.well_again("tokens have run out, then a write", begun).await;
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "a")
+            .unwrap();
+        rig.servers
+            .push(Server::begin(&url(&rig.etcd.addresses()), "2"));
+        rig.well_again("tokens have run out, then a write", begun)
+            .await;
         rig.never_suspected_one();
         rig.close().await;
     })
@@ -40,7 +53,10 @@ async fn tokens_lost(binary: Binary, options: Options, name: &str) {
     let mut rig = with_users(&binary, &options).await;
     rig.etcd.restart(Data::Kept).await.unwrap();
     let begun = Instant::now();
-    rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+    rig.servers[0]
+        .registration
+        .set_metadata("zone", "a")
+        .unwrap();
     rig.well_again(name, begun).await;
     rig.never_suspected_one();
     rig.close().await;
@@ -49,12 +65,21 @@ async fn tokens_lost(binary: Binary, options: Options, name: &str) {
 /// Simple tokens are lost when the process that issued them restarts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_with_users() {
-    each(async |binary| tokens_lost(binary, Options::one(), "restarted, all tokens lost").await).await;
+    each(async |binary| tokens_lost(binary, Options::one(), "restarted, all tokens lost").await)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_with_users_over_tls() {
-    each(async |binary| tokens_lost(binary, Options::one().tls(), "restarted, all tokens lost, over TLS").await).await;
+    each(async |binary| {
+        tokens_lost(
+            binary,
+            Options::one().tls(),
+            "restarted, all tokens lost, over TLS",
+        )
+        .await;
+    })
+    .await;
 }
 
 /// A client with the old password stays registered as long as no request needs a login, and reports
@@ -71,16 +96,23 @@ async fn password_rotated() {
         let refused = crate::open(&at).list_services().await.unwrap_err();
         crate::hear_error(&refused);
         assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
-        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "a")
+            .unwrap();
         rig.servers[0].until_it_says("refused").await;
         let renewed = Server::start(&at.replace(SECRET, NEW), "2").await;
-        rig.until_seen("who has the new password", |snapshot| snapshot.confirmed().len() == 3).await;
+        rig.until_seen("who has the new password", |snapshot| {
+            snapshot.confirmed().len() == 3
+        })
+        .await;
         sleep(TTL + INTERVAL).await;
         rig.never_lost_one();
         renewed.close().await;
         rig.etcd.set_password("waypost", SECRET).await.unwrap();
         rig.servers.push(Server::begin(&at, "2"));
-        rig.well_again("password rotated, and given back", Instant::now()).await;
+        rig.well_again("password rotated, and given back", Instant::now())
+            .await;
         rig.close().await;
     })
     .await;
@@ -92,16 +124,26 @@ async fn password_rotated_in_its_file() {
     const NEW: &str = "tell-nobody-7f3a-either";
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
-        etcd.enable_auth("waypost", Some(SECRET), PREFIX).await.unwrap();
+        etcd.enable_auth("waypost", Some(SECRET), PREFIX)
+            .await
+            .unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), format!("{SECRET}\n")).unwrap();
-        let at = format!("etcd://waypost@{}?password_file={}", etcd.addresses()[0], file.path().display());
+        let at = format!(
+            "etcd://waypost@{}?password_file={}",
+            etcd.addresses()[0],
+            file.path().display()
+        );
         let mut rig = Rig::on(etcd, &at, &at, 2).await;
         rig.etcd.set_password("waypost", NEW).await.unwrap();
-        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "a")
+            .unwrap();
         rig.servers[0].until_it_says("refused").await;
         std::fs::write(file.path(), format!("{NEW}\n")).unwrap();
-        rig.well_again("password rotated in its file", Instant::now()).await;
+        rig.well_again("password rotated in its file", Instant::now())
+            .await;
         rig.close().await;
     })
     .await;
@@ -112,13 +154,18 @@ async fn permission_revoked_and_given_back() {
     each(async |binary| {
         let mut rig = with_users(&binary, &Options::one()).await;
         rig.etcd.forbid("waypost", PREFIX).await.unwrap();
-        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "a")
+            .unwrap();
         rig.servers[0].until_it_says("refused").await;
         // 3.6 checks permissions at each keepalive too; in earlier versions a client without write
         // permission stays registered.
         let asks_at_beats = binary.version().minor > 4;
         if asks_at_beats {
-            rig.servers[1].until_it_says("refused: keeping the lease alive: permission denied").await;
+            rig.servers[1]
+                .until_it_says("refused: keeping the lease alive: permission denied")
+                .await;
         }
         sleep(TTL + INTERVAL).await;
         if asks_at_beats {
@@ -127,7 +174,8 @@ async fn permission_revoked_and_given_back() {
             rig.never_suspected_one();
         }
         rig.etcd.allow("waypost", PREFIX).await.unwrap();
-        rig.well_again("permission revoked, and given back", Instant::now()).await;
+        rig.well_again("permission revoked, and given back", Instant::now())
+            .await;
         rig.close().await;
     })
     .await;

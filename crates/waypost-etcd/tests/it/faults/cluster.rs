@@ -55,14 +55,23 @@ impl Cluster {
             proxies.push(Proxy::start(address).await.unwrap());
         }
         let at = url(&proxies.iter().map(Proxy::address).collect::<Vec<_>>());
-        Self { rig: Rig::on(etcd, &at, &at, 3).await, proxies, at, rounds: 0 }
+        Self {
+            rig: Rig::on(etcd, &at, &at, 3).await,
+            proxies,
+            at,
+            rounds: 0,
+        }
     }
 
     /// Runs one round of the fault. Returns the number of nodes that vanished from etcd.
     pub(crate) async fn round(&mut self, fault: Fault, phases: &[Phase], name: &str) -> usize {
         self.rounds += 1;
         let (victim, stood) = (self.victim(fault).await, self.rig.servers.len());
-        let early = if phases.contains(&Phase::Registering) { 2 } else { 0 };
+        let early = if phases.contains(&Phase::Registering) {
+            2
+        } else {
+            0
+        };
         (0..early).for_each(|_| self.begin_one());
         self.strike(fault, victim).await;
         let begun = Instant::now();
@@ -71,15 +80,33 @@ impl Cluster {
         if watches {
             self.change_all();
         }
-        let mut figures = if phases == [Phase::Renewing] { Figures::well() } else { Figures::default() };
+        let mut figures = if phases == [Phase::Renewing] {
+            Figures::well()
+        } else {
+            Figures::default()
+        };
         self.rig.look_on(&mut figures, begun, Duration::ZERO).await;
         if watches {
             self.watch_anew().await;
         }
         self.rest(fault, phases, &mut figures, begun).await;
         self.heal(fault, victim).await;
-        self.rig.look_on(&mut figures, begun, if fault == Fault::LeaderFrozen { AFTERMATH } else { INTERVAL }).await;
-        let vanished = self.rig.report(name, &figures).await.expect("etcd knows its history");
+        self.rig
+            .look_on(
+                &mut figures,
+                begun,
+                if fault == Fault::LeaderFrozen {
+                    AFTERMATH
+                } else {
+                    INTERVAL
+                },
+            )
+            .await;
+        let vanished = self
+            .rig
+            .report(name, &figures)
+            .await
+            .expect("etcd knows its history");
         for server in self.rig.servers.split_off(stood) {
             server.close().await;
         }
@@ -95,7 +122,9 @@ impl Cluster {
     async fn victim(&self, fault: Fault) -> usize {
         match fault {
             Fault::LeaderFrozen => self.rig.etcd.leader().await.unwrap(),
-            Fault::Killed | Fault::CutOff => (0..3).max_by_key(|member| self.proxies[*member].open()).expect("there are three"),
+            Fault::Killed | Fault::CutOff => (0..3)
+                .max_by_key(|member| self.proxies[*member].open())
+                .expect("there are three"),
         }
     }
 
@@ -124,7 +153,13 @@ impl Cluster {
 
     /// Extends the fault: to 9 s for a leader, and for other members if the test is about the
     /// renewal of leases.
-    async fn rest(&mut self, fault: Fault, phases: &[Phase], figures: &mut Figures, begun: Instant) {
+    async fn rest(
+        &mut self,
+        fault: Fault,
+        phases: &[Phase],
+        figures: &mut Figures,
+        begun: Instant,
+    ) {
         let lasting = match fault {
             Fault::LeaderFrozen => FROZEN,
             _ if phases.contains(&Phase::Renewing) => AWAY,
@@ -142,7 +177,10 @@ impl Cluster {
 
     fn change_all(&self) {
         for server in &self.rig.servers {
-            server.registration.set_metadata("round", self.rounds.to_string()).unwrap();
+            server
+                .registration
+                .set_metadata("round", self.rounds.to_string())
+                .unwrap();
         }
     }
 
@@ -150,7 +188,10 @@ impl Cluster {
     async fn watch_anew(&self) {
         for _ in 0..3 {
             let registry = crate::open(&self.at);
-            let mut watcher = registry.watch(&WatchOptions::service("greeter")).await.unwrap();
+            let mut watcher = registry
+                .watch(&WatchOptions::service("greeter"))
+                .await
+                .unwrap();
             let begun = Instant::now();
             let seen = loop {
                 assert!(begun.elapsed() < PATIENCE, "nothing is seen");

@@ -20,9 +20,13 @@ async fn compacted_under_a_watch() {
         for round in 0..10 {
             hand::write(rig.up(), &[(b"/elsewhere".to_vec(), Some(b"x".to_vec()))]).await;
             hand::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
-            rig.servers[0].registration.set_metadata("round", round.to_string()).unwrap();
+            rig.servers[0]
+                .registration
+                .set_metadata("round", round.to_string())
+                .unwrap();
         }
-        rig.well_again("compacted under a watch, ten times", begun).await;
+        rig.well_again("compacted under a watch, ten times", begun)
+            .await;
         rig.never_suspected_one();
         rig.close().await;
     })
@@ -34,7 +38,8 @@ fn compacting(address: SocketAddr) -> JoinSet<()> {
     let mut compacting = JoinSet::new();
     compacting.spawn(async move {
         loop {
-            let revision = hand::write(address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+            let revision =
+                hand::write(address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
             hand::compact(address, revision).await;
         }
     });
@@ -48,7 +53,10 @@ async fn many(address: SocketAddr, service: &str, records: usize, bytes: usize) 
         node.metadata.insert("filling", "x".repeat(bytes));
         let mut record = Service::new(service);
         record.nodes.push(node);
-        let key = Key { service: service.to_owned(), id: format!("{service}-{number}") };
+        let key = Key {
+            service: service.to_owned(),
+            id: format!("{service}-{number}"),
+        };
         (path(&key), Some(record.to_json().into_bytes()))
     };
     // Below etcd's limit for one request.
@@ -75,12 +83,19 @@ async fn compacted_during_lists() {
         for round in 0..20 {
             if round % 5 == 0 {
                 proxy.cut();
-                rig.servers[0].registration.set_metadata("round", round.to_string()).unwrap();
+                rig.servers[0]
+                    .registration
+                    .set_metadata("round", round.to_string())
+                    .unwrap();
             }
-            assert_eq!(registry.get_service("many").await.unwrap()[0].nodes.len(), RECORDS);
+            assert_eq!(
+                registry.get_service("many").await.unwrap()[0].nodes.len(),
+                RECORDS
+            );
         }
         registry.close().await.unwrap();
-        rig.well_again("compacted during 20 lists of 5 000 nodes", begun).await;
+        rig.well_again("compacted during 20 lists of 5 000 nodes", begun)
+            .await;
         drop(compacting);
         rig.never_suspected_one();
         rig.close().await;
@@ -93,16 +108,24 @@ async fn compacted_during_lists() {
 async fn compacted_while_cut_off() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
-        let (near, proxy) = (url(&etcd.addresses()), Proxy::start(etcd.addresses()[0]).await.unwrap());
+        let (near, proxy) = (
+            url(&etcd.addresses()),
+            Proxy::start(etcd.addresses()[0]).await.unwrap(),
+        );
         let mut rig = Rig::on(etcd, &near, &url(&[proxy.address()]), 3).await;
         proxy.freeze(true);
-        rig.servers[0].registration.set_metadata("zone", "b").unwrap();
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "b")
+            .unwrap();
         rig.servers.push(Server::start(&near, "3").await);
         hand::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
-        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some()).await;
+        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some())
+            .await;
         proxy.cut();
         proxy.freeze(false);
-        rig.well_again("compacted while the client was cut off", Instant::now()).await;
+        rig.well_again("compacted while the client was cut off", Instant::now())
+            .await;
         rig.never_suspected_one();
         rig.close().await;
     })
@@ -127,7 +150,10 @@ async fn a_long_list_on_a_slow_way() {
         let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
         let registry = crate::open(&url(&[proxy.address()]));
         proxy.delay(Duration::from_millis(300));
-        assert_eq!(registry.get_service("big").await.unwrap()[0].nodes.len(), BIG);
+        assert_eq!(
+            registry.get_service("big").await.unwrap()[0].nodes.len(),
+            BIG
+        );
         proxy.delay(Duration::ZERO);
         registry.close().await.unwrap();
     })
@@ -153,7 +179,10 @@ async fn a_list_beyond_4_mib() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         big(rig.up()).await;
-        rig.etcd.restart(waypost_testkit::etcd::Data::Kept).await.unwrap();
+        rig.etcd
+            .restart(waypost_testkit::etcd::Data::Kept)
+            .await
+            .unwrap();
         let begun = Instant::now();
         let registry = AnyRegistry::new(crate::open(&url(&rig.etcd.addresses())));
         let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
@@ -175,22 +204,35 @@ async fn a_catch_up_beyond_4_mib() {
     each(async |binary| {
         for cut in [true, false] {
             let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
-            let (near, proxy) = (url(&etcd.addresses()), Proxy::start(etcd.addresses()[0]).await.unwrap());
+            let (near, proxy) = (
+                url(&etcd.addresses()),
+                Proxy::start(etcd.addresses()[0]).await.unwrap(),
+            );
             let mut rig = Rig::on(etcd, &near, &url(&[proxy.address()]), 3).await;
-            let (mut watcher, mut picture) = (rig.client.watch(&WatchOptions::all()).await.unwrap(), NodeSet::default());
+            let (mut watcher, mut picture) = (
+                rig.client.watch(&WatchOptions::all()).await.unwrap(),
+                NodeSet::default(),
+            );
             picture.apply(watcher.next().await.unwrap().unwrap());
             proxy.freeze(true);
             // Let responses in flight arrive.
             sleep(Duration::from_millis(100)).await;
             big(rig.up()).await;
-            rig.servers[0].registration.set_metadata("zone", "e").unwrap();
+            rig.servers[0]
+                .registration
+                .set_metadata("zone", "e")
+                .unwrap();
             if cut {
                 proxy.cut();
             }
             let begun = Instant::now();
             proxy.freeze(false);
             until_big(&mut watcher, &mut picture).await;
-            let fault = if cut { "8 MiB to catch up with after a cut" } else { "8 MiB to catch up with after a pause" };
+            let fault = if cut {
+                "8 MiB to catch up with after a cut"
+            } else {
+                "8 MiB to catch up with after a pause"
+            };
             rig.well_again(fault, begun).await;
             rig.never_suspected_one();
             rig.close().await;

@@ -19,9 +19,15 @@ async fn deleted_by_etcdctl() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         let begun = Instant::now();
-        rig.etcd.ctl(&["del", "--prefix", "/micro/registry/greeter/"]).await.unwrap();
+        rig.etcd
+            .ctl(&["del", "--prefix", "/micro/registry/greeter/"])
+            .await
+            .unwrap();
         let figures = rig.well_again("own key deleted by etcdctl", begun).await;
-        assert!(figures.registered() < INTERVAL * 2, "it took more than an interval");
+        assert!(
+            figures.registered() < INTERVAL * 2,
+            "it took more than an interval"
+        );
         rig.close().await;
     })
     .await;
@@ -33,7 +39,10 @@ async fn overwritten_by_garbage() {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         for garbage in [&b"{"[..], b"\xff\xfe", b"{\"name\":\"other\"}"] {
             let lease = hand::grant(rig.up(), 600).await;
-            for (lease, fault) in [(0, "overwritten by garbage"), (lease, "overwritten by garbage on a lease")] {
+            for (lease, fault) in [
+                (0, "overwritten by garbage"),
+                (lease, "overwritten by garbage on a lease"),
+            ] {
                 let begun = Instant::now();
                 hand::put(rig.up(), &path(&key("0")), garbage, lease).await;
                 rig.well_again(fault, begun).await;
@@ -52,14 +61,25 @@ async fn our_own_record_on_another_lease() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         let (address, key) = (rig.up(), path(&key("0")));
-        let ours = rig.etcd.get("/micro/registry/greeter/greeter-0").await.unwrap().unwrap();
+        let ours = rig
+            .etcd
+            .get("/micro/registry/greeter/greeter-0")
+            .await
+            .unwrap()
+            .unwrap();
         let lease = hand::lease_of(address, &key).await.unwrap();
         let foreign = hand::grant(address, 600).await;
-        for (other, fault) in [(0, "own record, its lease taken away"), (foreign, "own record on another's lease")] {
+        for (other, fault) in [
+            (0, "own record, its lease taken away"),
+            (foreign, "own record on another's lease"),
+        ] {
             let begun = Instant::now();
             hand::put(address, &key, &ours, other).await;
             while hand::lease_of(address, &key).await != Some(lease) {
-                assert!(begun.elapsed() < Duration::from_secs(20), "it is not on its own lease");
+                assert!(
+                    begun.elapsed() < Duration::from_secs(20),
+                    "it is not on its own lease"
+                );
                 sleep(Duration::from_millis(20)).await;
             }
             rig.well_again(fault, begun).await;
@@ -73,7 +93,10 @@ async fn our_own_record_on_another_lease() {
 
 /// Returns the record of another instance of the node, at this address.
 fn anothers(address: &str) -> Vec<u8> {
-    let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
+    let options = RegisterOptions {
+        ttl: TTL,
+        instance: Instance::random(),
+    };
     options.stamp(&service("0", address)).to_json().into_bytes()
 }
 
@@ -82,10 +105,14 @@ fn anothers(address: &str) -> Vec<u8> {
 async fn overwritten_by_anothers_record_without_a_lease() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 2).await;
-        for record in [anothers(ELSEWHERE), service("0", ELSEWHERE).to_json().into_bytes()] {
+        for record in [
+            anothers(ELSEWHERE),
+            service("0", ELSEWHERE).to_json().into_bytes(),
+        ] {
             let begun = Instant::now();
             hand::put(rig.up(), &path(&key("0")), &record, 0).await;
-            rig.well_again("overwritten by another's record without a lease", begun).await;
+            rig.well_again("overwritten by another's record without a lease", begun)
+                .await;
         }
         rig.never_suspected_one();
         rig.close().await;
@@ -101,12 +128,16 @@ async fn overwritten_by_the_record_of_one_who_dies() {
         let mut rig = Rig::start(&binary, &Options::one(), 2).await;
         for address in [ELSEWHERE, "127.0.0.1:10"] {
             let record = anothers(address);
-            let instance = Service::from_json(&record).unwrap().nodes[0].instance().unwrap().to_owned();
+            let instance = Service::from_json(&record).unwrap().nodes[0]
+                .instance()
+                .unwrap()
+                .to_owned();
             let lease = hand::grant(rig.up(), 2).await;
             let begun = Instant::now();
             hand::put(rig.up(), &path(&key("0")), &record, lease).await;
             rig.servers[0].until_it_says(&instance).await;
-            rig.well_again("overwritten by the record of one who dies in 2 s", begun).await;
+            rig.well_again("overwritten by the record of one who dies in 2 s", begun)
+                .await;
         }
         rig.close().await;
     })
@@ -121,23 +152,41 @@ async fn overwritten_by_the_record_of_one_who_lives() {
         let (address, key) = (rig.up(), path(&key("0")));
         // Live process, whose lease our key is attached to, too.
         let other = crate::open(&url(&[address]));
-        let options = RegisterOptions { ttl: TTL, instance: Instance::random() };
+        let options = RegisterOptions {
+            ttl: TTL,
+            instance: Instance::random(),
+        };
         let mut theirs = Service::new("other");
-        theirs.nodes.push(waypost_core::record::Node::with_id("other", "1", ELSEWHERE));
+        theirs
+            .nodes
+            .push(waypost_core::record::Node::with_id("other", "1", ELSEWHERE));
         other.register(&theirs, &options).await.unwrap();
-        let lease = hand::lease_of(address, b"/micro/registry/other/other-1").await.unwrap();
+        let lease = hand::lease_of(address, b"/micro/registry/other/other-1")
+            .await
+            .unwrap();
         hand::put(address, &key, &anothers(ELSEWHERE), lease).await;
         let written = hand::written_at(address, &key).await;
         rig.servers[0].until_it_says(ELSEWHERE).await;
         for _ in 0..TTL.as_secs() + 2 {
             sleep(Duration::from_secs(1)).await;
             other.register(&theirs, &options).await.unwrap();
-            assert!(matches!(rig.servers[0].registration.state(), State::Failing { .. }));
+            assert!(matches!(
+                rig.servers[0].registration.state(),
+                State::Failing { .. }
+            ));
         }
-        assert_eq!(hand::written_at(address, &key).await, written, "we fought over an id");
+        assert_eq!(
+            hand::written_at(address, &key).await,
+            written,
+            "we fought over an id"
+        );
         let begun = Instant::now();
         other.close().await.unwrap();
-        rig.well_again("overwritten by the record of one who lives, then leaves", begun).await;
+        rig.well_again(
+            "overwritten by the record of one who lives, then leaves",
+            begun,
+        )
+        .await;
         rig.close().await;
     })
     .await;
@@ -163,12 +212,21 @@ async fn metadata_changed_while_registered() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         let begun = Instant::now();
-        rig.servers[0].registration.set_metadata("zone", "a").unwrap();
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "a")
+            .unwrap();
         let mut figures = Figures::default();
         rig.look_on(&mut figures, begun, TTL * 3).await;
-        rig.report("metadata changed, looked at for 3 × ttl", &figures).await;
-        let zoned = |entry: &waypost_core::record::Entry| entry.node.metadata.get("zone") == Some("a");
-        assert!(rig.snapshot().confirmed().any(zoned), "{:?}", rig.snapshot());
+        rig.report("metadata changed, looked at for 3 × ttl", &figures)
+            .await;
+        let zoned =
+            |entry: &waypost_core::record::Entry| entry.node.metadata.get("zone") == Some("a");
+        assert!(
+            rig.snapshot().confirmed().any(zoned),
+            "{:?}",
+            rig.snapshot()
+        );
         rig.never_suspected_one();
         rig.close().await;
     })

@@ -9,39 +9,91 @@ use crate::rig::{Figures, INTERVAL, Rig, TTL, each};
 /// One of three members fails during an activity; no node vanishes, and none is a suspect.
 async fn one_gone(binary: Binary, fault: Fault, phase: Phase, name: &'static str) {
     let mut cluster = Cluster::start(&binary).await;
-    assert_eq!(cluster.round(fault, &[phase], name).await, 0, "nodes vanished");
+    assert_eq!(
+        cluster.round(fault, &[phase], name).await,
+        0,
+        "nodes vanished"
+    );
     cluster.rig.never_suspected_one();
     cluster.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_registering() {
-    each(|binary| one_gone(binary, Fault::Killed, Phase::Registering, "one of three killed while registering")).await;
+    each(|binary| {
+        one_gone(
+            binary,
+            Fault::Killed,
+            Phase::Registering,
+            "one of three killed while registering",
+        )
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_watching() {
-    each(|binary| one_gone(binary, Fault::Killed, Phase::Watching, "one of three killed while watching")).await;
+    each(|binary| {
+        one_gone(
+            binary,
+            Fault::Killed,
+            Phase::Watching,
+            "one of three killed while watching",
+        )
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_renewing() {
-    each(|binary| one_gone(binary, Fault::Killed, Phase::Renewing, "one of three killed while renewing")).await;
+    each(|binary| {
+        one_gone(
+            binary,
+            Fault::Killed,
+            Phase::Renewing,
+            "one of three killed while renewing",
+        )
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_off_while_registering() {
-    each(|binary| one_gone(binary, Fault::CutOff, Phase::Registering, "one of three cut off while registering")).await;
+    each(|binary| {
+        one_gone(
+            binary,
+            Fault::CutOff,
+            Phase::Registering,
+            "one of three cut off while registering",
+        )
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_off_while_watching() {
-    each(|binary| one_gone(binary, Fault::CutOff, Phase::Watching, "one of three cut off while watching")).await;
+    each(|binary| {
+        one_gone(
+            binary,
+            Fault::CutOff,
+            Phase::Watching,
+            "one of three cut off while watching",
+        )
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_off_while_renewing() {
-    each(|binary| one_gone(binary, Fault::CutOff, Phase::Renewing, "one of three cut off while renewing")).await;
+    each(|binary| {
+        one_gone(
+            binary,
+            Fault::CutOff,
+            Phase::Renewing,
+            "one of three cut off while renewing",
+        )
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,10 +125,19 @@ async fn the_leader_frozen(binary: Binary, phases: &'static [Phase], name: &str,
         let before = cluster.rig.etcd.leases().await.unwrap();
         vanished.push(cluster.round(Fault::LeaderFrozen, phases, name).await);
         let after = cluster.rig.etcd.leases().await.unwrap();
-        assert!(before.iter().all(|lease| !after.contains(lease)), "a lease outlived its leader: {before:?} {after:?}");
+        assert!(
+            before.iter().all(|lease| !after.contains(lease)),
+            "a lease outlived its leader: {before:?} {after:?}"
+        );
     }
-    println!("etcd {}: {name}: vanished in each round: {vanished:?}", binary.version());
-    assert!(vanished.iter().all(|vanished| *vanished == 0), "nodes vanished: {vanished:?}");
+    println!(
+        "etcd {}: {name}: vanished in each round: {vanished:?}",
+        binary.version()
+    );
+    assert!(
+        vanished.iter().all(|vanished| *vanished == 0),
+        "nodes vanished: {vanished:?}"
+    );
     cluster.rig.never_suspected_one();
     cluster.close().await;
 }
@@ -84,7 +145,8 @@ async fn the_leader_frozen(binary: Binary, phases: &'static [Phase], name: &str,
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_frozen_for_longer_than_the_ttl() {
     const ALL: &[Phase] = &[Phase::Registering, Phase::Watching, Phase::Renewing];
-    each(|binary| the_leader_frozen(binary, ALL, "the leader frozen for 9 s, all at once", 1)).await;
+    each(|binary| the_leader_frozen(binary, ALL, "the leader frozen for 9 s, all at once", 1))
+        .await;
 }
 
 /// Number of rounds of each test in `cargo xtask etcd-faults`: nine in all.

@@ -14,9 +14,11 @@ async fn killed_and_restarted_with_its_data() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         rig.etcd.kill().await.unwrap();
-        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some()).await;
+        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some())
+            .await;
         rig.etcd.restart(Data::Kept).await.unwrap();
-        rig.well_again("killed and restarted with its data", Instant::now()).await;
+        rig.well_again("killed and restarted with its data", Instant::now())
+            .await;
         rig.never_suspected_one();
         rig.close().await;
     })
@@ -35,7 +37,10 @@ async fn restarted_empty() {
         let before = rig.etcd.revision().await.unwrap();
         rig.etcd.restart(Data::Lost).await.unwrap();
         rig.well_again("restarted empty", Instant::now()).await;
-        assert!(rig.etcd.revision().await.unwrap() < before, "its history is another");
+        assert!(
+            rig.etcd.revision().await.unwrap() < before,
+            "its history is another"
+        );
         rig.close().await;
     })
     .await;
@@ -50,8 +55,10 @@ async fn frozen_for_longer_than_the_ttl() {
         sleep(TTL + Duration::from_secs(2)).await;
         rig.etcd.resume().unwrap();
         let mut figures = Figures::default();
-        rig.look_on(&mut figures, Instant::now(), INTERVAL * 2).await;
-        rig.report("stopped for 7 s at a ttl of 5 s", &figures).await;
+        rig.look_on(&mut figures, Instant::now(), INTERVAL * 2)
+            .await;
+        rig.report("stopped for 7 s at a ttl of 5 s", &figures)
+            .await;
         rig.close().await;
     })
     .await;
@@ -68,7 +75,10 @@ async fn silent_connections_are_left() {
         let begun = Instant::now();
         // Existing connections are silent for good; new ones work.
         proxy.half_open();
-        rig.servers[0].registration.set_metadata("zone", "c").unwrap();
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "c")
+            .unwrap();
         rig.well_again("connections half open", begun).await;
         rig.never_suspected_one();
         rig.close().await;
@@ -84,12 +94,16 @@ async fn out_of_space() {
         rig.etcd.fill().await.unwrap();
         rig.servers.push(Server::begin(&at, "3"));
         rig.servers[3].until_it_says("space exceeded").await;
-        rig.servers[0].registration.set_metadata("zone", "d").unwrap();
+        rig.servers[0]
+            .registration
+            .set_metadata("zone", "d")
+            .unwrap();
         rig.servers[0].until_it_says("space exceeded").await;
         sleep(TTL + INTERVAL).await;
         rig.never_suspected_one();
         rig.etcd.make_room().await.unwrap();
-        rig.well_again("out of space, then room", Instant::now()).await;
+        rig.well_again("out of space, then room", Instant::now())
+            .await;
         rig.never_suspected_one();
         rig.close().await;
     })
@@ -99,5 +113,8 @@ async fn out_of_space() {
 /// The key of a record is go-micro's.
 #[test]
 fn keys_are_text() {
-    assert_eq!(path(&crate::server::key("1")), b"/micro/registry/greeter/greeter-1");
+    assert_eq!(
+        path(&crate::server::key("1")),
+        b"/micro/registry/greeter/greeter-1"
+    );
 }

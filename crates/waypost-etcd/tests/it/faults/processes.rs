@@ -16,11 +16,14 @@ async fn stopped_for_longer_than_its_ttl() {
         let mut process = Process::join(&mut rig, &at, "2").await;
         process.stop();
         let begun = Instant::now();
-        rig.until_seen("its loss", |snapshot| snapshot.suspects().len() == 1).await;
+        rig.until_seen("its loss", |snapshot| snapshot.suspects().len() == 1)
+            .await;
         sleep((TTL + Duration::from_secs(3)).saturating_sub(begun.elapsed())).await;
         assert_eq!(rig.standing().await, 2, "its record is gone");
         process.wake();
-        let figures = rig.well_again("own process stopped for 8 s", Instant::now()).await;
+        let figures = rig
+            .well_again("own process stopped for 8 s", Instant::now())
+            .await;
         assert!(figures.registered() < Duration::from_secs(2), "{figures:?}");
         rig.others.clear();
         process.leave().await;
@@ -40,13 +43,16 @@ async fn two_with_one_id() {
         let mut second = Process::start(&at, "2", "127.0.0.1:1002");
         second.until_it_says(&first.node().address).await;
         let mut figures = Figures::default();
-        rig.look_on(&mut figures, Instant::now(), INTERVAL * 2).await;
-        rig.report("two processes with one id: who holds it keeps it", &figures).await;
+        rig.look_on(&mut figures, Instant::now(), INTERVAL * 2)
+            .await;
+        rig.report("two processes with one id: who holds it keeps it", &figures)
+            .await;
 
         first.kill().await;
         let begun = Instant::now();
         rig.others = vec![second.node()];
-        rig.well_again("two processes with one id: who holds it is killed", begun).await;
+        rig.well_again("two processes with one id: who holds it is killed", begun)
+            .await;
         second.until_it_says("Registered").await;
 
         let mut third = Process::start(&at, "2", "127.0.0.1:1003");
@@ -56,7 +62,8 @@ async fn two_with_one_id() {
         second.leave().await;
         let mut figures = Figures::default();
         rig.look_on(&mut figures, begun, Duration::ZERO).await;
-        rig.report_any("two processes with one id: who holds it leaves", &figures).await;
+        rig.report_any("two processes with one id: who holds it leaves", &figures)
+            .await;
         rig.others.clear();
         third.leave().await;
         rig.close().await;
@@ -71,21 +78,41 @@ async fn two_that_start_at_once_with_one_id() {
         let mut rig = Rig::start(&binary, &Options::one(), 2).await;
         let at = url(&rig.etcd.addresses());
         let begun = Instant::now();
-        let mut two = [Process::start(&at, "2", "127.0.0.1:1002"), Process::start(&at, "2", "127.0.0.1:1003")];
-        rig.until_seen("one of them", |snapshot| snapshot.confirmed().len() == 3).await;
-        let holder = rig.snapshot().confirmed().find(|entry| entry.node.id == "greeter-2").unwrap().node.address.clone();
-        let (holds, waits) = if two[0].node().address == holder { (0, 1) } else { (1, 0) };
+        let mut two = [
+            Process::start(&at, "2", "127.0.0.1:1002"),
+            Process::start(&at, "2", "127.0.0.1:1003"),
+        ];
+        rig.until_seen("one of them", |snapshot| snapshot.confirmed().len() == 3)
+            .await;
+        let holder = rig
+            .snapshot()
+            .confirmed()
+            .find(|entry| entry.node.id == "greeter-2")
+            .unwrap()
+            .node
+            .address
+            .clone();
+        let (holds, waits) = if two[0].node().address == holder {
+            (0, 1)
+        } else {
+            (1, 0)
+        };
         two[waits].until_it_says(&holder).await;
         two[holds].until_it_says("Registered").await;
         rig.others = vec![two[holds].node()];
         let mut figures = Figures::default();
         rig.look_on(&mut figures, begun, INTERVAL * 2).await;
-        rig.report("two processes start at once with one id", &figures).await;
+        rig.report("two processes start at once with one id", &figures)
+            .await;
         rig.never_suspected_one();
         rig.others.clear();
         // The one that holds nothing leaves first: it must not remove the other's record.
         let [first, second] = two;
-        let (holding, waiting) = if holds == 0 { (first, second) } else { (second, first) };
+        let (holding, waiting) = if holds == 0 {
+            (first, second)
+        } else {
+            (second, first)
+        };
         let node = holding.node();
         waiting.leave().await;
         rig.others = vec![node];

@@ -17,8 +17,12 @@ async fn lost(binary: Binary, lasting: Duration, name: &str) {
         rig.etcd.member(member).pause().unwrap();
     }
     let begun = Instant::now();
-    rig.until_seen("trouble", |snapshot| snapshot.outage.is_some()).await;
-    rig.servers[0].registration.set_metadata("zone", "f").unwrap();
+    rig.until_seen("trouble", |snapshot| snapshot.outage.is_some())
+        .await;
+    rig.servers[0]
+        .registration
+        .set_metadata("zone", "f")
+        .unwrap();
     sleep(lasting.saturating_sub(begun.elapsed())).await;
     rig.never_suspected_one();
     for member in [0, 1] {
@@ -52,9 +56,17 @@ async fn a_first_picture_without_it() {
             rig.etcd.member(*member).kill().await.unwrap();
         }
         // Without a password: a login needs a quorum.
-        let addresses: Vec<_> = rig.etcd.addresses().iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = rig
+            .etcd
+            .addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let registry = crate::open(&format!("etcd://{}", addresses.join(",")));
-        let mut watcher = registry.watch(&WatchOptions::service("greeter")).await.unwrap();
+        let mut watcher = registry
+            .watch(&WatchOptions::service("greeter"))
+            .await
+            .unwrap();
         let begun = Instant::now();
         let mut unwell = false;
         let found = loop {
@@ -67,7 +79,11 @@ async fn a_first_picture_without_it() {
                 }
             }
         };
-        println!("etcd {}: quorum lost: a first picture after {:?}", binary.version(), begun.elapsed());
+        println!(
+            "etcd {}: quorum lost: a first picture after {:?}",
+            binary.version(),
+            begun.elapsed()
+        );
         assert_eq!(found, 3);
         unwell |= watcher.next().await.unwrap().is_err();
         assert!(unwell, "nobody was told that the picture is not verified");
@@ -79,7 +95,8 @@ async fn a_first_picture_without_it() {
         }
         let begun = Instant::now();
         registry.close().await.unwrap();
-        rig.well_again("two of three killed and restarted", begun).await;
+        rig.well_again("two of three killed and restarted", begun)
+            .await;
         rig.close().await;
     })
     .await;

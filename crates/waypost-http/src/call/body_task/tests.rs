@@ -37,7 +37,10 @@ impl Body for Given {
     type Data = Bytes;
     type Error = Own;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Own>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Own>>> {
         self.0.poll_recv(cx).map(|give| match give? {
             Give::Data(data) => Some(Ok(Frame::data(data))),
             Give::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
@@ -78,11 +81,17 @@ impl Pair {
         tasks.spawn(async move {
             let _ = connection.await;
         });
-        Self { client, requests, _tasks: tasks }
+        Self {
+            client,
+            requests,
+            _tasks: tasks,
+        }
     }
 
     fn open(&mut self) -> (ResponseFuture, SendStream<Bytes>) {
-        self.client.send_request(Request::post("http://h/a").body(()).unwrap(), false).unwrap()
+        self.client
+            .send_request(Request::post("http://h/a").body(()).unwrap(), false)
+            .unwrap()
     }
 
     async fn accept(&mut self) -> (RecvStream, SendResponse<Bytes>) {
@@ -108,8 +117,15 @@ async fn piece(body: &mut RecvStream) -> Bytes {
 
 #[tokio::test]
 async fn a_body_that_fails_or_panics_while_it_is_sent_ends_the_call_with_its_own_error() {
-    let (failed, panicked) = ("request body failed", "request body panicked: the user's stream");
-    let cases = [(Give::Error, failed, true), (Give::Panic, panicked, true), (Give::Error, failed, false)];
+    let (failed, panicked) = (
+        "request body failed",
+        "request body panicked: the user's stream",
+    );
+    let cases = [
+        (Give::Error, failed, true),
+        (Give::Panic, panicked, true),
+        (Give::Error, failed, false),
+    ];
     for (bad, text, taken) in cases {
         let mut pair = Pair::new().await;
         let (give, replay) = body(1 << 16);
@@ -120,9 +136,15 @@ async fn a_body_that_fails_or_panics_while_it_is_sent_ends_the_call_with_its_own
         assert_eq!(piece(&mut received).await, "one");
         assert!(task.take_error().is_none());
         give.send(bad).unwrap();
-        let error = timeout(LONG, response).await.expect("the call hangs").unwrap_err();
+        let error = timeout(LONG, response)
+            .await
+            .expect("the call hangs")
+            .unwrap_err();
         assert!(error.is_reset() && !error.is_remote(), "{error}");
-        assert_eq!(read(&mut received).await.unwrap_err().reason(), Some(Reason::CANCEL));
+        assert_eq!(
+            read(&mut received).await.unwrap_err().reason(),
+            Some(Reason::CANCEL)
+        );
         let error = if taken {
             let error = task.take_error().unwrap();
             assert!(!task.take_back().await.unwrap().unwrap().can_replay());
@@ -148,13 +170,26 @@ async fn a_body_that_fails_after_the_response_began_ends_the_response_with_its_o
     let mut response = timeout(LONG, response).await.unwrap().unwrap();
     let guard = task.into_guard();
     give.send(Give::Panic).unwrap();
-    assert!(timeout(LONG, response.body_mut().data()).await.expect("the response hangs").unwrap().is_err());
-    assert!(matches!(guard.take_error(), Some(RequestError::BodyPanicked(_))));
+    assert!(
+        timeout(LONG, response.body_mut().data())
+            .await
+            .expect("the response hangs")
+            .unwrap()
+            .is_err()
+    );
+    assert!(matches!(
+        guard.take_error(),
+        Some(RequestError::BodyPanicked(_))
+    ));
 }
 
 #[test]
 fn a_task_that_is_aborted_with_its_runtime_ends_the_call() {
-    let other = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let other = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut pair = Pair::new().await;
@@ -168,7 +203,12 @@ fn a_task_that_is_aborted_with_its_runtime_ends_the_call() {
         let (mut received, _respond) = pair.accept().await;
         assert_eq!(piece(&mut received).await, "one");
         other.shutdown_background();
-        assert!(timeout(LONG, response).await.expect("the call hangs").is_err());
+        assert!(
+            timeout(LONG, response)
+                .await
+                .expect("the call hangs")
+                .is_err()
+        );
         assert!(matches!(task.take_error(), Some(RequestError::BodyAborted)));
         assert!(task.take_back().await.unwrap().is_none());
     });
@@ -185,19 +225,38 @@ async fn a_body_taken_back_while_it_is_sent_is_replayed_whole_on_another_stream(
     let (mut received, mut respond) = pair.accept().await;
     assert_eq!(piece(&mut received).await, "one");
     // The node responds that it is unavailable while the body is still being sent.
-    respond.send_response(Response::builder().status(503).body(()).unwrap(), true).unwrap();
-    assert_eq!(timeout(LONG, response).await.unwrap().unwrap().status(), 503);
-    let replay = timeout(LONG, task.take_back()).await.unwrap().unwrap().unwrap();
+    respond
+        .send_response(Response::builder().status(503).body(()).unwrap(), true)
+        .unwrap();
+    assert_eq!(
+        timeout(LONG, response).await.unwrap().unwrap().status(),
+        503
+    );
+    let replay = timeout(LONG, task.take_back())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert!(replay.can_replay() && !replay.is_complete());
     let (response, stream) = pair.open();
     let task = BodyTask::spawn(replay, stream);
     give.send(data("three")).unwrap();
-    give.send(Give::Trailers(HeaderMap::from_iter([("t".parse().unwrap(), "1".parse().unwrap())]))).unwrap();
+    give.send(Give::Trailers(HeaderMap::from_iter([(
+        "t".parse().unwrap(),
+        "1".parse().unwrap(),
+    )])))
+    .unwrap();
     let (mut received, mut respond) = pair.accept().await;
     let (all, trailers) = read(&mut received).await.unwrap();
-    assert_eq!((all.as_slice(), trailers.unwrap().len()), (b"onetwothree".as_ref(), 1));
+    assert_eq!(
+        (all.as_slice(), trailers.unwrap().len()),
+        (b"onetwothree".as_ref(), 1)
+    );
     respond.send_response(Response::new(()), true).unwrap();
-    assert_eq!(timeout(LONG, response).await.unwrap().unwrap().status(), 200);
+    assert_eq!(
+        timeout(LONG, response).await.unwrap().unwrap().status(),
+        200
+    );
     assert!(task.is_finished() && task.take_error().is_none());
     // Complete by now, so it needs no task.
     let replay = task.take_back().await.unwrap().unwrap();
@@ -218,7 +277,11 @@ async fn a_body_above_its_limit_is_sent_whole_and_never_again() {
     (0..20).for_each(|_| give.send(Give::Data(piece.clone())).unwrap());
     drop(give);
     let (mut received, _respond) = pair.accept().await;
-    assert_eq!(read(&mut received).await.unwrap().0.len(), 2_000_000, "larger than the window of a stream and of a connection");
+    assert_eq!(
+        read(&mut received).await.unwrap().0.len(),
+        2_000_000,
+        "larger than the window of a stream and of a connection"
+    );
     let replay = task.take_back().await.unwrap().unwrap();
     assert!(!replay.can_replay() && replay.kept_bytes() == 0);
 }
@@ -234,7 +297,10 @@ async fn a_task_ends_with_its_call_and_a_task_handed_on_does_not() {
     give.send(data("still here")).unwrap();
     assert_eq!(piece(&mut received).await, "still here");
     drop((guard, response));
-    assert_eq!(read(&mut received).await.unwrap_err().reason(), Some(Reason::CANCEL));
+    assert_eq!(
+        read(&mut received).await.unwrap_err().reason(),
+        Some(Reason::CANCEL)
+    );
     give.closed().await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), tasks);
 }

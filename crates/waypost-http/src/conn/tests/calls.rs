@@ -12,7 +12,12 @@ use crate::conn::{ConnectionConfig, DialSlots};
 const ROUNDS: usize = 20;
 
 async fn tcp_dial(address: &str) -> Dialled {
-    dial_with(Arc::new(tcp()), &ConnectionConfig::default(), &DialSlots::default(), address)
+    dial_with(
+        Arc::new(tcp()),
+        &ConnectionConfig::default(),
+        &DialSlots::default(),
+        address,
+    )
 }
 
 /// Opens calls and abandons them at once, next to an unrelated one; returns the number of rounds in
@@ -28,7 +33,9 @@ async fn lost(burst: usize, give_up: fn(Opened)) -> usize {
         let burst: Vec<Opened> = (0..burst).map(|_| open(&connection, "/hang")).collect();
         burst.into_iter().for_each(give_up);
         let fine = call(&connection).await.is_ok();
-        let innocent_ended = timeout(Duration::ZERO, &mut innocent.response).await.is_ok();
+        let innocent_ended = timeout(Duration::ZERO, &mut innocent.response)
+            .await
+            .is_ok();
         lost += usize::from(!fine || innocent_ended);
     }
     lost
@@ -36,7 +43,10 @@ async fn lost(burst: usize, give_up: fn(Opened)) -> usize {
 
 #[tokio::test]
 async fn calls_given_up_at_once_lose_no_other_call() {
-    assert!(lost(21, drop).await > 0, "h2's server no longer minds: the pace may go");
+    assert!(
+        lost(21, drop).await > 0,
+        "h2's server no longer minds: the pace may go"
+    );
     assert_eq!(lost(21, Opened::cancel).await, 0);
     assert_eq!(lost(100, Opened::cancel).await, 0);
 }

@@ -10,11 +10,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use waypost_core::record::Address;
 
-use super::net::{self, Dialled, FnConnect, boxed, call, dial, dial_with, memory_server, open, tcp};
+use super::net::{
+    self, Dialled, FnConnect, boxed, call, dial, dial_with, memory_server, open, tcp,
+};
 use crate::conn::connect::Connecting;
 use crate::conn::{ConnectionConfig, ConnectionEvent, DialSlots};
 
-fn with_default(connect: impl Fn(&Address) -> Connecting<'static> + Send + Sync + 'static) -> Dialled {
+fn with_default(
+    connect: impl Fn(&Address) -> Connecting<'static> + Send + Sync + 'static,
+) -> Dialled {
     dial(FnConnect(connect))
 }
 
@@ -25,15 +29,24 @@ fn text(result: Result<(), Arc<str>>) -> String {
 #[tokio::test]
 async fn a_panic_of_the_connector_is_an_end() {
     let mut at_once = with_default(|_| panic!("no port today"));
-    assert_eq!(text(at_once.ended().await), "connection to 127.0.0.1:1: panicked: no port today");
+    assert_eq!(
+        text(at_once.ended().await),
+        "connection to 127.0.0.1:1: panicked: no port today"
+    );
     let mut later = with_default(|_| {
         Box::pin(async {
             tokio::task::yield_now().await;
             panic!("no port {}", "later")
         })
     });
-    assert_eq!(text(later.ended().await), "connection to 127.0.0.1:1: panicked: no port later");
-    assert!(later.tasks.join_next().await.unwrap().is_ok(), "the panic is contained");
+    assert_eq!(
+        text(later.ended().await),
+        "connection to 127.0.0.1:1: panicked: no port later"
+    );
+    assert!(
+        later.tasks.join_next().await.unwrap().is_ok(),
+        "the panic is contained"
+    );
 }
 
 /// Byte stream that panics at its n-th read or write.
@@ -70,7 +83,10 @@ impl AsyncWrite for Panicking {
         std::pin::Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
-    fn poll_flush(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         std::pin::Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -84,12 +100,24 @@ impl AsyncWrite for Panicking {
 
 #[tokio::test]
 async fn a_panic_of_the_stream_of_bytes_is_an_end_and_no_panic_of_its_calls() {
-    for (reads, writes, what) in [(usize::MAX, 4, "cannot write"), (12, usize::MAX, "cannot read")] {
+    for (reads, writes, what) in [
+        (usize::MAX, 4, "cannot write"),
+        (12, usize::MAX, "cannot read"),
+    ] {
         let servers = Arc::new(std::sync::Mutex::new(JoinSet::new()));
         let mut dialled = with_default(move |_| {
             let (ours, theirs) = tokio::io::duplex(1 << 20);
-            servers.lock().unwrap().spawn(net::serve(theirs, server::Builder::new()));
-            Box::pin(async move { Ok(boxed(Panicking { io: ours, reads, writes })) })
+            servers
+                .lock()
+                .unwrap()
+                .spawn(net::serve(theirs, server::Builder::new()));
+            Box::pin(async move {
+                Ok(boxed(Panicking {
+                    io: ours,
+                    reads,
+                    writes,
+                }))
+            })
         });
         let connection = dialled.ready().await;
         let held = open(&connection, "/hang");
@@ -112,9 +140,15 @@ async fn an_aborted_task_is_an_end() {
     let connection = dialled.ready().await;
     let waiting = open(&connection, "/hang");
     dialled.tasks.abort_all();
-    assert_eq!(text(dialled.ended().await), "the task of the connection was aborted");
+    assert_eq!(
+        text(dialled.ended().await),
+        "the task of the connection was aborted"
+    );
     assert!(waiting.response.await.is_err());
-    assert_eq!(&**connection.end_reason().unwrap(), "the task of the connection was aborted");
+    assert_eq!(
+        &**connection.end_reason().unwrap(),
+        "the task of the connection was aborted"
+    );
 }
 
 #[tokio::test]
@@ -153,7 +187,9 @@ async fn hello_and_goodbye(farewell: Farewell) -> (String, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         while let Ok((io, _)) = listener.accept().await {
-            let Ok(mut connection) = server::Builder::new().handshake::<_, Bytes>(io).await else { continue };
+            let Ok(mut connection) = server::Builder::new().handshake::<_, Bytes>(io).await else {
+                continue;
+            };
             serve_for(&mut connection, 5).await;
             if let Farewell::GoAway(reason) = farewell {
                 connection.abrupt_shutdown(reason);
@@ -166,12 +202,21 @@ async fn hello_and_goodbye(farewell: Farewell) -> (String, JoinSet<()>) {
 
 #[tokio::test]
 async fn events_come_in_order_from_servers_that_leave_at_once() {
-    for farewell in [Farewell::Close, Farewell::GoAway(Reason::NO_ERROR), Farewell::GoAway(Reason::ENHANCE_YOUR_CALM)] {
+    for farewell in [
+        Farewell::Close,
+        Farewell::GoAway(Reason::NO_ERROR),
+        Farewell::GoAway(Reason::ENHANCE_YOUR_CALM),
+    ] {
         let (address, _server) = hello_and_goodbye(farewell).await;
         let connect = Arc::new(tcp());
         let mut complete = 0;
         for round in 0..100 {
-            let mut dialled = dial_with(connect.clone(), &ConnectionConfig::default(), &DialSlots::default(), &address);
+            let mut dialled = dial_with(
+                connect.clone(),
+                &ConnectionConfig::default(),
+                &DialSlots::default(),
+                &address,
+            );
             let mut seen = Vec::new();
             while let Some(event) = dialled.events.recv().await {
                 seen.push(match event {
@@ -179,7 +224,9 @@ async fn events_come_in_order_from_servers_that_leave_at_once() {
                     ConnectionEvent::GoAway(go_away) if go_away.calm => "calm",
                     ConnectionEvent::GoAway(_) => "goaway",
                     ConnectionEvent::Ended(_) => "ended",
-                    ConnectionEvent::Slow | ConnectionEvent::Liveness(_) | ConnectionEvent::Capacity(_) => continue,
+                    ConnectionEvent::Slow
+                    | ConnectionEvent::Liveness(_)
+                    | ConnectionEvent::Capacity(_) => continue,
                 });
             }
             let middle = match farewell {
@@ -187,12 +234,20 @@ async fn events_come_in_order_from_servers_that_leave_at_once() {
                 Farewell::GoAway(Reason::ENHANCE_YOUR_CALM) => Some("calm"),
                 Farewell::GoAway(_) => Some("goaway"),
             };
-            let all: Vec<&str> = ["ready"].into_iter().chain(middle).chain(["ended"]).collect();
+            let all: Vec<&str> = ["ready"]
+                .into_iter()
+                .chain(middle)
+                .chain(["ended"])
+                .collect();
             // A server may close before its SETTINGS are read, and a GOAWAY without error ends an
             // idle connection at once.
-            let short =
-                seen == ["ended"] || (seen == ["ready", "ended"] && matches!(farewell, Farewell::GoAway(Reason::NO_ERROR)));
-            assert!(seen == all || short, "{farewell:?}, round {round}: {seen:?}");
+            let short = seen == ["ended"]
+                || (seen == ["ready", "ended"]
+                    && matches!(farewell, Farewell::GoAway(Reason::NO_ERROR)));
+            assert!(
+                seen == all || short,
+                "{farewell:?}, round {round}: {seen:?}"
+            );
             complete += usize::from(seen[0] == "ready");
         }
         assert!(complete > 0, "{farewell:?}: never ready");

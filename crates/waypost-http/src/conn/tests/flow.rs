@@ -17,20 +17,34 @@ struct Unread {
 async fn unread(connection: &Arc<Connection>, path: &str, bytes: usize) -> Unread {
     let mut opened = open(connection, path);
     let body = (&mut opened.response).await.unwrap().into_body();
-    let mut body = Unread { body, _opened: Some(opened) };
+    let mut body = Unread {
+        body,
+        _opened: Some(opened),
+    };
     let arrived = async {
         while body.body.flow_control().used_capacity() < bytes {
             connection.read_until_pending().await;
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), arrived).await.expect("the flood arrives");
+    tokio::time::timeout(Duration::from_secs(20), arrived)
+        .await
+        .expect("the flood arrives");
     body
 }
 
-async fn connected() -> (super::net::Dialled, Arc<Connection>, tokio::task::JoinSet<()>) {
+async fn connected() -> (
+    super::net::Dialled,
+    Arc<Connection>,
+    tokio::task::JoinSet<()>,
+) {
     let (address, server) = tcp_server(server::Builder::new()).await;
-    let mut dialled = dial_with(Arc::new(tcp()), &ConnectionConfig::default(), &DialSlots::default(), &address);
+    let mut dialled = dial_with(
+        Arc::new(tcp()),
+        &ConnectionConfig::default(),
+        &DialSlots::default(),
+        &address,
+    );
     let connection = dialled.ready().await;
     (dialled, connection, server)
 }
@@ -65,19 +79,37 @@ async fn small_messages_of_cancelled_streams_close_nothing() {
         let response = (&mut opened.response).await;
         assert!(response.is_ok(), "round {round}: {response:?}");
         drop((response, opened));
-        call(&connection).await.unwrap_or_else(|why| panic!("round {round}: {why}"));
+        call(&connection)
+            .await
+            .unwrap_or_else(|why| panic!("round {round}: {why}"));
     }
     while let Ok(event) = dialled.events.try_recv() {
-        assert!(!matches!(event, ConnectionEvent::Ended(_) | ConnectionEvent::GoAway(_)), "{event:?}");
+        assert!(
+            !matches!(
+                event,
+                ConnectionEvent::Ended(_) | ConnectionEvent::GoAway(_)
+            ),
+            "{event:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn the_peers_limits_are_known() {
     let mut builder = server::Builder::new();
-    builder.max_header_list_size(12_345).max_concurrent_streams(7);
+    builder
+        .max_header_list_size(12_345)
+        .max_concurrent_streams(7);
     let (address, _server) = tcp_server(builder).await;
-    let mut dialled = dial_with(Arc::new(tcp()), &ConnectionConfig::default(), &DialSlots::default(), &address);
+    let mut dialled = dial_with(
+        Arc::new(tcp()),
+        &ConnectionConfig::default(),
+        &DialSlots::default(),
+        &address,
+    );
     let connection = dialled.ready().await;
-    assert_eq!((connection.max_header_list_size(), connection.limit()), (Some(12_345), 7));
+    assert_eq!(
+        (connection.max_header_list_size(), connection.limit()),
+        (Some(12_345), 7)
+    );
 }

@@ -35,12 +35,21 @@ async fn every_call_on_a_frozen_server_ends_within_ten_seconds() {
     assert_eq!(next_liveness(&mut dialled).await, Liveness::Probing);
     assert!(!connection.has_capacity());
     connection.unresponsive().await;
-    assert_eq!((next_liveness(&mut dialled).await, start.elapsed().as_secs()), (Liveness::Unresponsive, 3));
+    assert_eq!(
+        (next_liveness(&mut dialled).await, start.elapsed().as_secs()),
+        (Liveness::Unresponsive, 3)
+    );
     assert!(waiting.response.await.is_err());
     assert_eq!(start.elapsed().as_secs(), 9);
     let end = dialled.ended().await.unwrap_err();
-    assert_eq!(&*end, "connection to 127.0.0.1:1: no answer to a PING within 8s");
-    assert_eq!(&**connection.end_reason().unwrap(), "no answer to a PING within 8s");
+    assert_eq!(
+        &*end,
+        "connection to 127.0.0.1:1: no answer to a PING within 8s"
+    );
+    assert_eq!(
+        &**connection.end_reason().unwrap(),
+        "no answer to a PING within 8s"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,7 +60,11 @@ async fn a_call_that_nobody_watches_ends_by_silence() {
     frozen.send_replace(true);
     let start = Instant::now();
     assert!(open(&connection, "/ok").response.await.is_err());
-    assert_eq!(start.elapsed().as_secs(), 13, "5 s of silence, 8 s for the PING");
+    assert_eq!(
+        start.elapsed().as_secs(),
+        13,
+        "5 s of silence, 8 s for the PING"
+    );
     assert!(dialled.ended().await.is_err());
 }
 
@@ -114,7 +127,10 @@ async fn siblings_of_a_dead_idle_connection_are_proven_when_asked() {
     connection.prove();
     assert_eq!(next_liveness(&mut dialled).await, Liveness::Unresponsive);
     assert!(!connection.proven().await);
-    assert!(dialled.ended().await.is_err(), "and it is closed in the end");
+    assert!(
+        dialled.ended().await.is_err(),
+        "and it is closed in the end"
+    );
     assert!(!connection.proven().await);
 }
 

@@ -21,7 +21,8 @@ use waypost_core::record::Address;
 
 use crate::conn::connect::{AddressPolicy, BoxIo, Connect, Connecting};
 use crate::conn::{
-    CancelledStream, Connection, ConnectionConfig, ConnectionEvent, DialSlots, Dialer, EnhanceYourCalm, EventSender,
+    CancelledStream, Connection, ConnectionConfig, ConnectionEvent, DialSlots, Dialer,
+    EnhanceYourCalm, EventSender,
 };
 
 /// Connector that calls a function for each dial.
@@ -64,7 +65,10 @@ impl Dialled {
     pub(super) async fn ended(&mut self) -> Result<(), Arc<str>> {
         loop {
             if let ConnectionEvent::Ended(result) = self.next().await {
-                assert!(self.events.recv().await.is_none(), "something after the end");
+                assert!(
+                    self.events.recv().await.is_none(),
+                    "something after the end"
+                );
                 return result;
             }
         }
@@ -72,10 +76,20 @@ impl Dialled {
 }
 
 pub(super) fn dial(connect: impl Connect) -> Dialled {
-    dial_with(Arc::new(connect), &ConnectionConfig::default(), &DialSlots::default(), "127.0.0.1:1")
+    dial_with(
+        Arc::new(connect),
+        &ConnectionConfig::default(),
+        &DialSlots::default(),
+        "127.0.0.1:1",
+    )
 }
 
-pub(super) fn dial_with(connect: Arc<dyn Connect>, config: &ConnectionConfig, slots: &DialSlots, address: &str) -> Dialled {
+pub(super) fn dial_with(
+    connect: Arc<dyn Connect>,
+    config: &ConnectionConfig,
+    slots: &DialSlots,
+    address: &str,
+) -> Dialled {
     let (send, events) = unbounded_channel();
     let events_to = EventSender::new(move |event| drop(send.send(event)));
     let dialer = Dialer {
@@ -102,8 +116,15 @@ pub(super) fn memory_server() -> (impl Connect, watch::Sender<bool>) {
     let freeze = frozen.clone();
     let connect = FnConnect(move |_: &Address| -> Connecting<'static> {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        let theirs = Freezing { io: theirs, frozen: freeze.subscribe(), thaw: None };
-        servers.lock().unwrap().spawn(serve(theirs, server::Builder::new()));
+        let theirs = Freezing {
+            io: theirs,
+            frozen: freeze.subscribe(),
+            thaw: None,
+        };
+        servers
+            .lock()
+            .unwrap()
+            .spawn(serve(theirs, server::Builder::new()));
         Box::pin(async move { Ok(boxed(ours)) })
     });
     (connect, frozen)
@@ -125,7 +146,9 @@ pub(super) async fn tcp_server(builder: server::Builder) -> (String, JoinSet<()>
 }
 
 pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, builder: server::Builder) {
-    let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else {
+        return;
+    };
     let mut handlers = JoinSet::new();
     while let Some(Ok((request, respond))) = connection.accept().await {
         handlers.spawn(handle(request, respond));
@@ -140,8 +163,11 @@ async fn handle(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) 
     match parts.next() {
         Some("ok") => drop(respond.send_response(Response::new(()), true)),
         Some("flood") => {
-            let [count, size] = [0; 2].map(|_: usize| parts.next().unwrap().parse::<usize>().unwrap());
-            let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
+            let [count, size] =
+                [0; 2].map(|_: usize| parts.next().unwrap().parse::<usize>().unwrap());
+            let Ok(mut stream) = respond.send_response(Response::new(()), false) else {
+                return;
+            };
             flood(&mut stream, count, size);
             std::future::poll_fn(|cx| stream.poll_reset(cx)).await.ok();
         }
@@ -190,14 +216,21 @@ pub(super) fn open(connection: &Arc<Connection>, path: &str) -> Opened {
     let permit = Permit(Arc::clone(connection));
     let (response, mut send) = connection.open(request(path)).expect("open");
     send.send_data(Bytes::new(), true).unwrap();
-    Opened { response, _send: send, permit }
+    Opened {
+        response,
+        _send: send,
+        permit,
+    }
 }
 
 /// Calls `/ok` and waits at most 5 s for its response.
 pub(super) async fn call(connection: &Arc<Connection>) -> Result<(), String> {
     let opened = open(connection, "/ok");
     let answer = tokio::time::timeout(Duration::from_secs(5), opened.response).await;
-    answer.map_err(|_| "no answer within 5 s".to_owned())?.map(drop).map_err(|error| error.to_string())
+    answer
+        .map_err(|_| "no answer within 5 s".to_owned())?
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Byte stream that neither reads nor writes while its process is frozen, as by SIGSTOP.
@@ -213,7 +246,9 @@ impl Freezing {
             return Poll::Ready(());
         }
         let mut frozen = self.frozen.clone();
-        let thaw = self.thaw.get_or_insert_with(|| Box::pin(async move { drop(frozen.wait_for(|frozen| !frozen).await) }));
+        let thaw = self.thaw.get_or_insert_with(|| {
+            Box::pin(async move { drop(frozen.wait_for(|frozen| !frozen).await) })
+        });
         let thawed = thaw.as_mut().poll(cx);
         if thawed.is_ready() {
             self.thaw = None;
@@ -223,14 +258,22 @@ impl Freezing {
 }
 
 impl AsyncRead for Freezing {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_thawed(cx));
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Freezing {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_thawed(cx));
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

@@ -15,12 +15,19 @@ impl World {
     fn new(limit: usize, nodes: usize) -> Self {
         let mut service = Service::new("greeter");
         for i in 0..nodes {
-            service.nodes.push(Node::with_id("greeter", &i.to_string(), "127.0.0.1:1"));
+            service
+                .nodes
+                .push(Node::with_id("greeter", &i.to_string(), "127.0.0.1:1"));
         }
         let entries = service.entries();
         let mut subset = Subset::new(limit, 7);
         entries.iter().for_each(|entry| subset.add(entry, true));
-        let mut world = Self { subset, entries, joined: HashSet::new(), now: Instant::now() };
+        let mut world = Self {
+            subset,
+            entries,
+            joined: HashSet::new(),
+            now: Instant::now(),
+        };
         world.settle();
         world
     }
@@ -29,7 +36,10 @@ impl World {
     fn settle(&mut self) -> (usize, usize) {
         let entries = &self.entries;
         let (mut joins, mut leaves) = (0, 0);
-        for change in self.subset.settle(self.now, || entries.iter().map(|entry| (entry, true))) {
+        for change in self
+            .subset
+            .settle(self.now, || entries.iter().map(|entry| (entry, true)))
+        {
             match change {
                 Change::Join(entry) => {
                     joins += 1;
@@ -68,10 +78,22 @@ async fn a_dead_share_is_replaced_until_places_are_filled() {
     let mut world = World::new(100, 300);
     let first = world.all();
     world.place(first.clone(), SlotState::Empty);
-    assert_eq!(world.settle(), (100, 0), "the dead stay, and the next are connected beside them");
-    let second: Vec<_> = world.all().into_iter().filter(|id| !first.contains(id)).collect();
+    assert_eq!(
+        world.settle(),
+        (100, 0),
+        "the dead stay, and the next are connected beside them"
+    );
+    let second: Vec<_> = world
+        .all()
+        .into_iter()
+        .filter(|id| !first.contains(id))
+        .collect();
     world.place(second, SlotState::Ready);
-    assert_eq!(world.settle(), (0, 0), "the dead rank before them, and are dialled on");
+    assert_eq!(
+        world.settle(),
+        (0, 0),
+        "the dead rank before them, and are dialled on"
+    );
     world.place(first, SlotState::Ready);
     assert_eq!(world.settle(), (0, 0), "back, they push nobody out at once");
     world.now = world.subset.next_wake().unwrap();
@@ -81,7 +103,11 @@ async fn a_dead_share_is_replaced_until_places_are_filled() {
 #[tokio::test(start_paused = true)]
 async fn five_good_of_a_thousand_dead_are_found() {
     let mut world = World::new(100, 1_005);
-    let good = |id: &String| ["17", "400", "401", "800", "1004"].iter().any(|n| *id == format!("greeter-{n}"));
+    let good = |id: &String| {
+        ["17", "400", "401", "800", "1004"]
+            .iter()
+            .any(|n| *id == format!("greeter-{n}"))
+    };
     for _ in 0..20 {
         let (ready, dead): (Vec<_>, Vec<_>) = world.all().into_iter().partition(good);
         world.place(ready, SlotState::Ready);
@@ -97,13 +123,22 @@ async fn a_node_gone_moves_one_and_a_node_back_moves_one_later() {
     world.place(world.all(), SlotState::Ready);
     assert_eq!(world.settle(), (0, 0));
     let best = world.subset.joined.first().unwrap().1.to_string();
-    let entry = world.entries.iter().find(|entry| *entry.node.id == *best).unwrap().clone();
+    let entry = world
+        .entries
+        .iter()
+        .find(|entry| *entry.node.id == *best)
+        .unwrap()
+        .clone();
     world.subset.remove(&best);
     assert_eq!(world.settle(), (1, 1));
     world.place(world.all(), SlotState::Ready);
     world.settle();
     world.subset.add(&entry, true);
-    assert_eq!(world.settle(), (1, 0), "it is better than one that has joined");
+    assert_eq!(
+        world.settle(),
+        (1, 0),
+        "it is better than one that has joined"
+    );
     world.place([best], SlotState::Ready);
     assert_eq!(world.settle(), (0, 0), "the surplus is kept for a while");
     world.now = world.subset.next_wake().unwrap();
@@ -128,20 +163,33 @@ async fn a_suspect_without_a_connection_holds_no_place() {
 #[tokio::test(start_paused = true)]
 async fn a_large_service_is_held_in_part_and_counted_whole() {
     let mut world = World::new(10, 5_000);
-    assert!(world.subset.members.len() < 400, "{}", world.subset.members.len());
+    assert!(
+        world.subset.members.len() < 400,
+        "{}",
+        world.subset.members.len()
+    );
     assert_eq!(world.subset.passing(), 5_000);
     for i in 0..4_000 {
         world.subset.remove(&format!("greeter-{i}"));
-        world.entries.retain(|entry| *entry.node.id != *format!("greeter-{i}"));
+        world
+            .entries
+            .retain(|entry| *entry.node.id != *format!("greeter-{i}"));
         world.settle();
         world.place(world.all(), SlotState::Ready);
     }
     assert_eq!((world.subset.passing(), world.joined.len()), (1_000, 10));
-    let mut ranked: Vec<_> = world.entries.iter().map(|entry| world.subset.rank(&entry.node.id)).collect();
+    let mut ranked: Vec<_> = world
+        .entries
+        .iter()
+        .map(|entry| world.subset.rank(&entry.node.id))
+        .collect();
     ranked.sort();
     world.settle();
     let best: HashSet<String> = ranked[..10].iter().map(|(_, id)| id.to_string()).collect();
-    assert_eq!(world.joined, best, "what is left is the best of those that are left");
+    assert_eq!(
+        world.joined, best,
+        "what is left is the best of those that are left"
+    );
 }
 
 proptest::proptest! {

@@ -8,8 +8,15 @@ use crate::pool::PeerKey;
 use crate::pool::machine::{Action, ConnectionId, Event};
 
 impl PoolTask {
-    pub(super) fn on_connection_event(&mut self, key: PeerKey, id: ConnectionId, event: ConnectionEvent) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+    pub(super) fn on_connection_event(
+        &mut self,
+        key: PeerKey,
+        id: ConnectionId,
+        event: ConnectionEvent,
+    ) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         let (now, spreading) = (now(), self.serve_all_at.is_some());
         let failures = peer.machine.failures();
         let mut in_order = matches!(event, ConnectionEvent::GoAway(_));
@@ -62,7 +69,9 @@ impl PoolTask {
     }
 
     fn record_failure(&self, key: PeerKey, why: Arc<str>) {
-        let Some(peer) = self.peers.get(&key) else { return };
+        let Some(peer) = self.peers.get(&key) else {
+            return;
+        };
         tracing::debug!(service = %self.service, node = %peer.entry.node.id, error = %why, "connection ended");
         peer.pooled.peer.record_failure(Arc::clone(&why));
         *lock(&self.pool.last_failure) = Some(why);
@@ -72,26 +81,41 @@ impl PoolTask {
     /// connection ended in order and has no reason of its own.
     fn record_early_close(&mut self, key: PeerKey, failures: u32, in_order: bool) {
         let settled_after = self.shared.config.reconnect.settled_after;
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.machine.failures() > failures) else { return };
+        let Some(peer) = self
+            .peers
+            .get_mut(&key)
+            .filter(|peer| peer.machine.failures() > failures)
+        else {
+            return;
+        };
         peer.closed_early = in_order;
         if in_order {
-            let why = format!("connection to {}: closed by the server within {settled_after:?}", peer.entry.node.address);
+            let why = format!(
+                "connection to {}: closed by the server within {settled_after:?}",
+                peer.entry.node.address
+            );
             self.record_failure(key, why.into());
         }
     }
 
     pub(super) fn step(&mut self, key: PeerKey, event: Event<Arc<Connection>>) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         for action in peer.machine.step(now(), event) {
             self.act(key, action);
         }
     }
 
     fn act(&mut self, key: PeerKey, action: Action<Arc<Connection>>) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         match action {
             Action::Connect(id) => {
-                let Ok(address) = peer.address.clone() else { return };
+                let Ok(address) = peer.address.clone() else {
+                    return;
+                };
                 let dialer = Dialer {
                     address,
                     policy: self.shared.policy,
@@ -102,7 +126,9 @@ impl PoolTask {
                 let reports = self.reports.clone();
                 // A closed channel means that the pool has ended, and its connections with it.
                 let events = EventSender::new(move |event| _ = reports.send((key, id, event)));
-                let task = self.connections.spawn(dialer.run(events, self.shared.slots.clone()));
+                let task = self
+                    .connections
+                    .spawn(dialer.run(events, self.shared.slots.clone()));
                 peer.dials.insert(id, task);
             }
             Action::Drain(connection) => connection.drain(),

@@ -15,8 +15,14 @@ impl PoolTask {
         if self.ready > 0 {
             self.log_service(now);
         }
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        let (service, node, address) = (&*self.service, &*peer.entry.node.id, &*peer.entry.node.address);
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let (service, node, address) = (
+            &*self.service,
+            &*peer.entry.node.id,
+            &*peer.entry.node.address,
+        );
         let readiness = match peer.exclusion {
             None => Readiness::Ready,
             Some(_) if peer.has_failed() => Readiness::Down(now),
@@ -33,7 +39,14 @@ impl PoolTask {
                 tracing::info!(service, node, address, error, changes, "node unreachable");
             }
             Some(LogLine::Back { after, changes }) => {
-                tracing::info!(service, node, address, ?after, changes, "node reachable again");
+                tracing::info!(
+                    service,
+                    node,
+                    address,
+                    ?after,
+                    changes,
+                    "node reachable again"
+                );
             }
         }
     }
@@ -53,15 +66,30 @@ impl PoolTask {
         match self.service_log.on_state(now, is_ready, expected) {
             None => {}
             Some(LogLine::Down { changes }) => {
-                let counts = self.members.iter().map(|members| lock(&members.registered.counts).clone());
-                let counts = counts.max_by_key(|counts| counts.passing).unwrap_or_default();
+                let counts = self
+                    .members
+                    .iter()
+                    .map(|members| lock(&members.registered.counts).clone());
+                let counts = counts
+                    .max_by_key(|counts| counts.passing)
+                    .unwrap_or_default();
                 let excluded = counts.by_reason();
                 let failed = excluded.contains_key(&Exclusion::NotConnected);
                 let last_failure = self.pool.last_failure().filter(|_| failed);
-                let (nodes, excluded, last_failure) = (counts.known(), reasons(&excluded), last_failure.as_deref());
-                tracing::info!(service, nodes, excluded, last_failure, changes, "no node ready");
+                let (nodes, excluded, last_failure) =
+                    (counts.known(), reasons(&excluded), last_failure.as_deref());
+                tracing::info!(
+                    service,
+                    nodes,
+                    excluded,
+                    last_failure,
+                    changes,
+                    "no node ready"
+                );
             }
-            Some(LogLine::Back { after, changes }) => tracing::info!(service, ?after, changes, "a node is ready again"),
+            Some(LogLine::Back { after, changes }) => {
+                tracing::info!(service, ?after, changes, "a node is ready again");
+            }
         }
     }
 }

@@ -34,8 +34,14 @@ fn total_failure_costs_a_fifth_more_and_ten_a_second_whatever_was_before() {
             for seconds in [10, 30] {
                 let (calls, retries) = total_failure(per_second, calm, seconds);
                 let bound = calls / 5 + 10 * seconds;
-                assert!(retries <= bound, "{per_second}/s, {calm} s calm, {seconds} s: {retries} of {bound}");
-                assert!(retries >= bound * 8 / 10, "{per_second}/s, {calm} s calm, {seconds} s: {retries} of {bound}");
+                assert!(
+                    retries <= bound,
+                    "{per_second}/s, {calm} s calm, {seconds} s: {retries} of {bound}"
+                );
+                assert!(
+                    retries >= bound * 8 / 10,
+                    "{per_second}/s, {calm} s calm, {seconds} s: {retries} of {bound}"
+                );
             }
         }
     }
@@ -46,7 +52,10 @@ fn a_plenty_of_an_hour_ago_is_worth_nothing() {
     let start = Instant::now();
     let budget = Budget::new(BudgetConfig::default(), start);
     (0..100_000).for_each(|call| budget.deposit(at(start, call / 10)));
-    assert!(budget.withdraw(at(start, 10_000)), "a plenty is worth something while it lasts");
+    assert!(
+        budget.withdraw(at(start, 10_000)),
+        "a plenty is worth something while it lasts"
+    );
     assert_eq!(withdraw_all(&budget, at(start, 3_600_000)), 100);
 }
 
@@ -56,19 +65,33 @@ fn the_initial_retries_are_part_of_the_first_window_and_not_on_top_of_it() {
     let budget = Budget::new(BudgetConfig::default(), start);
     assert_eq!(withdraw_all(&budget, start), 10);
     assert_eq!(withdraw_all(&budget, at(start, 1_000)), 10);
-    assert_eq!((2..=10).map(|s| withdraw_all(&budget, at(start, s * 1_000))).sum::<usize>(), 80);
+    assert_eq!(
+        (2..=10)
+            .map(|s| withdraw_all(&budget, at(start, s * 1_000)))
+            .sum::<usize>(),
+        80
+    );
 }
 
 #[test]
 fn no_window_and_an_endless_one_are_bounded() {
     let start = Instant::now();
     for window in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
-        let budget = Budget::new(BudgetConfig { window, ..BudgetConfig::default() }, start);
+        let budget = Budget::new(
+            BudgetConfig {
+                window,
+                ..BudgetConfig::default()
+            },
+            start,
+        );
         assert_eq!(withdraw_all(&budget, start), 10, "{window:?}");
         let far = start + Duration::from_secs(400 * 365 * 24 * 3600);
         (0..1_000).for_each(|_| budget.deposit(far));
         let retries = withdraw_all(&budget, far);
-        assert!((200..=200 + 10 * 86_400).contains(&retries), "{window:?}: {retries}");
+        assert!(
+            (200..=200 + 10 * 86_400).contains(&retries),
+            "{window:?}: {retries}"
+        );
     }
 }
 
@@ -76,7 +99,11 @@ fn no_window_and_an_endless_one_are_bounded() {
 fn odd_numbers_never_panic() {
     let start = Instant::now();
     for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.0] {
-        let config = BudgetConfig { per_call: number, per_second: number, ..BudgetConfig::default() };
+        let config = BudgetConfig {
+            per_call: number,
+            per_second: number,
+            ..BudgetConfig::default()
+        };
         let budget = Budget::new(config, start);
         budget.deposit(start);
         budget.withdraw(at(start, 500));
@@ -94,7 +121,12 @@ fn an_instant_before_the_start_counts_as_the_start() {
 #[test]
 fn deposits_of_many_threads_are_all_counted() {
     let start = Instant::now();
-    let config = BudgetConfig { per_call: 1.0, per_second: 0.0, initial: 0, ..BudgetConfig::default() };
+    let config = BudgetConfig {
+        per_call: 1.0,
+        per_second: 0.0,
+        initial: 0,
+        ..BudgetConfig::default()
+    };
     let budget = Budget::new(config, start);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -113,7 +145,10 @@ struct Naive {
 
 impl Naive {
     fn within(times: &[u64], from: u64, now: u64) -> f64 {
-        times.iter().filter(|time| **time > from && **time <= now || from == 0).count() as f64
+        times
+            .iter()
+            .filter(|time| **time > from && **time <= now || from == 0)
+            .count() as f64
     }
 
     /// Returns true if the retries of the last window, this one included, are within the calls'
@@ -121,8 +156,10 @@ impl Naive {
     fn permits(&self, config: &BudgetConfig, now: u64) -> bool {
         let window = config.window.as_millis() as u64;
         let from = now.saturating_sub(window);
-        let reserve = (config.per_second * config.window.as_secs_f64()).max(f64::from(config.initial));
-        Self::within(&self.retries, from, now) + 1.0 <= config.per_call * Self::within(&self.calls, from, now) + reserve
+        let reserve =
+            (config.per_second * config.window.as_secs_f64()).max(f64::from(config.initial));
+        Self::within(&self.retries, from, now) + 1.0
+            <= config.per_call * Self::within(&self.calls, from, now) + reserve
     }
 
     /// Returns true if the same holds with a tenth of the window counted against the caller, and
@@ -132,7 +169,8 @@ impl Naive {
         let spent = Self::within(&self.retries, now.saturating_sub(window + window / 10), now);
         let calls = Self::within(&self.calls, now.saturating_sub(window - window / 10), now);
         let most = (config.per_second * config.window.as_secs_f64()).max(f64::from(config.initial));
-        let reserve = (f64::from(config.initial) + config.per_second * now as f64 / 1_000.0).min(most);
+        let reserve =
+            (f64::from(config.initial) + config.per_second * now as f64 / 1_000.0).min(most);
         spent + 1.0 <= config.per_call * calls + reserve - 1e-6
     }
 }

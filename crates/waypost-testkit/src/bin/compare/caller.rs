@@ -24,16 +24,25 @@ pub(crate) type Theirs = GreeterClient<Channel>;
 
 /// Caller that makes one unary call after another.
 pub(crate) trait Caller: Clone + Send + 'static {
-    fn hello(&mut self, timeout: Option<Duration>) -> impl Future<Output = std::result::Result<(), Status>> + Send;
+    fn hello(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> impl Future<Output = std::result::Result<(), Status>> + Send;
 }
 
 impl<T> Caller for GreeterClient<T>
 where
-    T: GrpcService<tonic::body::Body, Future: Send, Error: Into<StdError>> + Clone + Send + Sync + 'static,
+    T: GrpcService<tonic::body::Body, Future: Send, Error: Into<StdError>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     T::ResponseBody: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
 {
     async fn hello(&mut self, timeout: Option<Duration>) -> std::result::Result<(), Status> {
-        let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
+        let mut request = Request::new(HelloRequest {
+            name: "Ann".to_owned(),
+        });
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
@@ -51,7 +60,10 @@ pub(crate) async fn ours(addresses: &[String]) -> Result<(waypost::Client, Ours)
         let mut node = waypost::record::Node::with_id(SERVICE, &i.to_string(), address);
         node.metadata.insert("protocol", "grpc");
         service.nodes.push(node);
-        let options = RegisterOptions { ttl: Duration::from_secs(3600), instance: waypost::registry::Instance::random() };
+        let options = RegisterOptions {
+            ttl: Duration::from_secs(3600),
+            instance: waypost::registry::Instance::random(),
+        };
         registry.register(&service, &options).await?;
     }
     ours_from(AnyRegistry::new(registry))
@@ -66,8 +78,13 @@ pub(crate) fn ours_from(registry: AnyRegistry) -> Result<(waypost::Client, Ours)
 
 /// Creates a client of tonic over a static list, by `Channel::balance_list`.
 pub(crate) fn balance_list(addresses: &[String]) -> Result<Theirs> {
-    let endpoints = addresses.iter().map(|address| endpoint(address)).collect::<Result<Vec<_>>>()?;
-    Ok(GreeterClient::new(Channel::balance_list(endpoints.into_iter())))
+    let endpoints = addresses
+        .iter()
+        .map(|address| endpoint(address))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(GreeterClient::new(Channel::balance_list(
+        endpoints.into_iter(),
+    )))
 }
 
 /// Creates a client of tonic over a changing list, by `Channel::balance_channel`.

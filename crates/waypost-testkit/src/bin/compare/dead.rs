@@ -38,7 +38,9 @@ async fn failed_calls(caller: &impl Caller) -> usize {
         callers.spawn(async move {
             let mut failed = 0;
             for _ in (i..CALLS).step_by(CALLERS) {
-                let answered = timeout(LIMIT, caller.hello(None)).await.is_ok_and(|answer| answer.is_ok());
+                let answered = timeout(LIMIT, caller.hello(None))
+                    .await
+                    .is_ok_and(|answer| answer.is_ok());
                 failed += usize::from(!answered);
             }
             failed
@@ -62,6 +64,9 @@ fn figures(waypost: usize, tonic: usize) -> Figures {
     Figures {
         table,
         json,
-        failures: (waypost > 0).then(|| format!("waypost failed {waypost} calls beside a dead endpoint")).into_iter().collect(),
+        failures: (waypost > 0)
+            .then(|| format!("waypost failed {waypost} calls beside a dead endpoint"))
+            .into_iter()
+            .collect(),
     }
 }

@@ -36,7 +36,10 @@ async fn one_call(mut caller: impl Caller) -> EmptyEnd {
         Ok(Err(status)) => format!("{:?}", status.code()),
         Err(_) => "still waiting".to_owned(),
     };
-    EmptyEnd { after: start.elapsed(), how }
+    EmptyEnd {
+        after: start.elapsed(),
+        how,
+    }
 }
 
 fn figures(waypost: &EmptyEnd, tonic: &EmptyEnd) -> Figures {
@@ -56,7 +59,15 @@ fn figures(waypost: &EmptyEnd, tonic: &EmptyEnd) -> Figures {
         "deadline_ms": DEADLINE.as_millis() as u64, "cap_ms": CAP.as_millis() as u64,
         "waypost": side(waypost), "balance_channel": side(tonic),
     });
-    let failure =
-        (waypost.after > WITHIN).then(|| format!("waypost answered after {:.0} ms, not within {WITHIN:?}", ms(waypost)));
-    Figures { table, json, failures: failure.into_iter().collect() }
+    let failure = (waypost.after > WITHIN).then(|| {
+        format!(
+            "waypost answered after {:.0} ms, not within {WITHIN:?}",
+            ms(waypost)
+        )
+    });
+    Figures {
+        table,
+        json,
+        failures: failure.into_iter().collect(),
+    }
 }

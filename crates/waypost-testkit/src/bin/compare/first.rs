@@ -48,7 +48,10 @@ async fn one_round(address: &str) -> Result<Duration> {
         let mut node = Node::new(SERVICE, address);
         node.metadata.insert("protocol", "grpc");
         service.nodes.push(node);
-        let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
+        let options = RegisterOptions {
+            ttl: Duration::from_secs(15),
+            instance: Instance::random(),
+        };
         let start = Instant::now();
         theirs.register(&service, &options).await.map(|()| start)
     };
@@ -61,15 +64,23 @@ async fn one_round(address: &str) -> Result<Duration> {
 }
 
 fn figures(sorted: &[Duration]) -> Figures {
-    let ms = |i: usize| sorted.get(i).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3);
+    let ms = |i: usize| {
+        sorted
+            .get(i)
+            .map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+    };
     let (p50, max) = (ms(sorted.len() / 2), ms(sorted.len() - 1));
     let table = format!(
         "a call that waits for its first server: from the registration to the answer, {} rounds\n  \
          waypost  p50 {p50:>5.1} ms  max {max:>5.1} ms",
         sorted.len(),
     );
-    let json =
-        json!({ "rounds": sorted.len(), "within_ms": WITHIN.as_millis() as u64, "waypost": { "p50_ms": p50, "max_ms": max } });
-    let failure = (max > WITHIN.as_secs_f64() * 1e3).then(|| format!("a first answer took {max:.1} ms, not within {WITHIN:?}"));
-    Figures { table, json, failures: failure.into_iter().collect() }
+    let json = json!({ "rounds": sorted.len(), "within_ms": WITHIN.as_millis() as u64, "waypost": { "p50_ms": p50, "max_ms": max } });
+    let failure = (max > WITHIN.as_secs_f64() * 1e3)
+        .then(|| format!("a first answer took {max:.1} ms, not within {WITHIN:?}"));
+    Figures {
+        table,
+        json,
+        failures: failure.into_iter().collect(),
+    }
 }

@@ -34,7 +34,9 @@ const PARTS: [Part; 5] = [
     ("empty", |_| empty::run()),
     ("first", |_| first::run()),
     ("restarts", |_| restarts::run()),
-    ("throughput", |options| throughput::run(options.number.unwrap_or(ROUNDS))),
+    ("throughput", |options| {
+        throughput::run(options.number.unwrap_or(ROUNDS))
+    }),
 ];
 const ROUNDS: usize = 9;
 
@@ -55,7 +57,11 @@ fn compare(options: &Options, args: &[String]) -> Result<bool> {
     json.insert("tonic".to_owned(), "0.14".into());
     let mut failures = Vec::new();
     for (name, run) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
-        let Figures { table, json: figures, failures: failed } = run(options)?;
+        let Figures {
+            table,
+            json: figures,
+            failures: failed,
+        } = run(options)?;
         options.show(&format!("{table}\n"));
         json.insert(name.to_owned(), figures);
         failures.extend(failed);

@@ -75,7 +75,10 @@ type Run = [CallCounts; 3];
 async fn one_run(drain_delay: Duration) -> Result<Run> {
     let dir = tempfile::tempdir()?;
     let url = format!("local://{}", dir.path().display());
-    let kind = ServerKind::Registered { registry: &url, drain_delay };
+    let kind = ServerKind::Registered {
+        registry: &url,
+        drain_delay,
+    };
     let mut servers = Vec::new();
     for _ in 0..SERVERS {
         servers.push(RunningServer::start(kind, "127.0.0.1:0").await?);
@@ -116,7 +119,10 @@ async fn restart_all(servers: &mut [RunningServer], kind: ServerKind<'_>) -> Res
 }
 
 /// Forwards the registry's events to tonic.
-async fn follow(registry: AnyRegistry, changes: mpsc::Sender<Change<String, Endpoint>>) -> Result<()> {
+async fn follow(
+    registry: AnyRegistry,
+    changes: mpsc::Sender<Change<String, Endpoint>>,
+) -> Result<()> {
     let mut watcher = registry.watch(&WatchOptions::service(SERVICE)).await?;
     while let Some(event) = watcher.next().await {
         let told = match event? {
@@ -129,8 +135,11 @@ async fn follow(registry: AnyRegistry, changes: mpsc::Sender<Change<String, Endp
         };
         for entry in told {
             let id = entry.node.id.clone();
-            let change =
-                if entry.node.is_leaving() { Change::Remove(id) } else { Change::Insert(id, endpoint(&entry.node.address)?) };
+            let change = if entry.node.is_leaving() {
+                Change::Remove(id)
+            } else {
+                Change::Insert(id, endpoint(&entry.node.address)?)
+            };
             changes.send(change).await?;
         }
     }
@@ -178,12 +187,19 @@ fn figures(rows: &[(Duration, Vec<Run>)]) -> Figures {
         let drain_ms = drain_delay.as_millis();
         let mut variant = json!({ "drain_delay_ms": drain_ms as u64 });
         // Writing to a string does not fail.
-        let _ = write!(table, "\n  {drain_ms} ms between leaving the registry and GOAWAY");
+        let _ = write!(
+            table,
+            "\n  {drain_ms} ms between leaving the registry and GOAWAY"
+        );
         for (side, name) in SIDES.into_iter().enumerate() {
             let mut sum = CallCounts::default();
             runs.iter().for_each(|run| sum.add(&run[side]));
             let by_run: Vec<_> = runs.iter().map(|run| run[side].failed).collect();
-            let _ = write!(table, "\n    {name:<16} {:>6} of {:>7}  {by_run:?}", sum.failed, sum.calls);
+            let _ = write!(
+                table,
+                "\n    {name:<16} {:>6} of {:>7}  {by_run:?}",
+                sum.failed, sum.calls
+            );
             variant[name] = tallied(&sum, &by_run);
             lost += if side == 0 { sum.failed } else { 0 };
         }
@@ -193,7 +209,10 @@ fn figures(rows: &[(Duration, Vec<Run>)]) -> Figures {
     Figures {
         table,
         json,
-        failures: (lost > 0).then(|| format!("waypost failed {lost} calls across graceful restarts")).into_iter().collect(),
+        failures: (lost > 0)
+            .then(|| format!("waypost failed {lost} calls across graceful restarts"))
+            .into_iter()
+            .collect(),
     }
 }
 

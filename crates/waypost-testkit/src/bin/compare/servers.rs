@@ -21,7 +21,10 @@ pub(crate) enum ServerKind<'a> {
     /// Server of tonic, not registered.
     Plain,
     /// Server of Waypost, registered; waits for `drain_delay` between leaving and GOAWAY.
-    Registered { registry: &'a str, drain_delay: Duration },
+    Registered {
+        registry: &'a str,
+        drain_delay: Duration,
+    },
 }
 
 /// Server process, and the address it listens on.
@@ -37,7 +40,10 @@ impl RunningServer {
         let program = Program::new(std::env::current_exe()?).args(["server", bind]);
         let program = match kind {
             ServerKind::Plain => program,
-            ServerKind::Registered { registry, drain_delay } => program.args([registry, &drain_delay.as_millis().to_string()]),
+            ServerKind::Registered {
+                registry,
+                drain_delay,
+            } => program.args([registry, &drain_delay.as_millis().to_string()]),
         };
         let mut child = Child::start("server", &program)?;
         let address = child.line(START).await?;
@@ -56,7 +62,10 @@ impl RunningServer {
 
 /// Returns the addresses that the servers listen on.
 pub(crate) fn addresses(servers: &[RunningServer]) -> Vec<String> {
-    servers.iter().map(|server| server.address.clone()).collect()
+    servers
+        .iter()
+        .map(|server| server.address.clone())
+        .collect()
 }
 
 /// Runs the child process: `server BIND [REGISTRY DRAIN_MS]`. Prints its address once it is ready.
@@ -65,9 +74,11 @@ pub(crate) fn serve(args: &[String]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     match args {
         [bind] => one_thread()?.block_on(serve_plain(bind)),
-        [bind, registry, drain_ms] => {
-            one_thread()?.block_on(serve_registered(bind, registry, Duration::from_millis(drain_ms.parse()?)))
-        }
+        [bind, registry, drain_ms] => one_thread()?.block_on(serve_registered(
+            bind,
+            registry,
+            Duration::from_millis(drain_ms.parse()?),
+        )),
         _ => Err("server BIND [REGISTRY DRAIN_MS]".into()),
     }
 }
@@ -108,7 +119,10 @@ struct Polite;
 
 #[tonic::async_trait]
 impl Greeter for Polite {
-    async fn hello(&self, request: Request<HelloRequest>) -> std::result::Result<Response<HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> std::result::Result<Response<HelloResponse>, Status> {
         let message = format!("Hello {}", request.into_inner().name);
         Ok(Response::new(HelloResponse { message }))
     }

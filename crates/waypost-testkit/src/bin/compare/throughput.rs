@@ -33,7 +33,10 @@ pub(crate) fn run(rounds: usize) -> Result<Figures> {
         let theirs = balance_list(&addresses)?;
         let mut loads = Vec::new();
         for callers in CALLERS {
-            loads.push((callers, measure(&mine, &theirs, &servers, callers, rounds).await?));
+            loads.push((
+                callers,
+                measure(&mine, &theirs, &servers, callers, rounds).await?,
+            ));
         }
         client.close().await;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(loads)
@@ -70,16 +73,27 @@ async fn measure(
     for round in 0..rounds {
         measured.push(if round % 2 == 0 {
             let tonic = turn(theirs, servers, callers, ROUND).await?;
-            CompareRound { waypost: turn(mine, servers, callers, ROUND).await?, tonic }
+            CompareRound {
+                waypost: turn(mine, servers, callers, ROUND).await?,
+                tonic,
+            }
         } else {
             let waypost = turn(mine, servers, callers, ROUND).await?;
-            CompareRound { waypost, tonic: turn(theirs, servers, callers, ROUND).await? }
+            CompareRound {
+                waypost,
+                tonic: turn(theirs, servers, callers, ROUND).await?,
+            }
         });
     }
     Ok(measured)
 }
 
-async fn turn(caller: &impl Caller, servers: &[RunningServer], callers: usize, time: Duration) -> Result<SideTurn> {
+async fn turn(
+    caller: &impl Caller,
+    servers: &[RunningServer],
+    callers: usize,
+    time: Duration,
+) -> Result<SideTurn> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     let (start, client_cpu, server_cpu) = (Instant::now(), client_cpu()?, server_cpu(servers)?);
@@ -93,10 +107,17 @@ async fn turn(caller: &impl Caller, servers: &[RunningServer], callers: usize, t
         calls += made??;
     }
     let took = start.elapsed();
-    let (client_cpu, server_cpu) = (self::client_cpu()? - client_cpu, self::server_cpu(servers)? - server_cpu);
+    let (client_cpu, server_cpu) = (
+        self::client_cpu()? - client_cpu,
+        self::server_cpu(servers)? - server_cpu,
+    );
     let n = calls as f64;
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / n;
-    Ok(SideTurn { calls_per_s: n / took.as_secs_f64(), client_cpu_us: each(client_cpu), server_cpu_us: each(server_cpu) })
+    Ok(SideTurn {
+        calls_per_s: n / took.as_secs_f64(),
+        client_cpu_us: each(client_cpu),
+        server_cpu_us: each(server_cpu),
+    })
 }
 
 async fn call_on(mut caller: impl Caller, stop: Arc<AtomicBool>) -> Result<u64> {
@@ -115,12 +136,18 @@ fn client_cpu() -> Result<Duration> {
 
 /// Returns the CPU time of the servers' threads, one each.
 fn server_cpu(servers: &[RunningServer]) -> Result<Duration> {
-    servers.iter().map(|server| on_cpu(&format!("/proc/{}/schedstat", server.child.pid()))).sum()
+    servers
+        .iter()
+        .map(|server| on_cpu(&format!("/proc/{}/schedstat", server.child.pid())))
+        .sum()
 }
 
 fn on_cpu(schedstat: &str) -> Result<Duration> {
     let text = std::fs::read_to_string(schedstat)?;
-    let ns = text.split_whitespace().next().ok_or("no schedstat on this kernel")?;
+    let ns = text
+        .split_whitespace()
+        .next()
+        .ok_or("no schedstat on this kernel")?;
     Ok(Duration::from_nanos(ns.parse()?))
 }
 
@@ -129,34 +156,66 @@ async fn allocations() -> Result<Value> {
     let program = paths::binary("waypost-testkit", "compare-allocations")?;
     let output = Command::new(program).kill_on_drop(true).output().await?;
     if !output.status.success() {
-        return Err(format!("compare-allocations: {}", String::from_utf8_lossy(&output.stderr)).into());
+        return Err(format!(
+            "compare-allocations: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .into());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn figures(loads: &[(usize, Vec<CompareRound>)], rounds: usize, allocations: &Value) -> Figures {
-    let mut table = format!("unary calls over {SERVERS} servers, median of {rounds} rounds (ratio: median of each round's)");
+    let mut table = format!(
+        "unary calls over {SERVERS} servers, median of {rounds} rounds (ratio: median of each round's)"
+    );
     let mut by_callers = Vec::new();
     for (callers, measured) in loads {
         let rows = [
-            ("calls_per_s", "calls a second", field(measured, |turn| turn.calls_per_s)),
-            ("client_cpu_us_per_call", "client CPU us/call", field(measured, |turn| turn.client_cpu_us)),
-            ("server_cpu_us_per_call", "server CPU us/call", field(measured, |turn| turn.server_cpu_us)),
+            (
+                "calls_per_s",
+                "calls a second",
+                field(measured, |turn| turn.calls_per_s),
+            ),
+            (
+                "client_cpu_us_per_call",
+                "client CPU us/call",
+                field(measured, |turn| turn.client_cpu_us),
+            ),
+            (
+                "server_cpu_us_per_call",
+                "server CPU us/call",
+                field(measured, |turn| turn.server_cpu_us),
+            ),
         ];
         let mut load = json!({ "callers": callers });
         for (key, label, figure) in rows {
             // Writing to a string does not fail.
-            let _ = write!(table, "\n  {callers:>3} callers  {label:<18}  {}", figure.shown());
+            let _ = write!(
+                table,
+                "\n  {callers:>3} callers  {label:<18}  {}",
+                figure.shown()
+            );
             load[key] = figure.json();
         }
         by_callers.push(load);
     }
     for what in ["allocations", "bytes"] {
-        let (waypost, tonic) = (&allocations["waypost"][what], &allocations["balance_list"][what]);
-        let _ = write!(table, "\n               {what:<18}  waypost {waypost:>9}  balance_list {tonic:>9}  a call");
+        let (waypost, tonic) = (
+            &allocations["waypost"][what],
+            &allocations["balance_list"][what],
+        );
+        let _ = write!(
+            table,
+            "\n               {what:<18}  waypost {waypost:>9}  balance_list {tonic:>9}  a call"
+        );
     }
     let json = json!({ "servers": SERVERS, "rounds": rounds, "by_callers": by_callers, "allocated_per_call": allocations });
-    Figures { table, json, failures: Vec::new() }
+    Figures {
+        table,
+        json,
+        failures: Vec::new(),
+    }
 }
 
 /// One figure of both sides, by round.
@@ -166,19 +225,33 @@ struct Figure {
 }
 
 fn field(rounds: &[CompareRound], of: impl Fn(&SideTurn) -> f64) -> Figure {
-    let side = |side: fn(&CompareRound) -> &SideTurn| rounds.iter().map(|round| of(side(round))).collect();
-    Figure { waypost: side(|round| &round.waypost), tonic: side(|round| &round.tonic) }
+    let side =
+        |side: fn(&CompareRound) -> &SideTurn| rounds.iter().map(|round| of(side(round))).collect();
+    Figure {
+        waypost: side(|round| &round.waypost),
+        tonic: side(|round| &round.tonic),
+    }
 }
 
 impl Figure {
     fn ratios(&self) -> Vec<f64> {
-        self.waypost.iter().zip(&self.tonic).map(|(waypost, tonic)| waypost / tonic).collect()
+        self.waypost
+            .iter()
+            .zip(&self.tonic)
+            .map(|(waypost, tonic)| waypost / tonic)
+            .collect()
     }
 
     fn shown(&self) -> String {
         let (waypost, tonic, ratios) = (median(&self.waypost), median(&self.tonic), self.ratios());
-        let (ratio, least, most) = (median(&ratios), quantile(&ratios, 0.0), quantile(&ratios, 1.0));
-        format!("waypost {waypost:>9.2}  balance_list {tonic:>9.2}  ratio {ratio:.2} ({least:.2} to {most:.2})")
+        let (ratio, least, most) = (
+            median(&ratios),
+            quantile(&ratios, 0.0),
+            quantile(&ratios, 1.0),
+        );
+        format!(
+            "waypost {waypost:>9.2}  balance_list {tonic:>9.2}  ratio {ratio:.2} ({least:.2} to {most:.2})"
+        )
     }
 
     fn json(&self) -> Value {

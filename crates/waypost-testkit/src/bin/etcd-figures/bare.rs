@@ -20,8 +20,8 @@ use waypost_http::{BoxError, ConnectionConfig};
 use waypost_testkit::report::Result;
 
 use crate::wire::{
-    Ask, BareKeyValue, BareOp, BarePutRequest, BareRangeRequest, BareRangeResponse, BareRequestOp, BareTxnRequest,
-    BareTxnResponse, BareWatchCreateRequest, BareWatchRequest, BareWatchResponse,
+    Ask, BareKeyValue, BareOp, BarePutRequest, BareRangeRequest, BareRangeResponse, BareRequestOp,
+    BareTxnRequest, BareTxnResponse, BareWatchCreateRequest, BareWatchRequest, BareWatchResponse,
 };
 
 /// Key prefix of go-micro's records, and the first key after them.
@@ -40,16 +40,27 @@ pub(crate) struct Bare {
 impl Bare {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
         let policy = AddressPolicy { loopback: true };
-        let (single, driver) =
-            DirectConnection::connect(&TcpConnect, &address.to_string().parse()?, &policy, &ConnectionConfig::default()).await?;
+        let (single, driver) = DirectConnection::connect(
+            &TcpConnect,
+            &address.to_string().parse()?,
+            &policy,
+            &ConnectionConfig::default(),
+        )
+        .await?;
         let mut running = JoinSet::new();
         running.spawn(async move { drop(driver.run().await) });
-        Ok(Self { single, _driver: running })
+        Ok(Self {
+            single,
+            _driver: running,
+        })
     }
 
     /// Returns all records, in one response.
     pub(crate) async fn records(&self) -> Result<Vec<BareKeyValue>> {
-        let question = BareRangeRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into() };
+        let question = BareRangeRequest {
+            key: RECORDS.0.into(),
+            range_end: RECORDS.1.into(),
+        };
         let answer: BareRangeResponse = self.ask("/etcdserverpb.KV/Range", question).await?;
         Ok(answer.kvs)
     }
@@ -58,10 +69,17 @@ impl Bare {
     pub(crate) async fn put(&self, changes: &[(String, String)]) -> Result<()> {
         for batch in changes.chunks(BATCH) {
             let put = |(key, value): &(String, String)| {
-                let put = BarePutRequest { key: key.clone().into_bytes(), value: value.clone().into_bytes() };
-                BareRequestOp { op: Some(BareOp::Put(put)) }
+                let put = BarePutRequest {
+                    key: key.clone().into_bytes(),
+                    value: value.clone().into_bytes(),
+                };
+                BareRequestOp {
+                    op: Some(BareOp::Put(put)),
+                }
             };
-            let question = BareTxnRequest { success: batch.iter().map(put).collect() };
+            let question = BareTxnRequest {
+                success: batch.iter().map(put).collect(),
+            };
             let _: BareTxnResponse = self.ask("/etcdserverpb.KV/Txn", question).await?;
         }
         Ok(())
@@ -70,11 +88,21 @@ impl Bare {
     /// Watches all records from `revision`, or from now on if it is 0; returns once etcd has
     /// created the watch.
     pub(crate) async fn watch(&self, revision: i64) -> Result<Watching> {
-        let create = BareWatchCreateRequest { key: RECORDS.0.into(), range_end: RECORDS.1.into(), start_revision: revision };
-        let questions = once(BareWatchRequest { ask: Some(Ask::Create(create)) }).chain(pending());
+        let create = BareWatchCreateRequest {
+            key: RECORDS.0.into(),
+            range_end: RECORDS.1.into(),
+            start_revision: revision,
+        };
+        let questions = once(BareWatchRequest {
+            ask: Some(Ask::Create(create)),
+        })
+        .chain(pending());
         let codec = ProstCodec::<BareWatchRequest, BareWatchResponse>::default();
         let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
-        let answers = self.grpc().streaming(tonic::Request::new(questions), path, codec).await?;
+        let answers = self
+            .grpc()
+            .streaming(tonic::Request::new(questions), path, codec)
+            .await?;
         let mut watching = Watching(answers.into_inner());
         while !watching.next().await?.created {}
         Ok(watching)
@@ -86,7 +114,14 @@ impl Bare {
         A: Message + Default + 'static,
     {
         let codec = ProstCodec::<Q, A>::default();
-        let answer = self.grpc().unary(tonic::Request::new(question), PathAndQuery::from_static(path), codec).await?;
+        let answer = self
+            .grpc()
+            .unary(
+                tonic::Request::new(question),
+                PathAndQuery::from_static(path),
+                codec,
+            )
+            .await?;
         Ok(answer.into_inner())
     }
 
@@ -111,7 +146,8 @@ struct BareTransport(DirectConnection);
 impl GrpcService<Body> for BareTransport {
     type ResponseBody = DirectBody;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = std::result::Result<Response<DirectBody>, BoxError>> + Send>>;
+    type Future =
+        Pin<Box<dyn Future<Output = std::result::Result<Response<DirectBody>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
         Poll::Ready(Ok(()))

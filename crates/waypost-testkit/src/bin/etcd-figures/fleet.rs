@@ -40,9 +40,15 @@ pub(crate) struct RunningFleet(Child);
 
 impl RunningFleet {
     pub(crate) fn start(url: &str, load: WatchLoad) -> Result<Self> {
-        let WatchLoad { handles, services, first } = load;
+        let WatchLoad {
+            handles,
+            services,
+            first,
+        } = load;
         let numbers = [handles, services, first].map(|number| number.to_string());
-        let program = Program::new(std::env::current_exe()?).args(["fleet", url]).args(numbers);
+        let program = Program::new(std::env::current_exe()?)
+            .args(["fleet", url])
+            .args(numbers);
         Ok(Self(Child::start("fleet", &program)?))
     }
 
@@ -52,7 +58,9 @@ impl RunningFleet {
 
     /// Waits until all nodes of the process are registered; returns the time that took.
     pub(crate) async fn registered(&mut self) -> Result<Duration> {
-        Ok(Duration::from_secs_f64(self.0.line(PATIENCE).await?.parse()?))
+        Ok(Duration::from_secs_f64(
+            self.0.line(PATIENCE).await?.parse()?,
+        ))
     }
 
     /// Sends SIGTERM and waits for the end; returns the number of registrations that left by
@@ -72,7 +80,9 @@ pub(crate) fn url(etcd: &Etcd) -> String {
 
 /// Opens a handle on the registry at `url`.
 pub(crate) fn connect(url: &str) -> Result<AnyRegistry> {
-    Ok(AnyRegistry::new(EtcdRegistry::new(EtcdOptions::parse(url)?)?))
+    Ok(AnyRegistry::new(EtcdRegistry::new(EtcdOptions::parse(
+        url,
+    )?)?))
 }
 
 /// Returns the name of a service.
@@ -87,9 +97,14 @@ pub(crate) fn record(service: usize, node: impl fmt::Display) -> Result<Service>
     record.version = "1.0.0".to_owned();
     record.endpoints = waypost::descriptor::endpoints(FILE_DESCRIPTOR_SET)?.into();
     let mut node = Node::with_id(&name, &node.to_string(), "10.0.0.1:8080");
-    for (key, value) in
-        [("protocol", "grpc"), ("server", "grpc"), ("transport", "grpc"), ("registry", "etcd"), ("zone", "a"), ("rack", "7")]
-    {
+    for (key, value) in [
+        ("protocol", "grpc"),
+        ("server", "grpc"),
+        ("transport", "grpc"),
+        ("registry", "etcd"),
+        ("zone", "a"),
+        ("rack", "7"),
+    ] {
         node.metadata.insert(key, value);
     }
     record.nodes.push(node);
@@ -107,10 +122,24 @@ pub(crate) fn key(service: &Service) -> String {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     // The registrars end with the measuring program, even if it is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let [url, numbers @ ..] = args else { return Err("fleet URL HANDLES SERVICES FIRST".into()) };
-    let numbers = numbers.iter().map(|number| number.parse()).collect::<std::result::Result<Vec<usize>, _>>()?;
-    let [handles, services, first] = numbers[..] else { return Err("fleet URL HANDLES SERVICES FIRST".into()) };
-    one_thread()?.block_on(serve(url, WatchLoad { handles, services, first }))
+    let [url, numbers @ ..] = args else {
+        return Err("fleet URL HANDLES SERVICES FIRST".into());
+    };
+    let numbers = numbers
+        .iter()
+        .map(|number| number.parse())
+        .collect::<std::result::Result<Vec<usize>, _>>()?;
+    let [handles, services, first] = numbers[..] else {
+        return Err("fleet URL HANDLES SERVICES FIRST".into());
+    };
+    one_thread()?.block_on(serve(
+        url,
+        WatchLoad {
+            handles,
+            services,
+            first,
+        },
+    ))
 }
 
 async fn serve(url: &str, load: WatchLoad) -> Result<()> {
@@ -126,7 +155,12 @@ async fn serve(url: &str, load: WatchLoad) -> Result<()> {
     for registration in registrations {
         leaving.spawn(registration.close());
     }
-    let left = leaving.join_all().await.into_iter().filter(std::result::Result::is_ok).count();
+    let left = leaving
+        .join_all()
+        .await
+        .into_iter()
+        .filter(std::result::Result::is_ok)
+        .count();
     for registry in registries {
         registry.close().await?;
     }

@@ -49,7 +49,10 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let (sights, mut seen) = mpsc::channel(64);
     let mut observers = JoinSet::new();
     observers.spawn(follow(subscription, sights.clone()));
-    let (one, two) = (Bare::connect(etcd.addresses()[0]).await?, Bare::connect(etcd.addresses()[0]).await?);
+    let (one, two) = (
+        Bare::connect(etcd.addresses()[0]).await?,
+        Bare::connect(etcd.addresses()[0]).await?,
+    );
     observers.spawn(watch(one.watch(0).await?, BARE, sights.clone()));
     observers.spawn(watch(two.watch(0).await?, BARE_AGAIN, sights));
     let mut latencies = Vec::new();
@@ -73,11 +76,19 @@ async fn put(hand: &Bare, node: usize, number: usize) -> Result<()> {
 }
 
 /// Returns the latency of each observer after the put, in microseconds.
-async fn all_have_seen(number: usize, put_at: Instant, seen: &mut mpsc::Receiver<Sight>) -> Result<[f64; OBSERVERS]> {
+async fn all_have_seen(
+    number: usize,
+    put_at: Instant,
+    seen: &mut mpsc::Receiver<Sight>,
+) -> Result<[f64; OBSERVERS]> {
     let mut latencies = [f64::NAN; OBSERVERS];
     while latencies.iter().any(|latency| latency.is_nan()) {
-        let sight = timeout(LIMIT, seen.recv()).await.map_err(|_| format!("put {number} was not seen by all"))?;
-        let Some((observer, _, at)) = sight.filter(|(_, seen, _)| *seen == number) else { continue };
+        let sight = timeout(LIMIT, seen.recv())
+            .await
+            .map_err(|_| format!("put {number} was not seen by all"))?;
+        let Some((observer, _, at)) = sight.filter(|(_, seen, _)| *seen == number) else {
+            continue;
+        };
         latencies[observer] = (at - put_at).as_secs_f64() * 1e6;
     }
     Ok(latencies)
@@ -87,7 +98,11 @@ async fn follow(mut subscription: Subscription, sights: mpsc::Sender<Sight>) {
     while subscription.changed().await {
         let snapshot = subscription.snapshot();
         let at = Instant::now();
-        let newest = snapshot.confirmed().filter_map(number_of).max().unwrap_or_default();
+        let newest = snapshot
+            .confirmed()
+            .filter_map(number_of)
+            .max()
+            .unwrap_or_default();
         let _ = sights.send((DIRECTORY, newest, at)).await;
     }
 }
@@ -99,8 +114,14 @@ fn number_of(entry: &Entry) -> Option<usize> {
 async fn watch(mut watching: Watching, observer: usize, sights: mpsc::Sender<Sight>) {
     while let Ok(response) = watching.next().await {
         let at = Instant::now();
-        let newest = response.events.iter().filter_map(|event| number_in(&event.kv.as_ref()?.value)).max();
-        let _ = sights.send((observer, newest.unwrap_or_default(), at)).await;
+        let newest = response
+            .events
+            .iter()
+            .filter_map(|event| number_in(&event.kv.as_ref()?.value))
+            .max();
+        let _ = sights
+            .send((observer, newest.unwrap_or_default(), at))
+            .await;
     }
 }
 
@@ -111,10 +132,22 @@ fn number_in(value: &[u8]) -> Option<usize> {
 }
 
 fn figures(latencies: &[[f64; OBSERVERS]]) -> Figures {
-    let all = |observer: usize| latencies.iter().map(|latency| latency[observer]).collect::<Vec<_>>();
+    let all = |observer: usize| {
+        latencies
+            .iter()
+            .map(|latency| latency[observer])
+            .collect::<Vec<_>>()
+    };
     let ratios = |observer: usize| {
         let ratio = |block: &[[f64; OBSERVERS]]| {
-            let of = |observer: usize| median(&block.iter().map(|latency| latency[observer]).collect::<Vec<_>>());
+            let of = |observer: usize| {
+                median(
+                    &block
+                        .iter()
+                        .map(|latency| latency[observer])
+                        .collect::<Vec<_>>(),
+                )
+            };
             of(observer) / of(BARE)
         };
         latencies.chunks(BLOCK).map(ratio).collect::<Vec<_>>()
@@ -131,10 +164,21 @@ fn figures(latencies: &[[f64; OBSERVERS]]) -> Figures {
     for (name, label, observer) in rows {
         let (latencies, ratios) = (all(observer), ratios(observer));
         let (p50, p99) = (median(&latencies), quantile(&latencies, 0.99));
-        let (ratio, least, most) = (median(&ratios), quantile(&ratios, 0.0), quantile(&ratios, 1.0));
+        let (ratio, least, most) = (
+            median(&ratios),
+            quantile(&ratios, 0.0),
+            quantile(&ratios, 1.0),
+        );
         // Writing to a string does not fail.
-        let _ = write!(table, "\n  {label:<31} p50 {p50:>7.0} us  p99 {p99:>7.0} us  ratio {ratio:.3} ({least:.3} to {most:.3})");
+        let _ = write!(
+            table,
+            "\n  {label:<31} p50 {p50:>7.0} us  p99 {p99:>7.0} us  ratio {ratio:.3} ({least:.3} to {most:.3})"
+        );
         json[name] = json!({ "p50_us": rounded(p50), "p99_us": rounded(p99), "ratio": rounded(ratio), "ratios": ratios });
     }
-    Figures { table, json, failures: Vec::new() }
+    Figures {
+        table,
+        json,
+        failures: Vec::new(),
+    }
 }

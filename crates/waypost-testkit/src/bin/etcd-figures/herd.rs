@@ -33,7 +33,14 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let mut etcd = Etcd::start(binary, &Options::one()).await?;
     let mut fleet = Vec::new();
     for process in 0..PROCESSES {
-        fleet.push(RunningFleet::start(&url(&etcd), WatchLoad { handles: HANDLES, services: 1, first: process * HANDLES })?);
+        fleet.push(RunningFleet::start(
+            &url(&etcd),
+            WatchLoad {
+                handles: HANDLES,
+                services: 1,
+                first: process * HANDLES,
+            },
+        )?);
     }
     for process in &mut fleet {
         process.registered().await?;
@@ -72,7 +79,12 @@ async fn wipe(etcd: &mut Etcd, outage: Duration) -> Result<Wipe> {
     let (bare, watching, up) = watched;
     let seen = registrations(watching, up).await?;
     drop(bare);
-    Ok(Wipe { outage, down: up - killed, seen, leases: etcd.leases().await?.len() })
+    Ok(Wipe {
+        outage,
+        down: up - killed,
+        seen,
+        leases: etcd.leases().await?.len(),
+    })
 }
 
 /// Opens a watch from the first revision, as soon as etcd responds.
@@ -95,7 +107,11 @@ async fn registrations(mut watching: Watching, up: Instant) -> Result<Vec<Durati
         && let Ok(next) = timeout_at(until, watching.next()).await
     {
         let (at, response) = (up.elapsed(), next?);
-        let new = response.events.iter().filter_map(|event| event.kv.as_ref()).filter(|kv| kv.version == 1);
+        let new = response
+            .events
+            .iter()
+            .filter_map(|event| event.kv.as_ref())
+            .filter(|kv| kv.version == 1);
         seen.extend(new.map(|_| at));
     }
     Ok(seen)
@@ -104,7 +120,12 @@ async fn registrations(mut watching: Watching, up: Instant) -> Result<Vec<Durati
 impl Wipe {
     /// Returns the largest number of registrations in any 250 ms, wherever they begin.
     fn fullest(&self) -> usize {
-        let within = |begin: &Duration| self.seen.iter().filter(|at| (*begin..*begin + SLOT).contains(*at)).count();
+        let within = |begin: &Duration| {
+            self.seen
+                .iter()
+                .filter(|at| (*begin..*begin + SLOT).contains(*at))
+                .count()
+        };
         self.seen.iter().map(within).max().unwrap_or_default()
     }
 
@@ -128,10 +149,25 @@ impl Wipe {
         let mut failures = Vec::new();
         let mut hold = |holds: bool, why: String| failures.extend((!holds).then_some(why));
         let share = self.share() * 100.0;
-        hold(self.seen.len() == REGISTRARS, format!("only {} of {REGISTRARS} came back", self.seen.len()));
-        hold(self.share() <= SHARE, format!("{share:.0} % of the registrars came back within {SLOT:?}"));
-        hold(self.last() <= IN_TIME, format!("the last registrar was back after {:?}, not within {IN_TIME:?}", self.last()));
-        hold(self.leases == REGISTRARS, format!("{REGISTRARS} registrars have {} leases", self.leases));
+        hold(
+            self.seen.len() == REGISTRARS,
+            format!("only {} of {REGISTRARS} came back", self.seen.len()),
+        );
+        hold(
+            self.share() <= SHARE,
+            format!("{share:.0} % of the registrars came back within {SLOT:?}"),
+        );
+        hold(
+            self.last() <= IN_TIME,
+            format!(
+                "the last registrar was back after {:?}, not within {IN_TIME:?}",
+                self.last()
+            ),
+        );
+        hold(
+            self.leases == REGISTRARS,
+            format!("{REGISTRARS} registrars have {} leases", self.leases),
+        );
         failures
     }
 
@@ -165,5 +201,9 @@ fn figures(wipes: &[Wipe]) -> Figures {
         "registrars": REGISTRARS, "processes": PROCESSES, "most_in_250_ms": SHARE * REGISTRARS as f64,
         "in_time_s": IN_TIME.as_secs(), "wipes": wipes.iter().map(Wipe::json).collect::<Vec<_>>(),
     });
-    Figures { table, json, failures: wipes.iter().flat_map(Wipe::failures).collect() }
+    Figures {
+        table,
+        json,
+        failures: wipes.iter().flat_map(Wipe::failures).collect(),
+    }
 }

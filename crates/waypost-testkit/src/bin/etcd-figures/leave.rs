@@ -47,7 +47,10 @@ struct Left {
 
 impl Left {
     async fn in_etcd(etcd: &mut Etcd) -> Result<Self> {
-        let (leases, keys) = (etcd.leases().await?.len() as f64, etcd.keys("/").await?.len() as f64);
+        let (leases, keys) = (
+            etcd.leases().await?.len() as f64,
+            etcd.keys("/").await?.len() as f64,
+        );
         let metrics = etcd.member(0).metrics().await?;
         let open = |service: &str, method: &str| {
             let labels = [service, method];
@@ -57,7 +60,9 @@ impl Left {
         Ok(Self {
             leases,
             keys,
-            watches: metrics.get("etcd_debugging_mvcc_watcher_total", &[]).ok_or("etcd does not count watches")?,
+            watches: metrics
+                .get("etcd_debugging_mvcc_watcher_total", &[])
+                .ok_or("etcd does not count watches")?,
             watch_streams: open("\"etcdserverpb.Watch\"", "\"Watch\""),
             keep_alive_streams: open("\"etcdserverpb.Lease\"", "\"LeaseKeepAlive\""),
             connections: usage::connections(etcd.addresses()[0])? as f64,
@@ -113,7 +118,10 @@ async fn a_life(url: &str, address: SocketAddr) -> Result<Value> {
     let registry = connect(url)?;
     let directory = Directory::new(registry.clone(), Config::default());
     for number in 0..SERVICES {
-        directory.subscribe(&service(number).parse()?)?.synced().await;
+        directory
+            .subscribe(&service(number).parse()?)?
+            .synced()
+            .await;
     }
     let client = waypost::Client::new(registry.clone());
     let channel = client.channel(&service(0))?;
@@ -154,13 +162,20 @@ fn figures(left: &Left, tasks: usize, alive: &Value, took: Duration) -> Figures 
         REGISTRIES * SERVICES,
         took.as_secs_f64()
     );
-    let mut json = json!({ "lived": alive, "asked_after_s": rounded(took.as_secs_f64()), "tasks": tasks });
+    let mut json =
+        json!({ "lived": alive, "asked_after_s": rounded(took.as_secs_f64()), "tasks": tasks });
     let mut failures = Vec::new();
     for (name, count) in left.rows().into_iter().chain([("tasks", tasks as f64)]) {
         // Writing to a string does not fail.
         let _ = write!(table, "\n  {count:>5}  {}", name.replace('_', " "));
         json[name] = count.into();
-        failures.extend((count != 0.0).then(|| format!("{count} {name} were left when all was closed")));
+        failures.extend(
+            (count != 0.0).then(|| format!("{count} {name} were left when all was closed")),
+        );
     }
-    Figures { table, json, failures }
+    Figures {
+        table,
+        json,
+        failures,
+    }
 }

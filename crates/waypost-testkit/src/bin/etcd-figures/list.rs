@@ -47,12 +47,19 @@ async fn fill(address: SocketAddr) -> Result<usize> {
         }
     }
     Bare::connect(address).await?.put(&records).await?;
-    Ok(records.iter().map(|(key, value)| key.len() + value.len()).sum())
+    Ok(records
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum())
 }
 
 /// Measures each side; the order rotates, so that no side always comes first.
 async fn round(address: SocketAddr, url: &str, number: usize) -> Result<ListRound> {
-    let mut round = ListRound { bare: 0.0, list: 0.0, reset: 0.0 };
+    let mut round = ListRound {
+        bare: 0.0,
+        list: 0.0,
+        reset: 0.0,
+    };
     for turn in 0..3 {
         match (turn + number) % 3 {
             0 => round.bare = bare(address).await?.as_secs_f64(),
@@ -76,7 +83,10 @@ async fn list(url: &str) -> Result<Duration> {
     let services = registry.list_services().await?;
     let took = begun.elapsed();
     registry.close().await?;
-    complete(services.iter().map(|service| service.nodes.len()).sum(), took)
+    complete(
+        services.iter().map(|service| service.nodes.len()).sum(),
+        took,
+    )
 }
 
 async fn reset(url: &str) -> Result<Duration> {
@@ -86,20 +96,41 @@ async fn reset(url: &str) -> Result<Duration> {
     let first = watcher.next().await;
     let took = begun.elapsed();
     registry.close().await?;
-    let Some(Ok(Event::Reset(entries))) = first else { return Err(format!("no Reset came first: {first:?}").into()) };
+    let Some(Ok(Event::Reset(entries))) = first else {
+        return Err(format!("no Reset came first: {first:?}").into());
+    };
     complete(entries.len(), took)
 }
 
 fn complete(nodes: usize, took: Duration) -> Result<Duration> {
-    if nodes == SERVICES * NODES { Ok(took) } else { Err(format!("a list of {nodes} nodes is not complete").into()) }
+    if nodes == SERVICES * NODES {
+        Ok(took)
+    } else {
+        Err(format!("a list of {nodes} nodes is not complete").into())
+    }
 }
 
 fn figures(rounds: &[ListRound], bytes: usize) -> Figures {
     let all = |of: fn(&ListRound) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
     let rows = [
-        ("bare_range", "bare range read", all(|round| round.bare), all(|_| 1.0)),
-        ("list_services", "connect to list_services", all(|round| round.list), all(|round| round.list / round.bare)),
-        ("watcher_reset", "connect to a Watcher's Reset", all(|round| round.reset), all(|round| round.reset / round.bare)),
+        (
+            "bare_range",
+            "bare range read",
+            all(|round| round.bare),
+            all(|_| 1.0),
+        ),
+        (
+            "list_services",
+            "connect to list_services",
+            all(|round| round.list),
+            all(|round| round.list / round.bare),
+        ),
+        (
+            "watcher_reset",
+            "connect to a Watcher's Reset",
+            all(|round| round.reset),
+            all(|round| round.reset / round.bare),
+        ),
     ];
     let mut table = format!(
         "first list of {} nodes ({:.1} MB) by a fresh handle, median of {ROUNDS} rounds (ratio: median of each round's)",
@@ -110,8 +141,16 @@ fn figures(rounds: &[ListRound], bytes: usize) -> Figures {
     for (name, label, seconds, ratios) in rows {
         let (took, ratio) = (median(&seconds), median(&ratios));
         // Writing to a string does not fail.
-        let _ = write!(table, "\n  {label:<30} {:>7.1} ms  ratio {ratio:.2}", took * 1e3);
+        let _ = write!(
+            table,
+            "\n  {label:<30} {:>7.1} ms  ratio {ratio:.2}",
+            took * 1e3
+        );
         json[name] = json!({ "s": rounded(took), "ratio": rounded(ratio) });
     }
-    Figures { table, json, failures: Vec::new() }
+    Figures {
+        table,
+        json,
+        failures: Vec::new(),
+    }
 }

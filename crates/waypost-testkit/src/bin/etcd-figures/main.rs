@@ -38,21 +38,34 @@ registrars and all were back in time, and nothing was left when all was closed. 
 /// Name and function of a part; [`REST`] is the default duration of the first one.
 type Part = (&'static str, fn(&Binary, &Options) -> Result<Figures>);
 const PARTS: [Part; 5] = [
-    ("rest", |binary, options| two_threads()?.block_on(rest::run(binary, seconds(options)))),
-    ("list", |binary, _| two_threads()?.block_on(list::run(binary))),
-    ("follow", |binary, _| two_threads()?.block_on(follow::run(binary))),
-    ("herd", |binary, _| two_threads()?.block_on(herd::run(binary))),
+    ("rest", |binary, options| {
+        two_threads()?.block_on(rest::run(binary, seconds(options)))
+    }),
+    ("list", |binary, _| {
+        two_threads()?.block_on(list::run(binary))
+    }),
+    ("follow", |binary, _| {
+        two_threads()?.block_on(follow::run(binary))
+    }),
+    ("herd", |binary, _| {
+        two_threads()?.block_on(herd::run(binary))
+    }),
     ("leave", |binary, _| leave::run(binary)),
 ];
 const REST: Duration = Duration::from_secs(60);
 
 fn seconds(options: &Options) -> Duration {
-    options.number.map_or(REST, |seconds| Duration::from_secs(seconds as u64))
+    options
+        .number
+        .map_or(REST, |seconds| Duration::from_secs(seconds as u64))
 }
 
 /// Creates the runtime of everything except the code whose CPU time or tasks are counted.
 fn two_threads() -> Result<Runtime> {
-    Ok(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    Ok(Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
 }
 
 fn main() -> ExitCode {
@@ -69,7 +82,11 @@ fn main() -> ExitCode {
 
 fn all(options: &Options, args: &[String]) -> Result<bool> {
     let mut json = described("cargo xtask etcd-figures", args);
-    options.show(&format!("{}, commit {}\n", text(&json, "machine"), text(&json, "commit")));
+    options.show(&format!(
+        "{}, commit {}\n",
+        text(&json, "machine"),
+        text(&json, "commit")
+    ));
     let mut etcds = Vec::new();
     let mut failures = Vec::new();
     for binary in Binary::all()? {
@@ -93,11 +110,21 @@ fn on(binary: &Binary, options: &Options) -> Result<(Value, Vec<String>)> {
     let mut failures = Vec::new();
     for (name, run) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
         let load = usage::load();
-        let Figures { table, json: mut figures, failures: failed } = run(binary, options)?;
-        options.show(&format!("etcd {version}: {table}\n  (load of the machine before: {load:.2})\n"));
+        let Figures {
+            table,
+            json: mut figures,
+            failures: failed,
+        } = run(binary, options)?;
+        options.show(&format!(
+            "etcd {version}: {table}\n  (load of the machine before: {load:.2})\n"
+        ));
         figures["load_before"] = load.into();
         json.insert(name.to_owned(), figures);
-        failures.extend(failed.into_iter().map(|why| format!("etcd {version}: {why}")));
+        failures.extend(
+            failed
+                .into_iter()
+                .map(|why| format!("etcd {version}: {why}")),
+        );
     }
     Ok((json.into(), failures))
 }

@@ -33,7 +33,14 @@ pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
     let alone = Look::at(&mut etcd, &[]).await?.since(&alone);
     let (mut fleet, begun) = (Vec::new(), Instant::now());
     for process in 0..PROCESSES {
-        fleet.push(RunningFleet::start(&url(&etcd), WatchLoad { handles: 1, services: SERVICES, first: process })?);
+        fleet.push(RunningFleet::start(
+            &url(&etcd),
+            WatchLoad {
+                handles: 1,
+                services: SERVICES,
+                first: process,
+            },
+        )?);
     }
     for process in &mut fleet {
         process.registered().await?;
@@ -46,12 +53,25 @@ pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
     sleep(rest).await;
     let at_rest = Look::at(&mut etcd, &fleet).await?;
     let events = events(&mut watching).await?;
-    let seen = IdleCost { leases: etcd.leases().await?.len(), nodes: bare.records().await?.len(), events };
-    let memory = fleet.iter().map(|process| usage::resident_mib(process.pid())).collect::<Result<Vec<_>>>()?;
+    let seen = IdleCost {
+        leases: etcd.leases().await?.len(),
+        nodes: bare.records().await?.len(),
+        events,
+    };
+    let memory = fleet
+        .iter()
+        .map(|process| usage::resident_mib(process.pid()))
+        .collect::<Result<Vec<_>>>()?;
     let etcd_memory = usage::resident_mib(pid(&mut etcd)?)?;
     let leave = leave(fleet, &bare).await?;
     let times = IdleTimes { registered, leave };
-    Ok(figures(&alone, &at_rest.since(&before), &seen, &times, (&memory, etcd_memory)))
+    Ok(figures(
+        &alone,
+        &at_rest.since(&before),
+        &seen,
+        &times,
+        (&memory, etcd_memory),
+    ))
 }
 
 /// State at the end of the idle time.
@@ -84,7 +104,11 @@ async fn leave(fleet: Vec<RunningFleet>, bare: &Bare) -> Result<Leave> {
     while let Some(left) = leaving.join_next().await {
         said += left??;
     }
-    Ok(Leave { took: begun.elapsed(), said, left: bare.records().await?.len() })
+    Ok(Leave {
+        took: begun.elapsed(),
+        said,
+        left: bare.records().await?.len(),
+    })
 }
 
 async fn events(watching: &mut Watching) -> Result<usize> {
@@ -116,11 +140,26 @@ impl Look {
             at: Instant::now(),
             revision: etcd.revision().await?,
             wal_bytes: count(&metrics, "etcd_disk_wal_write_bytes_total", &[])?,
-            keep_alives: count(&metrics, "grpc_server_msg_received_total", &["grpc_method=\"LeaseKeepAlive\""])?,
-            watch_questions: count(&metrics, "grpc_server_msg_received_total", &["\"etcdserverpb.Watch\""])?,
-            requests: count(&metrics, "grpc_server_msg_received_total", &["\"etcdserverpb.KV\""])?,
+            keep_alives: count(
+                &metrics,
+                "grpc_server_msg_received_total",
+                &["grpc_method=\"LeaseKeepAlive\""],
+            )?,
+            watch_questions: count(
+                &metrics,
+                "grpc_server_msg_received_total",
+                &["\"etcdserverpb.Watch\""],
+            )?,
+            requests: count(
+                &metrics,
+                "grpc_server_msg_received_total",
+                &["\"etcdserverpb.KV\""],
+            )?,
             etcd_cpu: usage::cpu(pid(etcd)?)?,
-            process_cpu: fleet.iter().map(|process| usage::cpu(process.pid())).collect::<Result<_>>()?,
+            process_cpu: fleet
+                .iter()
+                .map(|process| usage::cpu(process.pid()))
+                .collect::<Result<_>>()?,
             over: Duration::ZERO,
         })
     }
@@ -135,7 +174,9 @@ impl Look {
             watch_questions: self.watch_questions - before.watch_questions,
             requests: self.requests - before.requests,
             etcd_cpu: self.etcd_cpu.saturating_sub(before.etcd_cpu),
-            process_cpu: pairs.map(|(after, before)| after.saturating_sub(*before)).collect(),
+            process_cpu: pairs
+                .map(|(after, before)| after.saturating_sub(*before))
+                .collect(),
             over: self.at - before.at,
         }
     }
@@ -150,30 +191,78 @@ impl Look {
 }
 
 fn count(metrics: &Metrics, name: &str, labels: &[&str]) -> Result<f64> {
-    metrics.get(name, labels).ok_or_else(|| format!("etcd does not count {name}").into())
+    metrics
+        .get(name, labels)
+        .ok_or_else(|| format!("etcd does not count {name}").into())
 }
 
 fn pid(etcd: &mut Etcd) -> Result<u32> {
     Ok(etcd.member(0).pid().ok_or("etcd is down")?)
 }
 
-fn figures(alone: &Look, rest: &Look, seen: &IdleCost, times: &IdleTimes, memory: (&[f64], f64)) -> Figures {
+fn figures(
+    alone: &Look,
+    rest: &Look,
+    seen: &IdleCost,
+    times: &IdleTimes,
+    memory: (&[f64], f64),
+) -> Figures {
     let nodes = PROCESSES * SERVICES;
-    let process_cpu: Vec<f64> = rest.process_cpu.iter().map(|cpu| rest.ms_per_second(*cpu)).collect();
+    let process_cpu: Vec<f64> = rest
+        .process_cpu
+        .iter()
+        .map(|cpu| rest.ms_per_second(*cpu))
+        .collect();
     let (memory, etcd_memory) = memory;
     let over = rest.over.as_secs_f64();
     let rows: [(&str, &str, f64); 11] = [
-        ("register_s", "s until all were registered", times.registered.as_secs_f64()),
+        (
+            "register_s",
+            "s until all were registered",
+            times.registered.as_secs_f64(),
+        ),
         ("wal_bytes", "bytes written to the WAL", rest.wal_bytes),
-        ("watch_events", "events that a watcher of all saw", seen.events as f64),
-        ("keep_alives_per_s", "keep-alives a second", rest.per_second(rest.keep_alives)),
-        ("watch_questions_per_s", "questions to watch streams a second", rest.per_second(rest.watch_questions)),
-        ("etcd_cpu_ms_per_s", "ms of etcd's CPU a second", rest.ms_per_second(rest.etcd_cpu)),
-        ("etcd_cpu_ms_per_s_alone", "the same without the fleet", alone.ms_per_second(alone.etcd_cpu)),
-        ("process_cpu_ms_per_s", "ms of CPU a second, the middle one of our processes", median(&process_cpu)),
-        ("process_memory_mib", "MiB of memory of that", median(memory)),
+        (
+            "watch_events",
+            "events that a watcher of all saw",
+            seen.events as f64,
+        ),
+        (
+            "keep_alives_per_s",
+            "keep-alives a second",
+            rest.per_second(rest.keep_alives),
+        ),
+        (
+            "watch_questions_per_s",
+            "questions to watch streams a second",
+            rest.per_second(rest.watch_questions),
+        ),
+        (
+            "etcd_cpu_ms_per_s",
+            "ms of etcd's CPU a second",
+            rest.ms_per_second(rest.etcd_cpu),
+        ),
+        (
+            "etcd_cpu_ms_per_s_alone",
+            "the same without the fleet",
+            alone.ms_per_second(alone.etcd_cpu),
+        ),
+        (
+            "process_cpu_ms_per_s",
+            "ms of CPU a second, the middle one of our processes",
+            median(&process_cpu),
+        ),
+        (
+            "process_memory_mib",
+            "MiB of memory of that",
+            median(memory),
+        ),
         ("etcd_memory_mib", "MiB of etcd's memory", etcd_memory),
-        ("leave_s", "s until all had left", times.leave.took.as_secs_f64()),
+        (
+            "leave_s",
+            "s until all had left",
+            times.leave.took.as_secs_f64(),
+        ),
     ];
     let mut table = format!(
         "{SERVICES} services x {PROCESSES} nodes in {PROCESSES} processes, ttl {TTL:?}, interval {INTERVAL:?}, at rest for {over:.0} s\n  \
@@ -189,17 +278,39 @@ fn figures(alone: &Look, rest: &Look, seen: &IdleCost, times: &IdleTimes, memory
         let _ = write!(table, "\n  {value:>10.2}  {label}");
         json[name] = Value::from(rounded(value));
     }
-    Figures { table, json, failures: failures(rest, seen, &times.leave, nodes) }
+    Figures {
+        table,
+        json,
+        failures: failures(rest, seen, &times.leave, nodes),
+    }
 }
 
 fn failures(rest: &Look, seen: &IdleCost, leave: &Leave, nodes: usize) -> Vec<String> {
     let mut failures = Vec::new();
     let mut hold = |holds: bool, why: String| failures.extend((!holds).then_some(why));
-    hold(seen.nodes == nodes, format!("{} of {nodes} nodes stood", seen.nodes));
-    hold(seen.leases == PROCESSES, format!("{PROCESSES} processes had {} leases", seen.leases));
-    hold(rest.revision == 0, format!("the revision moved by {} at rest", rest.revision));
-    hold(rest.wal_bytes == 0.0, format!("{} bytes went to the WAL at rest", rest.wal_bytes));
-    hold(seen.events == 0, format!("a watcher saw {} events at rest", seen.events));
-    hold(leave.left == 0, format!("{} records stood after all had left", leave.left));
+    hold(
+        seen.nodes == nodes,
+        format!("{} of {nodes} nodes stood", seen.nodes),
+    );
+    hold(
+        seen.leases == PROCESSES,
+        format!("{PROCESSES} processes had {} leases", seen.leases),
+    );
+    hold(
+        rest.revision == 0,
+        format!("the revision moved by {} at rest", rest.revision),
+    );
+    hold(
+        rest.wal_bytes == 0.0,
+        format!("{} bytes went to the WAL at rest", rest.wal_bytes),
+    );
+    hold(
+        seen.events == 0,
+        format!("a watcher saw {} events at rest", seen.events),
+    );
+    hold(
+        leave.left == 0,
+        format!("{} records stood after all had left", leave.left),
+    );
     failures
 }

@@ -13,16 +13,29 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in parentheses, may contain any character.
-    let (_, fields) = stat.rsplit_once(") ").ok_or("no /proc/PID/stat as we know it")?;
-    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u32>).sum::<std::result::Result<u32, _>>()?;
+    let (_, fields) = stat
+        .rsplit_once(") ")
+        .ok_or("no /proc/PID/stat as we know it")?;
+    let ticks = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u32>)
+        .sum::<std::result::Result<u32, _>>()?;
     Ok(TICK * ticks)
 }
 
 /// Returns the resident memory of a process, in MiB.
 pub(crate) fn resident_mib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    Ok(kib.ok_or("no VmRSS in /proc/PID/status")?.trim().parse::<f64>()? / 1024.0)
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    Ok(kib
+        .ok_or("no VmRSS in /proc/PID/status")?
+        .trim()
+        .parse::<f64>()?
+        / 1024.0)
 }
 
 /// Returns the number of established connections to a port of this host.
@@ -32,7 +45,8 @@ pub(crate) fn connections(to: SocketAddr) -> Result<usize> {
     let table = std::fs::read_to_string("/proc/net/tcp")?;
     let is_ours = |line: &&str| {
         let mut fields = line.split_whitespace().skip(1);
-        fields.next().is_some_and(|local| local.ends_with(&port)) && fields.nth(1) == Some(ESTABLISHED)
+        fields.next().is_some_and(|local| local.ends_with(&port))
+            && fields.nth(1) == Some(ESTABLISHED)
     };
     Ok(table.lines().filter(is_ours).count())
 }
@@ -40,5 +54,8 @@ pub(crate) fn connections(to: SocketAddr) -> Result<usize> {
 /// Returns the load of the machine in the last minute, other processes included.
 pub(crate) fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN)
+    text.split(' ')
+        .next()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(f64::NAN)
 }

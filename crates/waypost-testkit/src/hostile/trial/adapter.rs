@@ -27,13 +27,21 @@ pub(super) struct Subject {
 impl Subject {
     pub(super) fn new(world: &World, plan: &Plan) -> Result<Self, Failure> {
         let calm = Arc::new(AtomicBool::new(false));
-        let connect =
-            PanickingConnect { percent: plan.panics_percent, seed: plan.seed, dials: AtomicU64::new(0), calm: Arc::clone(&calm) };
+        let connect = PanickingConnect {
+            percent: plan.panics_percent,
+            seed: plan.seed,
+            dials: AtomicU64::new(0),
+            calm: Arc::clone(&calm),
+        };
         let registry = AnyRegistry::new(world.registry.open());
         let client = waypost::Client::builder(registry).build_with(connect);
         let channel = client.channel_builder(SERVICE).version(VERSION).build();
         let channel = channel.map_err(|error| Failure::new(error.to_string()))?;
-        Ok(Self { client, channel, calm })
+        Ok(Self {
+            client,
+            channel,
+            calm,
+        })
     }
 
     pub(super) fn caller(&self) -> TrialCaller {
@@ -47,8 +55,15 @@ impl Subject {
 
     /// Returns a description of each node with calls in flight.
     pub(super) fn in_flight(&self) -> Vec<String> {
-        let nodes = self.channel.snapshot().nodes.into_iter().filter(|node| node.in_flight > 0);
-        nodes.map(|node| format!("{}: {} calls", node.id, node.in_flight)).collect()
+        let nodes = self
+            .channel
+            .snapshot()
+            .nodes
+            .into_iter()
+            .filter(|node| node.in_flight > 0);
+        nodes
+            .map(|node| format!("{}: {} calls", node.id, node.in_flight))
+            .collect()
     }
 
     /// Returns the defect of each of these nodes, which do not respond: it depends on whether the
@@ -59,9 +74,15 @@ impl Subject {
             let Some(node) = nodes.iter().find(|node| node.id == *id) else {
                 return Defect::NeverConnected(format!("{id} is not known"));
             };
-            let text =
-                format!("{id}: {}, {:?} for {} ms, {:?}", node.decision, node.connection, node.since_ms, node.last_failure);
-            if node.decision == Decision::Picked { Defect::NeverAnswers(text) } else { Defect::NeverConnected(text) }
+            let text = format!(
+                "{id}: {}, {:?} for {} ms, {:?}",
+                node.decision, node.connection, node.since_ms, node.last_failure
+            );
+            if node.decision == Decision::Picked {
+                Defect::NeverAnswers(text)
+            } else {
+                Defect::NeverConnected(text)
+            }
         };
         silent.iter().map(defect).collect()
     }
@@ -78,9 +99,15 @@ pub(super) struct TrialCaller(GreeterClient<waypost::Channel>);
 impl TrialCaller {
     /// Makes one call with this deadline; fails with the status code of the call.
     pub(super) async fn call(&mut self, deadline: Duration) -> Result<(), Code> {
-        let mut request = Request::new(HelloRequest { name: "Ann".to_owned() });
+        let mut request = Request::new(HelloRequest {
+            name: "Ann".to_owned(),
+        });
         request.set_timeout(deadline);
-        self.0.hello(request).await.map(drop).map_err(|status| status.code())
+        self.0
+            .hello(request)
+            .await
+            .map(drop)
+            .map_err(|status| status.code())
     }
 }
 

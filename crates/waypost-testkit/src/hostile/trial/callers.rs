@@ -44,20 +44,31 @@ impl Callers {
         let mut sum = Counted::default();
         while let Some(ended) = self.tasks.join_next().await {
             let counted = ended.unwrap_or_default();
-            (sum.calls, sum.answered) = (sum.calls + counted.calls, sum.answered + counted.answered);
+            (sum.calls, sum.answered) =
+                (sum.calls + counted.calls, sum.answered + counted.answered);
         }
         sum
     }
 }
 
-async fn call_on(mut caller: TrialCaller, mut rng: fastrand::Rng, stop: watch::Receiver<bool>) -> Counted {
+async fn call_on(
+    mut caller: TrialCaller,
+    mut rng: fastrand::Rng,
+    stop: watch::Receiver<bool>,
+) -> Counted {
     let mut counted = Counted::default();
     while !*stop.borrow() {
         counted.calls += 1;
         let deadline = Duration::from_millis(rng.u64(DEADLINES_MS));
         // One call in eight is dropped at a random moment; the others end by themselves.
-        let patience = if rng.u8(0..8) == 0 { Duration::from_millis(rng.u64(0..20)) } else { deadline * 2 };
-        let answered = timeout(patience, caller.call(deadline)).await.is_ok_and(|answer| answer.is_ok());
+        let patience = if rng.u8(0..8) == 0 {
+            Duration::from_millis(rng.u64(0..20))
+        } else {
+            deadline * 2
+        };
+        let answered = timeout(patience, caller.call(deadline))
+            .await
+            .is_ok_and(|answer| answer.is_ok());
         counted.answered += u64::from(answered);
         sleep(REST).await;
     }

@@ -53,9 +53,13 @@ impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverConnected(node) => write!(f, "a well node is never connected: {node}"),
-            Self::NeverAnswers(node) => write!(f, "a node that is said to be ready gets no call: {node}"),
+            Self::NeverAnswers(node) => {
+                write!(f, "a node that is said to be ready gets no call: {node}")
+            }
             Self::InFlight(node) => write!(f, "calls stay in flight after all have ended: {node}"),
-            Self::TasksLeft(count) => write!(f, "{count} tasks are left after the client was closed"),
+            Self::TasksLeft(count) => {
+                write!(f, "{count} tasks are left after the client was closed")
+            }
             Self::DoesNotEnd(what) => write!(f, "{what} did not end within {END:?}"),
         }
     }
@@ -89,8 +93,16 @@ pub struct TrialResult {
 /// The machine refuses sockets or threads.
 pub fn run(seed: u64, panics: Panics) -> Result<TrialResult, Failure> {
     let plan = Plan::draw(seed, panics);
-    let mut builder = if plan.one_thread { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    let runtime = builder.worker_threads(WORKERS).enable_all().build().map_err(|error| Failure::new(error.to_string()))?;
+    let mut builder = if plan.one_thread {
+        Builder::new_current_thread()
+    } else {
+        Builder::new_multi_thread()
+    };
+    let runtime = builder
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))?;
     let found = runtime.block_on(play(&plan))?;
     Ok(TrialResult { plan, found })
 }
@@ -100,7 +112,12 @@ pub fn run(seed: u64, panics: Panics) -> Result<TrialResult, Failure> {
 ///
 /// # Errors
 /// The machine refuses sockets or threads.
-pub fn run_all(seeds: &[u64], panics: Panics, at_once: usize, report: impl FnMut(&TrialResult) + Send) -> Result<(), Failure> {
+pub fn run_all(
+    seeds: &[u64],
+    panics: Panics,
+    at_once: usize,
+    report: impl FnMut(&TrialResult) + Send,
+) -> Result<(), Failure> {
     let (next, report) = (Mutex::new(seeds.iter()), Mutex::new(report));
     let work = || {
         while let Some(seed) = { next.lock().unwrap_or_else(PoisonError::into_inner).next() } {
@@ -110,8 +127,14 @@ pub fn run_all(seeds: &[u64], panics: Panics, at_once: usize, report: impl FnMut
         Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..at_once.min(seeds.len())).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(Failure::new("a trial panicked"))))
+        let workers: Vec<_> = (0..at_once.min(seeds.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(Failure::new("a trial panicked")))
+        })
     })
 }
 
@@ -129,7 +152,9 @@ async fn play(plan: &Plan) -> Result<Result<Passed, Vec<Defect>>, Failure> {
         WITHIN
     });
     let Ok(counted) = tokio::time::timeout(END, callers.stop()).await else {
-        return Ok(Err([defects, vec![Defect::DoesNotEnd("the calls")]].concat()));
+        return Ok(Err(
+            [defects, vec![Defect::DoesNotEnd("the calls")]].concat()
+        ));
     };
     defects.extend(subject.in_flight().into_iter().map(Defect::InFlight));
     if tokio::time::timeout(END, subject.close()).await.is_err() {
@@ -138,8 +163,17 @@ async fn play(plan: &Plan) -> Result<Result<Passed, Vec<Defect>>, Failure> {
     let connections = world.accepted();
     world.close().await;
     defects.extend(tasks_left(tasks).await);
-    let passed = Passed { calls: counted.calls, answered: counted.answered, connections, healed_after };
-    Ok(if defects.is_empty() { Ok(passed) } else { Err(defects) })
+    let passed = Passed {
+        calls: counted.calls,
+        answered: counted.answered,
+        connections,
+        healed_after,
+    };
+    Ok(if defects.is_empty() {
+        Ok(passed)
+    } else {
+        Err(defects)
+    })
 }
 
 /// Waits until all nodes respond, then again after each outage. An outage begins in an idle pool,
@@ -158,7 +192,12 @@ async fn all_answer(world: &World, subject: &Subject) -> Result<Duration, Vec<De
     let start = Instant::now();
     let before = world.answered();
     loop {
-        let silent: Vec<_> = world.answered().iter().zip(&before).map(|(now, then)| now == then).collect();
+        let silent: Vec<_> = world
+            .answered()
+            .iter()
+            .zip(&before)
+            .map(|(now, then)| now == then)
+            .collect();
         if !silent.contains(&true) {
             return Ok(start.elapsed());
         }

@@ -43,16 +43,27 @@ impl Plan {
     /// Draws a plan; the same seed gives the same plan.
     pub fn draw(seed: u64, panics: Panics) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let well = (0..rng.usize(1..=3)).map(|_| vec![Behavior::Well]).collect::<Vec<_>>();
-        let hostile = (0..rng.usize(1..=4)).map(|_| behaviors(&mut rng)).collect::<Vec<_>>();
+        let well = (0..rng.usize(1..=3))
+            .map(|_| vec![Behavior::Well])
+            .collect::<Vec<_>>();
+        let hostile = (0..rng.usize(1..=4))
+            .map(|_| behaviors(&mut rng))
+            .collect::<Vec<_>>();
         let unused_nodes = *rng.choice(&[0, 200, 2_000]).unwrap_or(&0);
         let panics_percent = *rng.choice(&[0, 0, 0, 30]).unwrap_or(&0);
-        let outages = hostile.iter().map(|_| Duration::from_millis(rng.u64(50..300))).collect();
+        let outages = hostile
+            .iter()
+            .map(|_| Duration::from_millis(rng.u64(50..300)))
+            .collect();
         Self {
             seed,
             servers: [well, hostile].concat(),
             unused_nodes,
-            panics_percent: if panics == Panics::Drawn { panics_percent } else { 0 },
+            panics_percent: if panics == Panics::Drawn {
+                panics_percent
+            } else {
+                0
+            },
             callers: rng.usize(1..=4),
             hostility: Duration::from_millis(rng.u64(1_000..2_500)),
             outages,
@@ -73,7 +84,13 @@ fn behaviors(rng: &mut fastrand::Rng) -> Vec<Behavior> {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let server = |behaviors: &Vec<Behavior>| behaviors.iter().map(ToString::to_string).collect::<Vec<_>>().join("/");
+        let server = |behaviors: &Vec<Behavior>| {
+            behaviors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("/")
+        };
         let servers: Vec<_> = self.servers.iter().map(server).collect();
         write!(
             f,
@@ -85,7 +102,11 @@ impl fmt::Display for Plan {
             self.callers,
             self.hostility,
             self.outages,
-            if self.one_thread { "one thread" } else { "two threads" }
+            if self.one_thread {
+                "one thread"
+            } else {
+                "two threads"
+            }
         )
     }
 }
@@ -104,8 +125,14 @@ mod tests {
 
     #[test]
     fn a_hundred_seeds_draw_every_behavior_and_panic_only_if_allowed() {
-        let plans: Vec<_> = (0..100).map(|seed| Plan::draw(seed, Panics::Drawn)).collect();
-        let drawn: HashSet<_> = plans.iter().flat_map(|plan| plan.servers.concat()).map(|b| b.to_string()).collect();
+        let plans: Vec<_> = (0..100)
+            .map(|seed| Plan::draw(seed, Panics::Drawn))
+            .collect();
+        let drawn: HashSet<_> = plans
+            .iter()
+            .flat_map(|plan| plan.servers.concat())
+            .map(|b| b.to_string())
+            .collect();
         assert_eq!(drawn.len(), Behavior::ALL.len());
         assert!(plans.iter().any(|plan| plan.panics_percent > 0));
         assert!((0..100).all(|seed| Plan::draw(seed, Panics::Never).panics_percent == 0));

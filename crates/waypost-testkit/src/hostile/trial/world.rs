@@ -28,14 +28,21 @@ impl World {
     pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
         let failed = |error: &dyn std::error::Error| Failure::new(error.to_string());
         let mut template = Service::new(SERVICE);
-        template.endpoints = waypost::descriptor::endpoints(FILE_DESCRIPTOR_SET).map_err(|error| failed(&error))?.into();
+        template.endpoints = waypost::descriptor::endpoints(FILE_DESCRIPTOR_SET)
+            .map_err(|error| failed(&error))?
+            .into();
         let mut rng = fastrand::Rng::with_seed(!plan.seed);
         let mut servers = Vec::new();
         for behaviors in &plan.servers {
             let started = Server::start(Script::Drawn(behaviors.clone()), rng.u64(..)).await;
             servers.push(started.map_err(|error| failed(&error))?);
         }
-        let world = Self { registry: MemoryRegistry::new(), template, servers, rng };
+        let world = Self {
+            registry: MemoryRegistry::new(),
+            template,
+            servers,
+            rng,
+        };
         (0..plan.unused_nodes).for_each(|number| world.put_unused(number));
         (0..world.servers.len()).for_each(|index| world.put(index, &[]));
         Ok(world)
@@ -101,7 +108,10 @@ impl World {
 
     /// Returns the ids of the nodes whose flag in `silent` is true.
     pub(super) fn silent(&self, silent: &[bool]) -> Vec<String> {
-        (0..self.servers.len()).filter(|index| silent[*index]).map(id).collect()
+        (0..self.servers.len())
+            .filter(|index| silent[*index])
+            .map(id)
+            .collect()
     }
 
     pub(super) async fn close(self) {
@@ -116,17 +126,30 @@ impl World {
     }
 
     fn put_unused(&self, number: usize) {
-        self.put_record(&format!("{SERVICE}-unused-{number}"), "127.0.0.1:1", "unused", &[]);
+        self.put_record(
+            &format!("{SERVICE}-unused-{number}"),
+            "127.0.0.1:1",
+            "unused",
+            &[],
+        );
     }
 
     fn put_record(&self, id: &str, address: &str, version: &str, metadata: &[(&str, &str)]) {
         let mut service = self.template.clone();
         version.clone_into(&mut service.version);
-        let mut node = Node { id: id.to_owned(), address: address.to_owned(), ..Node::default() };
+        let mut node = Node {
+            id: id.to_owned(),
+            address: address.to_owned(),
+            ..Node::default()
+        };
         node.metadata.insert(keys::PROTOCOL, "grpc");
-        metadata.iter().for_each(|(key, value)| node.metadata.insert(*key, *value));
+        metadata
+            .iter()
+            .for_each(|(key, value)| node.metadata.insert(*key, *value));
         service.nodes.push(node);
-        self.registry.faults().put_raw(SERVICE, id, service.to_json());
+        self.registry
+            .faults()
+            .put_raw(SERVICE, id, service.to_json());
     }
 
     fn remove(&self, index: usize) {

@@ -37,7 +37,11 @@ fn text(status: &Status) -> String {
 
 fn channel(memory: &MemoryRegistry) -> Channel {
     let client = Client::new(AnyRegistry::new(memory.open()));
-    client.channel_builder("greeter").wait_for_ready(Duration::from_millis(300)).build().unwrap()
+    client
+        .channel_builder("greeter")
+        .wait_for_ready(Duration::from_millis(300))
+        .build()
+        .unwrap()
 }
 
 async fn register(memory: &MemoryRegistry, id: &str, address: &str, protocol: &str) {
@@ -45,7 +49,10 @@ async fn register(memory: &MemoryRegistry, id: &str, address: &str, protocol: &s
     let mut node = Node::with_id("greeter", id, address);
     node.metadata.insert("protocol", protocol);
     service.nodes.push(node);
-    let options = RegisterOptions { ttl: Duration::from_secs(60), instance: Instance::from(id) };
+    let options = RegisterOptions {
+        ttl: Duration::from_secs(60),
+        instance: Instance::from(id),
+    };
     memory.register(&service, &options).await.unwrap();
 }
 
@@ -54,7 +61,10 @@ async fn hello(channel: &Channel, timeout: Option<Duration>) -> Status {
     if let Some(timeout) = timeout {
         request.set_timeout(timeout);
     }
-    GreeterClient::new(channel.clone()).hello(request).await.unwrap_err()
+    GreeterClient::new(channel.clone())
+        .hello(request)
+        .await
+        .unwrap_err()
 }
 
 /// Returns an address of this host without a listener.
@@ -71,7 +81,11 @@ async fn nobody_is_registered() {
 
 #[tokio::test]
 async fn nobody_is_registered_within_the_deadline() {
-    let error = hello(&channel(&MemoryRegistry::new()), Some(Duration::from_millis(200))).await;
+    let error = hello(
+        &channel(&MemoryRegistry::new()),
+        Some(Duration::from_millis(200)),
+    )
+    .await;
     insta::assert_snapshot!(text(&error), @"DeadlineExceeded: greeter: deadline exceeded after N ms (the registry knows no node of it)");
     assert_eq!(error.code(), Code::DeadlineExceeded);
 }
@@ -102,7 +116,13 @@ async fn the_registry_is_unreachable() {
 async fn the_node_dies_with_the_call() {
     let memory = MemoryRegistry::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    register(&memory, "mortal", &listener.local_addr().unwrap().to_string(), "grpc").await;
+    register(
+        &memory,
+        "mortal",
+        &listener.local_addr().unwrap().to_string(),
+        "grpc",
+    )
+    .await;
     let server = tokio::spawn(async move {
         let (io, _) = listener.accept().await.unwrap();
         drop(listener);
@@ -122,7 +142,13 @@ async fn the_node_dies_with_the_call() {
 async fn the_node_never_answers() {
     let memory = MemoryRegistry::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    register(&memory, "slow", &listener.local_addr().unwrap().to_string(), "grpc").await;
+    register(
+        &memory,
+        "slow",
+        &listener.local_addr().unwrap().to_string(),
+        "grpc",
+    )
+    .await;
     let server = tokio::spawn(async move {
         let (io, _) = listener.accept().await.unwrap();
         let mut connection = h2::server::handshake(io).await.unwrap();
@@ -148,11 +174,16 @@ async fn the_client_is_closed() {
 async fn a_gate_that_does_not_open_and_a_name_that_cannot_be() {
     let memory = MemoryRegistry::new();
     register(&memory, "dead", "127.0.0.1:1", "mucp").await;
-    let error = channel(&memory).ready(Duration::from_millis(100)).await.unwrap_err();
+    let error = channel(&memory)
+        .ready(Duration::from_millis(100))
+        .await
+        .unwrap_err();
     let shown = error.to_string();
     let (_, after) = shown.split_once("within ").unwrap();
     let (_, rest) = after.split_once(" (").unwrap();
     insta::assert_snapshot!(rest, @"1 known, 0 ready, 1 protocol)");
-    let error = Client::new(AnyRegistry::new(memory)).channel("a/b").unwrap_err();
+    let error = Client::new(AnyRegistry::new(memory))
+        .channel("a/b")
+        .unwrap_err();
     insta::assert_snapshot!(error, @r#"service name "a/b" has a character that is not allowed: use only a-z, A-Z, 0-9, '.', '_' and '-'"#);
 }

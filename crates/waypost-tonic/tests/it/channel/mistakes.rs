@@ -27,8 +27,19 @@ impl Both {
         let client = Client::new(town.registry());
         let ours = client.channel("greeter").unwrap();
         ours.ready(std::time::Duration::from_secs(5)).await.unwrap();
-        let tonics = tonic::transport::Endpoint::new(format!("http://{}", running.address())).unwrap().connect().await.unwrap();
-        Self { _town: town, _running: running, service, _client: client, ours, tonics }
+        let tonics = tonic::transport::Endpoint::new(format!("http://{}", running.address()))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        Self {
+            _town: town,
+            _running: running,
+            service,
+            _client: client,
+            ours,
+            tonics,
+        }
     }
 
     /// Asserts that no failure was counted for the node, and that `received` calls reached it since
@@ -41,12 +52,17 @@ impl Both {
 }
 
 fn word(text: impl Into<String>) -> Word {
-    Word { text: text.into(), number: 0 }
+    Word {
+        text: text.into(),
+        number: 0,
+    }
 }
 
 fn request(name: &'static str, value: &str) -> tonic::Request<Word> {
     let mut request = tonic::Request::new(word("hi"));
-    request.metadata_mut().insert(name, MetadataValue::try_from(value).unwrap());
+    request
+        .metadata_mut()
+        .insert(name, MetadataValue::try_from(value).unwrap());
     request
 }
 
@@ -62,8 +78,14 @@ async fn metadata_that_http2_forbids_is_no_obstacle() {
         ("proxy-connection", "keep-alive"),
         ("transfer-encoding", "chunked"),
     ] {
-        ParrotClient::new(both.tonics.clone()).look(request(name, value)).await.unwrap();
-        ParrotClient::new(both.ours.clone()).look(request(name, value)).await.unwrap();
+        ParrotClient::new(both.tonics.clone())
+            .look(request(name, value))
+            .await
+            .unwrap();
+        ParrotClient::new(both.ours.clone())
+            .look(request(name, value))
+            .await
+            .unwrap();
         both.assert_blameless(2, name);
     }
 }
@@ -72,7 +94,11 @@ async fn metadata_that_http2_forbids_is_no_obstacle() {
 async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder() {
     let both = Both::new().await;
     let large = || word("x".repeat(100));
-    let ours = ParrotClient::new(both.ours.clone()).max_encoding_message_size(50).look(large()).await.unwrap_err();
+    let ours = ParrotClient::new(both.ours.clone())
+        .max_encoding_message_size(50)
+        .look(large())
+        .await
+        .unwrap_err();
     // tonic's channel returns INTERNAL, "h2 protocol error", and loses the encoder's text.
     assert_eq!(ours.code(), Code::OutOfRange);
     assert!(ours.message().contains("the limit is: 50 bytes"), "{ours}");
@@ -80,16 +106,26 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
     let words = |n: usize| {
         let (sender, receiver) = tokio::sync::mpsc::channel(n);
         for i in 0..n {
-            sender.try_send(if i + 1 == n { large() } else { word("hi") }).unwrap();
+            sender
+                .try_send(if i + 1 == n { large() } else { word("hi") })
+                .unwrap();
         }
         Received(receiver)
     };
     for n in [1, 3] {
         let mut client = ParrotClient::new(both.ours.clone()).max_encoding_message_size(50);
         let error = client.gather(words(n)).await.unwrap_err();
-        assert_eq!((error.code(), error.message()), (ours.code(), ours.message()), "message {n} of a stream");
+        assert_eq!(
+            (error.code(), error.message()),
+            (ours.code(), ours.message()),
+            "message {n} of a stream"
+        );
         let node = both.ours.snapshot().nodes.remove(0);
-        assert_eq!((node.failed, node.in_flight), (0, 0), "message {n} of a stream");
+        assert_eq!(
+            (node.failed, node.in_flight),
+            (0, 0),
+            "message {n} of a stream"
+        );
     }
     // Once the response has begun, its stream ends with the same status.
     let (sender, receiver) = tokio::sync::mpsc::channel(2);
@@ -99,7 +135,11 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
     assert_eq!(echoed.message().await.unwrap(), Some(word("hi")));
     sender.send(large()).await.unwrap();
     let error = echoed.message().await.unwrap_err();
-    assert_eq!((error.code(), error.message()), (ours.code(), ours.message()), "a conversation");
+    assert_eq!(
+        (error.code(), error.message()),
+        (ours.code(), ours.message()),
+        "a conversation"
+    );
     let node = both.ours.snapshot().nodes.remove(0);
     assert_eq!((node.failed, node.in_flight), (0, 0), "a conversation");
 }
@@ -108,9 +148,18 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
 async fn metadata_above_the_limit_of_the_server_is_named() {
     let both = Both::new().await;
     let large = "x".repeat(70_000);
-    let error = ParrotClient::new(both.ours.clone()).look(request("large", &large)).await.unwrap_err();
+    let error = ParrotClient::new(both.ours.clone())
+        .look(request("large", &large))
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
-    assert!(error.message().contains("SETTINGS_MAX_HEADER_LIST_SIZE"), "{error}");
+    assert!(
+        error.message().contains("SETTINGS_MAX_HEADER_LIST_SIZE"),
+        "{error}"
+    );
     both.assert_blameless(0, "large metadata");
-    ParrotClient::new(both.ours.clone()).look(word("hi")).await.unwrap();
+    ParrotClient::new(both.ours.clone())
+        .look(word("hi"))
+        .await
+        .unwrap();
 }

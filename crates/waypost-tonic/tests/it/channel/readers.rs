@@ -27,14 +27,22 @@ impl Alone {
         let (running, node) = town.server("a").await;
         let client = Client::new(town.registry());
         let parrot = ParrotClient::new(client.channel("greeter").unwrap());
-        let mut alone = Self { parrot, node, said: 0, _town: (town, client, running) };
+        let mut alone = Self {
+            parrot,
+            node,
+            said: 0,
+            _town: (town, client, running),
+        };
         alone.say().await;
         alone
     }
 
     /// Makes a call that may not be sent twice, and expects a response.
     async fn say(&mut self) {
-        let mut request = Request::new(Word { text: "hi".into(), number: 0 });
+        let mut request = Request::new(Word {
+            text: "hi".into(),
+            number: 0,
+        });
         request.set_timeout(Duration::from_secs(5));
         self.parrot.say(request).await.unwrap();
         self.said += 1;
@@ -52,7 +60,9 @@ impl Alone {
                 streamed = now;
             }
         };
-        timeout(LONG, blocked).await.expect("the messages are streamed");
+        timeout(LONG, blocked)
+            .await
+            .expect("the messages are streamed");
     }
 }
 
@@ -60,7 +70,10 @@ impl Alone {
 async fn a_call_beside_thirty_thousand_unread_messages_is_answered() {
     const MESSAGES: u32 = 30_000;
     let mut alone = Alone::new().await;
-    let count = Word { text: "sixteen letters.".into(), number: MESSAGES };
+    let count = Word {
+        text: "sixteen letters.".into(),
+        number: MESSAGES,
+    };
     let mut unread = alone.parrot.count(count).await.unwrap().into_inner();
     alone.say_until_blocked(MESSAGES.into()).await;
     for number in 0..MESSAGES {
@@ -78,7 +91,16 @@ async fn unary_calls_are_answered_beside_streams_of_two_mebibytes_that_nobody_re
     let mut unread = Vec::new();
     for _ in 0..STREAMS {
         let text = "x".repeat(usize::try_from(LENGTH).unwrap());
-        unread.push(alone.parrot.count(Word { text, number: 1_000 }).await.unwrap());
+        unread.push(
+            alone
+                .parrot
+                .count(Word {
+                    text,
+                    number: 1_000,
+                })
+                .await
+                .unwrap(),
+        );
     }
     alone.say_until_blocked(STREAMS * (WINDOW / LENGTH)).await;
     drop(unread);

@@ -15,11 +15,19 @@ use waypost_tonic::{Channel, Client};
 use crate::support::{Received, Town};
 
 fn word(text: &str) -> Word {
-    Word { text: text.to_owned(), number: 0 }
+    Word {
+        text: text.to_owned(),
+        number: 0,
+    }
 }
 
 fn in_flight(channel: &Channel) -> u32 {
-    channel.snapshot().nodes.iter().map(|node| node.in_flight).sum()
+    channel
+        .snapshot()
+        .nodes
+        .iter()
+        .map(|node| node.in_flight)
+        .sum()
 }
 
 async fn until_idle(channel: &Channel) {
@@ -34,14 +42,27 @@ async fn a_server_stream_counts_as_in_flight_until_it_ends() {
     let (_a, _) = town.server("a").await;
     let client = Client::new(town.registry());
     let channel = client.channel("greeter").unwrap();
-    let mut words = ParrotClient::new(channel.clone()).count(Word { text: "hi".into(), number: 3 }).await.unwrap().into_inner();
+    let mut words = ParrotClient::new(channel.clone())
+        .count(Word {
+            text: "hi".into(),
+            number: 3,
+        })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(words.message().await.unwrap().unwrap().number, 0);
     assert_eq!(in_flight(&channel), 1);
     assert_eq!(words.message().await.unwrap().unwrap().number, 1);
     assert_eq!(words.message().await.unwrap().unwrap().number, 2);
     assert_eq!(words.message().await.unwrap(), None);
     assert_eq!(in_flight(&channel), 0);
-    let dropped = ParrotClient::new(channel.clone()).count(Word { text: "hi".into(), number: 1_000_000 }).await.unwrap();
+    let dropped = ParrotClient::new(channel.clone())
+        .count(Word {
+            text: "hi".into(),
+            number: 1_000_000,
+        })
+        .await
+        .unwrap();
     assert_eq!(in_flight(&channel), 1);
     drop(dropped);
     assert_eq!(in_flight(&channel), 0);
@@ -58,13 +79,25 @@ async fn a_client_stream_gathers_and_a_conversation_goes_back_and_forth() {
     let (sender, receiver) = mpsc::channel(1);
     let gathering = tokio::spawn({
         let mut parrot = parrot.clone();
-        async move { parrot.gather(Received(receiver)).await.unwrap().into_inner() }
+        async move {
+            parrot
+                .gather(Received(receiver))
+                .await
+                .unwrap()
+                .into_inner()
+        }
     });
     for text in ["one", "two", "three"] {
         sender.send(word(text)).await.unwrap();
     }
     drop(sender);
-    assert_eq!(gathering.await.unwrap(), Word { text: "onetwothree".into(), number: 3 });
+    assert_eq!(
+        gathering.await.unwrap(),
+        Word {
+            text: "onetwothree".into(),
+            number: 3
+        }
+    );
 
     let (sender, receiver) = mpsc::channel(1);
     // The response's headers arrive before the first message is sent.
@@ -87,9 +120,21 @@ async fn a_large_message_and_a_deadline_in_the_middle_of_a_stream() {
     let channel = client.channel("greeter").unwrap();
     let mut parrot = ParrotClient::new(channel.clone()).max_decoding_message_size(8 << 20);
     let large = "x".repeat(3 << 20);
-    assert_eq!(parrot.say(word(&large)).await.unwrap().into_inner().text.len(), large.len());
+    assert_eq!(
+        parrot
+            .say(word(&large))
+            .await
+            .unwrap()
+            .into_inner()
+            .text
+            .len(),
+        large.len()
+    );
 
-    let mut request = tonic::Request::new(Word { text: "sleep 50".into(), number: 100 });
+    let mut request = tonic::Request::new(Word {
+        text: "sleep 50".into(),
+        number: 100,
+    });
     request.set_timeout(Duration::from_millis(300));
     let mut words = parrot.count(request).await.unwrap().into_inner();
     let mut received = 0;
@@ -113,16 +158,23 @@ impl Stream for Panicking {
     type Item = Word;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Word>> {
-        self.0.poll_recv(cx).map(|word| Some(word.expect("the caller's stream has no more words")))
+        self.0
+            .poll_recv(cx)
+            .map(|word| Some(word.expect("the caller's stream has no more words")))
     }
 }
 
 fn is_own(status: &Status) -> bool {
-    status.code() == Code::Internal && status.message().ends_with("request body panicked: the caller's stream has no more words")
+    status.code() == Code::Internal
+        && status
+            .message()
+            .ends_with("request body panicked: the caller's stream has no more words")
 }
 
 async fn in_time<T>(call: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), call).await.expect("the call hangs")
+    timeout(Duration::from_secs(10), call)
+        .await
+        .expect("the call hangs")
 }
 
 #[tokio::test]
@@ -151,7 +203,10 @@ async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blame
     // The stream panics while the caller waits for a message.
     for words in 0..3 {
         let (sender, receiver) = mpsc::channel(1);
-        let mut answers = in_time(parrot.talk(Panicking(receiver))).await.unwrap().into_inner();
+        let mut answers = in_time(parrot.talk(Panicking(receiver)))
+            .await
+            .unwrap()
+            .into_inner();
         for _ in 0..words {
             sender.send(word("hi")).await.unwrap();
             in_time(answers.message()).await.unwrap().unwrap();
@@ -174,8 +229,18 @@ async fn streams_outlive_the_client_the_channel_and_the_stub_that_began_them() {
     let (mut words, mut answers) = {
         let client = Client::new(town.registry());
         let mut parrot = ParrotClient::new(client.channel("greeter").unwrap());
-        let words = parrot.count(Word { text: "sleep 1".into(), number: 50 }).await.unwrap().into_inner();
-        (words, parrot.talk(Received(receiver)).await.unwrap().into_inner())
+        let words = parrot
+            .count(Word {
+                text: "sleep 1".into(),
+                number: 50,
+            })
+            .await
+            .unwrap()
+            .into_inner();
+        (
+            words,
+            parrot.talk(Received(receiver)).await.unwrap().into_inner(),
+        )
     };
     for number in 0..50 {
         assert_eq!(words.message().await.unwrap().unwrap().number, number);
@@ -183,5 +248,11 @@ async fn streams_outlive_the_client_the_channel_and_the_stub_that_began_them() {
         assert_eq!(answers.message().await.unwrap().unwrap().text, "hi");
     }
     drop(sender);
-    assert_eq!((words.message().await.unwrap(), answers.message().await.unwrap()), (None, None));
+    assert_eq!(
+        (
+            words.message().await.unwrap(),
+            answers.message().await.unwrap()
+        ),
+        (None, None)
+    );
 }

@@ -17,19 +17,33 @@ use crate::support::Service;
 async fn serving() -> (ServerHandle, Service) {
     let service = Service::default();
     let server = Server::builder("parrot", AnyRegistry::new(MemoryRegistry::new()));
-    (server.add_service(ParrotServer::new(service.clone())).start().await.unwrap(), service)
+    (
+        server
+            .add_service(ParrotServer::new(service.clone()))
+            .start()
+            .await
+            .unwrap(),
+        service,
+    )
 }
 
 /// Calls `method` with the given timeout over plain h2, and returns the headers of the response.
 async fn call(address: &str, method: &str, timeout: &str) -> HeaderMap {
-    let (h2, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let (h2, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap())
+        .await
+        .unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
     let request = Request::post(format!("http://{address}/parrot.Parrot/{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("grpc-timeout", timeout);
-    let (response, mut body) = h2.ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
+    let (response, mut body) = h2
+        .ready()
+        .await
+        .unwrap()
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
     body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
     response.await.unwrap().into_parts().0.headers
 }
@@ -49,7 +63,11 @@ async fn a_call_without_time_left_reaches_no_handler() {
     }
     assert_eq!(service.calls.load(SeqCst), 0);
     let headers = call(server.advertised(), "Say", "10S").await;
-    assert_eq!((headers.get("grpc-status"), service.calls.load(SeqCst)), (None, 1), "with time left it is served");
+    assert_eq!(
+        (headers.get("grpc-status"), service.calls.load(SeqCst)),
+        (None, 1),
+        "with time left it is served"
+    );
     call(server.advertised(), "Say", "0x").await;
     assert_eq!(service.calls.load(SeqCst), 2, "a malformed timeout is none");
 }
@@ -64,5 +82,8 @@ async fn a_tonic_client_without_time_left_reaches_no_handler() {
         client.say(request).await.unwrap_err();
     }
     assert_eq!(service.calls.load(SeqCst), 0);
-    assert!(client.say(word("in time")).await.is_ok(), "the connection is as it was");
+    assert!(
+        client.say(word("in time")).await.is_ok(),
+        "the connection is as it was"
+    );
 }

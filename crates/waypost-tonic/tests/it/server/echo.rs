@@ -24,7 +24,10 @@ impl Hanging {
     /// Waits until `count` handlers hang.
     pub(crate) async fn are(&self, count: usize) {
         let mut now = self.0.subscribe();
-        timeout(Duration::from_secs(10), now.wait_for(|now| *now == count)).await.expect("in time").unwrap();
+        timeout(Duration::from_secs(10), now.wait_for(|now| *now == count))
+            .await
+            .expect("in time")
+            .unwrap();
     }
 }
 
@@ -66,7 +69,10 @@ impl Parrot for Echo {
 
     type TalkStream = Streaming<Word>;
 
-    async fn talk(&self, words: Request<Streaming<Word>>) -> Result<Response<Self::TalkStream>, Status> {
+    async fn talk(
+        &self,
+        words: Request<Streaming<Word>>,
+    ) -> Result<Response<Self::TalkStream>, Status> {
         Ok(Response::new(words.into_inner()))
     }
 
@@ -76,11 +82,17 @@ impl Parrot for Echo {
 }
 
 pub(crate) fn word(text: &str) -> Word {
-    Word { text: text.to_owned(), number: 0 }
+    Word {
+        text: text.to_owned(),
+        number: 0,
+    }
 }
 
 pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await
 }
 
 pub(crate) async fn client(address: &str) -> ParrotClient<Channel> {
@@ -94,7 +106,9 @@ pub(crate) async fn refuses(address: &str) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(10), refused).await.expect("it stops to accept");
+    timeout(Duration::from_secs(10), refused)
+        .await
+        .expect("it stops to accept");
 }
 
 /// Bidirectional stream that stays in flight until it is ended.
@@ -106,14 +120,21 @@ pub(crate) struct Talk {
 impl Talk {
     pub(crate) async fn begin(client: &mut ParrotClient<Channel>) -> Self {
         let (say, words) = mpsc::channel(1);
-        let hear = client.talk(ReceiverStream::new(words)).await.unwrap().into_inner();
+        let hear = client
+            .talk(ReceiverStream::new(words))
+            .await
+            .unwrap()
+            .into_inner();
         let mut talk = Self { say, hear };
         talk.exchange("first").await.unwrap();
         talk
     }
 
     pub(crate) async fn exchange(&mut self, text: &str) -> Result<String, Status> {
-        self.say.send(word(text)).await.map_err(|_| Status::cancelled("the call ended"))?;
+        self.say
+            .send(word(text))
+            .await
+            .map_err(|_| Status::cancelled("the call ended"))?;
         Ok(self.hear.message().await?.expect("an answer").text)
     }
 

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
-    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
+    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    MethodDescriptorProto, ServiceDescriptorProto,
 };
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -61,8 +62,11 @@ fn descriptor() -> Vec<u8> {
         r#type: Some(Type::String.into()),
         ..FieldDescriptorProto::default()
     };
-    let message =
-        DescriptorProto { name: Some("Message".into()), field: (0..20).map(field).collect(), ..DescriptorProto::default() };
+    let message = DescriptorProto {
+        name: Some("Message".into()),
+        field: (0..20).map(field).collect(),
+        ..DescriptorProto::default()
+    };
     let method = |i: usize| MethodDescriptorProto {
         name: Some(format!("Method{i}")),
         input_type: Some(".company.Message".into()),
@@ -86,7 +90,11 @@ fn descriptor() -> Vec<u8> {
 }
 
 async fn registered(registry: &MemoryRegistry) -> record::Service {
-    AnyRegistry::new(registry.open()).get_service("company").await.unwrap().remove(0)
+    AnyRegistry::new(registry.open())
+        .get_service("company")
+        .await
+        .unwrap()
+        .remove(0)
 }
 
 #[tokio::test]
@@ -97,7 +105,12 @@ async fn a_server_of_forty_services_starts_and_registers_all_methods_without_the
     handle.registered().await.unwrap();
     let service = registered(&registry).await;
     assert_eq!(service.endpoints.len(), SERVICES * METHODS);
-    assert!(service.endpoints.iter().all(|endpoint| endpoint.request.is_none() && endpoint.response.is_none()));
+    assert!(
+        service
+            .endpoints
+            .iter()
+            .all(|endpoint| endpoint.request.is_none() && endpoint.response.is_none())
+    );
     handle.stop();
     handle.wait().await.unwrap();
 }
@@ -105,12 +118,19 @@ async fn a_server_of_forty_services_starts_and_registers_all_methods_without_the
 #[tokio::test]
 async fn only_services_that_were_added_are_registered_with_their_schemas() {
     let registry = MemoryRegistry::new();
-    let server = Server::builder("company", registry.open()).descriptor(&descriptor()).add_service(Named::<7>);
+    let server = Server::builder("company", registry.open())
+        .descriptor(&descriptor())
+        .add_service(Named::<7>);
     let mut handle = server.start().await.unwrap();
     handle.registered().await.unwrap();
     let service = registered(&registry).await;
     assert_eq!(service.endpoints.len(), METHODS);
-    assert!(service.endpoints.iter().all(|endpoint| endpoint.name.starts_with("Service7.")));
+    assert!(
+        service
+            .endpoints
+            .iter()
+            .all(|endpoint| endpoint.name.starts_with("Service7."))
+    );
     let schema = service.endpoints[0].request.as_ref().unwrap();
     assert_eq!(schema.values.len(), 20);
     handle.stop();

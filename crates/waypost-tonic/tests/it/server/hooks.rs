@@ -36,7 +36,12 @@ async fn a_panic_in_before_stop_leaves_and_drains_all_the_same() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
     let (count, hook) = counter();
-    let running = builder.before_stop(|| async { panic!("a hook of a user") }).before_stop(hook).start().await.unwrap();
+    let running = builder
+        .before_stop(|| async { panic!("a hook of a user") })
+        .before_stop(hook)
+        .start()
+        .await
+        .unwrap();
     running.registered().await.unwrap();
     let mut client = echo::client(running.advertised()).await;
     let mut talk = Talk::begin(&mut client).await;
@@ -54,16 +59,34 @@ async fn a_panic_in_before_stop_leaves_and_drains_all_the_same() {
 async fn a_hanging_before_stop_has_the_drain_limit_and_no_more() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
-    let running = builder.drain_timeout(LIMIT).before_stop(std::future::pending).start().await.unwrap();
+    let running = builder
+        .drain_timeout(LIMIT)
+        .before_stop(std::future::pending)
+        .start()
+        .await
+        .unwrap();
     running.registered().await.unwrap();
     let start = Instant::now();
     running.stop();
     left(&running).await;
     assert!(start.elapsed() >= LIMIT);
     assert_eq!(registered(&registry).await, None);
-    assert_eq!(echo::client(running.advertised()).await.say(word("late")).await.unwrap().into_inner().text, "late");
+    assert_eq!(
+        echo::client(running.advertised())
+            .await
+            .say(word("late"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
+        "late"
+    );
     stopped(running).await;
-    assert!(start.elapsed() < LIMIT + Duration::from_millis(200 + 800), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < LIMIT + Duration::from_millis(200 + 800),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,7 +98,12 @@ async fn a_before_stop_that_blocks_its_thread_does_not_hold_the_stop() {
         let _ = blocked.recv();
         Ok(())
     };
-    let running = builder.drain_timeout(LIMIT).before_stop(block).start().await.unwrap();
+    let running = builder
+        .drain_timeout(LIMIT)
+        .before_stop(block)
+        .start()
+        .await
+        .unwrap();
     running.registered().await.unwrap();
     running.stop();
     stopped(running).await;
@@ -88,13 +116,22 @@ async fn a_second_stop_does_not_wait_for_a_hanging_before_stop_and_leaves() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
     let (count, hook) = counter();
-    let running = builder.before_stop(std::future::pending).after_stop(hook).start().await.unwrap();
+    let running = builder
+        .before_stop(std::future::pending)
+        .after_stop(hook)
+        .start()
+        .await
+        .unwrap();
     running.registered().await.unwrap();
     running.stop();
     running.stop();
     let start = Instant::now();
     stopped(running).await;
-    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(800),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(registered(&registry).await, None, "taken out all the same");
     assert_eq!(count.load(SeqCst), 1);
 }
@@ -104,7 +141,12 @@ async fn after_stop_runs_when_calls_were_aborted() {
     let registry = MemoryRegistry::new();
     let (builder, hanging) = builder(&registry);
     let (count, hook) = counter();
-    let running = builder.drain_timeout(LIMIT).after_stop(hook).start().await.unwrap();
+    let running = builder
+        .drain_timeout(LIMIT)
+        .after_stop(hook)
+        .start()
+        .await
+        .unwrap();
     let mut client = echo::client(running.advertised()).await;
     let call = tokio::task::JoinSet::from_iter([async move { client.say(word(HANG)).await }]);
     hanging.are(1).await;
@@ -118,25 +160,42 @@ async fn after_stop_runs_when_calls_were_aborted() {
 async fn after_stop_that_panics_or_hangs_ends_no_later_than_its_limit() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
-    let builder =
-        builder.drain_timeout(LIMIT).after_stop(|| async { panic!("a hook of a user") }).after_stop(std::future::pending);
+    let builder = builder
+        .drain_timeout(LIMIT)
+        .after_stop(|| async { panic!("a hook of a user") })
+        .after_stop(std::future::pending);
     let running = builder.start().await.unwrap();
     let start = Instant::now();
     running.stop();
     stopped(running).await;
-    assert!(start.elapsed() < LIMIT + Duration::from_millis(200 + 800), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < LIMIT + Duration::from_millis(200 + 800),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_hook_of_the_start_that_panics_is_an_error_and_leaves_nothing() {
     let registry = MemoryRegistry::new();
-    let say = |error: waypost_tonic::server::Error| format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    let say = |error: waypost_tonic::server::Error| {
+        format!("{error}: {}", std::error::Error::source(&error).unwrap())
+    };
     let (before, _) = builder(&registry);
-    let before = before.before_start(|| async { panic!("no database") }).start().await.unwrap_err();
+    let before = before
+        .before_start(|| async { panic!("no database") })
+        .start()
+        .await
+        .unwrap_err();
     insta::assert_snapshot!(say(before), @"the before_start hook failed: panicked: no database");
     let (after, _) = builder(&registry);
     let (count, hook) = counter();
-    let after = after.after_start(|| async { panic!("no cache") }).after_stop(hook).start().await.unwrap_err();
+    let after = after
+        .after_start(|| async { panic!("no cache") })
+        .after_stop(hook)
+        .start()
+        .await
+        .unwrap_err();
     insta::assert_snapshot!(say(after), @"the after_start hook failed: panicked: no cache");
     assert_eq!((registered(&registry).await, count.load(SeqCst)), (None, 1));
 }
@@ -148,7 +207,12 @@ async fn a_registry_that_cannot_be_left_does_not_delay_the_stop() {
     for (registry, close) in [(AnyRegistry::new(closed.open()), true), (fixed, false)] {
         let (service, _) = echo::service();
         let server = Server::builder("parrot", registry.clone()).allow_loopback(true);
-        let running = server.register(config(Duration::from_millis(200))).add_service(service).start().await.unwrap();
+        let running = server
+            .register(config(Duration::from_millis(200)))
+            .add_service(service)
+            .start()
+            .await
+            .unwrap();
         if close {
             running.registered().await.unwrap();
             registry.close().await.unwrap();
@@ -157,8 +221,14 @@ async fn a_registry_that_cannot_be_left_does_not_delay_the_stop() {
         running.stop();
         timeout(SOON, stopped(running)).await.unwrap();
         let took = start.elapsed();
-        assert!(took >= Duration::from_millis(200), "the drain delay: {took:?}");
-        assert!(took < Duration::from_millis(700), "and nothing else: {took:?}");
+        assert!(
+            took >= Duration::from_millis(200),
+            "the drain delay: {took:?}"
+        );
+        assert!(
+            took < Duration::from_millis(700),
+            "and nothing else: {took:?}"
+        );
     }
 }
 
@@ -176,7 +246,10 @@ async fn an_unreachable_registry_delays_the_stop_by_its_timeout_once() {
     stopped(running).await;
     let took = start.elapsed();
     assert!(took >= delay + limit, "{took:?}");
-    assert!(took < delay + limit + Duration::from_millis(400), "{took:?}");
+    assert!(
+        took < delay + limit + Duration::from_millis(400),
+        "{took:?}"
+    );
 }
 
 #[tokio::test]
@@ -184,7 +257,13 @@ async fn the_drain_limit_may_be_without_end() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
     let (count, hook) = counter();
-    let running = builder.drain_timeout(Duration::MAX).before_stop(|| async { Ok(()) }).after_stop(hook).start().await.unwrap();
+    let running = builder
+        .drain_timeout(Duration::MAX)
+        .before_stop(|| async { Ok(()) })
+        .after_stop(hook)
+        .start()
+        .await
+        .unwrap();
     running.registered().await.unwrap();
     running.stop();
     stopped(running).await;

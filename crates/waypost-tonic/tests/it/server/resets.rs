@@ -37,7 +37,10 @@ fn headers(stream: u32) -> Vec<u8> {
         ("te", "trailers"),
     ];
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    let block: Vec<_> = fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect();
+    let block: Vec<_> = fields
+        .iter()
+        .flat_map(|(name, value)| [vec![0], text(name), text(value)].concat())
+        .collect();
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 
@@ -46,7 +49,11 @@ fn call(stream: u32) -> Vec<u8> {
 }
 
 fn cancelled(stream: u32) -> Vec<u8> {
-    [headers(stream), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+    [
+        headers(stream),
+        frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()),
+    ]
+    .concat()
 }
 
 /// Reads frames until each of `streams` has ended; a GOAWAY or the end of the connection is a
@@ -54,12 +61,24 @@ fn cancelled(stream: u32) -> Vec<u8> {
 async fn answered(connection: &mut TcpStream, mut streams: BTreeSet<u32>) -> Result<(), String> {
     while !streams.is_empty() {
         let mut head = [0; 9];
-        connection.read_exact(&mut head).await.map_err(|error| format!("{error} before {streams:?}"))?;
+        connection
+            .read_exact(&mut head)
+            .await
+            .map_err(|error| format!("{error} before {streams:?}"))?;
         let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
-        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, head[0], head[1], head[2]])).unwrap()];
-        connection.read_exact(&mut payload).await.map_err(|error| error.to_string())?;
+        let mut payload =
+            vec![0; usize::try_from(u32::from_be_bytes([0, head[0], head[1], head[2]])).unwrap()];
+        connection
+            .read_exact(&mut payload)
+            .await
+            .map_err(|error| error.to_string())?;
         match (head[3], head[4] & END_STREAM) {
-            (GOAWAY, _) => return Err(format!("GOAWAY: {}", String::from_utf8_lossy(&payload[8..]))),
+            (GOAWAY, _) => {
+                return Err(format!(
+                    "GOAWAY: {}",
+                    String::from_utf8_lossy(&payload[8..])
+                ));
+            }
             (HEADERS, END_STREAM) => drop(streams.remove(&stream)),
             _ => {}
         }
@@ -75,9 +94,20 @@ async fn many_calls_cancelled_at_once_lose_no_other_call() {
         let mut connection = TcpStream::connect(server.address()).await.unwrap();
         let last = 2 * count + 3;
         let cancelled = (1..=count).flat_map(|number| cancelled(2 * number + 1));
-        let bytes = [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[]), call(1), cancelled.collect(), call(last)].concat();
+        let bytes = [
+            PREFACE.to_vec(),
+            frame(SETTINGS, 0, 0, &[]),
+            call(1),
+            cancelled.collect(),
+            call(last),
+        ]
+        .concat();
         connection.write_all(&bytes).await.unwrap();
         let innocent = answered(&mut connection, BTreeSet::from([1, last]));
-        assert_eq!(timeout(Duration::from_secs(10), innocent).await.unwrap(), Ok(()), "{count} cancelled");
+        assert_eq!(
+            timeout(Duration::from_secs(10), innocent).await.unwrap(),
+            Ok(()),
+            "{count} cancelled"
+        );
     }
 }

@@ -23,13 +23,18 @@ pub(super) fn tell(what: &str) {
 }
 
 fn tasks() -> usize {
-    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
 }
 
 /// Returns the number of sockets that the process has open.
 fn sockets() -> usize {
-    let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
-    open.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    let open = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    open.filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
 }
 
 /// Child: an echo server that reports its registration, its deregistration, and the sockets left
@@ -57,10 +62,17 @@ async fn child_that_never_starts() {
 #[ignore = "the child of a test below; alone it ends by itself after 20 s"]
 async fn child_without_descriptors() {
     let _log = tracing::subscriber::set_default(super::log::Told);
-    let mut signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1()).unwrap();
+    let mut signal =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1()).unwrap();
     let hook = || async move {
         signal.recv().await;
-        setrlimit(Resource::Nofile, Rlimit { current: Some(128), ..getrlimit(Resource::Nofile) })?;
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(128),
+                ..getrlimit(Resource::Nofile)
+            },
+        )?;
         let held: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
         tell("full");
         signal.recv().await;
@@ -76,7 +88,9 @@ async fn run_child(change: impl FnOnce(ServerBuilder) -> ServerBuilder) {
     let (service, _) = echo::service();
     let mut config = Config::default();
     config.drain_delay = Duration::from_millis(300);
-    let server = Server::builder("parrot", AnyRegistry::new(registry.open())).register(config).add_service(service);
+    let server = Server::builder("parrot", AnyRegistry::new(registry.open()))
+        .register(config)
+        .add_service(service);
     let server = change(server);
     let _signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
     let before = (tasks(), sockets());
@@ -89,7 +103,12 @@ async fn run_child(change: impl FnOnce(ServerBuilder) -> ServerBuilder) {
             }
         }
     };
-    let serve = async { timeout(SOON, server.serve()).await.expect("told to stop").unwrap() };
+    let serve = async {
+        timeout(SOON, server.serve())
+            .await
+            .expect("told to stop")
+            .unwrap();
+    };
     tokio::select! {
         () = serve => {}
         () = news => unreachable!("the registry stays open"),
@@ -114,8 +133,19 @@ impl Parrot {
     fn start_as(child: &str) -> Self {
         let child = format!("server::signals::{child}");
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", &child, "--ignored", "--nocapture", "--test-threads=1"]);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        command.args([
+            "--exact",
+            &child,
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
@@ -124,7 +154,12 @@ impl Parrot {
     async fn tells(&mut self, what: &str) -> String {
         let told = async {
             loop {
-                let line = self.lines.next_line().await.unwrap().expect("the child lives");
+                let line = self
+                    .lines
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("the child lives");
                 if let Some((_, rest)) = line.split_once(&format!("@{what}")) {
                     return rest.trim().to_owned();
                 }
@@ -134,12 +169,22 @@ impl Parrot {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("it runs");
+        let pid = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .expect("it runs");
         kill_process(pid, signal).unwrap();
     }
 
     async fn ends(mut self) {
-        assert!(timeout(SOON, self.child.wait()).await.expect("in time").unwrap().success());
+        assert!(
+            timeout(SOON, self.child.wait())
+                .await
+                .expect("in time")
+                .unwrap()
+                .success()
+        );
     }
 }
 
@@ -151,7 +196,10 @@ async fn sigterm_leaves_drains_and_leaves_nothing_behind() {
     let mut talk = Talk::begin(&mut client).await;
     server.signal(Signal::TERM);
     server.tells("left").await;
-    assert_eq!(client.say(word("late")).await.unwrap().into_inner().text, "late");
+    assert_eq!(
+        client.say(word("late")).await.unwrap().into_inner().text,
+        "late"
+    );
     echo::refuses(&address).await;
     assert_eq!(talk.exchange("still here").await.unwrap(), "still here");
     assert_eq!(talk.hang_up().await.unwrap(), None);
@@ -170,8 +218,19 @@ async fn a_second_signal_stops_at_once() {
     server.signal(Signal::INT);
     server.tells("left").await;
     server.signal(Signal::TERM);
-    assert!(timeout(Duration::from_secs(5), talk.ends()).await.expect("cut").is_err());
-    assert!(timeout(Duration::from_secs(5), hanging.join_all()).await.expect("cut").remove(0).is_err());
+    assert!(
+        timeout(Duration::from_secs(5), talk.ends())
+            .await
+            .expect("cut")
+            .is_err()
+    );
+    assert!(
+        timeout(Duration::from_secs(5), hanging.join_all())
+            .await
+            .expect("cut")
+            .remove(0)
+            .is_err()
+    );
     assert_eq!(server.tells("done, ").await, "0 sockets left");
     server.ends().await;
 }
@@ -198,13 +257,28 @@ async fn a_server_without_descriptors_says_so_once_and_when_it_accepts_again() {
     server.signal(Signal::USR1);
     server.tells("full").await;
     let waiting = tokio::net::TcpStream::connect(&address).await.unwrap();
-    assert_eq!(server.tells("log ").await, "WARN cannot accept connections; retrying");
+    assert_eq!(
+        server.tells("log ").await,
+        "WARN cannot accept connections; retrying"
+    );
     // Long enough for several more failures, which are not logged.
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.signal(Signal::USR1);
-    assert_eq!(server.tells("log ").await, "INFO accepting connections again");
+    assert_eq!(
+        server.tells("log ").await,
+        "INFO accepting connections again"
+    );
     drop(waiting);
-    assert_eq!(echo::client(&address).await.say(word("hello")).await.unwrap().into_inner().text, "hello");
+    assert_eq!(
+        echo::client(&address)
+            .await
+            .say(word("hello"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
+        "hello"
+    );
     server.signal(Signal::TERM);
     assert_eq!(server.tells("log ").await, "INFO stop signal received");
     assert_eq!(server.tells("done, ").await, "0 sockets left");

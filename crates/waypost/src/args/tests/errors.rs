@@ -11,19 +11,30 @@ use crate::registry::Result;
 use crate::{AnyRegistry, Client, MemoryRegistry, Server};
 
 fn refused_flag(flag: &str, value: &str) -> String {
-    let error = Cli::try_parse_from(["greeterd", flag, value]).map(drop).unwrap_err().to_string();
+    let error = Cli::try_parse_from(["greeterd", flag, value])
+        .map(drop)
+        .unwrap_err()
+        .to_string();
     error.lines().next().unwrap_or_default().to_owned()
 }
 
 fn applied(args: &ServiceArgs, environment: &Environment) -> Result<()> {
     args.registry.given(environment)?;
-    drop(args.server.apply_in(Server::builder("greeter", MemoryRegistry::new()), environment)?);
-    drop(args.client.apply_in(Client::builder(AnyRegistry::new(MemoryRegistry::new())), environment)?);
+    drop(args.server.apply_in(
+        Server::builder("greeter", MemoryRegistry::new()),
+        environment,
+    )?);
+    drop(args.client.apply_in(
+        Client::builder(AnyRegistry::new(MemoryRegistry::new())),
+        environment,
+    )?);
     Ok(())
 }
 
 fn refused(flags: &[&str], variables: &[(&'static str, &str)]) -> String {
-    applied(&parsed(flags), &Environment::of(variables)).unwrap_err().to_string()
+    applied(&parsed(flags), &Environment::of(variables))
+        .unwrap_err()
+        .to_string()
 }
 
 fn refused_variable(name: &'static str, value: &str) -> String {
@@ -68,34 +79,68 @@ fn times_that_do_not_fit_are_told_with_who_gave_them() {
     assert_snapshot!(refused(&["--register-ttl", "4s"], &[]), @"--register-ttl: registration ttl: 4s must be more than the interval, 5s, or the record comes and goes");
     assert_snapshot!(refused(&["--register-ttl", "10s"], &[("MICRO_REGISTER_INTERVAL", "10")]), @"--register-ttl and MICRO_REGISTER_INTERVAL: registration ttl: 10s must be more than the interval, 10s, or the record comes and goes");
     assert_snapshot!(refused_variable("MICRO_REGISTER_INTERVAL", "30"), @"MICRO_REGISTER_INTERVAL: registration ttl: 15s must be more than the interval, 30s, or the record comes and goes");
-    let code = || Server::builder("greeter", MemoryRegistry::new()).ttl(std::time::Duration::from_secs(1));
-    assert!(parsed(&[]).server.apply_in(code(), &Environment::of(&[])).is_ok(), "the code's own is the server's to refuse");
-    assert!(parsed(&["--register-ttl", "6s"]).server.apply_in(code(), &Environment::of(&[])).is_ok());
+    let code =
+        || Server::builder("greeter", MemoryRegistry::new()).ttl(std::time::Duration::from_secs(1));
+    assert!(
+        parsed(&[])
+            .server
+            .apply_in(code(), &Environment::of(&[]))
+            .is_ok(),
+        "the code's own is the server's to refuse"
+    );
+    assert!(
+        parsed(&["--register-ttl", "6s"])
+            .server
+            .apply_in(code(), &Environment::of(&[]))
+            .is_ok()
+    );
 }
 
 #[test]
 fn a_stronger_word_passes_over_a_wrong_one_that_is_weaker() {
-    let wrong = [("WAYPOST_REGISTER_TTL", "wrong"), ("MICRO_REGISTER_TTL", "wrong"), ("MICRO_REGISTRY", "consul")];
-    applied(&parsed(&["--register-ttl", "30s", "--registry", "local://"]), &Environment::of(&wrong)).unwrap();
+    let wrong = [
+        ("WAYPOST_REGISTER_TTL", "wrong"),
+        ("MICRO_REGISTER_TTL", "wrong"),
+        ("MICRO_REGISTRY", "consul"),
+    ];
+    applied(
+        &parsed(&["--register-ttl", "30s", "--registry", "local://"]),
+        &Environment::of(&wrong),
+    )
+    .unwrap();
 }
 
 #[test]
 fn an_empty_variable_is_none_and_one_that_is_no_text_is_told() {
     let all = variables();
-    applied(&parsed(&[]), &Environment::of(&all.iter().map(|name| (*name, "")).collect::<Vec<_>>())).unwrap();
+    applied(
+        &parsed(&[]),
+        &Environment::of(&all.iter().map(|name| (*name, "")).collect::<Vec<_>>()),
+    )
+    .unwrap();
     #[cfg(unix)]
     for name in all {
         use std::os::unix::ffi::OsStringExt;
         let raw = std::ffi::OsString::from_vec(vec![0xff]);
-        let error = applied(&parsed(&[]), &Environment::raw(vec![(name, raw)])).unwrap_err().to_string();
+        let error = applied(&parsed(&[]), &Environment::raw(vec![(name, raw)]))
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, format!("{name}: is no text: write it in UTF-8"));
     }
 }
 
 async fn unreachable(flags: &[&str], variables: &[(&'static str, &str)]) -> String {
     let args = parsed(flags).registry;
-    let error = args.connect_in("local://", &Environment::of(variables)).await.unwrap_err();
-    error.chain().split("; this build").next().unwrap_or_default().to_owned()
+    let error = args
+        .connect_in("local://", &Environment::of(variables))
+        .await
+        .unwrap_err();
+    error
+        .chain()
+        .split("; this build")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -119,18 +164,35 @@ async fn a_password_is_never_shown() {
     ];
     for url in urls {
         let args = parsed(&["--registry", url]);
-        let mut said = vec![format!("{args:?} {:#?}", args.registry), format!("{}", args.registry.flag().unwrap())];
+        let mut said = vec![
+            format!("{args:?} {:#?}", args.registry),
+            format!("{}", args.registry.flag().unwrap()),
+        ];
         said.push(unreachable(&["--registry", url], &[]).await);
         said.push(unreachable(&[], &[("WAYPOST_REGISTRY", url)]).await);
         said.push(unreachable(&[], &[("MICRO_REGISTRY", url)]).await);
-        said.push(unreachable(&[], &[("MICRO_REGISTRY", "etcd"), ("MICRO_REGISTRY_ADDRESS", url)]).await);
+        said.push(
+            unreachable(
+                &[],
+                &[("MICRO_REGISTRY", "etcd"), ("MICRO_REGISTRY_ADDRESS", url)],
+            )
+            .await,
+        );
         for wrong in [
             &["--registry", url, "--register-ttl", "x"][..],
             &["--registry", url, "more"],
             &["--registry", url, "--registry", url],
         ] {
-            said.push(Cli::try_parse_from([&["greeterd"], wrong].concat()).unwrap_err().to_string());
+            said.push(
+                Cli::try_parse_from([&["greeterd"], wrong].concat())
+                    .unwrap_err()
+                    .to_string(),
+            );
         }
-        assert!(said.iter().all(|text| !text.is_empty() && !text.contains(PASSWORD)), "{url}: {said:#?}");
+        assert!(
+            said.iter()
+                .all(|text| !text.is_empty() && !text.contains(PASSWORD)),
+            "{url}: {said:#?}"
+        );
     }
 }

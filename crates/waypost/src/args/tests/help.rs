@@ -59,10 +59,27 @@ fn every_flag_has_a_variable_of_its_name_and_the_help_shows_all_that_are_read() 
     let mut shown = Vec::new();
     for arg in command.get_arguments() {
         let help = arg.get_help().unwrap().to_string();
-        let names = help.split("[env: ").nth(1).unwrap().trim_end_matches(']').split([',', ' ']);
-        let names: Vec<_> = names.filter(|word| word.contains('_')).map(ToOwned::to_owned).collect();
-        assert_eq!(names[0], format!("WAYPOST_{}", arg.get_long().unwrap().to_uppercase().replace('-', "_")));
-        assert!(arg.get_default_values().is_empty(), "a default would overrule the code");
+        let names = help
+            .split("[env: ")
+            .nth(1)
+            .unwrap()
+            .trim_end_matches(']')
+            .split([',', ' ']);
+        let names: Vec<_> = names
+            .filter(|word| word.contains('_'))
+            .map(ToOwned::to_owned)
+            .collect();
+        assert_eq!(
+            names[0],
+            format!(
+                "WAYPOST_{}",
+                arg.get_long().unwrap().to_uppercase().replace('-', "_")
+            )
+        );
+        assert!(
+            arg.get_default_values().is_empty(),
+            "a default would overrule the code"
+        );
         shown.extend(names);
     }
     assert_eq!(shown, variables());
@@ -90,11 +107,28 @@ struct Silent {
 #[test]
 fn flattened_they_leave_the_parsers_own_words_and_flags_alone() {
     Own::command().debug_assert();
-    assert_eq!(Own::command().get_about().map(ToString::to_string).as_deref(), Some("Words of the program"));
+    assert_eq!(
+        Own::command()
+            .get_about()
+            .map(ToString::to_string)
+            .as_deref(),
+        Some("Words of the program")
+    );
     assert!(Silent::command().get_about().is_none());
-    let own = Own::parse_from(["own", "--name", "a", "--server-name", "b", "--registry", "local://"]);
+    let own = Own::parse_from([
+        "own",
+        "--name",
+        "a",
+        "--server-name",
+        "b",
+        "--registry",
+        "local://",
+    ]);
     assert_eq!((own.name.as_deref(), own.id), (Some("a"), None));
-    assert_eq!(format!("{:?}", own.registry), r#"RegistryArgs { registry: Some("local://") }"#);
+    assert_eq!(
+        format!("{:?}", own.registry),
+        r#"RegistryArgs { registry: Some("local://") }"#
+    );
     assert!(format!("{:?}", own.server).contains(r#"name: Some("b")"#));
     assert!(format!("{:?}", Silent::parse_from(["silent"]).server).contains("name: None"));
 }

@@ -21,5 +21,7 @@ struct Cli {
 
 /// Returns the arguments parsed from these flags.
 fn parsed(flags: &[&str]) -> ServiceArgs {
-    Cli::try_parse_from([&["greeterd"], flags].concat()).unwrap_or_else(|error| panic!("{flags:?}: {error}")).waypost
+    Cli::try_parse_from([&["greeterd"], flags].concat())
+        .unwrap_or_else(|error| panic!("{flags:?}: {error}"))
+        .waypost
 }

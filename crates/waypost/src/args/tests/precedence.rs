@@ -8,7 +8,9 @@ use super::parsed;
 use crate::balance::{BuildContext, Picker, ReadySet, Strategy};
 use crate::record::Address;
 use crate::server::ServerBuilder;
-use crate::{AnyRegistry, ChannelBuilder, Client, ClientBuilder, MemoryRegistry, Server, StaticRegistry};
+use crate::{
+    AnyRegistry, ChannelBuilder, Client, ClientBuilder, MemoryRegistry, Server, StaticRegistry,
+};
 
 /// Variable or flag, and its value. A row has none where go-micro has no such setting.
 type Words = (&'static str, &'static str);
@@ -38,9 +40,21 @@ impl<C> Row<C> {
                 .filter_map(|(level, words)| words.filter(|_| there(level)))
                 .collect();
             let flags = if there(3) { flags.as_slice() } else { &[] };
-            let text = show(there(0).then_some(&self.code), flags, &Environment::of(&variables));
-            let strongest = (0..4).rev().find(|level| there(*level)).map_or(0, |level| usize::from(level) + 1);
-            for (level, shown) in self.shown.iter().enumerate().filter(|(level, _)| *level != 2 || self.micro.is_some()) {
+            let text = show(
+                there(0).then_some(&self.code),
+                flags,
+                &Environment::of(&variables),
+            );
+            let strongest = (0..4)
+                .rev()
+                .find(|level| there(*level))
+                .map_or(0, |level| usize::from(level) + 1);
+            for (level, shown) in self
+                .shown
+                .iter()
+                .enumerate()
+                .filter(|(level, _)| *level != 2 || self.micro.is_some())
+            {
                 let what = format!("{}: {mixture:04b}: {shown} in {text}", self.flag.0);
                 assert_eq!(text.contains(shown), level == strongest, "{what}");
             }
@@ -71,14 +85,26 @@ fn of_a_server() {
             micro: Some(("MICRO_SERVER_VERSION", "2")),
             waypost: ("WAYPOST_SERVER_VERSION", "3"),
             flag: ("--server-version", "4"),
-            shown: [r#"version: "latest""#, r#"version: "1""#, r#"version: "2""#, r#"version: "3""#, r#"version: "4""#],
+            shown: [
+                r#"version: "latest""#,
+                r#"version: "1""#,
+                r#"version: "2""#,
+                r#"version: "3""#,
+                r#"version: "4""#,
+            ],
         },
         Row {
             code: |server| server.id("one"),
             micro: Some(("MICRO_SERVER_ID", "two")),
             waypost: ("WAYPOST_SERVER_ID", "three"),
             flag: ("--server-id", "four"),
-            shown: ["id: None", r#"id: Some("one")"#, r#"id: Some("two")"#, r#"id: Some("three")"#, r#"id: Some("four")"#],
+            shown: [
+                "id: None",
+                r#"id: Some("one")"#,
+                r#"id: Some("two")"#,
+                r#"id: Some("three")"#,
+                r#"id: Some("four")"#,
+            ],
         },
         Row {
             code: |server| server.bind("127.0.0.1:1"),
@@ -98,7 +124,13 @@ fn of_a_server() {
             micro: Some(("MICRO_SERVER_ADVERTISE", "b:2")),
             waypost: ("WAYPOST_SERVER_ADVERTISE", "c"),
             flag: ("--server-advertise", "d:4"),
-            shown: ["advertise: None", r#"Some("a:1")"#, r#"Some("b:2")"#, r#"Some("c")"#, r#"Some("d:4")"#],
+            shown: [
+                "advertise: None",
+                r#"Some("a:1")"#,
+                r#"Some("b:2")"#,
+                r#"Some("c")"#,
+                r#"Some("d:4")"#,
+            ],
         },
         Row {
             code: |server| server.ttl(Duration::from_secs(21)),
@@ -112,7 +144,13 @@ fn of_a_server() {
             micro: Some(("MICRO_REGISTER_INTERVAL", "2")),
             waypost: ("WAYPOST_REGISTER_INTERVAL", "3s"),
             flag: ("--register-interval", "4s"),
-            shown: ["interval: 5s", "interval: 1s", "interval: 2s", "interval: 3s", "interval: 4s"],
+            shown: [
+                "interval: 5s",
+                "interval: 1s",
+                "interval: 2s",
+                "interval: 3s",
+                "interval: 4s",
+            ],
         },
         Row {
             // Of several entries with one key, the last is registered.
@@ -132,21 +170,51 @@ fn of_a_server() {
     for row in rows {
         row.check(|code, flags, environment| {
             let server = Server::builder("greeter", MemoryRegistry::new());
-            let server = if let Some(code) = code { code(server) } else { server };
-            format!("{:?}", parsed(flags).server.apply_in(server, environment).unwrap())
+            let server = if let Some(code) = code {
+                code(server)
+            } else {
+                server
+            };
+            format!(
+                "{:?}",
+                parsed(flags).server.apply_in(server, environment).unwrap()
+            )
         });
     }
 }
 
 #[test]
 fn metadata_is_given_key_by_key() {
-    let args = parsed(&["--server-metadata", "a=flag,b=flag", "--server-metadata", "c=flag"]).server;
-    let environment =
-        Environment::of(&[("WAYPOST_SERVER_METADATA", "b=waypost, d=waypost"), ("MICRO_SERVER_METADATA", "d=micro,e")]);
-    let code = Server::builder("greeter", MemoryRegistry::new()).metadata("e", "code").metadata("f", "code");
+    let args = parsed(&[
+        "--server-metadata",
+        "a=flag,b=flag",
+        "--server-metadata",
+        "c=flag",
+    ])
+    .server;
+    let environment = Environment::of(&[
+        ("WAYPOST_SERVER_METADATA", "b=waypost, d=waypost"),
+        ("MICRO_SERVER_METADATA", "d=micro,e"),
+    ]);
+    let code = Server::builder("greeter", MemoryRegistry::new())
+        .metadata("e", "code")
+        .metadata("f", "code");
     let text = format!("{:?}", args.apply_in(code, &environment).unwrap());
-    let order = ["e code", "f code", "d micro", "e ", "b waypost", "d waypost", "a flag", "b flag", "c flag"];
-    let order: Vec<_> = order.iter().filter_map(|pair| pair.split_once(' ')).collect();
+    let order = [
+        "e code",
+        "f code",
+        "d micro",
+        "e ",
+        "b waypost",
+        "d waypost",
+        "a flag",
+        "b flag",
+        "c flag",
+    ];
+    let order: Vec<_> = order
+        .iter()
+        .filter_map(|pair| pair.split_once(' '))
+        .collect();
     assert!(text.contains(&format!("metadata: {order:?}")), "{text}");
 }
 
@@ -164,7 +232,10 @@ impl Strategy for Mine {
 }
 
 /// Setting of the code, on the client or on the channel.
-type ClientRow = Row<(fn(ClientBuilder) -> ClientBuilder, fn(ChannelBuilder) -> ChannelBuilder)>;
+type ClientRow = Row<(
+    fn(ClientBuilder) -> ClientBuilder,
+    fn(ChannelBuilder) -> ChannelBuilder,
+)>;
 
 #[test]
 fn of_a_client_and_its_channels() {
@@ -174,17 +245,32 @@ fn of_a_client_and_its_channels() {
             micro: None,
             waypost: ("WAYPOST_CLIENT_STRATEGY", "roundrobin"),
             flag: ("--client-strategy", "random"),
-            shown: ["strategy: LeastRequest", "strategy: Mine", "", "strategy: RoundRobin", "strategy: Random"],
+            shown: [
+                "strategy: LeastRequest",
+                "strategy: Mine",
+                "",
+                "strategy: RoundRobin",
+                "strategy: Random",
+            ],
         },
         Row {
             code: (|client| client, |channel| channel.max_attempts(1)),
             micro: Some(("MICRO_CLIENT_RETRIES", "1")),
             waypost: ("WAYPOST_CLIENT_RETRIES", "4"),
             flag: ("--client-retries", "5"),
-            shown: ["max_attempts: 3", "max_attempts: 1", "max_attempts: 2", "max_attempts: 5", "max_attempts: 6"],
+            shown: [
+                "max_attempts: 3",
+                "max_attempts: 1",
+                "max_attempts: 2",
+                "max_attempts: 5",
+                "max_attempts: 6",
+            ],
         },
         Row {
-            code: (|client| client, |channel| channel.default_timeout(Duration::from_secs(1))),
+            code: (
+                |client| client,
+                |channel| channel.default_timeout(Duration::from_secs(1)),
+            ),
             micro: Some(("MICRO_CLIENT_REQUEST_TIMEOUT", "1.5s")),
             waypost: ("WAYPOST_CLIENT_REQUEST_TIMEOUT", "3s"),
             flag: ("--client-request-timeout", "1m"),
@@ -197,14 +283,26 @@ fn of_a_client_and_its_channels() {
             ],
         },
         Row {
-            code: (|client| client.connect_timeout(Duration::from_secs(1)), |channel| channel),
+            code: (
+                |client| client.connect_timeout(Duration::from_secs(1)),
+                |channel| channel,
+            ),
             micro: None,
             waypost: ("WAYPOST_CLIENT_CONNECT_TIMEOUT", "3s"),
             flag: ("--client-connect-timeout", "500ms"),
-            shown: ["connect_timeout: 2s", "connect_timeout: 1s", "", "connect_timeout: 3s", "connect_timeout: 500ms"],
+            shown: [
+                "connect_timeout: 2s",
+                "connect_timeout: 1s",
+                "",
+                "connect_timeout: 3s",
+                "connect_timeout: 500ms",
+            ],
         },
         Row {
-            code: (|client| client, |channel| channel.wait_for_ready(Duration::from_secs(1))),
+            code: (
+                |client| client,
+                |channel| channel.wait_for_ready(Duration::from_secs(1)),
+            ),
             micro: None,
             waypost: ("WAYPOST_CLIENT_READY_WAIT", "4s"),
             flag: ("--client-ready-wait", "5s"),
@@ -221,10 +319,22 @@ fn of_a_client_and_its_channels() {
         row.check(|code, flags, environment| {
             let registry = StaticRegistry::new(Vec::<Address>::new(), "grpc");
             let client = Client::builder(AnyRegistry::new(registry));
-            let client = if let Some((code, _)) = code { code(client) } else { client };
-            let client = parsed(flags).client.apply_in(client, environment).unwrap().build();
+            let client = if let Some((code, _)) = code {
+                code(client)
+            } else {
+                client
+            };
+            let client = parsed(flags)
+                .client
+                .apply_in(client, environment)
+                .unwrap()
+                .build();
             let channel = client.channel_builder("greeter");
-            let channel = if let Some((_, code)) = code { code(channel) } else { channel };
+            let channel = if let Some((_, code)) = code {
+                code(channel)
+            } else {
+                channel
+            };
             format!("{:?}", channel.build().unwrap())
         });
     }
@@ -237,11 +347,21 @@ fn of_the_registry() {
         micro: Some(("MICRO_REGISTRY", "etcd")),
         waypost: ("WAYPOST_REGISTRY", "static://b:2"),
         flag: ("--registry", "local:///flag"),
-        shown: ["local:// ", "local:///code ", "etcd://127.0.0.1:2379 ", "static://b:2 ", "local:///flag "],
+        shown: [
+            "local:// ",
+            "local:///code ",
+            "etcd://127.0.0.1:2379 ",
+            "static://b:2 ",
+            "local:///flag ",
+        ],
     };
     row.check(|code, flags, environment| {
         let given = parsed(flags).registry.given(environment).unwrap();
-        let url = given.as_ref().map_or(code.copied().unwrap_or("local://"), |given| given.value.expose());
+        let url = given
+            .as_ref()
+            .map_or(code.copied().unwrap_or("local://"), |given| {
+                given.value.expose()
+            });
         format!("{url} ")
     });
 }
@@ -249,8 +369,15 @@ fn of_the_registry() {
 #[test]
 fn go_micros_words_for_a_registry_make_a_url() {
     let url = |name, addresses| {
-        let environment = Environment::of(&[("MICRO_REGISTRY", name), ("MICRO_REGISTRY_ADDRESS", addresses)]);
-        parsed(&[]).registry.given(&environment).unwrap().map(|given| given.value.expose().to_owned())
+        let environment = Environment::of(&[
+            ("MICRO_REGISTRY", name),
+            ("MICRO_REGISTRY_ADDRESS", addresses),
+        ]);
+        parsed(&[])
+            .registry
+            .given(&environment)
+            .unwrap()
+            .map(|given| given.value.expose().to_owned())
     };
     for (name, addresses, expected) in [
         ("etcd", "a:1, b,,[::1]:3", "etcd://a:1,b,[::1]:3"),
