@@ -133,25 +133,8 @@ impl Crates {
 
     /// Returns the item with this id, wherever it is defined.
     fn resolve<'a>(&'a self, of: &'a str, id: &Value) -> Option<Item<'a>> {
-        if let Some(item) = self.item(of, id) {
-            return Some(item);
-        }
-        let path = self.path(of, id)?;
-        let (owner, json) = self.0.get_key_value(path.first()?)?;
-        let is_it = |entry: &Value| {
-            entry["crate_id"] == 0
-                && entry["path"]
-                    .as_array()
-                    .is_some_and(|found| found.iter().eq(path.iter()))
-        };
-        let (id, _) = json["paths"]
-            .as_object()?
-            .iter()
-            .find(|(_, entry)| is_it(entry))?;
-        Some(Item {
-            of: owner,
-            json: json["index"].get(id)?,
-        })
+        self.item(of, id)
+            .or_else(|| self.defined_at(&self.path(of, id)?.join("::")))
     }
 
     fn walk<'a>(&'a self, module: Item<'a>, name: &str, names: &mut BTreeMap<String, String>) {

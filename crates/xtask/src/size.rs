@@ -140,14 +140,11 @@ impl TreeCounts {
     fn sum(&self, wanted: impl Fn(&str, usize) -> bool) -> Lines {
         let mut sum = Lines::default();
         for (name, kinds) in &self.lines {
-            for (kind, lines) in kinds
-                .iter()
-                .enumerate()
-                .filter(|(kind, _)| wanted(name, *kind))
-            {
-                let _ = kind;
-                sum.all += lines.all;
-                sum.code += lines.code;
+            for (kind, lines) in kinds.iter().enumerate() {
+                if wanted(name, kind) {
+                    sum.all += lines.all;
+                    sum.code += lines.code;
+                }
             }
         }
         sum

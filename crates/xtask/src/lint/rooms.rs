@@ -17,12 +17,14 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
             architecture::rooms(&document, name),
             architecture::sources(name),
         );
-        let mut files = files(&workspace.root().join(&sources), "")?.into_iter();
-        let files: Vec<(String, String)> = files.try_fold(Vec::new(), |mut read, file| {
+        let read = |file: String| {
             let source = workspace.read(&format!("{sources}/{file}"))?;
-            read.push((file, source));
-            Result::Ok(read)
-        })?;
+            Ok((file, source))
+        };
+        let files = files(&workspace.root().join(&sources), "")?
+            .into_iter()
+            .map(read)
+            .collect::<Result<Vec<_>>>()?;
         let tests = TestFiles::of(&files);
         for (file, source) in files.iter().filter(|(file, _)| !tests.contains(file)) {
             findings.extend(check(&rooms, &sources, file, source));
