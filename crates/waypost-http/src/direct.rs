@@ -20,6 +20,7 @@ use http_body::{Body, Frame};
 use tokio::time::Instant;
 use waypost_core::record::Address;
 
+use crate::call::response::poll_received;
 use crate::call::{BodyGuard, BodyTask, ReplayBody};
 use crate::conn::connect::{AddressPolicy, Connect};
 use crate::conn::{
@@ -193,23 +194,6 @@ impl fmt::Debug for DirectBody {
     }
 }
 
-impl DirectBody {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if let Some(data) = ready!(self.recv.poll_data(cx)) {
-            return Poll::Ready(Some(data.map(|data| {
-                // Refused only if more is released than was received.
-                let _ = self.recv.flow_control().release_capacity(data.len());
-                Frame::data(data)
-            })));
-        }
-        Poll::Ready(
-            ready!(self.recv.poll_trailers(cx))
-                .transpose()
-                .map(|trailers| trailers.map(Frame::trailers)),
-        )
-    }
-}
-
 impl Body for DirectBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -221,7 +205,7 @@ impl Body for DirectBody {
         if self.done {
             return Poll::Ready(None);
         }
-        let next = ready!(self.poll_next(cx));
+        let next = ready!(poll_received(&mut self.recv, cx));
         let is_data = matches!(&next, Some(Ok(frame)) if frame.is_data());
         self.done = !is_data;
         Poll::Ready(next.map(|frame| frame.map_err(Into::into)))

@@ -164,21 +164,10 @@ impl ResponseBody {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let Some(recv) = &mut self.recv else {
-            return Poll::Ready(None);
-        };
-        if let Some(data) = ready!(recv.poll_data(cx)) {
-            return Poll::Ready(Some(data.map(|data| {
-                // Refused only if more is released than was received.
-                let _ = recv.flow_control().release_capacity(data.len());
-                Frame::data(data)
-            })));
+        match &mut self.recv {
+            Some(recv) => poll_received(recv, cx),
+            None => Poll::Ready(None),
         }
-        Poll::Ready(
-            ready!(recv.poll_trailers(cx))
-                .transpose()
-                .map(|trailers| trailers.map(Frame::trailers)),
-        )
     }
 
     fn poll_next_frame(
@@ -274,6 +263,26 @@ impl ResponseBody {
             ));
         }
     }
+}
+
+/// Polls for the next frame of a stream, and releases its capacity to the server.
+#[inline]
+pub(crate) fn poll_received(
+    recv: &mut RecvStream,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    if let Some(data) = ready!(recv.poll_data(cx)) {
+        return Poll::Ready(Some(data.map(|data| {
+            // Refused only if more is released than was received.
+            let _ = recv.flow_control().release_capacity(data.len());
+            Frame::data(data)
+        })));
+    }
+    Poll::Ready(
+        ready!(recv.poll_trailers(cx))
+            .transpose()
+            .map(|trailers| trailers.map(Frame::trailers)),
+    )
 }
 
 fn end_of(class: ResponseClass) -> AttemptEnd {

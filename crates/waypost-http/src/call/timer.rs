@@ -88,13 +88,9 @@ fn take_idle(runtime: Id) -> Option<Pin<Box<Sleep>>> {
     let (timer, stale) = IDLE
         .try_with(|idle| {
             let mut idle = idle.borrow_mut();
-            match idle.pop() {
-                Some((of, timer)) if of == runtime => (Some(timer), Vec::new()),
-                Some(other) => {
-                    idle.push(other);
-                    (None, std::mem::take(&mut *idle))
-                }
-                None => (None, Vec::new()),
+            match idle.pop_if(|(of, _)| *of == runtime) {
+                Some((_, timer)) => (Some(timer), Vec::new()),
+                None => (None, std::mem::take(&mut *idle)),
             }
         })
         .ok()?;
