@@ -92,7 +92,7 @@ impl Service {
     }
 
     /// Returns the length in bytes of the JSON of the longest record: the service with one node.
-    pub fn record_len(&self) -> usize {
+    fn record_len(&self) -> usize {
         let longest_node = self
             .nodes
             .iter()
@@ -103,10 +103,11 @@ impl Service {
     }
 
     /// Removes the schemas (request and response) of all endpoints if a record would exceed 64 KiB.
-    /// Names, paths and idempotency remain, which is all that callers need. Returns true if it did.
-    pub fn trim(&mut self) -> bool {
-        let is_too_long = self.record_len() > LONGEST;
-        if is_too_long {
+    /// Names, paths and idempotency remain, which is all that callers need. Returns the
+    /// length before, in bytes, if it did.
+    pub fn trim(&mut self) -> Option<usize> {
+        let length = self.record_len();
+        (length > LONGEST).then(|| {
             let endpoints = self.endpoints.iter().cloned();
             let trimmed = endpoints.map(|endpoint| Endpoint {
                 request: None,
@@ -114,8 +115,8 @@ impl Service {
                 ..endpoint
             });
             self.endpoints = trimmed.collect::<Vec<_>>().into();
-        }
-        is_too_long
+            length
+        })
     }
 }
 

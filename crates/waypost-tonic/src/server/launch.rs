@@ -82,8 +82,7 @@ impl ServerBuilder {
         let (name, advertised, node_id) =
             (self.name.clone(), node.address.clone(), node.id.clone());
         let mut service = self.service(endpoints, node);
-        let length = service.record_len();
-        if service.trim() {
+        if let Some(length) = service.trim() {
             tracing::warn!(
                 service = name,
                 length,
