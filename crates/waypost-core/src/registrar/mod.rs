@@ -176,9 +176,7 @@ impl RegistrationBuilder {
         keeper.keep_running();
         Ok(Registration { keeper })
     }
-}
 
-impl RegistrationBuilder {
     /// Checks that clients of this registry can dial the node.
     fn check_address(&self) -> Result<()> {
         let Some(address) = self.service.nodes.first().map(|node| &node.address) else {
