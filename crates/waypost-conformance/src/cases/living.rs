@@ -15,6 +15,12 @@ async fn seen(stage: &TestContext) -> (Owner, EventChecker) {
     (owner, follower)
 }
 
+/// Asserts that the registry of `owner` lists no service.
+async fn must_list_nothing(owner: &Owner) {
+    let services = owner.registry.list_services().await.expect("a list");
+    assert!(services.is_empty(), "{services:?}");
+}
+
 pub(crate) async fn expiry_is_a_loss(stage: &TestContext) -> Verdict {
     let (owner, mut follower) = seen(stage).await;
     stage.expire(&owner.key()).await?;
@@ -23,14 +29,7 @@ pub(crate) async fn expiry_is_a_loss(stage: &TestContext) -> Verdict {
         follower.received(&owner.key()),
         [&Event::Deleted(owner.key())]
     );
-    assert!(
-        owner
-            .registry
-            .list_services()
-            .await
-            .expect("a list")
-            .is_empty()
-    );
+    must_list_nothing(&owner).await;
     Ok(())
 }
 
@@ -43,14 +42,7 @@ pub(crate) async fn deregister_is_a_leave(stage: &TestContext) -> Verdict {
         matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()),
         "{heard:?}"
     );
-    assert!(
-        owner
-            .registry
-            .list_services()
-            .await
-            .expect("a list")
-            .is_empty()
-    );
+    must_list_nothing(&owner).await;
     Ok(())
 }
 

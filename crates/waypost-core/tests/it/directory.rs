@@ -31,7 +31,8 @@ fn directory(memory: &MemoryRegistry) -> Directory {
     Directory::new(AnyRegistry::new(memory.open()), Config::default())
 }
 
-fn ids(snapshot: &Snapshot) -> (Vec<&str>, Vec<&str>) {
+/// Returns the IDs of the confirmed nodes, and of the suspects.
+pub(crate) fn ids(snapshot: &Snapshot) -> (Vec<&str>, Vec<&str>) {
     let confirmed = snapshot
         .confirmed()
         .map(|entry| entry.node.id.as_str())

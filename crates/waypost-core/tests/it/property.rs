@@ -16,6 +16,8 @@ use waypost_core::record::{Entry, Key, Node, Service, ServiceName};
 use waypost_core::registrar::Registration;
 use waypost_core::registry::{AnyRegistry, Error, Registry};
 
+use crate::directory::ids;
+
 /// Grace period of a lost node, less the rounding of tokio's clock.
 const GRACE: Duration = Duration::from_millis(15_000 - 5);
 /// Maximum time of the recovery: the TTL of the killed servers, the grace period of their suspects,
@@ -486,18 +488,4 @@ fn records<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<String> {
     let mut records: Vec<_> = entries.map(|entry| entry.to_service().to_json()).collect();
     records.sort();
     records
-}
-
-fn ids(snapshot: &Snapshot) -> (Vec<&str>, Vec<&str>) {
-    let confirmed = snapshot
-        .confirmed()
-        .map(|entry| entry.node.id.as_str())
-        .collect();
-    (
-        confirmed,
-        snapshot
-            .suspects()
-            .map(|suspect| suspect.entry.node.id.as_str())
-            .collect(),
-    )
 }

@@ -6,6 +6,19 @@ use waypost_testkit::etcd::{Etcd, Options};
 
 use crate::support::{Ended, each, end, eventually, run, waypost};
 
+/// A registration that has nothing wrong.
+const REGISTER: &[&str] = &[
+    "register",
+    "--name",
+    "a",
+    "--id",
+    "1",
+    "--address",
+    "b:1",
+    "--metadata",
+    "protocol=grpc",
+];
+
 const PASSWORD: &str = "correct-horse";
 const WRONG: &str = "battery-staple";
 
@@ -64,18 +77,7 @@ async fn nobody_there() {
             gone.said(&["wait", "greeter", "--timeout", "500ms"]).await,
             gone.said(&["deregister", "greeter", "a"]).await,
             gone.said(&["demo"]).await,
-            gone.said_until_stopped(&[
-                "register",
-                "--name",
-                "a",
-                "--id",
-                "1",
-                "--address",
-                "b:1",
-                "--metadata",
-                "protocol=grpc",
-            ])
-            .await,
+            gone.said_until_stopped(REGISTER).await,
         ]
     })
     .await;
@@ -158,19 +160,7 @@ async fn who_may_not() {
                 .await,
             wrong.said_until_stopped(&["watch"]).await,
             wrong.said(&["wait", "greeter", "--timeout", "4s"]).await,
-            wrong
-                .said_until_stopped(&[
-                    "register",
-                    "--name",
-                    "a",
-                    "--id",
-                    "1",
-                    "--address",
-                    "b:1",
-                    "--metadata",
-                    "protocol=grpc",
-                ])
-                .await,
+            wrong.said_until_stopped(REGISTER).await,
             Place::new(&etcd, "etcd", "waypost@", "")
                 .said(&["list"])
                 .await,
