@@ -27,13 +27,13 @@ pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
     trial::run_all(&seeds, panics, usize::try_from(at_once)?, |verdict| {
         sum.add(verdict);
         if verdict.found.is_err() {
-            eprintln!("{}", told(verdict));
+            eprintln!("{}", text(verdict));
         }
     })?;
     Ok(sum.figures())
 }
 
-fn told(verdict: &TrialResult) -> String {
+fn text(verdict: &TrialResult) -> String {
     let mut text = format!("{}\n", verdict.plan);
     for defect in verdict.found.as_ref().err().into_iter().flatten() {
         // Writing to a string does not fail.

@@ -189,7 +189,7 @@ mod tests {
         service.entries().remove(0)
     }
 
-    fn told(story: &mut NodeStates, event: Event) -> Vec<String> {
+    fn lines(story: &mut NodeStates, event: Event) -> Vec<String> {
         let word = |events: &NodeEvent| {
             events.entry.as_ref().map_or("all".to_owned(), |entry| {
                 entry.node.id.replace("greeter-", "")
@@ -207,23 +207,23 @@ mod tests {
         let mut story = NodeStates::default();
         let first = Event::Reset(vec![entry("a", false), entry("b", false)]);
         assert_eq!(
-            told(&mut story, first),
+            lines(&mut story, first),
             ["reset all", "present a", "present b"]
         );
         assert_eq!(
-            told(&mut story, Event::Updated(entry("a", true))),
+            lines(&mut story, Event::Updated(entry("a", true))),
             ["leaving a"]
         );
         assert_eq!(
-            told(&mut story, Event::Deleted(entry("a", true).key())),
+            lines(&mut story, Event::Deleted(entry("a", true).key())),
             ["left a"]
         );
         assert_eq!(
-            told(&mut story, Event::Reset(vec![entry("c", false)])),
+            lines(&mut story, Event::Reset(vec![entry("c", false)])),
             ["lost b", "created c"]
         );
         assert_eq!(
-            told(&mut story, Event::Deleted(entry("z", false).key())),
+            lines(&mut story, Event::Deleted(entry("z", false).key())),
             Vec::<String>::new()
         );
     }
