@@ -141,7 +141,7 @@ impl EtcdOptions {
             ),
             _ if !is_prefix(&self.prefix) => {
                 let why =
-                    "is no path: let it begin with a slash, end without one, and hold none twice";
+                    "must be a path: it begins with a slash, does not end with one, and has no empty part";
                 wrong("prefix", format!("{:?} {why}", self.prefix))
             }
             Some(user) if self.password.is_none() && self.password_file.is_none() => {
@@ -150,7 +150,7 @@ impl EtcdOptions {
             }
             _ if cert != key => wrong(
                 "certificate",
-                "it and its key go together: give cert= and key=".to_owned(),
+                "and its key must be given together: set cert= and key=".to_owned(),
             ),
             _ => Ok(()),
         }
@@ -193,7 +193,7 @@ impl<'a> Parts<'a> {
 
     fn options(self) -> Result<EtcdOptions, String> {
         if self.members.is_empty() {
-            return Err("names no member: give host:port of at least one".to_owned());
+            return Err("has no member: give host:port of at least one".to_owned());
         }
         if self.path.contains('@') {
             return Err("has an @ in its path: write a slash in a password as %2F".to_owned());
@@ -254,8 +254,8 @@ fn set(
         "tls" => match value.as_str() {
             "true" => drop(options.tls.get_or_insert_default()),
             "false" if !encrypted => options.tls = None,
-            "false" => return Err("etcds:// with tls=false says both: drop one".to_owned()),
-            _ => return Err(format!("tls={value:?} is neither true nor false")),
+            "false" => return Err("etcds:// contradicts tls=false: remove one of them".to_owned()),
+            _ => return Err(format!("tls={value:?} must be true or false")),
         },
         "ca" => options.tls.get_or_insert_default().ca = file(),
         "cert" => options.tls.get_or_insert_default().cert = file(),
@@ -263,7 +263,7 @@ fn set(
         "server_name" => options.tls.get_or_insert_default().server_name = Some(value),
         _ => {
             return Err(format!(
-                "{name:?} is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file"
+                "{name:?} is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"
             ));
         }
     }
@@ -283,7 +283,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     millis
         .or_else(seconds)
-        .ok_or_else(|| format!("timeout={text:?} is no time: write 2s or 500ms"))
+        .ok_or_else(|| format!("timeout={text:?} must be a duration with a unit, such as 2s or 500ms"))
 }
 
 /// Reads the password from a file.
@@ -322,10 +322,10 @@ fn decoded(text: &str) -> Result<String, String> {
             }
         };
         bytes.push(byte.ok_or(
-            "has a % that two hexadecimal digits do not follow: write %25 for the sign itself",
+            "has a % without two hexadecimal digits after it: write a literal % as %25",
         )?);
     }
-    String::from_utf8(bytes).map_err(|_| "has %-escapes that are no text".to_owned())
+    String::from_utf8(bytes).map_err(|_| "has percent-encoded bytes that are not UTF-8".to_owned())
 }
 
 #[cfg(test)]
@@ -403,37 +403,37 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_and_the_password_never_shown() {
         insta::assert_snapshot!(refused("etcd://"),
-            @r#"registry URL "etcd://": names no member: give host:port of at least one"#);
+            @r#"registry URL "etcd://": has no member: give host:port of at least one"#);
         insta::assert_snapshot!(refused("http://a"),
             @r#"registry URL "http://a": does not begin with etcd:// or etcds://"#);
         insta::assert_snapshot!(refused("etcd://a:0"),
             @r#"registry URL "etcd://a:0": address "a:0" has port 0: give the port that the server really listens on"#);
         insta::assert_snapshot!(refused("etcd://a?tls=maybe"),
-            @r#"registry URL "etcd://a?tls=maybe": tls="maybe" is neither true nor false"#);
+            @r#"registry URL "etcd://a?tls=maybe": tls="maybe" must be true or false"#);
         insta::assert_snapshot!(refused("etcds://a?tls=false"),
-            @r#"registry URL "etcds://a?tls=false": etcds:// with tls=false says both: drop one"#);
+            @r#"registry URL "etcds://a?tls=false": etcds:// contradicts tls=false: remove one of them"#);
         insta::assert_snapshot!(refused("etcd://a?colour=red"),
-            @r#"registry URL "etcd://a?colour=red": "colour" is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file"#);
+            @r#"registry URL "etcd://a?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"#);
         insta::assert_snapshot!(refused("etcd://a?timeout=2"),
-            @r#"registry URL "etcd://a?timeout=2": timeout="2" is no time: write 2s or 500ms"#);
+            @r#"registry URL "etcd://a?timeout=2": timeout="2" must be a duration with a unit, such as 2s or 500ms"#);
         insta::assert_snapshot!(refused("etcd://a?timeout=1ms"),
             @r#"etcd timeout: 1ms is too short: give at least 100 ms"#);
         insta::assert_snapshot!(refused("etcd://a?cert=/c"),
-            @r#"etcd certificate: it and its key go together: give cert= and key="#);
+            @r#"etcd certificate: and its key must be given together: set cert= and key="#);
         insta::assert_snapshot!(refused("etcd://a//b"),
-            @r#"etcd prefix: "//b" is no path: let it begin with a slash, end without one, and hold none twice"#);
+            @r#"etcd prefix: "//b" must be a path: it begins with a slash, does not end with one, and has no empty part"#);
         insta::assert_snapshot!(refused("etcd://ann@a"),
             @r#"etcd password: is missing for user "ann": give it in the URL, by password_file=, or as ETCD_PASSWORD"#);
         insta::assert_snapshot!(refused("etcd://ann:hunter2%@a"),
-            @r#"registry URL "etcd://…@a": has a % that two hexadecimal digits do not follow: write %25 for the sign itself"#);
+            @r#"registry URL "etcd://…@a": has a % without two hexadecimal digits after it: write a literal % as %25"#);
         insta::assert_snapshot!(refused("etcd://ann:hunter2@a?tls=hm"),
-            @r#"registry URL "etcd://…@a?tls=hm": tls="hm" is neither true nor false"#);
+            @r#"registry URL "etcd://…@a?tls=hm": tls="hm" must be true or false"#);
         insta::assert_snapshot!(refused("etcd://ann:hun/ter2@a:1"),
             @r#"registry URL "etcd://…@a:1": has an @ in its path: write a slash in a password as %2F"#);
         insta::assert_snapshot!(refused("ann:hunter2@a:1"),
             @r#"registry URL "…@a:1": does not begin with etcd:// or etcds://"#);
         insta::assert_snapshot!(refused("etcd://a?password=hunter2"),
-            @r#"registry URL "etcd://a?password=…": "password" is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file"#);
+            @r#"registry URL "etcd://a?password=…": "password" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"#);
         let options = parsed("etcd://ann:hunter2@a");
         assert!(!format!("{options:?}").contains("hunter2"));
     }

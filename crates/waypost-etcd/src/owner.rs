@@ -200,7 +200,7 @@ impl Owner {
                             sleep_until(turn).await;
                             place = self.places.take(claim.until).await?;
                         }
-                        (Verdict::Repair("it was gone"), 0, 0)
+                        (Verdict::Repair("it was deleted"), 0, 0)
                     }
                     Some(kv) => (self.judge(claim, &kv), kv.mod_revision, kv.lease),
                 },
@@ -226,7 +226,7 @@ impl Owner {
                 if let Some(why) = repaired {
                     tracing::warn!(
                         node = claim.key.id,
-                        why,
+                        reason = why,
                         "record changed or deleted by another writer; writing it again"
                     );
                 }
@@ -252,7 +252,7 @@ impl Owner {
     /// Decides on the ownership of the key.
     fn judge(&self, claim: &Claim<'_>, kv: &KeyValue) -> Verdict {
         let Found::Record(found) = self.records.read(kv) else {
-            return Verdict::Repair("what stood there was no record");
+            return Verdict::Repair("its value was not a valid record");
         };
         let ours = found.node.instance() == Some(claim.instance.as_str());
         let first = !self.ledger.has_written(&claim.key, claim.instance);
@@ -260,7 +260,7 @@ impl Owner {
         match () {
             () if ours && kv.value == claim.record.as_bytes() => Verdict::Keep,
             () if ours || predecessor => Verdict::Write,
-            () if kv.lease == 0 => Verdict::Repair("another's stood there, without a lease"),
+            () if kv.lease == 0 => Verdict::Repair("another instance wrote it without a lease"),
             () => Verdict::Taken(taken(&claim.key, &found)),
         }
     }
@@ -273,7 +273,7 @@ impl Owner {
             .lease
             .get(|id| self.leases.grant(id, claim.seconds, claim.until))
             .await;
-        let id = granted.map_err(|trouble| trouble.error("asking for a lease"))?;
+        let id = granted.map_err(|trouble| trouble.error("granting a lease"))?;
         Ok((held, id))
     }
 
@@ -289,7 +289,7 @@ impl Owner {
             return Ok(turn);
         }
         let what = format!(
-            "etcd was away, and it is not yet the turn of {:?} to be written",
+            "writing the record of {:?}: delayed, so that the writes after an etcd outage are spread",
             claim.key.id
         );
         Err(Error::Unavailable {
@@ -469,7 +469,7 @@ impl Owner {
         let Some(lease) = lease else { return };
         match self.leases.revoke(lease, until).await {
             Ok(()) => self.slots.ended(lease),
-            Err(trouble) => tracing::debug!(%trouble, "lease not revoked; it expires by its TTL"),
+            Err(trouble) => tracing::debug!(error = %trouble, "lease not revoked; it expires by its TTL"),
         }
     }
 
@@ -479,7 +479,7 @@ impl Owner {
         for lease in self.slots.drain() {
             let revoked = self.leases.revoke(lease, until).await;
             result = result.and(revoked.map_err(|trouble| {
-                trouble.error("revoking its leases; they run out by themselves")
+                trouble.error("revoking the leases; they expire by their TTL")
             }));
         }
         result
@@ -506,7 +506,7 @@ fn taken(key: &Key, found: &Entry) -> Error {
 
 fn changing(key: &Key) -> Error {
     let what = format!(
-        "the record of {:?} was changed by others {TRIES} times while it was written",
+        "writing the record of {:?}: changed by other writers in each of {TRIES} attempts",
         key.id
     );
     Error::Unavailable {

@@ -60,7 +60,7 @@ impl Records {
             }
             Err(why) => {
                 if state.remember(&key, kv.mod_revision) {
-                    tracing::warn!(service = ?key.service, id = ?key.id, %why, "invalid record skipped");
+                    tracing::warn!(service = ?key.service, node = ?key.id, error = %why, "invalid record skipped");
                 }
                 Found::Garbage(key)
             }

@@ -22,7 +22,7 @@ pub(crate) enum Trouble {
     #[error("{0}")]
     Busy(String),
     /// No response before the timeout.
-    #[error("no answer within {:?}", in_millis(*.0))]
+    #[error("no response within {:?}", in_millis(*.0))]
     Silent(Duration),
     /// The auth token is invalid. Log in again.
     #[error("{0}")]
@@ -101,7 +101,7 @@ impl Trouble {
             Self::Denied(text)
         } else {
             Self::Busy(if text.is_empty() {
-                "the watch was cancelled".to_owned()
+                "etcd canceled the watch without a reason".to_owned()
             } else {
                 text
             })

@@ -39,11 +39,11 @@ async fn wrong_urls_are_wrong_usage() {
     "#);
     insta::assert_snapshot!(failed(&["--registry", "etcd://ann:hunter2@127.0.0.1:1?colour=red", "list"]).await, @r#"
     2
-    error: registry URL "etcd://…@127.0.0.1:1?colour=red": "colour" is no option of etcd://; it knows tls, ca, cert, key, server_name, timeout, password_file
+    error: registry URL "etcd://…@127.0.0.1:1?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file
     "#);
     insta::assert_snapshot!(failed(&["--registry", "etcd://127.0.0.1:1//two", "list"]).await, @r#"
     2
-    error: etcd prefix: "//two" is no path: let it begin with a slash, end without one, and hold none twice
+    error: etcd prefix: "//two" must be a path: it begins with a slash, does not end with one, and has no empty part
     "#);
     insta::assert_snapshot!(failed(&["--registry", "memory://", "list"]).await, @r"
     2

@@ -138,7 +138,7 @@ impl Driver {
     }
 
     fn give_up(&mut self, why: &Trouble) {
-        tracing::debug!(%why, "lease keepalive stream ended");
+        tracing::debug!(error = %why, "lease keepalive stream ended");
         self.note(Some(why.clone()));
         if let Some(stream) = self.stream.take() {
             stream.give_up(why);

@@ -61,14 +61,14 @@ async fn dial(
     let connected = match timeout(DIAL, &mut connecting).await {
         Ok(connected) => connected,
         Err(_) => {
-            let (why, more) = (format!("no hello within {DIAL:?}"), LONGEST_DIAL - DIAL);
+            let (why, more) = (format!("no handshake within {DIAL:?}"), LONGEST_DIAL - DIAL);
             tell(
                 member,
                 member.slot().failed(now() + more, why.clone()),
                 &why,
             );
             let connected = timeout(more, connecting).await;
-            connected.map_err(|_| format!("no hello within {LONGEST_DIAL:?}"))?
+            connected.map_err(|_| format!("no handshake within {LONGEST_DIAL:?}"))?
         }
     };
     connected.map_err(|error| with_hint(error.to_string(), connect.scheme() == Scheme::HTTPS))
@@ -88,13 +88,13 @@ fn connection_config() -> ConnectionConfig {
 
 fn tell(member: &Member, first: bool, why: &str) {
     if first {
-        tracing::info!(member = %member.address, why, "etcd member unreachable");
+        tracing::info!(member = %member.address, error = why, "etcd member unreachable");
     }
 }
 
 async fn drive(member: &Member, driver: ConnectionDriver) {
     match driver.run().await {
-        Ok(()) => tracing::debug!(member = %member.address, "connection closed"),
+        Ok(()) => tracing::debug!(member = %member.address, "etcd connection closed"),
         Err(error) => tracing::info!(member = %member.address, %error, "etcd connection lost"),
     }
 }
@@ -105,20 +105,20 @@ fn with_hint(why: String, encrypted: bool) -> String {
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
     let hint = match encrypted {
         true if says(&["CertificateRequired", "BadCertificate", "HandshakeFailure"]) => {
-            "does it want a certificate? show yours with cert= and key="
+            "the member requires a client certificate: set cert= and key="
         }
         true if says(&["invalid peer certificate"]) => {
-            "is it signed by ca=, and for this host or server_name=?"
+            "the certificate must be signed by ca=, for this host or server_name="
         }
         true if says(&["InvalidContentType", "handshake eof"]) => {
-            "does it encrypt at all? etcd:// is without"
+            "the member does not speak TLS: use etcd://"
         }
         // The order of these two errors is random.
         true if says(&["broken pipe", "reset", "closed"]) => {
-            "does it want a certificate? show yours with cert= and key=; or does it not encrypt? etcd:// is without"
+            "the member requires a client certificate: set cert= and key=; or it does not speak TLS: use etcd://"
         }
         false if says(&["closed", "reset", "protocol error", "frame"]) => {
-            "does it want TLS? etcds:// is with"
+            "the member speaks TLS: use etcds://"
         }
         _ => return why,
     };

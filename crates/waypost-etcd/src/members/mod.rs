@@ -330,7 +330,7 @@ impl Members {
             _ => member.slot().hang_up(&link.line),
         };
         if moved && first {
-            tracing::info!(member = %member.address, %why, "etcd member does not serve");
+            tracing::info!(member = %member.address, error = %why, "etcd member failed; failing over");
         }
     }
 

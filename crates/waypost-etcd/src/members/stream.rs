@@ -104,7 +104,7 @@ impl<Q: Call> Duplex<Q> {
                 self.members.answered(self.way.link.get());
                 Ok(answer)
             }
-            Ok(None) => Err(Trouble::Link("etcd ended the stream".to_owned())),
+            Ok(None) => Err(Trouble::Link("etcd closed the stream".to_owned())),
             Err(status) => Err(self.members.classify(&status, self.way.token())),
         }
     }

@@ -122,7 +122,7 @@ impl Driver {
         match answer {
             Ok(response) => {
                 if !std::mem::replace(&mut self.heard_any, true) {
-                    tracing::debug!("etcd watch opened");
+                    tracing::debug!("etcd watch stream opened");
                 }
                 Event::Heard(response)
             }
@@ -189,16 +189,16 @@ impl Driver {
             Action::Missed(scope, missed) => {
                 let Missed {
                     created,
-                    changed,
-                    gone,
+                    changed: updated,
+                    gone: deleted,
                     first,
                 } = &missed;
                 let service = scope.as_deref().unwrap_or("all");
                 tracing::warn!(
                     service,
                     created,
-                    changed,
-                    gone,
+                    updated,
+                    deleted,
                     ?first,
                     "relist found changes that the watch did not deliver"
                 );
@@ -212,8 +212,8 @@ impl Driver {
             return;
         };
         match std::mem::take(&mut self.heard_any) {
-            true => tracing::info!(%why, "etcd watch broken; reopening"),
-            false => tracing::debug!(%why, "etcd watch cannot be opened; retrying"),
+            true => tracing::info!(error = %why, "etcd watch stream lost; reopening"),
+            false => tracing::debug!(error = %why, "etcd watch stream cannot be opened; retrying"),
         }
         stream.give_up(why);
     }

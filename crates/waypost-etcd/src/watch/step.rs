@@ -155,7 +155,7 @@ impl Machine {
                 }
                 self.broke(
                     now,
-                    Trouble::Link("its runtime has shut down".to_owned()),
+                    Trouble::Link("the runtime of the stream has shut down".to_owned()),
                     &mut actions,
                 );
             }
@@ -422,7 +422,7 @@ impl Machine {
         }
         if response.compact_revision > 0 {
             tracing::info!(
-                at = response.compact_revision,
+                compact_revision = response.compact_revision,
                 "watched revision is compacted; re-listing"
             );
             self.compacted = response.compact_revision;

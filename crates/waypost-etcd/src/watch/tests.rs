@@ -229,7 +229,7 @@ async fn a_silent_stream_is_asked_each_second_and_left_after_three() {
     assert_eq!(
         scene.tick(4_010),
         [
-            "give up: no answer within 3s",
+            "give up: no response within 3s",
             "open",
             "create 2 /p/s/ from 5"
         ]
@@ -262,7 +262,7 @@ async fn trouble_is_told_after_a_second_and_ended_by_a_list() {
     assert_eq!(
         scene.heard(),
         [Err(
-            "the etcd registry is unavailable: watching it: broken".to_owned()
+            "the etcd registry is unavailable: watching: broken".to_owned()
         )]
     );
     // The stream is up, but changes may be missing until the list completes.
@@ -336,7 +336,7 @@ async fn every_five_minutes_a_list_looks_for_what_no_rule_foresaw() {
     };
     assert!((240_000..=360_000).contains(&listed), "{listed}");
     let actions = scene.listed(listed + 1, 9, &[entry("2", "h:6")]);
-    let first = vec!["gone s/s-1".to_owned(), "created s/s-2".to_owned()];
+    let first = vec!["deleted s/s-1".to_owned(), "created s/s-2".to_owned()];
     let missed = Missed {
         created: 1,
         changed: 0,
@@ -612,7 +612,7 @@ async fn another_history_that_is_ahead_is_found_by_a_list() {
     let at = listing.expect("a list follows the first word within 3 s");
     scene.step(at, progress(900));
     let found = scene.listed(at + 1, 900, &[entry("2", "h:7")]);
-    let first = vec!["gone s/s-1".to_owned(), "created s/s-2".to_owned()];
+    let first = vec!["deleted s/s-1".to_owned(), "created s/s-2".to_owned()];
     assert!(
         found.contains(&Action::Missed(
             scope(),

@@ -92,8 +92,8 @@ impl Missed {
         for change in changes {
             let (count, what, key) = match change {
                 Event::Created(entry) => (&mut missed.created, "created", entry.key()),
-                Event::Updated(entry) => (&mut missed.changed, "changed", entry.key()),
-                Event::Deleted(key) => (&mut missed.gone, "gone", key.clone()),
+                Event::Updated(entry) => (&mut missed.changed, "updated", entry.key()),
+                Event::Deleted(key) => (&mut missed.gone, "deleted", key.clone()),
                 Event::Reset(_) => continue,
             };
             *count += 1;
@@ -207,7 +207,7 @@ impl Track {
         self.told = true;
         let trouble = trouble.clone();
         self.broadcaster
-            .fail(move || trouble.clone().error("watching it"));
+            .fail(move || trouble.clone().error("watching"));
     }
 
     /// Emits the result of a serializable list, if no other is known.
@@ -218,7 +218,7 @@ impl Track {
             self.broadcaster.reset_unverified(picture, move || {
                 trouble
                     .clone()
-                    .error("watching it; what one member has is not verified")
+                    .error("watching; the records are from one member, read without a quorum")
             });
         }
     }

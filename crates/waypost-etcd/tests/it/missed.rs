@@ -98,9 +98,9 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
             "WARN",
             "service=\"missed\"",
             "created=1",
-            "changed=0",
-            "gone=2",
-            &format!("gone missed/{old}"),
+            "updated=0",
+            "deleted=2",
+            &format!("deleted missed/{old}"),
             "\\u{1b}",
         ] {
             assert!(line.contains(said), "{said:?} is not said: {line}");

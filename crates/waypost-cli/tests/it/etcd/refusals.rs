@@ -112,7 +112,7 @@ async fn a_member_that_hangs_is_named() {
     .await;
     insta::assert_snapshot!(list, @r"
     3
-    error: the etcd registry is unavailable: listing services: ETCD: no hello
+    error: the etcd registry is unavailable: listing services: ETCD: no handshake
     ");
 }
 
@@ -184,13 +184,13 @@ async fn who_may_not() {
     ");
     insta::assert_snapshot!(watch, @r"
     130
-    the etcd registry refused: watching it: authentication failed, invalid user ID or password; watching on
+    the etcd registry refused: watching: authentication failed, invalid user ID or password; watching on
       check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
     ");
     insta::assert_snapshot!(wait, @r"
     3
-    the etcd registry refused: watching it: authentication failed, invalid user ID or password; waiting on
-    error: the etcd registry refused: watching it: authentication failed, invalid user ID or password
+    the etcd registry refused: watching: authentication failed, invalid user ID or password; waiting on
+    error: the etcd registry refused: watching: authentication failed, invalid user ID or password
       check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
     ");
     insta::assert_snapshot!(register, @r#"
@@ -242,12 +242,12 @@ async fn encryption_must_be_on_both_sides() {
         for (place, remedy) in [
             (
                 Place::new(&tls, "etcd", "", ""),
-                "(does it want TLS? etcds:// is with)",
+                "(the member speaks TLS: use etcds://)",
             ),
-            (Place::new(&plain, "etcds", "", ""), "etcd:// is without)"),
+            (Place::new(&plain, "etcds", "", ""), "does not speak TLS: use etcd://)"),
             (
                 Place::new(&mutual, "etcds", "", &ca(&mutual)),
-                "(does it want a certificate? show yours with cert= and key=",
+                "(the member requires a client certificate: set cert= and key=",
             ),
         ] {
             let said = place.said(&["list"]).await;
@@ -269,7 +269,7 @@ async fn encryption_must_be_on_both_sides() {
     .await;
     insta::assert_snapshot!(untrusted, @r"
     3
-    error: the etcd registry is unavailable: listing services: ETCD: invalid peer certificate: UnknownIssuer (is it signed by ca=, and for this host or server_name=?)
+    error: the etcd registry is unavailable: listing services: ETCD: invalid peer certificate: UnknownIssuer (the certificate must be signed by ca=, for this host or server_name=)
       is etcds://ETCD the right one, and up? choose with --registry URL or WAYPOST_REGISTRY
     ");
     insta::assert_snapshot!(no_file, @r#"
