@@ -5,25 +5,25 @@
 //! watchers and all records of this process. Both streams fail over to another member when theirs
 //! is gone, silent or broken. After a gap the range is listed again and the difference is emitted.
 //!
-//! Modules: `wire` (messages and calls), `members` (choice of the member, authentication), `lease`,
-//! `list`, `watch`, `owner` (ownership of keys) on top of `ledger`; `tasks` runs the drivers of
-//! `lease` and `watch`; `trouble` classifies every error of etcd once. This crate knows neither
-//! load balancing nor its callers.
+//! Modules: `rpc` (messages and calls), `cluster` (choice of the member, authentication), `lease`,
+//! `list`, `watch`, `registration` (ownership of keys) on top of `claims`; `tasks` runs the tasks of
+//! `lease` and `watch`; `error` classifies every error of etcd once. This crate knows neither load
+//! balancing nor its callers.
 
+mod backoff;
+mod claims;
+mod cluster;
+mod error;
+mod keys;
 mod lease;
-mod ledger;
 mod list;
-mod members;
 mod options;
-mod owner;
 mod records;
-mod rest;
+mod registration;
+mod rpc;
 mod secret;
-mod space;
 mod tasks;
-mod trouble;
 mod watch;
-mod wire;
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,16 +40,16 @@ use waypost_http::{Connect, TcpConnect};
 pub use options::{DEFAULT_PREFIX, EtcdOptions, Tls};
 pub use secret::Secret;
 
-use lease::{Leases, Slots};
-use ledger::Ledger;
-use list::{Reading, list};
-use members::{Credentials, Members, Password};
-use owner::{Owner, Places};
+use claims::Claims;
+use cluster::{Cluster, Credentials, Password};
+use error::NAME;
+use keys::KeySpace;
+use lease::{LeaseTable, Leases};
+use list::{Consistency, list};
 use records::Records;
-use space::Space;
+use registration::{RecordWriter, WriteLimit};
 use tasks::Tasks;
-use trouble::NAME;
-use watch::Hub;
+use watch::Watches;
 
 /// Handle on a registry in etcd.
 ///
@@ -57,19 +57,19 @@ use watch::Hub;
 /// like those of a killed process.
 pub struct EtcdRegistry {
     options: Options,
-    members: Arc<Members>,
+    cluster: Arc<Cluster>,
     records: Arc<Records>,
-    hub: Arc<Hub>,
-    owner: Owner,
+    watches: Arc<Watches>,
+    writer: RecordWriter,
     /// Background tasks, started by the first registration or watch.
     tasks: Arc<Tasks>,
     /// Semaphore held by every writer. `close` waits for it: a record written after its lease was
     /// revoked would stay.
-    writing: Semaphore,
+    writers: Semaphore,
 }
 
 /// Maximum number of concurrent registrations and deregistrations; `close` waits for all of them.
-const AT_ONCE: u32 = 1 << 16;
+const MAX_WRITERS: u32 = 1 << 16;
 
 impl EtcdRegistry {
     /// Creates a handle. Certificates are read here; connections are opened when they are first
@@ -98,49 +98,50 @@ impl EtcdRegistry {
             password_file,
             tls,
         } = options;
-        let mut shown = Options::new();
-        shown.on_this_host = addresses.iter().all(|address| is_loopback(&address.host));
-        shown.addresses = addresses.iter().map(ToString::to_string).collect();
-        (shown.timeout, shown.tls, shown.prefix) = (timeout, tls.is_some(), prefix.clone());
+        let mut reported = Options::new();
+        reported.on_this_host = addresses.iter().all(|address| is_loopback(&address.host));
+        reported.addresses = addresses.iter().map(ToString::to_string).collect();
+        (reported.timeout, reported.tls, reported.prefix) =
+            (timeout, tls.is_some(), prefix.clone());
         let password = password
-            .map(Password::Known)
-            .or(password_file.map(Password::InFile));
+            .map(Password::Inline)
+            .or(password_file.map(Password::File));
         let credentials = user
             .zip(password)
             .map(|(user, password)| Credentials { user, password });
-        let members = Arc::new(Members::new(addresses, connect, credentials));
-        let (records, ledger) = (
-            Arc::new(Records::new(Space::new(&prefix))),
-            Arc::<Ledger>::default(),
+        let cluster = Arc::new(Cluster::new(addresses, connect, credentials));
+        let (records, claims) = (
+            Arc::new(Records::new(KeySpace::new(&prefix))),
+            Arc::<Claims>::default(),
         );
-        let heard_by = Arc::clone(&ledger);
-        let listener = Box::new(move |news| heard_by.hear(news));
-        let (hub, follows) = Hub::new(
-            Arc::clone(&members),
+        let claims_of_watch = Arc::clone(&claims);
+        let listener = Box::new(move |event| claims_of_watch.on_watch(event));
+        let (watches, watch_task) = Watches::new(
+            Arc::clone(&cluster),
             Arc::clone(&records),
             timeout,
             listener,
         );
-        let (leases, keeps) = Leases::new(Arc::clone(&members));
-        let hub = Arc::new(hub);
-        let owner = Owner {
-            members: Arc::clone(&members),
+        let (leases, lease_task) = Leases::new(Arc::clone(&cluster));
+        let watches = Arc::new(watches);
+        let writer = RecordWriter {
+            cluster: Arc::clone(&cluster),
             records: Arc::clone(&records),
-            ledger,
+            claims,
             leases,
-            slots: Slots::default(),
-            hub: Arc::clone(&hub),
-            places: Places::default(),
+            lease_table: LeaseTable::default(),
+            watches: Arc::clone(&watches),
+            write_limit: WriteLimit::default(),
         };
-        let tasks = Arc::new(Tasks::new(keeps, follows));
+        let tasks = Arc::new(Tasks::new(lease_task, watch_task));
         Ok(Self {
-            options: shown,
-            members,
+            options: reported,
+            cluster,
             records,
-            hub,
-            owner,
+            watches,
+            writer,
             tasks,
-            writing: Semaphore::new(AT_ONCE as usize),
+            writers: Semaphore::new(MAX_WRITERS as usize),
         })
     }
 
@@ -152,10 +153,10 @@ impl EtcdRegistry {
 
     /// Returns the number of changes that a list has found and the watch had not delivered.
     pub fn missed(&self) -> usize {
-        self.hub.missed()
+        self.watches.missed()
     }
 
-    fn is_open(&self) -> Result<()> {
+    fn check_open(&self) -> Result<()> {
         if self.tasks.is_closed() {
             Err(Error::Closed)
         } else {
@@ -163,18 +164,18 @@ impl EtcdRegistry {
         }
     }
 
-    async fn read(&self, service: Option<&str>) -> Result<Vec<Service>> {
-        self.is_open()?;
-        let listed = list(
-            &self.members,
+    async fn list(&self, service: Option<&str>) -> Result<Vec<Service>> {
+        self.check_open()?;
+        let listing = list(
+            &self.cluster,
             &self.records,
             service,
-            Reading::Agreed,
+            Consistency::Linearizable,
             self.options.timeout,
         )
         .await;
-        let listed = listed.map_err(|trouble| trouble.error("listing services"))?;
-        Ok(Entry::into_services(listed.entries))
+        let listing = listing.map_err(|error| error.into_registry_error("listing services"))?;
+        Ok(Entry::into_services(listing.entries))
     }
 
     fn deadline(&self) -> Instant {
@@ -193,7 +194,7 @@ impl fmt::Debug for EtcdRegistry {
 impl Drop for EtcdRegistry {
     fn drop(&mut self) {
         self.tasks.abort();
-        self.hub.close();
+        self.watches.close();
     }
 }
 
@@ -208,35 +209,39 @@ impl Registry for EtcdRegistry {
 
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
         check_registration(service, options)?;
-        let registering = async {
-            let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
-            let until = self.deadline();
+        let register = async {
+            let _permit = self.writers.acquire().await.map_err(|_| Error::Closed)?;
+            let deadline = self.deadline();
             let mut result = Ok(());
             for entry in options.stamp(service).entries() {
-                result = result.and(self.owner.register(&entry, options, until).await);
+                result = result.and(self.writer.register(&entry, options, deadline).await);
             }
             result
         };
-        self.tasks.run(registering).await
+        self.tasks.run(register).await
     }
 
     async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         check_keys(service)?;
-        let deregistering = async {
-            let _writing = self.writing.acquire().await.map_err(|_| Error::Closed)?;
-            let until = self.deadline();
+        let deregister = async {
+            let _permit = self.writers.acquire().await.map_err(|_| Error::Closed)?;
+            let deadline = self.deadline();
             let mut result = Ok(());
             for entry in service.entries() {
-                result = result.and(self.owner.deregister(&entry.key(), options, until).await);
+                result = result.and(
+                    self.writer
+                        .deregister(&entry.key(), options, deadline)
+                        .await,
+                );
             }
             result
         };
-        self.tasks.run(deregistering).await
+        self.tasks.run(deregister).await
     }
 
     async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         check_name(name)?;
-        let services = self.read(Some(name)).await?;
+        let services = self.list(Some(name)).await?;
         if services.is_empty() {
             Err(Error::NotFound {
                 service: name.to_owned(),
@@ -247,25 +252,25 @@ impl Registry for EtcdRegistry {
     }
 
     async fn list_services(&self) -> Result<Vec<Service>> {
-        self.read(None).await
+        self.list(None).await
     }
 
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         options.service.as_deref().map_or(Ok(()), check_name)?;
-        let watcher = self.tasks.run(self.hub.follow(options)).await?;
+        let watcher = self.tasks.run(self.watches.subscribe(options)).await?;
         Ok(self.tasks.keep_running(watcher))
     }
 
     async fn close(&self) -> Result<()> {
         self.tasks.close();
-        self.hub.close();
+        self.watches.close();
         // Current writers finish within this deadline; later ones get `Closed`.
-        let until = self.deadline();
-        let _all = timeout_at(until, self.writing.acquire_many(AT_ONCE)).await;
-        self.writing.close();
+        let deadline = self.deadline();
+        let _all = timeout_at(deadline, self.writers.acquire_many(MAX_WRITERS)).await;
+        self.writers.close();
         self.tasks.join().await;
-        let revoked = self.owner.close(self.deadline()).await;
-        self.members.close().await;
+        let revoked = self.writer.close(self.deadline()).await;
+        self.cluster.close().await;
         revoked
     }
 }
@@ -284,13 +289,13 @@ fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
         return Ok(Arc::new(TcpConnect));
     };
     let read = |what: &str, file: &std::path::PathBuf| {
-        let why = |error| {
+        let unreadable = |error| {
             Error::invalid(
                 format!("etcd {what} {:?}", file.display().to_string()),
                 format!("cannot be read: {error}"),
             )
         };
-        std::fs::read(file).map_err(why)
+        std::fs::read(file).map_err(unreadable)
     };
     let mut config = TlsConfig::default();
     config.ca = tls.ca.as_ref().map(|file| read("ca", file)).transpose()?;

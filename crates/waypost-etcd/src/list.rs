@@ -6,21 +6,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 use waypost_core::record::Entry;
 
-use crate::members::Members;
+use crate::cluster::Cluster;
+use crate::error::EtcdError;
+use crate::keys::KeyRange;
 use crate::records::Records;
-use crate::space::Range;
-use crate::trouble::Trouble;
-use crate::wire::{KeyValue, RangeRequest};
+use crate::rpc::{KeyValue, RangeRequest};
 
 /// Target size of a page in bytes. It is about a hundredth of the largest list, so that it costs
 /// little memory. Smaller pages cost more, since an old etcd walks to the end of the range for each.
-const PAGE: usize = 8 << 20;
-const SHORTEST_PAGE: i64 = 100;
-const LONGEST_PAGE: i64 = 10_000;
+const PAGE_BYTES: usize = 8 << 20;
+const MIN_PAGE: i64 = 100;
+const MAX_PAGE: i64 = 10_000;
 
 /// Limits of the first page: for the first try, and for each new one after the revision was
 /// compacted meanwhile. The last try is a single page, which no compaction can interrupt.
-const FIRST_PAGES: [i64; 3] = [2_000, LONGEST_PAGE, ALL];
+const FIRST_LIMITS: [i64; 3] = [2_000, MAX_PAGE, ALL];
 const ALL: i64 = 0;
 
 /// Records at one revision.
@@ -32,11 +32,11 @@ pub(crate) struct Listing {
 
 /// Consistency of a range request, in etcd's words linearizable or serializable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reading {
+pub(crate) enum Consistency {
     /// Linearizable: agreed by a quorum of the cluster.
-    Agreed,
+    Linearizable,
     /// Serializable: the local data of one member, available without a quorum.
-    OneMembers,
+    Serializable,
 }
 
 /// Lists one service, or all; `timeout` applies to each page.
@@ -44,19 +44,19 @@ pub(crate) enum Reading {
 /// # Errors
 /// The cluster does not respond, or denies the request.
 pub(crate) async fn list(
-    members: &Members,
+    cluster: &Cluster,
     records: &Records,
     service: Option<&str>,
-    reading: Reading,
+    consistency: Consistency,
     timeout: Duration,
-) -> Result<Listing, Trouble> {
-    let range = records.space().range(service);
-    let mut listed = Err(Trouble::Compacted(
+) -> Result<Listing, EtcdError> {
+    let range = records.key_space().range(service);
+    let mut listed = Err(EtcdError::Compacted(
         "the list was compacted while it was read".to_owned(),
     ));
-    for first in FIRST_PAGES {
-        listed = list_from(members, records, &range, reading, timeout, first).await;
-        if !matches!(listed, Err(Trouble::Compacted(_))) {
+    for first_limit in FIRST_LIMITS {
+        listed = list_from(cluster, records, &range, consistency, timeout, first_limit).await;
+        if !matches!(listed, Err(EtcdError::Compacted(_))) {
             break;
         }
     }
@@ -64,56 +64,52 @@ pub(crate) async fn list(
 }
 
 async fn list_from(
-    members: &Members,
+    cluster: &Cluster,
     records: &Records,
-    range: &Range,
-    reading: Reading,
+    range: &KeyRange,
+    consistency: Consistency,
     timeout: Duration,
-    first: i64,
-) -> Result<Listing, Trouble> {
+    first_limit: i64,
+) -> Result<Listing, EtcdError> {
     let mut listing = Listing::default();
-    let (mut limit, mut longest) = (first, LONGEST_PAGE);
-    let mut from = range.key.clone();
+    let (mut limit, mut max_limit) = (first_limit, MAX_PAGE);
+    let mut start = range.key.clone();
     loop {
-        let question = RangeRequest {
-            key: from.clone(),
+        let request = RangeRequest {
+            key: start.clone(),
             range_end: range.end.clone(),
             limit,
             revision: listing.revision,
-            serializable: reading == Reading::OneMembers,
+            serializable: consistency == Consistency::Serializable,
         };
-        let answer = match members.ask(question, Instant::now() + timeout).await {
-            Err(Trouble::TooLong(_)) if limit != 1 => {
-                limit = shorter(limit).max(1);
+        let response = match cluster.call(request, Instant::now() + timeout).await {
+            Err(EtcdError::TooLarge(_)) if limit != 1 => {
+                limit = reduced(limit).max(1);
                 continue;
             }
             // The connection may be too slow for a page of this size.
-            Err(Trouble::Silent(_)) if limit == ALL || limit > SHORTEST_PAGE => {
-                longest = shorter(limit).max(SHORTEST_PAGE);
-                limit = longest;
+            Err(EtcdError::Timeout(_)) if limit == ALL || limit > MIN_PAGE => {
+                max_limit = reduced(limit).max(MIN_PAGE);
+                limit = max_limit;
                 continue;
             }
-            answer => answer?,
+            response => response?,
         };
         if listing.revision == 0 {
-            listing.revision = answer.header.map_or(0, |header| header.revision);
+            listing.revision = response.header.map_or(0, |header| header.revision);
         }
-        limit = next_limit(limit, &answer.kvs).min(longest);
-        let last = answer.kvs.last().map(|kv| kv.key.clone());
-        listing.entries.extend(records.entries(&answer.kvs));
+        limit = next_limit(limit, &response.kvs).min(max_limit);
+        let last = response.kvs.last().map(|kv| kv.key.clone());
+        listing.entries.extend(records.entries(&response.kvs));
         match last {
-            Some(key) if answer.more => from = after(key),
+            Some(key) if response.more => start = after(key),
             _ => return Ok(listing),
         }
     }
 }
 
-fn shorter(limit: i64) -> i64 {
-    if limit == ALL {
-        LONGEST_PAGE
-    } else {
-        limit / 8
-    }
+fn reduced(limit: i64) -> i64 {
+    if limit == ALL { MAX_PAGE } else { limit / 8 }
 }
 
 /// Returns the first key after this one.
@@ -131,13 +127,13 @@ fn next_limit(limit: i64, page: &[KeyValue]) -> i64 {
         .iter()
         .map(|kv| kv.key.len() + kv.value.len() + 32)
         .sum();
-    let fitting = i64::try_from(PAGE / (bytes / page.len()).max(1)).unwrap_or(LONGEST_PAGE);
+    let fitting = i64::try_from(PAGE_BYTES / (bytes / page.len()).max(1)).unwrap_or(MAX_PAGE);
     // Records in a page of a few large ones are followed by more of them: grow by a factor of two
     // only.
-    if limit < SHORTEST_PAGE {
+    if limit < MIN_PAGE {
         fitting.clamp(1, limit * 2)
     } else {
-        fitting.clamp(SHORTEST_PAGE, LONGEST_PAGE)
+        fitting.clamp(MIN_PAGE, MAX_PAGE)
     }
 }
 
@@ -156,10 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_so_many_bytes() {
-        assert_eq!(next_limit(2_000, &page(10, 500)), LONGEST_PAGE);
-        assert_eq!(next_limit(2_000, &page(10, 8_000)), (PAGE / 8_032) as i64);
-        assert_eq!(next_limit(2_000, &page(3, 1 << 20)), SHORTEST_PAGE);
+    fn the_limit_of_a_page_follows_the_size_of_the_records() {
+        assert_eq!(next_limit(2_000, &page(10, 500)), MAX_PAGE);
+        assert_eq!(
+            next_limit(2_000, &page(10, 8_000)),
+            (PAGE_BYTES / 8_032) as i64
+        );
+        assert_eq!(next_limit(2_000, &page(3, 1 << 20)), MIN_PAGE);
         assert_eq!(next_limit(31, &page(31, 1 << 20)), 7);
         assert_eq!(next_limit(31, &page(31, 100)), 62);
     }

@@ -12,7 +12,7 @@ use crate::secret::Secret;
 pub const DEFAULT_PREFIX: &str = "/micro/registry";
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Addresses of etcd and settings of the connection. Start from [`EtcdOptions::new`] or
 /// [`EtcdOptions::parse`].
@@ -99,9 +99,11 @@ impl EtcdOptions {
     /// # Errors
     /// [`Error::Invalid`], with the name of the invalid part, and never the password.
     pub fn parse(url: &str) -> Result<Self> {
-        Parts::of(url)
+        Parts::split(url)
             .and_then(Parts::options)
-            .map_err(|why| Error::invalid(format!("registry URL {:?}", redacted_url(url)), why))
+            .map_err(|reason| {
+                Error::invalid(format!("registry URL {:?}", redacted_url(url)), reason)
+            })
     }
 
     /// Reads `ETCD_USERNAME` and `ETCD_PASSWORD`, unless user and password are already set.
@@ -109,7 +111,7 @@ impl EtcdOptions {
     pub fn or_user_of_environment(mut self) -> Self {
         #[expect(
             clippy::disallowed_methods,
-            reason = "a password has no place on a command line"
+            reason = "a password must not be on a command line"
         )]
         let read = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
         if self.user.is_none() {
@@ -126,29 +128,32 @@ impl EtcdOptions {
     /// # Errors
     /// [`Error::Invalid`], with the name of the invalid part.
     pub(crate) fn check(&self) -> Result<()> {
-        let wrong = |what: &str, why: String| Err(Error::invalid(format!("etcd {what}"), why));
+        let invalid =
+            |what: &str, reason: String| Err(Error::invalid(format!("etcd {what}"), reason));
         let (cert, key) = self.tls.as_ref().map_or((false, false), |tls| {
             (tls.cert.is_some(), tls.key.is_some())
         });
         match &self.user {
-            _ if self.members.is_empty() => wrong(
+            _ if self.members.is_empty() => invalid(
                 "members",
                 "are missing: name at least one, as host:port".to_owned(),
             ),
-            _ if self.timeout < SHORTEST_TIMEOUT => wrong(
+            _ if self.timeout < MIN_TIMEOUT => invalid(
                 "timeout",
                 format!("{:?} is too short: give at least 100 ms", self.timeout),
             ),
             _ if !is_prefix(&self.prefix) => {
-                let why =
-                    "must be a path: it begins with a slash, does not end with one, and has no empty part";
-                wrong("prefix", format!("{:?} {why}", self.prefix))
+                let reason = "must be a path: it begins with a slash, does not end with one, and has no empty part";
+                invalid("prefix", format!("{:?} {reason}", self.prefix))
             }
             Some(user) if self.password.is_none() && self.password_file.is_none() => {
-                let why = "give it in the URL, by password_file=, or as ETCD_PASSWORD";
-                wrong("password", format!("is missing for user {user:?}: {why}"))
+                let reason = "give it in the URL, by password_file=, or as ETCD_PASSWORD";
+                invalid(
+                    "password",
+                    format!("is missing for user {user:?}: {reason}"),
+                )
             }
-            _ if cert != key => wrong(
+            _ if cert != key => invalid(
                 "certificate",
                 "and its key must be given together: set cert= and key=".to_owned(),
             ),
@@ -171,14 +176,16 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn of(url: &'a str) -> Result<Self, String> {
-        let (encrypted, rest) = match url.split_once("://") {
-            Some(("etcd", rest)) => (false, rest),
-            Some(("etcds", rest)) => (true, rest),
+    fn split(url: &'a str) -> Result<Self, String> {
+        let (encrypted, remainder) = match url.split_once("://") {
+            Some(("etcd", remainder)) => (false, remainder),
+            Some(("etcds", remainder)) => (true, remainder),
             _ => return Err("does not begin with etcd:// or etcds://".to_owned()),
         };
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let (remainder, query) = remainder.split_once('?').unwrap_or((remainder, ""));
+        let (authority, path) = remainder
+            .find('/')
+            .map_or((remainder, ""), |at| remainder.split_at(at));
         let (user, members) = authority
             .rsplit_once('@')
             .map_or((None, authority), |(user, members)| (Some(user), members));
@@ -281,9 +288,9 @@ fn duration(text: &str) -> Result<Duration, String> {
             .and_then(number)
             .map(Duration::from_secs)
     };
-    millis
-        .or_else(seconds)
-        .ok_or_else(|| format!("timeout={text:?} must be a duration with a unit, such as 2s or 500ms"))
+    millis.or_else(seconds).ok_or_else(|| {
+        format!("timeout={text:?} must be a duration with a unit, such as 2s or 500ms")
+    })
 }
 
 /// Reads the password from a file.
@@ -304,12 +311,12 @@ pub(crate) fn password_in(file: &std::path::Path) -> Result<Secret, String> {
 /// Decodes percent-encoding: `%41` is `A`.
 fn decoded(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
+    let mut remainder = text.as_bytes();
+    while let Some((first, after)) = remainder.split_first() {
         let byte = match (first, after) {
             (b'%', [high, low, ..]) => {
                 let digits = [*high, *low];
-                rest = &after[2..];
+                remainder = &after[2..];
                 let digits = std::str::from_utf8(&digits)
                     .ok()
                     .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -317,13 +324,15 @@ fn decoded(text: &str) -> Result<String, String> {
             }
             (b'%', _) => None,
             _ => {
-                rest = after;
+                remainder = after;
                 Some(*first)
             }
         };
-        bytes.push(byte.ok_or(
-            "has a % without two hexadecimal digits after it: write a literal % as %25",
-        )?);
+        bytes.push(
+            byte.ok_or(
+                "has a % without two hexadecimal digits after it: write a literal % as %25",
+            )?,
+        );
     }
     String::from_utf8(bytes).map_err(|_| "has percent-encoded bytes that are not UTF-8".to_owned())
 }
@@ -338,7 +347,7 @@ mod tests {
         options
     }
 
-    fn refused(url: &str) -> String {
+    fn rejected(url: &str) -> String {
         let parsed = EtcdOptions::parse(url).and_then(|options| options.check());
         parsed.map_or_else(|error| error.to_string(), |()| panic!("{url} was taken"))
     }
@@ -386,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_may_stand_in_a_file() {
+    fn a_password_may_be_in_a_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "secret\n").unwrap();
         let options = parsed(&format!(
@@ -401,38 +410,38 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_the_password_never_shown() {
-        insta::assert_snapshot!(refused("etcd://"),
+    fn errors_name_the_invalid_part_and_never_the_password() {
+        insta::assert_snapshot!(rejected("etcd://"),
             @r#"registry URL "etcd://": has no member: give host:port of at least one"#);
-        insta::assert_snapshot!(refused("http://a"),
+        insta::assert_snapshot!(rejected("http://a"),
             @r#"registry URL "http://a": does not begin with etcd:// or etcds://"#);
-        insta::assert_snapshot!(refused("etcd://a:0"),
+        insta::assert_snapshot!(rejected("etcd://a:0"),
             @r#"registry URL "etcd://a:0": address "a:0" has port 0: give the port that the server really listens on"#);
-        insta::assert_snapshot!(refused("etcd://a?tls=maybe"),
+        insta::assert_snapshot!(rejected("etcd://a?tls=maybe"),
             @r#"registry URL "etcd://a?tls=maybe": tls="maybe" must be true or false"#);
-        insta::assert_snapshot!(refused("etcds://a?tls=false"),
+        insta::assert_snapshot!(rejected("etcds://a?tls=false"),
             @r#"registry URL "etcds://a?tls=false": etcds:// contradicts tls=false: remove one of them"#);
-        insta::assert_snapshot!(refused("etcd://a?colour=red"),
+        insta::assert_snapshot!(rejected("etcd://a?colour=red"),
             @r#"registry URL "etcd://a?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"#);
-        insta::assert_snapshot!(refused("etcd://a?timeout=2"),
+        insta::assert_snapshot!(rejected("etcd://a?timeout=2"),
             @r#"registry URL "etcd://a?timeout=2": timeout="2" must be a duration with a unit, such as 2s or 500ms"#);
-        insta::assert_snapshot!(refused("etcd://a?timeout=1ms"),
+        insta::assert_snapshot!(rejected("etcd://a?timeout=1ms"),
             @r#"etcd timeout: 1ms is too short: give at least 100 ms"#);
-        insta::assert_snapshot!(refused("etcd://a?cert=/c"),
+        insta::assert_snapshot!(rejected("etcd://a?cert=/c"),
             @r#"etcd certificate: and its key must be given together: set cert= and key="#);
-        insta::assert_snapshot!(refused("etcd://a//b"),
+        insta::assert_snapshot!(rejected("etcd://a//b"),
             @r#"etcd prefix: "//b" must be a path: it begins with a slash, does not end with one, and has no empty part"#);
-        insta::assert_snapshot!(refused("etcd://ann@a"),
+        insta::assert_snapshot!(rejected("etcd://ann@a"),
             @r#"etcd password: is missing for user "ann": give it in the URL, by password_file=, or as ETCD_PASSWORD"#);
-        insta::assert_snapshot!(refused("etcd://ann:hunter2%@a"),
+        insta::assert_snapshot!(rejected("etcd://ann:hunter2%@a"),
             @r#"registry URL "etcd://…@a": has a % without two hexadecimal digits after it: write a literal % as %25"#);
-        insta::assert_snapshot!(refused("etcd://ann:hunter2@a?tls=hm"),
+        insta::assert_snapshot!(rejected("etcd://ann:hunter2@a?tls=hm"),
             @r#"registry URL "etcd://…@a?tls=hm": tls="hm" must be true or false"#);
-        insta::assert_snapshot!(refused("etcd://ann:hun/ter2@a:1"),
+        insta::assert_snapshot!(rejected("etcd://ann:hun/ter2@a:1"),
             @r#"registry URL "etcd://…@a:1": has an @ in its path: write a slash in a password as %2F"#);
-        insta::assert_snapshot!(refused("ann:hunter2@a:1"),
+        insta::assert_snapshot!(rejected("ann:hunter2@a:1"),
             @r#"registry URL "…@a:1": does not begin with etcd:// or etcds://"#);
-        insta::assert_snapshot!(refused("etcd://a?password=hunter2"),
+        insta::assert_snapshot!(rejected("etcd://a?password=hunter2"),
             @r#"registry URL "etcd://a?password=…": "password" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"#);
         let options = parsed("etcd://ann:hunter2@a");
         assert!(!format!("{options:?}").contains("hunter2"));

@@ -7,97 +7,97 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use waypost_core::record::{Entry, Key};
 use waypost_core::registry::Interner;
 
-use crate::space::Space;
-use crate::wire::KeyValue;
+use crate::keys::KeySpace;
+use crate::rpc::KeyValue;
 
 /// Maximum number of invalid keys remembered: a hostile writer could create any number.
-const REMEMBERED: usize = 10_000;
+const MAX_INVALID: usize = 10_000;
 
 #[derive(Debug)]
 pub(crate) struct Records {
-    space: Space,
-    state: Mutex<State>,
+    key_space: KeySpace,
+    state: Mutex<DecoderState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DecoderState {
     interner: Interner,
     /// Keys that hold no valid record, with the revision that was seen.
-    garbage: BTreeMap<Key, i64>,
+    invalid: BTreeMap<Key, i64>,
 }
 
 /// Content of a key.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum Decoded {
     Record(Entry),
     /// Value that is not a valid record.
-    Garbage(Key),
+    Invalid(Key),
     /// Key that cannot be that of a record.
-    Strange,
+    Foreign,
 }
 
 impl Records {
-    pub(crate) fn new(space: Space) -> Self {
+    pub(crate) fn new(key_space: KeySpace) -> Self {
         Self {
-            space,
+            key_space,
             state: Mutex::default(),
         }
     }
 
-    pub(crate) fn space(&self) -> &Space {
-        &self.space
+    pub(crate) fn key_space(&self) -> &KeySpace {
+        &self.key_space
     }
 
-    pub(crate) fn read(&self, kv: &KeyValue) -> Found {
-        let Some(key) = self.space.parse(&kv.key) else {
-            return Found::Strange;
+    pub(crate) fn decode(&self, kv: &KeyValue) -> Decoded {
+        let Some(key) = self.key_space.parse(&kv.key) else {
+            return Decoded::Foreign;
         };
         let mut state = self.lock();
         match state.interner.decode(&key, &kv.value) {
             Ok(entry) => {
-                state.garbage.remove(&key);
-                Found::Record(entry)
+                state.invalid.remove(&key);
+                Decoded::Record(entry)
             }
-            Err(why) => {
-                if state.remember(&key, kv.mod_revision) {
-                    tracing::warn!(service = ?key.service, node = ?key.id, error = %why, "invalid record skipped");
+            Err(error) => {
+                if state.insert_invalid(&key, kv.mod_revision) {
+                    tracing::warn!(service = ?key.service, node = ?key.id, %error, "invalid record skipped");
                 }
-                Found::Garbage(key)
+                Decoded::Invalid(key)
             }
         }
     }
 
     /// Returns the valid records of a range response.
     pub(crate) fn entries<'a>(&'a self, kvs: &'a [KeyValue]) -> impl Iterator<Item = Entry> + 'a {
-        kvs.iter().filter_map(|kv| match self.read(kv) {
-            Found::Record(entry) => Some(entry),
-            Found::Garbage(_) | Found::Strange => None,
+        kvs.iter().filter_map(|kv| match self.decode(kv) {
+            Decoded::Record(entry) => Some(entry),
+            Decoded::Invalid(_) | Decoded::Foreign => None,
         })
     }
 
     /// Returns the record key of a delete event.
     pub(crate) fn deleted(&self, kv: &KeyValue) -> Option<Key> {
-        let key = self.space.parse(&kv.key)?;
-        self.lock().garbage.remove(&key);
+        let key = self.key_space.parse(&kv.key)?;
+        self.lock().invalid.remove(&key);
         Some(key)
     }
 
     /// Returns the number of keys seen that hold no valid record.
     pub(crate) fn skipped(&self) -> usize {
-        self.lock().garbage.len()
+        self.lock().invalid.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DecoderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl DecoderState {
     /// Remembers an invalid key. Returns true if it is new, or has changed.
-    fn remember(&mut self, key: &Key, revision: i64) -> bool {
-        if self.garbage.len() >= REMEMBERED && !self.garbage.contains_key(key) {
+    fn insert_invalid(&mut self, key: &Key, revision: i64) -> bool {
+        if self.invalid.len() >= MAX_INVALID && !self.invalid.contains_key(key) {
             return false;
         }
-        self.garbage.insert(key.clone(), revision) != Some(revision)
+        self.invalid.insert(key.clone(), revision) != Some(revision)
     }
 }

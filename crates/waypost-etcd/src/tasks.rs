@@ -20,35 +20,35 @@ const RESTART: Duration = Duration::from_millis(10);
 
 /// Tasks of one handle.
 pub(crate) struct Tasks {
-    state: Mutex<State>,
+    state: Mutex<TaskState>,
     stop: Sender<bool>,
     /// Notified whenever a task ends.
     ended: Arc<Notify>,
 }
 
-struct State {
+struct TaskState {
     /// None once the handle is closed.
-    drivers: Option<Drivers>,
-    /// One reference for each driver, alive as long as its task.
-    running: [Weak<Guard>; 2],
+    work: Option<Work>,
+    /// Token of which each running task holds a reference.
+    running: [Weak<EndGuard>; 2],
     tasks: JoinSet<()>,
 }
 
-/// Drivers that the tasks run. Each is locked by its task, and outlives it.
-struct Drivers {
-    keeps: Arc<AsyncMutex<lease::Driver>>,
-    follows: Arc<AsyncMutex<watch::Driver>>,
+/// Work of the tasks. Each is locked by its task, and outlives it.
+struct Work {
+    leases: Arc<AsyncMutex<lease::LeaseTask>>,
+    watches: Arc<AsyncMutex<watch::WatchTask>>,
 }
 
 impl Tasks {
-    pub(crate) fn new(keeps: lease::Driver, follows: watch::Driver) -> Self {
-        let (keeps, follows) = (
-            Arc::new(AsyncMutex::new(keeps)),
-            Arc::new(AsyncMutex::new(follows)),
+    pub(crate) fn new(leases: lease::LeaseTask, watches: watch::WatchTask) -> Self {
+        let (leases, watches) = (
+            Arc::new(AsyncMutex::new(leases)),
+            Arc::new(AsyncMutex::new(watches)),
         );
-        let drivers = Some(Drivers { keeps, follows });
-        let state = State {
-            drivers,
+        let work = Some(Work { leases, watches });
+        let state = TaskState {
+            work,
             running: [Weak::new(), Weak::new()],
             tasks: JoinSet::new(),
         };
@@ -60,7 +60,7 @@ impl Tasks {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.lock().drivers.is_none()
+        self.lock().work.is_none()
     }
 
     /// Starts the tasks that do not run, on the runtime of the caller.
@@ -69,39 +69,39 @@ impl Tasks {
     /// [`Error::Closed`].
     fn start(&self) -> Result<()> {
         let mut state = self.lock();
-        let State {
-            drivers,
-            running: [keeping, following],
+        let TaskState {
+            work,
+            running: [leases_running, watches_running],
             tasks,
         } = &mut *state;
-        let Drivers { keeps, follows } = drivers.as_ref().ok_or(Error::Closed)?;
-        if keeping.strong_count() > 0 && following.strong_count() > 0 {
+        let Work { leases, watches } = work.as_ref().ok_or(Error::Closed)?;
+        if leases_running.strong_count() > 0 && watches_running.strong_count() > 0 {
             return Ok(());
         }
         while tasks.try_join_next().is_some() {}
-        let (driver, stop) = (Arc::clone(keeps), self.stop.subscribe());
-        self.ensure(tasks, keeping, async move {
-            driver.lock().await.run(stop).await;
+        let (task, stop) = (Arc::clone(leases), self.stop.subscribe());
+        self.ensure_running(tasks, leases_running, async move {
+            task.lock().await.run(stop).await;
         });
-        let (driver, stop) = (Arc::clone(follows), self.stop.subscribe());
-        self.ensure(tasks, following, async move {
-            driver.lock().await.run(stop).await;
+        let (task, stop) = (Arc::clone(watches), self.stop.subscribe());
+        self.ensure_running(tasks, watches_running, async move {
+            task.lock().await.run(stop).await;
         });
         Ok(())
     }
 
     /// Spawns a task, unless it runs.
-    fn ensure(
+    fn ensure_running(
         &self,
         tasks: &mut JoinSet<()>,
-        running: &mut Weak<Guard>,
+        running: &mut Weak<EndGuard>,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         if running.strong_count() > 0 {
             return;
         }
         let is_first = running.ptr_eq(&Weak::new());
-        let guard = Arc::new(Guard(Arc::clone(&self.ended)));
+        let guard = Arc::new(EndGuard(Arc::clone(&self.ended)));
         *running = Arc::downgrade(&guard);
         tasks.spawn(async move {
             let _guard = guard;
@@ -113,22 +113,22 @@ impl Tasks {
         });
     }
 
-    /// Runs work that needs the tasks. Tasks that end meanwhile are started again, on the runtime
+    /// Runs a call that needs the tasks. Tasks that end meanwhile are started again, on the runtime
     /// of the caller.
     ///
     /// # Errors
-    /// Errors of the work; [`Error::Closed`].
+    /// Errors of the call; [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// That of the work.
-    pub(crate) async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut work = pin!(work);
+    /// That of the call.
+    pub(crate) async fn run<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut call = pin!(call);
         loop {
             let ended = self.ended.notified();
             self.start()?;
             tokio::select! {
                 biased;
-                done = &mut work => return done,
+                done = &mut call => return done,
                 // The caller's own runtime may be the one that shuts down: yield, so that it can
                 // drop the caller.
                 () = ended => yield_now().await,
@@ -157,7 +157,7 @@ impl Tasks {
 
     /// Prevents new tasks. Running tasks continue until [`join`](Self::join).
     pub(crate) fn close(&self) {
-        self.lock().drivers = None;
+        self.lock().work = None;
     }
 
     /// Stops all tasks and waits for their end.
@@ -170,19 +170,19 @@ impl Tasks {
     /// Aborts all tasks at once.
     pub(crate) fn abort(&self) {
         let mut state = self.lock();
-        state.drivers = None;
+        state.work = None;
         state.tasks.abort_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TaskState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Drop guard of a task. However the task ends, it wakes the callers that can start the task again.
-struct Guard(Arc<Notify>);
+struct EndGuard(Arc<Notify>);
 
-impl Drop for Guard {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         self.0.notify_waiters();
     }

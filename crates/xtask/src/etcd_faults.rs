@@ -114,7 +114,7 @@ impl Drop for FaultReport {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct FaultCost {
     registered_ms: Vec<u64>,
-    right_ms: Vec<u64>,
+    current_ms: Vec<u64>,
     /// Number of nodes, and the smallest number that the client could have called.
     nodes: u64,
     fewest: Option<u64>,
@@ -144,7 +144,7 @@ fn costs(report: &str) -> Result<Costs> {
         };
         let cost = costs.entry((text("fault")?, text("etcd")?)).or_default();
         cost.registered_ms.push(number("registered_ms")?);
-        cost.right_ms.push(number("right_ms")?);
+        cost.current_ms.push(number("current_ms")?);
         cost.nodes = cost.nodes.max(number("nodes")?);
         cost.fewest = Some(cost.fewest.unwrap_or(u64::MAX).min(number("fewest")?));
         if let Some(vanished) = figures["vanished"].as_u64() {
@@ -153,7 +153,7 @@ fn costs(report: &str) -> Result<Costs> {
     }
     for cost in costs.values_mut() {
         cost.registered_ms.sort_unstable();
-        cost.right_ms.sort_unstable();
+        cost.current_ms.sort_unstable();
     }
     Ok(costs)
 }
@@ -178,7 +178,7 @@ fn table(costs: &Costs) -> String {
     let mut lines = vec![
         String::new(),
         format!(
-            "{:<width$}  {:<8} {:>2}  registered, s   picture, s     fewest    vanished",
+            "{:<width$}  {:<8} {:>2}  registered, s   snapshot, s    fewest    vanished",
             "fault", "etcd", "n"
         ),
         format!(
@@ -187,13 +187,13 @@ fn table(costs: &Costs) -> String {
         ),
     ];
     for ((fault, version), cost) in costs {
-        let (registered, right) = (seconds(&cost.registered_ms), seconds(&cost.right_ms));
+        let (registered, current) = (seconds(&cost.registered_ms), seconds(&cost.current_ms));
         let seen = format!("{} of {}", cost.fewest.unwrap_or_default(), cost.nodes);
         let vanished = cost
             .vanished
             .map_or("-".to_owned(), |vanished| vanished.to_string());
         let repeats = cost.registered_ms.len();
-        lines.push(format!("{fault:<width$}  {version:<8} {repeats:>2}  {registered}  {right}    {seen:<8}  {vanished}"));
+        lines.push(format!("{fault:<width$}  {version:<8} {repeats:>2}  {registered}  {current}    {seen:<8}  {vanished}"));
     }
     lines.join("\n")
 }
@@ -209,7 +209,7 @@ fn figures(costs: &Costs, etcds: &[FoundEtcd], tally: &TestCounts) -> Value {
             "etcd": version,
             "repeats": cost.registered_ms.len(),
             "registered_ms": { "median": median(&cost.registered_ms), "max": max(&cost.registered_ms) },
-            "right_ms": { "median": median(&cost.right_ms), "max": max(&cost.right_ms) },
+            "current_ms": { "median": median(&cost.current_ms), "max": max(&cost.current_ms) },
             "nodes": cost.nodes,
             "fewest": cost.fewest,
             "vanished": cost.vanished,
@@ -223,17 +223,17 @@ fn figures(costs: &Costs, etcds: &[FoundEtcd], tally: &TestCounts) -> Value {
 mod tests {
     use super::*;
 
-    const LINES: &str = r#"{"fault":"wiped","etcd":"3.4.23","registered_ms":900,"right_ms":950,"nodes":3,"fewest":3,"confirmed":0,"vanished":null}
-{"fault":"frozen","etcd":"3.6.16","registered_ms":10,"right_ms":3000,"nodes":3,"fewest":3,"confirmed":3,"vanished":0}
-{"fault":"frozen","etcd":"3.6.16","registered_ms":4000,"right_ms":20,"nodes":3,"fewest":2,"confirmed":2,"vanished":1}
-{"fault":"frozen","etcd":"3.6.16","registered_ms":40,"right_ms":30,"nodes":3,"fewest":3,"confirmed":3,"vanished":0}
+    const LINES: &str = r#"{"fault":"wiped","etcd":"3.4.23","registered_ms":900,"current_ms":950,"nodes":3,"fewest":3,"confirmed":0,"vanished":null}
+{"fault":"frozen","etcd":"3.6.16","registered_ms":10,"current_ms":3000,"nodes":3,"fewest":3,"confirmed":3,"vanished":0}
+{"fault":"frozen","etcd":"3.6.16","registered_ms":4000,"current_ms":20,"nodes":3,"fewest":2,"confirmed":2,"vanished":1}
+{"fault":"frozen","etcd":"3.6.16","registered_ms":40,"current_ms":30,"nodes":3,"fewest":3,"confirmed":3,"vanished":0}
 "#;
 
     #[test]
     fn figures_are_summed_by_fault_and_version() {
         let costs = costs(LINES).expect("lines of JSON");
         let shown = "
-fault   etcd      n  registered, s   picture, s     fewest    vanished
+fault   etcd      n  registered, s   snapshot, s    fewest    vanished
                      median    max  median    max    seen      from etcd
 frozen  3.6.16    3    0.04   4.00    0.03   3.00    2 of 3    1
 wiped   3.4.23    1    0.90   0.90    0.95   0.95    3 of 3    -";

@@ -2,69 +2,74 @@
 //! because go-micro's watcher reads only the first event of a batch. This module does not know the
 //! content of records.
 
-mod driver;
+mod machine;
 #[cfg(test)]
 mod property;
-mod slots;
-mod step;
+mod table;
+mod task;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::members::Members;
-use crate::trouble::Trouble;
-use crate::wire::{LeaseGrantRequest, LeaseRevokeRequest};
-use driver::Command;
-pub(crate) use driver::Driver;
-pub(crate) use slots::{Held, Slots};
-pub(crate) use step::Fate;
+use crate::cluster::Cluster;
+use crate::error::EtcdError;
+use crate::rpc::{LeaseGrantRequest, LeaseRevokeRequest};
+pub(crate) use machine::Renewal;
+pub(crate) use table::{LeaseRef, LeaseTable};
+use task::LeaseCommand;
+pub(crate) use task::LeaseTask;
 
 /// Capacity of the command queue of the lease task.
-const ROOM: usize = 1_024;
+const QUEUE: usize = 1_024;
 
 /// Client of etcd's leases: grant, keepalive, revoke. Keepalives go through one task, the
-/// [`Driver`].
+/// [`LeaseTask`].
 #[derive(Debug)]
 pub(crate) struct Leases {
-    members: Arc<Members>,
-    commands: mpsc::Sender<Command>,
+    cluster: Arc<Cluster>,
+    commands: mpsc::Sender<LeaseCommand>,
     /// Last error of the keepalive stream; none since the last response.
-    trouble: Arc<Mutex<Option<Trouble>>>,
+    last_error: Arc<Mutex<Option<EtcdError>>>,
 }
 
 impl Leases {
     /// Creates the leases, and the task that must run for keepalives to complete.
-    pub(crate) fn new(members: Arc<Members>) -> (Self, Driver) {
-        let (commands, receiver) = mpsc::channel(ROOM);
-        let trouble = Arc::<Mutex<_>>::default();
-        let driver = Driver::new(Arc::clone(&members), receiver, Arc::clone(&trouble));
+    pub(crate) fn new(cluster: Arc<Cluster>) -> (Self, LeaseTask) {
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        let last_error = Arc::<Mutex<_>>::default();
+        let task = LeaseTask::new(Arc::clone(&cluster), receiver, Arc::clone(&last_error));
         (
             Self {
-                members,
+                cluster,
                 commands,
-                trouble,
+                last_error,
             },
-            driver,
+            task,
         )
     }
 
     /// Grants a lease with this id.
-    pub(crate) async fn grant(&self, id: i64, seconds: i64, until: Instant) -> Result<(), Trouble> {
-        let question = LeaseGrantRequest { ttl: seconds, id };
-        let granted = match self.members.ask(question, until).await {
+    pub(crate) async fn grant(
+        &self,
+        id: i64,
+        seconds: i64,
+        deadline: Instant,
+    ) -> Result<(), EtcdError> {
+        let request = LeaseGrantRequest { ttl: seconds, id };
+        let granted = match self.cluster.call(request, deadline).await {
             // An earlier grant whose response was lost. No record is attached to it, and the raft
             // term of its grant is unknown.
-            Err(Trouble::LeaseExists(_)) => {
-                self.revoke(id, until).await?;
-                self.members.ask(question, until).await?
+            Err(EtcdError::LeaseExists(_)) => {
+                self.revoke(id, deadline).await?;
+                self.cluster.call(request, deadline).await?
             }
             granted => granted?,
         };
         let term = granted.header.map_or(0, |header| header.raft_term);
         // A task that has ended keeps no leases; it needs no grant.
-        let _ = self.commands.send(Command::Granted(id, term)).await;
+        let _ = self.commands.send(LeaseCommand::Granted(id, term)).await;
         Ok(())
     }
 
@@ -73,53 +78,56 @@ impl Leases {
     ///
     /// # Errors
     /// The state of the lease is unknown; it may still be alive.
-    pub(crate) async fn keep(
+    pub(crate) async fn renew(
         &self,
         id: i64,
         last: Option<Instant>,
-        until: Instant,
-    ) -> Result<Fate, Trouble> {
-        let asked = Instant::now();
-        let (answer, answered) = oneshot::channel();
-        let kept = async {
+        deadline: Instant,
+    ) -> Result<Renewal, EtcdError> {
+        let started = Instant::now();
+        let (sender, result) = oneshot::channel();
+        let renewed = async {
             self.commands
-                .send(Command::Want(id, last, answer))
+                .send(LeaseCommand::Renew(id, last, sender))
                 .await
-                .map_err(|_| Trouble::Closed)?;
-            answered.await.map_err(|_| Trouble::Closed)?
+                .map_err(|_| EtcdError::Closed)?;
+            result.await.map_err(|_| EtcdError::Closed)?
         };
-        match timeout_at(until, kept).await {
-            Ok(kept) => kept,
+        match timeout_at(deadline, renewed).await {
+            Ok(renewed) => renewed,
             Err(_) => Err(self
-                .last_trouble()
-                .unwrap_or(Trouble::Silent(asked.elapsed()))),
+                .last_error()
+                .unwrap_or(EtcdError::Timeout(started.elapsed()))),
         }
     }
 
     /// Requests a renewal of a lease without waiting for its result.
-    pub(crate) async fn keep_on(&self, id: i64) {
-        let (answer, _) = oneshot::channel();
+    pub(crate) async fn renew_in_background(&self, id: i64) {
+        let (sender, _) = oneshot::channel();
         // A task that has ended renews no lease.
-        let _ = self.commands.send(Command::Want(id, None, answer)).await;
+        let _ = self
+            .commands
+            .send(LeaseCommand::Renew(id, None, sender))
+            .await;
     }
 
     /// Stops the keepalives of a lease.
     pub(crate) async fn forget(&self, id: i64) {
         // A task that has ended knows no lease.
-        let _ = self.commands.send(Command::Forget(id)).await;
+        let _ = self.commands.send(LeaseCommand::Forget(id)).await;
     }
 
     /// Revokes a lease, and with it the records attached to it.
-    pub(crate) async fn revoke(&self, id: i64, until: Instant) -> Result<(), Trouble> {
+    pub(crate) async fn revoke(&self, id: i64, deadline: Instant) -> Result<(), EtcdError> {
         self.forget(id).await;
-        match self.members.ask(LeaseRevokeRequest { id }, until).await {
-            Ok(_) | Err(Trouble::NoLease(_)) => Ok(()),
-            Err(trouble) => Err(trouble),
+        match self.cluster.call(LeaseRevokeRequest { id }, deadline).await {
+            Ok(_) | Err(EtcdError::LeaseNotFound(_)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
-    fn last_trouble(&self) -> Option<Trouble> {
-        self.trouble
+    fn last_error(&self) -> Option<EtcdError> {
+        self.last_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()

@@ -8,18 +8,18 @@ use fastrand::Rng;
 use tokio::time::Instant;
 use waypost_conformance::{CaseLog, seeds};
 
-use super::step::{ANSWER, Action, Event, FRESH, Fate, Machine};
+use super::machine::{FRESH, LeaseAction, LeaseEvent, LeaseMachine, RESPONSE_TIMEOUT, Renewal};
 
 const TTL: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_secs(1);
-const TROUBLE: Duration = Duration::from_secs(30);
+const FAULTS: Duration = Duration::from_secs(30);
 /// Time within which a renewal succeeds once the faults have ended: a silent stream and its
 /// backoff, then another stream that was silent already and its backoff.
-const FULFILLED: Duration = Duration::from_secs(6);
+const RECOVERY: Duration = Duration::from_secs(6);
 
 /// Limits per second. A loop without backoff does hundreds.
 const STREAMS_IN_A_SECOND: u32 = 40;
-const QUESTIONS_IN_A_SECOND: u32 = 80;
+const KEEPALIVES_IN_A_SECOND: u32 = 80;
 
 #[derive(Debug)]
 struct Lease {
@@ -29,144 +29,144 @@ struct Lease {
 
 /// Caller that renews its lease, and grants another when the result demands it.
 #[derive(Debug)]
-struct Keeper {
+struct Caller {
     lease: i64,
     next: Instant,
-    wants_since: Option<Instant>,
+    waiting_since: Option<Instant>,
 }
 
-struct World {
+struct Simulation {
     now: Instant,
-    begun: Instant,
+    start: Instant,
     rng: Rng,
-    story: CaseLog,
-    machine: Machine,
+    case_log: CaseLog,
+    machine: LeaseMachine,
     leases: BTreeMap<i64, Lease>,
     term: u64,
     /// Keepalives and responses in flight, in order.
-    questions: Vec<(Instant, i64)>,
-    answers: Vec<(Instant, Event)>,
+    keepalives: Vec<(Instant, i64)>,
+    responses: Vec<(Instant, LeaseEvent)>,
     open: bool,
-    mute: bool,
+    is_mute: bool,
     paused: bool,
-    keepers: Vec<Keeper>,
+    callers: Vec<Caller>,
     granted: i64,
     second: Instant,
     streams: u32,
-    asked: u32,
+    sent: u32,
     /// Leases were revoked, or the model was paused.
     excused: bool,
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_happens_leases_are_kept_or_told_to_be_lost() {
+async fn leases_are_kept_or_reported_as_lost_after_any_faults() {
     for seed in seeds(200) {
-        let story = CaseLog::new("-p waypost-etcd --lib leases_are_kept", seed);
-        let mut world = World::new(story, Rng::with_seed(seed));
+        let case_log = CaseLog::new("-p waypost-etcd --lib leases_are_kept", seed);
+        let mut simulation = Simulation::new(case_log, Rng::with_seed(seed));
         // Half of the cases have stream faults only, which must not lose a lease.
-        let gentle = world.rng.bool();
-        (0..3).for_each(|_| world.begin());
-        let end = world.now + TROUBLE;
-        while world.now < end {
-            let rest = Duration::from_millis(world.rng.u64(0..1_000));
-            world.run(rest);
-            world.happen(gentle);
+        let gentle = simulation.rng.bool();
+        (0..3).for_each(|_| simulation.add_caller());
+        let end = simulation.now + FAULTS;
+        while simulation.now < end {
+            let pause = Duration::from_millis(simulation.rng.u64(0..1_000));
+            simulation.run(pause);
+            simulation.inject_fault(gentle);
         }
-        world.tell("no more faults");
-        (world.paused, world.mute) = (false, false);
-        world.run(FULFILLED);
-        world.is_well();
-        world.forget_all();
+        simulation.log("no more faults");
+        (simulation.paused, simulation.is_mute) = (false, false);
+        simulation.run(RECOVERY);
+        simulation.check_recovered();
+        simulation.forget_all();
     }
 }
 
-impl World {
-    fn new(story: CaseLog, rng: Rng) -> Self {
+impl Simulation {
+    fn new(case_log: CaseLog, rng: Rng) -> Self {
         let now = Instant::now();
-        let machine = Machine::new(Rng::with_seed(story.seed() ^ 1));
+        let machine = LeaseMachine::new(Rng::with_seed(case_log.seed() ^ 1));
         Self {
             now,
-            begun: now,
+            start: now,
             rng,
-            story,
+            case_log,
             machine,
             leases: BTreeMap::new(),
             term: 2,
-            questions: Vec::new(),
-            answers: Vec::new(),
+            keepalives: Vec::new(),
+            responses: Vec::new(),
             open: false,
-            mute: false,
+            is_mute: false,
             paused: false,
-            keepers: Vec::new(),
+            callers: Vec::new(),
             granted: 0,
             second: now,
             streams: 0,
-            asked: 0,
+            sent: 0,
             excused: false,
         }
     }
 
-    fn tell(&self, what: impl std::fmt::Display) {
-        self.story.tell(format!(
+    fn log(&self, what: impl std::fmt::Display) {
+        self.case_log.tell(format!(
             "{:8.3} s {what}",
-            (self.now - self.begun).as_secs_f64()
+            (self.now - self.start).as_secs_f64()
         ));
     }
 
-    fn happen(&mut self, gentle: bool) {
+    fn inject_fault(&mut self, gentle: bool) {
         match self.rng.u32(..if gentle { 60 } else { 100 }) {
             0..20 => {
-                self.tell("the stream breaks");
-                self.breaks();
+                self.log("the stream breaks");
+                self.break_stream();
             }
             20..35 => {
-                self.tell("the stream is mute");
-                self.mute = true;
+                self.log("the stream is mute");
+                self.is_mute = true;
             }
-            35..45 => self.begin(),
-            45..60 => self.end(),
+            35..45 => self.add_caller(),
+            45..60 => self.remove_caller(),
             60..70 => {
-                self.tell("another leader");
+                self.log("another leader");
                 self.term += 1;
             }
             70..80 => self.revoke(),
             80..90 => {
-                self.tell("paused");
+                self.log("paused");
                 (self.paused, self.excused) = (true, true);
             }
             _ => {
-                self.tell("goes on");
+                self.log("resumed");
                 self.paused = false;
             }
         }
     }
 
-    fn begin(&mut self) {
-        if self.keepers.len() < 6 {
+    fn add_caller(&mut self) {
+        if self.callers.len() < 6 {
             let lease = self.grant();
             let next = self.now + self.later(1_000);
-            self.keepers.push(Keeper {
+            self.callers.push(Caller {
                 lease,
                 next,
-                wants_since: None,
+                waiting_since: None,
             });
         }
     }
 
-    fn end(&mut self) {
-        if self.keepers.len() > 1 {
-            let keeper = self
-                .keepers
-                .swap_remove(self.rng.usize(..self.keepers.len()));
-            self.tell(format!("{} is forgotten", keeper.lease));
-            self.step(Event::Forget(keeper.lease));
+    fn remove_caller(&mut self) {
+        if self.callers.len() > 1 {
+            let caller = self
+                .callers
+                .swap_remove(self.rng.usize(..self.callers.len()));
+            self.log(format!("{} is forgotten", caller.lease));
+            self.step(LeaseEvent::Forget(caller.lease));
         }
     }
 
     fn revoke(&mut self) {
         let ids: Vec<_> = self.leases.keys().copied().collect();
         if let Some(id) = self.rng.choice(ids) {
-            self.tell(format!("{id} is revoked"));
+            self.log(format!("{id} is revoked"));
             self.leases.remove(&id);
             self.excused = true;
         }
@@ -175,7 +175,7 @@ impl World {
     fn grant(&mut self) -> i64 {
         self.granted += 1;
         let id = self.granted;
-        self.tell(format!("{id} is granted"));
+        self.log(format!("{id} is granted"));
         self.leases.insert(
             id,
             Lease {
@@ -183,7 +183,7 @@ impl World {
                 term: self.term,
             },
         );
-        self.step(Event::Granted(id, self.term));
+        self.step(LeaseEvent::Granted(id, self.term));
         id
     }
 
@@ -195,94 +195,94 @@ impl World {
         let end = self.now + duration;
         while let Some(next) = self.next().filter(|next| *next <= end) {
             self.now = self.now.max(next);
-            self.fire();
+            self.step_next();
         }
         self.now = end;
     }
 
     fn next(&self) -> Option<Instant> {
-        let asked = self
-            .questions
+        let sent = self
+            .keepalives
             .first()
-            .filter(|_| self.serves())
+            .filter(|_| self.is_serving())
             .map(|(at, _)| *at);
-        let answered = self
-            .answers
+        let arrived = self
+            .responses
             .first()
-            .filter(|_| !self.mute)
+            .filter(|_| !self.is_mute)
             .map(|(at, _)| *at);
-        let keepers = self.keepers.iter().map(|keeper| keeper.next);
-        asked
-            .into_iter()
-            .chain(answered)
+        let callers = self.callers.iter().map(|caller| caller.next);
+        sent.into_iter()
+            .chain(arrived)
             .chain(self.machine.deadline())
-            .chain(keepers)
+            .chain(callers)
             .min()
     }
 
-    fn serves(&self) -> bool {
-        !self.paused && !self.mute
+    fn is_serving(&self) -> bool {
+        !self.paused && !self.is_mute
     }
 
-    fn fire(&mut self) {
+    fn step_next(&mut self) {
         let now = self.now;
         if !self.paused {
             self.leases.retain(|_, lease| now < lease.renewed + TTL);
         }
-        if self.serves() && self.questions.first().is_some_and(|(at, _)| *at <= now) {
-            let (_, id) = self.questions.remove(0);
+        if self.is_serving() && self.keepalives.first().is_some_and(|(at, _)| *at <= now) {
+            let (_, id) = self.keepalives.remove(0);
             let ttl = self.leases.get_mut(&id).map_or(0, |lease| {
                 lease.renewed = now;
                 5
             });
             let at = now + self.later(20);
-            let at = self.answers.last().map_or(at, |(last, _)| at.max(*last));
-            self.answers.push((at, Event::Answer(id, ttl, self.term)));
-        } else if !self.mute && self.answers.first().is_some_and(|(at, _)| *at <= now) {
-            let (_, answer) = self.answers.remove(0);
-            self.step(answer);
-        } else if let Some(keeper) = self.keepers.iter_mut().find(|keeper| keeper.next <= now) {
-            keeper.next = now + INTERVAL;
-            keeper.wants_since.get_or_insert(now);
-            let lease = keeper.lease;
-            self.step(Event::Want(lease, None));
+            let at = self.responses.last().map_or(at, |(last, _)| at.max(*last));
+            self.responses
+                .push((at, LeaseEvent::Response(id, ttl, self.term)));
+        } else if !self.is_mute && self.responses.first().is_some_and(|(at, _)| *at <= now) {
+            let (_, response) = self.responses.remove(0);
+            self.step(response);
+        } else if let Some(caller) = self.callers.iter_mut().find(|caller| caller.next <= now) {
+            caller.next = now + INTERVAL;
+            caller.waiting_since.get_or_insert(now);
+            let lease = caller.lease;
+            self.step(LeaseEvent::Renew(lease, None));
         } else {
-            self.step(Event::Tick);
+            self.step(LeaseEvent::Tick);
         }
     }
 
-    fn breaks(&mut self) {
+    fn break_stream(&mut self) {
         if std::mem::take(&mut self.open) {
-            self.hang_up();
-            self.step(Event::Broke);
+            self.close_stream();
+            self.step(LeaseEvent::StreamBroken);
         }
     }
 
-    fn hang_up(&mut self) {
-        (self.open, self.mute) = (false, false);
-        self.questions.clear();
-        self.answers.clear();
+    fn close_stream(&mut self) {
+        (self.open, self.is_mute) = (false, false);
+        self.keepalives.clear();
+        self.responses.clear();
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: LeaseEvent) {
         for action in self.machine.step(self.now, event) {
             match action {
-                Action::Open => {
-                    self.hang_up();
+                LeaseAction::OpenStream => {
+                    self.close_stream();
                     (self.open, self.streams) = (true, self.streams + 1);
                 }
-                Action::Drop(_) => self.hang_up(),
-                Action::Ask(id) => {
-                    self.asked += 1;
+                LeaseAction::CloseStream(_) => self.close_stream(),
+                LeaseAction::SendKeepAlive(id) => {
+                    self.sent += 1;
                     let at = self.now + self.later(20);
-                    let at = self.questions.last().map_or(at, |(last, _)| at.max(*last));
-                    self.questions.push((at, id));
+                    let at = self.keepalives.last().map_or(at, |(last, _)| at.max(*last));
+                    self.keepalives.push((at, id));
                 }
-                Action::Tell(id, fate) => self.told(id, fate),
+                LeaseAction::Complete(id, renewal) => self.complete(id, renewal),
             }
         }
         if self.now >= self.second + Duration::from_secs(1) {
-            (self.second, self.streams, self.asked) = (self.now, 0, 0);
+            (self.second, self.streams, self.sent) = (self.now, 0, 0);
         }
         assert!(
             self.streams <= STREAMS_IN_A_SECOND,
@@ -290,65 +290,67 @@ impl World {
             self.streams
         );
         assert!(
-            self.asked <= QUESTIONS_IN_A_SECOND,
+            self.sent <= KEEPALIVES_IN_A_SECOND,
             "{} questions in a second",
-            self.asked
+            self.sent
         );
     }
 
-    fn told(&mut self, id: i64, fate: Fate) {
-        let Some(keeper) = self.keepers.iter().position(|keeper| keeper.lease == id) else {
+    fn complete(&mut self, id: i64, renewal: Renewal) {
+        let Some(caller) = self.callers.iter().position(|caller| caller.lease == id) else {
             return;
         };
-        match fate {
-            Fate::Kept => {
+        match renewal {
+            Renewal::Alive => {
                 // A lease revoked since was renewed before; for a paused lessor no time passes.
-                let kept = self.leases.get(&id).map(|lease| self.now - lease.renewed);
-                let fresh = kept.is_none_or(|age| age <= ANSWER.max(FRESH) || self.paused);
+                let age = self.leases.get(&id).map(|lease| self.now - lease.renewed);
+                let fresh = age.is_none_or(|age| age <= RESPONSE_TIMEOUT.max(FRESH) || self.paused);
                 assert!(
-                    fresh && (kept.is_some() || self.excused),
-                    "lease {id} is told to be kept; renewed {kept:?} ago"
+                    fresh && (age.is_some() || self.excused),
+                    "lease {id} is reported as alive; renewed {age:?} ago"
                 );
-                self.keepers[keeper].wants_since = None;
+                self.callers[caller].waiting_since = None;
                 return;
             }
-            Fate::Outlived => assert!(
+            Renewal::StaleTerm => assert!(
                 self.leases
                     .get(&id)
                     .is_none_or(|lease| lease.term < self.term),
                 "no other leader"
             ),
-            Fate::Lost => assert!(self.excused, "lease {id} was lost by faults of streams"),
+            Renewal::Expired => {
+                assert!(self.excused, "lease {id} was lost by faults of streams");
+            }
         }
-        self.tell(format!("{id} is told to be {fate:?}"));
-        self.keepers[keeper].wants_since = None;
-        // Like the owner: grant another lease, and stop the keepalives of the old one.
-        self.keepers[keeper].lease = 0;
-        self.step(Event::Forget(id));
+        self.log(format!("{id} is reported as {renewal:?}"));
+        self.callers[caller].waiting_since = None;
+        // Like the record writer: grant another lease, and stop the keepalives of the old one.
+        self.callers[caller].lease = 0;
+        self.step(LeaseEvent::Forget(id));
         let lease = self.grant();
-        self.keepers[keeper].lease = lease;
+        self.callers[caller].lease = lease;
     }
 
-    fn is_well(&self) {
-        for keeper in &self.keepers {
-            let waits = keeper.wants_since.map(|since| self.now - since);
+    fn check_recovered(&self) {
+        for caller in &self.callers {
+            let waiting = caller.waiting_since.map(|since| self.now - since);
             assert!(
-                waits.is_none_or(|waits| waits < INTERVAL),
-                "lease {} is wanted for {waits:?}",
-                keeper.lease
+                waiting.is_none_or(|waiting| waiting < INTERVAL),
+                "lease {} is wanted for {waiting:?}",
+                caller.lease
             );
             assert!(
-                self.leases.contains_key(&keeper.lease),
+                self.leases.contains_key(&caller.lease),
                 "lease {} is not there",
-                keeper.lease
+                caller.lease
             );
         }
     }
 
     /// No state is left of leases that are no longer needed.
     fn forget_all(&mut self) {
-        for keeper in std::mem::take(&mut self.keepers) {
-            self.step(Event::Forget(keeper.lease));
+        for caller in std::mem::take(&mut self.callers) {
+            self.step(LeaseEvent::Forget(caller.lease));
         }
         assert_eq!(
             (self.open, self.machine.deadline()),

@@ -1,15 +1,15 @@
 //! Watches: one watch stream for all services that are watched, and for the records of this
 //! process. This module does not know registrations.
 
-mod driver;
-mod line;
-mod own;
+mod machine;
+mod own_keys;
 #[cfg(test)]
 mod property;
-mod step;
+mod scope;
+mod stream;
+mod task;
 #[cfg(test)]
 mod tests;
-mod track;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,41 +20,42 @@ use tokio::time::timeout;
 use waypost_core::record::Key;
 use waypost_core::registry::{Broadcaster, Error, Result, WatchOptions, Watcher};
 
-use driver::Command;
-pub(crate) use driver::Driver;
-pub(crate) use own::Own;
-pub(crate) use step::Scope;
+pub(crate) use machine::Scope;
+pub(crate) use own_keys::OwnKeyEvent;
+use task::WatchCommand;
+pub(crate) use task::WatchTask;
 
-use crate::members::Members;
+use crate::cluster::Cluster;
 use crate::records::Records;
 
 /// Capacity of the command queue of the watch task.
-const ROOM: usize = 1_024;
+const QUEUE: usize = 1_024;
 
 /// Timeout of a barrier; after it, the record itself is read. It suffices for a busy machine, since
 /// many records wait for one barrier.
-const BARRIER: Duration = Duration::from_secs(1);
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Callback for events of the records of this process.
-pub(crate) type Listener = Box<dyn Fn(OwnNews) + Send + Sync>;
+pub(crate) type OwnKeyListener = Box<dyn Fn(OwnKeysEvent) + Send + Sync>;
 
 /// Event of the watches on own records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum OwnNews {
+pub(crate) enum OwnKeysEvent {
     /// Event of one record.
-    Of(Key, Own),
+    Key(Key, OwnKeyEvent),
     /// No own record is watched now.
-    NoneWatched,
+    AllUnwatched,
 }
 
-/// Handle on the watch task, its [`Driver`].
+/// Handle on the watch task, its [`WatchTask`].
 #[derive(Debug)]
-pub(crate) struct Hub {
-    commands: mpsc::Sender<Command>,
+pub(crate) struct Watches {
+    commands: mpsc::Sender<WatchCommand>,
     broadcasters: Arc<Mutex<Broadcasters>>,
 }
 
-/// Broadcasters in use. They are added by subscribers and removed by the task, both under this lock.
+/// Broadcasters in use. They are added by subscribers and removed by the task, both under this
+/// lock.
 #[derive(Debug, Default)]
 struct Broadcasters {
     by_scope: HashMap<Scope, Broadcaster>,
@@ -63,22 +64,22 @@ struct Broadcasters {
     missed: usize,
 }
 
-impl Hub {
-    /// Creates the hub, and the task that must run for watchers to get events. `timeout` is that of
+impl Watches {
+    /// Creates the handle, and the task that must run for watchers to get events. `timeout` is that of
     /// one request.
     pub(crate) fn new(
-        members: Arc<Members>,
+        cluster: Arc<Cluster>,
         records: Arc<Records>,
         timeout: Duration,
-        owner: Listener,
-    ) -> (Self, Driver) {
-        let (commands, receiver) = mpsc::channel(ROOM);
+        listener: OwnKeyListener,
+    ) -> (Self, WatchTask) {
+        let (commands, receiver) = mpsc::channel(QUEUE);
         let broadcasters = Arc::<Mutex<Broadcasters>>::default();
-        let driver = Driver::new(
-            members,
+        let task = WatchTask::new(
+            cluster,
             records,
             timeout,
-            owner,
+            listener,
             receiver,
             Arc::clone(&broadcasters),
         );
@@ -87,21 +88,21 @@ impl Hub {
                 commands,
                 broadcasters,
             },
-            driver,
+            task,
         )
     }
 
-    pub(crate) async fn follow(&self, options: &WatchOptions) -> Result<Watcher> {
-        let (broadcaster, watcher) = self.subscribe(options)?;
+    pub(crate) async fn subscribe(&self, options: &WatchOptions) -> Result<Watcher> {
+        let (broadcaster, watcher) = self.add_subscriber(options)?;
         let scope = options.service.clone();
         self.commands
-            .send(Command::Follow(scope, broadcaster))
+            .send(WatchCommand::Subscribe(scope, broadcaster))
             .await
             .map_err(|_| Error::Closed)?;
         Ok(watcher)
     }
 
-    fn subscribe(&self, options: &WatchOptions) -> Result<(Broadcaster, Watcher)> {
+    fn add_subscriber(&self, options: &WatchOptions) -> Result<(Broadcaster, Watcher)> {
         let mut broadcasters = lock(&self.broadcasters);
         if broadcasters.closed {
             return Err(Error::Closed);
@@ -114,27 +115,33 @@ impl Hub {
     }
 
     /// Watches an own record, as written at `revision`.
-    pub(crate) async fn own(&self, key: &Key, revision: i64) {
+    pub(crate) async fn add_own_key(&self, key: &Key, revision: i64) {
         // A task that has ended watches nothing, and emits no events.
         let _ = self
             .commands
-            .send(Command::Own(key.clone(), revision))
+            .send(WatchCommand::AddOwnKey(key.clone(), revision))
             .await;
     }
 
-    pub(crate) async fn disown(&self, key: &Key) {
-        let _ = self.commands.send(Command::Disown(key.clone())).await;
+    pub(crate) async fn remove_own_key(&self, key: &Key) {
+        let _ = self
+            .commands
+            .send(WatchCommand::RemoveOwnKey(key.clone()))
+            .await;
     }
 
     /// Waits until every change to own records that was made before the call has been received.
     /// Returns false if that cannot be confirmed.
     pub(crate) async fn barrier(&self) -> bool {
-        let (passed, waits) = oneshot::channel();
-        let asked = async {
-            self.commands.send(Command::Barrier(passed)).await.ok()?;
-            waits.await.ok()
+        let (waiter, passed) = oneshot::channel();
+        let barrier = async {
+            self.commands
+                .send(WatchCommand::Barrier(waiter))
+                .await
+                .ok()?;
+            passed.await.ok()
         };
-        matches!(timeout(BARRIER, asked).await, Ok(Some(())))
+        matches!(timeout(BARRIER_TIMEOUT, barrier).await, Ok(Some(())))
     }
 
     /// Returns the number of changes that lists have found and the watch had not delivered.

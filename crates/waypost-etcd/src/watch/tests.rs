@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use waypost_core::record::{Entry, Key, Node, Service};
-use waypost_core::registry::{Broadcaster, Error, Event as News, WatchOptions, Watcher};
+use waypost_core::registry::{Broadcaster, Error, Event, WatchOptions, Watcher};
 
-use super::Own;
-use super::step::{Action, Event, Machine, Scope};
-use super::track::{Listed, Missed};
+use super::OwnKeyEvent;
+use super::machine::{Scope, WatchAction, WatchInput, WatchMachine};
+use super::scope::Missed;
+use crate::error::EtcdError;
+use crate::keys::KeySpace;
+use crate::list::Listing;
 use crate::records::Records;
-use crate::space::Space;
-use crate::trouble::Trouble;
-use crate::wire::{Header, KeyValue, WatchAsk, WatchEvent, WatchRequest, WatchResponse};
+use crate::rpc::{Header, KeyValue, WatchEvent, WatchRequest, WatchRequestUnion, WatchResponse};
 
 /// Machine, one listener of a service, and the time.
-struct Scene {
-    machine: Machine,
-    begun: Instant,
+struct Fixture {
+    machine: WatchMachine,
+    start: Instant,
     watcher: Watcher,
     broadcaster: Broadcaster,
 }
@@ -56,8 +57,8 @@ fn header(revision: i64) -> Option<Header> {
     })
 }
 
-fn created(watch_id: i64, revision: i64) -> Event {
-    Event::Heard(WatchResponse {
+fn created(watch_id: i64, revision: i64) -> WatchInput {
+    WatchInput::Response(WatchResponse {
         header: header(revision),
         watch_id,
         created: true,
@@ -65,12 +66,12 @@ fn created(watch_id: i64, revision: i64) -> Event {
     })
 }
 
-fn put(watch_id: i64, id: &str, revision: i64) -> Event {
+fn put(watch_id: i64, id: &str, revision: i64) -> WatchInput {
     let event = WatchEvent {
         kind: WatchEvent::PUT,
         kv: Some(kv(id, &format!("h:{revision}"), revision)),
     };
-    Event::Heard(WatchResponse {
+    WatchInput::Response(WatchResponse {
         header: header(revision),
         watch_id,
         events: vec![event],
@@ -78,17 +79,17 @@ fn put(watch_id: i64, id: &str, revision: i64) -> Event {
     })
 }
 
-fn progress(revision: i64) -> Event {
-    Event::Heard(WatchResponse {
+fn progress(revision: i64) -> WatchInput {
+    WatchInput::Response(WatchResponse {
         header: header(revision),
         watch_id: -1,
         ..WatchResponse::default()
     })
 }
 
-fn cancelled(watch_id: i64, compact_revision: i64, reason: &str) -> Event {
+fn cancelled(watch_id: i64, compact_revision: i64, reason: &str) -> WatchInput {
     let cancel_reason = reason.to_owned();
-    Event::Heard(WatchResponse {
+    WatchInput::Response(WatchResponse {
         watch_id,
         canceled: true,
         compact_revision,
@@ -97,14 +98,14 @@ fn cancelled(watch_id: i64, compact_revision: i64, reason: &str) -> Event {
     })
 }
 
-fn broken() -> Event {
-    Event::Broke(Trouble::Link("broken".into()))
+fn broken() -> WatchInput {
+    WatchInput::StreamBroken(EtcdError::Transport("broken".into()))
 }
 
 /// Returns the requests to etcd, in short form.
-fn asked(actions: &[Action]) -> Vec<String> {
-    let shown = |request: &WatchRequest| match request.ask.as_ref().unwrap() {
-        WatchAsk::Create(create) => {
+fn sent(actions: &[WatchAction]) -> Vec<String> {
+    let shown = |request: &WatchRequest| match request.request_union.as_ref().unwrap() {
+        WatchRequestUnion::Create(create) => {
             format!(
                 "create {} {} from {}",
                 create.watch_id,
@@ -112,50 +113,51 @@ fn asked(actions: &[Action]) -> Vec<String> {
                 create.start_revision
             )
         }
-        WatchAsk::Cancel(cancel) => format!("cancel {}", cancel.watch_id),
-        WatchAsk::Progress(_) => "progress".to_owned(),
+        WatchRequestUnion::Cancel(cancel) => format!("cancel {}", cancel.watch_id),
+        WatchRequestUnion::Progress(_) => "progress".to_owned(),
     };
-    let shown = |action: &Action| match action {
-        Action::Ask(request) => Some(shown(request)),
-        Action::Open => Some("open".to_owned()),
-        Action::Drop(why) => Some(
-            why.as_ref()
-                .map_or("drop".to_owned(), |why| format!("give up: {why}")),
+    let shown = |action: &WatchAction| match action {
+        WatchAction::Send(request) => Some(shown(request)),
+        WatchAction::OpenStream => Some("open".to_owned()),
+        WatchAction::CloseStream(error) => Some(
+            error
+                .as_ref()
+                .map_or("drop".to_owned(), |error| format!("close: {error}")),
         ),
-        Action::List(scope) => Some(format!("list {}", scope.as_deref().unwrap_or("all"))),
+        WatchAction::List(scope) => Some(format!("list {}", scope.as_deref().unwrap_or("all"))),
         _ => None,
     };
     actions.iter().filter_map(shown).collect()
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
-        let records = Arc::new(Records::new(Space::new("/p")));
+        let records = Arc::new(Records::new(KeySpace::new("/p")));
         let broadcaster = Broadcaster::default();
         let watcher = broadcaster.subscribe_to_fresh(&WatchOptions::service("s"));
         Self {
-            machine: Machine::new(records, fastrand::Rng::with_seed(1)),
-            begun: Instant::now(),
+            machine: WatchMachine::new(records, fastrand::Rng::with_seed(1)),
+            start: Instant::now(),
             watcher,
             broadcaster,
         }
     }
 
-    fn step(&mut self, ms: u64, event: Event) -> Vec<Action> {
+    fn step(&mut self, ms: u64, event: WatchInput) -> Vec<WatchAction> {
         self.machine
-            .step(self.begun + Duration::from_millis(ms), event)
+            .step(self.start + Duration::from_millis(ms), event)
     }
 
     fn tick(&mut self, ms: u64) -> Vec<String> {
-        asked(&self.step(ms, Event::Tick))
+        sent(&self.step(ms, WatchInput::Tick))
     }
 
-    fn listed(&mut self, ms: u64, revision: i64, entries: &[Entry]) -> Vec<Action> {
+    fn listed(&mut self, ms: u64, revision: i64, entries: &[Entry]) -> Vec<WatchAction> {
         self.step(
             ms,
-            Event::Listed(
+            WatchInput::Listed(
                 scope(),
-                Ok(Listed {
+                Ok(Listing {
                     revision,
                     entries: entries.to_vec(),
                 }),
@@ -163,73 +165,76 @@ impl Scene {
         )
     }
 
-    /// Creates a scene whose service is listed at revision 5 with one node, and watched.
+    /// Creates a fixture whose service is listed at revision 5 with one node, and watched.
     fn watching() -> Self {
-        let mut scene = Self::new();
-        let broadcaster = scene.broadcaster.clone();
+        let mut fixture = Self::new();
+        let broadcaster = fixture.broadcaster.clone();
         assert_eq!(
-            asked(&scene.step(0, Event::Follow(scope(), broadcaster))),
+            sent(&fixture.step(0, WatchInput::Subscribe(scope(), broadcaster))),
             ["list s"]
         );
         assert_eq!(
-            asked(&scene.listed(1, 5, &[entry("1", "h:5")])),
+            sent(&fixture.listed(1, 5, &[entry("1", "h:5")])),
             ["open", "create 1 /p/s/ from 5"]
         );
-        scene.step(2, created(1, 5));
-        assert_eq!(scene.heard(), [Ok(News::Reset(vec![entry("1", "h:5")]))]);
-        scene
+        fixture.step(2, created(1, 5));
+        assert_eq!(
+            fixture.received(),
+            [Ok(Event::Reset(vec![entry("1", "h:5")]))]
+        );
+        fixture
     }
 
-    fn heard(&mut self) -> Vec<Result<News, String>> {
+    fn received(&mut self) -> Vec<Result<Event, String>> {
         let mut cx = Context::from_waker(Waker::noop());
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         while let Poll::Ready(Some(item)) =
             futures_core::Stream::poll_next(std::pin::Pin::new(&mut self.watcher), &mut cx)
         {
-            heard.push(item.map_err(|error: Error| error.chain()));
+            received.push(item.map_err(|error: Error| error.chain()));
         }
-        heard
+        received
     }
 
     fn deadline(&self) -> u64 {
         let deadline = self.machine.deadline().unwrap();
-        u64::try_from((deadline - self.begun).as_micros().div_ceil(1_000)).unwrap()
+        u64::try_from((deadline - self.start).as_micros().div_ceil(1_000)).unwrap()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_goes_on_where_it_broke() {
-    let mut scene = Scene::watching();
-    scene.step(10, put(1, "2", 7));
-    assert_eq!(scene.heard(), [Ok(News::Created(entry("2", "h:7")))]);
+async fn a_stream_resumes_at_its_last_revision() {
+    let mut fixture = Fixture::watching();
+    fixture.step(10, put(1, "2", 7));
+    assert_eq!(fixture.received(), [Ok(Event::Created(entry("2", "h:7")))]);
     assert_eq!(
-        asked(&scene.step(20, broken())),
+        sent(&fixture.step(20, broken())),
         ["open", "create 2 /p/s/ from 7"]
     );
-    scene.step(30, created(2, 9));
-    scene.step(31, put(2, "2", 7));
-    scene.step(32, put(2, "3", 9));
+    fixture.step(30, created(2, 9));
+    fixture.step(31, put(2, "2", 7));
+    fixture.step(32, put(2, "3", 9));
     assert_eq!(
-        scene.heard(),
-        [Ok(News::Created(entry("3", "h:9")))],
-        "what comes twice is told once"
+        fixture.received(),
+        [Ok(Event::Created(entry("3", "h:9")))],
+        "a repeated event is emitted once"
     );
-    let relist = scene.deadline();
+    let relist = fixture.deadline();
     assert!(relist <= 3_020, "a list verifies it soon: {relist}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_stream_is_asked_each_second_and_left_after_three() {
-    let mut scene = Scene::watching();
-    assert_eq!(scene.deadline(), 1_001);
-    assert_eq!(scene.tick(1_001), ["progress"]);
-    scene.step(1_010, progress(5));
-    assert_eq!(scene.tick(2_001), ["progress"]);
-    assert_eq!(scene.tick(3_001), ["progress"]);
+async fn progress_is_requested_each_second_and_a_silent_stream_is_closed_after_three() {
+    let mut fixture = Fixture::watching();
+    assert_eq!(fixture.deadline(), 1_001);
+    assert_eq!(fixture.tick(1_001), ["progress"]);
+    fixture.step(1_010, progress(5));
+    assert_eq!(fixture.tick(2_001), ["progress"]);
+    assert_eq!(fixture.tick(3_001), ["progress"]);
     assert_eq!(
-        scene.tick(4_010),
+        fixture.tick(4_010),
         [
-            "give up: no response within 3s",
+            "close: no response within 3s",
             "open",
             "create 2 /p/s/ from 5"
         ]
@@ -237,151 +242,160 @@ async fn a_silent_stream_is_asked_each_second_and_left_after_three() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn trouble_is_told_after_a_second_and_ended_by_a_list() {
-    let mut scene = Scene::watching();
+async fn an_error_is_emitted_after_a_second_and_cleared_by_a_list() {
+    let mut fixture = Fixture::watching();
     assert_eq!(
-        asked(&scene.step(100, broken())),
+        sent(&fixture.step(100, broken())),
         ["open", "create 2 /p/s/ from 5"],
         "at once"
     );
     assert_eq!(
-        asked(&scene.step(110, broken())),
+        sent(&fixture.step(110, broken())),
         [""; 0],
-        "the second failure rests"
+        "the second failure backs off"
     );
-    let opened = scene.tick(210);
+    let opened = fixture.tick(210);
     assert!(
         opened.contains(&"create 3 /p/s/ from 5".to_owned()),
         "no longer than 100 ms: {opened:?}"
     );
     let listing = opened.contains(&"list s".to_owned());
-    scene.tick(1_099);
-    assert_eq!(scene.heard(), []);
-    assert_eq!(scene.deadline(), 1_100);
-    scene.tick(1_100);
+    fixture.tick(1_099);
+    assert_eq!(fixture.received(), []);
+    assert_eq!(fixture.deadline(), 1_100);
+    fixture.tick(1_100);
     assert_eq!(
-        scene.heard(),
+        fixture.received(),
         [Err(
             "the etcd registry is unavailable: watching: broken".to_owned()
         )]
     );
     // The stream is up, but changes may be missing until the list completes.
-    let asked = asked(&scene.step(1_200, created(3, 8)));
-    assert!(listing || asked.contains(&"list s".to_owned()), "{asked:?}");
-    scene.listed(1_201, 8, &[entry("1", "h:5")]);
-    assert_eq!(scene.heard(), [Ok(News::Reset(vec![entry("1", "h:5")]))]);
+    let sent = sent(&fixture.step(1_200, created(3, 8)));
+    assert!(listing || sent.contains(&"list s".to_owned()), "{sent:?}");
+    fixture.listed(1_201, 8, &[entry("1", "h:5")]);
+    assert_eq!(
+        fixture.received(),
+        [Ok(Event::Reset(vec![entry("1", "h:5")]))]
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wiped_etcd_is_seen_by_its_revision() {
-    let mut scene = Scene::watching();
-    scene.step(10, put(1, "2", 50));
-    scene.heard();
-    scene.step(20, broken());
-    assert_eq!(asked(&scene.step(30, created(2, 3))), ["list s"]);
+async fn a_wiped_etcd_is_detected_by_its_revision() {
+    let mut fixture = Fixture::watching();
+    fixture.step(10, put(1, "2", 50));
+    fixture.received();
+    fixture.step(20, broken());
+    assert_eq!(sent(&fixture.step(30, created(2, 3))), ["list s"]);
     assert_eq!(
-        asked(&scene.listed(40, 3, &[])),
+        sent(&fixture.listed(40, 3, &[])),
         ["cancel 2", "create 3 /p/s/ from 3"]
     );
-    assert_eq!(scene.heard(), [Ok(News::Reset(vec![]))]);
+    assert_eq!(fixture.received(), [Ok(Event::Reset(vec![]))]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revision_that_goes_back_or_another_cluster_is_doubted() {
-    let mut scene = Scene::watching();
-    scene.step(1_001, Event::Tick);
-    assert_eq!(asked(&scene.step(1_002, progress(9))), [""; 0]);
+async fn a_lower_revision_or_another_cluster_causes_a_list() {
+    let mut fixture = Fixture::watching();
+    fixture.step(1_001, WatchInput::Tick);
+    assert_eq!(sent(&fixture.step(1_002, progress(9))), [""; 0]);
     assert_eq!(
-        asked(&scene.step(2_002, progress(8))),
+        sent(&fixture.step(2_002, progress(8))),
         ["list s", "progress"]
     );
-    let mut scene = Scene::watching();
+    let mut fixture = Fixture::watching();
     let mut other = WatchResponse {
         header: header(9),
         watch_id: -1,
         ..WatchResponse::default()
     };
     other.header.as_mut().unwrap().cluster_id = 77;
-    assert_eq!(asked(&scene.step(10, Event::Heard(other))), ["list s"]);
+    assert_eq!(
+        sent(&fixture.step(10, WatchInput::Response(other))),
+        ["list s"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_compacted_watch_is_listed_and_told_as_a_gap() {
-    let mut scene = Scene::watching();
-    scene.step(20, broken());
-    scene.step(30, created(2, 90));
-    assert_eq!(asked(&scene.step(60, cancelled(2, 80, ""))), ["list s"]);
+async fn a_compacted_watch_is_listed_and_emitted_as_a_gap() {
+    let mut fixture = Fixture::watching();
+    fixture.step(20, broken());
+    fixture.step(30, created(2, 90));
+    assert_eq!(sent(&fixture.step(60, cancelled(2, 80, ""))), ["list s"]);
     assert_eq!(
-        asked(&scene.listed(70, 90, &[entry("1", "h:5")])),
+        sent(&fixture.listed(70, 90, &[entry("1", "h:5")])),
         ["create 3 /p/s/ from 90"]
     );
     assert_eq!(
-        scene.heard(),
-        [Ok(News::Reset(vec![entry("1", "h:5")]))],
-        "though nothing is missing"
+        fixture.received(),
+        [Ok(Event::Reset(vec![entry("1", "h:5")]))],
+        "although no change is missing"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_five_minutes_a_list_looks_for_what_no_rule_foresaw() {
-    let mut scene = Scene::watching();
+async fn a_list_every_five_minutes_finds_missed_changes() {
+    let mut fixture = Fixture::watching();
     let mut at = 3;
     let listed = loop {
-        at = scene.deadline().max(at);
-        let asked = scene.tick(at);
-        if asked.contains(&"list s".to_owned()) {
+        at = fixture.deadline().max(at);
+        let sent = fixture.tick(at);
+        if sent.contains(&"list s".to_owned()) {
             break at;
         }
-        scene.step(at, progress(9));
+        fixture.step(at, progress(9));
     };
     assert!((240_000..=360_000).contains(&listed), "{listed}");
-    let actions = scene.listed(listed + 1, 9, &[entry("2", "h:6")]);
+    let actions = fixture.listed(listed + 1, 9, &[entry("2", "h:6")]);
     let first = vec!["deleted s/s-1".to_owned(), "created s/s-2".to_owned()];
     let missed = Missed {
         created: 1,
-        changed: 0,
-        gone: 1,
+        updated: 0,
+        deleted: 1,
         first,
     };
     assert!(
-        actions.contains(&Action::Missed(scope(), missed)),
+        actions.contains(&WatchAction::Missed(scope(), missed)),
         "{actions:?}"
     );
-    assert_eq!(scene.heard(), [Ok(News::Reset(vec![entry("2", "h:6")]))]);
+    assert_eq!(
+        fixture.received(),
+        [Ok(Event::Reset(vec![entry("2", "h:6")]))]
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_waits_for_the_watch_to_get_as_far() {
-    let mut scene = Scene::watching();
-    let broadcaster = scene.broadcaster.clone();
+async fn a_list_waits_until_the_watch_reaches_its_revision() {
+    let mut fixture = Fixture::watching();
+    let broadcaster = fixture.broadcaster.clone();
     assert_eq!(
-        asked(&scene.step(300, Event::Follow(scope(), broadcaster))),
+        sent(&fixture.step(300, WatchInput::Subscribe(scope(), broadcaster))),
         ["list s"]
     );
-    let actions = scene.listed(310, 9, &[entry("1", "h:5"), entry("2", "h:9")]);
-    assert_eq!(asked(&actions), ["progress"], "it is behind");
-    assert_eq!(scene.heard(), []);
-    scene.step(311, put(1, "2", 9));
+    let actions = fixture.listed(310, 9, &[entry("1", "h:5"), entry("2", "h:9")]);
+    assert_eq!(sent(&actions), ["progress"], "the watch is behind");
+    assert_eq!(fixture.received(), []);
+    fixture.step(311, put(1, "2", 9));
     assert_eq!(
-        scene.heard(),
-        [Ok(News::Created(entry("2", "h:9")))],
+        fixture.received(),
+        [Ok(Event::Created(entry("2", "h:9")))],
         "an event, not a reset"
     );
-    assert!(scene.deadline() > 311, "it does not spin");
+    assert!(fixture.deadline() > 311, "it does not spin");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_record_is_watched_when_its_watch_has_told_it() {
-    let mut scene = Scene::new();
+async fn an_own_record_is_watched_after_the_first_event() {
+    let mut fixture = Fixture::new();
     assert_eq!(
-        asked(&scene.step(0, Event::Own(key("1"), 5))),
+        sent(&fixture.step(0, WatchInput::AddOwnKey(key("1"), 5))),
         ["open", "create 1 /p/s/s-1 from 5"]
     );
-    let own = |actions: Vec<Action>| -> Vec<Own> {
+    let own = |actions: Vec<WatchAction>| -> Vec<OwnKeyEvent> {
         actions
             .into_iter()
             .filter_map(|action| {
-                if let Action::Own(_, own) = action {
+                if let WatchAction::OwnKey(_, own) = action {
                     Some(own)
                 } else {
                     None
@@ -389,25 +403,32 @@ async fn an_own_record_is_watched_when_its_watch_has_told_it() {
             })
             .collect()
     };
-    assert_eq!(own(scene.step(1, created(1, 7))), []);
+    assert_eq!(own(fixture.step(1, created(1, 7))), []);
     assert_eq!(
-        own(scene.step(2, put(1, "1", 5))),
-        [Own::Watched, Own::Changed(5)]
+        own(fixture.step(2, put(1, "1", 5))),
+        [OwnKeyEvent::Watched, OwnKeyEvent::Changed(5)]
     );
     assert_eq!(
-        own(scene.step(3, put(1, "1", 8))),
-        [Own::Watched, Own::Changed(8)]
+        own(fixture.step(3, put(1, "1", 8))),
+        [OwnKeyEvent::Watched, OwnKeyEvent::Changed(8)]
     );
-    assert!(scene.step(10, broken()).contains(&Action::OwnsUnwatched));
-    assert_eq!(own(scene.step(12, cancelled(2, 30, ""))), [Own::Lost]);
-    assert_eq!(scene.machine.deadline(), None, "nothing is left to do");
+    assert!(
+        fixture
+            .step(10, broken())
+            .contains(&WatchAction::OwnKeysUnwatched)
+    );
+    assert_eq!(
+        own(fixture.step(12, cancelled(2, 30, ""))),
+        [OwnKeyEvent::Lost]
+    );
+    assert_eq!(fixture.machine.deadline(), None, "no timer is left");
 }
 
-fn owns(actions: &[Action]) -> Vec<Own> {
+fn owns(actions: &[WatchAction]) -> Vec<OwnKeyEvent> {
     actions
         .iter()
         .filter_map(|action| {
-            if let Action::Own(_, own) = action {
+            if let WatchAction::OwnKey(_, own) = action {
                 Some(*own)
             } else {
                 None
@@ -419,109 +440,116 @@ fn owns(actions: &[Action]) -> Vec<Own> {
 /// A watch at a future revision of the old history would wait for ever, and suppress etcd's
 /// progress responses.
 #[tokio::test(start_paused = true)]
-async fn an_own_record_on_a_wiped_etcd_is_watched_from_where_it_stands_now() {
-    let mut scene = Scene::new();
-    scene.step(0, Event::Own(key("1"), 1_000));
-    scene.step(1, created(1, 1_000));
-    scene.step(2, put(1, "1", 1_000));
+async fn an_own_record_on_a_wiped_etcd_is_watched_from_its_new_revision() {
+    let mut fixture = Fixture::new();
+    fixture.step(0, WatchInput::AddOwnKey(key("1"), 1_000));
+    fixture.step(1, created(1, 1_000));
+    fixture.step(2, put(1, "1", 1_000));
     assert_eq!(
-        asked(&scene.step(10, broken())),
+        sent(&fixture.step(10, broken())),
         ["open", "create 2 /p/s/s-1 from 1000"]
     );
-    let wiped = scene.step(11, created(2, 3));
+    let wiped = fixture.step(11, created(2, 3));
     assert_eq!(
-        (owns(&wiped), asked(&wiped)),
+        (owns(&wiped), sent(&wiped)),
         (
-            vec![Own::Lost],
+            vec![OwnKeyEvent::Lost],
             vec!["cancel 2".to_owned(), "drop".to_owned()]
         )
     );
-    let again = scene.step(500, Event::Own(key("1"), 4));
-    assert_eq!(asked(&again), ["open", "create 3 /p/s/s-1 from 4"]);
+    let again = fixture.step(500, WatchInput::AddOwnKey(key("1"), 4));
+    assert_eq!(sent(&again), ["open", "create 3 /p/s/s-1 from 4"]);
     assert_eq!(
-        owns(&scene.step(501, put(3, "1", 4))),
-        [Own::Watched, Own::Changed(4)]
+        owns(&fixture.step(501, put(3, "1", 4))),
+        [OwnKeyEvent::Watched, OwnKeyEvent::Changed(4)]
     );
 }
 
 /// The revision of the own record is compacted. It is watched from the compacted revision, and
 /// earlier changes are unknown.
 #[tokio::test(start_paused = true)]
-async fn an_own_record_older_than_etcds_memory_is_watched_all_the_same() {
-    let mut scene = Scene::watching();
-    scene.step(10, Event::Own(key("1"), 5));
-    scene.step(11, created(2, 90));
-    assert_eq!(owns(&scene.step(20, cancelled(2, 80, ""))), [Own::Lost]);
+async fn an_own_record_with_a_compacted_revision_is_watched() {
+    let mut fixture = Fixture::watching();
+    fixture.step(10, WatchInput::AddOwnKey(key("1"), 5));
+    fixture.step(11, created(2, 90));
     assert_eq!(
-        asked(&scene.step(30, Event::Own(key("1"), 5))),
+        owns(&fixture.step(20, cancelled(2, 80, ""))),
+        [OwnKeyEvent::Lost]
+    );
+    assert_eq!(
+        sent(&fixture.step(30, WatchInput::AddOwnKey(key("1"), 5))),
         ["create 3 /p/s/s-1 from 80"]
     );
-    assert_eq!(owns(&scene.step(31, created(3, 90))), []);
+    assert_eq!(owns(&fixture.step(31, created(3, 90))), []);
     assert_eq!(
-        owns(&scene.step(211, Event::Tick)),
+        owns(&fixture.step(211, WatchInput::Tick)),
         [],
-        "that was the watch before"
+        "the timer was that of the earlier watch"
     );
-    assert_eq!(scene.deadline(), 231);
+    assert_eq!(fixture.deadline(), 231);
     assert_eq!(
-        owns(&scene.step(231, Event::Tick)),
-        [Own::Watched],
-        "it had the time to tell what it had missed"
+        owns(&fixture.step(231, WatchInput::Tick)),
+        [OwnKeyEvent::Watched],
+        "it had the time to deliver missed events"
     );
     assert_eq!(
-        asked(&scene.step(240, broken())),
+        sent(&fixture.step(240, broken())),
         ["open", "create 4 /p/s/ from 5", "create 5 /p/s/s-1 from 80"]
     );
-    scene.step(241, created(5, 95));
+    fixture.step(241, created(5, 95));
     assert_eq!(
-        owns(&scene.step(500, Event::Tick)),
+        owns(&fixture.step(500, WatchInput::Tick)),
         [],
-        "nobody has looked at it since: the history may be another"
+        "it was not read since: the history may be another"
     );
     assert_eq!(
-        owns(&scene.step(510, Event::Own(key("1"), 5))),
-        [Own::Watched]
+        owns(&fixture.step(510, WatchInput::AddOwnKey(key("1"), 5))),
+        [OwnKeyEvent::Watched]
     );
 }
 
 /// Counts the requests of a kind in ten seconds, if each response comes a millisecond after its
 /// request.
-fn rate(scene: &mut Scene, what: &str, answer: impl Fn(&Action) -> Option<Event>) -> usize {
+fn rate(
+    fixture: &mut Fixture,
+    what: &str,
+    response: impl Fn(&WatchAction) -> Option<WatchInput>,
+) -> usize {
     let (mut at, mut count) = (10, 0);
-    let mut actions = scene.step(at, broken());
+    let mut actions = fixture.step(at, broken());
     while at < 10_000 {
         at += 1;
-        count += asked(&actions)
+        count += sent(&actions)
             .iter()
-            .filter(|asked| asked.starts_with(what))
+            .filter(|sent| sent.starts_with(what))
             .count();
-        let answers: Vec<_> = actions.iter().filter_map(&answer).collect();
-        actions = answers
+        let responses: Vec<_> = actions.iter().filter_map(&response).collect();
+        actions = responses
             .into_iter()
-            .flat_map(|answer| scene.step(at, answer))
+            .flat_map(|response| fixture.step(at, response))
             .collect();
-        actions.extend(scene.step(at, Event::Tick));
+        actions.extend(fixture.step(at, WatchInput::Tick));
     }
     count
 }
 
-fn creates(action: &Action) -> bool {
+fn is_create(action: &WatchAction) -> bool {
     matches!(
         action,
-        Action::Ask(WatchRequest {
-            ask: Some(WatchAsk::Create(_))
+        WatchAction::Send(WatchRequest {
+            request_union: Some(WatchRequestUnion::Create(_))
         })
     )
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_over_as_soon_as_it_is_open_is_opened_with_rests() {
-    let mut scene = Scene::watching();
-    let opened = rate(&mut scene, "open", |action| match action {
-        action if creates(action) => Some(cancelled(-1, 0, "etcdserver: invalid auth token")),
-        Action::List(scope) => Some(Event::Listed(
+async fn a_stream_that_ends_at_once_is_reopened_with_backoff() {
+    let mut fixture = Fixture::watching();
+    let opened = rate(&mut fixture, "open", |action| match action {
+        action if is_create(action) => Some(cancelled(-1, 0, "etcdserver: invalid auth token")),
+        WatchAction::List(scope) => Some(WatchInput::Listed(
             scope.clone(),
-            Ok(Listed {
+            Ok(Listing {
                 revision: 5,
                 entries: Vec::new(),
             }),
@@ -532,21 +560,21 @@ async fn a_stream_that_is_over_as_soon_as_it_is_open_is_opened_with_rests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_always_refused_is_tried_with_rests() {
+async fn a_watch_that_is_always_refused_is_retried_with_backoff() {
     for reason in ["etcdserver: permission denied", ""] {
-        let mut scene = Scene::watching();
-        let listed = rate(&mut scene, "list", |action| match action {
-            Action::Ask(request) => match request.ask.as_ref().unwrap() {
-                WatchAsk::Create(create) => Some(cancelled(
+        let mut fixture = Fixture::watching();
+        let listed = rate(&mut fixture, "list", |action| match action {
+            WatchAction::Send(request) => match request.request_union.as_ref().unwrap() {
+                WatchRequestUnion::Create(create) => Some(cancelled(
                     create.watch_id,
                     i64::from(reason.is_empty()),
                     reason,
                 )),
                 _ => None,
             },
-            Action::List(scope) => Some(Event::Listed(
+            WatchAction::List(scope) => Some(WatchInput::Listed(
                 scope.clone(),
-                Ok(Listed {
+                Ok(Listing {
                     revision: 5,
                     entries: Vec::new(),
                 }),
@@ -563,93 +591,96 @@ async fn a_watch_that_is_always_refused_is_tried_with_rests() {
 /// Etcd sends `created` responses in an order of their own. They may overtake other responses, and
 /// prove nothing about those.
 #[tokio::test(start_paused = true)]
-async fn a_yes_to_a_watch_overtakes_the_rest() {
-    let mut scene = Scene::watching();
-    let broadcaster = scene.broadcaster.clone();
-    scene.step(300, Event::Follow(scope(), broadcaster));
-    scene.step(301, Event::Own(key("9"), 9));
+async fn a_created_response_may_overtake_events() {
+    let mut fixture = Fixture::watching();
+    let broadcaster = fixture.broadcaster.clone();
+    fixture.step(300, WatchInput::Subscribe(scope(), broadcaster));
+    fixture.step(301, WatchInput::AddOwnKey(key("9"), 9));
     assert_eq!(
-        asked(&scene.listed(302, 9, &[entry("1", "h:5"), entry("2", "h:9")])),
+        sent(&fixture.listed(302, 9, &[entry("1", "h:5"), entry("2", "h:9")])),
         ["progress"]
     );
-    scene.step(303, created(2, 9));
-    assert_eq!(scene.heard(), [], "the list still waits for the event");
+    fixture.step(303, created(2, 9));
+    assert_eq!(fixture.received(), [], "the list still waits for the event");
     assert_eq!(
-        asked(&scene.step(304, progress(8))),
+        sent(&fixture.step(304, progress(8))),
         [""; 0],
-        "nor did the history go back"
+        "nor did the revision go backwards"
     );
-    scene.step(305, put(1, "2", 9));
-    assert_eq!(scene.heard(), [Ok(News::Created(entry("2", "h:9")))]);
+    fixture.step(305, put(1, "2", 9));
+    assert_eq!(fixture.received(), [Ok(Event::Created(entry("2", "h:9")))]);
 }
 
 /// The response of a removed scope's list would be taken for that of its successor, which must not
 /// get older nodes.
 #[tokio::test(start_paused = true)]
-async fn a_scope_is_not_let_go_while_it_is_listed() {
-    let mut scene = Scene::new();
-    let broadcaster = scene.broadcaster.clone();
-    scene.step(0, Event::Follow(scope(), broadcaster));
-    assert_eq!(scene.machine.followed().count(), 0);
-    scene.listed(1, 5, &[]);
-    assert_eq!(scene.machine.followed().count(), 1);
+async fn a_scope_is_not_removed_while_it_is_listed() {
+    let mut fixture = Fixture::new();
+    let broadcaster = fixture.broadcaster.clone();
+    fixture.step(0, WatchInput::Subscribe(scope(), broadcaster));
+    assert_eq!(fixture.machine.removable().count(), 0);
+    fixture.listed(1, 5, &[]);
+    assert_eq!(fixture.machine.removable().count(), 1);
 }
 
 /// Another etcd with a higher revision has replaced the old one: it accepts the watch, and does not
 /// report the differences.
 #[tokio::test(start_paused = true)]
-async fn another_history_that_is_ahead_is_found_by_a_list() {
-    let mut scene = Scene::watching();
-    scene.step(10, broken());
+async fn another_history_with_higher_revisions_is_found_by_a_list() {
+    let mut fixture = Fixture::watching();
+    fixture.step(10, broken());
     // A list before the stream's first response does not show which etcd the stream will reach.
-    let listing = (10..2_000).find(|at| scene.tick(*at).contains(&"list s".to_owned()));
+    let listing = (10..2_000).find(|at| fixture.tick(*at).contains(&"list s".to_owned()));
     let at = listing.expect("a list follows a break");
-    scene.listed(at + 1, 5, &[entry("1", "h:5")]);
+    fixture.listed(at + 1, 5, &[entry("1", "h:5")]);
     let opened = at + 502;
-    scene.step(opened, created(2, 900));
+    fixture.step(opened, created(2, 900));
     let listing =
-        (opened..opened + 3_001).find(|at| scene.tick(*at).contains(&"list s".to_owned()));
-    let at = listing.expect("a list follows the first word within 3 s");
-    scene.step(at, progress(900));
-    let found = scene.listed(at + 1, 900, &[entry("2", "h:7")]);
+        (opened..opened + 3_001).find(|at| fixture.tick(*at).contains(&"list s".to_owned()));
+    let at = listing.expect("a list follows the first response within 3 s");
+    fixture.step(at, progress(900));
+    let found = fixture.listed(at + 1, 900, &[entry("2", "h:7")]);
     let first = vec!["deleted s/s-1".to_owned(), "created s/s-2".to_owned()];
     assert!(
-        found.contains(&Action::Missed(
+        found.contains(&WatchAction::Missed(
             scope(),
             Missed {
                 created: 1,
-                changed: 0,
-                gone: 1,
+                updated: 0,
+                deleted: 1,
                 first
             }
         )),
         "{found:?}"
     );
-    assert_eq!(scene.heard(), [Ok(News::Reset(vec![entry("2", "h:7")]))]);
+    assert_eq!(
+        fixture.received(),
+        [Ok(Event::Reset(vec![entry("2", "h:7")]))]
+    );
 }
 
 /// A name may hold any character.
 #[tokio::test(start_paused = true)]
-async fn of_much_that_was_missed_the_first_five_are_named() {
-    let mut scene = Scene::watching();
-    let broadcaster = scene.broadcaster.clone();
-    scene.step(300, Event::Follow(scope(), broadcaster));
+async fn the_first_five_missed_changes_are_named() {
+    let mut fixture = Fixture::watching();
+    let broadcaster = fixture.broadcaster.clone();
+    fixture.step(300, WatchInput::Subscribe(scope(), broadcaster));
     let many: Vec<_> = (0..100)
         .map(|number| entry(&format!("\u{1b}{}", "x".repeat(1_000 + number)), "h:1"))
         .collect();
-    scene.listed(310, 9, &many);
-    let found = scene.step(811, Event::Tick);
-    let Some(Action::Missed(_, missed)) = found
+    fixture.listed(310, 9, &many);
+    let found = fixture.step(811, WatchInput::Tick);
+    let Some(WatchAction::Missed(_, missed)) = found
         .iter()
-        .find(|action| matches!(action, Action::Missed(..)))
+        .find(|action| matches!(action, WatchAction::Missed(..)))
     else {
         panic!("{found:?}")
     };
     assert_eq!(
         (
             missed.created,
-            missed.changed,
-            missed.gone,
+            missed.updated,
+            missed.deleted,
             missed.first.len()
         ),
         (100, 0, 1, 5)
@@ -665,109 +696,123 @@ async fn of_much_that_was_missed_the_first_five_are_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_barrier_is_passed_by_an_answer_to_a_later_question() {
-    let mut scene = Scene::new();
+async fn a_barrier_passes_with_the_response_to_a_later_request() {
+    let mut fixture = Fixture::new();
     assert!(
-        scene
-            .step(0, Event::Barrier)
-            .contains(&Action::BarrierFailed),
+        fixture
+            .step(0, WatchInput::Barrier)
+            .contains(&WatchAction::BarrierFailed),
         "there is no stream"
     );
-    let mut scene = Scene::watching();
-    let barrier = |actions: &[Action]| {
+    let mut fixture = Fixture::watching();
+    let barrier = |actions: &[WatchAction]| {
         actions
             .iter()
             .filter(|action| format!("{action:?}").starts_with("Barrier"))
             .count()
     };
-    let begun = scene.step(200, Event::Barrier);
-    assert!(begun.contains(&Action::BarrierBegun), "{begun:?}");
+    let start = fixture.step(200, WatchInput::Barrier);
+    assert!(start.contains(&WatchAction::BarrierBegun), "{start:?}");
     assert_eq!(
-        barrier(&scene.step(201, Event::Barrier)),
+        barrier(&fixture.step(201, WatchInput::Barrier)),
         0,
-        "it waits for its own question"
+        "it waits for its own request"
     );
     assert!(
-        scene
+        fixture
             .step(202, progress(5))
-            .contains(&Action::BarrierPassed)
+            .contains(&WatchAction::BarrierPassed)
     );
-    assert_eq!(scene.deadline(), 250);
-    assert!(scene.step(250, Event::Tick).contains(&Action::BarrierBegun));
-    assert!(scene.step(260, broken()).contains(&Action::BarrierFailed));
+    assert_eq!(fixture.deadline(), 250);
+    assert!(
+        fixture
+            .step(250, WatchInput::Tick)
+            .contains(&WatchAction::BarrierBegun)
+    );
+    assert!(
+        fixture
+            .step(260, broken())
+            .contains(&WatchAction::BarrierFailed)
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_watch_is_told_and_tried_again() {
-    let mut scene = Scene::new();
-    let broadcaster = scene.broadcaster.clone();
-    scene.step(0, Event::Follow(scope(), broadcaster));
-    scene.listed(1, 5, &[]);
-    scene.heard();
+async fn a_refused_watch_is_reported_and_retried() {
+    let mut fixture = Fixture::new();
+    let broadcaster = fixture.broadcaster.clone();
+    fixture.step(0, WatchInput::Subscribe(scope(), broadcaster));
+    fixture.listed(1, 5, &[]);
+    fixture.received();
     // etcd does not name the watch.
-    scene.step(2, cancelled(-1, 0, "etcdserver: permission denied"));
-    assert_eq!(scene.heard().len(), 1);
-    let at = scene.deadline();
+    fixture.step(2, cancelled(-1, 0, "etcdserver: permission denied"));
+    assert_eq!(fixture.received().len(), 1);
+    let at = fixture.deadline();
     assert!(at <= 52, "{at}");
-    assert_eq!(scene.tick(at), ["list s"]);
-    let asked = asked(&scene.listed(at + 1, 6, &[]));
-    assert_eq!(asked, ["create 2 /p/s/ from 6"]);
-    assert_eq!(scene.heard(), [Ok(News::Reset(vec![]))]);
+    assert_eq!(fixture.tick(at), ["list s"]);
+    let sent = sent(&fixture.listed(at + 1, 6, &[]));
+    assert_eq!(sent, ["create 2 /p/s/ from 6"]);
+    assert_eq!(fixture.received(), [Ok(Event::Reset(vec![]))]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_ran_out_opens_another_stream() {
-    let mut scene = Scene::watching();
-    let actions = scene.step(
+async fn an_expired_token_opens_another_stream() {
+    let mut fixture = Fixture::watching();
+    let actions = fixture.step(
         10,
         cancelled(-1, 0, "rpc error: etcdserver: invalid auth token"),
     );
     assert!(
-        matches!(&actions[0], Action::Drop(Some(Trouble::Token(_)))),
+        matches!(
+            &actions[0],
+            WatchAction::CloseStream(Some(EtcdError::InvalidToken(_)))
+        ),
         "{actions:?}"
     );
-    assert!(asked(&actions).contains(&"open".to_owned()));
+    assert!(sent(&actions).contains(&"open".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_list_that_fails_is_told_and_one_member_asked() {
-    let mut scene = Scene::new();
-    let broadcaster = scene.broadcaster.clone();
-    scene.step(0, Event::Follow(scope(), broadcaster));
-    let busy = Trouble::Busy("no leader".into());
-    let actions = scene.step(1, Event::Listed(scope(), Err(busy.clone())));
+async fn a_failed_first_list_is_reported_and_repeated_as_serializable() {
+    let mut fixture = Fixture::new();
+    let broadcaster = fixture.broadcaster.clone();
+    fixture.step(0, WatchInput::Subscribe(scope(), broadcaster));
+    let busy = EtcdError::Unavailable("no leader".into());
+    let actions = fixture.step(1, WatchInput::Listed(scope(), Err(busy.clone())));
     assert!(
-        actions.contains(&Action::ListOfOne(scope(), busy.clone())),
+        actions.contains(&WatchAction::ListSerializable(scope(), busy.clone())),
         "{actions:?}"
     );
-    scene.step(
+    fixture.step(
         2,
-        Event::ListedByOne(
+        WatchInput::ListedSerializable(
             scope(),
-            Listed {
+            Listing {
                 revision: 5,
                 entries: vec![entry("1", "h:1")],
             },
             busy,
         ),
     );
-    let heard = scene.heard();
+    let received = fixture.received();
     assert!(
-        matches!(&heard[..], [Ok(News::Reset(entries)), Err(_)] if entries.len() == 1),
-        "{heard:?}"
+        matches!(&received[..], [Ok(Event::Reset(entries)), Err(_)] if entries.len() == 1),
+        "{received:?}"
     );
-    let at = scene.deadline();
-    assert_eq!(scene.tick(at), ["list s"]);
-    scene.listed(at + 1, 6, &[entry("1", "h:1")]);
-    assert_eq!(scene.heard(), [Ok(News::Reset(vec![entry("1", "h:1")]))]);
+    let at = fixture.deadline();
+    assert_eq!(fixture.tick(at), ["list s"]);
+    fixture.listed(at + 1, 6, &[entry("1", "h:1")]);
+    assert_eq!(
+        fixture.received(),
+        [Ok(Event::Reset(vec![entry("1", "h:1")]))]
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_follows_and_nothing_is_left() {
-    let mut scene = Scene::watching();
+async fn the_stream_is_closed_when_the_last_watcher_is_dropped() {
+    let mut fixture = Fixture::watching();
     assert_eq!(
-        asked(&scene.step(10, Event::Unfollow(vec![scope()]))),
+        sent(&fixture.step(10, WatchInput::Unsubscribe(vec![scope()]))),
         ["cancel 1", "drop"]
     );
-    assert_eq!(scene.machine.deadline(), None);
+    assert_eq!(fixture.machine.deadline(), None);
 }

@@ -9,7 +9,7 @@ use super::rig::{TTL, each, service, url};
 pub(crate) const PREFIX: &str = "/micro/registry/";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_without_a_password() {
+async fn a_client_without_a_password_is_denied() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.enable_auth("waypost", Some(SECRET), PREFIX)
@@ -23,15 +23,15 @@ async fn nobody_without_a_password() {
 }
 
 /// Returns a URL with a user and a password; without them if a certificate names the user.
-pub(crate) fn tls_url(etcd: &Etcd, rest: &str) -> String {
+pub(crate) fn tls_url(etcd: &Etcd, options: &str) -> String {
     let ca = etcd.authority().unwrap().certificate();
-    let user = if rest.contains("cert=") {
+    let user = if options.contains("cert=") {
         String::new()
     } else {
         format!("waypost:{SECRET}@")
     };
     format!(
-        "etcds://{user}{}?ca={}{rest}",
+        "etcds://{user}{}?ca={}{options}",
         etcd.addresses()[0],
         ca.display()
     )
@@ -63,12 +63,12 @@ async fn registers(url: &str) {
 
 async fn refused(url: &str) -> String {
     let error = super::open(url).list_services().await.unwrap_err();
-    super::hear_error(&error);
+    super::capture_error(&error);
     error.chain()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_proves_the_member() {
+async fn tls_verifies_the_member() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one().tls()).await.unwrap();
         registers(&tls_url(&etcd, "")).await;
@@ -87,13 +87,13 @@ async fn tls_proves_the_member() {
         let misnamed = refused(&tls_url(&etcd, "&server_name=other.example")).await;
         assert!(misnamed.contains("other.example"), "{misnamed}");
         let plain = refused(&url(&etcd.addresses())).await;
-        assert!(plain.contains("etcds://"), "it says what to do: {plain}");
+        assert!(plain.contains("etcds://"), "the remedy is missing: {plain}");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_is_a_user() {
+async fn a_certificate_names_the_user() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one().mutual_tls())
             .await
@@ -110,8 +110,11 @@ async fn a_certificate_is_a_user() {
             tls_url(&etcd, &certificates("app")),
             tls_url(&etcd, &certificates("other")),
         );
-        let nobody = refused(&tls_url(&etcd, "")).await;
-        assert!(nobody.contains("cert="), "it says what to do: {nobody}");
+        let without_certificate = refused(&tls_url(&etcd, "")).await;
+        assert!(
+            without_certificate.contains("cert="),
+            "the remedy is missing: {without_certificate}"
+        );
         registers(&app).await;
         etcd.enable_auth("app", None, PREFIX).await.unwrap();
         registers(&app).await;

@@ -21,7 +21,7 @@ fn record(service: &str) -> Service {
 /// A registration times out after two seconds, like the handle. Whichever is first, a silent
 /// connection is replaced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_connection_is_left_though_its_callers_give_up_first() {
+async fn a_silent_connection_is_replaced_although_its_callers_time_out_first() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_silent_connection_is_left_though_its_callers_give_up_first() {
         .is_err()
         {
             tries += 1;
-            assert!(tries < 6, "it asks on the silent connection for ever");
+            assert!(tries < 6, "the silent connection is used for ever");
         }
         registry.close().await.unwrap();
         assert_eq!(etcd.leases().await.unwrap(), [""; 0]);
@@ -51,7 +51,7 @@ async fn a_silent_connection_is_left_though_its_callers_give_up_first() {
 
 /// A record written while its handle is closed is either refused or removed with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_registers_while_the_handle_is_closed_leaves_nothing() {
+async fn a_registration_during_close_leaves_nothing() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         for round in 0..20 {

@@ -42,7 +42,7 @@ impl Process {
     /// Starts a process and adds its node to the rig; returns once it is registered and seen.
     pub(crate) async fn join(rig: &mut Rig, url: &str, id: &str) -> Self {
         let mut process = Self::start(url, id, &address(id));
-        process.until_it_says("Registered").await;
+        process.until_it_reports("Registered").await;
         rig.others.push(process.node());
         rig.begin().await;
         process
@@ -54,12 +54,12 @@ impl Process {
     }
 
     /// Waits until the registration reports this text, after the last one that was waited for.
-    pub(crate) async fn until_it_says(&mut self, text: &str) {
-        let said = self
+    pub(crate) async fn until_it_reports(&mut self, text: &str) {
+        let output = self
             .child
             .line_where(PATIENCE, |line| line.contains("= ") && line.contains(text))
             .await;
-        said.unwrap_or_else(|failure| panic!("{text}: {failure}"));
+        output.unwrap_or_else(|failure| panic!("{text}: {failure}"));
     }
 
     /// Sends SIGSTOP; returns once the process is stopped.
@@ -75,23 +75,23 @@ impl Process {
     /// Sends SIGTERM, on which the process deregisters; returns once it has ended.
     pub(crate) async fn leave(mut self) {
         self.child.sigterm().unwrap();
-        self.gone().await;
+        self.ended().await;
     }
 
     /// Sends SIGKILL; returns once the process has ended.
     pub(crate) async fn kill(mut self) {
         self.child.sigkill().unwrap();
-        self.gone().await;
+        self.ended().await;
     }
 
-    async fn gone(&mut self) {
+    async fn ended(&mut self) {
         self.child.wait(Duration::from_secs(20)).await.unwrap();
-        let said = [self.child.stdout(), self.child.stderr()].concat();
+        let output = [self.child.stdout(), self.child.stderr()].concat();
         assert!(
-            said.iter().any(|line| line.contains("waypost_etcd")),
-            "its log is heard"
+            output.iter().any(|line| line.contains("waypost_etcd")),
+            "its log is captured"
         );
-        super::hear(&said.join("\n"));
+        super::capture(&output.join("\n"));
     }
 }
 
@@ -109,7 +109,7 @@ fn serves() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut asked =
+        let mut terminated =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
         let registry = AnyRegistry::new(super::open(&url));
         let registration = registration(&registry, service(id, address));
@@ -118,7 +118,7 @@ fn serves() {
             println!("= {:?} of {registry:?}", states.borrow_and_update().clone());
             tokio::select! {
                 _ = states.changed() => {}
-                _ = asked.recv() => break,
+                _ = terminated.recv() => break,
             }
         }
         registration.close().await.unwrap();

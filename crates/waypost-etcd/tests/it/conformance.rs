@@ -8,7 +8,7 @@ use waypost_core::registry::{AnyRegistry, Result};
 use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 
-use super::hand;
+use super::gateway;
 
 /// Etcd, and the proxy through which all handles connect to it.
 struct Server {
@@ -59,15 +59,15 @@ impl Harness for Server {
             .into_iter()
             .map(|(key, bytes)| (super::path(&key), bytes))
             .collect();
-        hand::write(self.address().await, &changes).await;
+        gateway::write(self.address().await, &changes).await;
         Ok(())
     }
 
     async fn expire(&self, key: &Key) -> Result<()> {
         let (address, key) = (self.address().await, super::path(key));
-        match hand::lease_of(address, &key).await {
-            Some(0) => drop(hand::write(address, &[(key, None)]).await),
-            Some(lease) => hand::revoke(address, lease).await,
+        match gateway::lease_of(address, &key).await {
+            Some(0) => drop(gateway::write(address, &[(key, None)]).await),
+            Some(lease) => gateway::revoke(address, lease).await,
             None => {}
         }
         Ok(())
@@ -82,9 +82,9 @@ impl Harness for Server {
             service: "stray".into(),
             id: "stray".into(),
         });
-        hand::write(address, &[(stray.clone(), Some(Vec::new()))]).await;
-        let revision = hand::write(address, &[(stray, None)]).await;
-        hand::compact(address, revision).await;
+        gateway::write(address, &[(stray.clone(), Some(Vec::new()))]).await;
+        let revision = gateway::write(address, &[(stray, None)]).await;
+        gateway::compact(address, revision).await;
         proxy.cut();
         proxy.freeze(false);
         Ok(())

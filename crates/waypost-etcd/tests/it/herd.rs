@@ -83,7 +83,7 @@ async fn watch(at: &str) -> (AnyRegistry, Watcher) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_at_rest_writes_nothing_and_wakes_nobody() {
+async fn an_idle_fleet_writes_nothing_and_emits_no_event() {
     each(async |binary| {
         const HANDLES: usize = 2;
         const SERVICES: usize = 100;
@@ -92,8 +92,8 @@ async fn a_fleet_at_rest_writes_nothing_and_wakes_nobody() {
         let fleet = Fleet::start(&at, HANDLES, SERVICES).await;
         let (registry, mut watcher) = watch(&at).await;
         let (before, heartbeats) = (etcd.revision().await.unwrap(), keep_alives(&mut etcd).await);
-        let heard = timeout(INTERVAL * 3, watcher.next()).await;
-        assert!(heard.is_err(), "a watcher heard {heard:?}");
+        let event = timeout(INTERVAL * 3, watcher.next()).await;
+        assert!(event.is_err(), "a watcher emitted {event:?}");
         let heartbeats = keep_alives(&mut etcd).await - heartbeats;
         assert_eq!(etcd.revision().await.unwrap(), before, "a heartbeat wrote");
         assert_eq!(etcd.leases().await.unwrap().len(), HANDLES);
@@ -125,11 +125,11 @@ async fn returns(address: SocketAddr, expected: usize) -> Vec<Duration> {
     while tokio::net::TcpStream::connect(address).await.is_err() {
         sleep(Duration::from_millis(2)).await;
     }
-    super::hand::count(address, range).await;
+    super::gateway::count(address, range).await;
     let (up, mut seen) = (Instant::now(), Vec::new());
     while seen.len() < expected && up.elapsed() < PATIENCE {
-        let (stand, at) = (super::hand::count(address, range).await, up.elapsed());
-        seen.resize(stand.max(seen.len()), at);
+        let (count, at) = (super::gateway::count(address, range).await, up.elapsed());
+        seen.resize(count.max(seen.len()), at);
         sleep(Duration::from_millis(10)).await;
     }
     seen
@@ -145,7 +145,7 @@ async fn returns(address: SocketAddr, expected: usize) -> Vec<Duration> {
 /// for machines that do not stall meanwhile. Half of sixty is once in 10^15, and once in 10^4 if
 /// three slots fall into one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn registrars_come_back_spread_after_a_wipe() {
+async fn registrations_are_spread_after_a_wipe() {
     each(async |binary| {
         const REGISTRARS: usize = 60;
         const HALF: usize = REGISTRARS / 2;

@@ -5,18 +5,18 @@
 mod access;
 mod callers;
 mod child;
+mod cleanup;
 mod conformance;
-mod far;
 mod faults;
-mod hand;
+mod gateway;
 mod herd;
-mod leave;
+mod idle;
+mod latency;
 mod missed;
-mod owning;
+mod ownership;
 mod property;
 mod records;
 mod report;
-mod rest;
 mod rig;
 mod runtimes;
 mod server;
@@ -31,7 +31,7 @@ use waypost_etcd::{EtcdOptions, EtcdRegistry};
 use waypost_testkit::etcd::Binary;
 
 /// Password that no log, error or `Debug` output may show.
-const SECRET: &str = "tell-nobody-7f3a";
+const SECRET: &str = "do-not-log-7f3a";
 
 /// Prefix of the signed tokens that a login returns; they are as secret as the password.
 const TOKEN: &str = "eyJhbGciOi";
@@ -42,9 +42,9 @@ fn binaries() -> Vec<Binary> {
 }
 
 fn open(url: &str) -> EtcdRegistry {
-    listen();
+    init_log();
     let options = EtcdOptions::parse(url).unwrap();
-    hear(&format!("opened with {options:?}"));
+    capture(&format!("opened with {options:?}"));
     EtcdRegistry::new(options).unwrap()
 }
 
@@ -60,18 +60,18 @@ static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static MISSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Set if the log is also printed as it is written, for debugging.
-static TELL: OnceLock<()> = OnceLock::new();
+static PRINT_LOG: OnceLock<()> = OnceLock::new();
 
-struct ToLog;
+struct LogWriter;
 
-impl Write for ToLog {
+impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         LOG.lock().unwrap().extend_from_slice(bytes);
         let line = String::from_utf8_lossy(bytes);
         if line.contains("relist found changes that the watch did not deliver") {
             MISSED.lock().unwrap().push(line.into_owned());
         }
-        if TELL.get().is_some() {
+        if PRINT_LOG.get().is_some() {
             eprint!("{}", String::from_utf8_lossy(bytes));
         }
         Ok(bytes.len())
@@ -82,35 +82,35 @@ impl Write for ToLog {
     }
 }
 
-fn listen() {
-    static LISTENING: OnceLock<()> = OnceLock::new();
-    LISTENING.get_or_init(|| {
+fn init_log() {
+    static INITIALIZED: OnceLock<()> = OnceLock::new();
+    INITIALIZED.get_or_init(|| {
         if std::env::var_os("WAYPOST_TEST_LOG").is_some() {
-            TELL.get_or_init(|| ());
+            PRINT_LOG.get_or_init(|| ());
         }
         let level = tracing_subscriber::filter::LevelFilter::TRACE;
         tracing_subscriber::fmt()
             .with_max_level(level)
             .with_ansi(false)
-            .with_writer(|| ToLog)
+            .with_writer(|| LogWriter)
             .init();
     });
 }
 
 /// Adds output that must not show the password.
-fn hear(said: &str) {
-    ToLog.write_all(format!("{said}\n").as_bytes()).unwrap();
+fn capture(text: &str) {
+    LogWriter.write_all(format!("{text}\n").as_bytes()).unwrap();
 }
 
 /// Adds an error, in each of its forms.
-fn hear_error(error: &Error) {
-    hear(&format!("{error:?} {}", error.chain()));
+fn capture_error(error: &Error) {
+    capture(&format!("{error:?} {}", error.chain()));
 }
 
 /// Checks that no output since the last check, of any test, shows the password.
-fn assert_secret_was_not_heard() {
-    let heard = std::mem::take(&mut *LOG.lock().unwrap());
-    assert_secret_is_not_in(&String::from_utf8_lossy(&heard));
+fn assert_no_secret_in_log() {
+    let log = std::mem::take(&mut *LOG.lock().unwrap());
+    assert_secret_is_not_in(&String::from_utf8_lossy(&log));
 }
 
 #[track_caller]
@@ -124,6 +124,6 @@ fn assert_secret_is_not_in(text: &str) {
 /// The check of all tests finds the password.
 #[test]
 #[should_panic(expected = "a secret is shown")]
-fn a_password_is_found_where_it_is() {
+fn a_password_in_the_log_is_found() {
     assert_secret_is_not_in(&format!("opened\nas {SECRET}\n"));
 }

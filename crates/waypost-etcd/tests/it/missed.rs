@@ -9,7 +9,7 @@ use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Data, Etcd, Options};
 
 use super::rig::{each, url};
-use super::{hand, path};
+use super::{gateway, path};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -32,14 +32,14 @@ fn record(id: &str) -> (Vec<u8>, Option<Vec<u8>>) {
 
 async fn stray(address: std::net::SocketAddr, count: usize) {
     for _ in 0..count {
-        hand::write(address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+        gateway::write(address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
     }
 }
 
 /// Another etcd replaces the one that was watched, with other records and a higher revision. The
 /// watch resumes there, and reports no change before the revision that it requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_watch_has_missed_is_logged_and_counted() {
+async fn missed_changes_are_logged_and_counted() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let (address, proxy) = (
@@ -57,10 +57,10 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
             format!("missed-old-{version}"),
             format!("missed-older-{version}\u{1b}[2J"),
         );
-        hand::write(address, &[record(&old), record(&older)]).await;
-        let mut picture = NodeSet::default();
-        while picture.len() < 2 {
-            picture.apply(
+        gateway::write(address, &[record(&old), record(&older)]).await;
+        let mut nodes = NodeSet::default();
+        while nodes.len() < 2 {
+            nodes.apply(
                 timeout(PATIENCE, watcher.next())
                     .await
                     .unwrap()
@@ -71,7 +71,7 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
         proxy.freeze(true);
         etcd.restart(Data::Lost).await.unwrap();
         let new = format!("missed-new-{version}");
-        hand::write(address, &[record(&new)]).await;
+        gateway::write(address, &[record(&new)]).await;
         stray(address, 60).await;
         proxy.cut();
         proxy.freeze(false);
@@ -81,8 +81,8 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
                 Ok(Event::Reset(entries)) if entries.iter().all(|entry| entry.node.id == new) => {
                     break;
                 }
-                Ok(event) => picture.apply(event),
-                Err(error) => println!("trouble: {}", error.chain()),
+                Ok(event) => nodes.apply(event),
+                Err(error) => println!("outage: {}", error.chain()),
             }
         }
         println!(
@@ -94,7 +94,7 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
             .iter()
             .find(|line| line.contains(&new))
             .expect("it is logged");
-        for said in [
+        for text in [
             "WARN",
             "service=\"missed\"",
             "created=1",
@@ -103,7 +103,7 @@ async fn what_the_watch_has_missed_is_logged_and_counted() {
             &format!("deleted missed/{old}"),
             "\\u{1b}",
         ] {
-            assert!(line.contains(said), "{said:?} is not said: {line}");
+            assert!(line.contains(text), "{text:?} is missing: {line}");
         }
         assert!(!line.contains('\u{1b}'), "it is not escaped");
         assert_eq!(registry.missed(), 3);

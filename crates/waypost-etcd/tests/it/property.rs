@@ -25,23 +25,23 @@ use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
 
 use super::rig::{INTERVAL, TTL, each, service, url};
-use super::{TELL, hand};
+use super::{PRINT_LOG, gateway};
 
 /// Number of cases that share an etcd, and of etcds of one version that run concurrently.
 const TOGETHER: usize = 10;
 const ETCDS: usize = 2;
 
 /// Duration of the faults.
-const TROUBLE: Duration = Duration::from_secs(8);
+const FAULTS: Duration = Duration::from_secs(8);
 /// Maximum time to recover on a busy machine; then the leases of killed handles have expired too.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for which a lost node is kept as a suspect, less the delay of the check on a busy machine.
 const GRACE: Duration = Duration::from_secs(14);
-const SHORTEST_FAULT: Duration = Duration::from_millis(100);
-const LONGEST_FAULT: Duration = Duration::from_millis(2_800);
+const MIN_FAULT: Duration = Duration::from_millis(100);
+const MAX_FAULT: Duration = Duration::from_millis(2_800);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
+async fn confirmed_nodes_are_those_registered_after_any_faults() {
     each(async |binary| {
         let begun = Instant::now();
         let seeds = seeds(40);
@@ -55,7 +55,7 @@ async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
                 // A single seed is that of a whole group.
                 let cases = if seeds.len() == 1 { TOGETHER } else { *cases };
                 let (binary, seed) = (binary.clone(), *seed);
-                running.spawn_blocking(move || apart(group(binary, seed, cases)));
+                running.spawn_blocking(move || on_own_thread(group(binary, seed, cases)));
             }
             join(&mut running).await;
         }
@@ -71,8 +71,8 @@ async fn whatever_etcd_does_the_confirmed_are_what_is_registered() {
 
 /// Runs a group on a thread of its own, without logs: that many clients would spend their time on
 /// logging each frame they send.
-fn apart(group: impl Future<Output = ()>) {
-    let _unheard = TELL
+fn on_own_thread(group: impl Future<Output = ()>) {
+    let _no_log = PRINT_LOG
         .get()
         .is_none()
         .then(|| tracing::subscriber::set_default(NoSubscriber::new()));
@@ -93,17 +93,17 @@ async fn join(running: &mut JoinSet<()>) {
 /// write lock.
 #[derive(Clone)]
 struct Shared {
-    story: CaseLog,
+    case_log: CaseLog,
     begun: Instant,
     etcd: Arc<RwLock<Etcd>>,
     address: SocketAddr,
-    calm: watch::Receiver<bool>,
+    faults_ended: watch::Receiver<bool>,
 }
 
 impl Shared {
-    fn tell(&self, who: &str, what: impl std::fmt::Display) {
-        self.story.tell(format!(
-            "{:7.3} s {who}: {what}",
+    fn log(&self, name: &str, what: impl std::fmt::Display) {
+        self.case_log.tell(format!(
+            "{:7.3} s {name}: {what}",
             self.begun.elapsed().as_secs_f64()
         ));
     }
@@ -112,46 +112,46 @@ impl Shared {
 async fn group(binary: Binary, seed: u64, cases: usize) {
     let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
     let address = etcd.addresses()[0];
-    let (calm, is_calm) = watch::channel(false);
-    let story = CaseLog::new("-p waypost-etcd --test it whatever_etcd_does", seed);
-    story.tell(format!("etcd {}, {cases} cases", binary.version()));
+    let (faults_ended, have_faults_ended) = watch::channel(false);
+    let case_log = CaseLog::new("-p waypost-etcd --test it confirmed_nodes_are", seed);
+    case_log.tell(format!("etcd {}, {cases} cases", binary.version()));
     let etcd = Arc::new(RwLock::new(etcd));
     let shared = Shared {
-        story,
+        case_log,
         begun: Instant::now(),
         etcd: Arc::clone(&etcd),
         address,
-        calm: is_calm,
+        faults_ended: have_faults_ended,
     };
     let mut running = JoinSet::new();
     for case in 0..cases {
-        running.spawn(Case::play(shared.clone(), case));
+        running.spawn(Case::run(shared.clone(), case));
     }
     let faults = async {
         let mut rng = Rng::with_seed(seed);
-        while shared.begun.elapsed() < TROUBLE {
+        while shared.begun.elapsed() < FAULTS {
             sleep(Duration::from_millis(rng.u64(300..2_500))).await;
-            happen_to_etcd(&shared, &mut rng).await;
+            inject_etcd_fault(&shared, &mut rng).await;
         }
-        shared.tell("etcd", "no more faults");
-        calm.send_replace(true);
+        shared.log("etcd", "no more faults");
+        faults_ended.send_replace(true);
     };
     tokio::join!(faults, join(&mut running));
     until_no_lease_is_left(&etcd).await;
 }
 
-async fn happen_to_etcd(shared: &Shared, rng: &mut Rng) {
+async fn inject_etcd_fault(shared: &Shared, rng: &mut Rng) {
     let mut etcd = shared.etcd.write().await;
-    let length = SHORTEST_FAULT + (LONGEST_FAULT - SHORTEST_FAULT).mul_f64(rng.f64());
+    let length = MIN_FAULT + (MAX_FAULT - MIN_FAULT).mul_f64(rng.f64());
     match rng.u32(..6) {
         0 => {
-            shared.tell("etcd", "killed and restarted");
+            shared.log("etcd", "killed and restarted");
             etcd.kill().await.unwrap();
             sleep(length / 4).await;
             etcd.restart(Data::Kept).await.unwrap();
         }
         1 => {
-            shared.tell("etcd", "restarted empty");
+            shared.log("etcd", "restarted empty");
             etcd.restart(Data::Lost).await.unwrap();
         }
         // Another history, whose revision exceeds the old one before any client sees it.
@@ -166,27 +166,27 @@ async fn happen_to_etcd(shared: &Shared, rng: &mut Rng) {
             };
             let mut revision = 0;
             while revision < before + 20 {
-                revision = hand::write(shared.address, &[stray(revision)]).await;
+                revision = gateway::write(shared.address, &[stray(revision)]).await;
             }
-            shared.tell(
+            shared.log(
                 "etcd",
                 format!("restarted empty, and from {before} to {revision} at once"),
             );
         }
         3 => {
-            shared.tell("etcd", format!("frozen for {length:?}"));
+            shared.log("etcd", format!("frozen for {length:?}"));
             etcd.pause().unwrap();
             sleep(length).await;
             etcd.resume().unwrap();
         }
         _ => {
-            let revision = hand::write(
+            let revision = gateway::write(
                 shared.address,
                 &[(b"/elsewhere".to_vec(), Some(Vec::new()))],
             )
             .await;
-            shared.tell("etcd", format!("compacted at {revision}"));
-            hand::compact(shared.address, revision).await;
+            shared.log("etcd", format!("compacted at {revision}"));
+            gateway::compact(shared.address, revision).await;
         }
     }
 }
@@ -211,7 +211,7 @@ struct Server {
 /// One client and some servers, with a prefix and a proxy of their own.
 struct Case {
     shared: Shared,
-    who: String,
+    name: String,
     prefix: String,
     rng: Rng,
     proxy: Proxy,
@@ -227,20 +227,20 @@ struct Case {
 }
 
 impl Case {
-    async fn play(shared: Shared, number: usize) {
+    async fn run(shared: Shared, number: usize) {
         let mut case = Self::begin(shared, number).await;
         (0..3).for_each(|_| case.start());
-        while !*case.shared.calm.borrow() {
-            let rest = Duration::from_millis(case.rng.u64(0..500));
-            case.wait(rest).await;
-            case.happen().await;
+        while !*case.shared.faults_ended.borrow() {
+            let pause = Duration::from_millis(case.rng.u64(0..500));
+            case.wait(pause).await;
+            case.inject_fault().await;
         }
-        case.is_well_again().await;
+        case.until_recovered().await;
         case.close().await;
     }
 
     async fn begin(shared: Shared, number: usize) -> Self {
-        let rng = Rng::with_seed(shared.story.seed().wrapping_add(1 + number as u64));
+        let rng = Rng::with_seed(shared.case_log.seed().wrapping_add(1 + number as u64));
         let proxy = Proxy::start(shared.address).await.unwrap();
         let prefix = format!("/case-{number}");
         let client = AnyRegistry::new(super::open(&format!("{}{prefix}", url(&[proxy.address()]))));
@@ -248,10 +248,10 @@ impl Case {
         let directory = Directory::new(client.clone(), Config::default());
         let subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
         let last = subscription.snapshot();
-        let (servers, seen, who) = (Vec::new(), BTreeMap::new(), format!("case {number}"));
+        let (servers, seen, name) = (Vec::new(), BTreeMap::new(), format!("case {number}"));
         Self {
             shared,
-            who,
+            name,
             prefix,
             rng,
             proxy,
@@ -266,11 +266,11 @@ impl Case {
         }
     }
 
-    fn tell(&self, what: impl std::fmt::Display) {
-        self.shared.tell(&self.who, what);
+    fn log(&self, what: impl std::fmt::Display) {
+        self.shared.log(&self.name, what);
     }
 
-    async fn happen(&mut self) {
+    async fn inject_fault(&mut self) {
         match self.rng.u32(..100) {
             0..18 => self.start(),
             18..28 => self.leave().await,
@@ -279,11 +279,11 @@ impl Case {
             52..72 => self.write_by_hand().await,
             72..82 => self.revoke_one().await,
             82..88 => {
-                self.tell("connections are reset");
+                self.log("connections are reset");
                 self.proxy.cut();
             }
             88..91 => {
-                self.tell("connections go silent");
+                self.log("connections go silent");
                 self.proxy.half_open();
             }
             _ => self.cut_off().await,
@@ -297,7 +297,7 @@ impl Case {
         self.started += 1;
         let id = format!("{}", self.started);
         let address = format!("127.0.0.1:{}", 1_000 + self.started);
-        self.tell(format!("{id} starts"));
+        self.log(format!("{id} starts"));
         let registry = AnyRegistry::new(super::open(&format!(
             "{}{}",
             url(&[self.proxy.address()]),
@@ -327,7 +327,7 @@ impl Case {
         let Some(server) = self.take_one() else {
             return;
         };
-        self.tell(format!("{} leaves", server.id));
+        self.log(format!("{} leaves", server.id));
         // Fails while etcd is unavailable; the record then expires.
         let _ = self.until(server.registration.close()).await;
         let _ = self.until(server.registry.close()).await;
@@ -335,14 +335,14 @@ impl Case {
 
     fn die(&mut self) {
         if let Some(server) = self.take_one() {
-            self.tell(format!("{} dies", server.id));
+            self.log(format!("{} dies", server.id));
         }
     }
 
     fn change_metadata(&mut self) {
         if let Some(server) = self.rng.choice(&self.servers) {
             let step = self.rng.u32(..).to_string();
-            self.tell(format!("{} says {step}", server.id));
+            self.log(format!("{} is changed to {step}", server.id));
             server.registration.set_metadata("step", step).unwrap();
         }
     }
@@ -380,10 +380,10 @@ impl Case {
             .iter()
             .map(|(path, value)| (String::from_utf8_lossy(path), value.as_ref().map(Vec::len)))
             .collect();
-        self.tell(format!("by hand: {shown:?}"));
+        self.log(format!("by hand: {shown:?}"));
         self.until(async {
             let _up = etcd.read().await;
-            hand::write(address, &changes).await;
+            gateway::write(address, &changes).await;
         })
         .await;
     }
@@ -391,12 +391,12 @@ impl Case {
     async fn revoke_one(&mut self) {
         let (key, path) = self.any_key();
         let (etcd, address) = (Arc::clone(&self.shared.etcd), self.shared.address);
-        self.tell(format!("the lease of {} is revoked", key.id));
+        self.log(format!("the lease of {} is revoked", key.id));
         self.until(async {
             let _up = etcd.read().await;
-            match hand::lease_of(address, &path).await {
+            match gateway::lease_of(address, &path).await {
                 None | Some(0) => {}
-                Some(lease) => hand::revoke_if_there(address, lease).await,
+                Some(lease) => gateway::revoke_if_there(address, lease).await,
             }
         })
         .await;
@@ -404,9 +404,9 @@ impl Case {
 
     /// Blocks the connection for a while: data is held back, or dropped.
     async fn cut_off(&mut self) {
-        let length = SHORTEST_FAULT + (LONGEST_FAULT - SHORTEST_FAULT).mul_f64(self.rng.f64());
+        let length = MIN_FAULT + (MAX_FAULT - MIN_FAULT).mul_f64(self.rng.f64());
         let kind = self.rng.u32(..3);
-        self.tell(format!("cut off for {length:?}, kind {kind}"));
+        self.log(format!("cut off for {length:?}, kind {kind}"));
         match kind {
             0 => self.proxy.freeze(true),
             1 => self.proxy.swallow(true),
@@ -429,7 +429,7 @@ impl Case {
                 _ = self.subscription.changed() => None,
                 done = &mut something => Some(done),
             };
-            self.look();
+            self.check_snapshot();
             if let Some(done) = done {
                 return done;
             }
@@ -437,7 +437,7 @@ impl Case {
     }
 
     /// Checks that no live node is missing from the snapshot within its grace period.
-    fn look(&mut self) {
+    fn check_snapshot(&mut self) {
         let (next, now) = (self.subscription.snapshot(), Instant::now());
         for entry in self.last.confirmed().chain(next.confirmed()) {
             self.seen
@@ -467,15 +467,15 @@ impl Case {
             let for_too_long = seen.is_none_or(|(_, at)| now >= *at + GRACE);
             assert!(
                 for_too_long,
-                "{}: {} lives, and is out of the picture: {:?}",
-                self.who, server.id, self.last
+                "{}: {} is alive, and missing from the snapshot: {:?}",
+                self.name, server.id, self.last
             );
         }
     }
 
     /// Waits until every server is registered with its current metadata, and the confirmed nodes
     /// are those of a fresh list, byte for byte.
-    async fn is_well_again(&mut self) {
+    async fn until_recovered(&mut self) {
         let begun = Instant::now();
         loop {
             let fresh = self.fresh().await;
@@ -487,7 +487,7 @@ impl Case {
                 && self.last.outage.is_none()
                 && fresh.as_ref().map(|fresh| records(fresh)) == Some(records(&confirmed))
             {
-                self.tell(format!("well again after {:?}", begun.elapsed()));
+                self.log(format!("recovered after {:?}", begun.elapsed()));
                 return;
             }
             let differs = format!(
@@ -498,7 +498,7 @@ impl Case {
             assert!(
                 begun.elapsed() < PATIENCE,
                 "{}: all in: {all_in}; {differs}; {:?}",
-                self.who,
+                self.name,
                 self.last.outage
             );
             self.wait(Duration::from_millis(100)).await;
@@ -529,7 +529,7 @@ impl Case {
 
 impl Server {
     fn is_in(&self, fresh: &[Entry]) -> bool {
-        let says = self.registration.service().nodes[0]
+        let step = self.registration.service().nodes[0]
             .metadata
             .get("step")
             .map(str::to_owned);
@@ -537,7 +537,7 @@ impl Server {
             let node = &entry.node;
             node.id == self.id
                 && node.address == self.address
-                && node.metadata.get("step").map(str::to_owned) == says
+                && node.metadata.get("step").map(str::to_owned) == step
         })
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Report<'a> {
     /// Time until every node was registered again.
     pub(crate) registered: Duration,
     /// Time until the client's snapshot was correct again.
-    pub(crate) right: Duration,
+    pub(crate) current: Duration,
     /// Number of nodes.
     pub(crate) nodes: usize,
     /// Lowest number of nodes available to the client, suspects included.
@@ -32,16 +32,16 @@ pub(crate) struct Report<'a> {
 
 impl Report<'_> {
     /// Prints the report, and appends it to the file if one is named.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn print(&self) {
         let vanished = self
             .vanished
             .map_or("unknown".to_owned(), |vanished| vanished.to_string());
         println!(
-            "etcd {}: {}: registered after {:.2} s, picture right after {:.2} s; fewest seen {} of {}, {} confirmed; vanished {vanished}",
+            "etcd {}: {}: registered after {:.2} s, snapshot current after {:.2} s; fewest seen {} of {}, {} confirmed; vanished {vanished}",
             self.etcd,
             self.fault,
             self.registered.as_secs_f64(),
-            self.right.as_secs_f64(),
+            self.current.as_secs_f64(),
             self.fewest,
             self.nodes,
             self.confirmed,
@@ -63,7 +63,7 @@ impl Report<'_> {
             "fault": self.fault,
             "etcd": self.etcd.to_string(),
             "registered_ms": millis(self.registered),
-            "right_ms": millis(self.right),
+            "current_ms": millis(self.current),
             "nodes": self.nodes,
             "fewest": self.fewest,
             "confirmed": self.confirmed,
@@ -86,12 +86,12 @@ fn the_line_is_json() {
             patch: 23,
         },
         registered: Duration::from_millis(980),
-        right: Duration::from_secs(1),
+        current: Duration::from_secs(1),
         nodes: 3,
         fewest: 3,
         confirmed: 0,
         vanished: None,
     };
-    let line = r#"{"confirmed":0,"etcd":"3.4.23","fault":"keys deleted","fewest":3,"nodes":3,"registered_ms":980,"right_ms":1000,"vanished":null}"#;
+    let line = r#"{"confirmed":0,"current_ms":1000,"etcd":"3.4.23","fault":"keys deleted","fewest":3,"nodes":3,"registered_ms":980,"vanished":null}"#;
     assert_eq!(report.line().to_string(), line);
 }

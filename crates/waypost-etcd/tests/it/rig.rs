@@ -15,17 +15,17 @@ use waypost_testkit::etcd::{Binary, Etcd, Options};
 
 use super::report::Report;
 pub(crate) use super::server::{INTERVAL, Server, TTL, key, service};
-use super::{SECRET, hand};
+use super::{SECRET, gateway};
 
 /// Maximum time to recover: one interval, its spread, the longest backoff, and the delays of a busy
 /// machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Interval between two checks.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Key prefix of the rig's nodes.
-const FOLDER: &str = "/micro/registry/greeter/";
+const PREFIX: &str = "/micro/registry/greeter/";
 
 /// Runs a test on every etcd of this machine concurrently, and checks that no output shows the
 /// password.
@@ -35,7 +35,7 @@ where
     R: Future<Output = ()> + Send + 'static,
 {
     waypost_testkit::etcd::each(test).await;
-    super::assert_secret_was_not_heard();
+    super::assert_no_secret_in_log();
 }
 
 /// Returns a URL with a user and a password. An etcd without authentication ignores them, but they
@@ -47,7 +47,7 @@ pub(crate) fn url(addresses: &[std::net::SocketAddr]) -> String {
 
 /// Observations of the client's snapshots since the last report.
 #[derive(Debug, Default)]
-struct Eye {
+struct Observations {
     /// Lowest number of nodes available to calls, suspects included.
     fewest: AtomicUsize,
     fewest_confirmed: AtomicUsize,
@@ -55,7 +55,7 @@ struct Eye {
     has_suspected: AtomicBool,
 }
 
-impl Eye {
+impl Observations {
     fn begin(&self, nodes: usize) {
         self.fewest.store(nodes, Relaxed);
         self.fewest_confirmed.store(nodes, Relaxed);
@@ -68,15 +68,15 @@ pub(crate) struct Figures {
     /// Time until every node's own record was in etcd, with a lease. None while this does not hold.
     registered: Option<Duration>,
     /// Time until the client's snapshot was correct. None while it is not.
-    right: Option<Duration>,
+    current: Option<Duration>,
 }
 
 impl Figures {
     /// Creates figures without an outage.
-    pub(crate) fn well() -> Self {
+    pub(crate) fn without_outage() -> Self {
         Self {
             registered: Some(Duration::ZERO),
-            right: Some(Duration::ZERO),
+            current: Some(Duration::ZERO),
         }
     }
 
@@ -84,8 +84,8 @@ impl Figures {
         self.registered.expect("all are registered")
     }
 
-    fn are_well(&self) -> bool {
-        self.registered.is_some() && self.right.is_some()
+    fn are_complete(&self) -> bool {
+        self.registered.is_some() && self.current.is_some()
     }
 }
 
@@ -97,10 +97,10 @@ pub(crate) struct Rig {
     pub(crate) client: AnyRegistry,
     subscription: Subscription,
     directory: Directory,
-    eye: Arc<Eye>,
-    looking: JoinSet<()>,
+    observations: Arc<Observations>,
+    observers: JoinSet<()>,
     /// Number of registered nodes at the last report.
-    stood: usize,
+    node_count: usize,
     /// Revision at the last report; none if the gateway cannot be used, with authentication or TLS.
     revision: Option<i64>,
 }
@@ -122,8 +122,9 @@ impl Rig {
         let client = AnyRegistry::new(super::open(client_at));
         let directory = Directory::new(client.clone(), Config::default());
         let subscription = directory.subscribe(&"greeter".parse().unwrap()).unwrap();
-        let (eye, looking, others) = (Arc::<Eye>::default(), JoinSet::new(), Vec::new());
-        let revision = hand::revision(etcd.addresses()[0]).await.ok();
+        let (observations, observers, others) =
+            (Arc::<Observations>::default(), JoinSet::new(), Vec::new());
+        let revision = gateway::revision(etcd.addresses()[0]).await.ok();
         let mut rig = Self {
             etcd,
             servers,
@@ -131,21 +132,22 @@ impl Rig {
             client,
             subscription,
             directory,
-            eye,
-            looking,
-            stood: nodes,
+            observations,
+            observers,
+            node_count: nodes,
             revision,
         };
-        rig.until_right().await;
-        rig.eye.begin(nodes);
-        rig.looking.spawn(look(
+        rig.until_current().await;
+        rig.observations.begin(nodes);
+        rig.observers.spawn(observe_snapshots(
             rig.directory
                 .subscribe(&"greeter".parse().unwrap())
                 .unwrap(),
-            Arc::clone(&rig.eye),
+            Arc::clone(&rig.observations),
         ));
-        rig.looking.spawn(watch(rig.client.clone()));
-        rig.looking.spawn(ask(super::open(client_at)));
+        rig.observers.spawn(watch(rig.client.clone()));
+        rig.observers
+            .spawn(request_repeatedly(super::open(client_at)));
         rig
     }
 
@@ -175,47 +177,47 @@ impl Rig {
             return Ok(false);
         }
         let found = self.records().await?;
-        let stands = |node: &Node| {
+        let stored = |node: &Node| {
             found
                 .iter()
-                .any(|(lease, found)| *lease != 0 && is(found, node))
+                .any(|(lease, found)| *lease != 0 && is_same(found, node))
         };
-        Ok(self.nodes().iter().all(stands))
+        Ok(self.nodes().iter().all(stored))
     }
 
     /// Returns the number of nodes whose own record is in etcd.
-    pub(crate) async fn standing(&mut self) -> usize {
+    pub(crate) async fn count_registered(&mut self) -> usize {
         let found = self.records().await.unwrap();
         self.nodes()
             .iter()
-            .filter(|node| found.iter().any(|(_, found)| is(found, node)))
+            .filter(|node| found.iter().any(|(_, found)| is_same(found, node)))
             .count()
     }
 
     /// Returns the nodes of all records in etcd, and their leases.
     async fn records(&mut self) -> Result<Vec<(i64, Node)>, String> {
-        let stands = match self.revision {
-            Some(_) => hand::read(self.up(), FOLDER).await?,
+        let stored = match self.revision {
+            Some(_) => gateway::read(self.up(), PREFIX).await?,
             None => {
                 let json = self
                     .etcd
-                    .ctl(&["get", "--prefix", FOLDER, "--write-out=json"])
+                    .ctl(&["get", "--prefix", PREFIX, "--write-out=json"])
                     .await;
                 let json = json.map_err(|failure| failure.to_string())?;
-                hand::stands(&serde_json::from_str(&json).map_err(|error| error.to_string())?)
+                gateway::values(&serde_json::from_str(&json).map_err(|error| error.to_string())?)
             }
         };
-        let node = |stands: hand::Stands| {
+        let node = |stored: gateway::StoredValue| {
             Some((
-                stands.lease,
-                Service::from_json(&stands.value)
+                stored.lease,
+                Service::from_json(&stored.value)
                     .ok()?
                     .nodes
                     .first()?
                     .clone(),
             ))
         };
-        Ok(stands.into_iter().filter_map(node).collect())
+        Ok(stored.into_iter().filter_map(node).collect())
     }
 
     /// Returns the address of a member that is up.
@@ -226,24 +228,24 @@ impl Rig {
 
     /// Returns true if the client sees every node as expected, without suspects and without an
     /// outage.
-    fn is_right(&self) -> bool {
+    fn is_current(&self) -> bool {
         let (snapshot, nodes) = (self.subscription.snapshot(), self.nodes());
-        let seen = |node: &Node| snapshot.confirmed().any(|entry| is(&entry.node, node));
+        let seen = |node: &Node| snapshot.confirmed().any(|entry| is_same(&entry.node, node));
         let is_whole = snapshot.confirmed().len() == nodes.len() && nodes.iter().all(seen);
         is_whole && snapshot.suspects().len() == 0 && snapshot.outage.is_none()
     }
 
     /// Waits until the client's snapshot is correct. Returns the time that this took.
-    pub(crate) async fn until_right(&mut self) -> Duration {
+    pub(crate) async fn until_current(&mut self) -> Duration {
         let begun = Instant::now();
-        while !self.is_right() {
+        while !self.is_current() {
             assert!(
                 begun.elapsed() < PATIENCE,
-                "the picture stays wrong: {:#?}",
+                "the snapshot stays outdated: {:#?}",
                 self.subscription.snapshot()
             );
             // The expected nodes may change while the snapshot does not.
-            let _ = timeout(LOOK, self.subscription.changed()).await;
+            let _ = timeout(POLL, self.subscription.changed()).await;
         }
         begun.elapsed()
     }
@@ -262,24 +264,24 @@ impl Rig {
 
     /// Observes for at least `lasting`, and then until all has recovered. The figures are the times
     /// since `begun` from which on all was correct; a relapse resets them.
-    pub(crate) async fn look_on(
+    pub(crate) async fn observe(
         &mut self,
         figures: &mut Figures,
         begun: Instant,
         lasting: Duration,
     ) {
-        let looking = Instant::now();
+        let started = Instant::now();
         loop {
             let registered = self.are_registered().await;
             // Without a response, the state is unchanged.
             let was = figures.registered.is_some();
-            note(
+            update_since(
                 &mut figures.registered,
                 *registered.as_ref().unwrap_or(&was),
                 begun,
             );
-            note(&mut figures.right, self.is_right(), begun);
-            if looking.elapsed() >= lasting && registered == Ok(true) && figures.are_well() {
+            update_since(&mut figures.current, self.is_current(), begun);
+            if started.elapsed() >= lasting && registered == Ok(true) && figures.are_complete() {
                 return;
             }
             let seen = || {
@@ -289,18 +291,18 @@ impl Rig {
                 )
             };
             assert!(
-                looking.elapsed() < lasting + PATIENCE,
-                "it does not get well: {}",
+                started.elapsed() < lasting + PATIENCE,
+                "it does not recover: {}",
                 seen()
             );
-            sleep(LOOK).await;
+            sleep(POLL).await;
         }
     }
 
     /// Waits until all has recovered from a fault, and reports it.
-    pub(crate) async fn well_again(&mut self, fault: &str, begun: Instant) -> Figures {
+    pub(crate) async fn recovered(&mut self, fault: &str, begun: Instant) -> Figures {
         let mut figures = Figures::default();
-        self.look_on(&mut figures, begun, Duration::ZERO).await;
+        self.observe(&mut figures, begun, Duration::ZERO).await;
         self.report(fault, &figures).await;
         figures
     }
@@ -308,7 +310,7 @@ impl Rig {
     /// Reports a fault, and checks that no registered node was missing from the client's snapshots.
     /// Returns the number of nodes that vanished from etcd, if its history is available.
     pub(crate) async fn report(&mut self, fault: &str, figures: &Figures) -> Option<usize> {
-        self.never_lost_one();
+        self.assert_none_lost();
         self.report_any(fault, figures).await
     }
 
@@ -318,16 +320,16 @@ impl Rig {
             fault,
             etcd: self.etcd.binary().version(),
             registered: figures.registered(),
-            right: figures.right.expect("the picture is right"),
-            nodes: self.stood,
-            fewest: self.eye.fewest.load(Relaxed),
-            confirmed: self.eye.fewest_confirmed.load(Relaxed),
+            current: figures.current.expect("the snapshot is current"),
+            nodes: self.node_count,
+            fewest: self.observations.fewest.load(Relaxed),
+            confirmed: self.observations.fewest_confirmed.load(Relaxed),
             vanished: self.vanished().await,
         };
-        report.tell();
-        assert!(report.fewest > 0, "the picture was empty");
+        report.print();
+        assert!(report.fewest > 0, "the snapshot was empty");
         let vanished = report.vanished;
-        self.hear_debug();
+        self.capture_debug();
         self.begin().await;
         vanished
     }
@@ -335,22 +337,22 @@ impl Rig {
     /// Starts a new period: from now on, the current nodes must not be missing from the client's
     /// snapshots.
     pub(crate) async fn begin(&mut self) {
-        self.until_right().await;
-        self.stood = self.nodes().len();
-        self.eye.begin(self.stood);
+        self.until_current().await;
+        self.node_count = self.nodes().len();
+        self.observations.begin(self.node_count);
         if self.revision.is_some() {
-            self.revision = Some(hand::revision(self.up()).await.unwrap());
+            self.revision = Some(gateway::revision(self.up()).await.unwrap());
         }
     }
 
     /// Returns the number of nodes deleted since the last report without a mark as leaving, from
     /// etcd's history.
     async fn vanished(&mut self) -> Option<usize> {
-        let changes = hand::history(self.up(), self.revision?).await?;
+        let changes = gateway::history(self.up(), self.revision?).await?;
         let nodes = changes
             .into_iter()
-            .filter(|change| change.deleted && change.key.starts_with(FOLDER.as_bytes()));
-        let had_left = |change: &hand::Change| {
+            .filter(|change| change.deleted && change.key.starts_with(PREFIX.as_bytes()));
+        let had_left = |change: &gateway::Change| {
             let before = change
                 .before
                 .as_deref()
@@ -361,13 +363,13 @@ impl Rig {
     }
 
     /// Checks the `Debug` output of all objects for secrets.
-    fn hear_debug(&self) {
+    fn capture_debug(&self) {
         let servers: Vec<_> = self
             .servers
             .iter()
             .map(|server| (&server.registry, &server.registration))
             .collect();
-        super::hear(&format!(
+        super::capture(&format!(
             "{:?} {:?} {:?} {servers:?}",
             self.client,
             self.directory,
@@ -376,18 +378,18 @@ impl Rig {
     }
 
     /// Checks that every node was available to the client all the time.
-    pub(crate) fn never_lost_one(&self) {
+    pub(crate) fn assert_none_lost(&self) {
         assert!(
-            self.eye.fewest.load(Relaxed) >= self.stood,
-            "a live node was out of the picture: {:?}",
-            self.eye
+            self.observations.fewest.load(Relaxed) >= self.node_count,
+            "a live node was missing from a snapshot: {:?}",
+            self.observations
         );
     }
 
     /// Checks that no node was ever a suspect.
-    pub(crate) fn never_suspected_one(&self) {
-        self.never_lost_one();
-        let suspected = self.eye.has_suspected.load(Relaxed);
+    pub(crate) fn assert_none_suspected(&self) {
+        self.assert_none_lost();
+        let suspected = self.observations.has_suspected.load(Relaxed);
         assert!(
             !suspected,
             "a live node was lost, on etcd {}",
@@ -397,11 +399,11 @@ impl Rig {
 
     /// Closes everything, and checks that nothing is left in etcd.
     pub(crate) async fn close(mut self) {
-        self.hear_debug();
+        self.capture_debug();
         for server in self.servers.drain(..) {
             server.close().await;
         }
-        self.looking.shutdown().await;
+        self.observers.shutdown().await;
         self.directory.close().await;
         self.client.close().await.unwrap();
         assert_eq!(
@@ -410,7 +412,7 @@ impl Rig {
             "leases are left"
         );
         assert_eq!(
-            self.etcd.keys(FOLDER).await.unwrap(),
+            self.etcd.keys(PREFIX).await.unwrap(),
             [""; 0],
             "records are left"
         );
@@ -419,38 +421,39 @@ impl Rig {
 }
 
 /// Returns true if the node matches the expected one; it may have more metadata.
-fn is(found: &Node, wanted: &Node) -> bool {
-    let said = wanted
+fn is_same(found: &Node, wanted: &Node) -> bool {
+    let has_metadata = wanted
         .metadata
         .iter()
         .all(|(name, value)| found.metadata.get(name) == Some(value));
-    found.id == wanted.id && found.address == wanted.address && said
+    found.id == wanted.id && found.address == wanted.address && has_metadata
 }
 
 /// Updates the time since which a condition holds.
-fn note(since: &mut Option<Duration>, is_so: bool, begun: Instant) {
+fn update_since(since: &mut Option<Duration>, is_so: bool, begun: Instant) {
     *since = is_so.then(|| since.unwrap_or_else(|| begun.elapsed()));
 }
 
 /// Observes the client's snapshots.
-async fn look(mut subscription: Subscription, eye: Arc<Eye>) {
+async fn observe_snapshots(mut subscription: Subscription, observations: Arc<Observations>) {
     loop {
         let snapshot = subscription.snapshot();
-        eye.fewest.fetch_min(
+        observations.fewest.fetch_min(
             snapshot.confirmed().len() + snapshot.suspects().len(),
             Relaxed,
         );
-        eye.fewest_confirmed
+        observations
+            .fewest_confirmed
             .fetch_min(snapshot.confirmed().len(), Relaxed);
         if snapshot.suspects().len() > 0 {
-            eye.has_suspected.store(true, Relaxed);
+            observations.has_suspected.store(true, Relaxed);
             let suspects: Vec<_> = snapshot
                 .suspects()
                 .map(|suspect| &suspect.entry.node.id)
                 .collect();
             tracing::info!(?suspects, "the client sees losses");
         }
-        super::hear(&format!(
+        super::capture(&format!(
             "{:?} {:?}",
             snapshot.outage,
             snapshot.suspects().collect::<Vec<_>>()
@@ -467,21 +470,21 @@ async fn watch(client: AnyRegistry) {
         .watch(&WatchOptions::service("greeter"))
         .await
         .unwrap();
-    while let Some(told) = watcher.next().await {
-        if let Err(error) = told {
-            super::hear_error(&error);
+    while let Some(item) = watcher.next().await {
+        if let Err(error) = item {
+            super::capture_error(&error);
         }
     }
 }
 
 /// Checks the errors of requests for secrets, on a handle of its own.
-async fn ask(registry: waypost_etcd::EtcdRegistry) {
+async fn request_repeatedly(registry: waypost_etcd::EtcdRegistry) {
     let mut times = interval(Duration::from_millis(500));
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         times.tick().await;
         if let Err(error) = registry.get_service("greeter").await {
-            super::hear_error(&error);
+            super::capture_error(&error);
         }
     }
 }

@@ -15,14 +15,14 @@ use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Etcd, Options};
 
 use super::rig::{PATIENCE, each, key, service, url};
-use super::{hand, path};
+use super::{gateway, path};
 
 const TTL: Duration = Duration::from_secs(3);
 
 /// Runtime that may be dropped anywhere.
-struct Own(Option<Runtime>);
+struct OwnRuntime(Option<Runtime>);
 
-impl Own {
+impl OwnRuntime {
     fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -31,7 +31,7 @@ impl Own {
     }
 }
 
-impl Drop for Own {
+impl Drop for OwnRuntime {
     fn drop(&mut self) {
         self.0
             .take()
@@ -40,8 +40,8 @@ impl Drop for Own {
     }
 }
 
-fn runtime() -> Own {
-    Own(Some(
+fn runtime() -> OwnRuntime {
+    OwnRuntime(Some(
         Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -60,7 +60,7 @@ enum End {
 }
 
 impl End {
-    async fn of(self, mut runtime: Own) {
+    async fn of(self, mut runtime: OwnRuntime) {
         match self {
             Self::Dropped => spawn_blocking(move || drop(runtime.0.take()))
                 .await
@@ -89,7 +89,7 @@ async fn until_created(mut watcher: Watcher, key: Key) -> Watcher {
                 .next()
                 .await
                 .expect("the watcher ended")
-                .expect("no trouble")
+                .expect("no error")
             {
                 Event::Reset(entries) if entries.iter().any(|entry| entry.key() == key) => break,
                 Event::Created(entry) if entry.key() == key => break,
@@ -99,12 +99,12 @@ async fn until_created(mut watcher: Watcher, key: Key) -> Watcher {
     };
     timeout(PATIENCE, created)
         .await
-        .unwrap_or_else(|_| panic!("the watcher never hears of {key:?}"));
+        .unwrap_or_else(|_| panic!("the watcher never emits {key:?}"));
     watcher
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watchers_go_on_when_the_runtime_of_the_first_shuts_down() {
+async fn watchers_continue_when_the_runtime_of_the_first_shuts_down() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let (reader, writer) = (open(&etcd), open(&etcd));
@@ -114,7 +114,7 @@ async fn watchers_go_on_when_the_runtime_of_the_first_shuts_down() {
         };
         let mut first = runtime();
         let mut waiting = first.spawn(watch(reader.clone())).await.unwrap();
-        let mut resting = first.spawn(watch(reader.clone())).await.unwrap();
+        let mut idle = first.spawn(watch(reader.clone())).await.unwrap();
         for (id, end) in [
             ("1", End::InBackground),
             ("2", End::Dropped),
@@ -128,7 +128,7 @@ async fn watchers_go_on_when_the_runtime_of_the_first_shuts_down() {
                 .await
                 .unwrap();
             waiting = waits.await.unwrap();
-            resting = second.spawn(until_created(resting, key(id))).await.unwrap();
+            idle = second.spawn(until_created(idle, key(id))).await.unwrap();
             let late = second.spawn(watch(reader.clone())).await.unwrap();
             second.spawn(until_created(late, key(id))).await.unwrap();
             first = second;
@@ -173,8 +173,8 @@ async fn registrations_are_kept_when_the_runtime_of_the_first_shuts_down() {
         let written = async || {
             let (one, two) = (path(&key("1")), path(&key("2")));
             [
-                hand::written_at(address, &one).await,
-                hand::written_at(address, &two).await,
+                gateway::written_at(address, &one).await,
+                gateway::written_at(address, &two).await,
             ]
         };
 
@@ -233,7 +233,7 @@ async fn registrations_are_kept_when_the_runtime_of_the_first_shuts_down() {
 /// The runtime shuts down while the handle waits for etcd's handshake, and a watcher for its first
 /// list.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dial_and_a_list_that_ended_with_their_runtime_are_made_again() {
+async fn a_dial_and_a_list_that_ended_with_their_runtime_are_repeated() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();

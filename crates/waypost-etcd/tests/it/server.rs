@@ -44,7 +44,7 @@ pub(crate) fn registration(registry: &AnyRegistry, record: Service) -> Registrat
 pub(crate) struct Server {
     pub(crate) registry: AnyRegistry,
     pub(crate) registration: Registration,
-    _hearing: JoinSet<()>,
+    _capturing: JoinSet<()>,
 }
 
 impl Server {
@@ -66,16 +66,16 @@ impl Server {
     pub(crate) fn at(url: &str, id: &str, address: &str) -> Self {
         let registry = AnyRegistry::new(super::open(url));
         let registration = registration(&registry, service(id, address));
-        let (mut states, mut hearing) = (registration.watch(), JoinSet::new());
-        hearing.spawn(async move {
+        let (mut states, mut capturing) = (registration.watch(), JoinSet::new());
+        capturing.spawn(async move {
             while states.changed().await.is_ok() {
-                super::hear(&format!("{:?}", states.borrow_and_update()));
+                super::capture(&format!("{:?}", states.borrow_and_update()));
             }
         });
         Self {
             registry,
             registration,
-            _hearing: hearing,
+            _capturing: capturing,
         }
     }
 
@@ -86,7 +86,7 @@ impl Server {
     }
 
     /// Waits until the registration fails with a reason that contains this text.
-    pub(crate) async fn until_it_says(&self, text: &str) {
+    pub(crate) async fn until_it_reports(&self, text: &str) {
         self.until(
             text,
             |state| matches!(state, State::Failing { why, .. } if why.contains(text)),

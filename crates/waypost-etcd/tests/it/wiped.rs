@@ -4,13 +4,13 @@
 use tokio::time::{sleep, timeout};
 use waypost_testkit::etcd::{Data, Etcd, Options};
 
-use super::hand;
+use super::gateway;
 use super::rig::{INTERVAL, PATIENCE, Server, each, url};
 
 const NODES: usize = 3;
 
 /// Returns the numbers of range and watch requests that etcd has received.
-async fn asked(etcd: &mut Etcd) -> [Option<f64>; 2] {
+async fn requests(etcd: &mut Etcd) -> [Option<f64>; 2] {
     let metrics = etcd.member(0).metrics().await.unwrap();
     let started = |method: &str| {
         metrics.get(
@@ -22,7 +22,7 @@ async fn asked(etcd: &mut Etcd) -> [Option<f64>; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_begins_anew_has_rest_again() {
+async fn heartbeats_need_no_reads_after_a_wipe() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let (at, address) = (url(&etcd.addresses()), etcd.addresses()[0]);
@@ -38,17 +38,17 @@ async fn an_etcd_that_begins_anew_has_rest_again() {
         }
         etcd.restart(Data::Lost).await.unwrap();
         let back = async {
-            while hand::count(address, "/micro/registry/greeter/").await < NODES {
+            while gateway::count(address, "/micro/registry/greeter/").await < NODES {
                 sleep(INTERVAL / 10).await;
             }
         };
         timeout(PATIENCE, back).await.expect("they come back");
         // Each record is read once more, when its watch has started again.
         sleep(INTERVAL * 3).await;
-        let before = asked(&mut etcd).await;
+        let before = requests(&mut etcd).await;
         sleep(INTERVAL * 5).await;
         assert_eq!(
-            asked(&mut etcd).await,
+            requests(&mut etcd).await,
             before,
             "ranges and watches: heartbeats read, or a watch broke"
         );

@@ -7,8 +7,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::wire::{
-    Header, KeyValue, WatchAsk, WatchCreateRequest, WatchEvent, WatchRequest, WatchResponse,
+use crate::rpc::{
+    Header, KeyValue, WatchCreateRequest, WatchEvent, WatchRequest, WatchRequestUnion,
+    WatchResponse,
 };
 
 pub(super) const MEMBERS: usize = 2;
@@ -39,7 +40,7 @@ pub(super) struct Etcd {
 
 /// Watch on a stream.
 #[derive(Debug)]
-struct Watched {
+struct EtcdWatch {
     key: Vec<u8>,
     end: Vec<u8>,
     next: i64,
@@ -48,7 +49,7 @@ struct Watched {
 
 /// Faults and permitted variations of etcd.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Manners {
+pub(super) struct Behavior {
     /// Progress responses overtake events, and wait for no watch: before 3.4.25.
     pub(super) old: bool,
     /// Percentage of cases in which a watch becomes unsynced, and catches up in the next sync loop.
@@ -56,7 +57,7 @@ pub(super) struct Manners {
     /// Percentage of responses that are sent in fragments.
     pub(super) fragments: u32,
     /// The next events are lost for good.
-    pub(super) loses: bool,
+    pub(super) loses_events: bool,
     /// Watches are refused with this reason.
     pub(super) refuses: Option<&'static str>,
 }
@@ -66,10 +67,10 @@ pub(super) struct Manners {
 pub(super) struct Stream {
     pub(super) member: usize,
     /// True while no member can be reached.
-    pub(super) dials: bool,
+    pub(super) is_dialing: bool,
     /// True if nothing is delivered any more, without an error.
-    pub(super) mute: bool,
-    watched: BTreeMap<i64, Watched>,
+    pub(super) is_mute: bool,
+    watch: BTreeMap<i64, EtcdWatch>,
     control: VecDeque<WatchResponse>,
     events: VecDeque<WatchResponse>,
     to_etcd: VecDeque<(Instant, WatchRequest)>,
@@ -156,26 +157,26 @@ impl Etcd {
 
     /// Returns the records of a range at a revision.
     pub(super) fn list(&self, key: &[u8], end: &[u8], revision: i64) -> Vec<KeyValue> {
-        let mut stands = BTreeMap::new();
+        let mut is_current = BTreeMap::new();
         for change in self
             .changes
             .iter()
             .filter(|change| change.revision <= revision && is_in(&change.key, key, end))
         {
             match kv(change) {
-                Some(kv) => drop(stands.insert(change.key.clone(), kv)),
-                None => drop(stands.remove(&change.key)),
+                Some(kv) => drop(is_current.insert(change.key.clone(), kv)),
+                None => drop(is_current.remove(&change.key)),
             }
         }
-        stands.into_values().collect()
+        is_current.into_values().collect()
     }
 
-    fn events(&self, watched: &Watched, upto: i64) -> Vec<WatchEvent> {
-        let told = |change: &&Change| {
-            (watched.next..=upto).contains(&change.revision)
-                && is_in(&change.key, &watched.key, &watched.end)
+    fn events(&self, watch: &EtcdWatch, upto: i64) -> Vec<WatchEvent> {
+        let emitted = |change: &&Change| {
+            (watch.next..=upto).contains(&change.revision)
+                && is_in(&change.key, &watch.key, &watch.end)
         };
-        self.changes.iter().filter(told).map(event).collect()
+        self.changes.iter().filter(emitted).map(event).collect()
     }
 }
 
@@ -219,9 +220,9 @@ impl Stream {
     pub(super) fn new(now: Instant, member: usize) -> Self {
         Self {
             member,
-            dials: false,
-            mute: false,
-            watched: BTreeMap::new(),
+            is_dialing: false,
+            is_mute: false,
+            watch: BTreeMap::new(),
             control: VecDeque::new(),
             events: VecDeque::new(),
             to_etcd: VecDeque::new(),
@@ -230,30 +231,33 @@ impl Stream {
         }
     }
 
-    pub(super) fn ask(&mut self, now: Instant, question: WatchRequest, rng: &mut Rng) {
+    pub(super) fn send_to_etcd(&mut self, now: Instant, request: WatchRequest, rng: &mut Rng) {
         let arrives = after(now, self.to_etcd.back().map(|(at, _)| *at), rng);
-        self.to_etcd.push_back((arrives, question));
+        self.to_etcd.push_back((arrives, request));
     }
 
     /// Returns the time of the next action; none if etcd is stopped and nothing is in flight.
-    pub(super) fn next(&self, still: bool) -> Option<Instant> {
-        if self.mute {
+    pub(super) fn next(&self, is_stopped: bool) -> Option<Instant> {
+        if self.is_mute {
             return None;
         }
         let arrives = self.to_client.front().map(|(at, _)| *at);
-        let asked = self.to_etcd.front().map(|(at, _)| *at);
+        let arrives_there = self.to_etcd.front().map(|(at, _)| *at);
         let round = self
-            .watched
+            .watch
             .values()
-            .any(|watched| !watched.synced)
+            .any(|watch| !watch.synced)
             .then_some(self.round);
-        let served = asked.into_iter().chain(round).filter(|_| !still);
+        let served = arrives_there
+            .into_iter()
+            .chain(round)
+            .filter(|_| !is_stopped);
         served.chain(arrives).min()
     }
 
     /// Returns the next response that has arrived.
     pub(super) fn arrived(&mut self, now: Instant) -> Option<WatchResponse> {
-        if self.mute {
+        if self.is_mute {
             None
         } else {
             due(&mut self.to_client, now)
@@ -265,26 +269,26 @@ impl Stream {
         &mut self,
         now: Instant,
         etcd: &Etcd,
-        manners: &mut Manners,
+        behavior: &mut Behavior,
         rng: &mut Rng,
     ) {
-        while let Some(question) = due(&mut self.to_etcd, now) {
-            self.take(question, etcd, *manners);
+        while let Some(request) = due(&mut self.to_etcd, now) {
+            self.on_request(request, etcd, *behavior);
         }
         if self.round <= now {
             self.round = now + SYNC;
-            self.watches(etcd, manners, rng, false);
+            self.serve_watches(etcd, behavior, rng, false);
         }
-        self.watches(etcd, manners, rng, true);
+        self.serve_watches(etcd, behavior, rng, true);
         self.send(now, rng);
     }
 
     /// Discards the state of a member that is gone; some of the responses in flight remain.
-    pub(super) fn etcd_is_gone(&mut self, rng: &mut Rng) {
+    pub(super) fn lose_member(&mut self, rng: &mut Rng) {
         let kept = rng.usize(..=self.to_client.len());
         self.to_client.truncate(kept);
         self.to_etcd.clear();
-        self.watched.clear();
+        self.watch.clear();
     }
 
     pub(super) fn is_drained(&self) -> bool {
@@ -293,9 +297,9 @@ impl Stream {
 
     /// Cancels one watch, as etcd may at any time.
     pub(super) fn cancel_one(&mut self, reason: &str, rng: &mut Rng) {
-        let ids: Vec<_> = self.watched.keys().copied().collect();
+        let ids: Vec<_> = self.watch.keys().copied().collect();
         if let Some(watch_id) = rng.choice(ids) {
-            self.watched.remove(&watch_id);
+            self.watch.remove(&watch_id);
             let cancel_reason = reason.to_owned();
             self.events.push_back(WatchResponse {
                 watch_id,
@@ -307,22 +311,22 @@ impl Stream {
     }
 
     /// Repeats earlier events on the synced watches (etcd issue 15271).
-    pub(super) fn goes_back(&mut self, etcd: &Etcd, rng: &mut Rng) {
+    pub(super) fn repeat_events(&mut self, etcd: &Etcd, rng: &mut Rng) {
         let applied = etcd.applied(self.member);
-        for watched in self.watched.values_mut().filter(|watched| watched.synced) {
-            watched.next = watched
+        for watch in self.watch.values_mut().filter(|watch| watch.synced) {
+            watch.next = watch
                 .next
                 .min((applied - rng.i64(0..20)).max(etcd.compacted).max(1));
         }
     }
 
-    fn take(&mut self, question: WatchRequest, etcd: &Etcd, manners: Manners) {
+    fn on_request(&mut self, request: WatchRequest, etcd: &Etcd, behavior: Behavior) {
         let revision = etcd.applied(self.member);
         let header = etcd.header(revision);
-        match question.ask.unwrap() {
-            WatchAsk::Create(create) => self.create(create, etcd, manners),
-            WatchAsk::Cancel(cancel) => {
-                if self.watched.remove(&cancel.watch_id).is_some() {
+        match request.request_union.unwrap() {
+            WatchRequestUnion::Create(create) => self.create(create, etcd, behavior),
+            WatchRequestUnion::Cancel(cancel) => {
+                if self.watch.remove(&cancel.watch_id).is_some() {
                     let response = WatchResponse {
                         header,
                         watch_id: cancel.watch_id,
@@ -332,23 +336,23 @@ impl Stream {
                     self.control.push_back(response);
                 }
             }
-            WatchAsk::Progress(_) => {
+            WatchRequestUnion::Progress(_) => {
                 let response = WatchResponse {
                     header,
                     watch_id: -1,
                     ..WatchResponse::default()
                 };
-                let waits = |watched: &Watched| !watched.synced || watched.next > revision + 1;
-                match manners.old {
+                let waits = |watch: &EtcdWatch| !watch.synced || watch.next > revision + 1;
+                match behavior.old {
                     true => self.control.push_back(response),
-                    false if self.watched.values().any(waits) => {}
+                    false if self.watch.values().any(waits) => {}
                     false => self.events.push_back(response),
                 }
             }
         }
     }
 
-    fn create(&mut self, create: WatchCreateRequest, etcd: &Etcd, manners: Manners) {
+    fn create(&mut self, create: WatchCreateRequest, etcd: &Etcd, behavior: Behavior) {
         let revision = etcd.applied(self.member);
         let mut response = WatchResponse {
             header: etcd.header(revision),
@@ -356,49 +360,49 @@ impl Stream {
             ..WatchResponse::default()
         };
         response.watch_id = create.watch_id;
-        if let Some(reason) = manners.refuses {
+        if let Some(reason) = behavior.refuses {
             (response.watch_id, response.canceled, response.cancel_reason) =
                 (-1, true, reason.to_owned());
         } else {
             let synced = create.start_revision > revision;
-            let watched = Watched {
+            let watch = EtcdWatch {
                 key: create.key,
                 end: create.range_end,
                 next: create.start_revision,
                 synced,
             };
-            self.watched.insert(create.watch_id, watched);
+            self.watch.insert(create.watch_id, watch);
         }
         self.control.push_back(response);
     }
 
     /// Sends the pending events of the synced watches, or of the others.
-    fn watches(&mut self, etcd: &Etcd, manners: &mut Manners, rng: &mut Rng, synced: bool) {
+    fn serve_watches(&mut self, etcd: &Etcd, behavior: &mut Behavior, rng: &mut Rng, synced: bool) {
         let applied = etcd.applied(self.member);
         let mut compacted = Vec::new();
-        for (id, watched) in self
-            .watched
+        for (id, watch) in self
+            .watch
             .iter_mut()
-            .filter(|(_, watched)| watched.synced == synced)
+            .filter(|(_, watch)| watch.synced == synced)
         {
-            if watched.next > applied {
-                watched.synced = true;
+            if watch.next > applied {
+                watch.synced = true;
                 continue;
             }
-            if synced && rng.u32(..100) < manners.falls_behind {
-                watched.synced = false;
+            if synced && rng.u32(..100) < behavior.falls_behind {
+                watch.synced = false;
                 continue;
             }
-            if !synced && watched.next < etcd.compacted {
+            if !synced && watch.next < etcd.compacted {
                 compacted.push(*id);
                 continue;
             }
-            let events = etcd.events(watched, applied);
-            (watched.next, watched.synced) = (applied + 1, true);
-            if events.is_empty() || std::mem::take(&mut manners.loses) {
+            let events = etcd.events(watch, applied);
+            (watch.next, watch.synced) = (applied + 1, true);
+            if events.is_empty() || std::mem::take(&mut behavior.loses_events) {
                 continue;
             }
-            let parts = if rng.u32(..100) < manners.fragments {
+            let parts = if rng.u32(..100) < behavior.fragments {
                 rng.usize(1..=events.len())
             } else {
                 1
@@ -415,7 +419,7 @@ impl Stream {
             }
         }
         for watch_id in compacted {
-            self.watched.remove(&watch_id);
+            self.watch.remove(&watch_id);
             let compact_revision = etcd.compacted;
             self.events.push_back(WatchResponse {
                 watch_id,

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use waypost_core::registry::NodeSet;
 
-use super::etcd::{MEMBERS, Manners};
-use super::world::{Counts, World};
-use crate::trouble::Trouble;
+use super::etcd::{Behavior, MEMBERS};
+use super::simulation::{Counts, Simulation};
+use crate::error::EtcdError;
 
-impl World {
+impl Simulation {
     pub(super) fn break_stream(&mut self) {
-        self.tell("the stream breaks");
-        self.cut_stream("reset");
+        self.log("the stream breaks");
+        self.reset_stream("reset");
     }
 
     /// The stream delivers nothing, without an error.
     pub(super) fn mute_stream(&mut self) {
         if let Some(stream) = &mut self.stream {
-            stream.mute = true;
-            self.tell("the stream is mute");
+            stream.is_mute = true;
+            self.log("the stream is mute");
         }
     }
 
@@ -26,7 +26,7 @@ impl World {
         if self.alive && !self.paused {
             let revision = self.etcd.revision;
             self.etcd.compacted = revision - self.rng.i64(0..5).min(revision - self.etcd.compacted);
-            self.tell(format!("compacted at {}", self.etcd.compacted));
+            self.log(format!("compacted at {}", self.etcd.compacted));
         }
     }
 
@@ -37,16 +37,16 @@ impl World {
                 .choice(["", "etcdserver: no leader", "etcdserver: permission denied"])
                 .expect("there is one");
             stream.cancel_one(reason, &mut self.rng);
-            self.tell(format!("a watch is cancelled: {reason:?}"));
+            self.log(format!("a watch is cancelled: {reason:?}"));
             self.serve();
         }
     }
 
     pub(super) fn restart(&mut self) {
-        self.tell("restarted");
+        self.log("restarted");
         self.etcd.term += 1;
         self.revive();
-        self.cut_stream("restarted");
+        self.reset_stream("restarted");
     }
 
     /// Starts another history, with a revision below or above the old one.
@@ -57,34 +57,34 @@ impl World {
             _ => self.etcd.revision + self.rng.i64(0..200),
         };
         self.revive();
-        self.cut_stream("wiped");
+        self.reset_stream("wiped");
         self.etcd.wipe(revision);
         if self.rng.u32(..4) == 0 {
             self.etcd.cluster += 1;
         }
         self.excused = true;
-        self.settles = self.now + super::WELL_AGAIN;
-        self.truth.history = self.etcd.histories;
-        self.tell(format!("wiped; it is at {revision}"));
+        self.settles = self.now + super::RECOVERY;
+        self.write_log.history = self.etcd.histories;
+        self.log(format!("wiped; it is at {revision}"));
     }
 
     pub(super) fn pause(&mut self) {
-        self.tell("paused");
+        self.log("paused");
         self.paused = true;
     }
 
     pub(super) fn kill(&mut self) {
-        self.tell("killed");
+        self.log("killed");
         self.alive = false;
-        self.cut_stream("killed");
+        self.reset_stream("killed");
     }
 
     pub(super) fn revive(&mut self) {
         if !self.alive || self.paused {
-            self.tell("revived");
+            self.log("revived");
         }
-        if let Some(stream) = self.stream.as_mut().filter(|stream| stream.dials) {
-            stream.dials = false;
+        if let Some(stream) = self.stream.as_mut().filter(|stream| stream.is_dialing) {
+            stream.is_dialing = false;
             self.breaks = None;
         }
         (self.alive, self.paused) = (true, false);
@@ -96,7 +96,7 @@ impl World {
         let member = self.rng.usize(..MEMBERS);
         self.etcd.lags[member] ^= true;
         self.excused = true;
-        self.tell(format!("member {member} lags: {}", self.etcd.lags[member]));
+        self.log(format!("member {member} lags: {}", self.etcd.lags[member]));
         self.etcd.catch_up();
         self.serve();
     }
@@ -107,54 +107,63 @@ impl World {
             Some("etcdserver: permission denied"),
             Some("rpc error: etcdserver: invalid auth token"),
         ];
-        self.manners.refuses = self.rng.choice(reasons).expect("there is one");
-        self.tell(format!("watches are refused: {:?}", self.manners.refuses));
+        self.behavior.refuses = self.rng.choice(reasons).expect("there is one");
+        self.log(format!("watches are refused: {:?}", self.behavior.refuses));
     }
 
     pub(super) fn elect(&mut self) {
-        self.tell("another leader");
+        self.log("another leader");
         self.etcd.term += 1;
     }
 
-    pub(super) fn go_back(&mut self) {
+    pub(super) fn repeat_events(&mut self) {
         if let Some(stream) = &mut self.stream {
-            stream.goes_back(&self.etcd, &mut self.rng);
-            self.tell("a watch tells again what it told");
+            stream.repeat_events(&self.etcd, &mut self.rng);
+            self.log("a watch repeats its events");
             self.serve();
         }
     }
 
     pub(super) fn lose_events(&mut self) {
-        self.tell("the next events are lost");
-        (self.manners.loses, self.lied, self.truth.lies, self.excused) = (true, true, true, true);
+        self.log("the next events are lost");
+        (
+            self.behavior.loses_events,
+            self.events_lost,
+            self.write_log.is_unreliable,
+            self.excused,
+        ) = (true, true, true, true);
     }
 
     pub(super) fn read_stale(&mut self) {
-        self.tell("the next list is stale");
-        (self.stale, self.truth.lies, self.excused) = (true, true, true);
+        self.log("the next list is stale");
+        (self.stale, self.write_log.is_unreliable, self.excused) = (true, true, true);
     }
 
-    pub(super) fn change_manners(&mut self) {
-        let Manners { loses, refuses, .. } = self.manners;
+    pub(super) fn change_behavior(&mut self) {
+        let Behavior {
+            loses_events,
+            refuses,
+            ..
+        } = self.behavior;
         let old = self.rng.u32(..4) == 0;
         let falls_behind = self.rng.choice([0, 0, 10, 50]).expect("there is one");
         let fragments = self.rng.choice([0, 50, 100]).expect("there is one");
         self.excused |= old || falls_behind > 0;
-        self.manners = Manners {
+        self.behavior = Behavior {
             old,
             falls_behind,
             fragments,
-            loses,
+            loses_events,
             refuses,
         };
-        self.tell(format!("{:?}", self.manners));
+        self.log(format!("{:?}", self.behavior));
     }
 
-    pub(super) fn faults_end(&mut self) {
+    pub(super) fn end_faults(&mut self) {
         self.revive();
-        self.manners = Manners {
-            fragments: self.manners.fragments,
-            ..Manners::default()
+        self.behavior = Behavior {
+            fragments: self.behavior.fragments,
+            ..Behavior::default()
         };
         self.etcd.lags = [false; MEMBERS];
         self.stale = false;
@@ -163,30 +172,30 @@ impl World {
     }
 
     /// Every listener has the records of etcd, byte for byte, and own records are in etcd.
-    pub(super) fn is_well(&self) {
+    pub(super) fn check_converged(&self) {
         for listener in &self.listeners {
-            let range = self.records.space().range(listener.scope.as_deref());
+            let range = self.records.key_space().range(listener.scope.as_deref());
             let found = self.etcd.list(&range.key, &range.end, self.etcd.revision);
-            let stands = NodeSet::from_iter(self.records.entries(&found));
+            let is_current = NodeSet::from_iter(self.records.entries(&found));
             assert!(
-                listener.knows,
-                "{}: the trouble of {:?} was not ended",
+                listener.is_synced,
+                "{}: the error of {:?} was not cleared",
                 self.time(),
                 listener.scope
             );
-            let differs = listener.picture.events_to(&stands);
+            let differs = listener.nodes.events_to(&is_current);
             assert_eq!(
                 differs,
                 [],
-                "{}: {:?} is told something else than stands",
+                "{}: the node set of {:?} differs from the records",
                 self.time(),
                 listener.scope
             );
-            for entry in &listener.picture {
+            for entry in &listener.nodes {
                 let kv = self
                     .etcd
-                    .get(&self.records.space().key(&entry.key()))
-                    .expect("it stands");
+                    .get(&self.records.key_space().key(&entry.key()))
+                    .expect("the record exists");
                 assert_eq!(
                     entry.to_service().to_json().into_bytes(),
                     kv.value,
@@ -194,13 +203,15 @@ impl World {
                 );
             }
         }
-        for owned in self.owned.values() {
-            let found = self.etcd.get(&self.records.space().key(&owned.key));
+        for own_record in self.own_records.values() {
+            let found = self
+                .etcd
+                .get(&self.records.key_space().key(&own_record.key));
             assert_eq!(
                 found.map(|kv| kv.value),
-                Some(owned.record.clone().into_bytes()),
+                Some(own_record.record.clone().into_bytes()),
                 "{} is ours",
-                owned.key.id
+                own_record.key.id
             );
         }
         assert!(
@@ -211,7 +222,7 @@ impl World {
     }
 
     /// No stream is opened, and only periodic lists and reads occur.
-    pub(super) fn rests(&mut self, duration: Duration) {
+    pub(super) fn stays_idle(&mut self, duration: Duration) {
         self.total = Counts::default();
         self.run(duration);
         let Counts {
@@ -220,25 +231,25 @@ impl World {
             reads,
             ..
         } = self.total;
-        let (followed, owned) = (self.machine.followed().count(), self.owned.len());
-        assert_eq!(streams, 0, "streams are opened at rest");
+        let (removable, own_record) = (self.machine.removable().count(), self.own_records.len());
+        assert_eq!(streams, 0, "streams are opened while idle");
         assert!(
-            lists as usize <= followed,
-            "{lists} lists at rest, for {followed} that are followed"
+            lists as usize <= removable,
+            "{lists} lists while idle, for {removable} scopes"
         );
         assert!(
-            reads as usize <= owned,
-            "{reads} reads at rest, for {owned} that are ours"
+            reads as usize <= own_record,
+            "{reads} reads while idle, for {own_record} own records"
         );
-        self.is_well();
+        self.check_converged();
     }
 
-    fn cut_stream(&mut self, why: &str) {
+    fn reset_stream(&mut self, why: &str) {
         if let Some(stream) = self.stream.as_mut().filter(|_| self.breaks.is_none()) {
-            stream.etcd_is_gone(&mut self.rng);
+            stream.lose_member(&mut self.rng);
             self.breaks = Some((
                 self.now + Duration::from_millis(1),
-                Trouble::Link(why.to_owned()),
+                EtcdError::Transport(why.to_owned()),
             ));
         }
     }

@@ -8,20 +8,20 @@ use futures_core::Stream;
 use waypost_core::record::{Entry, Key};
 use waypost_core::registry::{Event, NodeSet, Watcher};
 
-use super::truth::Truth;
+use super::write_log::WriteLog;
 use crate::watch::Scope;
 
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) scope: Scope,
     watcher: Watcher,
-    pub(super) picture: NodeSet,
+    pub(super) nodes: NodeSet,
     /// True if the last item was an event, not an error.
-    pub(super) knows: bool,
+    pub(super) is_synced: bool,
     /// History and revision at which it began to listen.
     since: Option<(usize, i64)>,
     /// Oldest serial that may be emitted, for each node.
-    floor: BTreeMap<Key, u64>,
+    oldest_allowed: BTreeMap<Key, u64>,
 }
 
 /// Returns the serial number of a record in this model; own records have none.
@@ -31,97 +31,100 @@ pub(super) fn serial(entry: &Entry) -> Option<u64> {
 
 impl Listener {
     pub(super) fn new(scope: Scope, watcher: Watcher, since: Option<(usize, i64)>) -> Self {
-        let picture = NodeSet::default();
+        let nodes = NodeSet::default();
         Self {
             scope,
             watcher,
-            picture,
-            knows: false,
+            nodes,
+            is_synced: false,
             since,
-            floor: BTreeMap::new(),
+            oldest_allowed: BTreeMap::new(),
         }
     }
 
     /// Receives all pending events.
-    pub(super) fn listen(&mut self, truth: &Truth) {
+    pub(super) fn receive(&mut self, write_log: &WriteLog) {
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(item) = Pin::new(&mut self.watcher).poll_next(&mut cx) {
             match item.expect("a watcher does not end by itself") {
                 Ok(event) => {
-                    self.knows = true;
-                    self.hold_to_promise(&event, truth);
-                    self.picture.apply(event);
+                    self.is_synced = true;
+                    self.check_contract(&event, write_log);
+                    self.nodes.apply(event);
                 }
-                Err(_) => self.knows = false,
+                Err(_) => self.is_synced = false,
             }
         }
     }
 
     /// Allows older records, since a serializable list may be emitted.
-    pub(super) fn may_hear_older(&mut self) {
+    pub(super) fn allow_older(&mut self) {
         self.since = None;
     }
 
-    fn hold_to_promise(&mut self, event: &Event, truth: &Truth) {
+    fn check_contract(&mut self, event: &Event, write_log: &WriteLog) {
         match event {
-            Event::Reset(entries) => self.reset(entries, truth),
+            Event::Reset(entries) => self.reset(entries, write_log),
             Event::Created(entry) => {
-                assert_eq!(self.picture.get(&entry.key()), None, "created twice");
-                self.not_older(entry, truth);
+                assert_eq!(self.nodes.get(&entry.key()), None, "created twice");
+                self.check_not_older(entry, write_log);
             }
             Event::Updated(entry) => {
-                let known = self.picture.get(&entry.key());
+                let known = self.nodes.get(&entry.key());
                 assert!(
                     known.is_some_and(|known| known != entry),
-                    "{entry:?} is no news to {known:?}"
+                    "{entry:?} is no change of {known:?}"
                 );
-                self.not_older(entry, truth);
+                self.check_not_older(entry, write_log);
             }
             Event::Deleted(key) => {
                 let known = self
-                    .picture
+                    .nodes
                     .get(key)
                     .unwrap_or_else(|| panic!("{key:?} is deleted, and was not there"));
                 assert!(
-                    truth.lies || known.node.is_leaving() || !truth.left_after(key, serial(known)),
-                    "{key:?} left, and that was not told"
+                    write_log.is_unreliable
+                        || known.node.is_leaving()
+                        || !write_log.marked_leaving_after(key, serial(known)),
+                    "{key:?} left, and its mark was not emitted"
                 );
                 if let Some(serial) = serial(known) {
-                    self.floor.insert(key.clone(), serial + 1);
+                    self.oldest_allowed.insert(key.clone(), serial + 1);
                 }
             }
         }
     }
 
-    fn reset(&mut self, entries: &[Entry], truth: &Truth) {
+    fn reset(&mut self, entries: &[Entry], write_log: &WriteLog) {
         entries
             .iter()
-            .for_each(|entry| self.not_older(entry, truth));
+            .for_each(|entry| self.check_not_older(entry, write_log));
         let Some((history, revision)) = self.since.take() else {
             return;
         };
-        if !truth.lies && history == truth.history {
-            for (key, oldest) in truth.stood_at(&self.scope, revision) {
-                let told = entries
+        if !write_log.is_unreliable && history == write_log.history {
+            for (key, oldest) in write_log.records_at(&self.scope, revision) {
+                let emitted = entries
                     .iter()
                     .find(|entry| entry.key() == key)
                     .and_then(serial);
                 assert!(
-                    told.map_or(truth.gone_since(&key, revision), |told| told >= oldest),
-                    "{key:?} was at {oldest} when {:?} began to listen, and is told at {told:?}",
+                    emitted.map_or(write_log.deleted_since(&key, revision), |emitted| emitted
+                        >= oldest),
+                    "{key:?} was at {oldest} when {:?} subscribed, and is emitted at {emitted:?}",
                     self.scope
                 );
             }
         }
     }
 
-    fn not_older(&mut self, entry: &Entry, truth: &Truth) {
+    fn check_not_older(&mut self, entry: &Entry, write_log: &WriteLog) {
         let Some(serial) = serial(entry) else { return };
-        let floor = self.floor.entry(entry.key()).or_default();
+        let oldest_allowed = self.oldest_allowed.entry(entry.key()).or_default();
         assert!(
-            truth.lies || truth.unsettled || serial >= *floor,
-            "{entry:?} is older than what was told: {floor}"
+            write_log.is_unreliable || write_log.is_unsettled || serial >= *oldest_allowed,
+            "{entry:?} is older than an emitted record: {oldest_allowed}"
         );
-        *floor = serial;
+        *oldest_allowed = serial;
     }
 }

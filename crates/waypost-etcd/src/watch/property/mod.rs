@@ -1,81 +1,85 @@
 //! Property test of the watch machine against a model of etcd, from seeds. After any mixture of
 //! faults, every listener has the records of etcd.
 //!
-//! `etcd` is the model, `world` advances time and carries messages, `listener` checks the events
-//! against the watcher's contract and the `truth`, `owner` maintains own records like the real one,
-//! `faults` injects faults. This file schedules them.
+//! `etcd` is the model, `simulation` advances time and carries messages, `listener` checks the
+//! events against the watcher's contract and the `write_log`, `own_records` maintains own records
+//! as the record writer does, `faults` injects faults. This file schedules them.
 
 mod etcd;
 mod faults;
 mod listener;
-mod owner;
-mod truth;
-mod world;
+mod own_records;
+mod simulation;
+mod write_log;
 
 use std::time::Duration;
 
 use waypost_conformance::{CaseLog, seeds};
 
-use world::World;
+use simulation::Simulation;
 
 /// Duration of the faults.
-const TROUBLE: Duration = Duration::from_secs(30);
+const FAULTS: Duration = Duration::from_secs(30);
 /// Time within which all must have recovered: a list follows a disconnect within 3 s, a failure is
 /// retried after 2 s at most, and either may take 2 s to fail.
-const WELL_AGAIN: Duration = Duration::from_secs(15);
+const RECOVERY: Duration = Duration::from_secs(15);
 /// Time within which changes that etcd itself has lost are found.
-const FOUND: Duration = Duration::from_secs(400);
+const DETECTION: Duration = Duration::from_secs(400);
 /// Idle period in which no periodic list or read is due more than once.
-const REST: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
-async fn whatever_happens_the_picture_is_what_stands() {
+async fn node_sets_converge_after_any_faults() {
     for seed in seeds(200) {
-        play(seed);
+        run_case(seed);
     }
 }
 
-fn play(seed: u64) {
-    let story = CaseLog::new("-p waypost-etcd --lib whatever_happens", seed);
-    let mut world = World::new(story.clone(), fastrand::Rng::with_seed(seed));
-    world.follow(Some("a".to_owned()));
-    world.own();
-    let end = world.now + TROUBLE;
-    while world.now < end {
-        let rest = Duration::from_millis(world.rng.u64(0..400));
-        world.run(rest);
-        happen(&mut world);
+fn run_case(seed: u64) {
+    let case_log = CaseLog::new("-p waypost-etcd --lib node_sets_converge", seed);
+    let mut simulation = Simulation::new(case_log.clone(), fastrand::Rng::with_seed(seed));
+    simulation.subscribe(Some("a".to_owned()));
+    simulation.add_own_record();
+    let end = simulation.now + FAULTS;
+    while simulation.now < end {
+        let pause = Duration::from_millis(simulation.rng.u64(0..400));
+        simulation.run(pause);
+        inject_fault(&mut simulation);
     }
-    story.tell(format!("{}: no more faults", world.time()));
-    world.faults_end();
-    world.run(if world.lied { FOUND } else { WELL_AGAIN });
-    world.is_well();
-    world.rests(REST);
+    case_log.tell(format!("{}: no more faults", simulation.time()));
+    simulation.end_faults();
+    simulation.run(if simulation.events_lost {
+        DETECTION
+    } else {
+        RECOVERY
+    });
+    simulation.check_converged();
+    simulation.stays_idle(IDLE);
 }
 
-fn happen(world: &mut World) {
-    match world.rng.u32(..100) {
-        0..45 => world.write(),
-        45..49 => world.follow_any(),
-        49..52 => world.unfollow_one(),
-        52..55 => world.own(),
-        55..57 => world.disown_one(),
-        57..61 => world.meddle(),
-        61..66 => world.break_stream(),
-        66..69 => world.mute_stream(),
-        69..73 => world.compact(),
-        73..75 => world.cancel_one(),
-        75..78 => world.restart(),
-        78..80 => world.wipe(),
-        80..82 => world.pause(),
-        82..84 => world.kill(),
-        84..88 => world.revive(),
-        88..90 => world.lag(),
-        90..92 => world.refuse(),
-        92..93 => world.elect(),
-        93..95 => world.go_back(),
-        95..96 => world.lose_events(),
-        96..97 => world.read_stale(),
-        _ => world.change_manners(),
+fn inject_fault(simulation: &mut Simulation) {
+    match simulation.rng.u32(..100) {
+        0..45 => simulation.write(),
+        45..49 => simulation.subscribe_any(),
+        49..52 => simulation.drop_listener(),
+        52..55 => simulation.add_own_record(),
+        55..57 => simulation.remove_own_record(),
+        57..61 => simulation.overwrite_own_record(),
+        61..66 => simulation.break_stream(),
+        66..69 => simulation.mute_stream(),
+        69..73 => simulation.compact(),
+        73..75 => simulation.cancel_one(),
+        75..78 => simulation.restart(),
+        78..80 => simulation.wipe(),
+        80..82 => simulation.pause(),
+        82..84 => simulation.kill(),
+        84..88 => simulation.revive(),
+        88..90 => simulation.lag(),
+        90..92 => simulation.refuse(),
+        92..93 => simulation.elect(),
+        93..95 => simulation.repeat_events(),
+        95..96 => simulation.lose_events(),
+        96..97 => simulation.read_stale(),
+        _ => simulation.change_behavior(),
     }
 }

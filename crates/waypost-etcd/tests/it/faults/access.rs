@@ -24,14 +24,14 @@ async fn with_users(binary: &Binary, options: &Options) -> Rig {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_that_run_out_after_4_s() {
+async fn tokens_that_expire_after_4_s() {
     each(async |binary| {
         let options = Options::one().signed_tokens(Duration::from_secs(4));
         let mut rig = with_users(&binary, &options).await;
-        let mut figures = Figures::well();
-        rig.look_on(&mut figures, Instant::now(), Duration::from_secs(9))
+        let mut figures = Figures::without_outage();
+        rig.observe(&mut figures, Instant::now(), Duration::from_secs(9))
             .await;
-        rig.report("tokens run out after 4 s, at rest for 9 s", &figures)
+        rig.report("tokens expire after 4 s, idle for 9 s", &figures)
             .await;
         // All tokens have expired twice. Writes still succeed, and so do new registrations.
         let begun = Instant::now();
@@ -41,9 +41,9 @@ async fn tokens_that_run_out_after_4_s() {
             .unwrap();
         rig.servers
             .push(Server::begin(&url(&rig.etcd.addresses()), "2"));
-        rig.well_again("tokens have run out, then a write", begun)
+        rig.recovered("tokens have run out, then a write", begun)
             .await;
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -57,8 +57,8 @@ async fn tokens_lost(binary: Binary, options: Options, name: &str) {
         .registration
         .set_metadata("zone", "a")
         .unwrap();
-    rig.well_again(name, begun).await;
-    rig.never_suspected_one();
+    rig.recovered(name, begun).await;
+    rig.assert_none_suspected();
     rig.close().await;
 }
 
@@ -86,7 +86,7 @@ async fn restarted_with_users_over_tls() {
 /// why it cannot write. A client with the new password can register.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn password_rotated() {
-    const NEW: &str = "tell-nobody-7f3a-either";
+    const NEW: &str = "do-not-log-7f3a-either";
     each(async |binary| {
         let mut rig = with_users(&binary, &Options::one()).await;
         let at = url(&rig.etcd.addresses());
@@ -94,24 +94,24 @@ async fn password_rotated() {
         sleep(INTERVAL * 2).await;
         rig.etcd.set_password("waypost", NEW).await.unwrap();
         let refused = crate::open(&at).list_services().await.unwrap_err();
-        crate::hear_error(&refused);
+        crate::capture_error(&refused);
         assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
         rig.servers[0]
             .registration
             .set_metadata("zone", "a")
             .unwrap();
-        rig.servers[0].until_it_says("refused").await;
+        rig.servers[0].until_it_reports("refused").await;
         let renewed = Server::start(&at.replace(SECRET, NEW), "2").await;
-        rig.until_seen("who has the new password", |snapshot| {
+        rig.until_seen("the node with the new password", |snapshot| {
             snapshot.confirmed().len() == 3
         })
         .await;
         sleep(TTL + INTERVAL).await;
-        rig.never_lost_one();
+        rig.assert_none_lost();
         renewed.close().await;
         rig.etcd.set_password("waypost", SECRET).await.unwrap();
         rig.servers.push(Server::begin(&at, "2"));
-        rig.well_again("password rotated, and given back", Instant::now())
+        rig.recovered("password rotated, and given back", Instant::now())
             .await;
         rig.close().await;
     })
@@ -121,7 +121,7 @@ async fn password_rotated() {
 /// A password in a file may be changed while all are running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn password_rotated_in_its_file() {
-    const NEW: &str = "tell-nobody-7f3a-either";
+    const NEW: &str = "do-not-log-7f3a-either";
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.enable_auth("waypost", Some(SECRET), PREFIX)
@@ -140,9 +140,9 @@ async fn password_rotated_in_its_file() {
             .registration
             .set_metadata("zone", "a")
             .unwrap();
-        rig.servers[0].until_it_says("refused").await;
+        rig.servers[0].until_it_reports("refused").await;
         std::fs::write(file.path(), format!("{NEW}\n")).unwrap();
-        rig.well_again("password rotated in its file", Instant::now())
+        rig.recovered("password rotated in its file", Instant::now())
             .await;
         rig.close().await;
     })
@@ -158,23 +158,23 @@ async fn permission_revoked_and_given_back() {
             .registration
             .set_metadata("zone", "a")
             .unwrap();
-        rig.servers[0].until_it_says("refused").await;
+        rig.servers[0].until_it_reports("refused").await;
         // 3.6 checks permissions at each keepalive too; in earlier versions a client without write
         // permission stays registered.
-        let asks_at_beats = binary.version().minor > 4;
-        if asks_at_beats {
+        let checks_keepalives = binary.version().minor > 4;
+        if checks_keepalives {
             rig.servers[1]
-                .until_it_says("refused: keeping the lease alive: permission denied")
+                .until_it_reports("refused: keeping the lease alive: permission denied")
                 .await;
         }
         sleep(TTL + INTERVAL).await;
-        if asks_at_beats {
-            rig.never_lost_one();
+        if checks_keepalives {
+            rig.assert_none_lost();
         } else {
-            rig.never_suspected_one();
+            rig.assert_none_suspected();
         }
         rig.etcd.allow("waypost", PREFIX).await.unwrap();
-        rig.well_again("permission revoked, and given back", Instant::now())
+        rig.recovered("permission revoked, and given back", Instant::now())
             .await;
         rig.close().await;
     })

@@ -10,7 +10,7 @@ use waypost_testkit::etcd::{Binary, Etcd, Options};
 use crate::rig::{Figures, INTERVAL, PATIENCE, Rig, Server, TTL, url};
 
 /// Outage of a member: longer than the life of a lease without keepalives.
-const AWAY: Duration = Duration::from_secs(TTL.as_secs() + 2);
+const DOWN_TIME: Duration = Duration::from_secs(TTL.as_secs() + 2);
 /// Outage of a leader.
 const FROZEN: Duration = Duration::from_secs(9);
 /// Time for which a resumed leader is observed: it learns of its successor, and its earlier
@@ -66,14 +66,14 @@ impl Cluster {
     /// Runs one round of the fault. Returns the number of nodes that vanished from etcd.
     pub(crate) async fn round(&mut self, fault: Fault, phases: &[Phase], name: &str) -> usize {
         self.rounds += 1;
-        let (victim, stood) = (self.victim(fault).await, self.rig.servers.len());
+        let (victim, node_count) = (self.victim(fault).await, self.rig.servers.len());
         let early = if phases.contains(&Phase::Registering) {
             2
         } else {
             0
         };
         (0..early).for_each(|_| self.begin_one());
-        self.strike(fault, victim).await;
+        self.inject(fault, victim).await;
         let begun = Instant::now();
         (early..early + early / 2).for_each(|_| self.begin_one());
         let watches = phases.contains(&Phase::Watching);
@@ -81,18 +81,18 @@ impl Cluster {
             self.change_all();
         }
         let mut figures = if phases == [Phase::Renewing] {
-            Figures::well()
+            Figures::without_outage()
         } else {
             Figures::default()
         };
-        self.rig.look_on(&mut figures, begun, Duration::ZERO).await;
+        self.rig.observe(&mut figures, begun, Duration::ZERO).await;
         if watches {
-            self.watch_anew().await;
+            self.watch_again().await;
         }
-        self.rest(fault, phases, &mut figures, begun).await;
+        self.prolong(fault, phases, &mut figures, begun).await;
         self.heal(fault, victim).await;
         self.rig
-            .look_on(
+            .observe(
                 &mut figures,
                 begun,
                 if fault == Fault::LeaderFrozen {
@@ -107,7 +107,7 @@ impl Cluster {
             .report(name, &figures)
             .await
             .expect("etcd knows its history");
-        for server in self.rig.servers.split_off(stood) {
+        for server in self.rig.servers.split_off(node_count) {
             server.close().await;
         }
         self.rig.begin().await;
@@ -128,7 +128,7 @@ impl Cluster {
         }
     }
 
-    async fn strike(&mut self, fault: Fault, member: usize) {
+    async fn inject(&mut self, fault: Fault, member: usize) {
         match fault {
             Fault::Killed => {
                 self.proxies[member].refuse(true).await.unwrap();
@@ -153,7 +153,7 @@ impl Cluster {
 
     /// Extends the fault: to 9 s for a leader, and for other members if the test is about the
     /// renewal of leases.
-    async fn rest(
+    async fn prolong(
         &mut self,
         fault: Fault,
         phases: &[Phase],
@@ -162,11 +162,11 @@ impl Cluster {
     ) {
         let lasting = match fault {
             Fault::LeaderFrozen => FROZEN,
-            _ if phases.contains(&Phase::Renewing) => AWAY,
+            _ if phases.contains(&Phase::Renewing) => DOWN_TIME,
             _ => return,
         };
         let left = lasting.saturating_sub(begun.elapsed());
-        self.rig.look_on(figures, begun, left).await;
+        self.rig.observe(figures, begun, left).await;
         sleep_until(begun + lasting).await;
     }
 
@@ -185,7 +185,7 @@ impl Cluster {
     }
 
     /// Starts new watchers, each at a random member: all see every node.
-    async fn watch_anew(&self) {
+    async fn watch_again(&self) {
         for _ in 0..3 {
             let registry = crate::open(&self.at);
             let mut watcher = registry
@@ -198,7 +198,7 @@ impl Cluster {
                 match watcher.next().await.unwrap() {
                     Ok(Event::Reset(entries)) => break entries.len(),
                     Ok(other) => panic!("{other:?}"),
-                    Err(error) => crate::hear_error(&error),
+                    Err(error) => crate::capture_error(&error),
                 }
             };
             assert_eq!(seen, self.rig.servers.len());

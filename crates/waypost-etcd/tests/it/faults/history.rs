@@ -10,7 +10,7 @@ use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Etcd, Options};
 
 use crate::rig::{PATIENCE, Rig, Server, each, url};
-use crate::{hand, path};
+use crate::{gateway, path};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compacted_under_a_watch() {
@@ -18,16 +18,16 @@ async fn compacted_under_a_watch() {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         let begun = Instant::now();
         for round in 0..10 {
-            hand::write(rig.up(), &[(b"/elsewhere".to_vec(), Some(b"x".to_vec()))]).await;
-            hand::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
+            gateway::write(rig.up(), &[(b"/elsewhere".to_vec(), Some(b"x".to_vec()))]).await;
+            gateway::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
             rig.servers[0]
                 .registration
                 .set_metadata("round", round.to_string())
                 .unwrap();
         }
-        rig.well_again("compacted under a watch, ten times", begun)
+        rig.recovered("compacted under a watch, ten times", begun)
             .await;
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -39,8 +39,8 @@ fn compacting(address: SocketAddr) -> JoinSet<()> {
     compacting.spawn(async move {
         loop {
             let revision =
-                hand::write(address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
-            hand::compact(address, revision).await;
+                gateway::write(address, &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+            gateway::compact(address, revision).await;
         }
     });
     compacting
@@ -62,7 +62,7 @@ async fn many(address: SocketAddr, service: &str, records: usize, bytes: usize) 
     // Below etcd's limit for one request.
     let at_once = (1_000_000 / (bytes + 400)).clamp(1, 100);
     for numbers in (0..records).collect::<Vec<_>>().chunks(at_once) {
-        hand::write(address, &numbers.iter().map(record).collect::<Vec<_>>()).await;
+        gateway::write(address, &numbers.iter().map(record).collect::<Vec<_>>()).await;
     }
 }
 
@@ -94,10 +94,10 @@ async fn compacted_during_lists() {
             );
         }
         registry.close().await.unwrap();
-        rig.well_again("compacted during 20 lists of 5 000 nodes", begun)
+        rig.recovered("compacted during 20 lists of 5 000 nodes", begun)
             .await;
         drop(compacting);
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -119,14 +119,14 @@ async fn compacted_while_cut_off() {
             .set_metadata("zone", "b")
             .unwrap();
         rig.servers.push(Server::start(&near, "3").await);
-        hand::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
-        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some())
+        gateway::compact(rig.up(), rig.etcd.revision().await.unwrap()).await;
+        rig.until_seen("an outage", |snapshot| snapshot.outage.is_some())
             .await;
         proxy.cut();
         proxy.freeze(false);
-        rig.well_again("compacted while the client was cut off", Instant::now())
+        rig.recovered("compacted while the client was cut off", Instant::now())
             .await;
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -143,7 +143,7 @@ async fn big(address: SocketAddr) {
 /// 8 MB do not arrive within the 2 s of one page's timeout, since at most 1 MiB arrives in 300 ms:
 /// smaller pages are requested.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_list_on_a_slow_way() {
+async fn a_long_list_over_a_slow_connection() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         big(etcd.addresses()[0]).await;
@@ -161,12 +161,12 @@ async fn a_long_list_on_a_slow_way() {
 }
 
 /// Receives events until all big records are seen.
-async fn until_big(watcher: &mut Watcher, picture: &mut NodeSet) {
+async fn until_big(watcher: &mut Watcher, nodes: &mut NodeSet) {
     let following = async {
-        while picture.len() < BIG {
+        while nodes.len() < BIG {
             match watcher.next().await.unwrap() {
-                Ok(event) => picture.apply(event),
-                Err(error) => crate::hear_error(&error),
+                Ok(event) => nodes.apply(event),
+                Err(error) => crate::capture_error(&error),
             }
         }
     };
@@ -189,9 +189,9 @@ async fn a_list_beyond_4_mib() {
         until_big(&mut watcher, &mut NodeSet::default()).await;
         let listed = registry.get_service("big").await.unwrap();
         assert_eq!(listed[0].nodes.len(), BIG);
-        rig.well_again("a list of 8 MiB", begun).await;
+        rig.recovered("a list of 8 MiB", begun).await;
         registry.close().await.unwrap();
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -209,11 +209,11 @@ async fn a_catch_up_beyond_4_mib() {
                 Proxy::start(etcd.addresses()[0]).await.unwrap(),
             );
             let mut rig = Rig::on(etcd, &near, &url(&[proxy.address()]), 3).await;
-            let (mut watcher, mut picture) = (
+            let (mut watcher, mut nodes) = (
                 rig.client.watch(&WatchOptions::all()).await.unwrap(),
                 NodeSet::default(),
             );
-            picture.apply(watcher.next().await.unwrap().unwrap());
+            nodes.apply(watcher.next().await.unwrap().unwrap());
             proxy.freeze(true);
             // Let responses in flight arrive.
             sleep(Duration::from_millis(100)).await;
@@ -227,14 +227,14 @@ async fn a_catch_up_beyond_4_mib() {
             }
             let begun = Instant::now();
             proxy.freeze(false);
-            until_big(&mut watcher, &mut picture).await;
+            until_big(&mut watcher, &mut nodes).await;
             let fault = if cut {
                 "8 MiB to catch up with after a cut"
             } else {
                 "8 MiB to catch up with after a pause"
             };
-            rig.well_again(fault, begun).await;
-            rig.never_suspected_one();
+            rig.recovered(fault, begun).await;
+            rig.assert_none_suspected();
             rig.close().await;
         }
     })

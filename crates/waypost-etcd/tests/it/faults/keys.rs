@@ -9,7 +9,7 @@ use waypost_core::registry::{Instance, RegisterOptions, Registry};
 use waypost_testkit::etcd::Options;
 
 use crate::rig::{Figures, INTERVAL, Rig, TTL, each, key, service, url};
-use crate::{hand, path};
+use crate::{gateway, path};
 
 /// Address of another instance, as errors name it.
 const ELSEWHERE: &str = "10.9.9.9:9";
@@ -23,7 +23,7 @@ async fn deleted_by_etcdctl() {
             .ctl(&["del", "--prefix", "/micro/registry/greeter/"])
             .await
             .unwrap();
-        let figures = rig.well_again("own key deleted by etcdctl", begun).await;
+        let figures = rig.recovered("own key deleted by etcdctl", begun).await;
         assert!(
             figures.registered() < INTERVAL * 2,
             "it took more than an interval"
@@ -38,18 +38,22 @@ async fn overwritten_by_garbage() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         for garbage in [&b"{"[..], b"\xff\xfe", b"{\"name\":\"other\"}"] {
-            let lease = hand::grant(rig.up(), 600).await;
+            let lease = gateway::grant(rig.up(), 600).await;
             for (lease, fault) in [
                 (0, "overwritten by garbage"),
                 (lease, "overwritten by garbage on a lease"),
             ] {
                 let begun = Instant::now();
-                hand::put(rig.up(), &path(&key("0")), garbage, lease).await;
-                rig.well_again(fault, begun).await;
+                gateway::put(rig.up(), &path(&key("0")), garbage, lease).await;
+                rig.recovered(fault, begun).await;
             }
-            hand::revoke(rig.up(), lease).await;
+            gateway::revoke(rig.up(), lease).await;
         }
-        assert_eq!(rig.standing().await, 3, "it is on a lease of its own");
+        assert_eq!(
+            rig.count_registered().await,
+            3,
+            "it is on a lease of its own"
+        );
         rig.close().await;
     })
     .await;
@@ -57,7 +61,7 @@ async fn overwritten_by_garbage() {
 
 /// The record is unchanged, but has no lease or that of another: it is written again with our own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn our_own_record_on_another_lease() {
+async fn own_record_on_another_lease() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         let (address, key) = (rig.up(), path(&key("0")));
@@ -67,25 +71,25 @@ async fn our_own_record_on_another_lease() {
             .await
             .unwrap()
             .unwrap();
-        let lease = hand::lease_of(address, &key).await.unwrap();
-        let foreign = hand::grant(address, 600).await;
+        let lease = gateway::lease_of(address, &key).await.unwrap();
+        let foreign = gateway::grant(address, 600).await;
         for (other, fault) in [
             (0, "own record, its lease taken away"),
             (foreign, "own record on another's lease"),
         ] {
             let begun = Instant::now();
-            hand::put(address, &key, &ours, other).await;
-            while hand::lease_of(address, &key).await != Some(lease) {
+            gateway::put(address, &key, &ours, other).await;
+            while gateway::lease_of(address, &key).await != Some(lease) {
                 assert!(
                     begun.elapsed() < Duration::from_secs(20),
                     "it is not on its own lease"
                 );
                 sleep(Duration::from_millis(20)).await;
             }
-            rig.well_again(fault, begun).await;
+            rig.recovered(fault, begun).await;
         }
-        hand::revoke(address, foreign).await;
-        rig.never_suspected_one();
+        gateway::revoke(address, foreign).await;
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -110,11 +114,11 @@ async fn overwritten_by_anothers_record_without_a_lease() {
             service("0", ELSEWHERE).to_json().into_bytes(),
         ] {
             let begun = Instant::now();
-            hand::put(rig.up(), &path(&key("0")), &record, 0).await;
-            rig.well_again("overwritten by another's record without a lease", begun)
+            gateway::put(rig.up(), &path(&key("0")), &record, 0).await;
+            rig.recovered("overwritten by another's record without a lease", begun)
                 .await;
         }
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -123,7 +127,7 @@ async fn overwritten_by_anothers_record_without_a_lease() {
 /// A record with a lease has a live owner for as long as the lease exists. This also holds at our
 /// own address, since it is not our first write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn overwritten_by_the_record_of_one_who_dies() {
+async fn overwritten_by_a_record_whose_owner_dies() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 2).await;
         for address in [ELSEWHERE, "127.0.0.1:10"] {
@@ -132,11 +136,11 @@ async fn overwritten_by_the_record_of_one_who_dies() {
                 .instance()
                 .unwrap()
                 .to_owned();
-            let lease = hand::grant(rig.up(), 2).await;
+            let lease = gateway::grant(rig.up(), 2).await;
             let begun = Instant::now();
-            hand::put(rig.up(), &path(&key("0")), &record, lease).await;
-            rig.servers[0].until_it_says(&instance).await;
-            rig.well_again("overwritten by the record of one who dies in 2 s", begun)
+            gateway::put(rig.up(), &path(&key("0")), &record, lease).await;
+            rig.servers[0].until_it_reports(&instance).await;
+            rig.recovered("overwritten by a record whose owner dies in 2 s", begun)
                 .await;
         }
         rig.close().await;
@@ -146,7 +150,7 @@ async fn overwritten_by_the_record_of_one_who_dies() {
 
 /// Instances do not fight over an id: the holder keeps it, and we register again when it is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn overwritten_by_the_record_of_one_who_lives() {
+async fn overwritten_by_a_record_whose_owner_lives() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 2).await;
         let (address, key) = (rig.up(), path(&key("0")));
@@ -161,12 +165,12 @@ async fn overwritten_by_the_record_of_one_who_lives() {
             .nodes
             .push(waypost_core::record::Node::with_id("other", "1", ELSEWHERE));
         other.register(&theirs, &options).await.unwrap();
-        let lease = hand::lease_of(address, b"/micro/registry/other/other-1")
+        let lease = gateway::lease_of(address, b"/micro/registry/other/other-1")
             .await
             .unwrap();
-        hand::put(address, &key, &anothers(ELSEWHERE), lease).await;
-        let written = hand::written_at(address, &key).await;
-        rig.servers[0].until_it_says(ELSEWHERE).await;
+        gateway::put(address, &key, &anothers(ELSEWHERE), lease).await;
+        let written = gateway::written_at(address, &key).await;
+        rig.servers[0].until_it_reports(ELSEWHERE).await;
         for _ in 0..TTL.as_secs() + 2 {
             sleep(Duration::from_secs(1)).await;
             other.register(&theirs, &options).await.unwrap();
@@ -176,14 +180,14 @@ async fn overwritten_by_the_record_of_one_who_lives() {
             ));
         }
         assert_eq!(
-            hand::written_at(address, &key).await,
+            gateway::written_at(address, &key).await,
             written,
             "we fought over an id"
         );
         let begun = Instant::now();
         other.close().await.unwrap();
-        rig.well_again(
-            "overwritten by the record of one who lives, then leaves",
+        rig.recovered(
+            "overwritten by a record whose owner lives, then leaves",
             begun,
         )
         .await;
@@ -200,7 +204,7 @@ async fn leases_revoked() {
         for lease in rig.etcd.leases().await.unwrap() {
             rig.etcd.revoke(&lease).await.unwrap();
         }
-        rig.well_again("leases revoked", begun).await;
+        rig.recovered("leases revoked", begun).await;
         rig.close().await;
     })
     .await;
@@ -217,8 +221,8 @@ async fn metadata_changed_while_registered() {
             .set_metadata("zone", "a")
             .unwrap();
         let mut figures = Figures::default();
-        rig.look_on(&mut figures, begun, TTL * 3).await;
-        rig.report("metadata changed, looked at for 3 × ttl", &figures)
+        rig.observe(&mut figures, begun, TTL * 3).await;
+        rig.report("metadata changed, observed for 3 × ttl", &figures)
             .await;
         let zoned =
             |entry: &waypost_core::record::Entry| entry.node.metadata.get("zone") == Some("a");
@@ -227,7 +231,7 @@ async fn metadata_changed_while_registered() {
             "{:?}",
             rig.snapshot()
         );
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;

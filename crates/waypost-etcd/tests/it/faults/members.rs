@@ -14,7 +14,7 @@ async fn one_gone(binary: Binary, fault: Fault, phase: Phase, name: &'static str
         0,
         "nodes vanished"
     );
-    cluster.rig.never_suspected_one();
+    cluster.rig.assert_none_suspected();
     cluster.close().await;
 }
 
@@ -102,13 +102,13 @@ async fn the_leader_frozen_for_less_than_the_ttl() {
         let mut rig = Rig::start(&binary, &Options::three(), 3).await;
         let leader = rig.etcd.leader().await.unwrap();
         rig.etcd.member(leader).pause().unwrap();
-        let (begun, mut figures) = (Instant::now(), Figures::well());
-        rig.look_on(&mut figures, begun, TTL - INTERVAL).await;
+        let (begun, mut figures) = (Instant::now(), Figures::without_outage());
+        rig.observe(&mut figures, begun, TTL - INTERVAL).await;
         rig.etcd.member(leader).resume().unwrap();
-        rig.look_on(&mut figures, begun, INTERVAL * 2).await;
+        rig.observe(&mut figures, begun, INTERVAL * 2).await;
         let vanished = rig.report("the leader frozen for 4 s", &figures).await;
         assert_eq!(vanished, Some(0), "nodes vanished");
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -138,7 +138,7 @@ async fn the_leader_frozen(binary: Binary, phases: &'static [Phase], name: &str,
         vanished.iter().all(|vanished| *vanished == 0),
         "nodes vanished: {vanished:?}"
     );
-    cluster.rig.never_suspected_one();
+    cluster.rig.assert_none_suspected();
     cluster.close().await;
 }
 

@@ -7,19 +7,19 @@ use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Data, Etcd, Options};
 
 use crate::rig::{Figures, INTERVAL, Rig, Server, TTL, each, url};
-use crate::{hand, path};
+use crate::{gateway, path};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_and_restarted_with_its_data() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         rig.etcd.kill().await.unwrap();
-        rig.until_seen("trouble", |snapshot| snapshot.outage.is_some())
+        rig.until_seen("an outage", |snapshot| snapshot.outage.is_some())
             .await;
         rig.etcd.restart(Data::Kept).await.unwrap();
-        rig.well_again("killed and restarted with its data", Instant::now())
+        rig.recovered("killed and restarted with its data", Instant::now())
             .await;
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -31,12 +31,12 @@ async fn restarted_empty() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::one(), 3).await;
         for _ in 0..100 {
-            hand::write(rig.up(), &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
+            gateway::write(rig.up(), &[(b"/elsewhere".to_vec(), Some(Vec::new()))]).await;
         }
         rig.begin().await;
         let before = rig.etcd.revision().await.unwrap();
         rig.etcd.restart(Data::Lost).await.unwrap();
-        rig.well_again("restarted empty", Instant::now()).await;
+        rig.recovered("restarted empty", Instant::now()).await;
         assert!(
             rig.etcd.revision().await.unwrap() < before,
             "its history is another"
@@ -55,7 +55,7 @@ async fn frozen_for_longer_than_the_ttl() {
         sleep(TTL + Duration::from_secs(2)).await;
         rig.etcd.resume().unwrap();
         let mut figures = Figures::default();
-        rig.look_on(&mut figures, Instant::now(), INTERVAL * 2)
+        rig.observe(&mut figures, Instant::now(), INTERVAL * 2)
             .await;
         rig.report("stopped for 7 s at a ttl of 5 s", &figures)
             .await;
@@ -66,7 +66,7 @@ async fn frozen_for_longer_than_the_ttl() {
 
 /// Established connections deliver nothing any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_connections_are_left() {
+async fn silent_connections_are_replaced() {
     each(async |binary| {
         let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
@@ -79,8 +79,8 @@ async fn silent_connections_are_left() {
             .registration
             .set_metadata("zone", "c")
             .unwrap();
-        rig.well_again("connections half open", begun).await;
-        rig.never_suspected_one();
+        rig.recovered("connections half open", begun).await;
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;
@@ -93,18 +93,18 @@ async fn out_of_space() {
         let at = url(&rig.etcd.addresses());
         rig.etcd.fill().await.unwrap();
         rig.servers.push(Server::begin(&at, "3"));
-        rig.servers[3].until_it_says("space exceeded").await;
+        rig.servers[3].until_it_reports("space exceeded").await;
         rig.servers[0]
             .registration
             .set_metadata("zone", "d")
             .unwrap();
-        rig.servers[0].until_it_says("space exceeded").await;
+        rig.servers[0].until_it_reports("space exceeded").await;
         sleep(TTL + INTERVAL).await;
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.etcd.make_room().await.unwrap();
-        rig.well_again("out of space, then room", Instant::now())
+        rig.recovered("out of space, then room", Instant::now())
             .await;
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.close().await;
     })
     .await;

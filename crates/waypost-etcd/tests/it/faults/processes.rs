@@ -19,10 +19,10 @@ async fn stopped_for_longer_than_its_ttl() {
         rig.until_seen("its loss", |snapshot| snapshot.suspects().len() == 1)
             .await;
         sleep((TTL + Duration::from_secs(3)).saturating_sub(begun.elapsed())).await;
-        assert_eq!(rig.standing().await, 2, "its record is gone");
+        assert_eq!(rig.count_registered().await, 2, "its record is gone");
         process.wake();
         let figures = rig
-            .well_again("own process stopped for 8 s", Instant::now())
+            .recovered("own process stopped for 8 s", Instant::now())
             .await;
         assert!(figures.registered() < Duration::from_secs(2), "{figures:?}");
         rig.others.clear();
@@ -41,28 +41,28 @@ async fn two_with_one_id() {
         let at = url(&rig.etcd.addresses());
         let first = Process::join(&mut rig, &at, "2").await;
         let mut second = Process::start(&at, "2", "127.0.0.1:1002");
-        second.until_it_says(&first.node().address).await;
+        second.until_it_reports(&first.node().address).await;
         let mut figures = Figures::default();
-        rig.look_on(&mut figures, Instant::now(), INTERVAL * 2)
+        rig.observe(&mut figures, Instant::now(), INTERVAL * 2)
             .await;
-        rig.report("two processes with one id: who holds it keeps it", &figures)
+        rig.report("two processes with one id: the holder keeps it", &figures)
             .await;
 
         first.kill().await;
         let begun = Instant::now();
         rig.others = vec![second.node()];
-        rig.well_again("two processes with one id: who holds it is killed", begun)
+        rig.recovered("two processes with one id: the holder is killed", begun)
             .await;
-        second.until_it_says("Registered").await;
+        second.until_it_reports("Registered").await;
 
         let mut third = Process::start(&at, "2", "127.0.0.1:1003");
-        third.until_it_says(&second.node().address).await;
+        third.until_it_reports(&second.node().address).await;
         let begun = Instant::now();
         rig.others = vec![third.node()];
         second.leave().await;
         let mut figures = Figures::default();
-        rig.look_on(&mut figures, begun, Duration::ZERO).await;
-        rig.report_any("two processes with one id: who holds it leaves", &figures)
+        rig.observe(&mut figures, begun, Duration::ZERO).await;
+        rig.report_any("two processes with one id: the holder leaves", &figures)
             .await;
         rig.others.clear();
         third.leave().await;
@@ -97,14 +97,14 @@ async fn two_that_start_at_once_with_one_id() {
         } else {
             (1, 0)
         };
-        two[waits].until_it_says(&holder).await;
-        two[holds].until_it_says("Registered").await;
+        two[waits].until_it_reports(&holder).await;
+        two[holds].until_it_reports("Registered").await;
         rig.others = vec![two[holds].node()];
         let mut figures = Figures::default();
-        rig.look_on(&mut figures, begun, INTERVAL * 2).await;
+        rig.observe(&mut figures, begun, INTERVAL * 2).await;
         rig.report("two processes start at once with one id", &figures)
             .await;
-        rig.never_suspected_one();
+        rig.assert_none_suspected();
         rig.others.clear();
         // The one that holds nothing leaves first: it must not remove the other's record.
         let [first, second] = two;
@@ -116,7 +116,7 @@ async fn two_that_start_at_once_with_one_id() {
         let node = holding.node();
         waiting.leave().await;
         rig.others = vec![node];
-        assert_eq!(rig.standing().await, 3);
+        assert_eq!(rig.count_registered().await, 3);
         rig.others.clear();
         holding.leave().await;
         rig.close().await;

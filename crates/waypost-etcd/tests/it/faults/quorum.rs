@@ -17,19 +17,19 @@ async fn lost(binary: Binary, lasting: Duration, name: &str) {
         rig.etcd.member(member).pause().unwrap();
     }
     let begun = Instant::now();
-    rig.until_seen("trouble", |snapshot| snapshot.outage.is_some())
+    rig.until_seen("an outage", |snapshot| snapshot.outage.is_some())
         .await;
     rig.servers[0]
         .registration
         .set_metadata("zone", "f")
         .unwrap();
     sleep(lasting.saturating_sub(begun.elapsed())).await;
-    rig.never_suspected_one();
+    rig.assert_none_suspected();
     for member in [0, 1] {
         rig.etcd.member(member).resume().unwrap();
     }
     let (back, mut figures) = (Instant::now(), Figures::default());
-    rig.look_on(&mut figures, back, INTERVAL * 3).await;
+    rig.observe(&mut figures, back, INTERVAL * 3).await;
     rig.report(name, &figures).await;
     rig.close().await;
 }
@@ -47,7 +47,7 @@ async fn lost_for_30_s() {
 
 /// A process that starts while two of three members are down still finds the servers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_picture_without_it() {
+async fn a_first_snapshot_without_it() {
     each(async |binary| {
         let mut rig = Rig::start(&binary, &Options::three(), 3).await;
         let leader = rig.etcd.leader().await.unwrap();
@@ -68,25 +68,28 @@ async fn a_first_picture_without_it() {
             .await
             .unwrap();
         let begun = Instant::now();
-        let mut unwell = false;
+        let mut has_error = false;
         let found = loop {
             match watcher.next().await.unwrap() {
                 Ok(Event::Reset(entries)) => break entries.len(),
                 Ok(other) => panic!("{other:?}"),
                 Err(error) => {
-                    crate::hear_error(&error);
-                    unwell = true;
+                    crate::capture_error(&error);
+                    has_error = true;
                 }
             }
         };
         println!(
-            "etcd {}: quorum lost: a first picture after {:?}",
+            "etcd {}: quorum lost: a first snapshot after {:?}",
             binary.version(),
             begun.elapsed()
         );
         assert_eq!(found, 3);
-        unwell |= watcher.next().await.unwrap().is_err();
-        assert!(unwell, "nobody was told that the picture is not verified");
+        has_error |= watcher.next().await.unwrap().is_err();
+        assert!(
+            has_error,
+            "no error reports that the snapshot is from one member"
+        );
         for member in &others {
             rig.etcd.member(*member).start().unwrap();
         }
@@ -95,7 +98,7 @@ async fn a_first_picture_without_it() {
         }
         let begun = Instant::now();
         registry.close().await.unwrap();
-        rig.well_again("two of three killed and restarted", begun)
+        rig.recovered("two of three killed and restarted", begun)
             .await;
         rig.close().await;
     })

@@ -1,0 +1,268 @@
+//! Records registered by this process and the state of each. Pure: the watch and the registrations
+//! update it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use waypost_core::record::Key;
+use waypost_core::registry::Instance;
+
+use crate::lease::LeaseRef;
+use crate::watch::{OwnKeyEvent, OwnKeysEvent};
+
+/// Interval between two reads of a record that its watch reports as unchanged; ± 20 %.
+const VERIFY: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Default)]
+pub(crate) struct Claims(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    claims: HashMap<Key, Claim>,
+    /// Instances that have registered a key here before: only the first write may take over a
+    /// record.
+    writers: HashSet<(Key, Instance)>,
+}
+
+/// Record written by this process.
+#[derive(Debug)]
+struct Claim {
+    instance: Instance,
+    record: String,
+    lease_ref: LeaseRef,
+    lease: i64,
+    /// Revision at which the record is known to be ours.
+    revision: i64,
+    /// Revision of the last change that the watch reported, by this process or another.
+    seen: i64,
+    watched: bool,
+    stale: bool,
+    /// Time at which the record was last known to be valid.
+    renewed_at: Instant,
+    /// True while a read of the record is in progress.
+    reading: bool,
+    verify_at: Instant,
+}
+
+impl Claim {
+    fn is_unchanged(&self) -> bool {
+        self.seen <= self.revision && !self.stale && !self.reading
+    }
+}
+
+/// Record that is valid, as far as is known, and the lease that it is attached to.
+#[derive(Clone, Debug)]
+pub(crate) struct Current {
+    pub(crate) lease_ref: LeaseRef,
+    pub(crate) lease: i64,
+    pub(crate) renewed_at: Instant,
+}
+
+/// Record that was just written or read.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) instance: Instance,
+    pub(crate) record: String,
+    pub(crate) lease_ref: LeaseRef,
+    pub(crate) lease: i64,
+    pub(crate) revision: i64,
+}
+
+impl Claims {
+    /// Returns the record's state if exactly this record is valid: unchanged since it was written,
+    /// and watched.
+    pub(crate) fn current(
+        &self,
+        now: Instant,
+        key: &Key,
+        instance: &Instance,
+        record: &str,
+        seconds: i64,
+    ) -> Option<Current> {
+        let state = self.lock();
+        let claim = state
+            .claims
+            .get(key)
+            .filter(|claim| claim.instance == *instance && claim.record == record)?;
+        let has_its_lease =
+            claim.lease_ref.id() == Some(claim.lease) && claim.lease_ref.seconds() == seconds;
+        let is_unchanged = claim.is_unchanged() && claim.watched;
+        let current = || Current {
+            lease_ref: claim.lease_ref.clone(),
+            lease: claim.lease,
+            renewed_at: claim.renewed_at,
+        };
+        (has_its_lease && is_unchanged && now < claim.verify_at).then(current)
+    }
+
+    /// Records that the record is valid and its lease was renewed.
+    pub(crate) fn mark_renewed(&self, now: Instant, key: &Key) {
+        if let Some(claim) = self.lock().claims.get_mut(key) {
+            claim.renewed_at = now;
+        }
+    }
+
+    /// Returns the revision of an unchanged record of this instance whose content is to change.
+    pub(crate) fn outdated(&self, key: &Key, instance: &Instance, record: &str) -> Option<i64> {
+        let state = self.lock();
+        let claim = state
+            .claims
+            .get(key)
+            .filter(|claim| claim.instance == *instance && claim.record != record)?;
+        claim.is_unchanged().then_some(claim.revision)
+    }
+
+    /// Marks the start of a read of the record, which ends with [`confirm`](Self::confirm) or
+    /// [`remove`](Self::remove).
+    ///
+    /// Earlier changes and gaps of the watch are discarded: they may come from another history (a
+    /// wiped or restored etcd) with higher revisions. Until the read ends, nothing is known of the
+    /// record.
+    pub(crate) fn begin_read(&self, key: &Key) {
+        if let Some(claim) = self.lock().claims.get_mut(key) {
+            (claim.stale, claim.seen, claim.reading) = (false, 0, true);
+        }
+    }
+
+    /// Records that the record was written, or read and found current. Ends a read.
+    pub(crate) fn confirm(&self, now: Instant, key: &Key, written: Written) {
+        let Written {
+            instance,
+            record,
+            lease_ref,
+            lease,
+            revision,
+        } = written;
+        let verify_at = now + VERIFY.mul_f64(0.8 + 0.4 * fastrand::f64());
+        let mut state = self.lock();
+        let before = state.claims.remove(key);
+        let (seen, watched, stale) = before.map_or((0, false, false), |claim| {
+            (claim.seen, claim.watched, claim.stale)
+        });
+        let (renewed_at, reading) = (now, false);
+        let claim = Claim {
+            instance,
+            record,
+            lease_ref,
+            lease,
+            revision,
+            seen,
+            watched,
+            stale,
+            renewed_at,
+            reading,
+            verify_at,
+        };
+        state.claims.insert(key.clone(), claim);
+    }
+
+    /// Removes the claim on a record. Returns true if there was one.
+    pub(crate) fn remove(&self, key: &Key) -> bool {
+        self.lock().claims.remove(key).is_some()
+    }
+
+    /// Returns the lease that the record was written with.
+    pub(crate) fn lease(&self, key: &Key) -> Option<i64> {
+        self.lock().claims.get(key).map(|claim| claim.lease)
+    }
+
+    /// Returns the instance of this process that holds the key.
+    pub(crate) fn holder(&self, key: &Key) -> Option<Instance> {
+        self.lock()
+            .claims
+            .get(key)
+            .map(|claim| claim.instance.clone())
+    }
+
+    /// Returns true if this instance has registered the key here before.
+    pub(crate) fn has_written(&self, key: &Key, instance: &Instance) -> bool {
+        self.lock()
+            .writers
+            .contains(&(key.clone(), instance.clone()))
+    }
+
+    /// Records that this instance has registered the key.
+    pub(crate) fn mark_written(&self, key: &Key, instance: &Instance) {
+        self.lock().writers.insert((key.clone(), instance.clone()));
+    }
+
+    /// Forgets that this instance has registered the key.
+    pub(crate) fn forget_writer(&self, key: &Key, instance: &Instance) {
+        self.lock().writers.remove(&(key.clone(), instance.clone()));
+    }
+
+    /// Applies an event of the watch.
+    pub(crate) fn on_watch(&self, event: OwnKeysEvent) {
+        let mut state = self.lock();
+        let (key, key_event) = match event {
+            OwnKeysEvent::AllUnwatched => {
+                return state
+                    .claims
+                    .values_mut()
+                    .for_each(|claim| claim.watched = false);
+            }
+            OwnKeysEvent::Key(key, key_event) => (key, key_event),
+        };
+        let Some(claim) = state.claims.get_mut(&key) else {
+            return;
+        };
+        match key_event {
+            OwnKeyEvent::Watched => claim.watched = true,
+            OwnKeyEvent::Changed(revision) => claim.seen = claim.seen.max(revision),
+            OwnKeyEvent::Lost => (claim.watched, claim.stale) = (false, true),
+            OwnKeyEvent::Stale => claim.stale = true,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::LeaseTable;
+
+    /// After a wipe, revisions reported in the old history are higher than any in the new one. They
+    /// must not count for ever.
+    #[tokio::test(start_paused = true)]
+    async fn watch_events_before_a_read_are_discarded() {
+        let (claims, table, now) = (Claims::default(), LeaseTable::default(), Instant::now());
+        let key = Key {
+            service: "s".into(),
+            id: "s-1".into(),
+        };
+        let (instance, lease_ref) = (Instance::from("ours"), table.assign(now, &key, 15).0);
+        let lease = lease_ref.lease.mark_granted();
+        let confirm = |revision| {
+            let written = Written {
+                instance: instance.clone(),
+                record: "{}".into(),
+                lease_ref: lease_ref.clone(),
+                lease,
+                revision,
+            };
+            claims.confirm(now, &key, written);
+            claims.on_watch(OwnKeysEvent::Key(key.clone(), OwnKeyEvent::Watched));
+            claims.on_watch(OwnKeysEvent::Key(
+                key.clone(),
+                OwnKeyEvent::Changed(revision),
+            ));
+        };
+        let is_current = || claims.current(now, &key, &instance, "{}", 15).is_some();
+        confirm(1_000);
+        assert!(is_current());
+        claims.begin_read(&key);
+        assert!(
+            !is_current(),
+            "the read may fail, and earlier events are discarded"
+        );
+        confirm(4);
+        assert!(is_current(), "each heartbeat would read it");
+        claims.on_watch(OwnKeysEvent::Key(key.clone(), OwnKeyEvent::Changed(9)));
+        assert!(!is_current());
+    }
+}

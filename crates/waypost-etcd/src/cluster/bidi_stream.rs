@@ -1,0 +1,155 @@
+//! Bidirectional stream to any member that can be reached.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Cluster, MemberConnection};
+use crate::error::EtcdError;
+use crate::rpc::{self, Call, Requests, Responses};
+use crate::secret::Secret;
+
+/// Stream that is being opened, or open. It opens while it is polled, and is closed when dropped.
+pub(crate) struct BidiStream<Q: Call> {
+    cluster: Arc<Cluster>,
+    target: Arc<StreamTarget>,
+    requests: mpsc::Sender<Q>,
+    phase: Phase<Q::Response>,
+}
+
+type Opening<A> = Pin<Box<dyn Future<Output = Result<Responses<A>, EtcdError>> + Send>>;
+
+enum Phase<A> {
+    Opening(Opening<A>),
+    Open(Box<Responses<A>>),
+    Ended,
+}
+
+/// Connection and token of the stream, once they are known.
+#[derive(Default)]
+struct StreamTarget {
+    connection: OnceLock<MemberConnection>,
+    token: OnceLock<Option<Secret>>,
+}
+
+impl StreamTarget {
+    fn token(&self) -> Option<&Secret> {
+        self.token.get()?.as_ref()
+    }
+}
+
+impl<Q: Call> BidiStream<Q> {
+    /// Creates a stream with a queue of `capacity` requests. A member must be found before
+    /// `deadline`.
+    pub(crate) fn new(cluster: &Arc<Cluster>, capacity: usize, deadline: Instant) -> Self {
+        let (requests, receiver) = mpsc::channel(capacity);
+        let target = Arc::<StreamTarget>::default();
+        let opening = Box::pin(open(
+            Arc::clone(cluster),
+            Arc::clone(&target),
+            Requests::new(receiver),
+            deadline,
+        ));
+        Self {
+            cluster: Arc::clone(cluster),
+            target,
+            requests,
+            phase: Phase::Opening(opening),
+        }
+    }
+
+    /// Queues a request; returns it if the queue is full.
+    pub(crate) fn try_send(&self, request: Q) -> Result<(), Q> {
+        self.requests
+            .try_send(request)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(request)
+                | mpsc::error::TrySendError::Closed(request) => request,
+            })
+    }
+
+    /// Waits for the next response; pending for ever after an error.
+    ///
+    /// # Errors
+    /// The reason for the end of the stream.
+    ///
+    /// # Cancel safety
+    /// No response is lost if it is dropped.
+    pub(crate) async fn next(&mut self) -> Result<Q::Response, EtcdError> {
+        let response = self.try_next().await;
+        if response.is_err() {
+            self.phase = Phase::Ended;
+        }
+        response
+    }
+
+    /// Waits for the next response of an optional stream; pending for ever if there is none.
+    pub(crate) async fn next_of(stream: &mut Option<Self>) -> Result<Q::Response, EtcdError> {
+        match stream {
+            Some(stream) => stream.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn try_next(&mut self) -> Result<Q::Response, EtcdError> {
+        if let Phase::Opening(opening) = &mut self.phase {
+            self.phase = Phase::Open(Box::new(opening.await?));
+        }
+        let Phase::Open(responses) = &mut self.phase else {
+            return std::future::pending().await;
+        };
+        match responses.next().await {
+            Ok(Some(response)) => {
+                self.cluster.on_response(self.target.connection.get());
+                Ok(response)
+            }
+            Ok(None) => Err(EtcdError::Transport("etcd closed the stream".to_owned())),
+            Err(status) => Err(self.cluster.classify(&status, self.target.token())),
+        }
+    }
+
+    /// Closes the stream. Fails over to another member if this one is the cause.
+    pub(crate) fn close_failed(self, error: &EtcdError) {
+        if let EtcdError::InvalidToken(_) = error {
+            self.cluster.invalidate(self.target.token());
+        }
+        if let Some(connection) = self
+            .target
+            .connection
+            .get()
+            .filter(|_| error.should_fail_over())
+        {
+            self.cluster.mark_failed(connection, error);
+        }
+    }
+}
+
+async fn open<Q: Call>(
+    cluster: Arc<Cluster>,
+    target: Arc<StreamTarget>,
+    requests: Requests<Q>,
+    deadline: Instant,
+) -> Result<Responses<Q::Response>, EtcdError> {
+    let connection = cluster.connection(true, deadline).await?;
+    let connection = target.connection.get_or_init(|| connection);
+    let token = cluster.token(connection).await?;
+    let token = target.token.get_or_init(|| token).as_ref();
+    let responses = rpc::open_stream(&connection.transport, requests, token).await;
+    responses.map_err(|status| cluster.classify(&status, token))
+}
+
+impl Cluster {
+    fn on_response(&self, connection: Option<&MemberConnection>) {
+        if let Some(connection) = connection {
+            self.record_success(connection, true);
+        }
+    }
+
+    fn invalidate(&self, token: Option<&Secret>) {
+        if let Some(auth) = &self.auth {
+            auth.invalidate(token);
+        }
+    }
+}
