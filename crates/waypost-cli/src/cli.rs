@@ -141,7 +141,7 @@ pub(crate) struct Completions {
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("is no pair: give key=value".to_owned()),
+        _ => Err("must be a pair: give key=value".to_owned()),
     }
 }
 
@@ -238,8 +238,8 @@ mod tests {
                                                MICRO_CLIENT_REQUEST_TIMEOUT]
               --client-connect-timeout <TIME>  How long connecting to a node may take
                                                [env: WAYPOST_CLIENT_CONNECT_TIMEOUT]
-              --client-ready-wait <TIME>       How long a call waits for a ready node
-                                               [env: WAYPOST_CLIENT_READY_WAIT]
+              --client-wait-for-ready <TIME>   How long a call waits for a ready node
+                                               [env: WAYPOST_CLIENT_WAIT_FOR_READY]
         ");
     }
 }

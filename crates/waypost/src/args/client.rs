@@ -39,9 +39,12 @@ const CONNECT_TIMEOUT: Setting<Duration> = Setting {
     )],
 };
 const WAIT_FOR_READY: Setting<Duration> = Setting {
-    flag: "client-ready-wait",
-    typed: "--client-ready-wait",
-    variables: &[Variable::new("WAYPOST_CLIENT_READY_WAIT", value::duration)],
+    flag: "client-wait-for-ready",
+    typed: "--client-wait-for-ready",
+    variables: &[Variable::new(
+        "WAYPOST_CLIENT_WAIT_FOR_READY",
+        value::duration,
+    )],
 };
 
 /// Flags of a service's client: strategy, retries, and time limits.
@@ -58,7 +61,7 @@ const WAIT_FOR_READY: Setting<Duration> = Setting {
 ///     client: waypost::args::ClientArgs,
 /// }
 ///
-/// let cli = Cli::try_parse_from(["greet", "--client-ready-wait", "100ms"])?;
+/// let cli = Cli::try_parse_from(["greet", "--client-wait-for-ready", "100ms"])?;
 /// # let registry = waypost::connect("memory://").await?;
 /// # use waypost_greeter::greeter::{HelloRequest, greeter_client::GreeterClient};
 /// let client = cli.client.apply(Client::builder(registry))?.build();

@@ -48,8 +48,8 @@ fn the_help_shows_every_flag_and_its_variables() {
                                             MICRO_CLIENT_REQUEST_TIMEOUT]
           --client-connect-timeout <TIME>   How long connecting to a node may take
                                             [env: WAYPOST_CLIENT_CONNECT_TIMEOUT]
-          --client-ready-wait <TIME>        How long a call waits for a ready node
-                                            [env: WAYPOST_CLIENT_READY_WAIT]
+          --client-wait-for-ready <TIME>    How long a call waits for a ready node
+                                            [env: WAYPOST_CLIENT_WAIT_FOR_READY]
     ");
 }
 

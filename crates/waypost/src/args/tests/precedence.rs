@@ -304,8 +304,8 @@ fn of_a_client_and_its_channels() {
                 |channel| channel.wait_for_ready(Duration::from_secs(1)),
             ),
             micro: None,
-            waypost: ("WAYPOST_CLIENT_READY_WAIT", "4s"),
-            flag: ("--client-ready-wait", "5s"),
+            waypost: ("WAYPOST_CLIENT_WAIT_FOR_READY", "4s"),
+            flag: ("--client-wait-for-ready", "5s"),
             shown: [
                 "wait_for_ready: None",
                 "wait_for_ready: Some(1s)",
