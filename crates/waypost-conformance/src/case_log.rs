@@ -28,13 +28,13 @@ pub fn seeds(count: usize) -> Vec<u64> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "how many, and which, is said from outside"
+    reason = "the environment selects the cases"
 )]
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(
         text.parse()
-            .unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")),
+            .unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")),
     )
 }
 
@@ -48,7 +48,7 @@ fn number(variable: &str) -> Option<u64> {
 ///     let log = CaseLog::new("-p my-registry random_changes", seed);
 ///     let mut rng = fastrand::Rng::with_seed(seed);
 ///     let ttl = rng.u64(1..60);
-///     log.tell(format!("register with a TTL of {ttl} s"));
+///     log.record(format!("register with a TTL of {ttl} s"));
 ///     // Execute the step; an assertion that fails prints the log and the seed.
 ///     assert_eq!(log.seed(), seed);
 /// }
@@ -80,7 +80,7 @@ impl CaseLog {
     }
 
     /// Records a step.
-    pub fn tell(&self, step: impl Into<String>) {
+    pub fn record(&self, step: impl Into<String>) {
         self.0
             .steps
             .lock()
@@ -92,16 +92,16 @@ impl CaseLog {
 impl Drop for Logged {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.chapter());
+            eprintln!("{}", self.report());
         }
     }
 }
 
 impl Logged {
-    fn chapter(&self) -> String {
+    fn report(&self) -> String {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         format!(
-            "what was done:\n  {}\nsee it again: WAYPOST_SEED={} cargo test {} -- --nocapture",
+            "steps:\n  {}\nreproduce with: WAYPOST_SEED={} cargo test {} -- --nocapture",
             steps.join("\n  "),
             self.seed,
             self.test
@@ -114,12 +114,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_story_says_how_to_see_it_again() {
-        let story = CaseLog::new("-p a-crate the_test", 7);
-        story.clone().tell("0.1 s: cut");
+    fn a_report_names_the_command_that_reproduces_the_case() {
+        let log = CaseLog::new("-p a-crate the_test", 7);
+        log.clone().record("0.1 s: cut");
         assert_eq!(
-            story.0.chapter(),
-            "what was done:\n  0.1 s: cut\nsee it again: WAYPOST_SEED=7 cargo test -p a-crate the_test -- --nocapture"
+            log.0.report(),
+            "steps:\n  0.1 s: cut\nreproduce with: WAYPOST_SEED=7 cargo test -p a-crate the_test -- --nocapture"
         );
         assert_eq!(
             seeds(3).len(),

@@ -98,8 +98,8 @@ impl TestContext {
         Ok(self.harness.dyn_cut().await?)
     }
 
-    /// Follows all services.
-    pub(crate) async fn follow(&self, registry: &AnyRegistry) -> EventChecker {
+    /// Watches all services.
+    pub(crate) async fn check(&self, registry: &AnyRegistry) -> EventChecker {
         EventChecker::open(
             registry,
             WatchOptions::all(),
@@ -109,8 +109,8 @@ impl TestContext {
         .await
     }
 
-    /// Follows one service.
-    pub(crate) async fn follow_one(&self, registry: &AnyRegistry, service: &str) -> EventChecker {
+    /// Watches one service.
+    pub(crate) async fn check_one(&self, registry: &AnyRegistry, service: &str) -> EventChecker {
         EventChecker::open(
             registry,
             WatchOptions::service(service),
@@ -190,7 +190,7 @@ impl Owner {
             .unwrap_or_else(|error| panic!("not registered: {}", error.chain()));
     }
 
-    pub(crate) async fn leave(&self) -> RegistryResult<()> {
+    pub(crate) async fn deregister(&self) -> RegistryResult<()> {
         self.registry
             .deregister(
                 &self.service,
@@ -199,8 +199,8 @@ impl Owner {
             .await
     }
 
-    pub(crate) async fn must_leave(&self) {
-        self.leave()
+    pub(crate) async fn must_deregister(&self) {
+        self.deregister()
             .await
             .unwrap_or_else(|error| panic!("not deregistered: {}", error.chain()));
     }

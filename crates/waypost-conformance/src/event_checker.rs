@@ -1,4 +1,4 @@
-//! EventChecker of a watcher, which checks every event against the contract.
+//! Receiver of a watcher that checks every event against the contract.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,9 +19,9 @@ pub(crate) struct EventChecker {
     patience: Duration,
     /// True once the watchers were disconnected: from then on the watcher may report an outage.
     cut: Arc<AtomicBool>,
-    pub(crate) picture: NodeSet,
+    pub(crate) nodes: NodeSet,
     /// All events except the first `Reset`.
-    pub(crate) heard: Vec<Event>,
+    pub(crate) received: Vec<Event>,
 }
 
 impl EventChecker {
@@ -32,22 +32,22 @@ impl EventChecker {
         cut: Arc<AtomicBool>,
     ) -> Self {
         let watcher = registry.watch(&options).await.expect("a watch opens");
-        let (patience, picture, heard) = (time.patience(), NodeSet::default(), Vec::new());
-        let mut follower = Self {
+        let (patience, nodes, received) = (time.patience(), NodeSet::default(), Vec::new());
+        let mut checker = Self {
             watcher,
             options,
             patience,
             cut,
-            picture,
-            heard,
+            nodes,
+            received,
         };
-        let first = follower.step("the first item").await;
+        let first = checker.step("the first item").await;
         assert!(
             matches!(first, Event::Reset(_)),
             "the first item is {first:?}"
         );
-        follower.heard.clear();
-        follower
+        checker.received.clear();
+        checker
     }
 
     /// Returns the next event, checked and applied.
@@ -60,7 +60,7 @@ impl EventChecker {
                     }
                 }
                 Ok(None) => panic!("waiting for {what}: the watcher ended"),
-                Err(_) => panic!("waiting for {what}: nothing came; heard {:?}", self.heard),
+                Err(_) => panic!("waiting for {what}: no event; received {:?}", self.received),
             }
         }
     }
@@ -91,18 +91,17 @@ impl EventChecker {
 
     /// Steps until the node set is as wanted.
     pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&NodeSet) -> bool) {
-        while !wanted(&self.picture) {
+        while !wanted(&self.nodes) {
             self.step(what).await;
         }
     }
 
     pub(crate) async fn until_there(&mut self, key: &Key) {
-        self.until("a node", |picture| picture.get(key).is_some())
-            .await;
+        self.until("a node", |nodes| nodes.get(key).is_some()).await;
     }
 
     pub(crate) async fn until_gone(&mut self, key: &Key) {
-        self.until("the end of a node", |picture| picture.get(key).is_none())
+        self.until("the end of a node", |nodes| nodes.get(key).is_none())
             .await;
     }
 
@@ -116,17 +115,17 @@ impl EventChecker {
         let deadline = Instant::now() + self.patience;
         loop {
             let fresh = self.fresh(registry).await;
-            if self.picture == fresh {
+            if self.nodes == fresh {
                 return;
             }
             assert!(
                 Instant::now() < deadline,
-                "the picture differs from a fresh list:\n{:#?}",
-                self.picture.events_to(&fresh)
+                "the node set differs from a fresh list:\n{:#?}",
+                self.nodes.events_to(&fresh)
             );
             let deadline = Instant::now() + COMPARE;
             while let Ok(Some(item)) = timeout_at(deadline, self.watcher.next()).await {
-                self.take("a picture that equals a fresh list", item);
+                self.take("a node set that equals a fresh list", item);
             }
         }
     }
@@ -139,14 +138,14 @@ impl EventChecker {
                 .expect("it ends")
             {
                 None => return,
-                Some(event) => drop(self.fold(event.expect("no trouble"))),
+                Some(event) => drop(self.fold(event.expect("no error"))),
             }
         }
     }
 
     /// Returns the events received for one node.
-    pub(crate) fn received(&self, key: &Key) -> Vec<&Event> {
-        self.heard
+    pub(crate) fn received_for(&self, key: &Key) -> Vec<&Event> {
+        self.received
             .iter()
             .filter(|event| about(event).as_ref() == Some(key))
             .collect()
@@ -168,20 +167,20 @@ impl EventChecker {
     }
 
     fn fold(&mut self, event: Event) -> Event {
-        self.hold_to_promise(&event);
-        self.heard.push(event.clone());
-        self.picture.apply(event.clone());
+        self.check_contract(&event);
+        self.received.push(event.clone());
+        self.nodes.apply(event.clone());
         event
     }
 
-    fn hold_to_promise(&self, event: &Event) {
-        let known = about(event).and_then(|key| self.picture.get(&key));
+    fn check_contract(&self, event: &Event) {
+        let known = about(event).and_then(|key| self.nodes.get(&key));
         let covered = |entry: &Entry| self.options.covers(&entry.service.name);
         match event {
             Event::Reset(entries) => {
                 assert!(
                     entries.iter().all(covered),
-                    "a reset tells of another service: {entries:?}"
+                    "a reset contains another service: {entries:?}"
                 );
                 assert_eq!(
                     NodeSet::from_iter(entries.clone()).len(),
@@ -195,7 +194,7 @@ impl EventChecker {
             }
             Event::Updated(entry) => {
                 assert!(known.is_some(), "updated, never created: {entry:?}");
-                assert_ne!(known, Some(entry), "told twice");
+                assert_ne!(known, Some(entry), "emitted twice");
             }
             Event::Deleted(key) => assert!(known.is_some(), "deleted, but not there: {key:?}"),
         }

@@ -19,7 +19,7 @@ type Case = for<'a> fn(&'a TestContext) -> Pin<Box<dyn Future<Output = Result<()
 
 macro_rules! table {
     (() $($room:ident::$case:ident,)*) => {
-        &[$((stringify!($case), |stage| Box::pin(cases::$room::$case(stage)))),*]
+        &[$((stringify!($case), |context| Box::pin(cases::$room::$case(context)))),*]
     };
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for SuiteReport {
 pub fn run<H: Harness>(time: Time, make: impl Fn() -> H) -> SuiteReport {
     let mut report = SuiteReport::default();
     for (name, case) in CASES {
-        report.0.insert(name, play(*case, time, &make));
+        report.0.insert(name, run_case(*case, time, &make));
     }
     report
 }
@@ -83,8 +83,8 @@ pub fn run<H: Harness>(time: Time, make: impl Fn() -> H) -> SuiteReport {
 pub fn check<H: Harness>(suite: &'static str, name: &str, time: Time, make: impl Fn() -> H) {
     let found = CASES.iter().find(|(case, _)| *case == name);
     let (name, case) = found.unwrap_or_else(|| panic!("there is no case {name}"));
-    let skipped = play(*case, time, &make);
-    if let Some(report) = tally(suite, name, skipped) {
+    let skipped = run_case(*case, time, &make);
+    if let Some(report) = collect(suite, name, skipped) {
         // Written directly to the stream: the test harness captures printed output, and a skip must
         // be visible.
         drop(writeln!(
@@ -95,16 +95,20 @@ pub fn check<H: Harness>(suite: &'static str, name: &str, time: Time, make: impl
 }
 
 /// Records one result, and returns the report once it is complete.
-fn tally(suite: &'static str, case: &'static str, skipped: Option<String>) -> Option<SuiteReport> {
-    static TALLY: Mutex<BTreeMap<&str, SuiteReport>> = Mutex::new(BTreeMap::new());
-    let mut tally = TALLY.lock().unwrap_or_else(PoisonError::into_inner);
-    let report = tally.entry(suite).or_default();
+fn collect(
+    suite: &'static str,
+    case: &'static str,
+    skipped: Option<String>,
+) -> Option<SuiteReport> {
+    static REPORTS: Mutex<BTreeMap<&str, SuiteReport>> = Mutex::new(BTreeMap::new());
+    let mut collect = REPORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let report = collect.entry(suite).or_default();
     report.0.insert(case, skipped);
     (report.0.len() == CASES.len()).then(|| report.clone())
 }
 
 /// Runs one case, and returns the reason if it was skipped.
-fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<String> {
+fn run_case<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<String> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .start_paused(time == Time::Paused)
@@ -113,9 +117,9 @@ fn play<H: Harness>(case: Case, time: Time, make: &impl Fn() -> H) -> Option<Str
     runtime.block_on(async {
         let harness = make();
         let (may_skip, seed) = (harness.may_skip(), harness.seed());
-        let stage = TestContext::new(harness, time, seed);
-        let skipped = case(&stage).await.err().map(|Skip(why)| why);
-        stage.close().await;
+        let context = TestContext::new(harness, time, seed);
+        let skipped = case(&context).await.err().map(|Skip(why)| why);
+        context.close().await;
         no_task_is_left().await;
         assert!(
             may_skip || skipped.is_none(),

@@ -6,13 +6,13 @@ use super::Verdict;
 use crate::context::{Owner, TestContext};
 use crate::event_checker::EventChecker;
 
-/// Returns an owner on one handle, and a follower on another that has seen its record.
-async fn seen(stage: &TestContext) -> (Owner, EventChecker) {
-    let (registry, other) = (stage.open().await, stage.open().await);
+/// Returns an owner on one handle, and a checker on another that has seen its record.
+async fn seen(context: &TestContext) -> (Owner, EventChecker) {
+    let (registry, other) = (context.open().await, context.open().await);
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
-    let mut follower = stage.follow(&other).await;
-    follower.until_there(&owner.key()).await;
-    (owner, follower)
+    let mut checker = context.check(&other).await;
+    checker.until_there(&owner.key()).await;
+    (owner, checker)
 }
 
 /// Asserts that the registry of `owner` lists no service.
@@ -21,58 +21,58 @@ async fn must_list_nothing(owner: &Owner) {
     assert!(services.is_empty(), "{services:?}");
 }
 
-pub(crate) async fn expiry_is_a_loss(stage: &TestContext) -> Verdict {
-    let (owner, mut follower) = seen(stage).await;
-    stage.expire(&owner.key()).await?;
-    follower.until_gone(&owner.key()).await;
+pub(crate) async fn expiry_is_a_loss(context: &TestContext) -> Verdict {
+    let (owner, mut checker) = seen(context).await;
+    context.expire(&owner.key()).await?;
+    checker.until_gone(&owner.key()).await;
     assert_eq!(
-        follower.received(&owner.key()),
+        checker.received_for(&owner.key()),
         [&Event::Deleted(owner.key())]
     );
     must_list_nothing(&owner).await;
     Ok(())
 }
 
-pub(crate) async fn deregister_is_a_leave(stage: &TestContext) -> Verdict {
-    let (owner, mut follower) = seen(stage).await;
-    owner.must_leave().await;
-    follower.until_gone(&owner.key()).await;
-    let heard = follower.received(&owner.key());
+pub(crate) async fn deregister_is_a_leave(context: &TestContext) -> Verdict {
+    let (owner, mut checker) = seen(context).await;
+    owner.must_deregister().await;
+    checker.until_gone(&owner.key()).await;
+    let received = checker.received_for(&owner.key());
     assert!(
-        matches!(heard[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()),
-        "{heard:?}"
+        matches!(received[..], [Event::Updated(entry), Event::Deleted(_)] if entry.node.is_leaving()),
+        "{received:?}"
     );
     must_list_nothing(&owner).await;
     Ok(())
 }
 
-pub(crate) async fn an_unchanged_heartbeat_is_no_news(stage: &TestContext) -> Verdict {
-    let (owner, mut follower) = seen(stage).await;
+pub(crate) async fn an_unchanged_heartbeat_emits_no_event(context: &TestContext) -> Verdict {
+    let (owner, mut checker) = seen(context).await;
     for _ in 0..5 {
         owner.must_heartbeat().await;
     }
     let marker = Owner::registered(&owner.registry, "greeter", "marker", "10.0.0.9:1").await;
-    follower.until_there(&marker.key()).await;
+    checker.until_there(&marker.key()).await;
     assert!(
-        follower.received(&owner.key()).is_empty(),
+        checker.received_for(&owner.key()).is_empty(),
         "{:?}",
-        follower.heard
+        checker.received
     );
     Ok(())
 }
 
-pub(crate) async fn changed_metadata_is_an_update(stage: &TestContext) -> Verdict {
-    let (mut owner, mut follower) = seen(stage).await;
+pub(crate) async fn changed_metadata_is_an_update(context: &TestContext) -> Verdict {
+    let (mut owner, mut checker) = seen(context).await;
     owner.set("zone", "b");
     owner.must_heartbeat().await;
-    let event = follower.step("an update").await;
+    let event = checker.step("an update").await;
     assert!(
         matches!(&event, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("b")),
         "{event:?}"
     );
     owner.service.version = "2".to_owned();
     owner.must_heartbeat().await;
-    let event = follower.step("another version").await;
+    let event = checker.step("another version").await;
     assert!(
         matches!(&event, Event::Updated(entry) if entry.service.version == "2"),
         "{event:?}"
@@ -80,51 +80,46 @@ pub(crate) async fn changed_metadata_is_an_update(stage: &TestContext) -> Verdic
     Ok(())
 }
 
-pub(crate) async fn a_removed_record_comes_back(stage: &TestContext) -> Verdict {
-    let (owner, mut follower) = seen(stage).await;
-    stage.remove_raw(owner.key()).await?;
-    follower.until_gone(&owner.key()).await;
+pub(crate) async fn a_removed_record_comes_back(context: &TestContext) -> Verdict {
+    let (owner, mut checker) = seen(context).await;
+    context.remove_raw(owner.key()).await?;
+    checker.until_gone(&owner.key()).await;
     owner.must_heartbeat().await;
-    follower.until_there(&owner.key()).await;
-    follower.until_equal(&owner.registry).await;
+    checker.until_there(&owner.key()).await;
+    checker.until_equal(&owner.registry).await;
     Ok(())
 }
 
-pub(crate) async fn an_expired_record_comes_back(stage: &TestContext) -> Verdict {
-    let (owner, mut follower) = seen(stage).await;
-    stage.expire(&owner.key()).await?;
-    follower.until_gone(&owner.key()).await;
+pub(crate) async fn an_expired_record_comes_back(context: &TestContext) -> Verdict {
+    let (owner, mut checker) = seen(context).await;
+    context.expire(&owner.key()).await?;
+    checker.until_gone(&owner.key()).await;
     owner.must_heartbeat().await;
-    follower.until_there(&owner.key()).await;
-    follower.until_equal(&owner.registry).await;
-    assert_eq!(follower.picture.len(), 1);
+    checker.until_there(&owner.key()).await;
+    checker.until_equal(&owner.registry).await;
+    assert_eq!(checker.nodes.len(), 1);
     Ok(())
 }
 
-pub(crate) async fn an_undecodable_record_is_repaired(stage: &TestContext) -> Verdict {
-    let (owner, mut follower) = seen(stage).await;
-    stage.put_raw(owner.key(), b"not a record").await?;
-    follower.until_gone(&owner.key()).await;
+pub(crate) async fn an_undecodable_record_is_repaired(context: &TestContext) -> Verdict {
+    let (owner, mut checker) = seen(context).await;
+    context.put_raw(owner.key(), b"not a record").await?;
+    checker.until_gone(&owner.key()).await;
     owner.must_heartbeat().await;
-    follower.until_there(&owner.key()).await;
-    follower.until_equal(&owner.registry).await;
-    assert_eq!(follower.picture.len(), 1);
+    checker.until_there(&owner.key()).await;
+    checker.until_equal(&owner.registry).await;
+    assert_eq!(checker.nodes.len(), 1);
     Ok(())
 }
 
-pub(crate) async fn who_left_may_come_back(stage: &TestContext) -> Verdict {
-    let (owner, mut follower) = seen(stage).await;
+pub(crate) async fn a_deregistered_node_may_return(context: &TestContext) -> Verdict {
+    let (owner, mut checker) = seen(context).await;
     for _ in 0..3 {
-        owner.must_leave().await;
-        follower.until_gone(&owner.key()).await;
+        owner.must_deregister().await;
+        checker.until_gone(&owner.key()).await;
         owner.must_heartbeat().await;
-        follower.until_there(&owner.key()).await;
-        assert!(
-            follower
-                .picture
-                .iter()
-                .all(|entry| !entry.node.is_leaving())
-        );
+        checker.until_there(&owner.key()).await;
+        assert!(checker.nodes.iter().all(|entry| !entry.node.is_leaving()));
     }
     Ok(())
 }

@@ -8,12 +8,12 @@ use crate::context::{Owner, Skip, TestContext, key};
 
 const STEPS: usize = 150;
 
-pub(crate) async fn the_picture_equals_a_fresh_list(stage: &TestContext) -> Verdict {
-    let seed = Seed(stage.seed);
-    let mut chance = Rng::with_seed(seed.0);
+pub(crate) async fn the_node_set_equals_a_fresh_list(context: &TestContext) -> Verdict {
+    let seed = Seed(context.seed);
+    let mut rng = Rng::with_seed(seed.0);
     let mut owners = Vec::new();
     for handle in 0..3 {
-        let registry = stage.open().await;
+        let registry = context.open().await;
         for number in 0..4 {
             owners.push(Owner::new(
                 &registry,
@@ -29,21 +29,21 @@ pub(crate) async fn the_picture_equals_a_fresh_list(stage: &TestContext) -> Verd
             &format!("10.0.0.{handle}:1"),
         ));
     }
-    let watched = stage.open().await;
-    let mut followers = vec![
-        stage.follow(&watched).await,
-        stage.follow_one(&watched, "s1").await,
+    let watched = context.open().await;
+    let mut checkers = vec![
+        context.check(&watched).await,
+        context.check_one(&watched, "s1").await,
     ];
     for _ in 0..STEPS {
-        let owner = chance.usize(..owners.len());
-        act(stage, &mut chance, &mut owners[owner]).await;
-        for follower in &mut followers {
-            follower.poke().await;
+        let owner = rng.usize(..owners.len());
+        step(context, &mut rng, &mut owners[owner]).await;
+        for checker in &mut checkers {
+            checker.poke().await;
         }
     }
-    followers.push(stage.follow(&watched).await);
-    for follower in &mut followers {
-        follower.until_equal(&watched).await;
+    checkers.push(context.check(&watched).await);
+    for checker in &mut checkers {
+        checker.until_equal(&watched).await;
     }
     for registry in owners.iter().map(|owner| &owner.registry) {
         assert_eq!(
@@ -54,18 +54,18 @@ pub(crate) async fn the_picture_equals_a_fresh_list(stage: &TestContext) -> Verd
     Ok(())
 }
 
-async fn act(stage: &TestContext, chance: &mut Rng, owner: &mut Owner) {
-    match chance.u32(..20) {
+async fn step(context: &TestContext, rng: &mut Rng, owner: &mut Owner) {
+    match rng.u32(..20) {
         0..8 => heartbeat(owner).await,
         8..12 => {
-            owner.set("step", &chance.u32(..).to_string());
+            owner.set("step", &rng.u32(..).to_string());
             heartbeat(owner).await;
         }
-        12..16 => leave(owner).await,
-        16 => whatever(stage.expire(&owner.key()).await),
-        17 => whatever(stage.put_raw(owner.key(), b"garbage").await),
-        18 => whatever(stage.put_raw(key("s0", "stray"), b"{").await),
-        _ => whatever(stage.cut().await),
+        12..16 => deregister(owner).await,
+        16 => ignore_unsupported(context.expire(&owner.key()).await),
+        17 => ignore_unsupported(context.put_raw(owner.key(), b"garbage").await),
+        18 => ignore_unsupported(context.put_raw(key("s0", "stray"), b"{").await),
+        _ => ignore_unsupported(context.cut().await),
     }
 }
 
@@ -76,8 +76,8 @@ async fn heartbeat(owner: &Owner) {
     }
 }
 
-async fn leave(owner: &Owner) {
-    match owner.leave().await {
+async fn deregister(owner: &Owner) {
+    match owner.deregister().await {
         Ok(()) | Err(Error::IdTaken { .. }) => {}
         Err(error) => panic!("{}", error.chain()),
     }
@@ -85,7 +85,7 @@ async fn leave(owner: &Owner) {
 
 /// Ignores a step that the backend does not support. The case is not skipped, since the other steps
 /// are worth as much.
-fn whatever(_: Result<(), Skip>) {}
+fn ignore_unsupported(_: Result<(), Skip>) {}
 
 /// Guard that prints the seed when the case fails.
 struct Seed(u64);

@@ -8,8 +8,8 @@ use waypost_core::registry::{AnyRegistry, Error, Result, WatchOptions};
 use super::Verdict;
 use crate::context::{Owner, TestContext};
 
-pub(crate) async fn what_is_registered_is_read_back(stage: &TestContext) -> Verdict {
-    let (registry, other) = (stage.open().await, stage.open().await);
+pub(crate) async fn a_registered_service_is_read_back(context: &TestContext) -> Verdict {
+    let (registry, other) = (context.open().await, context.open().await);
     let mut owner = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
     owner.service.endpoints.push(endpoint());
     owner
@@ -24,9 +24,9 @@ pub(crate) async fn what_is_registered_is_read_back(stage: &TestContext) -> Verd
             registry.get_service("greeter").await.expect("it is there"),
             std::slice::from_ref(&wanted)
         );
-        assert_eq!(stage.follow(registry).await.picture.len(), 2);
+        assert_eq!(context.check(registry).await.nodes.len(), 2);
     }
-    owner.must_leave().await;
+    owner.must_deregister().await;
     assert!(other.list_services().await.expect("a list").is_empty());
     Ok(())
 }
@@ -53,8 +53,8 @@ async fn register(registry: &AnyRegistry, service: &str, version: &str, id: &str
     owner.must_heartbeat().await;
 }
 
-pub(crate) async fn get_service_groups_by_version(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
+pub(crate) async fn get_service_groups_by_version(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
     let missing = registry.get_service("greeter").await;
     assert!(
         matches!(&missing, Err(Error::NotFound { service }) if service == "greeter"),
@@ -74,8 +74,8 @@ pub(crate) async fn get_service_groups_by_version(stage: &TestContext) -> Verdic
     Ok(())
 }
 
-pub(crate) async fn the_list_is_sorted(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
+pub(crate) async fn the_list_is_sorted(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
     assert_eq!(
         registry
             .list_services()
@@ -105,8 +105,8 @@ fn invalid<T>(result: &Result<T>) -> bool {
     matches!(result, Err(Error::Invalid { .. }))
 }
 
-pub(crate) async fn names_are_checked(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
+pub(crate) async fn names_are_checked(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
     for bad in ["", "..", "a/b", "/", "../../a", "a\0b", "-a", ".a", "a..b"] {
         let mut service = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
         service.service.name = bad.to_owned();
@@ -114,7 +114,7 @@ pub(crate) async fn names_are_checked(stage: &TestContext) -> Verdict {
         node.service.nodes[0].id = bad.to_owned();
         for owner in [service, node] {
             assert!(invalid(&owner.heartbeat().await), "registered {bad:?}");
-            assert!(invalid(&owner.leave().await), "deregistered {bad:?}");
+            assert!(invalid(&owner.deregister().await), "deregistered {bad:?}");
         }
         assert!(invalid(&registry.get_service(bad).await), "got {bad:?}");
         assert!(
@@ -122,23 +122,23 @@ pub(crate) async fn names_are_checked(stage: &TestContext) -> Verdict {
             "watched {bad:?}"
         );
     }
-    let mut nobody = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
-    nobody.service.nodes = Vec::new().into();
+    let mut without_nodes = Owner::new(&registry, "greeter", "1", "10.0.0.1:1");
+    without_nodes.service.nodes = Vec::new().into();
     assert!(
-        invalid(&nobody.heartbeat().await),
+        invalid(&without_nodes.heartbeat().await),
         "registered a service without nodes"
     );
-    let nowhere = Owner::new(&registry, "greeter", "1", "no port");
+    let without_address = Owner::new(&registry, "greeter", "1", "no port");
     assert!(
-        invalid(&nowhere.heartbeat().await),
+        invalid(&without_address.heartbeat().await),
         "registered a node without an address"
     );
     assert!(registry.list_services().await.expect("a list").is_empty());
     Ok(())
 }
 
-pub(crate) async fn a_short_ttl_is_refused(stage: &TestContext) -> Verdict {
-    let mut owner = Owner::new(&stage.open().await, "greeter", "1", "10.0.0.1:1");
+pub(crate) async fn a_short_ttl_is_refused(context: &TestContext) -> Verdict {
+    let mut owner = Owner::new(&context.open().await, "greeter", "1", "10.0.0.1:1");
     owner.options.ttl = Duration::from_millis(999);
     assert!(invalid(&owner.heartbeat().await));
     owner.options.ttl = Duration::from_secs(1);

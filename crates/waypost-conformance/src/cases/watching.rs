@@ -10,54 +10,54 @@ use super::Verdict;
 use crate::context::{Owner, TestContext, key, record};
 use crate::event_checker::EventChecker;
 
-pub(crate) async fn first_item_is_a_reset(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
-    assert!(stage.follow(&registry).await.picture.is_empty());
+pub(crate) async fn first_item_is_a_reset(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
+    assert!(context.check(&registry).await.nodes.is_empty());
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
-    let other = stage.open().await;
-    for follower in [stage.follow(&registry).await, stage.follow(&other).await] {
-        assert_eq!(follower.picture.len(), 1);
-        assert!(follower.picture.get(&owner.key()).is_some());
+    let other = context.open().await;
+    for checker in [context.check(&registry).await, context.check(&other).await] {
+        assert_eq!(checker.nodes.len(), 1);
+        assert!(checker.nodes.get(&owner.key()).is_some());
     }
     Ok(())
 }
 
-pub(crate) async fn changes_come_in_order(stage: &TestContext) -> Verdict {
-    let (registry, other) = (stage.open().await, stage.open().await);
-    let mut follower = stage.follow(&other).await;
+pub(crate) async fn changes_come_in_order(context: &TestContext) -> Verdict {
+    let (registry, other) = (context.open().await, context.open().await);
+    let mut checker = context.check(&other).await;
     let mut owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
     assert!(
-        matches!(follower.step("a creation").await, Event::Created(entry) if entry.key() == owner.key())
+        matches!(checker.step("a creation").await, Event::Created(entry) if entry.key() == owner.key())
     );
     owner.set("zone", "a");
     owner.must_heartbeat().await;
     assert!(
-        matches!(follower.step("an update").await, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("a"))
+        matches!(checker.step("an update").await, Event::Updated(entry) if entry.node.metadata.get("zone") == Some("a"))
     );
-    owner.must_leave().await;
+    owner.must_deregister().await;
     assert!(
-        matches!(follower.step("the mark").await, Event::Updated(entry) if entry.node.is_leaving())
+        matches!(checker.step("the mark").await, Event::Updated(entry) if entry.node.is_leaving())
     );
-    assert_eq!(follower.step("the end").await, Event::Deleted(owner.key()));
+    assert_eq!(checker.step("the end").await, Event::Deleted(owner.key()));
     Ok(())
 }
 
-pub(crate) async fn no_gap_between_list_and_watch(stage: &TestContext) -> Verdict {
+pub(crate) async fn no_gap_between_list_and_watch(context: &TestContext) -> Verdict {
     const WRITERS: usize = 4;
-    let watched = stage.open().await;
+    let watched = context.open().await;
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
-        writers.spawn(write_a_lot(stage.open().await, writer));
+        writers.spawn(write_a_lot(context.open().await, writer));
     }
-    let mut followers = Vec::new();
+    let mut checkers = Vec::new();
     while !writers.is_empty() {
-        followers.push(stage.follow(&watched).await);
+        checkers.push(context.check(&watched).await);
         writers
             .try_join_next()
             .into_iter()
             .for_each(|ended| ended.expect("a writer writes"));
         tokio::task::yield_now().await;
-        if followers.len() >= 50 {
+        if checkers.len() >= 50 {
             writers
                 .join_next()
                 .await
@@ -65,9 +65,9 @@ pub(crate) async fn no_gap_between_list_and_watch(stage: &TestContext) -> Verdic
                 .for_each(|ended| ended.expect("a writer writes"));
         }
     }
-    for follower in &mut followers {
-        follower.until_equal(&watched).await;
-        assert_eq!(follower.picture.len(), WRITERS * 10);
+    for checker in &mut checkers {
+        checker.until_equal(&watched).await;
+        assert_eq!(checker.nodes.len(), WRITERS * 10);
     }
     Ok(())
 }
@@ -83,14 +83,14 @@ async fn write_a_lot(registry: AnyRegistry, writer: usize) {
         .await;
         tokio::task::yield_now().await;
         if number % 2 == 1 {
-            owner.must_leave().await;
+            owner.must_deregister().await;
         }
     }
 }
 
-pub(crate) async fn every_change_of_a_batch_is_told(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
-    let mut follower = stage.follow(&registry).await;
+pub(crate) async fn every_change_of_a_batch_is_emitted(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
+    let mut checker = context.check(&registry).await;
     let put = |number: usize, address| {
         let id = number.to_string();
         (
@@ -98,24 +98,24 @@ pub(crate) async fn every_change_of_a_batch_is_told(stage: &TestContext) -> Verd
             Some(record("greeter", &id, address).to_json().into_bytes()),
         )
     };
-    stage
+    context
         .batch((0..30).map(|number| put(number, "10.0.0.1:1")).collect())
         .await?;
-    follower
-        .until("all of a batch", |picture| picture.len() == 30)
+    checker
+        .until("all of a batch", |nodes| nodes.len() == 30)
         .await;
     let removed = (0..10).map(|number| (key("greeter", &number.to_string()), None));
     let updated = (10..20).map(|number| put(number, "10.0.0.2:1"));
     let created = (30..40).map(|number| put(number, "10.0.0.3:1"));
-    stage
+    context
         .batch(removed.chain(updated).chain(created).collect())
         .await?;
     let at = |address: &'static str| {
         move |entry: &&waypost_core::record::Entry| entry.node.address == address
     };
-    follower
-        .until("all of a mixed batch", |picture| {
-            let count = |address| picture.iter().filter(at(address)).count();
+    checker
+        .until("all of a mixed batch", |nodes| {
+            let count = |address| nodes.iter().filter(at(address)).count();
             [
                 count("10.0.0.1:1"),
                 count("10.0.0.2:1"),
@@ -123,28 +123,28 @@ pub(crate) async fn every_change_of_a_batch_is_told(stage: &TestContext) -> Verd
             ] == [10, 10, 10]
         })
         .await;
-    follower.until_equal(&registry).await;
+    checker.until_equal(&registry).await;
     Ok(())
 }
 
-pub(crate) async fn a_delete_needs_no_previous_value(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
+pub(crate) async fn a_delete_needs_no_previous_value(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
     let gone = key("greeter", "1");
-    stage
+    context
         .put_raw(
             gone.clone(),
             record("greeter", "1", "10.0.0.1:1").to_json().as_bytes(),
         )
         .await?;
-    let mut follower = stage.follow(&registry).await;
-    follower.until_there(&gone).await;
-    stage.remove_raw(gone.clone()).await?;
-    assert_eq!(follower.step("a deletion").await, Event::Deleted(gone));
+    let mut checker = context.check(&registry).await;
+    checker.until_there(&gone).await;
+    context.remove_raw(gone.clone()).await?;
+    assert_eq!(checker.step("a deletion").await, Event::Deleted(gone));
     Ok(())
 }
 
-pub(crate) async fn a_garbage_record_hides_nothing(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
+pub(crate) async fn a_garbage_record_hides_nothing(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
     let garbage = [
         &b"{"[..],
         b"",
@@ -152,17 +152,17 @@ pub(crate) async fn a_garbage_record_hides_nothing(stage: &TestContext) -> Verdi
         b"{\"name\":\"other\",\"nodes\":[{\"id\":\"other-1\"}]}",
     ];
     for (number, bytes) in garbage.iter().enumerate() {
-        stage
+        context
             .put_raw(key("greeter", &format!("bad-{number}")), bytes)
             .await?;
     }
-    let mut early = stage.follow(&registry).await;
+    let mut early = context.check(&registry).await;
     let owner = Owner::registered(&registry, "greeter", "good", "10.0.0.1:1").await;
-    stage.put_raw(key("greeter", "bad-late"), b"[").await?;
+    context.put_raw(key("greeter", "bad-late"), b"[").await?;
     early.until_there(&owner.key()).await;
-    let late = stage.follow(&registry).await;
-    for picture in [&early.picture, &late.picture] {
-        assert_eq!(picture.len(), 1);
+    let late = context.check(&registry).await;
+    for nodes in [&early.nodes, &late.nodes] {
+        assert_eq!(nodes.len(), 1);
     }
     assert_eq!(registry.list_services().await.expect("a list").len(), 1);
     assert_eq!(
@@ -175,53 +175,53 @@ pub(crate) async fn a_garbage_record_hides_nothing(stage: &TestContext) -> Verdi
     Ok(())
 }
 
-pub(crate) async fn one_service_is_watched_alone(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
+pub(crate) async fn one_service_is_watched_alone(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
     Owner::registered(&registry, "other", "before", "10.0.0.1:1").await;
-    let mut follower = stage.follow_one(&registry, "greeter").await;
-    assert!(follower.picture.is_empty());
+    let mut checker = context.check_one(&registry, "greeter").await;
+    assert!(checker.nodes.is_empty());
     let other = Owner::registered(&registry, "other", "1", "10.0.0.1:1").await;
     let longer = Owner::registered(&registry, "greeter2", "1", "10.0.0.1:1").await;
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
-    follower.until_there(&owner.key()).await;
-    other.must_leave().await;
-    longer.must_leave().await;
-    owner.must_leave().await;
-    follower.until_gone(&owner.key()).await;
-    assert_eq!(follower.heard.len(), 3, "{:?}", follower.heard);
+    checker.until_there(&owner.key()).await;
+    other.must_deregister().await;
+    longer.must_deregister().await;
+    owner.must_deregister().await;
+    checker.until_gone(&owner.key()).await;
+    assert_eq!(checker.received.len(), 3, "{:?}", checker.received);
     Ok(())
 }
 
-pub(crate) async fn a_cut_gives_a_reset(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
-    let mut follower = stage.follow(&registry).await;
+pub(crate) async fn a_cut_gives_a_reset(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
+    let mut checker = context.check(&registry).await;
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
-    follower.until_there(&owner.key()).await;
-    stage.cut().await?;
-    follower.until_reset().await;
+    checker.until_there(&owner.key()).await;
+    context.cut().await?;
+    checker.until_reset().await;
     Owner::registered(&registry, "greeter", "2", "10.0.0.2:1").await;
-    follower.until_equal(&registry).await;
-    assert_eq!(follower.picture.len(), 2);
+    checker.until_equal(&registry).await;
+    assert_eq!(checker.nodes.len(), 2);
     Ok(())
 }
 
-pub(crate) async fn next_is_cancel_safe(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
-    let mut follower = stage.follow(&registry).await;
+pub(crate) async fn next_is_cancel_safe(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
+    let mut checker = context.check(&registry).await;
     for number in 0..50 {
         Owner::registered(&registry, "greeter", &number.to_string(), "10.0.0.1:1").await;
-        follower.poke().await;
+        checker.poke().await;
     }
-    follower
-        .until("all that was created", |picture| picture.len() == 50)
+    checker
+        .until("all that was created", |nodes| nodes.len() == 50)
         .await;
-    follower.until_equal(&registry).await;
+    checker.until_equal(&registry).await;
     Ok(())
 }
 
-pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &TestContext) -> Verdict {
-    let registry = stage.open().await;
-    let mut follower = stage.follow(&registry).await;
+pub(crate) async fn a_watcher_that_lags_loses_nothing(context: &TestContext) -> Verdict {
+    let registry = context.open().await;
+    let mut checker = context.check(&registry).await;
     let mut owners = Vec::new();
     for number in 0..40 {
         owners
@@ -233,24 +233,24 @@ pub(crate) async fn a_watcher_that_lags_loses_nothing(stage: &TestContext) -> Ve
             owner.must_heartbeat().await;
         }
     }
-    follower
-        .until("the last round", |picture| {
-            picture.len() == 40
-                && picture
+    checker
+        .until("the last round", |nodes| {
+            nodes.len() == 40
+                && nodes
                     .iter()
                     .all(|entry| entry.node.metadata.get("round") == Some("39"))
         })
         .await;
-    follower.until_equal(&registry).await;
+    checker.until_equal(&registry).await;
     Ok(())
 }
 
 /// Checks the watcher of a client in a `static`.
 pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(
-    stage: &TestContext,
+    context: &TestContext,
 ) -> Verdict {
-    let registry = stage.open().await;
-    let (watched, time, cut) = (registry.clone(), stage.time, Arc::clone(&stage.cut));
+    let registry = context.open().await;
+    let (watched, time, cut) = (registry.clone(), context.time, Arc::clone(&context.cut));
     let opened = spawn_blocking(move || {
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -261,10 +261,10 @@ pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(
     let mut early = opened.await.expect("a watcher is opened elsewhere");
     let owner = Owner::registered(&registry, "greeter", "1", "10.0.0.1:1").await;
     early.until_there(&owner.key()).await;
-    let mut late = stage.follow(&registry).await;
-    owner.must_leave().await;
-    for follower in [&mut early, &mut late] {
-        follower.until_gone(&owner.key()).await;
+    let mut late = context.check(&registry).await;
+    owner.must_deregister().await;
+    for checker in [&mut early, &mut late] {
+        checker.until_gone(&owner.key()).await;
     }
     Ok(())
 }

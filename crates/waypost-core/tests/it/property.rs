@@ -127,7 +127,7 @@ impl World {
     }
 
     fn tell(&self, what: impl std::fmt::Display) {
-        self.story.tell(format!(
+        self.story.record(format!(
             "{:8.3} s {what}",
             self.begun.elapsed().as_secs_f64()
         ));

@@ -107,7 +107,7 @@ impl Simulation {
     }
 
     fn log(&self, what: impl std::fmt::Display) {
-        self.case_log.tell(format!(
+        self.case_log.record(format!(
             "{:8.3} s {what}",
             (self.now - self.start).as_secs_f64()
         ));

@@ -102,7 +102,7 @@ struct Shared {
 
 impl Shared {
     fn log(&self, name: &str, what: impl std::fmt::Display) {
-        self.case_log.tell(format!(
+        self.case_log.record(format!(
             "{:7.3} s {name}: {what}",
             self.begun.elapsed().as_secs_f64()
         ));
@@ -114,7 +114,7 @@ async fn group(binary: Binary, seed: u64, cases: usize) {
     let address = etcd.addresses()[0];
     let (faults_ended, have_faults_ended) = watch::channel(false);
     let case_log = CaseLog::new("-p waypost-etcd --test it confirmed_nodes_are", seed);
-    case_log.tell(format!("etcd {}, {cases} cases", binary.version()));
+    case_log.record(format!("etcd {}, {cases} cases", binary.version()));
     let etcd = Arc::new(RwLock::new(etcd));
     let shared = Shared {
         case_log,

@@ -46,7 +46,7 @@ fn run_case(seed: u64) {
         simulation.run(pause);
         inject_fault(&mut simulation);
     }
-    case_log.tell(format!("{}: no more faults", simulation.time()));
+    case_log.record(format!("{}: no more faults", simulation.time()));
     simulation.end_faults();
     simulation.run(if simulation.events_lost {
         DETECTION

@@ -137,7 +137,7 @@ impl Simulation {
     }
 
     pub(super) fn log(&self, what: impl std::fmt::Display) {
-        self.case_log.tell(format!("{} {what}", self.time()));
+        self.case_log.record(format!("{} {what}", self.time()));
     }
 
     // Time.
