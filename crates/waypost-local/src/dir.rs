@@ -9,7 +9,7 @@ use std::sync::Arc;
 use waypost_core::record::{Key, NodeId, ServiceName};
 use waypost_core::registry::{Error, Result};
 
-use crate::{NAME, trouble};
+use crate::{NAME, unavailable};
 
 /// Kind of a file, by the suffix of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,18 +56,18 @@ pub(crate) struct Dir {
 
 impl Dir {
     pub(crate) fn open(dir: Option<PathBuf>) -> Result<Self> {
-        let folder = Self {
+        let dir = Self {
             is_default: dir.is_none(),
             root: dir.unwrap_or_else(default_dir).into(),
         };
-        folder.make()?;
-        Ok(folder)
+        dir.make()?;
+        Ok(dir)
     }
 
     /// Creates the directory, or checks the existing one.
     pub(crate) fn make(&self) -> Result<()> {
         let failed = |error| {
-            trouble(
+            unavailable(
                 format!("making the directory {}", self.root.display()),
                 error,
             )
@@ -186,7 +186,7 @@ fn user() -> &'static str {
 fn check_ours(dir: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::symlink_metadata(dir)
-        .map_err(|error| trouble(format!("looking at {}", dir.display()), error))?;
+        .map_err(|error| unavailable(format!("looking at {}", dir.display()), error))?;
     let why = match () {
         () if metadata.is_symlink() => "is a symbolic link",
         () if !metadata.is_dir() => "is no directory",
@@ -278,13 +278,13 @@ mod tests {
             Dir::open(Some(parent.path().join("file"))),
             Err(Error::Invalid { .. })
         ));
-        let folder = Dir::open(Some(parent.path().join("a/b"))).unwrap();
-        assert_eq!(folder.services().unwrap(), [""; 0]);
-        folder.make_service("greeter").unwrap();
-        std::fs::create_dir(folder.root().join(".hidden")).unwrap();
-        std::fs::write(folder.root().join("file"), "").unwrap();
-        assert_eq!(folder.services().unwrap(), ["greeter"]);
-        folder.tidy("greeter");
-        assert_eq!(folder.services().unwrap(), [""; 0]);
+        let dir = Dir::open(Some(parent.path().join("a/b"))).unwrap();
+        assert_eq!(dir.services().unwrap(), [""; 0]);
+        dir.make_service("greeter").unwrap();
+        std::fs::create_dir(dir.root().join(".hidden")).unwrap();
+        std::fs::write(dir.root().join("file"), "").unwrap();
+        assert_eq!(dir.services().unwrap(), ["greeter"]);
+        dir.tidy("greeter");
+        assert_eq!(dir.services().unwrap(), [""; 0]);
     }
 }

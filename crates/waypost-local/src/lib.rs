@@ -45,10 +45,10 @@ const NAME: &str = "local";
 
 /// Time for which a held id is retried, since a reader's probe or a sweep holds a lock for a
 /// moment.
-const CLAIM_FOR: Duration = Duration::from_millis(500);
+const CLAIM_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Interval between two such attempts.
-const CLAIM_AGAIN: Duration = Duration::from_millis(10);
+const CLAIM_RETRY: Duration = Duration::from_millis(10);
 
 /// Location of the registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct LocalOptions {
 /// lost, like those of a killed process.
 pub struct LocalRegistry {
     options: Options,
-    owner: Arc<Registrations>,
+    registrations: Arc<Registrations>,
     reader: Arc<Reader>,
     watching: DirWatcher,
 }
@@ -106,15 +106,15 @@ impl LocalRegistry {
     }
 
     fn open_as(options: LocalOptions, kind: SignalSource) -> Result<Self> {
-        let folder = Dir::open(options.dir)?;
+        let dir = Dir::open(options.dir)?;
         let mut options = Options::new();
         options.on_this_host = true;
-        options.addresses = vec![folder.root().display().to_string()];
-        let reader = Arc::new(Reader::new(folder.clone()));
+        options.addresses = vec![dir.root().display().to_string()];
+        let reader = Arc::new(Reader::new(dir.clone()));
         let watching = DirWatcher::new(Arc::clone(&reader), kind);
         Ok(Self {
             options,
-            owner: Arc::new(Registrations::new(folder)),
+            registrations: Arc::new(Registrations::new(dir)),
             reader,
             watching,
         })
@@ -134,19 +134,19 @@ impl LocalRegistry {
         }
     }
 
-    /// Registers one node. A held id is retried for [`CLAIM_FOR`].
+    /// Registers one node. A held id is retried for [`CLAIM_TIMEOUT`].
     async fn claim(&self, entry: &Entry, options: &RegisterOptions) -> Result<()> {
-        let deadline = Instant::now() + CLAIM_FOR;
+        let deadline = Instant::now() + CLAIM_TIMEOUT;
         loop {
-            let (owner, entry, instance) = (
-                Arc::clone(&self.owner),
+            let (registrations, entry, instance) = (
+                Arc::clone(&self.registrations),
                 entry.clone(),
                 options.instance.clone(),
             );
-            match blocking(move || owner.register(&entry, &instance)).await?? {
+            match blocking(move || registrations.register(&entry, &instance)).await?? {
                 Claimed::Done => return Ok(()),
                 Claimed::Held(taken) if Instant::now() >= deadline => return Err(taken),
-                Claimed::Held(_) => sleep(CLAIM_AGAIN).await,
+                Claimed::Held(_) => sleep(CLAIM_RETRY).await,
             }
         }
     }
@@ -194,12 +194,12 @@ impl Registry for LocalRegistry {
 
     async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         check_keys(service)?;
-        let (owner, reader) = (Arc::clone(&self.owner), Arc::clone(&self.reader));
+        let (registrations, reader) = (Arc::clone(&self.registrations), Arc::clone(&self.reader));
         let (entries, options) = (service.entries(), options.clone());
         blocking(move || {
             let results: Vec<_> = entries
                 .iter()
-                .map(|entry| owner.deregister(&entry.key(), &options, &reader))
+                .map(|entry| registrations.deregister(&entry.key(), &options, &reader))
                 .collect();
             results.into_iter().collect()
         })
@@ -230,8 +230,8 @@ impl Registry for LocalRegistry {
     async fn close(&self) -> Result<()> {
         let mut tasks = self.watching.close();
         while tasks.join_next().await.is_some() {}
-        let owner = Arc::clone(&self.owner);
-        blocking(move || owner.close()).await
+        let registrations = Arc::clone(&self.registrations);
+        blocking(move || registrations.close()).await
     }
 }
 
@@ -243,7 +243,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Classifies an I/O error.
-fn trouble(what: String, error: io::Error) -> Error {
+fn unavailable(what: String, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::Denied {
             registry: NAME,

@@ -1,4 +1,4 @@
-//! State machine of a reader's view. Pure: time is an argument.
+//! State machine of the watched directory. Pure: time is an argument.
 //!
 //! A closed lock is probed at once and again later, since the close is signalled a moment before
 //! the lock is free. A record that vanished without a tombstone is checked a second time, since the
@@ -32,14 +32,14 @@ const PROBES: [Duration; 4] = [
 ];
 
 /// Maximum delay of a tombstone's event after the removal of the record.
-const MARK: Duration = Duration::from_millis(5);
+const TOMBSTONE_DELAY: Duration = Duration::from_millis(5);
 
 /// Interval between two full scans: with signals, and without.
 pub(crate) const RESCAN_SIGNALLED: Duration = Duration::from_secs(5);
 pub(crate) const RESCAN_POLLED: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(crate) struct Machine {
+pub(crate) struct DirMachine {
     known: BTreeMap<Key, Stamp>,
     checks: BTreeMap<Key, Check>,
     /// True if records vanished, and it is unknown if they left or were lost.
@@ -51,19 +51,19 @@ pub(crate) struct Machine {
 #[derive(Clone, Copy, Debug)]
 struct Check {
     at: Instant,
-    why: Why,
+    reason: CheckReason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+enum CheckReason {
     /// The lock was closed; with the number of probes so far.
     Lock(usize),
     /// The record vanished without a tombstone.
     Missing,
 }
 
-impl Machine {
-    /// Creates an empty view; `polling` if there are no signals.
+impl DirMachine {
+    /// Creates a machine without records; `polling` if there are no signals.
     pub(crate) fn new(polling: bool) -> Self {
         Self {
             polling,
@@ -86,7 +86,7 @@ impl Machine {
         if self.known.contains_key(&key) {
             self.checks.entry(key).or_insert(Check {
                 at: now,
-                why: Why::Lock(0),
+                reason: CheckReason::Lock(0),
             });
         }
     }
@@ -112,7 +112,7 @@ impl Machine {
 
     fn schedule_next_probe(&mut self, now: Instant, key: &Key) {
         let Some(Check {
-            why: Why::Lock(made),
+            reason: CheckReason::Lock(made),
             ..
         }) = self.checks.get(key).copied()
         else {
@@ -123,7 +123,7 @@ impl Machine {
                 key.clone(),
                 Check {
                     at: now + *wait,
-                    why: Why::Lock(made + 1),
+                    reason: CheckReason::Lock(made + 1),
                 },
             )),
             None => drop(self.checks.remove(key)),
@@ -132,11 +132,11 @@ impl Machine {
 
     /// Applies the result of a full scan.
     pub(crate) fn scanned(&mut self, now: Instant, seen: Vec<(Key, Seen)>) -> Vec<Change> {
-        let there: std::collections::BTreeSet<_> = seen.iter().map(|(key, _)| key).collect();
+        let present: std::collections::BTreeSet<_> = seen.iter().map(|(key, _)| key).collect();
         let missing: Vec<_> = self
             .known
             .keys()
-            .filter(|key| !there.contains(key))
+            .filter(|key| !present.contains(key))
             .cloned()
             .collect();
         let missing = missing.into_iter().map(|key| (key, Seen::Absent));
@@ -157,7 +157,7 @@ impl Machine {
         match seen {
             // The tombstone belongs to an earlier registration, whose end was emitted.
             Seen::Same => {
-                self.is_there(&key);
+                self.cancel_missing_check(&key);
                 Vec::new()
             }
             Seen::Live(stamp, entry) => {
@@ -166,50 +166,50 @@ impl Machine {
                 } else {
                     None
                 };
-                self.is_there(&key);
+                self.cancel_missing_check(&key);
                 self.known.insert(key, stamp);
                 left.into_iter().chain([Change::Put(entry)]).collect()
             }
             Seen::Left => self.ended(&key, Change::Leave).into_iter().collect(),
-            Seen::Lost | Seen::Garbage | Seen::Absent if has_tombstone => {
+            Seen::Lost | Seen::Invalid | Seen::Absent if has_tombstone => {
                 self.ended(&key, Change::Leave).into_iter().collect()
             }
-            Seen::Lost | Seen::Garbage => self.ended(&key, Change::Lose).into_iter().collect(),
+            Seen::Lost | Seen::Invalid => self.ended(&key, Change::Lose).into_iter().collect(),
             Seen::Absent => self.vanished(now, key).into_iter().collect(),
         }
     }
 
-    fn is_there(&mut self, key: &Key) {
+    fn cancel_missing_check(&mut self, key: &Key) {
         if self
             .checks
             .get(key)
-            .is_some_and(|check| check.why == Why::Missing)
+            .is_some_and(|check| check.reason == CheckReason::Missing)
         {
             self.checks.remove(key);
         }
     }
 
-    fn ended(&mut self, key: &Key, how: fn(Key) -> Change) -> Option<Change> {
+    fn ended(&mut self, key: &Key, change: fn(Key) -> Change) -> Option<Change> {
         self.checks.remove(key);
         self.known.remove(key)?;
-        Some(how(key.clone()))
+        Some(change(key.clone()))
     }
 
     fn vanished(&mut self, now: Instant, key: Key) -> Option<Change> {
         match self.checks.get(&key) {
             _ if !self.known.contains_key(&key) => None,
-            Some(check) if check.why == Why::Missing && check.at > now => None,
-            Some(check) if check.why == Why::Missing && self.polling => {
+            Some(check) if check.reason == CheckReason::Missing && check.at > now => None,
+            Some(check) if check.reason == CheckReason::Missing && self.polling => {
                 self.gap = true;
                 None
             }
-            Some(check) if check.why == Why::Missing => self.ended(&key, Change::Lose),
+            Some(check) if check.reason == CheckReason::Missing => self.ended(&key, Change::Lose),
             _ => {
                 self.checks.insert(
                     key,
                     Check {
-                        at: now + MARK,
-                        why: Why::Missing,
+                        at: now + TOMBSTONE_DELAY,
+                        reason: CheckReason::Missing,
                     },
                 );
                 None
@@ -239,54 +239,57 @@ mod tests {
         Seen::Live(Stamp::default(), entry())
     }
 
-    /// Creates a view with one known record.
-    fn knows(polling: bool, now: Instant) -> Machine {
-        let mut view = Machine::new(polling);
+    /// Creates a machine with one known record.
+    fn machine_with_record(polling: bool, now: Instant) -> DirMachine {
+        let mut machine = DirMachine::new(polling);
         assert_eq!(
-            view.on_probe(now, key(), live(), false),
+            machine.on_probe(now, key(), live(), false),
             [Change::Put(entry())]
         );
-        view
+        machine
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_is_a_leave_if_marked_and_else_a_loss() {
+    async fn a_removed_record_has_left_with_a_tombstone_and_is_lost_without() {
         let now = Instant::now();
         let ends = [
             (Seen::Lost, false, Change::Lose(key())),
-            (Seen::Garbage, false, Change::Lose(key())),
+            (Seen::Invalid, false, Change::Lose(key())),
             (Seen::Left, false, Change::Leave(key())),
             (Seen::Lost, true, Change::Leave(key())),
             (Seen::Absent, true, Change::Leave(key())),
         ];
         for (seen, has_tombstone, change) in ends {
-            let mut view = knows(false, now);
+            let mut machine = machine_with_record(false, now);
             assert_eq!(
-                view.on_probe(now, key(), seen.clone(), has_tombstone),
+                machine.on_probe(now, key(), seen.clone(), has_tombstone),
                 [change],
                 "{seen:?}"
             );
             assert_eq!(
-                view.on_probe(now, key(), seen, has_tombstone),
+                machine.on_probe(now, key(), seen, has_tombstone),
                 [],
-                "told twice"
+                "emitted twice"
             );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_vanished_record_waits_for_its_mark() {
+    async fn a_vanished_record_waits_for_its_tombstone() {
         let now = Instant::now();
-        let (mut has_tombstone, mut unmarked) = (knows(false, now), knows(false, now));
-        for view in [&mut has_tombstone, &mut unmarked] {
-            assert_eq!(view.scanned(now, Vec::new()), []);
-            assert_eq!(view.next_check(), Some(now + MARK));
+        let (mut has_tombstone, mut unmarked) = (
+            machine_with_record(false, now),
+            machine_with_record(false, now),
+        );
+        for machine in [&mut has_tombstone, &mut unmarked] {
+            assert_eq!(machine.scanned(now, Vec::new()), []);
+            assert_eq!(machine.next_check(), Some(now + TOMBSTONE_DELAY));
         }
         assert_eq!(
             has_tombstone.on_probe(now, key(), Seen::Absent, true),
             [Change::Leave(key())]
         );
-        let later = now + MARK;
+        let later = now + TOMBSTONE_DELAY;
         assert_eq!(unmarked.due(later), [key()]);
         assert_eq!(
             unmarked.on_probe(later, key(), Seen::Absent, false),
@@ -299,21 +302,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_vanished_record_that_is_back_was_never_gone() {
+    async fn a_record_that_reappears_at_once_is_not_lost() {
         let now = Instant::now();
-        let mut view = knows(false, now);
-        assert_eq!(view.scanned(now, Vec::new()), []);
-        assert_eq!(view.scanned(now, vec![(key(), Seen::Same)]), []);
-        assert_eq!(view.next_check(), None);
+        let mut machine = machine_with_record(false, now);
+        assert_eq!(machine.scanned(now, Vec::new()), []);
+        assert_eq!(machine.scanned(now, vec![(key(), Seen::Same)]), []);
+        assert_eq!(machine.next_check(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mark_of_an_earlier_life_says_nothing_of_this_one() {
+    async fn a_tombstone_of_an_earlier_registration_is_ignored() {
         let now = Instant::now();
-        let mut view = knows(false, now);
-        assert_eq!(view.on_probe(now, key(), Seen::Same, true), []);
+        let mut machine = machine_with_record(false, now);
+        assert_eq!(machine.on_probe(now, key(), Seen::Same, true), []);
         assert_eq!(
-            view.on_probe(now, key(), live(), true),
+            machine.on_probe(now, key(), live(), true),
             [Change::Leave(key()), Change::Put(entry())]
         );
     }
@@ -321,34 +324,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_closed_lock_is_probed_at_once_and_four_times_more() {
         let begun = Instant::now();
-        let mut view = knows(false, begun);
-        view.lock_closed(
+        let mut machine = machine_with_record(false, begun);
+        machine.lock_closed(
             begun,
             Key {
                 service: "s".into(),
                 id: "stranger".into(),
             },
         );
-        assert_eq!(view.next_check(), None);
-        view.lock_closed(begun, key());
+        assert_eq!(machine.next_check(), None);
+        machine.lock_closed(begun, key());
         let mut probes = Vec::new();
-        while let Some(at) = view.next_check() {
+        while let Some(at) = machine.next_check() {
             probes.push(at - begun);
-            assert_eq!(view.due(at), [key()]);
-            assert_eq!(view.on_probe(at, key(), Seen::Same, false), []);
+            assert_eq!(machine.due(at), [key()]);
+            assert_eq!(machine.on_probe(at, key(), Seen::Same, false), []);
         }
         assert_eq!(probes, [0, 1, 6, 31, 156].map(Duration::from_millis));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_deaf_do_not_guess_how_it_ended() {
+    async fn a_polled_end_is_a_gap() {
         let now = Instant::now();
-        let mut view = knows(true, now);
-        assert_eq!(view.scanned(now, Vec::new()), []);
-        assert_eq!(view.on_probe(now + MARK, key(), Seen::Absent, false), []);
-        assert!(view.has_gap());
+        let mut machine = machine_with_record(true, now);
+        assert_eq!(machine.scanned(now, Vec::new()), []);
         assert_eq!(
-            knows(true, now).on_probe(now, key(), Seen::Lost, false),
+            machine.on_probe(now + TOMBSTONE_DELAY, key(), Seen::Absent, false),
+            []
+        );
+        assert!(machine.has_gap());
+        assert_eq!(
+            machine_with_record(true, now).on_probe(now, key(), Seen::Lost, false),
             [Change::Lose(key())]
         );
     }

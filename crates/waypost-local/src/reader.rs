@@ -13,7 +13,7 @@ use waypost_core::registry::{BadRecord, Interner, LONGEST_RECORD, Result};
 use crate::dir::{Dir, File};
 use crate::file::{Stamp, open, stamp, stamp_at};
 use crate::lock::{self, Lock, probe};
-use crate::trouble;
+use crate::unavailable;
 
 /// State of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) enum Seen {
     /// Record whose lock is free: its owner died.
     Lost,
     /// File that holds no valid record of this key.
-    Garbage,
+    Invalid,
     /// No record, but the tombstone of an owner that deregisters.
     Left,
     /// No file.
@@ -33,33 +33,33 @@ pub(crate) enum Seen {
 }
 
 pub(crate) struct Reader {
-    folder: Dir,
+    dir: Dir,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     interner: Interner,
-    garbage: BTreeMap<Key, Option<Stamp>>,
+    invalid: BTreeMap<Key, Option<Stamp>>,
 }
 
 /// Maximum number of reads of a record that changes meanwhile.
-const LOOKS: usize = 8;
+const MAX_READS: usize = 8;
 
 impl Reader {
-    pub(crate) fn new(folder: Dir) -> Self {
+    pub(crate) fn new(dir: Dir) -> Self {
         Self {
-            folder,
+            dir,
             state: Mutex::default(),
         }
     }
 
-    pub(crate) fn folder(&self) -> &Dir {
-        &self.folder
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     pub(crate) fn skipped(&self) -> usize {
-        self.state().garbage.len()
+        self.state().invalid.len()
     }
 
     /// Returns the records with a live owner, of one service or all.
@@ -83,60 +83,60 @@ impl Reader {
         known: &BTreeMap<Key, Stamp>,
     ) -> Result<Vec<(Key, Seen)>> {
         let failed = |error| {
-            trouble(
-                format!("reading the directory {}", self.folder.root().display()),
+            unavailable(
+                format!("reading the directory {}", self.dir.root().display()),
                 error,
             )
         };
         let services = match service {
             Some(service) => vec![service.to_owned()],
-            None => self.folder.services().map_err(failed)?,
+            None => self.dir.services().map_err(failed)?,
         };
         let mut seen = Vec::new();
         for service in &services {
-            for id in self.folder.ids(service).map_err(failed)? {
+            for id in self.dir.ids(service).map_err(failed)? {
                 let key = Key {
                     service: service.clone(),
                     id,
                 };
-                let what = self.look(&key, known.get(&key));
+                let what = self.get(&key, known.get(&key));
                 if matches!(what, Seen::Absent | Seen::Left) {
                     self.sweep(&key);
                 }
                 seen.push((key, what));
             }
         }
-        self.forget_garbage(service, &seen);
+        self.forget_repaired(service, &seen);
         Ok(seen)
     }
 
     /// Forgets files that are no longer invalid, within the scanned scope.
-    fn forget_garbage(&self, service: Option<&str>, seen: &[(Key, Seen)]) {
+    fn forget_repaired(&self, service: Option<&str>, seen: &[(Key, Seen)]) {
         let still: HashSet<_> = seen
             .iter()
-            .filter(|(_, what)| *what == Seen::Garbage)
+            .filter(|(_, what)| *what == Seen::Invalid)
             .map(|(key, _)| key)
             .collect();
-        let looked_at = |key: &Key| service.is_none_or(|service| service == key.service);
+        let was_scanned = |key: &Key| service.is_none_or(|service| service == key.service);
         self.state()
-            .garbage
-            .retain(|key, _| !looked_at(key) || still.contains(key));
+            .invalid
+            .retain(|key, _| !was_scanned(key) || still.contains(key));
     }
 
     /// Reads one key.
-    pub(crate) fn look(&self, key: &Key, known: Option<&Stamp>) -> Seen {
-        let seen = (0..LOOKS)
+    pub(crate) fn get(&self, key: &Key, known: Option<&Stamp>) -> Seen {
+        let seen = (0..MAX_READS)
             .find_map(|_| self.probe_once(key, known))
             .unwrap_or(Seen::Absent);
-        if seen != Seen::Garbage {
-            self.state().garbage.remove(key);
+        if seen != Seen::Invalid {
+            self.state().invalid.remove(key);
         }
         seen
     }
 
     /// Reads one key once. Returns none if the record was changed meanwhile.
     fn probe_once(&self, key: &Key, known: Option<&Stamp>) -> Option<Seen> {
-        let path = self.folder.file(key, File::Record);
+        let path = self.dir.file(key, File::Record);
         let opened = match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Some(self.without_record(key));
@@ -145,15 +145,15 @@ impl Reader {
         };
         let (stamp, record) = match opened {
             Ok((Some(stamp), record)) => (stamp, record),
-            Ok((None, _)) => return Some(self.garbage(key, None, &"it is no file")),
-            Err(error) => return Some(self.garbage(key, None, &error)),
+            Ok((None, _)) => return Some(self.invalid(key, None, &"it is no file")),
+            Err(error) => return Some(self.invalid(key, None, &error)),
         };
         let seen = if known == Some(&stamp) {
             Seen::Same
         } else {
             self.read(key, stamp, record)
         };
-        if seen == Seen::Garbage || probe(&self.folder.file(key, File::Lock)) == lock::State::Held {
+        if seen == Seen::Invalid || probe(&self.dir.file(key, File::Lock)) == lock::State::Held {
             return Some(seen);
         }
         // The owner may have left, or another may have come, since the file was opened.
@@ -165,7 +165,7 @@ impl Reader {
     }
 
     fn without_record(&self, key: &Key) -> Seen {
-        if self.folder.file(key, File::Left).exists() {
+        if self.dir.file(key, File::Left).exists() {
             Seen::Left
         } else {
             Seen::Absent
@@ -178,33 +178,33 @@ impl Reader {
             .take(LONGEST_RECORD as u64 + 1)
             .read_to_end(&mut bytes)
         {
-            return self.garbage(key, Some(stamp), &error);
+            return self.invalid(key, Some(stamp), &error);
         }
         let decoded = self.state().interner.decode(key, &bytes);
         match decoded {
             Ok(entry) => Seen::Live(stamp, entry),
-            Err(error) => self.garbage(key, Some(stamp), &error),
+            Err(error) => self.invalid(key, Some(stamp), &error),
         }
     }
 
     /// Counts an invalid file, and logs it once.
-    fn garbage(&self, key: &Key, stamp: Option<Stamp>, why: &dyn std::fmt::Display) -> Seen {
-        if self.state().garbage.insert(key.clone(), stamp) != Some(stamp) {
-            tracing::warn!(service = ?key.service, id = ?key.id, %why, "invalid record skipped");
+    fn invalid(&self, key: &Key, stamp: Option<Stamp>, error: &dyn std::fmt::Display) -> Seen {
+        if self.state().invalid.insert(key.clone(), stamp) != Some(stamp) {
+            tracing::warn!(service = ?key.service, node = ?key.id, %error, "invalid record skipped");
         }
-        Seen::Garbage
+        Seen::Invalid
     }
 
     /// Returns the current record of any owner.
     pub(crate) fn record(&self, key: &Key) -> Option<Result<Entry, BadRecord>> {
-        let bytes = read(&self.folder.file(key, File::Record)).ok()?;
+        let bytes = read(&self.dir.file(key, File::Record)).ok()?;
         Some(self.state().interner.decode(key, &bytes))
     }
 
     /// Removes the files of a dead owner, if the lock is free, and the locked file is still the one
     /// at its path.
     pub(crate) fn sweep(&self, key: &Key) {
-        if let Ok(lock) = open(&self.folder.file(key, File::Lock)) {
+        if let Ok(lock) = open(&self.dir.file(key, File::Lock)) {
             self.sweep_under(key, lock);
         }
     }
@@ -213,7 +213,7 @@ impl Reader {
         let Ok(Some(lock)) = Lock::exclusive(lock) else {
             return;
         };
-        if !lock.is_at(&self.folder.file(key, File::Lock)) {
+        if !lock.is_at(&self.dir.file(key, File::Lock)) {
             return;
         }
         // An invalid file has no known owner: it stays, and so does its lock.
@@ -221,9 +221,9 @@ impl Reader {
             return;
         }
         for file in [File::Record, File::Draft, File::Left, File::Lock] {
-            drop(std::fs::remove_file(self.folder.file(key, file)));
+            drop(std::fs::remove_file(self.dir.file(key, file)));
         }
-        self.folder.tidy(&key.service);
+        self.dir.tidy(&key.service);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sweep_spares_an_owner_who_came_while_it_opened_the_lock() {
+    fn a_sweep_spares_an_owner_that_locks_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
         let reader = Reader::new(Dir::open(Some(dir.path().to_owned())).unwrap());
         let mut service = Service::new("greeter");
@@ -256,18 +256,18 @@ mod tests {
             .push(Node::with_id("greeter", "1", "127.0.0.1:1"));
         let key = service.entries()[0].key();
         let (lock, record) = (
-            reader.folder().file(&key, File::Lock),
-            reader.folder().file(&key, File::Record),
+            reader.dir().file(&key, File::Lock),
+            reader.dir().file(&key, File::Record),
         );
-        reader.folder().make_service("greeter").unwrap();
+        reader.dir().make_service("greeter").unwrap();
         std::fs::write(&lock, "").unwrap();
-        let of_the_dead = open(&lock).unwrap();
+        let of_dead_owner = open(&lock).unwrap();
         std::fs::remove_file(&lock).unwrap();
         std::fs::write(&lock, "").unwrap();
-        let _of_the_living = Lock::exclusive(open(&lock).unwrap()).unwrap().unwrap();
+        let _of_live_owner = Lock::exclusive(open(&lock).unwrap()).unwrap().unwrap();
         std::fs::write(&record, service.to_json()).unwrap();
-        reader.sweep_under(&key, of_the_dead);
-        assert!(matches!(reader.look(&key, None), Seen::Live(..)));
+        reader.sweep_under(&key, of_dead_owner);
+        assert!(matches!(reader.get(&key, None), Seen::Live(..)));
         assert_eq!(probe(&lock), lock::State::Held);
     }
 }

@@ -15,10 +15,10 @@ use waypost_core::registry::{DeregisterOptions, Error, Instance, Interner, Resul
 use crate::dir::{Dir, File};
 use crate::lock::{self, Lock, probe};
 use crate::reader::{Reader, Seen, read};
-use crate::trouble;
+use crate::unavailable;
 
 pub(crate) struct Registrations {
-    folder: Dir,
+    dir: Dir,
     state: Mutex<State>,
 }
 
@@ -46,12 +46,12 @@ pub(crate) enum Claimed {
 }
 
 /// Maximum number of attempts to lock a path that is swept meanwhile.
-const TRIES: usize = 16;
+const MAX_ATTEMPTS: usize = 16;
 
 impl Registrations {
-    pub(crate) fn new(folder: Dir) -> Self {
+    pub(crate) fn new(dir: Dir) -> Self {
         Self {
-            folder,
+            dir,
             state: Mutex::default(),
         }
     }
@@ -95,7 +95,7 @@ impl Registrations {
                 Err(claim.taken(key))
             }
             _ => {
-                self.leave(key)?;
+                self.remove_with_tombstone(key)?;
                 self.unlock(key, state.claims.remove(key));
                 Ok(())
             }
@@ -107,8 +107,8 @@ impl Registrations {
         let mut state = self.state();
         state.closed = true;
         for (key, claim) in std::mem::take(&mut state.claims) {
-            if claim.holds(&self.folder, &key) {
-                drop(std::fs::remove_file(self.folder.file(&key, File::Record)));
+            if claim.holds(&self.dir, &key) {
+                drop(std::fs::remove_file(self.dir.file(&key, File::Record)));
                 self.unlock(&key, Some(claim));
             }
         }
@@ -133,7 +133,7 @@ impl Registrations {
         let holds = state
             .claims
             .get(key)
-            .is_some_and(|claim| claim.holds(&self.folder, key));
+            .is_some_and(|claim| claim.holds(&self.dir, key));
         if !holds {
             state.claims.remove(key);
         }
@@ -142,8 +142,8 @@ impl Registrations {
 
     /// Locks an id; none if another process holds it.
     fn lock(&self, key: &Key) -> Result<Option<Lock>> {
-        let path = self.folder.file(key, File::Lock);
-        for _ in 0..TRIES {
+        let path = self.dir.file(key, File::Lock);
+        for _ in 0..MAX_ATTEMPTS {
             // Probe first, since that has no side effects: each close of a writable handle wakes
             // every watcher.
             if probe(&path) == lock::State::Held {
@@ -153,7 +153,7 @@ impl Registrations {
                 continue;
             };
             let locked = Lock::exclusive(file)
-                .map_err(|error| trouble(format!("locking {}", path.display()), error))?;
+                .map_err(|error| unavailable(format!("locking {}", path.display()), error))?;
             match locked {
                 Some(lock) if lock.is_at(&path) => return Ok(Some(lock)),
                 Some(_) => {}
@@ -165,11 +165,11 @@ impl Registrations {
 
     /// Opens the lock file, and creates it if needed; none if its directory was removed meanwhile.
     fn open_lock(&self, key: &Key, path: &Path) -> Result<Option<Handle>> {
-        let failed = |error| trouble(format!("making {}", path.display()), error);
-        if !self.folder.root().exists() {
-            self.folder.make()?;
+        let failed = |error| unavailable(format!("making {}", path.display()), error);
+        if !self.dir.root().exists() {
+            self.dir.make()?;
         }
-        self.folder.make_service(&key.service).map_err(failed)?;
+        self.dir.make_service(&key.service).map_err(failed)?;
         match private().truncate(false).open(path) {
             Ok(lock) => Ok(Some(lock)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -184,8 +184,8 @@ impl Registrations {
     /// Writes the record by an atomic rename, unless it is unchanged.
     fn write(&self, key: &Key, bytes: &[u8]) -> Result<()> {
         let (record, draft) = (
-            self.folder.file(key, File::Record),
-            self.folder.file(key, File::Draft),
+            self.dir.file(key, File::Record),
+            self.dir.file(key, File::Draft),
         );
         if read(&record).is_ok_and(|found| found == bytes) {
             return Ok(());
@@ -195,27 +195,27 @@ impl Registrations {
             .open(&draft)
             .and_then(|mut file| file.write_all(bytes));
         let placed = written.and_then(|()| std::fs::rename(&draft, &record));
-        placed.map_err(|error| trouble(format!("writing {}", record.display()), error))
+        placed.map_err(|error| unavailable(format!("writing {}", record.display()), error))
     }
 
     /// Leaves a tombstone and removes the record: two steps, two events.
-    fn leave(&self, key: &Key) -> Result<()> {
+    fn remove_with_tombstone(&self, key: &Key) -> Result<()> {
         let (record, left) = (
-            self.folder.file(key, File::Record),
-            self.folder.file(key, File::Left),
+            self.dir.file(key, File::Record),
+            self.dir.file(key, File::Left),
         );
         match std::fs::rename(&record, &left).and_then(|()| std::fs::remove_file(&left)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(trouble(format!("removing {}", record.display()), error))
+                Err(unavailable(format!("removing {}", record.display()), error))
             }
             _ => Ok(()),
         }
     }
 
     fn unlock(&self, key: &Key, claim: Option<Claim>) {
-        drop(std::fs::remove_file(self.folder.file(key, File::Lock)));
+        drop(std::fs::remove_file(self.dir.file(key, File::Lock)));
         drop(claim);
-        self.folder.tidy(&key.service);
+        self.dir.tidy(&key.service);
     }
 
     /// Removes a record whose lock is not ours. The read removes the files of a dead owner.
@@ -225,26 +225,26 @@ impl Registrations {
         options: &DeregisterOptions,
         reader: &Reader,
     ) -> Result<()> {
-        match reader.look(key, None) {
+        match reader.get(key, None) {
             Seen::Live(_, entry) if !options.may_remove(&entry.node.metadata) => {
                 Err(taken(key, &holder(&entry)))
             }
-            Seen::Live(..) => self.leave(key),
-            Seen::Garbage if options.force => self.leave(key),
+            Seen::Live(..) => self.remove_with_tombstone(key),
+            Seen::Invalid if options.force => self.remove_with_tombstone(key),
             _ => Ok(()),
         }
     }
 
     /// Returns the error for a held lock, with its holder if the record names one.
     fn taken(&self, key: &Key) -> Error {
-        let bytes = read(&self.folder.file(key, File::Record)).unwrap_or_default();
+        let bytes = read(&self.dir.file(key, File::Record)).unwrap_or_default();
         match Interner::default().decode(key, &bytes) {
             Ok(entry) => taken(key, &holder(&entry)),
             Err(_) => taken(
                 key,
                 &format!(
                     "the process that locks {}",
-                    self.folder.file(key, File::Lock).display()
+                    self.dir.file(key, File::Lock).display()
                 ),
             ),
         }
@@ -276,8 +276,8 @@ impl Claim {
         }
     }
 
-    fn holds(&self, folder: &Dir, key: &Key) -> bool {
-        self.lock.is_at(&folder.file(key, File::Lock))
+    fn holds(&self, dir: &Dir, key: &Key) -> bool {
+        self.lock.is_at(&dir.file(key, File::Lock))
     }
 
     fn taken(&self, key: &Key) -> Error {

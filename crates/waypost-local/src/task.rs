@@ -6,20 +6,24 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use waypost_core::backoff::BackoffConfig;
 use waypost_core::record::Key;
 use waypost_core::registry::{Broadcaster, Change, Error, NodeSet, Result};
 
-use crate::machine::{Machine, RESCAN_POLLED, RESCAN_SIGNALLED};
+use crate::machine::{DirMachine, RESCAN_POLLED, RESCAN_SIGNALLED};
 use crate::reader::{Reader, Seen};
 use crate::signals::{Hint, SignalSource, Signals};
 use crate::{NAME, blocking};
 
-const SHORTEST_BACK_OFF: Duration = Duration::from_millis(50);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
+/// Delay after a failure: `initial`, doubled by each further one up to `max`.
+const BACKOFF: BackoffConfig = BackoffConfig {
+    initial: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
 
 /// Delay before a new scan after a gap, so that a directory which is replaced repeatedly does not
 /// keep the task busy.
-pub(crate) const AFTER_A_GAP: Duration = Duration::from_millis(10);
+pub(crate) const GAP_DELAY: Duration = Duration::from_millis(10);
 
 pub(crate) struct WatchTask {
     pub(crate) reader: Arc<Reader>,
@@ -33,7 +37,7 @@ pub(crate) struct WatchTask {
 /// Reason for the end of a watch.
 enum WatchEnd {
     /// The handle is closed, or there are no listeners.
-    Over,
+    Ended,
     /// Events were missed: a full scan is needed.
     Gap,
 }
@@ -50,15 +54,15 @@ enum Wake {
 impl WatchTask {
     /// Runs until the handle is closed, or `is_idle` reports that there are no listeners.
     pub(crate) async fn run(mut self, is_idle: impl Fn(&Broadcaster) -> bool + Send) {
-        let mut back_off = SHORTEST_BACK_OFF;
+        let mut delay = BACKOFF.initial;
         loop {
-            let pause = match self.follow(&is_idle, &mut back_off).await {
-                Ok(WatchEnd::Over) => return,
-                Ok(WatchEnd::Gap) => AFTER_A_GAP,
+            let pause = match self.watch_dir(&is_idle, &mut delay).await {
+                Ok(WatchEnd::Ended) => return,
+                Ok(WatchEnd::Gap) => GAP_DELAY,
                 Err(error) => {
                     self.report(&error);
-                    back_off = (back_off * 2).min(LONGEST_BACK_OFF);
-                    back_off
+                    delay = (delay * 2).min(BACKOFF.max);
+                    delay
                 }
             };
             tokio::select! {
@@ -80,15 +84,15 @@ impl WatchTask {
 
     /// Watches the directory. Signals are opened before the first scan, so that no change is missed
     /// between the two.
-    async fn follow(
+    async fn watch_dir(
         &mut self,
         is_idle: &impl Fn(&Broadcaster) -> bool,
-        back_off: &mut Duration,
+        delay: &mut Duration,
     ) -> Result<WatchEnd> {
-        let mut signals = Signals::open(self.kind, self.reader.folder())?;
-        let mut view = Machine::new(signals.are_polled());
-        let seen = self.scan(&view).await?;
-        let changes = view.scanned(Instant::now(), seen);
+        let mut signals = Signals::open(self.kind, self.reader.dir())?;
+        let mut machine = DirMachine::new(signals.are_polled());
+        let seen = self.scan(&machine).await?;
+        let changes = machine.scanned(Instant::now(), seen);
         self.broadcaster
             .reset(NodeSet::from_iter(changes.into_iter().filter_map(
                 |change| match change {
@@ -96,37 +100,37 @@ impl WatchTask {
                     Change::Lose(_) | Change::Leave(_) => None,
                 },
             )));
-        *back_off = SHORTEST_BACK_OFF;
+        *delay = BACKOFF.initial;
         let period = if signals.are_polled() {
             RESCAN_POLLED
         } else {
             RESCAN_SIGNALLED
         };
         let mut rescan_at = Instant::now() + period;
-        while !view.has_gap() {
+        while !machine.has_gap() {
             match self
-                .wait(&mut signals, view.next_check(), rescan_at)
+                .wait(&mut signals, machine.next_check(), rescan_at)
                 .await?
             {
-                Wake::Stop => return Ok(WatchEnd::Over),
+                Wake::Stop => return Ok(WatchEnd::Ended),
                 Wake::Hints(hints) if hints.contains(&Hint::Gap) => return Ok(WatchEnd::Gap),
-                Wake::Hints(hints) => self.take(&mut view, &mut signals, hints).await?,
+                Wake::Hints(hints) => self.on_hints(&mut machine, &mut signals, hints).await?,
                 Wake::Checks => {
-                    let due = view
+                    let due = machine
                         .due(Instant::now())
                         .into_iter()
                         .map(|key| (key, false))
                         .collect();
-                    self.look(&mut view, due).await?;
+                    self.probe(&mut machine, due).await?;
                 }
                 Wake::Refresh => {
                     let newest = self.broadcaster.newest();
-                    self.rescan(&mut view).await?;
+                    self.rescan(&mut machine).await?;
                     self.broadcaster.refreshed(newest);
                 }
-                Wake::Rescan if is_idle(&self.broadcaster) => return Ok(WatchEnd::Over),
+                Wake::Rescan if is_idle(&self.broadcaster) => return Ok(WatchEnd::Ended),
                 Wake::Rescan => {
-                    self.rescan(&mut view).await?;
+                    self.rescan(&mut machine).await?;
                     rescan_at = Instant::now() + period;
                 }
             }
@@ -153,67 +157,68 @@ impl WatchTask {
         }
     }
 
-    async fn take(
+    async fn on_hints(
         &self,
-        view: &mut Machine,
+        machine: &mut DirMachine,
         signals: &mut Signals,
         hints: Vec<Hint>,
     ) -> Result<()> {
         let mut has_tombstone = BTreeMap::<Key, bool>::new();
         let mut locks = Vec::new();
-        let mut folders = false;
+        let mut dirs_changed = false;
         for hint in hints {
             match hint {
                 Hint::Record(key) => drop(has_tombstone.entry(key).or_default()),
                 Hint::Left(key) => drop(has_tombstone.insert(key, true)),
                 Hint::Lock(key) => locks.push(key),
-                Hint::Folders | Hint::Gap => folders = true,
+                Hint::Folders | Hint::Gap => dirs_changed = true,
             }
         }
-        self.look(view, has_tombstone.into_iter().collect()).await?;
+        self.probe(machine, has_tombstone.into_iter().collect())
+            .await?;
         for key in locks {
-            view.lock_closed(Instant::now(), key);
+            machine.lock_closed(Instant::now(), key);
         }
-        if folders {
-            signals.follow_folders(self.reader.folder())?;
-            self.rescan(view).await?;
+        if dirs_changed {
+            signals.watch_service_dirs(self.reader.dir())?;
+            self.rescan(machine).await?;
         }
         Ok(())
     }
 
-    async fn look(&self, view: &mut Machine, keys: Vec<(Key, bool)>) -> Result<()> {
+    async fn probe(&self, machine: &mut DirMachine, keys: Vec<(Key, bool)>) -> Result<()> {
         let reader = Arc::clone(&self.reader);
         let keys: Vec<_> = keys
             .into_iter()
-            .map(|(key, has_tombstone)| (view.known().get(&key).copied(), key, has_tombstone))
+            .map(|(key, has_tombstone)| (machine.known().get(&key).copied(), key, has_tombstone))
             .collect();
         let seen: Vec<(Key, Seen, bool)> = blocking(move || {
-            let look = |(known, key, has_tombstone): (Option<_>, Key, bool)| {
-                (reader.look(&key, known.as_ref()), key, has_tombstone)
+            let probe = |(known, key, has_tombstone): (Option<_>, Key, bool)| {
+                (reader.get(&key, known.as_ref()), key, has_tombstone)
             };
             keys.into_iter()
-                .map(look)
+                .map(probe)
                 .map(|(seen, key, has_tombstone)| (key, seen, has_tombstone))
                 .collect()
         })
         .await?;
         let now = Instant::now();
-        self.broadcaster.apply(
-            seen.into_iter().flat_map(|(key, seen, has_tombstone)| {
-                view.on_probe(now, key, seen, has_tombstone)
-            }),
-        );
+        self.broadcaster
+            .apply(seen.into_iter().flat_map(|(key, seen, has_tombstone)| {
+                machine.on_probe(now, key, seen, has_tombstone)
+            }));
         Ok(())
     }
 
-    async fn rescan(&self, view: &mut Machine) -> Result<()> {
-        let seen = self.scan(view).await?;
-        self.broadcaster.apply(view.scanned(Instant::now(), seen));
+    async fn rescan(&self, machine: &mut DirMachine) -> Result<()> {
+        let seen = self.scan(machine).await?;
+        self.broadcaster
+            .apply(machine.scanned(Instant::now(), seen));
         Ok(())
     }
 
-    async fn scan(&self, view: &Machine) -> Result<Vec<(Key, Seen)>> {
-        let (reader, known) = (Arc::clone(&self.reader), view.known().clone());
+    async fn scan(&self, machine: &DirMachine) -> Result<Vec<(Key, Seen)>> {
+        let (reader, known) = (Arc::clone(&self.reader), machine.known().clone());
         blocking(move || reader.scan(None, &known)).await?
     }
 }

@@ -18,7 +18,7 @@ fn open(dir: &Path, kind: SignalSource) -> LocalRegistry {
     .unwrap()
 }
 
-fn owned() -> (Service, RegisterOptions, Key) {
+fn registration() -> (Service, RegisterOptions, Key) {
     let mut service = Service::new("greeter");
     service
         .nodes
@@ -39,7 +39,7 @@ async fn next(watcher: &mut Watcher) -> Event {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_polled_is_seen_within_a_second() {
+async fn polled_changes_are_seen_within_a_second() {
     let dir = tempfile::tempdir().unwrap();
     let (reader, owner) = (
         open(dir.path(), SignalSource::Polled),
@@ -47,7 +47,7 @@ async fn what_is_polled_is_seen_within_a_second() {
     );
     let mut watcher = reader.watch(&WatchOptions::all()).await.unwrap();
     assert_eq!(next(&mut watcher).await, Event::Reset(Vec::new()));
-    let (service, options, key) = owned();
+    let (service, options, key) = registration();
     let begun = Instant::now();
     owner.register(&service, &options).await.unwrap();
     assert!(matches!(next(&mut watcher).await, Event::Created(entry) if entry.key() == key));
@@ -63,7 +63,7 @@ async fn what_is_polled_is_seen_within_a_second() {
     assert_eq!(
         next(&mut watcher).await,
         Event::Reset(Vec::new()),
-        "a leave that was not heard is no loss"
+        "an unsignalled deregistration is not a loss"
     );
     owner.register(&service, &options).await.unwrap();
     assert!(matches!(next(&mut watcher).await, Event::Created(_)));
@@ -73,9 +73,9 @@ async fn what_is_polled_is_seen_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_death_that_nothing_told_of_is_found_within_five_seconds() {
+async fn an_unsignalled_death_is_found_within_five_seconds() {
     let dir = tempfile::tempdir().unwrap();
-    let (service, options, key) = owned();
+    let (service, options, key) = registration();
     fs::create_dir(dir.path().join("greeter")).unwrap();
     let path = |ending: &str| dir.path().join(format!("greeter/greeter-1.{ending}"));
     fs::write(path("lock"), "").unwrap();
@@ -99,7 +99,7 @@ async fn a_death_that_nothing_told_of_is_found_within_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_listens_so_nothing_runs_until_somebody_does() {
+async fn no_task_runs_without_watchers() {
     let dir = tempfile::tempdir().unwrap();
     let registry = open(dir.path(), SignalSource::best());
     for _ in 0..2 {
@@ -111,17 +111,17 @@ async fn nobody_listens_so_nothing_runs_until_somebody_does() {
         sleep(Duration::from_secs(11)).await;
         assert_eq!(metrics.num_alive_tasks(), 0);
     }
-    let (service, options, _) = owned();
+    let (service, options, _) = registration();
     registry.register(&service, &options).await.unwrap();
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     assert!(matches!(next(&mut watcher).await, Event::Reset(entries) if entries.len() == 1));
     registry.close().await.unwrap();
 }
 
-/// A watcher outlives the runtime of the engine. It restarts the engine on its own runtime, and
+/// A watcher outlives the runtime of the task. It restarts the task on its own runtime, and
 /// misses no change.
 #[test]
-fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
+fn watchers_continue_when_the_runtime_of_the_task_ends() {
     let runtime = || {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -140,7 +140,7 @@ fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
         assert_eq!(next(&mut early).await, Event::Reset(Vec::new()));
         early
     });
-    let (service, options, key) = owned();
+    let (service, options, key) = registration();
     for _ in 0..3 {
         drop(first);
         first = runtime();
@@ -165,7 +165,7 @@ fn watchers_go_on_when_the_runtime_of_the_engine_ends() {
                 };
                 tokio::time::timeout(Duration::from_secs(10), registered)
                     .await
-                    .expect("the registration is never heard of");
+                    .expect("the registration is never emitted");
             }
             owner
                 .deregister(&service, &DeregisterOptions::ours(options.instance.clone()))

@@ -1,4 +1,4 @@
-//! Start of the engine of a handle, and its restart for the remaining watchers after it has ended
+//! Start of the watch task of a handle, and its restart for the remaining watchers after it has ended
 //! with its runtime.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,7 +11,7 @@ use waypost_core::registry::{Broadcaster, Error, Result, WatchOptions, Watcher};
 
 use crate::reader::Reader;
 use crate::signals::SignalSource;
-use crate::task::{AFTER_A_GAP, WatchTask};
+use crate::task::{GAP_DELAY, WatchTask};
 
 /// Watchers of a handle, and the one task that feeds them; it ends when there are no listeners.
 /// Clones refer to the same.
@@ -28,8 +28,8 @@ pub(crate) struct DirWatcher {
 #[derive(Default)]
 struct TaskSlot {
     tasks: JoinSet<()>,
-    /// Alive as long as the engine.
-    engine: Weak<()>,
+    /// Alive as long as the task.
+    task: Weak<()>,
     closed: bool,
 }
 
@@ -54,7 +54,7 @@ impl DirWatcher {
         self.slot().closed
     }
 
-    /// Creates a watcher. The first one starts the engine, on the runtime of the caller.
+    /// Creates a watcher. The first one starts the task, on the runtime of the caller.
     ///
     /// # Errors
     /// [`Error::Closed`].
@@ -63,7 +63,7 @@ impl DirWatcher {
         if slot.closed {
             return Err(Error::Closed);
         }
-        let watcher = if slot.engine.strong_count() > 0 {
+        let watcher = if slot.task.strong_count() > 0 {
             let watcher = self.broadcaster.subscribe_to_fresh(options);
             self.refresh.notify_one();
             watcher
@@ -71,8 +71,8 @@ impl DirWatcher {
             self.start(&mut slot, false);
             self.broadcaster.subscribe(options)
         };
-        let watching = self.clone();
-        Ok(watcher.on_pending(move |_| watching.start_again()))
+        let watcher_of = self.clone();
+        Ok(watcher.on_pending(move |_| watcher_of.restart()))
     }
 
     /// Ends every watcher, and returns the tasks that are ending.
@@ -87,7 +87,7 @@ impl DirWatcher {
         tasks
     }
 
-    /// Ends every watcher, and aborts the engine.
+    /// Ends every watcher, and aborts the task.
     pub(crate) fn abort(&self) {
         self.close().abort_all();
     }
@@ -96,16 +96,16 @@ impl DirWatcher {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the engine. Its start and its idle end are decided under the same lock.
-    fn start(&self, slot: &mut TaskSlot, again: bool) {
+    /// Starts the task. Its start and its idle end are decided under the same lock.
+    fn start(&self, slot: &mut TaskSlot, is_restart: bool) {
         while slot.tasks.try_join_next().is_some() {}
         let alive = Arc::new(());
-        slot.engine = Arc::downgrade(&alive);
+        slot.task = Arc::downgrade(&alive);
         let unfinished = Unfinished {
             broadcaster: Some(self.broadcaster.clone()),
             alive: Some(alive),
         };
-        let engine = WatchTask {
+        let task = WatchTask {
             reader: Arc::clone(&self.reader),
             broadcaster: self.broadcaster.clone(),
             kind: self.kind,
@@ -117,31 +117,31 @@ impl DirWatcher {
             let mut slot = slot_of.lock().unwrap_or_else(PoisonError::into_inner);
             let is_idle = broadcaster.listeners() == 0;
             if is_idle {
-                slot.engine = Weak::new();
+                slot.task = Weak::new();
                 broadcaster.forget();
             }
             is_idle
         };
         slot.tasks.spawn(async move {
-            if again {
-                sleep(AFTER_A_GAP).await;
+            if is_restart {
+                sleep(GAP_DELAY).await;
             }
-            engine.run(is_idle).await;
+            task.run(is_idle).await;
             unfinished.finish();
         });
     }
 
-    /// Restarts an engine that has ended, on the runtime of a watcher that is still polled.
-    fn start_again(&self) {
+    /// Restarts a task that has ended, on the runtime of a watcher that is still polled.
+    fn restart(&self) {
         let mut slot = self.slot();
-        if !slot.closed && slot.engine.strong_count() == 0 && Handle::try_current().is_ok() {
+        if !slot.closed && slot.task.strong_count() == 0 && Handle::try_current().is_ok() {
             self.start(&mut slot, true);
         }
     }
 }
 
-/// Drop guard in the engine's task. If it is dropped before the engine has finished, with its
-/// runtime or by a panic, it wakes all watchers; the next engine emits everything to them again.
+/// Drop guard in the watch task. If it is dropped before the task has finished, with its
+/// runtime or by a panic, it wakes all watchers; the next task emits everything to them again.
 struct Unfinished {
     broadcaster: Option<Broadcaster>,
     alive: Option<Arc<()>>,
@@ -159,7 +159,7 @@ impl Drop for Unfinished {
             return;
         };
         broadcaster.forget();
-        // From here on, the next engine may be started by any caller.
+        // From here on, the next task may be started by any caller.
         self.alive = None;
         broadcaster.force_reset();
     }

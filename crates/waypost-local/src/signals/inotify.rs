@@ -15,7 +15,7 @@ use waypost_core::registry::{Error, Result};
 
 use super::{Hint, Signals};
 use crate::dir::{Dir, File};
-use crate::trouble;
+use crate::unavailable;
 
 /// Maximum number of hints in a batch; the others come with the next.
 const BATCH: usize = 4_096;
@@ -27,7 +27,7 @@ pub(crate) struct Inotify {
 }
 
 impl Inotify {
-    pub(crate) fn open(folder: &Dir) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Dir) -> io::Result<Self> {
         #[allow(
             deprecated,
             reason = "what replaces it is unsafe; an OwnedFd is open for as long as it is registered"
@@ -39,23 +39,23 @@ impl Inotify {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
-        let root = add_watch(&events, folder.root(), of_root)?;
+        let root = add_watch(&events, dir.root(), of_root)?;
         let mut inotify = Self {
             events,
             root,
             services: HashMap::new(),
         };
-        inotify.follow_folders(folder)?;
+        inotify.watch_service_dirs(dir)?;
         Ok(inotify)
     }
 
     /// Adds watches for all service directories. A second watch on the same directory has no
     /// effect, so all are added each time.
-    pub(crate) fn follow_folders(&mut self, folder: &Dir) -> io::Result<()> {
+    pub(crate) fn watch_service_dirs(&mut self, dir: &Dir) -> io::Result<()> {
         let of_service =
             WatchFlags::CLOSE_WRITE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
-        for service in folder.services()? {
-            match add_watch(&self.events, folder.service(&service), of_service) {
+        for service in dir.services()? {
+            match add_watch(&self.events, dir.service(&service), of_service) {
                 Ok(watch) => drop(self.services.insert(watch, service)),
                 // The directory was removed meanwhile, which has an event of its own.
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
@@ -127,7 +127,7 @@ fn hint(event: &Event<'_>, root: i32, services: &mut HashMap<i32, String>) -> Op
 }
 
 pub(super) fn failed(error: io::Error) -> Error {
-    trouble("listening to its directory".to_owned(), error)
+    unavailable("listening to its directory".to_owned(), error)
 }
 
 /// Falls back to polling if the host's limit of inotify instances or watches is reached.

@@ -53,11 +53,11 @@ pub(crate) enum Signals {
 impl Signals {
     /// Opens the signals, and creates the directory if it is gone. Without inotify resources, the
     /// directory is polled.
-    pub(crate) fn open(kind: SignalSource, folder: &Dir) -> Result<Self> {
-        folder.make()?;
+    pub(crate) fn open(kind: SignalSource, dir: &Dir) -> Result<Self> {
+        dir.make()?;
         match kind {
             #[cfg(target_os = "linux")]
-            SignalSource::Inotify => inotify::Inotify::open(folder)
+            SignalSource::Inotify => inotify::Inotify::open(dir)
                 .map_or_else(inotify::poll_instead, |inotify| Ok(Self::Inotify(inotify))),
             #[cfg(any(test, not(target_os = "linux")))]
             SignalSource::Polled => Ok(Self::Polled),
@@ -69,12 +69,12 @@ impl Signals {
     }
 
     /// Adds watches for the current service directories.
-    pub(crate) fn follow_folders(&mut self, folder: &Dir) -> Result<()> {
+    pub(crate) fn watch_service_dirs(&mut self, dir: &Dir) -> Result<()> {
         match self {
             #[cfg(target_os = "linux")]
-            Self::Inotify(inotify) => inotify.follow_folders(folder).map_err(inotify::failed),
+            Self::Inotify(inotify) => inotify.watch_service_dirs(dir).map_err(inotify::failed),
             Self::Polled => {
-                let _ = folder;
+                let _ = dir;
                 Ok(())
             }
         }

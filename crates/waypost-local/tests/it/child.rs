@@ -25,7 +25,7 @@ impl Process {
         command
             .args([
                 "--exact",
-                "child::obeys",
+                "child::executes_commands",
                 "--ignored",
                 "--nocapture",
                 "--test-threads=1",
@@ -45,19 +45,19 @@ impl Process {
     }
 
     /// Sends a command, and waits for its result.
-    pub(crate) async fn ask(&mut self, what: &str) -> String {
-        self.tell(what).await;
-        self.answer().await
+    pub(crate) async fn call(&mut self, what: &str) -> String {
+        self.send(what).await;
+        self.response().await
     }
 
-    pub(crate) async fn tell(&mut self, what: &str) {
+    pub(crate) async fn send(&mut self, what: &str) {
         self.input
             .write_all(format!("{what}\n").as_bytes())
             .await
             .unwrap();
     }
 
-    pub(crate) async fn answer(&mut self) -> String {
+    pub(crate) async fn response(&mut self) -> String {
         loop {
             let line = self
                 .output
@@ -65,8 +65,8 @@ impl Process {
                 .await
                 .unwrap()
                 .expect("the child lives");
-            if let Some((_, answer)) = line.split_once("= ") {
-                return answer.to_owned();
+            if let Some((_, response)) = line.split_once("= ") {
+                return response.to_owned();
             }
         }
     }
@@ -85,10 +85,10 @@ impl Process {
     }
 }
 
-/// Main function of a child. Commands: `register ID`, `leave`, `descriptors`.
+/// Main function of a child. Commands: `register ID`, `deregister`, `descriptors`.
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
-fn obeys() {
+fn executes_commands() {
     let Some(dir) = std::env::var_os(DIR) else {
         return;
     };
@@ -100,12 +100,12 @@ fn obeys() {
     let mut held = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
-        let answer = match line.split_once(' ') {
+        let response = match line.split_once(' ') {
             Some(("register", id)) => runtime.block_on(register(dir, id, &mut held)),
-            _ if line == "leave" => runtime.block_on(leave(held.take())),
+            _ if line == "deregister" => runtime.block_on(deregister(held.take())),
             _ => runtime.block_on(descriptors(dir)),
         };
-        println!("= {answer}");
+        println!("= {response}");
         std::io::stdout().flush().unwrap();
     }
 }
@@ -127,7 +127,7 @@ async fn register(dir: &Path, id: &str, held: &mut Held) -> String {
     }
 }
 
-async fn leave(held: Held) -> String {
+async fn deregister(held: Held) -> String {
     let Some((registry, id, options)) = held else {
         return "nothing held".to_owned();
     };

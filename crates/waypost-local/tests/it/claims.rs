@@ -19,21 +19,21 @@ const ROUNDS: usize = 120;
 /// release is requested. A lock of the dying process could not separate them: the kernel releases
 /// the locks of a killed process one after the other, the last one first.
 async fn claim(dir: &Path, seed: u64, holders: Arc<AtomicUsize>) -> usize {
-    let mut chance = fastrand::Rng::with_seed(seed);
+    let mut rng = fastrand::Rng::with_seed(seed);
     let (mut process, mut holds) = (Process::start(dir), 0);
     let reader = super::open(&dir.join("registry"));
     for _ in 0..ROUNDS {
-        match process.ask("register 1").await.as_str() {
+        match process.call("register 1").await.as_str() {
             "held" => holds += 1,
             "taken" => continue,
             other => panic!("{other}"),
         }
         assert_eq!(holders.fetch_add(1, SeqCst), 0, "two hold it");
         let seen = reader.get_service("greeter").await;
-        assert!(seen.is_ok(), "it is held, and somebody swept it: {seen:?}");
+        assert!(seen.is_ok(), "it is held, and was swept: {seen:?}");
         holders.fetch_sub(1, SeqCst);
-        if chance.bool() {
-            assert_eq!(process.ask("leave").await, "left");
+        if rng.bool() {
+            assert_eq!(process.call("deregister").await, "left");
         } else {
             process.kill().await;
             process = Process::start(dir);
@@ -68,7 +68,7 @@ async fn two_processes_one_id() {
         }
         tokio::task::yield_now().await;
     }
-    assert!(holds >= PROCESSES, "hardly anybody ever held it: {holds}");
+    assert!(holds >= PROCESSES, "it was hardly ever held: {holds}");
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn a_frozen_owner_stays_registered() {
     let parent = tempfile::tempdir().unwrap();
     let registry = super::open(&parent.path().join("registry"));
     let mut frozen = Process::start(parent.path());
-    assert_eq!(frozen.ask("register 1").await, "held");
+    assert_eq!(frozen.call("register 1").await, "held");
     frozen.signal(Signal::STOP);
     let refused = registry
         .register(&super::service("1", "127.0.0.1:1"), &super::owner())
@@ -89,7 +89,7 @@ async fn a_frozen_owner_stays_registered() {
         1
     );
     frozen.signal(Signal::CONT);
-    assert_eq!(frozen.ask("leave").await, "left");
+    assert_eq!(frozen.call("deregister").await, "left");
     registry
         .register(&super::service("1", "127.0.0.1:1"), &super::owner())
         .await
@@ -102,7 +102,7 @@ async fn a_killed_owner_frees_its_id() {
     let parent = tempfile::tempdir().unwrap();
     let registry = super::open(&parent.path().join("registry"));
     let mut killed = Process::start(parent.path());
-    assert_eq!(killed.ask("register 1").await, "held");
+    assert_eq!(killed.call("register 1").await, "held");
     killed.kill().await;
     assert!(registry.list_services().await.unwrap().is_empty());
     assert_eq!(

@@ -26,14 +26,14 @@ async fn a_record_is_a_private_file_that_people_can_read() {
         .register(&super::service("1", "127.0.0.1:1"), &options)
         .await
         .unwrap();
-    let folder = dir.path().join("greeter");
-    let mut names: Vec<_> = fs::read_dir(&folder)
+    let service_dir = dir.path().join("greeter");
+    let mut names: Vec<_> = fs::read_dir(&service_dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
     names.sort();
     assert_eq!(names, ["greeter-1.json", "greeter-1.lock"]);
-    let json = fs::read_to_string(folder.join("greeter-1.json")).unwrap();
+    let json = fs::read_to_string(service_dir.join("greeter-1.json")).unwrap();
     assert_eq!(
         json,
         options.stamp(&super::service("1", "127.0.0.1:1")).to_json()
@@ -41,9 +41,9 @@ async fn a_record_is_a_private_file_that_people_can_read() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(
         [
-            mode(&folder),
-            mode(&folder.join("greeter-1.json")),
-            mode(&folder.join("greeter-1.lock"))
+            mode(&service_dir),
+            mode(&service_dir.join("greeter-1.json")),
+            mode(&service_dir.join("greeter-1.lock"))
         ],
         [0o700, 0o600, 0o600]
     );
@@ -74,7 +74,7 @@ async fn no_file_is_left_after_close() {
 #[tokio::test]
 async fn no_descriptor_is_left_after_close() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(Process::start(dir.path()).ask("descriptors").await, "0");
+    assert_eq!(Process::start(dir.path()).call("descriptors").await, "0");
 }
 
 #[tokio::test]
@@ -110,23 +110,27 @@ async fn strange_files_are_skipped_counted_and_left_alone() {
         .register(&super::service("1", "127.0.0.1:1"), &super::owner())
         .await
         .unwrap();
-    let folder = dir.path().join("greeter");
-    fs::write(folder.join("greeter-garbage.json"), "{").unwrap();
-    fs::write(folder.join("greeter-huge.json"), vec![b' '; 100 * 1024]).unwrap();
-    fs::copy(
-        folder.join("greeter-1.json"),
-        folder.join("greeter-copy.json"),
+    let service_dir = dir.path().join("greeter");
+    fs::write(service_dir.join("greeter-garbage.json"), "{").unwrap();
+    fs::write(
+        service_dir.join("greeter-huge.json"),
+        vec![b' '; 100 * 1024],
     )
     .unwrap();
-    fs::create_dir(folder.join("greeter-folder.json")).unwrap();
-    symlink("greeter-1.json", folder.join("greeter-link.json")).unwrap();
+    fs::copy(
+        service_dir.join("greeter-1.json"),
+        service_dir.join("greeter-copy.json"),
+    )
+    .unwrap();
+    fs::create_dir(service_dir.join("greeter-folder.json")).unwrap();
+    symlink("greeter-1.json", service_dir.join("greeter-link.json")).unwrap();
     rustix::fs::mkfifoat(
         rustix::fs::CWD,
-        folder.join("greeter-pipe.json"),
+        service_dir.join("greeter-pipe.json"),
         rustix::fs::Mode::RWXU,
     )
     .unwrap();
-    fs::write(folder.join("notes.txt"), "mine").unwrap();
+    fs::write(service_dir.join("notes.txt"), "mine").unwrap();
     fs::write(dir.path().join("README"), "mine").unwrap();
     let mut watcher = registry.watch(&WatchOptions::all()).await.unwrap();
     let Event::Reset(entries) = watcher.next().await.unwrap().unwrap() else {
@@ -142,7 +146,7 @@ async fn strange_files_are_skipped_counted_and_left_alone() {
     assert_eq!(
         registry.skipped(),
         6,
-        "forgotten by a look at another service"
+        "forgotten by a read of another service"
     );
     registry.close().await.unwrap();
     assert_eq!(count(dir.path()), 1 + 6 + 2);
@@ -152,8 +156,8 @@ async fn strange_files_are_skipped_counted_and_left_alone() {
 async fn leftovers_of_every_step_are_swept() {
     let dir = tempfile::tempdir().unwrap();
     let registry = super::open(dir.path());
-    let folder = dir.path().join("greeter");
-    fs::create_dir(&folder).unwrap();
+    let service_dir = dir.path().join("greeter");
+    fs::create_dir(&service_dir).unwrap();
     let record = super::owner()
         .stamp(&super::service("1", "127.0.0.1:1"))
         .to_json();
@@ -165,8 +169,8 @@ async fn leftovers_of_every_step_are_swept() {
         &["lock", "left"],
     ] {
         for ending in files {
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(format!("greeter-1.{ending}")), &record).unwrap();
+            fs::create_dir_all(&service_dir).unwrap();
+            fs::write(service_dir.join(format!("greeter-1.{ending}")), &record).unwrap();
         }
         assert!(registry.list_services().await.unwrap().is_empty());
         assert_eq!(count(dir.path()), 0, "{files:?}");

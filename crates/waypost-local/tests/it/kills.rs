@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn kill_owners(dir: PathBuf, first: usize, mut seen: Receiver<Key>) {
     for number in (first..KILLS).step_by(AT_ONCE) {
         let mut process = Process::start(&dir);
-        assert_eq!(process.ask(&format!("register {number}")).await, "held");
+        assert_eq!(process.call(&format!("register {number}")).await, "held");
         assert_eq!(seen.recv().await.unwrap(), super::key(&number.to_string()));
         process.kill().await;
     }
@@ -35,24 +35,24 @@ async fn owner_kills() {
         watcher.next().await.unwrap().unwrap(),
         Event::Reset(Vec::new())
     );
-    let (mut killers, mut tell) = (JoinSet::new(), Vec::new());
+    let (mut killers, mut seen_senders) = (JoinSet::new(), Vec::new());
     for first in 0..AT_ONCE {
         let (sender, seen) = channel(1);
         killers.spawn(kill_owners(parent.path().to_owned(), first, seen));
-        tell.push(sender);
+        seen_senders.push(sender);
     }
-    let (mut there, mut lost) = (BTreeSet::<Key>::new(), BTreeSet::new());
+    let (mut live, mut lost) = (BTreeSet::<Key>::new(), BTreeSet::new());
     while lost.len() < KILLS {
         match timeout(PATIENCE, watcher.next())
             .await
-            .unwrap_or_else(|_| panic!("no loss told of {there:?}"))
+            .unwrap_or_else(|_| panic!("no loss emitted for {live:?}"))
             .unwrap()
             .unwrap()
         {
             Event::Created(entry) => {
                 assert!(
-                    there.insert(entry.key()) && !lost.contains(&entry.key()),
-                    "told twice: {entry:?}"
+                    live.insert(entry.key()) && !lost.contains(&entry.key()),
+                    "emitted twice: {entry:?}"
                 );
                 let number: usize = entry
                     .node
@@ -61,10 +61,13 @@ async fn owner_kills() {
                     .unwrap()
                     .parse()
                     .unwrap();
-                tell[number % AT_ONCE].send(entry.key()).await.unwrap();
+                seen_senders[number % AT_ONCE]
+                    .send(entry.key())
+                    .await
+                    .unwrap();
             }
             Event::Deleted(key) => {
-                assert!(there.remove(&key), "never there, or lost twice: {key:?}");
+                assert!(live.remove(&key), "never there, or lost twice: {key:?}");
                 lost.insert(key);
             }
             other => panic!("neither a registration nor a loss: {other:?}"),
