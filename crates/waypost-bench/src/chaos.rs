@@ -74,24 +74,24 @@ pub(crate) fn run(options: &BenchOptions) -> Result<Figures> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        for ground in grounds(options)? {
-            let mut stage = Stage::new(ground).await?;
+        for kind in registry_kinds(options)? {
+            let mut runner = ChaosRunner::new(kind).await?;
             for (name, scenario) in SCENARIOS {
                 if only.as_ref().is_some_and(|only| only != name) {
                     continue;
                 }
                 let outcomes = match scenario {
-                    Scenario::CrashLoop => stage.crash_loop(seconds).await?,
-                    Scenario::Dead => stage.dead().await?,
-                    Scenario::Frozen => stage.frozen().await?,
-                    Scenario::CutOff => stage.cut_off().await?,
-                    Scenario::Firewall => stage.firewall().await?,
+                    Scenario::CrashLoop => runner.crash_loop(seconds).await?,
+                    Scenario::Dead => runner.dead().await?,
+                    Scenario::Frozen => runner.frozen().await?,
+                    Scenario::CutOff => runner.cut_off().await?,
+                    Scenario::Firewall => runner.firewall().await?,
                 };
                 for outcome in outcomes {
-                    outcome.show(&stage.name, &mut figures);
+                    outcome.show(&runner.name, &mut figures);
                 }
             }
-            stage.end().await;
+            runner.end().await;
         }
         Ok(figures)
     })
@@ -115,17 +115,20 @@ const SCENARIOS: [(&str, Scenario); 5] = [
 ];
 
 /// Registries to run on.
-enum Ground {
+enum RegistryKind {
     Local,
     Etcd(Binary),
 }
 
-fn grounds(options: &BenchOptions) -> Result<Vec<Ground>> {
-    let etcds = || Binary::all().map(|all| all.into_iter().map(Ground::Etcd).collect::<Vec<_>>());
+fn registry_kinds(options: &BenchOptions) -> Result<Vec<RegistryKind>> {
+    let etcds =
+        || Binary::all().map(|all| all.into_iter().map(RegistryKind::Etcd).collect::<Vec<_>>());
     Ok(match options.value("registry") {
-        Some("local") => vec![Ground::Local],
+        Some("local") => vec![RegistryKind::Local],
         Some("etcd") => etcds()?,
-        None => std::iter::once(Ground::Local).chain(etcds()?).collect(),
+        None => std::iter::once(RegistryKind::Local)
+            .chain(etcds()?)
+            .collect(),
         Some(other) => return Err(format!("--registry {other}: give local or etcd").into()),
     })
 }
@@ -142,7 +145,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn show(self, ground: &str, figures: &mut Figures) {
+    fn show(self, kind: &str, figures: &mut Figures) {
         let Self {
             name,
             calls,
@@ -154,29 +157,29 @@ impl Outcome {
         } = self;
         let (gap, call) = (longest_gap.as_secs_f64(), longest_call.as_secs_f64());
         let line = format!(
-            "{ground:<12} {name:<28} {calls:>7} calls {failed:>5} failed  longest gap {gap:>6.2} s  longest call {call:>6.2} s"
+            "{kind:<12} {name:<28} {calls:>7} calls {failed:>5} failed  longest gap {gap:>6.2} s  longest call {call:>6.2} s"
         );
         println!("{line}");
         if failed > 0 {
             figures.failures.push(format!(
-                "{ground} {name}: {failed} failed: {}",
+                "{kind} {name}: {failed} failed: {}",
                 error.unwrap_or_default()
             ));
         }
         if limit.is_some_and(|limit| longest_call > limit) {
-            figures.failures.push(format!(
-                "{ground} {name}: the longest call took {call:.2} s"
-            ));
+            figures
+                .failures
+                .push(format!("{kind} {name}: the longest call took {call:.2} s"));
         }
         if let Value::Object(json) = &mut figures.json {
             let value = json!({ "calls": calls, "failed": failed, "longest_gap_s": rounded(gap), "longest_call_s": rounded(call) });
-            json.insert(format!("{ground} {name}"), value);
+            json.insert(format!("{kind} {name}"), value);
         }
     }
 }
 
 /// One registry, for one scenario after another.
-struct Stage {
+struct ChaosRunner {
     name: String,
     url: String,
     etcd: Option<Etcd>,
@@ -184,10 +187,10 @@ struct Stage {
     scenes: u32,
 }
 
-impl Stage {
-    async fn new(ground: Ground) -> Result<Self> {
-        Ok(match ground {
-            Ground::Local => {
+impl ChaosRunner {
+    async fn new(kind: RegistryKind) -> Result<Self> {
+        Ok(match kind {
+            RegistryKind::Local => {
                 let folder = tempfile::tempdir()?;
                 let url = format!("local://{}", folder.path().display());
                 Self {
@@ -198,7 +201,7 @@ impl Stage {
                     scenes: 0,
                 }
             }
-            Ground::Etcd(binary) => {
+            RegistryKind::Etcd(binary) => {
                 let name = format!("etcd {}", binary.version());
                 let etcd = Etcd::start(&binary, &EtcdOptions::one()).await?;
                 let url = format!("etcd://{}", etcd.addresses()[0]);

@@ -97,7 +97,7 @@ async fn window() -> Duration {
 }
 
 /// Waits until this thread is idle, independent of the cost of a timer on this machine.
-pub(crate) async fn rest() {
+pub(crate) async fn idle() {
     let mut quiet = 0;
     while quiet < 4 {
         let start = thread_cpu();

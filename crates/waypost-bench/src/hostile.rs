@@ -120,7 +120,7 @@ impl Sum {
 fn kind(defect: &Defect) -> &'static str {
     match defect {
         Defect::NeverConnected(_) => "a well node is never connected",
-        Defect::NeverAnswers(_) => "a node that is said to be ready gets no call",
+        Defect::NeverAnswers(_) => "a node that is reported as ready gets no call",
         Defect::InFlight(_) => "calls stay in flight",
         Defect::TasksLeft(_) => "tasks are left",
         _ => "something does not end",

@@ -98,8 +98,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     allow_descriptors();
-    let Bench(_, valued, bare, run) = bench;
-    match BenchOptions::parse(&args[1..], valued, bare) {
+    let Bench(_, valued, unvalued, run) = bench;
+    match BenchOptions::parse(&args[1..], valued, unvalued) {
         Ok(options) => exit("bench", measure(*run, &options, &args)),
         Err(error) => {
             eprintln!("bench: {error}\n{USAGE}");

@@ -12,12 +12,12 @@ pub(crate) struct BenchOptions {
 }
 
 impl BenchOptions {
-    /// Parses the command line. `valued` are the flags that take a value, `bare` those that take
+    /// Parses the command line. `valued` are the flags that take a value, `unvalued` those that take
     /// none, all without their dashes.
     ///
     /// # Errors
     /// A flag is unknown, or has no value although it needs one.
-    pub(crate) fn parse(args: &[String], valued: &[&str], bare: &[&str]) -> Result<Self> {
+    pub(crate) fn parse(args: &[String], valued: &[&str], unvalued: &[&str]) -> Result<Self> {
         let mut options = Self::default();
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -29,7 +29,7 @@ impl BenchOptions {
                     .next()
                     .ok_or_else(|| format!("--{name} must be followed by a value"))?;
                 options.values.insert(name.to_owned(), value.clone());
-            } else if bare.contains(&name) {
+            } else if unvalued.contains(&name) {
                 options.flags.push(name.to_owned());
             } else {
                 return Err(format!("--{name} is not known here").into());

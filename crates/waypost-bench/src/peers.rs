@@ -17,12 +17,12 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn start() -> Result<Self> {
-        let (told, address) = std::sync::mpsc::channel();
+        let (sender, address) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let serve = async {
                 let server = Server::start(Script::First(Vec::<Behavior>::new()), 1).await?;
-                told.send(server.address())?;
+                sender.send(server.address())?;
                 let _ = stopped.await;
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
             };

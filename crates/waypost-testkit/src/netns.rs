@@ -159,7 +159,7 @@ fn ip<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<(), Skip> {
     let output = command
         .output()
         .map_err(|error| Skip(format!("ip does not start: {error}")))?;
-    let said = || {
+    let failure = || {
         Skip(format!(
             "{command:?}: {}",
             String::from_utf8_lossy(&output.stderr).trim()
@@ -168,7 +168,7 @@ fn ip<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<(), Skip> {
     if output.status.success() {
         Ok(())
     } else {
-        Err(said())
+        Err(failure())
     }
 }
 

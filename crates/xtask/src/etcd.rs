@@ -111,12 +111,13 @@ fn figures(etcd: &FoundEtcd) -> Value {
 /// Returns the etcd at `path` with the version that it reports, and the etcdctl beside it or on the
 /// `PATH`.
 fn probe(path: &Path) -> Result<FoundEtcd> {
-    let said = Command::new(path)
+    let output = Command::new(path)
         .arg("--version")
         .stdin(Stdio::null())
         .output()?
         .stdout;
-    let version = version(&String::from_utf8_lossy(&said)).ok_or("it tells no version of etcd")?;
+    let version =
+        version(&String::from_utf8_lossy(&output)).ok_or("its output has no version of etcd")?;
     let beside = Some(path.with_file_name("etcdctl")).filter(|path| path.is_file());
     let etcdctl = beside
         .or_else(|| on_path("etcdctl"))
@@ -128,8 +129,9 @@ fn probe(path: &Path) -> Result<FoundEtcd> {
     })
 }
 
-fn version(said: &str) -> Option<String> {
-    said.lines()
+fn version(output: &str) -> Option<String> {
+    output
+        .lines()
         .next()?
         .strip_prefix("etcd Version: ")
         .map(str::to_owned)
@@ -297,7 +299,7 @@ fn cache() -> Result<PathBuf> {
         .map(PathBuf::from)
         .or_else(home);
     Ok(cache
-        .ok_or("neither XDG_CACHE_HOME nor HOME says where to build it")?
+        .ok_or("neither XDG_CACHE_HOME nor HOME is set, which name the directory to build it in")?
         .join("waypost/etcd"))
 }
 
@@ -359,6 +361,6 @@ mod tests {
         let why = probe(Path::new("/bin/echo"))
             .expect_err("echo is no etcd")
             .to_string();
-        assert_eq!(why, "it tells no version of etcd");
+        assert_eq!(why, "its output has no version of etcd");
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
     let start = test::now();
     let etcds = etcd::ensure(workspace)?;
     let report = FaultReport::new()?;
-    let mut tally = TestCounts::default();
+    let mut counts = TestCounts::default();
     for _ in 0..options.rounds.get() {
         let mut command = workspace.cargo(&TESTS);
         command
@@ -75,16 +75,16 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<bool> {
         } else {
             &mut std::io::stdout()
         };
-        tally = tally.and(&test::tests(command, shown)?);
+        counts = counts.and(&test::tests(command, shown)?);
     }
     let costs = costs(&std::fs::read_to_string(report.path())?)?;
     if options.json {
-        println!("{}", figures(&costs, &etcds, &tally));
-        eprintln!("{}", tally.line());
-        return Ok(tally.failed == 0);
+        println!("{}", figures(&costs, &etcds, &counts));
+        eprintln!("{}", counts.line());
+        return Ok(counts.failed == 0);
     }
     println!("{}", table(&costs));
-    Ok(tally.conclude(start, &etcds))
+    Ok(counts.conclude(start, &etcds))
 }
 
 /// File of figures, which is removed when dropped.
@@ -202,7 +202,7 @@ fn shown(millis: u64) -> String {
     format!("{}.{:02}", millis / 1_000, millis % 1_000 / 10)
 }
 
-fn figures(costs: &Costs, etcds: &[FoundEtcd], tally: &TestCounts) -> Value {
+fn figures(costs: &Costs, etcds: &[FoundEtcd], counts: &TestCounts) -> Value {
     let fault = |((fault, version), cost): (&(String, String), &FaultCost)| {
         json!({
             "fault": fault,
@@ -216,7 +216,7 @@ fn figures(costs: &Costs, etcds: &[FoundEtcd], tally: &TestCounts) -> Value {
         })
     };
     let faults: Vec<Value> = costs.iter().map(fault).collect();
-    json!({ "schema": "waypost/1", "etcds": etcd::versions(etcds), "faults": faults, "passed": tally.passed, "failed": tally.failed })
+    json!({ "schema": "waypost/1", "etcds": etcd::versions(etcds), "faults": faults, "passed": counts.passed, "failed": counts.failed })
 }
 
 #[cfg(test)]
@@ -250,10 +250,10 @@ wiped   3.4.23    1    0.90   0.90    0.95   0.95    3 of 3    -";
     }
 
     #[test]
-    fn a_line_that_is_no_figures_is_told() {
+    fn a_line_without_figures_is_an_error() {
         assert!(
             costs("{}\n")
-                .expect_err("it says nothing")
+                .expect_err("it has no figures")
                 .to_string()
                 .contains("no fault in {}")
         );

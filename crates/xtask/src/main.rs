@@ -24,8 +24,8 @@ usage: cargo xtask <command>
   test                 every test of the workspace, examples included, on every etcd that `etcd` finds; ends with `N passed, N failed`
   ci                   lint, then test
   etcd [--json]        every etcd to test with, installed (Debian's, as root) or built (by Go) first if need be
-  etcd-figures [--json] [--only rest|list|follow|herd|leave]
-                       what a fleet costs each of those etcds, and how fast it hears (release build, about five minutes an etcd)
+  etcd-figures [--json] [--only idle|list|latency|herd|cleanup]
+                       what a fleet costs each of those etcds, and the latency of its changes (release build, about five minutes an etcd)
   etcd-faults [--rounds N] [--json]
                        every fault on every etcd, the long ones too (minutes): what each costs; ends with `N passed, N failed`
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)

@@ -1,7 +1,7 @@
 //! Rust source as a stream of words and marks, as lines of code and as doc comments. Not a parser;
 //! enough to follow paths and to count.
 
-/// A word or a mark, and the line it stands on.
+/// Word or mark, with its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) text: String,

@@ -17,8 +17,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     let etcds = etcd::ensure(workspace)?;
     let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.env(etcd::VARIABLE, etcd::variable(&etcds)?);
-    let tally = tests(command, &mut std::io::stdout())?;
-    Ok(tally.conclude(start, &etcds))
+    let counts = tests(command, &mut std::io::stdout())?;
+    Ok(counts.conclude(start, &etcds))
 }
 
 #[expect(
@@ -32,15 +32,15 @@ pub(crate) fn now() -> std::time::Instant {
 /// Runs a `cargo test`, shows its output as it comes, and sums its results.
 pub(crate) fn tests(mut command: Command, shown: &mut dyn Write) -> Result<TestCounts> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let mut tally = TestCounts::default();
+    let mut counts = TestCounts::default();
     let lines = BufReader::new(child.stdout.take().ok_or("cargo test has no stdout")?);
     for line in lines.split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         writeln!(shown, "{line}")?;
-        tally.read(&line);
+        counts.read(&line);
     }
-    tally.end(child.wait()?.success());
-    Ok(tally)
+    counts.end(child.wait()?.success());
+    Ok(counts)
 }
 
 /// Sum of the results that test programs reported.
@@ -151,11 +151,11 @@ fn figure(result: &str, word: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn tally(output: &str, success: bool) -> String {
-        let mut tally = TestCounts::default();
-        output.lines().for_each(|line| tally.read(line));
-        tally.end(success);
-        tally.line()
+    fn counts(output: &str, success: bool) -> String {
+        let mut counts = TestCounts::default();
+        output.lines().for_each(|line| counts.read(line));
+        counts.end(success);
+        counts.line()
     }
 
     const TWO: &str = "running 3 tests\ntest a ... ok\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\n\
@@ -163,9 +163,9 @@ mod tests {
 
     #[test]
     fn figures_are_summed() {
-        assert_eq!(tally(TWO, false), "3 passed, 2 failed, 1 skipped");
+        assert_eq!(counts(TWO, false), "3 passed, 2 failed, 1 skipped");
         assert_eq!(
-            tally(
+            counts(
                 "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
                 true
             ),
@@ -176,20 +176,20 @@ mod tests {
     #[test]
     fn a_program_that_died_is_a_failure() {
         assert_eq!(
-            tally("running 3 tests\ntest a ... ok\n", false),
+            counts("running 3 tests\ntest a ... ok\n", false),
             "0 passed, 1 failed"
         );
         assert_eq!(
-            tally(&format!("running 9 tests\n{TWO}"), false),
+            counts(&format!("running 9 tests\n{TWO}"), false),
             "3 passed, 3 failed, 1 skipped"
         );
     }
 
     #[test]
     fn a_build_that_fails_and_a_run_without_tests_are_failures() {
-        assert_eq!(tally("", false), "0 passed, 1 failed");
+        assert_eq!(counts("", false), "0 passed, 1 failed");
         assert_eq!(
-            tally(
+            counts(
                 "running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
                 true
             ),

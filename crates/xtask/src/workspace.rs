@@ -19,7 +19,7 @@ impl Workspace {
     /// Returns the workspace of the xtask that cargo runs.
     pub(crate) fn find() -> Result<Self> {
         let package = std::env::var_os("CARGO_MANIFEST_DIR")
-            .ok_or("call it as `cargo xtask`, so that cargo says where it is")?;
+            .ok_or("call it as `cargo xtask`, so that cargo sets CARGO_MANIFEST_DIR")?;
         let root = Path::new(&package)
             .ancestors()
             .nth(2)

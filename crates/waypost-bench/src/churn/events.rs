@@ -125,7 +125,7 @@ pub(super) struct First {
 pub(super) fn first_answer(nodes: usize, peers: &Peers) -> Result<First> {
     one_thread()?.block_on(async {
         let scene = Scene::new(nodes, peers)?;
-        cpu::rest().await;
+        cpu::idle().await;
         let (start, start_cpu) = (Instant::now(), cpu::thread_cpu());
         let channel = scene.channel()?;
         call(&channel).await?;

@@ -19,7 +19,7 @@ pub(super) fn idle(nodes: usize, peers: &Peers) -> Result<f64> {
             let scene = Scene::new(nodes, peers)?;
             let mut subscription = scene.client.directory().subscribe(&SERVICE.parse()?)?;
             while !subscription.snapshot().synced && subscription.changed().await {}
-            cpu::rest().await;
+            cpu::idle().await;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((scene, subscription))
         })?;
         Ok((runtime, scene, subscription))

@@ -7,7 +7,7 @@ use waypost::record::keys;
 use waypost_testkit::report::{Result, one_thread};
 
 use super::scene::Scene;
-use crate::cpu::{rest, thread_cpu, turns};
+use crate::cpu::{idle, thread_cpu, turns};
 use crate::peers::Peers;
 use crate::records::{RecordSet, id};
 
@@ -33,7 +33,7 @@ pub(super) fn measure(nodes: usize, peers: &Peers) -> Result<Rolling> {
             replaced += 1;
         }
         let start = thread_cpu();
-        rest().await;
+        idle().await;
         cost += thread_cpu() - start;
         scene.client.close().await;
         let share = replaced as f64 / nodes as f64;

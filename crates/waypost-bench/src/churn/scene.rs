@@ -61,7 +61,7 @@ impl Scene {
     pub(super) async fn connected(&self) -> Result<Channel> {
         let channel = self.channel()?;
         channel.ready(READY).await?;
-        cpu::rest().await;
+        cpu::idle().await;
         Ok(channel)
     }
 }

@@ -12,18 +12,18 @@ const COLUMNS: [(&str, &str); 12] = [
     ("removed_us", "one node removed, CPU us"),
     (
         "added_after_rest_us",
-        "one node added after a rest of 15 ms (cold caches), CPU us",
+        "one node added after 15 ms idle (cold caches), CPU us",
     ),
     (
         "changed_after_rest_us",
-        "one node changed after a rest, CPU us",
+        "one node changed after 15 ms idle, CPU us",
     ),
     (
         "removed_after_rest_us",
-        "one node removed after a rest, CPU us",
+        "one node removed after 15 ms idle, CPU us",
     ),
     ("rolling_s", "all nodes replaced, CPU s"),
-    ("backoff_percent", "100 unreachable at rest, % of a core"),
+    ("backoff_percent", "100 unreachable, idle, % of a core"),
     ("idle_bytes", "bytes a node, no channel"),
     ("channel_bytes", "bytes a node, channel of 100 peers"),
     ("first_answer_ms", "first answer, ms"),

@@ -14,11 +14,11 @@ use crate::Failure;
 /// Certificate authority whose files are removed when it is dropped. Two authorities do not trust
 /// each other.
 pub struct Authority {
-    folder: TempDir,
+    dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// Certificate and private key, as PEM files in the folder of the [`Authority`].
+/// Certificate and private key, as PEM files in the directory of the [`Authority`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Path of the certificate.
@@ -34,14 +34,11 @@ impl Authority {
     /// Its files cannot be written.
     pub fn new() -> Result<Self, Failure> {
         made("authority", || {
-            let folder = TempDir::new()?;
+            let dir = TempDir::new()?;
             let (params, key) = (authority_params()?, KeyPair::generate()?);
-            std::fs::write(
-                folder.path().join("ca.pem"),
-                params.self_signed(&key)?.pem(),
-            )?;
+            std::fs::write(dir.path().join("ca.pem"), params.self_signed(&key)?.pem())?;
             Ok(Self {
-                folder,
+                dir,
                 issuer: Issuer::new(params, key),
             })
         })
@@ -49,7 +46,7 @@ impl Authority {
 
     /// Returns the path of the authority's own certificate, for peers that are to trust it.
     pub fn certificate(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
+        self.dir.path().join("ca.pem")
     }
 
     /// Issues a certificate for a server with these names and IP addresses.
@@ -78,10 +75,10 @@ impl Authority {
                 .push(DnType::CommonName, common_name);
             let key = KeyPair::generate()?;
             let certificate = params.signed_by(&key, &self.issuer)?;
-            let folder = fresh(self.folder.path(), common_name)?;
+            let dir = fresh(self.dir.path(), common_name)?;
             let identity = Identity {
-                certificate: folder.join("cert.pem"),
-                key: folder.join("key.pem"),
+                certificate: dir.join("cert.pem"),
+                key: dir.join("key.pem"),
             };
             std::fs::write(&identity.certificate, certificate.pem())?;
             std::fs::write(&identity.key, key.serialize_pem())?;
@@ -93,7 +90,7 @@ impl Authority {
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
-            .field("folder", &self.folder.path())
+            .field("dir", &self.dir.path())
             .finish_non_exhaustive()
     }
 }
@@ -111,11 +108,11 @@ fn authority_params() -> Result<CertificateParams, Error> {
     Ok(params)
 }
 
-/// Creates a folder for one identity; several identities may have the same name.
-fn fresh(folder: &Path, name: &str) -> io::Result<PathBuf> {
+/// Creates a directory for one identity; several identities may have the same name.
+fn fresh(dir: &Path, name: &str) -> io::Result<PathBuf> {
     Ok(tempfile::Builder::new()
         .prefix(name)
-        .tempdir_in(folder)?
+        .tempdir_in(dir)?
         .keep())
 }
 

@@ -57,7 +57,7 @@ impl Binary {
             .output();
         let output = output.map_err(|error| failed(&error.to_string()))?;
         let version = version(&String::from_utf8_lossy(&output.stdout))
-            .ok_or_else(|| failed("it tells no version"))?;
+            .ok_or_else(|| failed("its output has no version"))?;
         let beside = etcd.with_file_name("etcdctl");
         let etcdctl = if beside.is_file() {
             Some(beside)
@@ -130,7 +130,7 @@ fn candidates() -> Vec<PathBuf> {
 fn on_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     std::env::split_paths(&folders)
-        .map(|folder| folder.join(name))
+        .map(|data_dir| data_dir.join(name))
         .find(|path| path.is_file())
 }
 
@@ -199,7 +199,7 @@ mod tests {
         let failure = Binary::at("/bin/echo").unwrap_err().to_string();
         assert_eq!(
             failure,
-            format!("/bin/echo is no etcd to test with: it tells no version: {REMEDY}")
+            format!("/bin/echo is no etcd to test with: its output has no version: {REMEDY}")
         );
     }
 }

@@ -32,10 +32,10 @@ pub struct Member {
 }
 
 impl Member {
-    pub(super) fn new(binary: &Binary, name: String, folder: &Path) -> std::io::Result<Self> {
+    pub(super) fn new(binary: &Binary, name: String, data_dir: &Path) -> std::io::Result<Self> {
         Ok(Self {
             title: format!("etcd {} {name}", binary.version()),
-            data: folder.join(&name),
+            data: data_dir.join(&name),
             client: Port::take()?,
             peer: Port::take()?,
             metrics: Port::take()?,

@@ -11,8 +11,8 @@ mod access;
 mod authority;
 mod binary;
 mod control;
+mod data_dir;
 mod each;
-mod folder;
 mod member;
 mod metrics;
 mod options;
@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::Failure;
 use control::Control;
-use folder::Folder;
+use data_dir::DataDir;
 use options::{Storage, Token, Transport};
 
 pub use access::ROOT;
@@ -73,7 +73,7 @@ pub struct Etcd {
     control: Control,
     authority: Option<Authority>,
     binary: Binary,
-    folder: Folder,
+    data_dir: DataDir,
 }
 
 impl Etcd {
@@ -90,10 +90,10 @@ impl Etcd {
         let failed = |why: &dyn std::fmt::Display| {
             Failure::new(format!("etcd {} cannot be set up: {why}", binary.version()))
         };
-        let folder = Folder::new(options).map_err(|error| failed(&error))?;
+        let data_dir = DataDir::new(options).map_err(|error| failed(&error))?;
         let names = (1..=options.members).map(|number| format!("m{number}"));
         let members = names
-            .map(|name| Member::new(binary, name, folder.path()))
+            .map(|name| Member::new(binary, name, data_dir.path()))
             .collect::<Result<Vec<_>, _>>();
         let authority = if options.transport == Transport::Plain {
             None
@@ -110,7 +110,7 @@ impl Etcd {
             control,
             authority,
             binary: binary.clone(),
-            folder,
+            data_dir,
         };
         etcd.configure(options)?;
         etcd.start_all().await?;
@@ -244,7 +244,7 @@ impl Etcd {
     /// # Cancel safety
     /// The call only reads.
     pub async fn leader(&self) -> Result<usize, Failure> {
-        let look = async {
+        let find_leader = async {
             loop {
                 if let Some(leader) = self.seen_leader().await? {
                     return Ok(leader);
@@ -252,7 +252,7 @@ impl Etcd {
                 sleep(LOOK).await;
             }
         };
-        timeout(ELECTION, look)
+        timeout(ELECTION, find_leader)
             .await
             .unwrap_or_else(|_| Err(Failure::new("etcd elected no leader")))
     }
@@ -299,7 +299,7 @@ impl Etcd {
     fn configure(&mut self, options: &Options) -> Result<(), Failure> {
         let mut flags = self.cluster_flags();
         if options.storage == Storage::Memory
-            && !self.folder.in_memory()
+            && !self.data_dir.in_memory()
             && self.binary.can_skip_fsync()
         {
             flags.push("--unsafe-no-fsync".to_owned());
@@ -336,7 +336,7 @@ impl Etcd {
 
     /// Writes the secret with which all members sign tokens, and returns the flag for it.
     fn token_flag(&self, life: Duration) -> Result<String, Failure> {
-        let key = self.folder.path().join("token.key");
+        let key = self.data_dir.path().join("token.key");
         let written = std::fs::write(&key, "a secret that only these members share, for one test");
         written.map_err(|error| Failure::new(format!("no key for tokens: {error}")))?;
         Ok(format!(

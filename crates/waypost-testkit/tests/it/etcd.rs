@@ -369,11 +369,11 @@ async fn what_a_member_counts_can_be_read() {
 #[tokio::test]
 async fn a_cluster_that_cannot_start_says_why() {
     for binary in binaries() {
-        let told =
+        let message =
             failure(Etcd::start(&binary, &Options::one().flag("--election-timeout=1")).await);
         assert!(
-            told.contains("m1") && told.contains("election-timeout"),
-            "{told}"
+            message.contains("m1") && message.contains("election-timeout"),
+            "{message}"
         );
     }
 }

@@ -176,10 +176,13 @@ async fn a_fleet_stops_in_order_and_tells_who_does_not() {
     fleet.start("good", &sleeper()).unwrap();
     fleet.stop(DEADLINE).await.unwrap();
     assert!(!fleet.child("good").is_alive());
-    let deaf = fleet
-        .start("deaf", &shell("trap '' TERM; echo ready; exec sleep 600"))
+    let stubborn = fleet
+        .start(
+            "stubborn",
+            &shell("trap '' TERM; echo ready; exec sleep 600"),
+        )
         .unwrap();
-    deaf.line(DEADLINE).await.unwrap();
+    stubborn.line(DEADLINE).await.unwrap();
     let failure = fleet.stop(SHORT).await.unwrap_err();
-    assert!(failure.to_string().starts_with("deaf "), "{failure}");
+    assert!(failure.to_string().starts_with("stubborn "), "{failure}");
 }

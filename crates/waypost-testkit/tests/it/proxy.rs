@@ -166,9 +166,9 @@ async fn refusing_is_refused_by_the_system_and_ends() {
 #[tokio::test]
 async fn a_dead_target_is_a_reset_and_retargeting_helps() {
     let echo = Echo::start().await;
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dead = nobody.local_addr().unwrap();
-    drop(nobody);
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = unused.local_addr().unwrap();
+    drop(unused);
     let proxy = Proxy::start(dead).await.unwrap();
     assert_eq!(
         end(&mut connect(&proxy).await).await,

@@ -23,7 +23,7 @@ usage: compare [--json] [--only dead|empty|first|restarts|throughput]... [--roun
   --only P    this part only; may be given again
   --rounds N  rounds of each kind in the throughput part (default 9, at least 1)
 
-Exit code 0 if Waypost lost no call beside a dead endpoint and across restarts, told of an empty set within 250 ms,
+Exit code 0 if Waypost lost no call beside a dead endpoint and across restarts, reported an empty set within 250 ms,
 and gave every first answer within 50 ms.
 ";
 

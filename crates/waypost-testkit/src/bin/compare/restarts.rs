@@ -85,13 +85,13 @@ async fn one_run(drain_delay: Duration) -> Result<Run> {
     }
     let registry = waypost::connect(&url).await?;
     let (client, mine) = ours_from(registry.clone())?;
-    let (changes, told) = balance_channel();
+    let (changes, updated) = balance_channel();
     let mut follower = JoinSet::new();
     follower.spawn(follow(registry.clone(), changes));
     let listed = balance_list(&addresses(&servers))?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let load = async { tokio::join!(call(mine, &stop), call(told, &stop), call(listed, &stop)) };
+    let load = async { tokio::join!(call(mine, &stop), call(updated, &stop), call(listed, &stop)) };
     let restarts = async {
         let result = restart_all(&mut servers, kind).await;
         stop.store(true, Relaxed);
@@ -125,7 +125,7 @@ async fn follow(
 ) -> Result<()> {
     let mut watcher = registry.watch(&WatchOptions::service(SERVICE)).await?;
     while let Some(event) = watcher.next().await {
-        let told = match event? {
+        let entries = match event? {
             Event::Reset(entries) => entries,
             Event::Created(entry) | Event::Updated(entry) => vec![entry],
             Event::Deleted(key) => {
@@ -133,7 +133,7 @@ async fn follow(
                 continue;
             }
         };
-        for entry in told {
+        for entry in entries {
             let id = entry.node.id.clone();
             let change = if entry.node.is_leaving() {
                 Change::Remove(id)
@@ -153,28 +153,28 @@ async fn call(caller: impl Caller, stop: &Arc<AtomicBool>) -> CallCounts {
         callers.spawn(call_on(caller.clone(), Arc::clone(stop)));
     }
     let mut sum = CallCounts::default();
-    for tally in callers.join_all().await {
-        sum.add(&tally);
+    for counts in callers.join_all().await {
+        sum.add(&counts);
     }
     sum
 }
 
 async fn call_on(mut caller: impl Caller, stop: Arc<AtomicBool>) -> CallCounts {
-    let mut tally = CallCounts::default();
+    let mut counts = CallCounts::default();
     while !stop.load(Relaxed) {
-        tally.calls += 1;
+        counts.calls += 1;
         let why = match timeout(LIMIT, caller.hello(None)).await {
             Ok(Ok(())) => None,
             Ok(Err(status)) => Some(format!("{:?}: {}", status.code(), status.message())),
             Err(_) => Some("no answer".to_owned()),
         };
         if let Some(why) = why {
-            tally.failed += 1;
-            *tally.why.entry(why).or_default() += 1;
+            counts.failed += 1;
+            *counts.why.entry(why).or_default() += 1;
         }
         sleep(REST).await;
     }
-    tally
+    counts
 }
 
 fn figures(rows: &[(Duration, Vec<Run>)]) -> Figures {

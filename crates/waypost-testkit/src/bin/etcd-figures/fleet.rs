@@ -65,7 +65,7 @@ impl RunningFleet {
 
     /// Sends SIGTERM and waits for the end; returns the number of registrations that left by
     /// themselves.
-    pub(crate) async fn leave(mut self) -> Result<usize> {
+    pub(crate) async fn shut_down(mut self) -> Result<usize> {
         self.0.sigterm()?;
         let left = self.0.line(PATIENCE).await?.parse()?;
         self.0.wait(PATIENCE).await?;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use waypost_testkit::etcd::{Binary, Data, Etcd, Options};
 use waypost_testkit::report::{Figures, Result, rounded};
 
-use crate::bare::{Bare, Watching};
+use crate::baseline::{Baseline, EventStream};
 use crate::fleet::{INTERVAL, RunningFleet, WatchLoad, url};
 
 const PROCESSES: usize = 4;
@@ -27,7 +27,7 @@ const IN_TIME: Duration = INTERVAL.saturating_add(Duration::from_secs(3 + 2));
 /// Time for which etcd is down, in addition to the time that it takes to start.
 const OUTAGES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(10)];
 const WIPES: usize = 3;
-const LOOK: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_millis(2);
 
 pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let mut etcd = Etcd::start(binary, &Options::one()).await?;
@@ -54,7 +54,7 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
         }
     }
     for process in fleet {
-        process.leave().await?;
+        process.shut_down().await?;
     }
     Ok(figures(&wipes))
 }
@@ -76,9 +76,9 @@ async fn wipe(etcd: &mut Etcd, outage: Duration) -> Result<Wipe> {
     sleep(outage).await;
     let (watched, started) = tokio::join!(first_watch(address), etcd.restart(Data::Lost));
     started?;
-    let (bare, watching, up) = watched;
-    let seen = registrations(watching, up).await?;
-    drop(bare);
+    let (baseline, events_stream, up) = watched;
+    let seen = registrations(events_stream, up).await?;
+    drop(baseline);
     Ok(Wipe {
         outage,
         down: up - killed,
@@ -88,23 +88,23 @@ async fn wipe(etcd: &mut Etcd, outage: Duration) -> Result<Wipe> {
 }
 
 /// Opens a watch from the first revision, as soon as etcd responds.
-async fn first_watch(address: SocketAddr) -> (Bare, Watching, Instant) {
+async fn first_watch(address: SocketAddr) -> (Baseline, EventStream, Instant) {
     loop {
-        if let Ok(bare) = Bare::connect(address).await
-            && let Ok(watching) = bare.watch(1).await
+        if let Ok(baseline) = Baseline::connect(address).await
+            && let Ok(events_stream) = baseline.watch(1).await
         {
-            return (bare, watching, Instant::now());
+            return (baseline, events_stream, Instant::now());
         }
-        sleep(LOOK).await;
+        sleep(POLL).await;
     }
 }
 
 /// Returns the time of each registration. Those that never come are missing.
-async fn registrations(mut watching: Watching, up: Instant) -> Result<Vec<Duration>> {
+async fn registrations(mut events_stream: EventStream, up: Instant) -> Result<Vec<Duration>> {
     let mut seen = Vec::new();
     let until = up + IN_TIME * 2;
     while seen.len() < REGISTRARS
-        && let Ok(next) = timeout_at(until, watching.next()).await
+        && let Ok(next) = timeout_at(until, events_stream.next()).await
     {
         let (at, response) = (up.elapsed(), next?);
         let new = response
@@ -147,24 +147,24 @@ impl Wipe {
 
     fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
-        let mut hold = |holds: bool, why: String| failures.extend((!holds).then_some(why));
+        let mut require = |holds: bool, why: String| failures.extend((!holds).then_some(why));
         let share = self.share() * 100.0;
-        hold(
+        require(
             self.seen.len() == REGISTRARS,
             format!("only {} of {REGISTRARS} came back", self.seen.len()),
         );
-        hold(
+        require(
             self.share() <= SHARE,
             format!("{share:.0} % of the registrars came back within {SLOT:?}"),
         );
-        hold(
+        require(
             self.last() <= IN_TIME,
             format!(
                 "the last registrar was back after {:?}, not within {IN_TIME:?}",
                 self.last()
             ),
         );
-        hold(
+        require(
             self.leases == REGISTRARS,
             format!("{REGISTRARS} registrars have {} leases", self.leases),
         );
@@ -183,7 +183,7 @@ impl Wipe {
 fn figures(wipes: &[Wipe]) -> Figures {
     let mut table = format!(
         "{REGISTRARS} registrars in {PROCESSES} processes, each with a lease of its own; etcd killed, wiped and started again; \
-         registrations per {SLOT:?} since it answered"
+         registrations per {SLOT:?} since it responded"
     );
     for wipe in wipes {
         // Writing to a string does not fail.

@@ -1,4 +1,4 @@
-//! Time of the first list of ten thousand nodes by a new handle, beside a bare range read of the
+//! Time of the first list of ten thousand nodes by a new handle, beside a baseline range read of the
 //! same.
 
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use waypost::registry::{Event, WatchOptions};
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 use waypost_testkit::report::{Figures, Result, median, rounded};
 
-use crate::bare::Bare;
+use crate::baseline::Baseline;
 use crate::fleet::{connect, key, record, url};
 
 const SERVICES: usize = 1_000;
@@ -20,7 +20,7 @@ const ROUNDS: usize = 15;
 
 /// Times of one round, in seconds.
 struct ListRound {
-    bare: f64,
+    baseline: f64,
     list: f64,
     reset: f64,
 }
@@ -46,7 +46,7 @@ async fn fill(address: SocketAddr) -> Result<usize> {
             records.push((key(&record), record.to_json()));
         }
     }
-    Bare::connect(address).await?.put(&records).await?;
+    Baseline::connect(address).await?.put(&records).await?;
     Ok(records
         .iter()
         .map(|(key, value)| key.len() + value.len())
@@ -56,13 +56,13 @@ async fn fill(address: SocketAddr) -> Result<usize> {
 /// Measures each side; the order rotates, so that no side always comes first.
 async fn round(address: SocketAddr, url: &str, number: usize) -> Result<ListRound> {
     let mut round = ListRound {
-        bare: 0.0,
+        baseline: 0.0,
         list: 0.0,
         reset: 0.0,
     };
     for turn in 0..3 {
         match (turn + number) % 3 {
-            0 => round.bare = bare(address).await?.as_secs_f64(),
+            0 => round.baseline = baseline(address).await?.as_secs_f64(),
             1 => round.list = list(url).await?.as_secs_f64(),
             _ => round.reset = reset(url).await?.as_secs_f64(),
         }
@@ -70,9 +70,9 @@ async fn round(address: SocketAddr, url: &str, number: usize) -> Result<ListRoun
     Ok(round)
 }
 
-async fn bare(address: SocketAddr) -> Result<Duration> {
+async fn baseline(address: SocketAddr) -> Result<Duration> {
     let begun = Instant::now();
-    let records = Bare::connect(address).await?.records().await?;
+    let records = Baseline::connect(address).await?.records().await?;
     let took = begun.elapsed();
     complete(records.len(), took)
 }
@@ -114,22 +114,22 @@ fn figures(rounds: &[ListRound], bytes: usize) -> Figures {
     let all = |of: fn(&ListRound) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
     let rows = [
         (
-            "bare_range",
-            "bare range read",
-            all(|round| round.bare),
+            "baseline_range",
+            "baseline range read",
+            all(|round| round.baseline),
             all(|_| 1.0),
         ),
         (
             "list_services",
             "connect to list_services",
             all(|round| round.list),
-            all(|round| round.list / round.bare),
+            all(|round| round.list / round.baseline),
         ),
         (
             "watcher_reset",
             "connect to a Watcher's Reset",
             all(|round| round.reset),
-            all(|round| round.reset / round.bare),
+            all(|round| round.reset / round.baseline),
         ),
     ];
     let mut table = format!(

@@ -6,15 +6,15 @@
 //! processes of this program. Their cost is read from etcd and from the kernel; the reference is
 //! etcd called directly. This program may depend on everything; nothing depends on it.
 
-mod bare;
+mod baseline;
+mod cleanup;
 mod fleet;
-mod follow;
 mod herd;
-mod leave;
+mod idle;
+mod latency;
 mod list;
-mod rest;
+mod messages;
 mod usage;
-mod wire;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,39 +25,39 @@ use waypost_testkit::etcd::Binary;
 use waypost_testkit::report::{Figures, Options, Result, described, exit};
 
 const USAGE: &str = "\
-usage: etcd-figures [--json] [--only rest|list|follow|herd|leave]... [--seconds N]
+usage: etcd-figures [--json] [--only idle|list|latency|herd|cleanup]... [--seconds N]
 
   --json       one object as the last line of stdout, the tables on stderr
   --only P     this part only; may be given again
-  --seconds N  how long the fleet at rest is looked at (default 60)
+  --seconds N  duration of the idle measurement (default 60)
 
-Exit code 0 if, on every etcd, a fleet at rest wrote nothing and woke no watcher, no 250 ms after a wipe held more than a quarter of the
-registrars and all were back in time, and nothing was left when all was closed. Speed is told and not judged.
+Exit code 0 if, on every etcd, an idle fleet wrote nothing and caused no event, no 250 ms after a wipe held more than a quarter of the
+registrars and all were back in time, and nothing was left when all was closed. Speed is reported, and has no limit.
 ";
 
-/// Name and function of a part; [`REST`] is the default duration of the first one.
+/// Name and function of a part; [`IDLE_TIME`] is the default duration of the first one.
 type Part = (&'static str, fn(&Binary, &Options) -> Result<Figures>);
 const PARTS: [Part; 5] = [
-    ("rest", |binary, options| {
-        two_threads()?.block_on(rest::run(binary, seconds(options)))
+    ("idle", |binary, options| {
+        two_threads()?.block_on(idle::run(binary, seconds(options)))
     }),
     ("list", |binary, _| {
         two_threads()?.block_on(list::run(binary))
     }),
-    ("follow", |binary, _| {
-        two_threads()?.block_on(follow::run(binary))
+    ("latency", |binary, _| {
+        two_threads()?.block_on(latency::run(binary))
     }),
     ("herd", |binary, _| {
         two_threads()?.block_on(herd::run(binary))
     }),
-    ("leave", |binary, _| leave::run(binary)),
+    ("cleanup", |binary, _| cleanup::run(binary)),
 ];
-const REST: Duration = Duration::from_secs(60);
+const IDLE_TIME: Duration = Duration::from_secs(60);
 
 fn seconds(options: &Options) -> Duration {
     options
         .number
-        .map_or(REST, |seconds| Duration::from_secs(seconds as u64))
+        .map_or(IDLE_TIME, |seconds| Duration::from_secs(seconds as u64))
 }
 
 /// Creates the runtime of everything except the code whose CPU time or tasks are counted.

@@ -54,7 +54,7 @@ impl fmt::Display for Defect {
         match self {
             Self::NeverConnected(node) => write!(f, "a well node is never connected: {node}"),
             Self::NeverAnswers(node) => {
-                write!(f, "a node that is said to be ready gets no call: {node}")
+                write!(f, "a node that is reported as ready gets no call: {node}")
             }
             Self::InFlight(node) => write!(f, "calls stay in flight after all have ended: {node}"),
             Self::TasksLeft(count) => {

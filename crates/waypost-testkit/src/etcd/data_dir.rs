@@ -18,13 +18,13 @@ const MEMORY: &str = "/dev/shm";
 const ROOM_BYTES: u64 = 512 << 20;
 
 #[derive(Debug)]
-pub(super) struct Folder {
-    folder: TempDir,
+pub(super) struct DataDir {
+    data_dir: TempDir,
     in_memory: bool,
     _lock: File,
 }
 
-impl Folder {
+impl DataDir {
     /// Creates a fresh folder, in memory if the options say so and there is space.
     pub(super) fn new(options: &Options) -> io::Result<Self> {
         sweep(Path::new(MEMORY));
@@ -38,22 +38,22 @@ impl Folder {
     }
 
     fn within(base: &Path, in_memory: bool) -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
-        let unlocked = folder.path().join("unlocked");
+        let data_dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
+        let unlocked = data_dir.path().join("unlocked");
         let lock = File::create_new(&unlocked)?;
         lock.lock()?;
         // The file gets its final name once it is locked, so that under this name it is never
         // unlocked.
-        fs::rename(unlocked, folder.path().join(LOCK))?;
+        fs::rename(unlocked, data_dir.path().join(LOCK))?;
         Ok(Self {
-            folder,
+            data_dir,
             in_memory,
             _lock: lock,
         })
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.folder.path()
+        self.data_dir.path()
     }
 
     pub(super) fn in_memory(&self) -> bool {
@@ -73,12 +73,12 @@ fn sweep(base: &Path) {
     }
 }
 
-fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+fn is_abandoned(data_dir: &Path) -> bool {
+    File::open(data_dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
 }
 
-fn room_bytes(folder: &Path) -> u64 {
-    rustix::fs::statvfs(folder).map_or(0, |room| room.f_bavail * room.f_frsize)
+fn room_bytes(data_dir: &Path) -> u64 {
+    rustix::fs::statvfs(data_dir).map_or(0, |room| room.f_bavail * room.f_frsize)
 }
 
 #[cfg(test)]
@@ -88,17 +88,17 @@ mod tests {
     #[test]
     fn what_a_killed_owner_left_is_swept_and_nothing_else() {
         let base = tempfile::tempdir().unwrap();
-        let alive = Folder::within(base.path(), false).unwrap();
+        let alive = DataDir::within(base.path(), false).unwrap();
         let [dead, other, young] =
             ["waypost-etcd-dead", "other", "waypost-etcd-young"].map(|name| base.path().join(name));
-        for folder in [&dead, &other, &young] {
-            fs::create_dir(folder).unwrap();
+        for data_dir in [&dead, &other, &young] {
+            fs::create_dir(data_dir).unwrap();
         }
         fs::write(dead.join(LOCK), "").unwrap();
         fs::write(other.join(LOCK), "").unwrap();
         sweep(base.path());
         assert_eq!(
-            [dead, other, young].map(|folder| folder.exists()),
+            [dead, other, young].map(|data_dir| data_dir.exists()),
             [false, true, true]
         );
         assert!(alive.path().exists());

@@ -23,11 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn run(binary: &Binary) -> Result<Figures> {
     let runtime = two_threads()?;
     let mut etcd = runtime.block_on(Etcd::start(binary, &Options::one()))?;
-    let before = runtime.block_on(Left::in_etcd(&mut etcd))?;
+    let before = runtime.block_on(Resources::in_etcd(&mut etcd))?;
     let (url, address) = (url(&etcd), etcd.addresses()[0]);
     // A runtime of its own, so that its tasks can be counted.
-    let life = std::thread::spawn(move || live(&url, address)).join();
-    let (tasks, alive) = life.map_err(|_| "the life panicked")??;
+    let result = std::thread::spawn(move || run_clients(&url, address)).join();
+    let (tasks, alive) = result.map_err(|_| "the clients panicked")??;
     let (after, took) = runtime.block_on(until_nothing(&mut etcd, &before))?;
     let _context = runtime.enter();
     drop(etcd);
@@ -36,7 +36,7 @@ pub(crate) fn run(binary: &Binary) -> Result<Figures> {
 
 /// Resources in etcd, as etcd and the kernel report them.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Left {
+struct Resources {
     leases: f64,
     keys: f64,
     watches: f64,
@@ -45,7 +45,7 @@ struct Left {
     connections: f64,
 }
 
-impl Left {
+impl Resources {
     async fn in_etcd(etcd: &mut Etcd) -> Result<Self> {
         let (leases, keys) = (
             etcd.leases().await?.len() as f64,
@@ -94,15 +94,15 @@ impl Left {
 
 /// Registers, watches and closes; returns the number of tasks left then, and the counts from
 /// before.
-fn live(url: &str, address: SocketAddr) -> Result<(usize, Value)> {
+fn run_clients(url: &str, address: SocketAddr) -> Result<(usize, Value)> {
     let runtime = one_thread()?;
-    let alive = runtime.block_on(a_life(url, address))?;
+    let alive = runtime.block_on(use_clients(url, address))?;
     // A task that was aborted at the end is removed in the next iteration of the runtime.
     runtime.block_on(tokio::task::yield_now());
     Ok((runtime.metrics().num_alive_tasks(), alive))
 }
 
-async fn a_life(url: &str, address: SocketAddr) -> Result<Value> {
+async fn use_clients(url: &str, address: SocketAddr) -> Result<Value> {
     let (mut registries, mut registrations) = (Vec::new(), Vec::new());
     for number in 0..REGISTRIES {
         let registry = connect(url)?;
@@ -145,10 +145,10 @@ async fn a_life(url: &str, address: SocketAddr) -> Result<Value> {
 }
 
 /// Waits until etcd has noticed; returns what is left then, and the time that took.
-async fn until_nothing(etcd: &mut Etcd, before: &Left) -> Result<(Left, Duration)> {
+async fn until_nothing(etcd: &mut Etcd, before: &Resources) -> Result<(Resources, Duration)> {
     let begun = Instant::now();
     loop {
-        let after = Left::in_etcd(etcd).await?;
+        let after = Resources::in_etcd(etcd).await?;
         if after == *before || begun.elapsed() > PATIENCE {
             return Ok((after, begun.elapsed()));
         }
@@ -156,14 +156,13 @@ async fn until_nothing(etcd: &mut Etcd, before: &Left) -> Result<(Left, Duration
     }
 }
 
-fn figures(left: &Left, tasks: usize, alive: &Value, took: Duration) -> Figures {
+fn figures(left: &Resources, tasks: usize, alive: &Value, took: Duration) -> Figures {
     let mut table = format!(
         "{} registrations on {REGISTRIES} registries, a directory, a client and a watcher, all closed; left in etcd {:.2} s later",
         REGISTRIES * SERVICES,
         took.as_secs_f64()
     );
-    let mut json =
-        json!({ "lived": alive, "asked_after_s": rounded(took.as_secs_f64()), "tasks": tasks });
+    let mut json = json!({ "clients": alive, "measured_after_s": rounded(took.as_secs_f64()), "tasks": tasks });
     let mut failures = Vec::new();
     for (name, count) in left.rows().into_iter().chain([("tasks", tasks as f64)]) {
         // Writing to a string does not fail.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use waypost_testkit::etcd::{Binary, Etcd, Metrics, Options};
 use waypost_testkit::report::{Figures, Result, median, rounded};
 
-use crate::bare::{Bare, Watching};
+use crate::baseline::{Baseline, EventStream};
 use crate::fleet::{INTERVAL, RunningFleet, TTL, WatchLoad, url};
 use crate::usage;
 
@@ -25,12 +25,12 @@ const SETTLE: Duration = Duration::from_secs(6);
 const ALONE: Duration = Duration::from_secs(10);
 const LAST_EVENT: Duration = Duration::from_secs(1);
 
-pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
+pub(crate) async fn run(binary: &Binary, idle: Duration) -> Result<Figures> {
     let mut etcd = Etcd::start(binary, &Options::one()).await?;
     sleep(SETTLE).await;
-    let alone = Look::at(&mut etcd, &[]).await?;
+    let alone = Counters::at(&mut etcd, &[]).await?;
     sleep(ALONE).await;
-    let alone = Look::at(&mut etcd, &[]).await?.since(&alone);
+    let alone = Counters::at(&mut etcd, &[]).await?.since(&alone);
     let (mut fleet, begun) = (Vec::new(), Instant::now());
     for process in 0..PROCESSES {
         fleet.push(RunningFleet::start(
@@ -47,15 +47,15 @@ pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
     }
     let registered = begun.elapsed();
     sleep(INTERVAL * 2).await;
-    let bare = Bare::connect(etcd.addresses()[0]).await?;
-    let mut watching = bare.watch(0).await?;
-    let before = Look::at(&mut etcd, &fleet).await?;
-    sleep(rest).await;
-    let at_rest = Look::at(&mut etcd, &fleet).await?;
-    let events = events(&mut watching).await?;
+    let baseline = Baseline::connect(etcd.addresses()[0]).await?;
+    let mut events_stream = baseline.watch(0).await?;
+    let before = Counters::at(&mut etcd, &fleet).await?;
+    sleep(idle).await;
+    let after = Counters::at(&mut etcd, &fleet).await?;
+    let events = events(&mut events_stream).await?;
     let seen = IdleCost {
         leases: etcd.leases().await?.len(),
-        nodes: bare.records().await?.len(),
+        nodes: baseline.records().await?.len(),
         events,
     };
     let memory = fleet
@@ -63,11 +63,14 @@ pub(crate) async fn run(binary: &Binary, rest: Duration) -> Result<Figures> {
         .map(|process| usage::resident_mib(process.pid()))
         .collect::<Result<Vec<_>>>()?;
     let etcd_memory = usage::resident_mib(pid(&mut etcd)?)?;
-    let leave = leave(fleet, &bare).await?;
-    let times = IdleTimes { registered, leave };
+    let shutdown = shut_down(fleet, &baseline).await?;
+    let times = IdleTimes {
+        registered,
+        shutdown,
+    };
     Ok(figures(
         &alone,
-        &at_rest.since(&before),
+        &after.since(&before),
         &seen,
         &times,
         (&memory, etcd_memory),
@@ -83,57 +86,57 @@ struct IdleCost {
 
 struct IdleTimes {
     registered: Duration,
-    leave: Leave,
+    shutdown: Shutdown,
 }
 
-struct Leave {
+struct Shutdown {
     took: Duration,
     /// Number of registrations that left before they were gone.
-    said: usize,
+    deregistered: usize,
     /// Number of records left afterwards.
-    left: usize,
+    remaining: usize,
 }
 
-async fn leave(fleet: Vec<RunningFleet>, bare: &Bare) -> Result<Leave> {
+async fn shut_down(fleet: Vec<RunningFleet>, baseline: &Baseline) -> Result<Shutdown> {
     let begun = Instant::now();
     let mut leaving = tokio::task::JoinSet::new();
     for process in fleet {
-        leaving.spawn(process.leave());
+        leaving.spawn(process.shut_down());
     }
-    let mut said = 0;
+    let mut deregistered = 0;
     while let Some(left) = leaving.join_next().await {
-        said += left??;
+        deregistered += left??;
     }
-    Ok(Leave {
+    Ok(Shutdown {
         took: begun.elapsed(),
-        said,
-        left: bare.records().await?.len(),
+        deregistered,
+        remaining: baseline.records().await?.len(),
     })
 }
 
-async fn events(watching: &mut Watching) -> Result<usize> {
+async fn events(events_stream: &mut EventStream) -> Result<usize> {
     let mut events = 0;
-    while let Ok(next) = timeout(LAST_EVENT, watching.next()).await {
+    while let Ok(next) = timeout(LAST_EVENT, events_stream.next()).await {
         events += next?.events.len();
     }
     Ok(events)
 }
 
 /// Counters at one moment; or, by [`since`](Look::since), their growth.
-struct Look {
+struct Counters {
     at: Instant,
     revision: i64,
     wal_bytes: f64,
     keep_alives: f64,
     /// Requests on the watch streams, mostly progress requests.
-    watch_questions: f64,
+    watch_requests: f64,
     requests: f64,
     etcd_cpu: Duration,
     process_cpu: Vec<Duration>,
     over: Duration,
 }
 
-impl Look {
+impl Counters {
     async fn at(etcd: &mut Etcd, fleet: &[RunningFleet]) -> Result<Self> {
         let metrics = etcd.member(0).metrics().await?;
         Ok(Self {
@@ -145,7 +148,7 @@ impl Look {
                 "grpc_server_msg_received_total",
                 &["grpc_method=\"LeaseKeepAlive\""],
             )?,
-            watch_questions: count(
+            watch_requests: count(
                 &metrics,
                 "grpc_server_msg_received_total",
                 &["\"etcdserverpb.Watch\""],
@@ -171,7 +174,7 @@ impl Look {
             revision: self.revision - before.revision,
             wal_bytes: self.wal_bytes - before.wal_bytes,
             keep_alives: self.keep_alives - before.keep_alives,
-            watch_questions: self.watch_questions - before.watch_questions,
+            watch_requests: self.watch_requests - before.watch_requests,
             requests: self.requests - before.requests,
             etcd_cpu: self.etcd_cpu.saturating_sub(before.etcd_cpu),
             process_cpu: pairs
@@ -201,27 +204,27 @@ fn pid(etcd: &mut Etcd) -> Result<u32> {
 }
 
 fn figures(
-    alone: &Look,
-    rest: &Look,
+    alone: &Counters,
+    idle: &Counters,
     seen: &IdleCost,
     times: &IdleTimes,
     memory: (&[f64], f64),
 ) -> Figures {
     let nodes = PROCESSES * SERVICES;
-    let process_cpu: Vec<f64> = rest
+    let process_cpu: Vec<f64> = idle
         .process_cpu
         .iter()
-        .map(|cpu| rest.ms_per_second(*cpu))
+        .map(|cpu| idle.ms_per_second(*cpu))
         .collect();
     let (memory, etcd_memory) = memory;
-    let over = rest.over.as_secs_f64();
+    let over = idle.over.as_secs_f64();
     let rows: [(&str, &str, f64); 11] = [
         (
             "register_s",
             "s until all were registered",
             times.registered.as_secs_f64(),
         ),
-        ("wal_bytes", "bytes written to the WAL", rest.wal_bytes),
+        ("wal_bytes", "bytes written to the WAL", idle.wal_bytes),
         (
             "watch_events",
             "events that a watcher of all saw",
@@ -229,18 +232,18 @@ fn figures(
         ),
         (
             "keep_alives_per_s",
-            "keep-alives a second",
-            rest.per_second(rest.keep_alives),
+            "keepalives per second",
+            idle.per_second(idle.keep_alives),
         ),
         (
-            "watch_questions_per_s",
-            "questions to watch streams a second",
-            rest.per_second(rest.watch_questions),
+            "watch_requests_per_s",
+            "requests on watch streams per second",
+            idle.per_second(idle.watch_requests),
         ),
         (
             "etcd_cpu_ms_per_s",
-            "ms of etcd's CPU a second",
-            rest.ms_per_second(rest.etcd_cpu),
+            "ms of etcd's CPU per second",
+            idle.ms_per_second(idle.etcd_cpu),
         ),
         (
             "etcd_cpu_ms_per_s_alone",
@@ -249,29 +252,34 @@ fn figures(
         ),
         (
             "process_cpu_ms_per_s",
-            "ms of CPU a second, the middle one of our processes",
+            "ms of CPU per second of one process (median)",
             median(&process_cpu),
         ),
         (
             "process_memory_mib",
-            "MiB of memory of that",
+            "MiB of memory of one process (median)",
             median(memory),
         ),
         ("etcd_memory_mib", "MiB of etcd's memory", etcd_memory),
         (
-            "leave_s",
-            "s until all had left",
-            times.leave.took.as_secs_f64(),
+            "deregister_s",
+            "s until all were deregistered",
+            times.shutdown.took.as_secs_f64(),
         ),
     ];
     let mut table = format!(
-        "{SERVICES} services x {PROCESSES} nodes in {PROCESSES} processes, ttl {TTL:?}, interval {INTERVAL:?}, at rest for {over:.0} s\n  \
-         {} leases, {} nodes; revision moved by {}, {} reads and writes; {} of {nodes} said that they leave, {} stood afterwards",
-        seen.leases, seen.nodes, rest.revision, rest.requests, times.leave.said, times.leave.left,
+        "{SERVICES} services x {PROCESSES} nodes in {PROCESSES} processes, ttl {TTL:?}, interval {INTERVAL:?}, idle for {over:.0} s\n  \
+         {} leases, {} nodes; revision moved by {}, {} reads and writes; {} of {nodes} deregistered, {} records left",
+        seen.leases,
+        seen.nodes,
+        idle.revision,
+        idle.requests,
+        times.shutdown.deregistered,
+        times.shutdown.remaining,
     );
     let mut json = json!({
-        "nodes": seen.nodes, "leases": seen.leases, "seconds": rounded(over), "revision_moved_by": rest.revision,
-        "reads_and_writes": rest.requests, "said_leaving": times.leave.said, "stood_afterwards": times.leave.left,
+        "nodes": seen.nodes, "leases": seen.leases, "seconds": rounded(over), "revision_moved_by": idle.revision,
+        "reads_and_writes": idle.requests, "deregistered": times.shutdown.deregistered, "records_left": times.shutdown.remaining,
     });
     for (name, label, value) in rows {
         // Writing to a string does not fail.
@@ -281,36 +289,42 @@ fn figures(
     Figures {
         table,
         json,
-        failures: failures(rest, seen, &times.leave, nodes),
+        failures: failures(idle, seen, &times.shutdown, nodes),
     }
 }
 
-fn failures(rest: &Look, seen: &IdleCost, leave: &Leave, nodes: usize) -> Vec<String> {
+fn failures(idle: &Counters, seen: &IdleCost, shutdown: &Shutdown, nodes: usize) -> Vec<String> {
     let mut failures = Vec::new();
-    let mut hold = |holds: bool, why: String| failures.extend((!holds).then_some(why));
-    hold(
+    let mut require = |holds: bool, why: String| failures.extend((!holds).then_some(why));
+    require(
         seen.nodes == nodes,
-        format!("{} of {nodes} nodes stood", seen.nodes),
+        format!("{} of {nodes} nodes were registered", seen.nodes),
     );
-    hold(
+    require(
         seen.leases == PROCESSES,
         format!("{PROCESSES} processes had {} leases", seen.leases),
     );
-    hold(
-        rest.revision == 0,
-        format!("the revision moved by {} at rest", rest.revision),
+    require(
+        idle.revision == 0,
+        format!("the revision moved by {} while idle", idle.revision),
     );
-    hold(
-        rest.wal_bytes == 0.0,
-        format!("{} bytes went to the WAL at rest", rest.wal_bytes),
+    require(
+        idle.wal_bytes == 0.0,
+        format!(
+            "{} bytes were written to the WAL while idle",
+            idle.wal_bytes
+        ),
     );
-    hold(
+    require(
         seen.events == 0,
-        format!("a watcher saw {} events at rest", seen.events),
+        format!("a watcher got {} events while idle", seen.events),
     );
-    hold(
-        leave.left == 0,
-        format!("{} records stood after all had left", leave.left),
+    require(
+        shutdown.remaining == 0,
+        format!(
+            "{} records were left after all had deregistered",
+            shutdown.remaining
+        ),
     );
     failures
 }

@@ -1,8 +1,8 @@
-//! Latency from a put to the snapshot of a directory, beside the event of a bare watch of the same
+//! Latency from a put to the snapshot of a directory, beside the event of a baseline watch of the same
 //! put.
 //!
-//! Three observers in one process and one runtime: a directory, and two bare watches, each on a
-//! connection of its own. The second bare watch shows how much of a ratio is chance.
+//! Three observers in one process and one runtime: a directory, and two baseline watches, each on a
+//! connection of its own. The second baseline watch shows how much of a ratio is chance.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use waypost::record::Entry;
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 use waypost_testkit::report::{Figures, Result, median, quantile, rounded};
 
-use crate::bare::{Bare, Watching};
+use crate::baseline::{Baseline, EventStream};
 use crate::fleet::{connect, key, record, service, url};
 
 const PUTS: usize = 1_000;
@@ -29,8 +29,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 const NUMBER: &str = "number";
 
 const DIRECTORY: usize = 0;
-const BARE: usize = 1;
-const BARE_AGAIN: usize = 2;
+const BASELINE: usize = 1;
+const BASELINE_AGAIN: usize = 2;
 const OBSERVERS: usize = 3;
 
 /// Observation of a put: the observer, the number of the put, the time.
@@ -38,9 +38,9 @@ type Sight = (usize, usize, Instant);
 
 pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let etcd = Etcd::start(binary, &Options::one()).await?;
-    let hand = Bare::connect(etcd.addresses()[0]).await?;
+    let writer = Baseline::connect(etcd.addresses()[0]).await?;
     for node in 0..NODES {
-        put(&hand, node, 0).await?;
+        put(&writer, node, 0).await?;
     }
     let registry = connect(&url(&etcd))?;
     let directory = Directory::new(registry.clone(), Config::default());
@@ -50,16 +50,16 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     let mut observers = JoinSet::new();
     observers.spawn(follow(subscription, sights.clone()));
     let (one, two) = (
-        Bare::connect(etcd.addresses()[0]).await?,
-        Bare::connect(etcd.addresses()[0]).await?,
+        Baseline::connect(etcd.addresses()[0]).await?,
+        Baseline::connect(etcd.addresses()[0]).await?,
     );
-    observers.spawn(watch(one.watch(0).await?, BARE, sights.clone()));
-    observers.spawn(watch(two.watch(0).await?, BARE_AGAIN, sights));
+    observers.spawn(watch(one.watch(0).await?, BASELINE, sights.clone()));
+    observers.spawn(watch(two.watch(0).await?, BASELINE_AGAIN, sights));
     let mut latencies = Vec::new();
     for number in 1..=WARM_UP + PUTS {
         sleep(PAUSE).await;
         let put_at = Instant::now();
-        put(&hand, number % NODES, number).await?;
+        put(&writer, number % NODES, number).await?;
         let latency = all_have_seen(number, put_at, &mut seen).await?;
         latencies.extend((number > WARM_UP).then_some(latency));
     }
@@ -69,10 +69,10 @@ pub(crate) async fn run(binary: &Binary) -> Result<Figures> {
     Ok(figures(&latencies))
 }
 
-async fn put(hand: &Bare, node: usize, number: usize) -> Result<()> {
+async fn put(writer: &Baseline, node: usize, number: usize) -> Result<()> {
     let mut record = record(0, node)?;
     record.nodes[0].metadata.insert(NUMBER, number.to_string());
-    hand.put(&[(key(&record), record.to_json())]).await
+    writer.put(&[(key(&record), record.to_json())]).await
 }
 
 /// Returns the latency of each observer after the put, in microseconds.
@@ -111,8 +111,8 @@ fn number_of(entry: &Entry) -> Option<usize> {
     entry.node.metadata.get(NUMBER)?.parse().ok()
 }
 
-async fn watch(mut watching: Watching, observer: usize, sights: mpsc::Sender<Sight>) {
-    while let Ok(response) = watching.next().await {
+async fn watch(mut events_stream: EventStream, observer: usize, sights: mpsc::Sender<Sight>) {
+    while let Ok(response) = events_stream.next().await {
         let at = Instant::now();
         let newest = response
             .events
@@ -148,13 +148,17 @@ fn figures(latencies: &[[f64; OBSERVERS]]) -> Figures {
                         .collect::<Vec<_>>(),
                 )
             };
-            of(observer) / of(BARE)
+            of(observer) / of(BASELINE)
         };
         latencies.chunks(BLOCK).map(ratio).collect::<Vec<_>>()
     };
     let rows = [
-        ("bare_watch", "bare watch event", BARE),
-        ("bare_watch_again", "another bare watch event", BARE_AGAIN),
+        ("baseline_watch", "baseline watch event", BASELINE),
+        (
+            "baseline_watch_again",
+            "another baseline watch event",
+            BASELINE_AGAIN,
+        ),
         ("snapshot", "in the snapshot of a directory", DIRECTORY),
     ];
     let mut table = format!(

@@ -1,16 +1,16 @@
-//! etcd's messages as far as the bare side needs them, defined separately: code that is measured
+//! etcd's messages as far as the baseline side needs them, defined separately: code that is measured
 //! must not be measured with its own tools.
 
 use prost::{Message, Oneof};
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(crate) struct BareHeader {
+pub(crate) struct BaselineHeader {
     #[prost(int64, tag = "3")]
     pub(crate) revision: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareKeyValue {
+pub(crate) struct BaselineKeyValue {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(int64, tag = "2")]
@@ -26,7 +26,7 @@ pub(crate) struct BareKeyValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareRangeRequest {
+pub(crate) struct BaselineRangeRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -34,15 +34,15 @@ pub(crate) struct BareRangeRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareRangeResponse {
+pub(crate) struct BaselineRangeResponse {
     #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<BareHeader>,
+    pub(crate) header: Option<BaselineHeader>,
     #[prost(message, repeated, tag = "2")]
-    pub(crate) kvs: Vec<BareKeyValue>,
+    pub(crate) kvs: Vec<BaselineKeyValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BarePutRequest {
+pub(crate) struct BaselinePutRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -50,43 +50,43 @@ pub(crate) struct BarePutRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareRequestOp {
-    #[prost(oneof = "BareOp", tags = "2")]
-    pub(crate) op: Option<BareOp>,
+pub(crate) struct BaselineRequestOp {
+    #[prost(oneof = "BaselineOp", tags = "2")]
+    pub(crate) op: Option<BaselineOp>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(crate) enum BareOp {
+pub(crate) enum BaselineOp {
     #[prost(message, tag = "2")]
-    Put(BarePutRequest),
+    Put(BaselinePutRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareTxnRequest {
+pub(crate) struct BaselineTxnRequest {
     #[prost(message, repeated, tag = "2")]
-    pub(crate) success: Vec<BareRequestOp>,
+    pub(crate) success: Vec<BaselineRequestOp>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(crate) struct BareTxnResponse {
+pub(crate) struct BaselineTxnResponse {
     #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<BareHeader>,
+    pub(crate) header: Option<BaselineHeader>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareWatchRequest {
-    #[prost(oneof = "Ask", tags = "1")]
-    pub(crate) ask: Option<Ask>,
+pub(crate) struct BaselineWatchRequest {
+    #[prost(oneof = "BaselineWatchUnion", tags = "1")]
+    pub(crate) request_union: Option<BaselineWatchUnion>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(crate) enum Ask {
+pub(crate) enum BaselineWatchUnion {
     #[prost(message, tag = "1")]
-    Create(BareWatchCreateRequest),
+    Create(BaselineWatchCreateRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareWatchCreateRequest {
+pub(crate) struct BaselineWatchCreateRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -96,20 +96,20 @@ pub(crate) struct BareWatchCreateRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareWatchResponse {
+pub(crate) struct BaselineWatchResponse {
     #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<BareHeader>,
+    pub(crate) header: Option<BaselineHeader>,
     #[prost(bool, tag = "3")]
     pub(crate) created: bool,
     #[prost(message, repeated, tag = "11")]
-    pub(crate) events: Vec<BareEvent>,
+    pub(crate) events: Vec<BaselineEvent>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct BareEvent {
+pub(crate) struct BaselineEvent {
     /// Type of the event; 0 is a put.
     #[prost(int32, tag = "1")]
     pub(crate) kind: i32,
     #[prost(message, optional, tag = "2")]
-    pub(crate) kv: Option<BareKeyValue>,
+    pub(crate) kv: Option<BaselineKeyValue>,
 }

@@ -19,28 +19,29 @@ use waypost_http::direct::{DirectBody, DirectConnection};
 use waypost_http::{BoxError, ConnectionConfig};
 use waypost_testkit::report::Result;
 
-use crate::wire::{
-    Ask, BareKeyValue, BareOp, BarePutRequest, BareRangeRequest, BareRangeResponse, BareRequestOp,
-    BareTxnRequest, BareTxnResponse, BareWatchCreateRequest, BareWatchRequest, BareWatchResponse,
+use crate::messages::{
+    BaselineKeyValue, BaselineOp, BaselinePutRequest, BaselineRangeRequest, BaselineRangeResponse,
+    BaselineRequestOp, BaselineTxnRequest, BaselineTxnResponse, BaselineWatchCreateRequest,
+    BaselineWatchRequest, BaselineWatchResponse, BaselineWatchUnion,
 };
 
 /// Key prefix of go-micro's records, and the first key after them.
 const RECORDS: (&[u8], &[u8]) = (b"/micro/registry/", b"/micro/registry0");
 /// Number of operations in one transaction; etcd allows 128.
 const BATCH: usize = 100;
-const LONGEST_MESSAGE: usize = 256 << 20;
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// Connection to one member.
-pub(crate) struct Bare {
-    single: DirectConnection,
+pub(crate) struct Baseline {
+    connection: DirectConnection,
     /// Task of the connection, which closes when it is dropped.
     _driver: JoinSet<()>,
 }
 
-impl Bare {
+impl Baseline {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
         let policy = AddressPolicy { loopback: true };
-        let (single, driver) = DirectConnection::connect(
+        let (connection, driver) = DirectConnection::connect(
             &TcpConnect,
             &address.to_string().parse()?,
             &policy,
@@ -50,100 +51,101 @@ impl Bare {
         let mut running = JoinSet::new();
         running.spawn(async move { drop(driver.run().await) });
         Ok(Self {
-            single,
+            connection,
             _driver: running,
         })
     }
 
     /// Returns all records, in one response.
-    pub(crate) async fn records(&self) -> Result<Vec<BareKeyValue>> {
-        let question = BareRangeRequest {
+    pub(crate) async fn records(&self) -> Result<Vec<BaselineKeyValue>> {
+        let request = BaselineRangeRequest {
             key: RECORDS.0.into(),
             range_end: RECORDS.1.into(),
         };
-        let answer: BareRangeResponse = self.ask("/etcdserverpb.KV/Range", question).await?;
-        Ok(answer.kvs)
+        let response: BaselineRangeResponse = self.call("/etcdserverpb.KV/Range", request).await?;
+        Ok(response.kvs)
     }
 
     /// Writes these keys and values, without a lease.
     pub(crate) async fn put(&self, changes: &[(String, String)]) -> Result<()> {
         for batch in changes.chunks(BATCH) {
             let put = |(key, value): &(String, String)| {
-                let put = BarePutRequest {
+                let put = BaselinePutRequest {
                     key: key.clone().into_bytes(),
                     value: value.clone().into_bytes(),
                 };
-                BareRequestOp {
-                    op: Some(BareOp::Put(put)),
+                BaselineRequestOp {
+                    op: Some(BaselineOp::Put(put)),
                 }
             };
-            let question = BareTxnRequest {
+            let request = BaselineTxnRequest {
                 success: batch.iter().map(put).collect(),
             };
-            let _: BareTxnResponse = self.ask("/etcdserverpb.KV/Txn", question).await?;
+            let _: BaselineTxnResponse = self.call("/etcdserverpb.KV/Txn", request).await?;
         }
         Ok(())
     }
 
     /// Watches all records from `revision`, or from now on if it is 0; returns once etcd has
     /// created the watch.
-    pub(crate) async fn watch(&self, revision: i64) -> Result<Watching> {
-        let create = BareWatchCreateRequest {
+    pub(crate) async fn watch(&self, revision: i64) -> Result<EventStream> {
+        let create = BaselineWatchCreateRequest {
             key: RECORDS.0.into(),
             range_end: RECORDS.1.into(),
             start_revision: revision,
         };
-        let questions = once(BareWatchRequest {
-            ask: Some(Ask::Create(create)),
+        let requests = once(BaselineWatchRequest {
+            request_union: Some(BaselineWatchUnion::Create(create)),
         })
         .chain(pending());
-        let codec = ProstCodec::<BareWatchRequest, BareWatchResponse>::default();
+        let codec = ProstCodec::<BaselineWatchRequest, BaselineWatchResponse>::default();
         let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
-        let answers = self
+        let responses = self
             .grpc()
-            .streaming(tonic::Request::new(questions), path, codec)
+            .streaming(tonic::Request::new(requests), path, codec)
             .await?;
-        let mut watching = Watching(answers.into_inner());
-        while !watching.next().await?.created {}
-        Ok(watching)
+        let mut events_stream = EventStream(responses.into_inner());
+        while !events_stream.next().await?.created {}
+        Ok(events_stream)
     }
 
-    async fn ask<Q, A>(&self, path: &'static str, question: Q) -> Result<A>
+    async fn call<Q, A>(&self, path: &'static str, request: Q) -> Result<A>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
         let codec = ProstCodec::<Q, A>::default();
-        let answer = self
+        let response = self
             .grpc()
             .unary(
-                tonic::Request::new(question),
+                tonic::Request::new(request),
                 PathAndQuery::from_static(path),
                 codec,
             )
             .await?;
-        Ok(answer.into_inner())
+        Ok(response.into_inner())
     }
 
-    fn grpc(&self) -> Grpc<BareTransport> {
-        Grpc::new(BareTransport(self.single.clone())).max_decoding_message_size(LONGEST_MESSAGE)
+    fn grpc(&self) -> Grpc<BaselineTransport> {
+        Grpc::new(BaselineTransport(self.connection.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 }
 
 /// Stream of the events of records.
-pub(crate) struct Watching(Streaming<BareWatchResponse>);
+pub(crate) struct EventStream(Streaming<BaselineWatchResponse>);
 
-impl Watching {
-    pub(crate) async fn next(&mut self) -> Result<BareWatchResponse> {
+impl EventStream {
+    pub(crate) async fn next(&mut self) -> Result<BaselineWatchResponse> {
         let next = self.0.message().await?;
         Ok(next.ok_or_else(|| Status::unavailable("etcd ended the stream"))?)
     }
 }
 
 /// Connection as the transport that tonic requires.
-struct BareTransport(DirectConnection);
+struct BaselineTransport(DirectConnection);
 
-impl GrpcService<Body> for BareTransport {
+impl GrpcService<Body> for BaselineTransport {
     type ResponseBody = DirectBody;
     type Error = BoxError;
     type Future =
@@ -154,7 +156,7 @@ impl GrpcService<Body> for BareTransport {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let single = self.0.clone();
-        Box::pin(async move { Ok(single.send(request).await?) })
+        let connection = self.0.clone();
+        Box::pin(async move { Ok(connection.send(request).await?) })
     }
 }
