@@ -54,7 +54,7 @@ impl CliError {
     }
 
     /// Marks the failure as one after which the command continues; `how` says in which way.
-    pub(crate) fn going_on(mut self, how: &str) -> Self {
+    pub(crate) fn continuing(mut self, how: &str) -> Self {
         self.what = format!("{}; {how}", self.what);
         self
     }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_says_what_can_be_done() {
+    fn the_exit_code_follows_the_kind_of_error() {
         let not_found = registry::Error::NotFound {
             service: "a".into(),
         };

@@ -27,8 +27,8 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
         .ttl(args.ttl)
         .interval(args.interval);
     let registration = registration.allow_loopback(args.allow_loopback).start()?;
-    let said = tokio::select! {
-        said = tell(registration.watch(), &opened, &args.name, &node, format) => said,
+    let printed = tokio::select! {
+        printed = print_states(registration.watch(), &opened, &args.name, &node, format) => printed,
         () = signals.next() => Ok(()),
     };
     let left = registration
@@ -36,7 +36,7 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
         .await
         .map_err(|error| opened.failure(error));
     opened.close().await?;
-    said.and(left)?;
+    printed.and(left)?;
     say(format, "left", &args.name, &node)
 }
 
@@ -56,7 +56,7 @@ fn service(args: &Register) -> Service {
 
 /// Reports the state of the registration until it has left: on stdout when it is registered, on
 /// stderr when it fails.
-async fn tell(
+async fn print_states(
     mut states: watch::Receiver<State>,
     opened: &OpenRegistry,
     name: &str,
@@ -69,7 +69,7 @@ async fn tell(
             State::Registered { .. } => say(format, "registered", name, node)?,
             State::Failing { why, .. } => {
                 output::note(&format!(
-                    "not registered in {}, trying on: {}",
+                    "not registered in {}, retrying: {}",
                     opened.url(),
                     escape::text(&why)
                 ));

@@ -43,7 +43,7 @@ async fn follow(
                 seen.trouble = None;
             }
             Err(error) => {
-                output::note(&format!("{}; waiting on", escape::text(&error.chain())));
+                output::note(&format!("{}; still waiting", escape::text(&error.chain())));
                 seen.trouble = Some(error);
             }
         }
@@ -68,7 +68,7 @@ fn too_late(opened: &OpenRegistry, args: &Wait, seen: SeenNodes) -> CliError {
         return opened.failure(error);
     }
     let Some(picture) = seen.picture else {
-        return CliError::registry(format!("{url} did not answer within {:?}", args.timeout))
+        return CliError::registry(format!("{url} did not respond within {:?}", args.timeout))
             .next("is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY");
     };
     let count = present(&picture).count();
@@ -77,7 +77,7 @@ fn too_late(opened: &OpenRegistry, args: &Wait, seen: SeenNodes) -> CliError {
         args.ready, args.timeout
     ))
     .next(format!(
-        "see who comes and goes: {}",
+        "watch its nodes: {}",
         opened.command(&format!("watch {name}"))
     ))
 }

@@ -23,7 +23,12 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &Watch) -> Result<(), CliEr
     while let Some(item) = watcher.next().await {
         match item {
             Ok(event) => printer.print(&story.on_event(event), start.elapsed().as_secs_f64())?,
-            Err(error) => output::note(&opened.failure(error).going_on("watching on").to_string()),
+            Err(error) => output::note(
+                &opened
+                    .failure(error)
+                    .continuing("still watching")
+                    .to_string(),
+            ),
         }
     }
     Err(CliError::registry("the registry was closed").next("watch again: waypost watch"))

@@ -102,7 +102,7 @@ async fn call(
     let written = scribes.join_next().await;
     written
         .and_then(Result::ok)
-        .unwrap_or_else(|| Err(CliError::no("the calls could not be told")))?;
+        .unwrap_or_else(|| Err(CliError::no("the calls could not be reported")))?;
     if interrupted {
         Err(CliError::interrupted())
     } else {

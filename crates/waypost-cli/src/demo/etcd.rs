@@ -45,7 +45,7 @@ pub(super) struct DemoEtcd {
     keeper: Child,
     /// Held separately, since waiting for a child closes its stdin.
     stdin: Option<ChildStdin>,
-    said: Lines<BufReader<ChildStdout>>,
+    output: Lines<BufReader<ChildStdout>>,
 }
 
 impl DemoEtcd {
@@ -76,7 +76,7 @@ impl DemoEtcd {
             url: String::new(),
             keeper,
             stdin,
-            said: BufReader::new(stdout).lines(),
+            output: BufReader::new(stdout).lines(),
         })
     }
 
@@ -87,7 +87,10 @@ impl DemoEtcd {
     pub(super) async fn serving(&mut self) -> Result<(), CliError> {
         let late =
             |_| CliError::registry(format!("{} did not serve within {START:?}", self.binary));
-        match timeout(START, self.said.next_line()).await.map_err(late)? {
+        match timeout(START, self.output.next_line())
+            .await
+            .map_err(late)?
+        {
             Ok(Some(line)) => match serde_json::from_str(&line) {
                 Ok(KeeperOutput::Serving { url }) => self.url = url,
                 other => return Err(self.failure(other.ok())),
@@ -112,8 +115,8 @@ impl DemoEtcd {
     /// # Cancel safety
     /// Safe: nothing is lost when it is dropped.
     pub(super) async fn failed(&mut self) -> CliError {
-        let said = self.said.next_line().await.ok().flatten();
-        self.failure(said.and_then(|line| serde_json::from_str(&line).ok()))
+        let output = self.output.next_line().await.ok().flatten();
+        self.failure(output.and_then(|line| serde_json::from_str(&line).ok()))
     }
 
     /// Ends etcd, and returns when neither process nor data is left.
@@ -130,8 +133,8 @@ impl DemoEtcd {
         }
     }
 
-    fn failure(&self, said: Option<KeeperOutput>) -> CliError {
-        let why = match said {
+    fn failure(&self, output: Option<KeeperOutput>) -> CliError {
+        let why = match output {
             Some(KeeperOutput::Ended { why }) => escape::text(&why),
             _ => "its keeper ended first".to_owned(),
         };

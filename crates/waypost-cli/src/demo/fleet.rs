@@ -167,8 +167,8 @@ impl DemoFleet {
             CliError::registry(format!("{name} was not registered within {START:?}")).next(next)
         };
         let line = timeout(START, first_line(stdout)).await.map_err(late)?;
-        let said = line.and_then(|line| serde_json::from_str::<RegisteredServer>(&line).ok());
-        *name = said
+        let registered = line.and_then(|line| serde_json::from_str::<RegisteredServer>(&line).ok());
+        *name = registered
             .ok_or_else(|| CliError::no(format!("{name} ended before it was registered")))?
             .id;
         Ok(())

@@ -76,8 +76,11 @@ mod tests {
             .chain((0..36).map(|bit| 1 << bit))
             .chain([1000, 12_345, 30_000_000, LONGEST_US])
         {
-            let told = highest(bucket(us));
-            assert!(told >= us && told - us <= us / STEPS, "{us} told as {told}");
+            let reported = highest(bucket(us));
+            assert!(
+                reported >= us && reported - us <= us / STEPS,
+                "{us} reported as {reported}"
+            );
         }
     }
 

@@ -162,7 +162,7 @@ async fn play(
         opened.url(),
         args.rate
     ));
-    let (events, heard) = tokio::sync::mpsc::channel(runner::NEWS);
+    let (events, received) = tokio::sync::mpsc::channel(runner::QUEUE);
     let script = DemoScript {
         servers: args.servers,
         rate: args.rate,
@@ -171,6 +171,6 @@ async fn play(
         events,
     };
     let runner = Runner::new(setting, channel);
-    let (played, report) = tokio::join!(script.play(fleet), runner.follow(heard));
+    let (played, report) = tokio::join!(script.run(fleet), runner.run(received));
     played.map(|()| report)
 }

@@ -8,7 +8,7 @@ use crate::error::CliError;
 pub(super) enum DemoRegistry {
     /// Registry that was given. It may hold other greeters.
     Given(String),
-    Folder(TempDir),
+    TemporaryDir(TempDir),
     DemoEtcd(Box<DemoEtcd>),
 }
 
@@ -22,7 +22,7 @@ impl DemoRegistry {
             )),
             Some(url) => Ok(Self::Given(url)),
             None if etcd => Ok(Self::DemoEtcd(Box::new(DemoEtcd::start().await?))),
-            None => Ok(Self::Folder(TempDir::with_prefix("waypost-demo-")?)),
+            None => Ok(Self::TemporaryDir(TempDir::with_prefix("waypost-demo-")?)),
         }
     }
 
@@ -30,7 +30,7 @@ impl DemoRegistry {
     pub(super) async fn ready(&mut self) -> Result<(), CliError> {
         match self {
             Self::DemoEtcd(etcd) => etcd.serving().await,
-            Self::Given(_) | Self::Folder(_) => Ok(()),
+            Self::Given(_) | Self::TemporaryDir(_) => Ok(()),
         }
     }
 
@@ -38,7 +38,7 @@ impl DemoRegistry {
     pub(super) fn url(&self) -> String {
         match self {
             Self::Given(url) => url.clone(),
-            Self::Folder(folder) => format!("local://{}", folder.path().display()),
+            Self::TemporaryDir(dir) => format!("local://{}", dir.path().display()),
             Self::DemoEtcd(etcd) => etcd.url().to_owned(),
         }
     }
@@ -52,7 +52,7 @@ impl DemoRegistry {
     pub(super) fn etcd(&self) -> Option<&str> {
         match self {
             Self::DemoEtcd(etcd) => Some(etcd.version()),
-            Self::Given(_) | Self::Folder(_) => None,
+            Self::Given(_) | Self::TemporaryDir(_) => None,
         }
     }
 
@@ -60,7 +60,7 @@ impl DemoRegistry {
     pub(super) async fn failed(&mut self) -> CliError {
         match self {
             Self::DemoEtcd(etcd) => etcd.failed().await,
-            Self::Given(_) | Self::Folder(_) => std::future::pending().await,
+            Self::Given(_) | Self::TemporaryDir(_) => std::future::pending().await,
         }
     }
 
@@ -68,7 +68,7 @@ impl DemoRegistry {
     pub(super) async fn clear(self) -> Result<(), CliError> {
         match self {
             Self::Given(_) => Ok(()),
-            Self::Folder(folder) => Ok(folder.close()?),
+            Self::TemporaryDir(dir) => Ok(dir.close()?),
             Self::DemoEtcd(etcd) => etcd.end().await,
         }
     }

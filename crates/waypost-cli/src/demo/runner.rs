@@ -13,7 +13,7 @@ use super::stats::Stats;
 use crate::output::{self, Style};
 
 /// Maximum number of events that wait to be counted.
-pub(super) const NEWS: usize = 4096;
+pub(super) const QUEUE: usize = 4096;
 
 /// Time between two redraws.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -61,7 +61,7 @@ impl Runner {
     }
 
     /// Handles events until all senders are gone, and returns the report.
-    pub(super) async fn follow(mut self, mut events: mpsc::Receiver<DemoEvent>) -> DemoReport {
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<DemoEvent>) -> DemoReport {
         let mut screen = Screen::default();
         let mut redraw = interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -69,7 +69,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 _ = redraw.tick(), if self.style.redraws() => screen.draw(&self.frame()),
-                heard = events.recv() => match heard {
+                received = events.recv() => match received {
                     Some(events) => self.on_event(events),
                     None => break,
                 },
@@ -83,16 +83,16 @@ impl Runner {
         match events {
             DemoEvent::DemoCall(call) => self.stats.count(&call),
             DemoEvent::End(at) => self.stats.end(at),
-            DemoEvent::Act(act) => self.tell(act),
+            DemoEvent::Act(act) => self.log(act),
             DemoEvent::DemoPhase(name, at) => {
                 self.stats.begin(name, at);
-                self.tell(name.to_owned());
+                self.log(name.to_owned());
             }
         }
     }
 
     /// Shows an action: on a terminal as part of the view, elsewhere as a line.
-    fn tell(&mut self, act: String) {
+    fn log(&mut self, act: String) {
         if !self.style.redraws() {
             output::note(&format!(
                 "{:5.1} s  {act}",

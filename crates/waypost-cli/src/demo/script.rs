@@ -27,7 +27,7 @@ pub(super) struct DemoScript {
 impl DemoScript {
     /// Starts the servers, then the load; restarts every server in turn; kills one, starts another;
     /// ends the load.
-    pub(super) async fn play(self, fleet: &mut DemoFleet) -> Result<(), CliError> {
+    pub(super) async fn run(self, fleet: &mut DemoFleet) -> Result<(), CliError> {
         let slots = usize::from(self.servers);
         self.act(format!("starting {slots} servers")).await;
         fleet.start_all(slots).await?;
@@ -40,7 +40,7 @@ impl DemoScript {
         sleep(self.phase).await;
         self.restart_each(fleet, slots).await?;
         self.kill_one(fleet).await?;
-        self.tell(|| DemoEvent::End(Instant::now())).await;
+        self.emit(|| DemoEvent::End(Instant::now())).await;
         load.finish().await;
         Ok(())
     }
@@ -70,16 +70,16 @@ impl DemoScript {
     }
 
     async fn phase(&self, name: &'static str) {
-        self.tell(|| DemoEvent::DemoPhase(name, Instant::now()))
+        self.emit(|| DemoEvent::DemoPhase(name, Instant::now()))
             .await;
     }
 
     async fn act(&self, act: String) {
-        self.tell(|| DemoEvent::Act(act)).await;
+        self.emit(|| DemoEvent::Act(act)).await;
     }
 
     /// Sends an event. It is created once the queue has capacity for it, so that its time is right.
-    async fn tell(&self, events: impl FnOnce() -> DemoEvent) {
+    async fn emit(&self, events: impl FnOnce() -> DemoEvent) {
         // The receiver is gone only if the demo is over.
         if let Ok(room) = self.events.reserve().await {
             room.send(events());

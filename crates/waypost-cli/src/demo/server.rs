@@ -80,10 +80,10 @@ async fn serve(
     loop {
         tokio::select! {
             result = running.wait() => return result.map_err(|error| failed(&error)),
-            Ok(()) = states.changed() => tell(opened, running, &states.borrow_and_update().clone())?,
+            Ok(()) = states.changed() => print_state(opened, running, &states.borrow_and_update().clone())?,
             () = signals.next() => running.stop(),
             () = &mut orphaned => {
-                leave(running).await;
+                deregister(running).await;
                 return Ok(());
             }
         }
@@ -91,7 +91,7 @@ async fn serve(
 }
 
 /// Leaves the registry, and does no more: the calls in flight end with the process.
-async fn leave(running: &ServerHandle) {
+async fn deregister(running: &ServerHandle) {
     running.stop();
     let _ = timeout(LEAVE, running.registration().wait_for(State::is_left)).await;
 }
@@ -105,12 +105,16 @@ async fn stdin_closed(wanted: bool) {
 }
 
 /// Reports the state of the registration: on stdout when it is registered, on stderr when it fails.
-fn tell(opened: &OpenRegistry, running: &ServerHandle, state: &State) -> Result<(), CliError> {
+fn print_state(
+    opened: &OpenRegistry,
+    running: &ServerHandle,
+    state: &State,
+) -> Result<(), CliError> {
     match state {
         State::Registered { .. } => say("registered", running),
         State::Failing { why, .. } => {
             output::note(&format!(
-                "not registered in {}, trying on: {}",
+                "not registered in {}, retrying: {}",
                 opened.url(),
                 escape::text(why)
             ));

@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    fn told(stats: &Stats) -> Vec<(&str, u64, u64, u64)> {
+    fn phases(stats: &Stats) -> Vec<(&str, u64, u64, u64)> {
         let line = |p: &DemoPhase| {
             (
                 p.name,
@@ -182,7 +182,7 @@ mod tests {
         stats.count(&call(start, 19, 121));
         stats.count(&failed(call(start, 120, 900)));
         stats.count(&call(start, 130, 60));
-        assert_eq!(told(&stats), [("steady", 2, 0, 12), ("kill", 2, 1, 128)]);
+        assert_eq!(phases(&stats), [("steady", 2, 0, 12), ("kill", 2, 1, 128)]);
         assert_eq!(
             (
                 stats.total.calls,
@@ -203,7 +203,7 @@ mod tests {
         stats.begin("kill", start + Duration::from_millis(1000));
         stats.count(&call(start, 10, 1095));
         assert_eq!(
-            told(&stats),
+            phases(&stats),
             [("rolling-restart", 2, 0, 1100), ("kill", 0, 0, 0)]
         );
     }
@@ -215,7 +215,7 @@ mod tests {
         stats.begin("steady", start);
         stats.count(&call(start, 0, 5));
         stats.end(start + Duration::from_millis(705));
-        assert_eq!(told(&stats), [("steady", 1, 0, 700)]);
+        assert_eq!(phases(&stats), [("steady", 1, 0, 700)]);
     }
 
     #[tokio::test]

@@ -27,8 +27,8 @@ impl Style {
 
     /// Returns the style by the terminal, `NO_COLOR` (set and not empty) and `TERM=dumb`.
     fn of(terminal: bool) -> Self {
-        let is = |name, said: fn(&str) -> bool| {
-            std::env::var_os(name).is_some_and(|value| value.to_str().is_none_or(said))
+        let is = |name, is_set: fn(&str) -> bool| {
+            std::env::var_os(name).is_some_and(|value| value.to_str().is_none_or(is_set))
         };
         let terminal = terminal && !is("TERM", |term| term == "dumb");
         Self {

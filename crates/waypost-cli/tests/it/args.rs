@@ -11,7 +11,7 @@ fn json(line: &str) -> Value {
 }
 
 /// Returns the first line of one half of the demo.
-async fn said(child: &mut Child) -> Value {
+async fn next_line(child: &mut Child) -> Value {
     json(&child.line(DEADLINE).await.unwrap())
 }
 
@@ -39,7 +39,7 @@ async fn the_server_registers_as_flags_and_the_environment_say() {
         .env("MICRO_SERVER_METADATA", "rack=7")
         .env("MICRO_SERVER_ADDRESS", ":0");
     let mut server = Child::start("server", &program).unwrap();
-    let registered = said(&mut server).await;
+    let registered = next_line(&mut server).await;
     assert_eq!(
         (&registered["service"], &registered["id"]),
         (&"bonjour".into(), &"bonjour-a".into())
@@ -62,14 +62,14 @@ async fn the_server_registers_as_flags_and_the_environment_say() {
 async fn the_client_calls_whom_and_as_long_as_it_is_told() {
     let host = Host::new();
     let mut server = host.start(&["demo", "server", "--server-name", "bonjour"]);
-    said(&mut server).await;
+    next_line(&mut server).await;
     let program = host.waypost(&["demo", "client", "--service", "bonjour", "--rate", "20"]);
     let mut client = Child::start(
         "client",
         &program.env("MICRO_CLIENT_REQUEST_TIMEOUT", "300ms"),
     )
     .unwrap();
-    assert_eq!(said(&mut client).await["event"], "call");
+    assert_eq!(next_line(&mut client).await["event"], "call");
     server.sigstop().unwrap();
     let late = client
         .line_where(DEADLINE, |line| json(line)["result"] == "DeadlineExceeded")

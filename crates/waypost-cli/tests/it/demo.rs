@@ -34,14 +34,17 @@ async fn no_call_fails_and_the_object_is_as_promised() {
         (Some(0), 1),
         "{ended:?}"
     );
-    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let summary: Value = serde_json::from_str(&ended.stdout).unwrap();
     let number = |value: &Value| value.as_u64().unwrap();
     assert_eq!(
-        (&told["schema"], &told["registry"]),
+        (&summary["schema"], &summary["registry"]),
         (&"waypost/1".into(), &"local".into())
     );
-    assert_eq!((number(&told["servers"]), number(&told["failed"])), (3, 0));
-    let phases = told["phases"].as_array().unwrap();
+    assert_eq!(
+        (number(&summary["servers"]), number(&summary["failed"])),
+        (3, 0)
+    );
+    let phases = summary["phases"].as_array().unwrap();
     assert_eq!(
         phases
             .iter()
@@ -54,16 +57,16 @@ async fn no_call_fails_and_the_object_is_as_promised() {
             .iter()
             .map(|phase| number(&phase["calls"]))
             .sum::<u64>(),
-        number(&told["calls"])
+        number(&summary["calls"])
     );
     // Three drains of one second each, at 100 calls per second.
     assert!(
         number(&phases[0]["calls"]) >= 90 && number(&phases[1]["calls"]) >= 290,
-        "{told}"
+        "{summary}"
     );
     assert!(
-        number(&told["p50_us"]) > 0 && number(&told["p50_us"]) <= number(&told["p99_us"]),
-        "{told}"
+        number(&summary["p50_us"]) > 0 && number(&summary["p50_us"]) <= number(&summary["p99_us"]),
+        "{summary}"
     );
     assert!(is_empty(folder.path()));
 }
@@ -150,7 +153,7 @@ async fn a_demo_that_is_killed_takes_its_servers_along() {
 }
 
 #[tokio::test]
-async fn the_server_says_when_it_is_registered_and_when_it_has_left() {
+async fn the_server_reports_its_registration_and_deregistration() {
     let host = Host::new();
     let mut server = host.greeter("a").await;
     server.sigterm().unwrap();

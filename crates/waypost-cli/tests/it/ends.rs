@@ -81,7 +81,7 @@ async fn wrong_values_are_told_with_the_right_ones() {
     ");
     insta::assert_snapshot!(failed(&["register", "--name", "a", "--address", "b:1", "--metadata", "x"]).await, @r"
     2
-    error: invalid value 'x' for '--metadata <KEY=VALUE>': is no pair: give key=value
+    error: invalid value 'x' for '--metadata <KEY=VALUE>': must be a pair: give key=value
 
     For more information, try '--help'.
     ");

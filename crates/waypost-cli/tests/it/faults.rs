@@ -41,7 +41,7 @@ impl Call {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the client tells its times by the wall clock too"
+    reason = "the client measures its times by the wall clock too"
 )]
 fn now_us() -> u64 {
     u64::try_from(

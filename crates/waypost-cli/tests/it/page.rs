@@ -75,7 +75,7 @@ async fn follows_the_page(binary: Binary) {
 }
 
 #[tokio::test]
-async fn the_commands_of_the_page_do_what_it_says() {
+async fn the_commands_of_the_page_work() {
     each(follows_the_page).await;
 }
 
@@ -105,7 +105,7 @@ fn quoted<'a>(page: &'a str, heading: &str, column: usize) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_words_of_the_page_are_those_of_the_log() {
+fn the_messages_of_the_page_are_those_of_the_log() {
     let page = page();
     let mut quoted = [
         quoted(&page, "## What may happen", 1),
@@ -121,7 +121,7 @@ fn the_words_of_the_page_are_those_of_the_log() {
     }
     for words in quoted.iter_mut().flatten() {
         // A figure is that of the one case that the page describes.
-        let said = words.split(|c: char| c.is_ascii_digit()).next().unwrap();
-        assert!(source.contains(said), "nothing says {words:?} any more");
+        let message = words.split(|c: char| c.is_ascii_digit()).next().unwrap();
+        assert!(source.contains(message), "no source contains {words:?}");
     }
 }

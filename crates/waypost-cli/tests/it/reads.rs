@@ -228,7 +228,7 @@ async fn what_a_terminal_would_obey_is_shown_and_not_sent() {
 }
 
 #[test]
-fn where_nobody_reads_nobody_complains() {
+fn a_closed_stdout_is_no_error() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let folder = tempfile::tempdir().unwrap();

@@ -125,10 +125,10 @@ impl Host {
     /// Starts a greeter, and waits until it is registered.
     pub(crate) async fn greeter(&self, id: &str) -> Child {
         let mut child = self.start(&["demo", "server", "--id", id]);
-        let said: serde_json::Value =
+        let registered: serde_json::Value =
             serde_json::from_str(&child.line(DEADLINE).await.unwrap()).unwrap();
         assert_eq!(
-            (&said["event"], &said["id"]),
+            (&registered["event"], &registered["id"]),
             (&"registered".into(), &format!("greeter-{id}").into())
         );
         child

@@ -5,7 +5,7 @@ use crate::support::{DEADLINE, Host, end};
 #[tokio::test]
 async fn a_registration_is_held_until_it_is_told_to_leave() {
     let host = Host::new();
-    for leave in [
+    for signal in [
         waypost_testkit::Child::sigterm,
         waypost_testkit::Child::sigint,
     ] {
@@ -14,7 +14,7 @@ async fn a_registration_is_held_until_it_is_told_to_leave() {
             host.run(&["get", "greeter", "-o", "name"]).await.stdout,
             "greeter-a"
         );
-        leave(&mut node).unwrap();
+        signal(&mut node).unwrap();
         let ended = end(&mut node).await;
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
         assert_eq!(
@@ -122,7 +122,7 @@ async fn wait_ends_when_there_are_enough() {
 }
 
 #[tokio::test]
-async fn wait_says_what_is_missing_when_its_time_is_over() {
+async fn wait_reports_the_missing_nodes_at_its_timeout() {
     let host = Host::new();
     let _a = host.node("a", &[]).await;
     let ended = host
@@ -131,6 +131,6 @@ async fn wait_says_what_is_missing_when_its_time_is_over() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
     insta::assert_snapshot!(ended.stderr, @r"
     error: greeter: 1 of 3 nodes registered in local:///here after 300ms
-      see who comes and goes: waypost --registry local:///here watch greeter
+      watch its nodes: waypost --registry local:///here watch greeter
     ");
 }

@@ -44,7 +44,7 @@ pub(super) async fn etcd() -> Result<EtcdBinary, CliError> {
     };
     let path = choose(|name| std::env::var_os(name)).ok_or_else(none)?;
     let failed = |why: &str| {
-        CliError::registry(format!("{} is no etcd: {why}", path.display())).next(REMEDY)
+        CliError::registry(format!("{} is not an etcd: {why}", path.display())).next(REMEDY)
     };
     let mut command = Command::new(&path);
     command
@@ -57,7 +57,7 @@ pub(super) async fn etcd() -> Result<EtcdBinary, CliError> {
         .map_err(|_| failed("it does not say its version"))?;
     let output = output.map_err(|error| failed(&error.to_string()))?;
     let version = version(&String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| failed("it tells no version of etcd"))?;
+        .ok_or_else(|| failed("its output has no version of etcd"))?;
     Ok(EtcdBinary { path, version })
 }
 
@@ -99,8 +99,12 @@ fn numbers(version: &str) -> Vec<u32> {
 }
 
 /// Returns the version in `etcd Version: 3.4.23`, the first line of `etcd --version`.
-fn version(said: &str) -> Option<String> {
-    let version = said.lines().next()?.strip_prefix("etcd Version: ")?.trim();
+fn version(output: &str) -> Option<String> {
+    let version = output
+        .lines()
+        .next()?
+        .strip_prefix("etcd Version: ")?
+        .trim();
     version
         .starts_with(|c: char| c.is_ascii_digit())
         .then(|| crate::escape::text(version))

@@ -43,7 +43,7 @@ pub(in crate::demo) async fn run(args: &KeeperArgs) -> Result<(), CliError> {
     etcd.kill().await?;
     folder.close()?;
     match ended? {
-        Some(why) => say(&KeeperOutput::Ended { why }),
+        Some(why) => print(&KeeperOutput::Ended { why }),
         None => Ok(()),
     }
 }
@@ -96,11 +96,11 @@ async fn follow(etcd: &mut Child, client: &ReservedPort) -> Result<Option<String
             else => break,
         };
         if line.contains(SERVING) && !std::mem::replace(&mut serves, true) {
-            say(&KeeperOutput::Serving {
+            print(&KeeperOutput::Serving {
                 url: format!("etcd://{}", client.address),
             })?;
         }
-        complaint = told(&line).or(complaint);
+        complaint = complaint_in(&line).or(complaint);
     }
     let status = etcd.wait().await?;
     Ok(Some(complaint.map_or_else(
@@ -110,7 +110,7 @@ async fn follow(etcd: &mut Child, client: &ReservedPort) -> Result<Option<String
 }
 
 /// Returns the error that a line reports, if any.
-fn told(line: &str) -> Option<String> {
+fn complaint_in(line: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct KeeperLog {
         level: String,
@@ -131,8 +131,8 @@ async fn stdin_closed() {
     while stdin.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
 }
 
-fn say(said: &KeeperOutput) -> Result<(), CliError> {
-    let text = serde_json::to_string(said).map_err(io::Error::from)?;
+fn print(output: &KeeperOutput) -> Result<(), CliError> {
+    let text = serde_json::to_string(output).map_err(io::Error::from)?;
     Ok(output::line(&text)?)
 }
 
@@ -141,12 +141,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_what_etcd_says_only_complaints_are_passed_on() {
-        assert_eq!(told(r#"{"level":"info","msg":"hello"}"#), None);
+    fn only_complaints_of_etcd_are_passed_on() {
+        assert_eq!(complaint_in(r#"{"level":"info","msg":"hello"}"#), None);
         let fatal = r#"{"level":"fatal","ts":"x","msg":"discovery failed","error":"no room"}"#;
-        assert_eq!(told(fatal).as_deref(), Some("discovery failed: no room"));
         assert_eq!(
-            told("flag provided but not defined: -logger").as_deref(),
+            complaint_in(fatal).as_deref(),
+            Some("discovery failed: no room")
+        );
+        assert_eq!(
+            complaint_in("flag provided but not defined: -logger").as_deref(),
             Some("flag provided but not defined: -logger")
         );
     }

@@ -26,14 +26,14 @@ async fn shown(host: &Host, args: &[&str]) -> String {
 }
 
 /// Returns the exit code and stderr of a command that must not write to stdout.
-fn said(ended: &Ended) -> String {
+fn output(ended: &Ended) -> String {
     assert_eq!(ended.stdout, "");
     format!("{}\n{}", ended.code.unwrap(), ended.stderr)
 }
 
 #[tokio::test]
 async fn list_and_get_show_what_is_there() {
-    let [empty, wide, jsonl, get, nobody] = each(async |binary| {
+    let [empty, wide, jsonl, get, unknown] = each(async |binary| {
         let (_etcd, host) = start(&binary).await;
         let empty = host.run(&["list"]).await;
         let _a = host.node("a", &["--metadata", "protocol=grpc"]).await;
@@ -54,7 +54,7 @@ async fn list_and_get_show_what_is_there() {
             shown(&host, &["list", "-o", "wide"]).await,
             shown(&host, &["list", "-o", "jsonl"]).await,
             shown(&host, &["get", "greeter"]).await,
-            said(&host.run(&["get", "nobody"]).await),
+            output(&host.run(&["get", "nobody"]).await),
         ]
     })
     .await;
@@ -77,7 +77,7 @@ async fn list_and_get_show_what_is_there() {
     greeter-b  127.0.0.1:9098  2.0.0    -         confirmed
     greeter-a  127.0.0.1:9097  latest   grpc      confirmed
     ");
-    insta::assert_snapshot!(nobody, @r#"
+    insta::assert_snapshot!(unknown, @r#"
     1
     error: service "nobody" is not registered in etcd://ETCD
       see what is: waypost --registry etcd://ETCD list
@@ -86,12 +86,12 @@ async fn list_and_get_show_what_is_there() {
 
 #[tokio::test]
 async fn watch_tells_a_leave_from_a_loss() {
-    let told = each(async |binary| {
+    let lines = each(async |binary| {
         let (_etcd, host) = start(&binary).await;
         host.watched("table", &SHORT).await
     })
     .await;
-    insta::assert_snapshot!(told, @r"
+    insta::assert_snapshot!(lines, @r"
     EVENT     NODE                                          ADDRESS                VERSION
     present   greeter-a                                     127.0.0.1:9097         latest
     created   greeter-b                                     127.0.0.1:9098         latest
@@ -105,13 +105,13 @@ async fn watch_tells_a_leave_from_a_loss() {
 async fn register_holds_a_node_and_leaves_nothing() {
     each(async |binary| {
         let (etcd, host) = start(&binary).await;
-        for leave in [Child::sigterm, Child::sigint] {
+        for signal in [Child::sigterm, Child::sigint] {
             let mut node = host.node("a", &["--metadata", "protocol=grpc"]).await;
             assert_eq!(
                 etcd.keys("/micro/registry/").await.unwrap(),
                 ["/micro/registry/greeter/greeter-a"]
             );
-            leave(&mut node).unwrap();
+            signal(&mut node).unwrap();
             let ended = end(&mut node).await;
             assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
             assert_eq!(
@@ -131,7 +131,7 @@ async fn register_holds_a_node_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn deregister_removes_what_is_there_and_says_what_is_not() {
+async fn deregister_removes_a_record_and_reports_a_missing_one() {
     let [missing, removed] = each(async |binary| {
         let (etcd, host) = start(&binary).await;
         let mut node = host.node("a", &[]).await;
@@ -139,7 +139,7 @@ async fn deregister_removes_what_is_there_and_says_what_is_not() {
         let missing = host.run(&["deregister", "greeter", "z"]).await;
         let removed = host.run(&["deregister", "greeter", "a"]).await;
         assert_eq!(etcd.keys("/micro/").await.unwrap().len(), 0);
-        [said(&missing), said(&removed)]
+        [output(&missing), output(&removed)]
     })
     .await;
     insta::assert_snapshot!(missing, @r#"
@@ -165,7 +165,7 @@ async fn wait_ends_when_there_are_enough_or_time_is_over() {
             (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
             (Some(0), "greeter-a\ngreeter-b", "")
         );
-        said(
+        output(
             &host
                 .run(&["wait", "greeter", "--ready", "3", "--timeout", "5s"])
                 .await,
@@ -175,17 +175,17 @@ async fn wait_ends_when_there_are_enough_or_time_is_over() {
     insta::assert_snapshot!(late, @r"
     1
     error: greeter: 2 of 3 nodes registered in etcd://ETCD after 5s
-      see who comes and goes: waypost --registry etcd://ETCD watch greeter
+      watch its nodes: waypost --registry etcd://ETCD watch greeter
     ");
 }
 
 #[tokio::test]
 async fn another_prefix_is_another_registry() {
-    let nobody = each(async |binary| {
+    let elsewhere = each(async |binary| {
         let (etcd, host) = start(&binary).await;
         let _a = host.node("a", &[]).await;
         let other = Host::on(&etcd, "/other?timeout=3s");
-        let nobody = other.run(&["get", "greeter"]).await;
+        let elsewhere = other.run(&["get", "greeter"]).await;
         let _b = other.node("b", &[]).await;
         assert_eq!(
             etcd.keys("/").await.unwrap(),
@@ -194,10 +194,10 @@ async fn another_prefix_is_another_registry() {
                 "/other/greeter/greeter-b"
             ]
         );
-        said(&nobody)
+        output(&elsewhere)
     })
     .await;
-    insta::assert_snapshot!(nobody, @r#"
+    insta::assert_snapshot!(elsewhere, @r#"
     1
     error: service "greeter" is not registered in etcd://ETCD/other?timeout=3s
       see what is: waypost --registry 'etcd://ETCD/other?timeout=3s' list

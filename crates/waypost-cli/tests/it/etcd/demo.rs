@@ -67,16 +67,16 @@ async fn no_call_fails_on_an_etcd_of_its_own_and_nothing_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let ended = run(&demo(&binary, folder.path(), &["--json"])).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let summary: Value = serde_json::from_str(&ended.stdout).unwrap();
         assert_eq!(
-            (&told["registry"], &told["etcd"]),
+            (&summary["registry"], &summary["etcd"]),
             (&"etcd".into(), &binary.version().to_string().into())
         );
         assert_eq!(
-            (told["failed"].as_u64(), told["servers"].as_u64()),
+            (summary["failed"].as_u64(), summary["servers"].as_u64()),
             (Some(0), Some(3))
         );
-        assert!(told["calls"].as_u64().unwrap() >= 380, "{told}");
+        assert!(summary["calls"].as_u64().unwrap() >= 380, "{summary}");
         assert!(is_empty(folder.path()) && etcds(folder.path()).is_empty());
     })
     .await;
@@ -203,7 +203,7 @@ async fn an_etcd_that_dies_ends_the_demo_with_what_it_said() {
 }
 
 #[tokio::test]
-async fn where_there_is_none_it_says_how_to_get_one() {
+async fn without_an_etcd_the_error_names_the_remedy() {
     let nowhere = waypost()
         .env("PATH", "/nowhere")
         .env("HOME", "/nowhere")
@@ -221,7 +221,7 @@ async fn where_there_is_none_it_says_how_to_get_one() {
     .await;
     assert_eq!(ended.code, Some(3));
     insta::assert_snapshot!(ended.stderr, @r"
-    error: /bin/echo is no etcd: it tells no version of etcd
+    error: /bin/echo is not an etcd: its output has no version of etcd
       get one: apt-get install etcd-server, or cargo xtask etcd; or name one: WAYPOST_ETCD=/path/to/etcd
     ");
     let ended = run(&waypost().args(["--registry", "local://", "demo", "--etcd"])).await;

@@ -19,8 +19,8 @@ async fn the_demos_record_is_go_micros_byte_for_byte() {
         let server = Host::on(&etcd, "").greeter("a").await;
         assert_eq!(etcd.keys("").await.unwrap(), [golden_key]);
         let value = String::from_utf8(etcd.get(golden_key).await.unwrap().unwrap()).unwrap();
-        let said: serde_json::Value = serde_json::from_str(&server.stdout()[0]).unwrap();
-        let ours = value.replace(said["address"].as_str().unwrap(), "ADDRESS");
+        let registered: serde_json::Value = serde_json::from_str(&server.stdout()[0]).unwrap();
+        let ours = value.replace(registered["address"].as_str().unwrap(), "ADDRESS");
         assert_eq!(
             without_pairs(&ours, "waypost."),
             without_pairs(golden, "broker")

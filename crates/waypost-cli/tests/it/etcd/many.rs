@@ -66,11 +66,11 @@ async fn transact(etcd: &Etcd, script: &str) {
         etcdctl.wait_with_output()
     );
     written.unwrap();
-    let said = output.unwrap();
+    let output = output.unwrap();
     assert!(
-        said.status.success() && said.stdout.starts_with(b"SUCCESS"),
+        output.status.success() && output.stdout.starts_with(b"SUCCESS"),
         "{}",
-        String::from_utf8_lossy(&said.stdout)
+        String::from_utf8_lossy(&output.stdout)
     );
 }
 

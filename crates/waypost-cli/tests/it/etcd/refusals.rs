@@ -23,12 +23,12 @@ const PASSWORD: &str = "correct-horse";
 const WRONG: &str = "battery-staple";
 
 /// Registry that cannot be used, and the output of commands on it.
-struct Place {
+struct Target {
     address: String,
     url: String,
 }
 
-impl Place {
+impl Target {
     fn new(etcd: &Etcd, scheme: &str, login: &str, rest: &str) -> Self {
         let address = etcd.addresses()[0].to_string();
         let url = format!("{scheme}://{login}{address}{rest}");
@@ -36,24 +36,30 @@ impl Place {
     }
 
     /// Returns the exit code and stderr of a command that must not write to stdout.
-    async fn said(&self, args: &[&str]) -> String {
-        self.told(&run(&waypost().args(["--registry", &self.url]).args(args)).await)
+    async fn run(&self, args: &[&str]) -> String {
+        self.shown(&run(&waypost().args(["--registry", &self.url]).args(args)).await)
     }
 
     /// Returns the exit code and stderr of a command that is interrupted once it reports that it
     /// continues.
-    async fn said_until_stopped(&self, args: &[&str]) -> String {
+    async fn run_until_stopped(&self, args: &[&str]) -> String {
         let mut child = Child::start(
             "waypost",
             &waypost().args(["--registry", &self.url]).args(args),
         )
         .unwrap();
-        eventually(|| child.stderr().iter().any(|line| line.contains("ing on"))).await;
+        eventually(|| {
+            child
+                .stderr()
+                .iter()
+                .any(|line| line.contains("retrying") || line.contains("; still "))
+        })
+        .await;
         child.sigint().unwrap();
-        self.told(&end(&mut child).await)
+        self.shown(&end(&mut child).await)
     }
 
-    fn told(&self, ended: &Ended) -> String {
+    fn shown(&self, ended: &Ended) -> String {
         let text = format!("{}\n{}", ended.code.unwrap(), ended.stderr);
         assert!(!text.contains(PASSWORD) && !text.contains(WRONG), "{text}");
         assert!(
@@ -66,18 +72,18 @@ impl Place {
 }
 
 #[tokio::test]
-async fn nobody_there() {
+async fn an_etcd_that_is_down() {
     let [list, get, wait, deregister, demo, register] = each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.kill().await.unwrap();
-        let gone = Place::new(&etcd, "etcd", "", "");
+        let gone = Target::new(&etcd, "etcd", "", "");
         [
-            gone.said(&["list"]).await,
-            gone.said(&["get", "greeter"]).await,
-            gone.said(&["wait", "greeter", "--timeout", "500ms"]).await,
-            gone.said(&["deregister", "greeter", "a"]).await,
-            gone.said(&["demo"]).await,
-            gone.said_until_stopped(REGISTER).await,
+            gone.run(&["list"]).await,
+            gone.run(&["get", "greeter"]).await,
+            gone.run(&["wait", "greeter", "--timeout", "500ms"]).await,
+            gone.run(&["deregister", "greeter", "a"]).await,
+            gone.run(&["demo"]).await,
+            gone.run_until_stopped(REGISTER).await,
         ]
     })
     .await;
@@ -89,13 +95,13 @@ async fn nobody_there() {
     assert_eq!([&get, &deregister, &demo], [&list; 3]);
     insta::assert_snapshot!(wait, @r"
     3
-    error: etcd://ETCD did not answer within 500ms
+    error: etcd://ETCD did not respond within 500ms
       is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY
     ");
     let first = register.lines().take(2).collect::<Vec<_>>().join("\n");
     insta::assert_snapshot!(first, @r#"
     3
-    not registered in etcd://ETCD, trying on: the etcd registry is unavailable: reading the record of "a-1": ETCD: Connection refused (os error 111)
+    not registered in etcd://ETCD, retrying: the etcd registry is unavailable: reading the record of "a-1": ETCD: Connection refused (os error 111)
     "#);
 }
 
@@ -104,10 +110,11 @@ async fn a_member_that_hangs_is_named() {
     let list = each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.pause().unwrap();
-        let said = Place::new(&etcd, "etcd", "", "").said(&["list"]).await;
+        let output = Target::new(&etcd, "etcd", "", "").run(&["list"]).await;
         // The time limit in the text differs.
-        said.split_once(" within ")
-            .map_or(said.clone(), |(said, _)| said.to_owned())
+        output
+            .split_once(" within ")
+            .map_or(output.clone(), |(output, _)| output.to_owned())
     })
     .await;
     insta::assert_snapshot!(list, @r"
@@ -121,8 +128,8 @@ async fn all_members_that_fail_are_named() {
     let list = each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.kill().await.unwrap();
-        Place::new(&etcd, "etcd", "", ",no-such-host.invalid")
-            .said(&["list"])
+        Target::new(&etcd, "etcd", "", ",no-such-host.invalid")
+            .run(&["list"])
             .await
     })
     .await;
@@ -133,41 +140,41 @@ async fn all_members_that_fail_are_named() {
 }
 
 #[tokio::test]
-async fn who_may_not() {
-    let [nobody, wrong, elsewhere, watch, wait, register, half] = each(async |binary| {
+async fn denied_users() {
+    let [anonymous, wrong, elsewhere, watch, wait, register, half] = each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry")
             .await
             .unwrap();
         let (good, bad) = (format!("waypost:{PASSWORD}@"), format!("waypost:{WRONG}@"));
-        let wrong = Place::new(&etcd, "etcd", &bad, "");
-        let right = Place::new(&etcd, "etcd", &good, "");
+        let wrong = Target::new(&etcd, "etcd", &bad, "");
+        let right = Target::new(&etcd, "etcd", &good, "");
         assert!(
             right
-                .said(&["get", "greeter"])
+                .run(&["get", "greeter"])
                 .await
                 .starts_with("1\nerror: service")
         );
         assert_eq!(
-            wrong.said(&["get", "greeter"]).await,
-            wrong.said(&["deregister", "greeter", "a"]).await
+            wrong.run(&["get", "greeter"]).await,
+            wrong.run(&["deregister", "greeter", "a"]).await
         );
         [
-            Place::new(&etcd, "etcd", "", "").said(&["list"]).await,
-            wrong.said(&["list"]).await,
-            Place::new(&etcd, "etcd", &good, "/other")
-                .said(&["list"])
+            Target::new(&etcd, "etcd", "", "").run(&["list"]).await,
+            wrong.run(&["list"]).await,
+            Target::new(&etcd, "etcd", &good, "/other")
+                .run(&["list"])
                 .await,
-            wrong.said_until_stopped(&["watch"]).await,
-            wrong.said(&["wait", "greeter", "--timeout", "4s"]).await,
-            wrong.said_until_stopped(REGISTER).await,
-            Place::new(&etcd, "etcd", "waypost@", "")
-                .said(&["list"])
+            wrong.run_until_stopped(&["watch"]).await,
+            wrong.run(&["wait", "greeter", "--timeout", "4s"]).await,
+            wrong.run_until_stopped(REGISTER).await,
+            Target::new(&etcd, "etcd", "waypost@", "")
+                .run(&["list"])
                 .await,
         ]
     })
     .await;
-    insta::assert_snapshot!(nobody, @r"
+    insta::assert_snapshot!(anonymous, @r"
     3
     error: the etcd registry refused: listing services: user name is empty
       check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
@@ -184,18 +191,18 @@ async fn who_may_not() {
     ");
     insta::assert_snapshot!(watch, @r"
     130
-    the etcd registry refused: watching: authentication failed, invalid user ID or password; watching on
+    the etcd registry refused: watching: authentication failed, invalid user ID or password; still watching
       check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
     ");
     insta::assert_snapshot!(wait, @r"
     3
-    the etcd registry refused: watching: authentication failed, invalid user ID or password; waiting on
+    the etcd registry refused: watching: authentication failed, invalid user ID or password; still waiting
     error: the etcd registry refused: watching: authentication failed, invalid user ID or password
       check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
     ");
     insta::assert_snapshot!(register, @r#"
     3
-    not registered in etcd://ETCD, trying on: the etcd registry refused: reading the record of "a-1": authentication failed, invalid user ID or password
+    not registered in etcd://ETCD, retrying: the etcd registry refused: reading the record of "a-1": authentication failed, invalid user ID or password
     error: the etcd registry refused: reading the record of "a-1": authentication failed, invalid user ID or password
       check the user and its password (ETCD_USERNAME and ETCD_PASSWORD, or password_file= in the URL), and that its role may read and write /micro/registry/
     "#);
@@ -206,7 +213,7 @@ async fn who_may_not() {
 }
 
 #[tokio::test]
-async fn the_environment_says_who_it_is() {
+async fn the_environment_names_the_user() {
     each(async |binary| {
         let mut etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
         etcd.enable_auth("waypost", Some(PASSWORD), "/micro/registry")
@@ -232,37 +239,40 @@ async fn encryption_must_be_on_both_sides() {
             .unwrap();
         let ca = |etcd: &Etcd| format!("?ca={}", etcd.authority().unwrap().certificate().display());
         assert!(
-            Place::new(&tls, "etcds", "", &ca(&tls))
-                .said(&["get", "greeter"])
+            Target::new(&tls, "etcds", "", &ca(&tls))
+                .run(&["get", "greeter"])
                 .await
                 .starts_with("1\nerror: service")
         );
         // The other side may report a reason, close or reset the connection, by chance. What to do
         // is the same.
-        for (place, remedy) in [
+        for (target, remedy) in [
             (
-                Place::new(&tls, "etcd", "", ""),
+                Target::new(&tls, "etcd", "", ""),
                 "(the member speaks TLS: use etcds://)",
             ),
-            (Place::new(&plain, "etcds", "", ""), "does not speak TLS: use etcd://)"),
             (
-                Place::new(&mutual, "etcds", "", &ca(&mutual)),
+                Target::new(&plain, "etcds", "", ""),
+                "does not speak TLS: use etcd://)",
+            ),
+            (
+                Target::new(&mutual, "etcds", "", &ca(&mutual)),
                 "(the member requires a client certificate: set cert= and key=",
             ),
         ] {
-            let said = place.said(&["list"]).await;
+            let output = target.run(&["list"]).await;
             assert!(
-                said.starts_with(
+                output.starts_with(
                     "3\nerror: the etcd registry is unavailable: listing services: ETCD: "
                 ),
-                "{said}"
+                "{output}"
             );
-            assert!(said.contains(remedy), "{said}");
+            assert!(output.contains(remedy), "{output}");
         }
         [
-            Place::new(&tls, "etcds", "", "").said(&["list"]).await,
-            Place::new(&tls, "etcds", "", "?ca=/nowhere")
-                .said(&["list"])
+            Target::new(&tls, "etcds", "", "").run(&["list"]).await,
+            Target::new(&tls, "etcds", "", "?ca=/nowhere")
+                .run(&["list"])
                 .await,
         ]
     })
