@@ -16,10 +16,10 @@ use crate::watch::{OwnKeyEvent, OwnKeysEvent};
 const VERIFY: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
-pub(crate) struct Claims(Mutex<State>);
+pub(crate) struct Claims(Mutex<ClaimsState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ClaimsState {
     claims: HashMap<Key, Claim>,
     /// Instances that have registered a key here before: only the first write may take over a
     /// record.
@@ -216,7 +216,7 @@ impl Claims {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ClaimsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -48,7 +48,7 @@ use lease::{LeaseTable, Leases};
 use list::{Consistency, list};
 use records::Records;
 use registration::{RecordWriter, WriteLimit};
-use tasks::Tasks;
+use tasks::BackgroundTasks;
 use watch::Watches;
 
 /// Handle on a registry in etcd.
@@ -62,7 +62,7 @@ pub struct EtcdRegistry {
     watches: Arc<Watches>,
     writer: RecordWriter,
     /// Background tasks, started by the first registration or watch.
-    tasks: Arc<Tasks>,
+    tasks: Arc<BackgroundTasks>,
     /// Semaphore held by every writer. `close` waits for it: a record written after its lease was
     /// revoked would stay.
     writers: Semaphore,
@@ -133,7 +133,7 @@ impl EtcdRegistry {
             watches: Arc::clone(&watches),
             write_limit: WriteLimit::default(),
         };
-        let tasks = Arc::new(Tasks::new(lease_task, watch_task));
+        let tasks = Arc::new(BackgroundTasks::new(lease_task, watch_task));
         Ok(Self {
             options: reported,
             cluster,

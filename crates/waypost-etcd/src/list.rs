@@ -25,7 +25,7 @@ const ALL: i64 = 0;
 
 /// Records at one revision.
 #[derive(Debug, Default)]
-pub(crate) struct Listing {
+pub(crate) struct RecordList {
     pub(crate) revision: i64,
     pub(crate) entries: Vec<Entry>,
 }
@@ -49,7 +49,7 @@ pub(crate) async fn list(
     service: Option<&str>,
     consistency: Consistency,
     timeout: Duration,
-) -> Result<Listing, EtcdError> {
+) -> Result<RecordList, EtcdError> {
     let range = records.key_space().range(service);
     let mut listed = Err(EtcdError::Compacted(
         "the list was compacted while it was read".to_owned(),
@@ -70,8 +70,8 @@ async fn list_from(
     consistency: Consistency,
     timeout: Duration,
     first_limit: i64,
-) -> Result<Listing, EtcdError> {
-    let mut listing = Listing::default();
+) -> Result<RecordList, EtcdError> {
+    let mut listing = RecordList::default();
     let (mut limit, mut max_limit) = (first_limit, MAX_PAGE);
     let mut start = range.key.clone();
     loop {

@@ -15,7 +15,7 @@ use waypost_core::registry::{DeregisterOptions, Error, Instance, RegisterOptions
 use crate::claims::{Claims, Current, Written};
 use crate::cluster::Cluster;
 use crate::error::{EtcdError, NAME};
-use crate::lease::{LeaseRef, LeaseTable, Leases, Renewal};
+use crate::lease::{LeaseRef, LeaseRenewal, LeaseTable, Leases};
 use crate::records::{Decoded, Records};
 use crate::rpc::{DeleteRangeRequest, KeyValue, Op, PutRequest, RangeRequest, TxnRequest};
 use crate::watch::Watches;
@@ -81,7 +81,7 @@ struct NodeRegistration<'a> {
 
 /// Ownership of the record found under the key.
 #[derive(Debug)]
-enum Ownership {
+enum KeyOwnership {
     /// The record is current.
     Current,
     /// The record is outdated, and this instance may write it.
@@ -169,8 +169,8 @@ impl RecordWriter {
     ) -> Result<bool> {
         let renewed = self.leases.renew(lease, last, registration.deadline).await;
         match renewed.map_err(|error| error.into_registry_error("keeping the lease alive"))? {
-            Renewal::Alive => return Ok(true),
-            Renewal::StaleTerm => {
+            LeaseRenewal::Alive => return Ok(true),
+            LeaseRenewal::StaleTerm => {
                 tracing::debug!(
                     node = registration.key.id,
                     "etcd leader changed; moving to a new lease"
@@ -178,7 +178,7 @@ impl RecordWriter {
                 self.lease_table.replace(Instant::now(), lease_ref);
                 self.leases.forget(lease).await;
             }
-            Renewal::Expired => {
+            LeaseRenewal::Expired => {
                 tracing::info!(node = registration.key.id, "lease lost; registering again");
                 self.lease_table.replace_lost(lease_ref);
             }
@@ -200,7 +200,7 @@ impl RecordWriter {
         let mut permit = self.write_limit.acquire(registration.deadline).await?;
         for _ in 0..MAX_ATTEMPTS {
             let (ownership, revision, lease) = match known.take() {
-                Some(revision) => (Ownership::Ours, revision, 0),
+                Some(revision) => (KeyOwnership::Ours, revision, 0),
                 None => match self.get(&registration.key, registration.deadline).await? {
                     None => {
                         if let Some(write_at) = self.write_at(registration)? {
@@ -208,7 +208,7 @@ impl RecordWriter {
                             sleep_until(write_at).await;
                             permit = self.write_limit.acquire(registration.deadline).await?;
                         }
-                        (Ownership::Orphaned("it was deleted"), 0, 0)
+                        (KeyOwnership::Orphaned("it was deleted"), 0, 0)
                     }
                     Some(kv) => (
                         self.check_owner(registration, &kv),
@@ -217,7 +217,7 @@ impl RecordWriter {
                     ),
                 },
             };
-            if let Ownership::Taken(error) = ownership {
+            if let KeyOwnership::Taken(error) = ownership {
                 self.release(
                     &registration.key,
                     Some(registration.instance),
@@ -226,7 +226,7 @@ impl RecordWriter {
                 .await;
                 return Err(error);
             }
-            if let Ownership::Orphaned(reason) = ownership
+            if let KeyOwnership::Orphaned(reason) = ownership
                 && self
                     .claims
                     .has_written(&registration.key, registration.instance)
@@ -237,7 +237,7 @@ impl RecordWriter {
                 .mark_written(&registration.key, registration.instance);
             let (lease_ref, id) = self.assign_lease(registration).await?;
             let is_current = match ownership {
-                Ownership::Current if lease == id => Some(revision),
+                KeyOwnership::Current if lease == id => Some(revision),
                 _ => self.put(registration, revision, id, &lease_ref).await?,
             };
             let Some(revision) = is_current else { continue };
@@ -277,9 +277,9 @@ impl RecordWriter {
     }
 
     /// Decides on the ownership of the key.
-    fn check_owner(&self, registration: &NodeRegistration<'_>, kv: &KeyValue) -> Ownership {
+    fn check_owner(&self, registration: &NodeRegistration<'_>, kv: &KeyValue) -> KeyOwnership {
         let Decoded::Record(found) = self.records.decode(kv) else {
-            return Ownership::Orphaned("its value was not a valid record");
+            return KeyOwnership::Orphaned("its value was not a valid record");
         };
         let ours = found.node.instance() == Some(registration.instance.as_str());
         let first = !self
@@ -287,10 +287,12 @@ impl RecordWriter {
             .has_written(&registration.key, registration.instance);
         let predecessor = first && found.node.address == registration.entry.node.address;
         match () {
-            () if ours && kv.value == registration.record.as_bytes() => Ownership::Current,
-            () if ours || predecessor => Ownership::Ours,
-            () if kv.lease == 0 => Ownership::Orphaned("another instance wrote it without a lease"),
-            () => Ownership::Taken(taken(&registration.key, &found)),
+            () if ours && kv.value == registration.record.as_bytes() => KeyOwnership::Current,
+            () if ours || predecessor => KeyOwnership::Ours,
+            () if kv.lease == 0 => {
+                KeyOwnership::Orphaned("another instance wrote it without a lease")
+            }
+            () => KeyOwnership::Taken(taken(&registration.key, &found)),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{lease, watch};
 const RESTART: Duration = Duration::from_millis(10);
 
 /// Tasks of one handle.
-pub(crate) struct Tasks {
+pub(crate) struct BackgroundTasks {
     state: Mutex<TaskState>,
     stop: Sender<bool>,
     /// Notified whenever a task ends.
@@ -28,25 +28,25 @@ pub(crate) struct Tasks {
 
 struct TaskState {
     /// None once the handle is closed.
-    work: Option<Work>,
+    work: Option<TaskWork>,
     /// Token of which each running task holds a reference.
     running: [Weak<EndGuard>; 2],
     tasks: JoinSet<()>,
 }
 
 /// Work of the tasks. Each is locked by its task, and outlives it.
-struct Work {
+struct TaskWork {
     leases: Arc<AsyncMutex<lease::LeaseTask>>,
     watches: Arc<AsyncMutex<watch::WatchTask>>,
 }
 
-impl Tasks {
+impl BackgroundTasks {
     pub(crate) fn new(leases: lease::LeaseTask, watches: watch::WatchTask) -> Self {
         let (leases, watches) = (
             Arc::new(AsyncMutex::new(leases)),
             Arc::new(AsyncMutex::new(watches)),
         );
-        let work = Some(Work { leases, watches });
+        let work = Some(TaskWork { leases, watches });
         let state = TaskState {
             work,
             running: [Weak::new(), Weak::new()],
@@ -74,7 +74,7 @@ impl Tasks {
             running: [leases_running, watches_running],
             tasks,
         } = &mut *state;
-        let Work { leases, watches } = work.as_ref().ok_or(Error::Closed)?;
+        let TaskWork { leases, watches } = work.as_ref().ok_or(Error::Closed)?;
         if leases_running.strong_count() > 0 && watches_running.strong_count() > 0 {
             return Ok(());
         }

@@ -37,12 +37,12 @@ impl Password {
 }
 
 /// Token of the current login; none inside if authentication is not enabled.
-type Token = Arc<OnceCell<Option<Secret>>>;
+type TokenCell = Arc<OnceCell<Option<Secret>>>;
 
 #[derive(Debug)]
 pub(super) struct Auth {
     credentials: Credentials,
-    token: Mutex<Token>,
+    token: Mutex<TokenCell>,
 }
 
 impl Auth {
@@ -93,11 +93,11 @@ impl Auth {
             .get()
             .is_some_and(|current| current.as_ref() == rejected)
         {
-            *token = Token::default();
+            *token = TokenCell::default();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Token> {
+    fn lock(&self) -> MutexGuard<'_, TokenCell> {
         self.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,20 +8,20 @@ use tokio::time::Instant;
 
 use super::{Cluster, MemberConnection};
 use crate::error::EtcdError;
-use crate::rpc::{self, Call, Requests, Responses};
+use crate::rpc::{self, Requests, Responses, RpcRequest};
 use crate::secret::Secret;
 
 /// Stream that is being opened, or open. It opens while it is polled, and is closed when dropped.
-pub(crate) struct BidiStream<Q: Call> {
+pub(crate) struct BidiStream<Q: RpcRequest> {
     cluster: Arc<Cluster>,
     target: Arc<StreamTarget>,
     requests: mpsc::Sender<Q>,
-    phase: Phase<Q::Response>,
+    phase: StreamPhase<Q::Response>,
 }
 
 type Opening<A> = Pin<Box<dyn Future<Output = Result<Responses<A>, EtcdError>> + Send>>;
 
-enum Phase<A> {
+enum StreamPhase<A> {
     Opening(Opening<A>),
     Open(Box<Responses<A>>),
     Ended,
@@ -40,7 +40,7 @@ impl StreamTarget {
     }
 }
 
-impl<Q: Call> BidiStream<Q> {
+impl<Q: RpcRequest> BidiStream<Q> {
     /// Creates a stream with a queue of `capacity` requests. A member must be found before
     /// `deadline`.
     pub(crate) fn new(cluster: &Arc<Cluster>, capacity: usize, deadline: Instant) -> Self {
@@ -56,7 +56,7 @@ impl<Q: Call> BidiStream<Q> {
             cluster: Arc::clone(cluster),
             target,
             requests,
-            phase: Phase::Opening(opening),
+            phase: StreamPhase::Opening(opening),
         }
     }
 
@@ -80,7 +80,7 @@ impl<Q: Call> BidiStream<Q> {
     pub(crate) async fn next(&mut self) -> Result<Q::Response, EtcdError> {
         let response = self.try_next().await;
         if response.is_err() {
-            self.phase = Phase::Ended;
+            self.phase = StreamPhase::Ended;
         }
         response
     }
@@ -94,10 +94,10 @@ impl<Q: Call> BidiStream<Q> {
     }
 
     async fn try_next(&mut self) -> Result<Q::Response, EtcdError> {
-        if let Phase::Opening(opening) = &mut self.phase {
-            self.phase = Phase::Open(Box::new(opening.await?));
+        if let StreamPhase::Opening(opening) = &mut self.phase {
+            self.phase = StreamPhase::Open(Box::new(opening.await?));
         }
-        let Phase::Open(responses) = &mut self.phase else {
+        let StreamPhase::Open(responses) = &mut self.phase else {
             return std::future::pending().await;
         };
         match responses.next().await {
@@ -126,7 +126,7 @@ impl<Q: Call> BidiStream<Q> {
     }
 }
 
-async fn open<Q: Call>(
+async fn open<Q: RpcRequest>(
     cluster: Arc<Cluster>,
     target: Arc<StreamTarget>,
     requests: Requests<Q>,

@@ -14,7 +14,7 @@ use waypost_http::direct::{ConnectionDriver, DirectConnection};
 use waypost_http::{AddressPolicy, Connect, ConnectionConfig, Silence};
 
 use super::member::Dial;
-use super::{Member, now};
+use super::{ClusterMember, now};
 
 /// Time that a caller waits for a member's handshake before it tries another.
 pub(super) const DIAL_WAIT: Duration = Duration::from_millis(900);
@@ -24,7 +24,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(3_600);
 
 /// Dials the member, publishes the connection, and runs it to its end.
 pub(super) async fn run(
-    member: Arc<Member>,
+    member: Arc<ClusterMember>,
     connect: Arc<dyn Connect>,
     dial: Dial,
     sender: watch::Sender<Option<DirectConnection>>,
@@ -50,7 +50,7 @@ pub(super) async fn run(
 }
 
 async fn connect_member(
-    member: &Member,
+    member: &ClusterMember,
     connect: &dyn Connect,
 ) -> Result<(DirectConnection, ConnectionDriver), String> {
     let (policy, config) = (AddressPolicy { loopback: true }, connection_config());
@@ -93,13 +93,13 @@ fn connection_config() -> ConnectionConfig {
     config
 }
 
-fn log_unreachable(member: &Member, is_first: bool, error: &str) {
+fn log_unreachable(member: &ClusterMember, is_first: bool, error: &str) {
     if is_first {
         tracing::info!(member = %member.address, error, "etcd member unreachable");
     }
 }
 
-async fn drive(member: &Member, driver: ConnectionDriver) {
+async fn drive(member: &ClusterMember, driver: ConnectionDriver) {
     match driver.run().await {
         Ok(()) => tracing::debug!(member = %member.address, "etcd connection closed"),
         Err(error) => tracing::info!(member = %member.address, %error, "etcd connection lost"),

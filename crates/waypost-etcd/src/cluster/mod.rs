@@ -31,7 +31,7 @@ pub(crate) use bidi_stream::BidiStream;
 
 use crate::backoff;
 use crate::error::EtcdError;
-use crate::rpc::{self, Call};
+use crate::rpc::{self, RpcRequest};
 use crate::secret::Secret;
 use auth::Auth;
 use dial::DIAL_WAIT;
@@ -46,7 +46,7 @@ const MAX_LOGINS: u32 = 2;
 
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    members: Vec<Arc<Member>>,
+    members: Vec<Arc<ClusterMember>>,
     current: AtomicUsize,
     connect: Arc<dyn Connect>,
     auth: Option<Auth>,
@@ -59,7 +59,7 @@ pub(crate) struct Cluster {
 }
 
 #[derive(Debug)]
-struct Member {
+struct ClusterMember {
     address: Address,
     state: Mutex<MemberState>,
 }
@@ -82,7 +82,7 @@ impl Cluster {
         let members = addresses
             .into_iter()
             .map(|address| {
-                Arc::new(Member {
+                Arc::new(ClusterMember {
                     address,
                     state: Mutex::default(),
                 })
@@ -106,7 +106,7 @@ impl Cluster {
     ///
     /// # Cancel safety
     /// If it is dropped before it completes, the request may or may not have been executed.
-    pub(crate) async fn call<Q: Call>(
+    pub(crate) async fn call<Q: RpcRequest>(
         &self,
         request: Q,
         deadline: Instant,
@@ -139,7 +139,7 @@ impl Cluster {
         }
     }
 
-    async fn call_member<Q: Call>(
+    async fn call_member<Q: RpcRequest>(
         &self,
         connection: &MemberConnection,
         request: &Q,
@@ -352,7 +352,7 @@ impl Cluster {
     }
 
     fn last_error(&self) -> Option<EtcdError> {
-        let error_of = |member: &Arc<Member>| {
+        let error_of = |member: &Arc<ClusterMember>| {
             Some(format!(
                 "{}: {}",
                 member.address,
@@ -379,7 +379,7 @@ impl Cluster {
     }
 }
 
-impl Member {
+impl ClusterMember {
     fn state(&self) -> MutexGuard<'_, MemberState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -56,7 +56,7 @@ pub(super) enum LeaseAction {
     /// Send a keepalive on the stream.
     SendKeepAlive(i64),
     /// Notify the callers that wait for this lease.
-    Complete(i64, Renewal),
+    Complete(i64, LeaseRenewal),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(super) enum CloseReason {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Renewal {
+pub(crate) enum LeaseRenewal {
     Alive,
     /// The lease is alive, but its grant's leader was replaced: it must be replaced.
     StaleTerm,
@@ -100,11 +100,11 @@ struct LeaseState {
 }
 
 impl LeaseState {
-    fn renewal(&self) -> Renewal {
+    fn renewal(&self) -> LeaseRenewal {
         if self.is_stale {
-            Renewal::StaleTerm
+            LeaseRenewal::StaleTerm
         } else {
-            Renewal::Alive
+            LeaseRenewal::Alive
         }
     }
 }
@@ -180,14 +180,14 @@ impl LeaseMachine {
         let renewal = if ttl > 0 {
             lease.renewal()
         } else {
-            Renewal::Expired
+            LeaseRenewal::Expired
         };
-        if std::mem::take(&mut lease.has_waiters) || renewal == Renewal::Expired {
+        if std::mem::take(&mut lease.has_waiters) || renewal == LeaseRenewal::Expired {
             actions.push(LeaseAction::Complete(id, renewal));
         }
         lease.renewed_at = lease.sent_at.take().or(lease.renewed_at);
         lease.due = None;
-        if renewal == Renewal::Expired {
+        if renewal == LeaseRenewal::Expired {
             self.leases.remove(&id);
         }
     }
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(machine.step(at(1), LeaseEvent::Renew(7, None)), []);
         assert_eq!(
             machine.step(at(5), LeaseEvent::Response(7, 15, 2)),
-            [LeaseAction::Complete(7, Renewal::Alive)]
+            [LeaseAction::Complete(7, LeaseRenewal::Alive)]
         );
         assert_eq!(machine.deadline(), None);
         assert_eq!(
@@ -283,7 +283,7 @@ mod tests {
         );
         assert_eq!(
             machine.step(at(5_001), LeaseEvent::Response(7, 0, 2)),
-            [LeaseAction::Complete(7, Renewal::Expired)]
+            [LeaseAction::Complete(7, LeaseRenewal::Expired)]
         );
     }
 
@@ -293,16 +293,16 @@ mod tests {
         machine.step(at(0), LeaseEvent::Renew(7, None));
         assert_eq!(
             machine.step(at(1), LeaseEvent::Response(7, 15, 3)),
-            [LeaseAction::Complete(7, Renewal::StaleTerm)]
+            [LeaseAction::Complete(7, LeaseRenewal::StaleTerm)]
         );
         assert_eq!(
             machine.step(at(2), LeaseEvent::Renew(7, None)),
-            [LeaseAction::Complete(7, Renewal::StaleTerm)]
+            [LeaseAction::Complete(7, LeaseRenewal::StaleTerm)]
         );
         machine.step(at(3), LeaseEvent::Renew(8, None));
         assert_eq!(
             machine.step(at(4), LeaseEvent::Response(8, 15, 2)),
-            [LeaseAction::Complete(8, Renewal::Alive)]
+            [LeaseAction::Complete(8, LeaseRenewal::Alive)]
         );
     }
 
@@ -313,7 +313,7 @@ mod tests {
         for ms in [10, 20, 400] {
             assert_eq!(
                 machine.step(at(ms), LeaseEvent::Renew(7, None)),
-                [LeaseAction::Complete(7, Renewal::Alive)]
+                [LeaseAction::Complete(7, LeaseRenewal::Alive)]
             );
         }
         assert_eq!(machine.deadline(), Some(at(500)));
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(machine.step(at(501), LeaseEvent::Response(7, 15, 2)), []);
         assert_eq!(
             machine.step(at(502), LeaseEvent::Renew(7, None)),
-            [LeaseAction::Complete(7, Renewal::Alive)]
+            [LeaseAction::Complete(7, LeaseRenewal::Alive)]
         );
     }
 
@@ -332,7 +332,7 @@ mod tests {
     async fn one_keepalive_completes_every_earlier_renewal_and_the_next_follows_the_shortest_interval()
      {
         let (mut machine, at) = machine();
-        let alive = [LeaseAction::Complete(7, Renewal::Alive)];
+        let alive = [LeaseAction::Complete(7, LeaseRenewal::Alive)];
         machine.step(at(0), LeaseEvent::Renew(7, None));
         machine.step(at(2), LeaseEvent::Response(7, 15, 2));
         for (last, now) in [(-4_900_i64, 100_u64), (-1_000, 4_000)] {
@@ -394,7 +394,7 @@ mod tests {
         );
         assert_eq!(
             machine.step(retry, LeaseEvent::Response(7, 5, 2)),
-            [LeaseAction::Complete(7, Renewal::Alive)]
+            [LeaseAction::Complete(7, LeaseRenewal::Alive)]
         );
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::cluster::Cluster;
 use crate::error::EtcdError;
 use crate::rpc::{LeaseGrantRequest, LeaseRevokeRequest};
-pub(crate) use machine::Renewal;
+pub(crate) use machine::LeaseRenewal;
 pub(crate) use table::{LeaseRef, LeaseTable};
 use task::LeaseCommand;
 pub(crate) use task::LeaseTask;
@@ -83,7 +83,7 @@ impl Leases {
         id: i64,
         last: Option<Instant>,
         deadline: Instant,
-    ) -> Result<Renewal, EtcdError> {
+    ) -> Result<LeaseRenewal, EtcdError> {
         let started = Instant::now();
         let (sender, result) = oneshot::channel();
         let renewed = async {

@@ -8,7 +8,9 @@ use fastrand::Rng;
 use tokio::time::Instant;
 use waypost_conformance::{CaseLog, seeds};
 
-use super::machine::{FRESH, LeaseAction, LeaseEvent, LeaseMachine, RESPONSE_TIMEOUT, Renewal};
+use super::machine::{
+    FRESH, LeaseAction, LeaseEvent, LeaseMachine, LeaseRenewal, RESPONSE_TIMEOUT,
+};
 
 const TTL: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -296,12 +298,12 @@ impl Simulation {
         );
     }
 
-    fn complete(&mut self, id: i64, renewal: Renewal) {
+    fn complete(&mut self, id: i64, renewal: LeaseRenewal) {
         let Some(caller) = self.callers.iter().position(|caller| caller.lease == id) else {
             return;
         };
         match renewal {
-            Renewal::Alive => {
+            LeaseRenewal::Alive => {
                 // A lease revoked since was renewed before; for a paused lessor no time passes.
                 let age = self.leases.get(&id).map(|lease| self.now - lease.renewed);
                 let fresh = age.is_none_or(|age| age <= RESPONSE_TIMEOUT.max(FRESH) || self.paused);
@@ -312,13 +314,13 @@ impl Simulation {
                 self.callers[caller].waiting_since = None;
                 return;
             }
-            Renewal::StaleTerm => assert!(
+            LeaseRenewal::StaleTerm => assert!(
                 self.leases
                     .get(&id)
                     .is_none_or(|lease| lease.term < self.term),
                 "no other leader"
             ),
-            Renewal::Expired => {
+            LeaseRenewal::Expired => {
                 assert!(self.excused, "lease {id} was lost by faults of streams");
             }
         }

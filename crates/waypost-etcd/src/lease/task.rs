@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::machine::{
-    CloseReason, LeaseAction, LeaseEvent, LeaseMachine, RESPONSE_TIMEOUT, Renewal,
+    CloseReason, LeaseAction, LeaseEvent, LeaseMachine, LeaseRenewal, RESPONSE_TIMEOUT,
 };
 use crate::cluster::{BidiStream, Cluster};
 use crate::error::EtcdError;
@@ -19,7 +19,7 @@ const QUEUE: usize = 1_024;
 
 /// Result of a renewal; or the error, if the state of the lease is unknown and waiting does not
 /// help.
-pub(super) type RenewalResult = Result<Renewal, EtcdError>;
+pub(super) type RenewalResult = Result<LeaseRenewal, EtcdError>;
 
 #[derive(Debug)]
 pub(super) enum LeaseCommand {
@@ -110,7 +110,7 @@ impl LeaseTask {
             }
             LeaseCommand::Granted(id, term) => LeaseEvent::Granted(id, term),
             LeaseCommand::Forget(id) => {
-                self.complete(id, Renewal::Expired);
+                self.complete(id, LeaseRenewal::Expired);
                 LeaseEvent::Forget(id)
             }
         }
@@ -141,7 +141,7 @@ impl LeaseTask {
     }
 
     /// Notifies the waiters of a lease. Canceled ones are skipped.
-    fn complete(&mut self, id: i64, renewal: Renewal) {
+    fn complete(&mut self, id: i64, renewal: LeaseRenewal) {
         for waiter in self.waiters.remove(&id).into_iter().flatten() {
             let _ = waiter.send(Ok(renewal));
         }

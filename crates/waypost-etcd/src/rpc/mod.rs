@@ -24,8 +24,8 @@ use crate::secret::Secret;
 /// Maximum size of a message in bytes; lists request smaller pages.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// Call of etcd's API: its path, request and response.
-pub(crate) trait Call: Message + Clone + Default + 'static {
+/// Request of etcd's API, with its path and the type of its response.
+pub(crate) trait RpcRequest: Message + Clone + Default + 'static {
     const PATH: &'static str;
     type Response: Message + Default + 'static;
 
@@ -36,7 +36,7 @@ pub(crate) trait Call: Message + Clone + Default + 'static {
     }
 }
 
-impl Call for RangeRequest {
+impl RpcRequest for RangeRequest {
     const PATH: &'static str = "/etcdserverpb.KV/Range";
     type Response = RangeResponse;
 
@@ -48,7 +48,7 @@ impl Call for RangeRequest {
 macro_rules! calls {
     ($($request:ty => $response:ty, $path:literal;)*) => {
         $(
-            impl Call for $request {
+            impl RpcRequest for $request {
                 const PATH: &'static str = $path;
                 type Response = $response;
             }
@@ -66,7 +66,7 @@ calls! {
 }
 
 /// Sends a unary request. `token` is the auth token, if authentication is enabled.
-pub(crate) async fn call<Q: Call>(
+pub(crate) async fn call<Q: RpcRequest>(
     connection: &DirectConnection,
     request: Q,
     token: Option<&Secret>,
@@ -84,7 +84,7 @@ pub(crate) async fn call<Q: Call>(
 }
 
 /// Opens a bidirectional stream. It completes with the first response.
-pub(crate) async fn open_stream<Q: Call>(
+pub(crate) async fn open_stream<Q: RpcRequest>(
     connection: &DirectConnection,
     requests: Requests<Q>,
     token: Option<&Secret>,

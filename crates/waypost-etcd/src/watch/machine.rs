@@ -28,7 +28,7 @@ use super::scope::{Missed, ScopeState};
 use super::stream::{Marker, StreamState};
 use crate::backoff;
 use crate::error::EtcdError;
-use crate::list::Listing;
+use crate::list::RecordList;
 use crate::records::{Decoded, Records};
 use crate::rpc::{
     Header, WatchCancelRequest, WatchCreateRequest, WatchEvent, WatchProgressRequest, WatchRequest,
@@ -59,9 +59,9 @@ pub(super) enum WatchInput {
     RemoveOwnKey(Key),
     /// Barrier: confirm that every earlier change was received.
     Barrier,
-    Listed(Scope, Result<Listing, EtcdError>),
+    Listed(Scope, Result<RecordList, EtcdError>),
     /// Serializable list, and the error of the linearizable one.
-    ListedSerializable(Scope, Listing, EtcdError),
+    ListedSerializable(Scope, RecordList, EtcdError),
     Response(WatchResponse),
     StreamBroken(EtcdError),
     /// The stream and the lists in flight ended with their runtime.
@@ -135,7 +135,7 @@ impl WatchMachine {
         match event {
             WatchInput::Tick => {}
             WatchInput::Subscribe(scope, broadcaster) => {
-                self.subscribe(now, scope, broadcaster, &mut actions)
+                self.subscribe(now, scope, broadcaster, &mut actions);
             }
             WatchInput::Unsubscribe(scopes) => scopes
                 .iter()
@@ -287,7 +287,7 @@ impl WatchMachine {
         &mut self,
         now: Instant,
         scope: Scope,
-        listed: Result<Listing, EtcdError>,
+        listed: Result<RecordList, EtcdError>,
         actions: &mut Vec<WatchAction>,
     ) {
         let Some(state) = self.scopes.get_mut(&scope) else {

@@ -12,7 +12,7 @@ use waypost_core::record::{Entry, Key};
 use waypost_core::registry::{Broadcaster, Change, Event, Newest, NodeSet};
 
 use crate::error::EtcdError;
-use crate::list::Listing;
+use crate::list::RecordList;
 
 /// Minimum life of a successful watch. If it ends earlier, the next one waits for a backoff.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ struct PendingList {
     known_revision: i64,
     /// Events received since the request.
     events: Vec<(i64, Change)>,
-    response: Option<(Instant, Listing)>,
+    response: Option<(Instant, RecordList)>,
     /// True if events since the request may be missing: the response must be discarded.
     is_stale: bool,
     /// True if a new listener needs a later list.
@@ -57,7 +57,7 @@ struct PendingList {
 
 /// Result of a merged list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Merged {
+pub(super) struct MergedList {
     /// True if the history is another one: the watch must start again.
     pub(super) history_changed: bool,
     /// Changes that the watch had missed, without a known gap.
@@ -149,7 +149,7 @@ impl ScopeState {
     }
 
     /// Records the response of the list.
-    pub(super) fn on_listed(&mut self, now: Instant, listed: Listing) {
+    pub(super) fn on_listed(&mut self, now: Instant, listed: RecordList) {
         if let Some(pending) = &mut self.list {
             pending.response = Some((now, listed));
         }
@@ -205,7 +205,7 @@ impl ScopeState {
     }
 
     /// Emits the result of a serializable list, if no other is known.
-    pub(super) fn apply_serializable(&mut self, listed: Listing, error: EtcdError) {
+    pub(super) fn apply_serializable(&mut self, listed: RecordList, error: EtcdError) {
         if self.revision == 0 {
             self.serializable = true;
             let nodes = NodeSet::from_iter(listed.entries);
@@ -219,7 +219,7 @@ impl ScopeState {
 
     /// Merges the list into the node set. Returns none if there is no list, or it must be discarded
     /// and requested again.
-    pub(super) fn merge(&mut self) -> Option<Merged> {
+    pub(super) fn merge(&mut self) -> Option<MergedList> {
         let PendingList {
             newest,
             known_revision,
@@ -245,7 +245,7 @@ impl ScopeState {
             self.revision.max(listed.revision)
         };
         (self.gap, self.error_sent) = (false, false);
-        Some(Merged {
+        Some(MergedList {
             history_changed,
             missed,
             needs_another,
@@ -309,10 +309,10 @@ mod tests {
     }
 
     /// Merges a list of a watched track.
-    fn list(state: &mut ScopeState, revision: i64, entries: Vec<Entry>) -> Merged {
+    fn list(state: &mut ScopeState, revision: i64, entries: Vec<Entry>) -> MergedList {
         state.watch.get_or_insert(1);
         state.begin_list(false);
-        state.on_listed(Instant::now(), Listing { revision, entries });
+        state.on_listed(Instant::now(), RecordList { revision, entries });
         state.merge().unwrap()
     }
 
@@ -338,7 +338,7 @@ mod tests {
         let merged = list(&mut state, 9, vec![entry("1", "h:1")]);
         assert_eq!(
             merged,
-            Merged {
+            MergedList {
                 history_changed: false,
                 missed: None,
                 needs_another: false
@@ -373,7 +373,7 @@ mod tests {
         state.apply(vec![put(7, "2"), put(9, "3"), lose(10, "1")]);
         state.on_listed(
             Instant::now(),
-            Listing {
+            RecordList {
                 revision: 8,
                 entries: vec![entry("1", "h:1"), entry("2", "h:7")],
             },
@@ -406,7 +406,7 @@ mod tests {
         state.apply(vec![put(51, "2")]);
         state.on_listed(
             Instant::now(),
-            Listing {
+            RecordList {
                 revision: 3,
                 entries: vec![entry("3", "h:1")],
             },
@@ -440,7 +440,7 @@ mod tests {
         state.remove_watch();
         state.on_listed(
             Instant::now(),
-            Listing {
+            RecordList {
                 revision: 9,
                 entries: Vec::new(),
             },
@@ -490,7 +490,7 @@ mod tests {
                     4 if state.is_listing() => {
                         let revision = listed_at.unwrap();
                         let entries = at(&history, revision).iter().cloned().collect();
-                        state.on_listed(Instant::now(), Listing { revision, entries });
+                        state.on_listed(Instant::now(), RecordList { revision, entries });
                         if state.merge().is_some() && state.watch.is_none() {
                             state.watch = Some(1);
                             delivered = usize::try_from(state.revision).unwrap().saturating_sub(1);

@@ -24,7 +24,7 @@ const MIN_LIFETIME: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct StreamState {
-    stream: Option<OpenStream>,
+    stream: Option<LiveStream>,
     outage: Option<StreamOutage>,
     retry_at: Option<Instant>,
     failures: u32,
@@ -35,7 +35,7 @@ pub(super) struct StreamState {
 
 /// Current stream.
 #[derive(Debug)]
-struct OpenStream {
+struct LiveStream {
     opened_at: Instant,
     last_response: Instant,
     /// True once it has received a response.
@@ -80,7 +80,7 @@ impl StreamState {
     }
 
     pub(super) fn open(&mut self, now: Instant) {
-        self.stream = Some(OpenStream {
+        self.stream = Some(LiveStream {
             opened_at: now,
             last_response: now,
             is_up: false,
@@ -229,7 +229,7 @@ impl StreamState {
 }
 
 /// Returns the time of the next progress request.
-fn progress_at(stream: &OpenStream) -> Instant {
+fn progress_at(stream: &LiveStream) -> Instant {
     match (stream.barrier, stream.in_flight) {
         (true, false) => stream.progress_sent + BARRIER_INTERVAL,
         (true, true) => stream.progress_sent + PROGRESS_RETRY,

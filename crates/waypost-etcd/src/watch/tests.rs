@@ -13,7 +13,7 @@ use super::machine::{Scope, WatchAction, WatchInput, WatchMachine};
 use super::scope::Missed;
 use crate::error::EtcdError;
 use crate::keys::KeySpace;
-use crate::list::Listing;
+use crate::list::RecordList;
 use crate::records::Records;
 use crate::rpc::{Header, KeyValue, WatchEvent, WatchRequest, WatchRequestUnion, WatchResponse};
 
@@ -157,7 +157,7 @@ impl Fixture {
             ms,
             WatchInput::Listed(
                 scope(),
-                Ok(Listing {
+                Ok(RecordList {
                     revision,
                     entries: entries.to_vec(),
                 }),
@@ -549,7 +549,7 @@ async fn a_stream_that_ends_at_once_is_reopened_with_backoff() {
         action if is_create(action) => Some(cancelled(-1, 0, "etcdserver: invalid auth token")),
         WatchAction::List(scope) => Some(WatchInput::Listed(
             scope.clone(),
-            Ok(Listing {
+            Ok(RecordList {
                 revision: 5,
                 entries: Vec::new(),
             }),
@@ -574,7 +574,7 @@ async fn a_watch_that_is_always_refused_is_retried_with_backoff() {
             },
             WatchAction::List(scope) => Some(WatchInput::Listed(
                 scope.clone(),
-                Ok(Listing {
+                Ok(RecordList {
                     revision: 5,
                     entries: Vec::new(),
                 }),
@@ -786,7 +786,7 @@ async fn a_failed_first_list_is_reported_and_repeated_as_serializable() {
         2,
         WatchInput::ListedSerializable(
             scope(),
-            Listing {
+            RecordList {
                 revision: 5,
                 entries: vec![entry("1", "h:1")],
             },

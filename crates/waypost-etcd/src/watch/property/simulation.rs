@@ -19,7 +19,7 @@ use crate::claims::Claims;
 use crate::error::EtcdError;
 use crate::keys::KeySpace;
 use crate::lease::LeaseTable;
-use crate::list::Listing;
+use crate::list::RecordList;
 use crate::records::Records;
 use crate::watch::machine::{WatchAction, WatchInput, WatchMachine};
 use crate::watch::{OwnKeysEvent, Scope};
@@ -39,7 +39,7 @@ pub(super) struct List {
     serializable_error: Option<EtcdError>,
     sent_at: Instant,
     at: Instant,
-    response: Option<Result<Listing, EtcdError>>,
+    response: Option<Result<RecordList, EtcdError>>,
 }
 
 #[derive(Debug, Default)]
@@ -385,7 +385,7 @@ impl Simulation {
         }
     }
 
-    fn list_response(&mut self, list: &List) -> Result<Listing, EtcdError> {
+    fn list_response(&mut self, list: &List) -> Result<RecordList, EtcdError> {
         if !self.alive || self.paused {
             return Err(EtcdError::Timeout(TIMEOUT));
         }
@@ -403,7 +403,7 @@ impl Simulation {
         }
         let range = self.records.key_space().range(list.scope.as_deref());
         let found = self.etcd.list(&range.key, &range.end, revision);
-        Ok(Listing {
+        Ok(RecordList {
             revision,
             entries: self.records.entries(&found).collect(),
         })

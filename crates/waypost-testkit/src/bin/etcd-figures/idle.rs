@@ -28,9 +28,9 @@ const LAST_EVENT: Duration = Duration::from_secs(1);
 pub(crate) async fn run(binary: &Binary, idle: Duration) -> Result<Figures> {
     let mut etcd = Etcd::start(binary, &Options::one()).await?;
     sleep(SETTLE).await;
-    let alone = Counters::at(&mut etcd, &[]).await?;
+    let alone = IdleCounters::at(&mut etcd, &[]).await?;
     sleep(ALONE).await;
-    let alone = Counters::at(&mut etcd, &[]).await?.since(&alone);
+    let alone = IdleCounters::at(&mut etcd, &[]).await?.since(&alone);
     let (mut fleet, begun) = (Vec::new(), Instant::now());
     for process in 0..PROCESSES {
         fleet.push(RunningFleet::start(
@@ -49,9 +49,9 @@ pub(crate) async fn run(binary: &Binary, idle: Duration) -> Result<Figures> {
     sleep(INTERVAL * 2).await;
     let baseline = Baseline::connect(etcd.addresses()[0]).await?;
     let mut events_stream = baseline.watch(0).await?;
-    let before = Counters::at(&mut etcd, &fleet).await?;
+    let before = IdleCounters::at(&mut etcd, &fleet).await?;
     sleep(idle).await;
-    let after = Counters::at(&mut etcd, &fleet).await?;
+    let after = IdleCounters::at(&mut etcd, &fleet).await?;
     let events = events(&mut events_stream).await?;
     let seen = IdleCost {
         leases: etcd.leases().await?.len(),
@@ -122,8 +122,8 @@ async fn events(events_stream: &mut EventStream) -> Result<usize> {
     Ok(events)
 }
 
-/// Counters at one moment; or, by [`since`](Look::since), their growth.
-struct Counters {
+/// Counters at one moment; or, by [`since`](IdleCounters::since), their growth.
+struct IdleCounters {
     at: Instant,
     revision: i64,
     wal_bytes: f64,
@@ -136,7 +136,7 @@ struct Counters {
     over: Duration,
 }
 
-impl Counters {
+impl IdleCounters {
     async fn at(etcd: &mut Etcd, fleet: &[RunningFleet]) -> Result<Self> {
         let metrics = etcd.member(0).metrics().await?;
         Ok(Self {
@@ -204,8 +204,8 @@ fn pid(etcd: &mut Etcd) -> Result<u32> {
 }
 
 fn figures(
-    alone: &Counters,
-    idle: &Counters,
+    alone: &IdleCounters,
+    idle: &IdleCounters,
     seen: &IdleCost,
     times: &IdleTimes,
     memory: (&[f64], f64),
@@ -293,7 +293,12 @@ fn figures(
     }
 }
 
-fn failures(idle: &Counters, seen: &IdleCost, shutdown: &Shutdown, nodes: usize) -> Vec<String> {
+fn failures(
+    idle: &IdleCounters,
+    seen: &IdleCost,
+    shutdown: &Shutdown,
+    nodes: usize,
+) -> Vec<String> {
     let mut failures = Vec::new();
     let mut require = |holds: bool, why: String| failures.extend((!holds).then_some(why));
     require(
