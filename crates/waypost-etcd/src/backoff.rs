@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use waypost_core::backoff::{BackoffConfig, full_jitter};
+use waypost_core::backoff::BackoffConfig;
 
 const BACKOFF: BackoffConfig = BackoffConfig {
     initial: Duration::from_millis(50),
@@ -12,7 +12,7 @@ const BACKOFF: BackoffConfig = BackoffConfig {
 
 /// Returns the backoff after `failures` earlier failures.
 pub(crate) fn delay(rng: &mut Rng, failures: u32) -> Duration {
-    full_jitter(rng, BACKOFF.initial, BACKOFF.max, failures)
+    BACKOFF.delay(failures, rng.f64())
 }
 
 /// Returns the backoff, but zero after the first failure: another member can be tried at once.

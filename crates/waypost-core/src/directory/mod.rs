@@ -15,6 +15,7 @@ mod task;
 
 use std::time::Duration;
 
+use crate::backoff::BackoffConfig;
 pub use channel::Subscription;
 pub use handle::Directory;
 pub use machine::ServiceCache;
@@ -33,7 +34,7 @@ pub struct Config {
     pub idle_watch: Duration,
     /// Bounds of the backoff between two attempts to watch. Default 50 ms to 2 s, full jitter. A
     /// bound below 1 ms counts as 1 ms.
-    pub backoff: (Duration, Duration),
+    pub backoff: BackoffConfig,
 }
 
 impl Default for Config {
@@ -41,7 +42,10 @@ impl Default for Config {
         Self {
             suspect_grace: Duration::from_secs(15),
             idle_watch: Duration::from_secs(600),
-            backoff: (Duration::from_millis(50), Duration::from_secs(2)),
+            backoff: BackoffConfig {
+                initial: Duration::from_millis(50),
+                max: Duration::from_secs(2),
+            },
         }
     }
 }

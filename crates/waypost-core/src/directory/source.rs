@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::backoff::full_jitter;
+use crate::backoff::BackoffConfig;
 use crate::record::ServiceName;
 use crate::registry::{AnyRegistry, Error, Event, WatchOptions, Watcher};
 
@@ -52,7 +52,7 @@ impl Source {
     pub(super) fn new(
         registry: AnyRegistry,
         service: &ServiceName,
-        backoff: (Duration, Duration),
+        backoff: BackoffConfig,
     ) -> Self {
         let options = WatchOptions::service(service.as_str());
         let name = contain(|| registry.name()).unwrap_or("user's");
@@ -205,18 +205,19 @@ fn message(payload: &(dyn Any + Send)) -> &str {
 /// without one.
 #[derive(Debug)]
 struct Backoff {
-    min: Duration,
-    max: Duration,
+    bounds: BackoffConfig,
     failures: u32,
     /// Start of the time without an error; none if no watch is open.
     calm_since: Option<Instant>,
 }
 
 impl Backoff {
-    fn new((min, max): (Duration, Duration)) -> Self {
+    fn new(BackoffConfig { initial, max }: BackoffConfig) -> Self {
         Self {
-            min: min.max(MIN_BACKOFF),
-            max: max.max(MIN_BACKOFF),
+            bounds: BackoffConfig {
+                initial: initial.max(MIN_BACKOFF),
+                max: max.max(MIN_BACKOFF),
+            },
             failures: 0,
             calm_since: None,
         }
@@ -251,7 +252,7 @@ impl Backoff {
         if calm >= CALM {
             self.failures = 0;
         }
-        let delay = full_jitter(rng, self.min, self.max, self.failures);
+        let delay = self.bounds.delay(self.failures, rng.f64());
         self.failures = self.failures.saturating_add(1);
         delay
     }
@@ -261,7 +262,17 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+    const BOUNDS: BackoffConfig = BackoffConfig {
+        initial: Duration::from_millis(50),
+        max: Duration::from_secs(2),
+    };
+
+    fn both(bound: Duration) -> BackoffConfig {
+        BackoffConfig {
+            initial: bound,
+            max: bound,
+        }
+    }
 
     /// Returns the longest of 1 000 random delays, an estimate of the bound.
     fn bound(backoff: &Backoff, now: Instant) -> Duration {
@@ -310,9 +321,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bounds_may_be_zero_or_without_end() {
         let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(1));
-        let mut none = Backoff::new((Duration::ZERO, Duration::ZERO));
+        let mut none = Backoff::new(both(Duration::ZERO));
         assert!((0..100).any(|_| none.on_end(now, &mut rng).unwrap() > now));
-        let mut endless = Backoff::new((Duration::MAX, Duration::MAX));
+        let mut endless = Backoff::new(both(Duration::MAX));
         for _ in 0..100 {
             endless.on_open(now);
             let _ = endless.on_error(now, &mut rng);

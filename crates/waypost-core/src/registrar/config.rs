@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::backoff::{BackoffConfig, fraction};
 use crate::registry::{Error, LONGEST_TTL, Result, SHORTEST_TTL};
 
 /// Settings of a registration. Start from [`Config::default`] and change individual fields.
@@ -42,11 +43,9 @@ pub struct Config {
     /// longer timeout of the registry itself applies to its requests, but not to the check. A
     /// deregistration with its retries takes no longer than one request.
     pub timeout: Duration,
-    /// Upper bound of the delay before the first retry. Default 50 ms. The bound doubles with each
-    /// failure; the delay is drawn uniformly from zero to the bound (full jitter).
-    pub back_off_min: Duration,
-    /// Upper bound of the delay before any retry. Default 2 s.
-    pub back_off_max: Duration,
+    /// Delay before a retry. Default 50 ms to 2 s. `initial` is also the minimum interval between
+    /// two writes of a record that changes again and again.
+    pub backoff: BackoffConfig,
     /// Upper bound of the delay before the first retry after the registry became unreachable while
     /// the record was registered, so that a fleet does not register again at one instant. Default 3
     /// s; never more than the interval, nor than half of the rest of the TTL after one interval.
@@ -67,8 +66,10 @@ impl Default for Config {
             ttl: Duration::from_secs(15),
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
-            back_off_min: Duration::from_millis(50),
-            back_off_max: Duration::from_secs(2),
+            backoff: BackoffConfig {
+                initial: Duration::from_millis(50),
+                max: Duration::from_secs(2),
+            },
             reregister_jitter: Duration::from_secs(3),
             drain_delay: Duration::from_secs(1),
             failure_threshold: NonZeroU32::MIN,
@@ -132,25 +133,14 @@ impl Config {
         if self.timeout.is_zero() {
             return refuse("timeout", "is zero; 2 s is usual".to_owned());
         }
-        if self.back_off_min.is_zero() || self.back_off_min > self.back_off_max {
+        let BackoffConfig { initial, max } = self.backoff;
+        if initial.is_zero() || initial > max {
             return refuse(
                 "backoff",
-                format!(
-                    "{:?} to {:?} is no range above zero",
-                    self.back_off_min, self.back_off_max
-                ),
+                format!("{initial:?} to {max:?} is no range above zero"),
             );
         }
         Ok(())
-    }
-
-    /// Draws the delay before retry number `failures` by `chance` (0 to 1), uniformly from zero to
-    /// a bound that doubles with each failure.
-    pub(super) fn back_off(&self, failures: u32, chance: f64) -> Duration {
-        let doubled = self
-            .back_off_min
-            .saturating_mul(2_u32.saturating_pow(failures));
-        fraction(doubled.min(self.back_off_max), chance)
     }
 
     /// Draws the delay before the first retry of a record that was registered when the registry
@@ -159,12 +149,6 @@ impl Config {
         let left = self.ttl.saturating_sub(self.interval) / 2;
         fraction(self.reregister_jitter.min(self.interval).min(left), chance)
     }
-}
-
-/// Returns the fraction `chance` (0 to 1) of `bound`. `Duration::mul_f64` would panic at
-/// `Duration::MAX`, where rounding exceeds the range.
-pub(super) fn fraction(bound: Duration, chance: f64) -> Duration {
-    Duration::try_from_secs_f64(bound.as_secs_f64() * chance).unwrap_or(bound)
 }
 
 #[cfg(test)]
@@ -203,24 +187,23 @@ mod tests {
             @"registration ttl: 15s must be more than the interval, 18446744073709551615.999999999s, or the record comes and goes");
         insta::assert_snapshot!(text(with(|c| c.interval = Duration::ZERO)), @"registration interval: is zero; 5 s is usual");
         insta::assert_snapshot!(text(with(|c| c.timeout = Duration::ZERO)), @"registration timeout: is zero; 2 s is usual");
-        insta::assert_snapshot!(text(with(|c| c.back_off_min = seconds(3))), @"registration backoff: 3s to 2s is no range above zero");
+        insta::assert_snapshot!(text(with(|c| c.backoff.initial = seconds(3))), @"registration backoff: 3s to 2s is no range above zero");
     }
 
     #[test]
-    fn back_off_doubles_up_to_its_bound_and_is_drawn_from_zero_on() {
-        let config = Config::default();
+    fn the_backoff_doubles_up_to_its_bound_and_is_drawn_from_zero_on() {
+        let backoff = Config::default().backoff;
         let bounds: Vec<_> = (0..8)
-            .map(|failures| config.back_off(failures, 1.0).as_millis())
+            .map(|failures| backoff.delay(failures, 1.0).as_millis())
             .collect();
         assert_eq!(bounds, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
-        assert_eq!(config.back_off(u32::MAX, 0.5), Duration::from_secs(1));
-        assert_eq!(config.back_off(3, 0.0), Duration::ZERO);
-        let endless = Config {
-            back_off_min: Duration::MAX,
-            back_off_max: Duration::MAX,
-            ..config
+        assert_eq!(backoff.delay(u32::MAX, 0.5), Duration::from_secs(1));
+        assert_eq!(backoff.delay(3, 0.0), Duration::ZERO);
+        let endless = BackoffConfig {
+            initial: Duration::MAX,
+            max: Duration::MAX,
         };
-        assert_eq!(endless.back_off(7, 1.0), Duration::MAX);
+        assert_eq!(endless.delay(7, 1.0), Duration::MAX);
     }
 
     #[test]

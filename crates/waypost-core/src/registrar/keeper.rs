@@ -201,7 +201,7 @@ async fn supervise(shared: Arc<Shared>, mut resumed: Option<State>) -> Result<()
 async fn rest(shared: &Shared, failures: u32) {
     let mut leave = shared.leave.subscribe();
     tokio::select! {
-        () = sleep(shared.config.back_off(failures, fastrand::f64())) => {}
+        () = sleep(shared.config.backoff.delay(failures, fastrand::f64())) => {}
         _ = leave.wait_for(|leave| *leave) => {}
     }
 }

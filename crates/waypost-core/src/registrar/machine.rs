@@ -326,9 +326,9 @@ impl Machine {
     /// Draws the delay after a failure, and counts the failure.
     fn wait(&mut self, kind: WorkFailureKind, chance: f64) -> Duration {
         let wait = match kind {
-            WorkFailureKind::Permanent => self.config.interval.max(self.config.back_off_max),
+            WorkFailureKind::Permanent => self.config.interval.max(self.config.backoff.max),
             WorkFailureKind::Unreachable | WorkFailureKind::Conflict | WorkFailureKind::Denied => {
-                self.config.back_off(self.failures, chance)
+                self.config.backoff.delay(self.failures, chance)
             }
         };
         self.failures = self.failures.saturating_add(1);
@@ -355,10 +355,10 @@ impl Machine {
     }
 
     /// Returns the earliest time of a write. Consecutive changes are at least
-    /// [`Config::back_off_min`] apart.
+    /// `backoff.initial` apart.
     fn soonest(&self, now: Instant) -> Option<Instant> {
         self.written_at.map_or(Some(now), |at| {
-            after(at, self.config.back_off_min).map(|at| at.max(now))
+            after(at, self.config.backoff.initial).map(|at| at.max(now))
         })
     }
 

@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::config::fraction;
 use super::event::{Action, Event, Lane, Work, WorkFailure};
 use super::machine::{Machine, Setup};
 use super::shared::Shared;
 use super::{RegisterCheck, State};
+use crate::backoff::fraction;
 use crate::record::Service;
 use crate::registry::{DeregisterOptions, Error, RegisterOptions, Result, chain};
 

@@ -348,7 +348,7 @@ async fn settings_without_a_bound_panic_nowhere() {
     register(&memory, "b", LONGEST_TTL).await;
     let mut config = Config::default();
     (config.suspect_grace, config.idle_watch) = (Duration::MAX, Duration::MAX);
-    config.backoff = (Duration::MAX, Duration::MAX);
+    (config.backoff.initial, config.backoff.max) = (Duration::MAX, Duration::MAX);
     let directory = Directory::new(AnyRegistry::new(memory.open()), config);
     let mut subscription = directory.subscribe(&name()).unwrap();
     assert!(subscription.synced().await);

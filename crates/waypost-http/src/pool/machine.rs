@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_core::backoff::full_jitter;
+use waypost_core::backoff::BackoffConfig;
 use waypost_core::peer::ConnectivityState;
 
 use crate::config::ReconnectConfig;
@@ -194,13 +194,9 @@ impl<C: Clone> Reconnect<C> {
         {
             return self.forget_failures();
         }
-        let max = self.config.backoff.max.max(self.backoff_floor);
-        let delay = full_jitter(
-            &mut self.rng,
-            self.config.backoff.initial,
-            max,
-            self.failures,
-        );
+        let BackoffConfig { initial, max } = self.config.backoff;
+        let max = max.max(self.backoff_floor);
+        let delay = BackoffConfig { initial, max }.delay(self.failures, self.rng.f64());
         self.retry_at = now.checked_add(delay);
         self.failures = self.failures.saturating_add(1);
     }

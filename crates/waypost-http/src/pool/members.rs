@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_core::backoff::{BackoffConfig, full_jitter};
+use waypost_core::backoff::BackoffConfig;
 use waypost_core::directory::{Member, MemberChange, Snapshot};
 use waypost_core::panics::Panicked;
 use waypost_core::peer::Exclusion;
@@ -30,12 +30,7 @@ pub(super) struct Retry {
 
 impl Retry {
     pub(super) fn failed(&mut self, now: Instant) {
-        let delay = full_jitter(
-            &mut fastrand::Rng::new(),
-            AFTER_PANIC.initial,
-            AFTER_PANIC.max,
-            self.failures,
-        );
+        let delay = AFTER_PANIC.delay(self.failures, fastrand::f64());
         self.at = now.checked_add(AFTER_PANIC.initial + delay);
         self.failures = self.failures.saturating_add(1);
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_core::backoff::{BackoffConfig, full_jitter};
+use waypost_core::backoff::BackoffConfig;
 use waypost_core::directory::{Directory, Snapshot, Subscription};
 use waypost_core::record::ServiceName;
 use waypost_core::registry::Error;
@@ -77,12 +77,7 @@ impl Renewal {
         if self.renewed_at.take().is_some_and(lived) {
             self.failures = 0;
         }
-        let delay = full_jitter(
-            &mut fastrand::Rng::new(),
-            RENEWAL.initial,
-            RENEWAL.max,
-            self.failures,
-        );
+        let delay = RENEWAL.delay(self.failures, fastrand::f64());
         self.failures = self.failures.saturating_add(1);
         now + delay
     }

@@ -129,11 +129,11 @@ fn durations() -> Vec<Setting<Duration>> {
         ("directory.idle_watch", |s, d| {
             s.client.directory.idle_watch = d;
         }),
-        ("directory.backoff.0", |s, d| {
-            s.client.directory.backoff.0 = d;
+        ("directory.backoff.initial", |s, d| {
+            s.client.directory.backoff.initial = d;
         }),
-        ("directory.backoff.1", |s, d| {
-            s.client.directory.backoff.1 = d;
+        ("directory.backoff.max", |s, d| {
+            s.client.directory.backoff.max = d;
         }),
         ("connection.connect_timeout", |s, d| {
             s.client.connection.connect_timeout = d;

@@ -225,7 +225,7 @@ fn a_register_out_of_time_is_given_up_and_its_late_answer_ignored() {
 }
 
 #[test]
-fn a_change_is_written_at_once_and_a_flood_of_them_no_faster_than_the_shortest_back_off() {
+fn a_change_is_written_at_once_and_a_flood_of_them_no_faster_than_the_initial_backoff() {
     let mut bench = Bench::new(false);
     bench.registered();
     assert_eq!(bench.step(ms(1000), Event::Changed), start(Work::Register));

@@ -59,7 +59,7 @@ async fn a_removed_record_is_back_within_an_interval_and_a_standing_one_costs_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_longer_than_the_ttl_is_over_within_its_back_off() {
+async fn an_outage_longer_than_the_ttl_is_over_within_its_backoff() {
     let registry = MemoryRegistry::new();
     let handle = AnyRegistry::new(registry.open());
     let registration = Registration::builder(handle, greeter("10.0.0.7:7000"))

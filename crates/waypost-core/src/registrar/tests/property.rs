@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use crate::backoff::BackoffConfig;
 use crate::registrar::Config;
 use crate::registrar::event::{Action, Event, Lane, Work, WorkFailure, WorkFailureKind};
 use crate::registrar::machine::{Machine, Setup};
@@ -64,8 +65,8 @@ fn configs() -> impl Strategy<Value = Config> {
                 ttl,
                 interval,
                 timeout,
-                back_off_min,
-                back_off_max,
+                initial,
+                max,
                 reregister_jitter,
                 drain_delay,
             ] = times;
@@ -73,8 +74,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 ttl,
                 interval,
                 timeout,
-                back_off_min,
-                back_off_max,
+                backoff: BackoffConfig { initial, max },
                 reregister_jitter,
                 drain_delay,
                 failure_threshold,
@@ -263,7 +263,7 @@ fn holds(
         let longest = [
             config.interval,
             config.timeout.saturating_mul(2),
-            config.back_off_max,
+            config.backoff.max,
         ]
         .into_iter()
         .max()
@@ -274,7 +274,7 @@ fn holds(
             "never asleep for long"
         );
         let rests =
-            deadline > now || chance < 1e-3 || config.back_off_min < Duration::from_millis(1);
+            deadline > now || chance < 1e-3 || config.backoff.initial < Duration::from_millis(1);
         assert!(rests || !matches!(event, Event::Tick), "no busy loop");
     }
     if let Some(by) = model

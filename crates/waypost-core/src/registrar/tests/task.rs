@@ -445,7 +445,7 @@ async fn settings_without_an_end_do_not_panic() {
         let mut config = Config::default();
         (config.timeout, config.reregister_jitter, config.drain_delay) =
             (Duration::MAX, Duration::MAX, Duration::MAX);
-        (config.back_off_min, config.back_off_max) = (Duration::MAX, Duration::MAX);
+        (config.backoff.initial, config.backoff.max) = (Duration::MAX, Duration::MAX);
         let registration = builder(&registry)
             .config(config)
             .check(|| async { Ok(()) })
