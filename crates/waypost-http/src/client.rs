@@ -59,6 +59,7 @@ impl Client {
             loopback: registry.options().on_this_host,
         });
         let scheme = connect.scheme();
+        let max_dials = config.max_dials;
         let directory = Directory::new(registry, config.directory.clone());
         let shared = PoolShared {
             connection: Arc::new(config.connection.clone()),
@@ -66,7 +67,7 @@ impl Client {
             connect: Arc::new(connect),
             scheme,
             policy,
-            slots: DialSlots::default(),
+            slots: DialSlots::new(max_dials),
             seed: fastrand::u64(..),
         };
         Self(Arc::new(Inner {

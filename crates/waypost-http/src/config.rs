@@ -51,6 +51,10 @@ pub struct ClientConfig {
     pub budget: BudgetConfig,
     /// Addresses that may be dialled. Default: loopback only where the registry is on this host.
     pub addresses: Option<AddressPolicy>,
+    /// Maximum number of nodes that are dialled at the same time. Default 16. Dials that take longer
+    /// than [`slot_timeout`](ConnectionConfig::slot_timeout) are not counted; at most 512 of them
+    /// are in progress. 0 counts as 1.
+    pub max_dials: usize,
     /// Maximum number of calls of one service that may wait for a node; one more fails at once.
     /// Default 100 000.
     pub waiting_calls: usize,
@@ -67,8 +71,42 @@ impl Default for ClientConfig {
             reconnect: ReconnectConfig::default(),
             budget: BudgetConfig::default(),
             addresses: None,
+            max_dials: 16,
             waiting_calls: 100_000,
             waiting_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Conditions under which a peer is stalled: a call whose request was sent in full has waited for
+/// response headers for longer than `after`, and for longer than `p50s` times the median of the
+/// peer. The peer is then probed by a PING; it is out of the ready set until anything is read from
+/// it.
+///
+/// ```
+/// use std::time::Duration;
+/// use waypost_http::ChannelConfig;
+///
+/// // A service whose fastest answers take seconds.
+/// let mut config = ChannelConfig::default();
+/// config.stall.after = Duration::from_secs(10);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StallConfig {
+    /// Minimum wait. Default 1 s. A peer that asked for calm (ENHANCE_YOUR_CALM) has up to four
+    /// times as long.
+    pub after: Duration,
+    /// Minimum wait, in medians of the peer's response times; they count from its 20th response.
+    /// Default 8.
+    pub p50s: u32,
+}
+
+impl Default for StallConfig {
+    fn default() -> Self {
+        Self {
+            after: Duration::from_secs(1),
+            p50s: 8,
         }
     }
 }
@@ -87,8 +125,14 @@ pub struct ChannelConfig {
     /// Methods known to the client, by full path, in addition to those in the nodes' records.
     pub methods: HashMap<String, Method>,
     /// Maximum time that a call waits for a ready node, within its deadline. Default none: until
-    /// its deadline while any node is known, and 3 s while none is.
+    /// its deadline while any node is known, and for [`wait_for_node`](Self::wait_for_node) while
+    /// none is.
     pub wait_for_ready: Option<Duration>,
+    /// Maximum time that a call waits while the registry knows no node of the service, unless
+    /// [`wait_for_ready`](Self::wait_for_ready) is set. Default 3 s.
+    pub wait_for_node: Duration,
+    /// Conditions under which a peer that does not respond is probed and excluded as stalled.
+    pub stall: StallConfig,
     /// Deadline of calls that set none, except streams. Default none: 30 s for methods known to be
     /// unary, no deadline for unknown ones. A configured timeout applies to unknown methods too.
     pub default_timeout: Option<Duration>,
@@ -105,6 +149,8 @@ impl Default for ChannelConfig {
             policy: Arc::default(),
             methods: HashMap::new(),
             wait_for_ready: None,
+            wait_for_node: Duration::from_secs(3),
+            stall: StallConfig::default(),
             default_timeout: None,
             replay_limit: 64 * 1024,
         }

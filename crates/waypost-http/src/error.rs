@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waypost_core::peer::Exclusion;
 
-use crate::request_error::RequestError;
+use crate::request_error::{BoxError, RequestError};
 use crate::retry::AttemptHistory;
 
 /// Reason why a call failed, by what the caller can do about it.
@@ -115,9 +115,10 @@ pub struct CallError {
     pub history: AttemptHistory,
     /// Reason why the last attempt was not followed by another; none if no attempt was made.
     pub stopped: Option<String>,
-    /// Defect of the caller's request, for [`FailureKind::Request`].
+    /// Error of the last attempt: a [`RequestError`] for [`FailureKind::Request`], and a
+    /// [`StreamError`] if a stream ended without a response.
     #[source]
-    pub source: Option<RequestError>,
+    pub source: Option<BoxError>,
 }
 
 impl fmt::Display for CallError {

@@ -30,7 +30,7 @@ pub use call::PickKey;
 pub use call::response::{ResponseBody, ServedBy};
 pub use channel::{ChannelSnapshot, NotReady, ServiceChannel};
 pub use client::Client;
-pub use config::{ChannelConfig, ClientConfig, ReconnectConfig};
+pub use config::{ChannelConfig, ClientConfig, ReconnectConfig, StallConfig};
 pub use conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
 pub use conn::{ConnectionConfig, Silence};
 pub use error::{BodyError, CallError, FailureKind, ServiceReport, StreamError};

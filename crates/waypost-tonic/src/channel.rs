@@ -177,7 +177,7 @@ impl Future for ResponseFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx).map(|answer| match answer {
             Ok(response) => Ok(response.map(Body::new)),
-            Err(error) => Err(status::of_call(error)),
+            Err(error) => Err(status::from_call_error(error)),
         })
     }
 }

@@ -68,7 +68,7 @@ impl Protocol for Grpc {
     }
 
     fn body_error(&self, error: BodyError) -> BoxError {
-        Box::new(status::of_body(error))
+        Box::new(status::from_body_error(error))
     }
 }
 

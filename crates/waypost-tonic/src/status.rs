@@ -9,13 +9,15 @@ use waypost_http::{BodyError, CallError, FailureKind, RequestError};
 /// Returns the status of a call without a response: `DEADLINE_EXCEEDED` for any deadline, the code
 /// of the reset if the node reset it, and else `UNAVAILABLE` (no ready peer, a full queue, an
 /// outage of the registry).
-pub(crate) fn of_call(mut error: CallError) -> Status {
-    if let Some(request) = error.source.take() {
-        return from_request_error(request);
+pub(crate) fn from_call_error(mut error: CallError) -> Status {
+    let source = error.source.take();
+    match source.map(<dyn Error + Send + Sync>::downcast) {
+        Some(Ok(request)) => return from_request_error(*request),
+        source => error.source = source.and_then(Result::err),
     }
     let code = match error.kind {
         FailureKind::Deadline => Code::DeadlineExceeded,
-        FailureKind::Reset(reason) => of_reset(reason),
+        FailureKind::Reset(reason) => code_of_reset(reason),
         _ => Code::Unavailable,
     };
     let mut status = Status::new(code, error.to_string());
@@ -57,14 +59,14 @@ fn own_status(error: &RequestError) -> Option<&Status> {
 }
 
 /// Returns the status of a response whose body broke off.
-pub(crate) fn of_body(error: BodyError) -> Status {
+pub(crate) fn from_body_error(error: BodyError) -> Status {
     let error = match error {
         BodyError::Request(error) => return from_request_error(error),
         error => error,
     };
     let code = match &error {
         BodyError::Deadline => Code::DeadlineExceeded,
-        BodyError::Broken(error) => error.reset_code().map_or(Code::Unavailable, of_reset),
+        BodyError::Broken(error) => error.reset_code().map_or(Code::Unavailable, code_of_reset),
         _ => Code::Unavailable,
     };
     let text = match &error {
@@ -77,7 +79,7 @@ pub(crate) fn of_body(error: BodyError) -> Status {
 }
 
 /// Returns the gRPC code of an HTTP/2 error code, by the table of the gRPC over HTTP/2 protocol.
-fn of_reset(reason: u32) -> Code {
+fn code_of_reset(reason: u32) -> Code {
     match reason {
         0x7 => Code::Unavailable,
         0x8 => Code::Cancelled,

@@ -16,7 +16,6 @@ use crate::conn::{CancelledStream, Connection};
 use crate::pool::{Permit, Picking, PooledPeer};
 use crate::protocol::Protocol;
 use crate::request_error::RequestError;
-use crate::retry::FailureCause;
 use crate::service::{ServiceHandle, SharedService};
 
 /// Attempt from its pick to its end.
@@ -141,6 +140,15 @@ impl<B> Sent<B> {
         self.in_flight.as_ref().map(InFlight::connection)
     }
 
+    /// Returns true if the connection was dead before the request was sent: it had been idle, and
+    /// nothing was read from it since.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        self.unproven
+            && self
+                .connection()
+                .is_some_and(|connection| connection.needs_proof(now))
+    }
+
     /// Returns true once the request was sent in full, so that a response is due.
     pub(super) fn is_sent_in_full(&self) -> bool {
         self.body.as_ref().is_none_or(BodyTask::is_finished)
@@ -205,20 +213,5 @@ impl<B> Drop for Sent<B> {
         if let Some(in_flight) = self.in_flight.take() {
             self.cancel(in_flight);
         }
-    }
-}
-
-/// Classifies the end of a stream (RFC 9113, 6.8 and 8.7). `stale` is true if the connection may
-/// have been dead before the request was sent.
-pub(super) fn classify_error(error: &h2::Error, stale: bool) -> FailureCause {
-    if !error.is_remote() {
-        return FailureCause::Lost { stale };
-    }
-    match (error.is_go_away(), error.reason()) {
-        (true, Some(Reason::NO_ERROR)) => FailureCause::Unprocessed,
-        (true, _) => FailureCause::GoAwayError,
-        (false, Some(Reason::REFUSED_STREAM)) if error.is_reset() => FailureCause::Unprocessed,
-        (false, Some(_)) if error.is_reset() => FailureCause::Reset,
-        _ => FailureCause::Lost { stale },
     }
 }

@@ -8,6 +8,7 @@
 
 mod answer;
 mod attempt;
+mod attempt_error;
 mod body_task;
 mod head;
 mod headers;
@@ -19,6 +20,7 @@ mod timer;
 mod watch;
 
 use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -32,12 +34,11 @@ use tokio::time::Instant;
 use crate::error::{CallError, FailureKind};
 use crate::pool::{GivesPermits as _, PeerKey, Picking, PooledPeer};
 use crate::protocol::{BoxError, ResponseClass};
-use crate::request_error::RequestError;
 use crate::retry::{
-    AttemptFailure, AttemptHistory, AttemptRecord, RetryContext, RetryDecision, RetryState,
-    StopReason,
+    AttemptHistory, AttemptRecord, RetryContext, RetryDecision, RetryState, StopReason,
 };
 use crate::service::{PoolMembership, ServiceHandle, now};
+use attempt_error::AttemptError;
 pub(crate) use body_task::{BodyGuard, BodyTask};
 pub use head::PickKey;
 use head::RequestHead;
@@ -73,15 +74,6 @@ struct Failures {
     tried: Vec<PeerKey>,
     history: AttemptHistory,
     stopped: Option<StopReason>,
-    request_error: Option<RequestError>,
-}
-
-/// Outcome of a failed attempt.
-enum AttemptError {
-    /// No response, or a response after which another node may succeed. Another attempt may follow.
-    Retryable(AttemptFailure, Option<Box<Response<ResponseBody>>>),
-    /// No other attempt follows.
-    Terminal(FailureKind),
 }
 
 /// Boxes a future that few calls run, and keeps its code apart, so that the code that every call
@@ -129,7 +121,7 @@ where
         loop {
             let at = now();
             if self.deadline.is_some_and(|deadline| deadline <= at) {
-                return Err(self.fail(FailureKind::Deadline));
+                return Err(self.fail(FailureKind::Deadline, None));
             }
             if self.picked.is_none() {
                 self.picked = self.pick_now(&members, at);
@@ -142,16 +134,14 @@ where
                 self.picked = Some(cold(self.wait_and_pick(&mut members)).await?);
                 continue;
             };
-            let (failure, response) = match self.attempt(&peer, at).await {
+            let error = match self.attempt(&peer, at).await {
                 Ok(response) => return Ok(response),
-                Err(AttemptError::Terminal(kind)) => return Err(self.fail(kind)),
-                Err(AttemptError::Retryable(failure, response)) => (failure, response),
+                Err(error) => error,
             };
-            if cold(self.next_attempt(failure, &members)).await.is_err() {
-                return response.map_or_else(
-                    || Err(self.fail(FailureKind::NoAnswer)),
-                    |response| Ok(*response),
-                );
+            if let ControlFlow::Break(outcome) =
+                cold(self.next_attempt(error, &peer, &members)).await
+            {
+                return outcome;
             }
         }
     }
@@ -171,7 +161,7 @@ where
             .as_ref()
             .is_some_and(|picked| picked.permit.unproven);
         if unproven && !self.idempotent {
-            cold(self.prove(peer)).await?;
+            cold(self.prove()).await?;
             (unproven, at) = (false, now());
         }
         let (mut response, class) = 'answered: {
@@ -186,10 +176,10 @@ where
                             .classify_head(head.status(), head.headers());
                         match self.response(head, sent, peer) {
                             Some(response) => break 'answered (response, class),
-                            None => return Err(AttemptError::Terminal(FailureKind::NoAnswer)),
+                            None => return Err(AttemptError::not_sent("not sent".to_owned())),
                         }
                     }
-                    Err(why) => cold(self.unanswered(sent, peer, why)),
+                    Err(why) => cold(self.unanswered(sent, why)),
                 }
             };
             return Err(unanswered.await);
@@ -199,10 +189,16 @@ where
         } else {
             Ok(class)
         };
-        match peeked.map(|class| self.classify(class, response.body_mut(), peer)) {
-            Ok(None) => Ok(response),
-            Ok(Some(failure)) => Err(AttemptError::Retryable(failure, Some(Box::new(response)))),
-            Err(why) => Err(self.broken(&mut response.into_body(), why, peer)),
+        let class = match peeked {
+            Ok(class) => class,
+            Err(why) => return Err(self.broken(response.body_mut(), why)),
+        };
+        response.body_mut().classified(class);
+        match class {
+            ResponseClass::Unavailable(pushback) => {
+                Err(AttemptError::Unavailable(pushback, Box::new(response)))
+            }
+            _ => Ok(response),
         }
     }
 
@@ -213,7 +209,7 @@ where
             } else {
                 FailureKind::NoRuntime
             };
-            self.fail(kind)
+            self.fail(kind, None)
         })
     }
 
@@ -228,17 +224,25 @@ where
         })
         .await;
         match self.body.as_mut().and_then(ReplayBody::take_error) {
-            Some(error) => Err(self.fail_request(error)),
+            Some(error) => Err(self.fail(FailureKind::Request, Some(error.into()))),
             None => Ok(()),
         }
     }
 
-    /// Prepares another attempt, if one may follow. Its peer may be picked already.
+    /// Records a failed attempt and prepares another, if one may follow: its peer may be picked
+    /// already. Breaks with the outcome of the call otherwise.
     async fn next_attempt(
         &mut self,
-        failure: AttemptFailure,
+        error: AttemptError,
+        peer: &PooledPeer,
         members: &PoolMembership,
-    ) -> Result<(), ()> {
+    ) -> ControlFlow<Result<Response<ResponseBody>, CallError>> {
+        if error.is_of_node() {
+            self.record_failure(peer, error.to_string());
+        }
+        let Some(failure) = error.failure() else {
+            return ControlFlow::Break(Err(self.fail(error.kind(), error.into_source())));
+        };
         let joined = self.service.joined(members);
         let context = RetryContext {
             replayable: self.body.as_ref().is_some_and(ReplayBody::can_replay),
@@ -253,23 +257,24 @@ where
         if decision == RetryDecision::MoveToUntried {
             self.picked = self.pick_now(members, now());
             if self.picked.is_some() {
-                return Ok(());
+                return ControlFlow::Continue(());
             }
             decision = self
                 .retry
                 .on_no_untried_peer(failure, &context, budget, now());
         }
         match decision {
-            RetryDecision::MoveToUntried | RetryDecision::Move => Ok(()),
-            RetryDecision::Retry(delay) => {
-                self.sleep(delay).await;
-                Ok(())
-            }
+            RetryDecision::MoveToUntried | RetryDecision::Move => {}
+            RetryDecision::Retry(delay) => self.sleep(delay).await,
             RetryDecision::Stop(reason) => {
                 self.failures().stopped = Some(reason);
-                Err(())
+                return ControlFlow::Break(match error {
+                    AttemptError::Unavailable(_, response) => Ok(*response),
+                    error => Err(self.fail(error.kind(), error.into_source())),
+                });
             }
         }
+        ControlFlow::Continue(())
     }
 
     async fn sleep(&mut self, delay: Duration) {
@@ -324,24 +329,11 @@ where
     }
 
     #[cold]
-    fn local_mistake(&mut self, error: RequestError) -> AttemptError {
-        self.failures().request_error = Some(error);
-        AttemptError::Terminal(FailureKind::Request)
-    }
-
-    #[cold]
-    fn fail_request(&mut self, error: RequestError) -> CallError {
-        self.failures().request_error = Some(error);
-        self.fail(FailureKind::Request)
-    }
-
-    #[cold]
-    fn fail(&mut self, kind: FailureKind) -> CallError {
+    fn fail(&mut self, kind: FailureKind, source: Option<BoxError>) -> CallError {
         let Failures {
             tried: _,
             history,
             stopped,
-            request_error,
         } = self
             .failures
             .take()
@@ -353,7 +345,7 @@ where
             report: Box::new(self.service.report()),
             history,
             stopped: stopped.map(|reason| reason.to_string()),
-            source: request_error,
+            source,
         }
     }
 }

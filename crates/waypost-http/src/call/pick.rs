@@ -17,9 +17,6 @@ use crate::pool::{Picking, QueueFull, Wanted};
 use crate::protocol::BoxError;
 use crate::service::{PoolMembership, now};
 
-/// Maximum time that a call waits for a node while none is known.
-const NO_NODE_WAIT: Duration = Duration::from_secs(3);
-
 impl<B> Call<B>
 where
     B: Body + Unpin + Send + 'static,
@@ -53,23 +50,23 @@ where
             .and_then(|wait| start.checked_add(wait));
         let until = [longest, given].into_iter().flatten().min();
         let mut unknown_until = if config.wait_for_ready.is_none() {
-            start.checked_add(NO_NODE_WAIT)
+            start.checked_add(config.wait_for_node)
         } else {
             None
         };
         let mut accept_at = (!self.tried().is_empty())
-            .then(|| start.checked_add(config.policy.retry_delay(fastrand::f64())))
+            .then(|| start.checked_add(config.policy.draw_retry_delay(fastrand::f64())))
             .flatten();
         loop {
             let joined = self.service.joined(members).clone();
             let mut waiting = match members.pool.queue.wait(&joined.balancer, self.wanted()) {
                 Ok(waiting) => waiting,
                 Err(full) => {
-                    return Err(self.fail(if full == QueueFull::Calls {
-                        FailureKind::QueueFull
-                    } else {
-                        FailureKind::QueueBytes
-                    }));
+                    let kind = match full {
+                        QueueFull::Calls => FailureKind::QueueFull,
+                        QueueFull::Bytes => FailureKind::QueueBytes,
+                    };
+                    return Err(self.fail(kind, None));
                 }
             };
             loop {
@@ -98,7 +95,7 @@ where
                     waiting.accept_tried();
                 }
                 if unknown_until.take_if(|at| *at <= now).is_some() && !joined.knows_a_node() {
-                    return Err(self.fail(FailureKind::NoPeer));
+                    return Err(self.fail(FailureKind::NoPeer, None));
                 }
             }
             drop(waiting);
@@ -116,11 +113,12 @@ where
             return Ok(());
         }
         let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
-        Err(self.fail(if is_late {
+        let kind = if is_late {
             FailureKind::Deadline
         } else {
             FailureKind::NoPeer
-        }))
+        };
+        Err(self.fail(kind, None))
     }
 
     fn wanted(&self) -> Wanted {

@@ -15,7 +15,7 @@ use waypost_core::record::Node;
 
 use super::attempt::InFlight;
 use super::timer::Timer;
-use crate::conn::CancelledStream;
+use crate::conn::{CancelledStream, Connection};
 use crate::error::{BodyError, StreamError};
 use crate::protocol::{BoxError, ResponseClass};
 
@@ -105,9 +105,9 @@ impl ResponseBody {
         self.in_flight.as_ref()
     }
 
-    /// Takes the attempt out: its stream has ended, and the caller has read nothing of it.
-    pub(super) fn take_in_flight(&mut self) -> Option<InFlight> {
-        self.in_flight.take()
+    /// Returns the connection of the attempt, until it ends.
+    pub(super) fn connection(&self) -> Option<&Arc<Connection>> {
+        self.in_flight.as_ref().map(InFlight::connection)
     }
 
     /// Peeks at the first frame without consuming it. Returns the class once the frame has arrived,
@@ -208,7 +208,8 @@ impl ResponseBody {
             .map_or(Poll::Pending, |deadline| deadline.poll(cx))
     }
 
-    fn finish(&mut self, end: AttemptEnd) {
+    /// Ends the attempt: its stream has ended.
+    pub(super) fn finish(&mut self, end: AttemptEnd) {
         self.done = true;
         self.deadline = None;
         if let Some(in_flight) = self.in_flight.take() {

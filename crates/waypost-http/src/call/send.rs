@@ -10,11 +10,10 @@ use tokio::time::Instant;
 use waypost_core::peer::AttemptEnd;
 
 use super::attempt::{InFlight, Sent};
-use super::{AttemptError, BodyTask, Call, DEFAULT_TIMEOUT, headers};
-use crate::error::FailureKind;
+use super::attempt_error::AttemptError;
+use super::{BodyTask, Call, DEFAULT_TIMEOUT, headers};
 use crate::pool::PooledPeer;
 use crate::protocol::BoxError;
-use crate::retry::{AttemptFailure, FailureCause};
 
 impl<B> Call<B>
 where
@@ -49,7 +48,7 @@ where
 
     /// Verifies that the picked connection is alive, before a call that may not be sent twice is
     /// sent on it.
-    pub(super) async fn prove(&mut self, peer: &Arc<PooledPeer>) -> Result<(), AttemptError> {
+    pub(super) async fn prove(&mut self) -> Result<(), AttemptError> {
         let Some(picked) = self.picked.take() else {
             return Ok(());
         };
@@ -65,11 +64,10 @@ where
                 self.picked = Some(picked);
                 Ok(())
             }
-            Some(false) => Err(self.not_sent(
-                peer,
+            Some(false) => Err(AttemptError::not_sent(
                 "not sent: the connection was idle, and answers no PING".to_owned(),
             )),
-            None => Err(AttemptError::Terminal(FailureKind::Deadline)),
+            None => Err(AttemptError::Deadline),
         }
     }
 
@@ -81,7 +79,7 @@ where
         now: Instant,
     ) -> Result<Sent<B>, AttemptError> {
         let Some(picked) = self.picked.take() else {
-            return Err(self.not_sent(peer, "not sent".to_owned()));
+            return Err(AttemptError::not_sent("not sent".to_owned()));
         };
         let request = self.request_for(peer, now);
         let limit = picked.permit.connection.max_header_list_size();
@@ -94,9 +92,7 @@ where
             request.headers(),
             limit,
         );
-        if let Err(error) = size {
-            return Err(self.local_mistake(error));
-        }
+        size.map_err(AttemptError::Request)?;
         let in_flight = InFlight::new(picked, &self.service, now);
         let opened = match in_flight.connection().open(request) {
             Err(_) if self.head.strip() => in_flight.connection().open(self.request_for(peer, now)),
@@ -122,7 +118,7 @@ where
             }
             Err(error) => {
                 in_flight.finish(AttemptEnd::Refused);
-                Err(self.not_sent(peer, format!("not sent: {error}")))
+                Err(AttemptError::not_sent(format!("not sent: {error}")))
             }
         }
     }
@@ -135,11 +131,5 @@ where
         self.head.request(&peer.scheme, &peer.authority, |headers| {
             protocol.prepare(headers, self.sent, remaining);
         })
-    }
-
-    #[cold]
-    fn not_sent(&mut self, peer: &Arc<PooledPeer>, ended: String) -> AttemptError {
-        self.record_failure(peer, ended);
-        AttemptError::Retryable(AttemptFailure::uncommitted(FailureCause::NotSent), None)
     }
 }

@@ -7,23 +7,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::attempt_error::AttemptError;
+use crate::config::StallConfig;
 use crate::conn::Connection;
 use crate::pool::PooledPeer;
-
-/// Minimum time that a call waits before its peer is probed.
-const SLOW_AFTER: Duration = Duration::from_secs(1);
-const SLOW_P50S: u32 = 8;
-
-/// Reason why a call stopped waiting for its response's headers.
-#[derive(Debug)]
-pub(super) enum WaitError {
-    /// The stream ended.
-    Broken(h2::Error),
-    /// The connection does not acknowledge a PING.
-    Unresponsive,
-    /// The caller's deadline has passed.
-    Deadline,
-}
 
 /// Wait parameters of one attempt.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +25,7 @@ impl Watch {
     /// watches it from the start, if it may move.
     pub(super) fn new(
         peer: &PooledPeer,
+        stall: StallConfig,
         deadline: Option<Instant>,
         may_move: bool,
         unproven: bool,
@@ -46,11 +34,11 @@ impl Watch {
             .peer
             .stats()
             .p50()
-            .map_or(Duration::ZERO, |p50| p50.saturating_mul(SLOW_P50S));
+            .map_or(Duration::ZERO, |p50| p50.saturating_mul(stall.p50s));
         let slow_after = if unproven && may_move {
             Duration::ZERO
         } else {
-            usual.max(SLOW_AFTER * peer.stall_factor())
+            usual.max(stall.after.saturating_mul(peer.stall_factor()))
         };
         Self {
             slow_after,
@@ -73,14 +61,14 @@ impl Watch {
         &self,
         connection: &Connection,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Result<T, WaitError> {
+    ) -> Result<T, AttemptError> {
         let mut deadline = std::pin::pin!(until(self.deadline));
         if !self.slow_after.is_zero() {
             tokio::select! {
                 biased;
                 answer = poll_fn(&mut poll) => return Ok(answer),
                 () = connection.read_until_pending() => {}
-                () = &mut deadline => return Err(WaitError::Deadline),
+                () = &mut deadline => return Err(AttemptError::Deadline),
             }
             if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(poll(cx))).await {
                 return Ok(answer);
@@ -90,8 +78,8 @@ impl Watch {
         tokio::select! {
             biased;
             answer = poll_fn(&mut poll) => Ok(answer),
-            () = connection.unresponsive(), if self.may_move => Err(WaitError::Unresponsive),
-            () = &mut deadline => Err(WaitError::Deadline),
+            () = connection.unresponsive(), if self.may_move => Err(AttemptError::unresponsive()),
+            () = &mut deadline => Err(AttemptError::Deadline),
         }
     }
 }

@@ -22,16 +22,22 @@ use std::time::Duration;
 /// assert_eq!(error.kind, FailureKind::NoAnswer);
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Silence {
-    /// After 5, 15 and 45 s without response headers or data, and three PINGs at most until headers
-    /// or data are read: within the limits of a default grpc-go server.
-    #[default]
-    Sparse,
-    /// After each such period without any byte read. A gRPC server closes connections with PINGs
+    /// After each of these periods without response headers or data, and three PINGs at most until
+    /// headers or data are read: within the limits of a default grpc-go server, which closes the
+    /// connection at the fourth. The periods must not decrease.
+    Sparse([Duration; 3]),
+    /// After each such period without any byte read; less than 10 ms counts as 10 ms. A gRPC server closes connections with PINGs
     /// that are more frequent than it allows: every 5 s for etcd.
     Every(Duration),
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self::Sparse([5, 15, 45].map(Duration::from_secs))
+    }
 }
 
 /// Settings of the connections to nodes: dialling, windows and keep-alive.
@@ -76,7 +82,8 @@ pub struct ConnectionConfig {
     /// Timeout of a PING, after which the connection is closed with all its calls. Default 8 s, so
     /// that a call on a frozen server ends within 10 s.
     pub close_timeout: Duration,
-    /// Schedule of PINGs while the peer is silent. Default [`Silence::Sparse`].
+    /// Schedule of PINGs while the peer is silent. Default [`Silence::Sparse`] after 5, 15
+    /// and 45 s.
     pub silence: Silence,
 }
 
@@ -89,7 +96,7 @@ impl Default for ConnectionConfig {
             proof_timeout: Duration::from_millis(500),
             ping_timeout: Duration::from_secs(2),
             close_timeout: Duration::from_secs(8),
-            silence: Silence::Sparse,
+            silence: Silence::default(),
         }
     }
 }

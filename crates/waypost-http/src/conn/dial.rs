@@ -19,28 +19,27 @@ use super::event::EventSender;
 use super::handshake::handshake;
 use super::panic::contain_panic;
 
-const FAST: usize = 16;
-const SLOW: usize = 512;
+/// Maximum number of concurrent dials that have not completed within the slot timeout.
+const MAX_SLOW: usize = 512;
 
-/// Dial slots of one client: 16 concurrent dials, and 512 more for those that have not completed
-/// within [`slot_timeout`](ConnectionConfig::slot_timeout), so that frozen nodes do not delay
-/// others.
+/// Dial slots of one client: those of [`max_dials`](crate::ClientConfig::max_dials), and 512 more
+/// for dials that have not completed within [`slot_timeout`](ConnectionConfig::slot_timeout), so
+/// that frozen nodes do not delay others.
 #[derive(Clone, Debug)]
 pub(crate) struct DialSlots {
     fast: Arc<Semaphore>,
     slow: Arc<Semaphore>,
 }
 
-impl Default for DialSlots {
-    fn default() -> Self {
+impl DialSlots {
+    /// Creates slots for `max` concurrent dials; 0 counts as 1.
+    pub(crate) fn new(max: usize) -> Self {
         Self {
-            fast: Arc::new(Semaphore::new(FAST)),
-            slow: Arc::new(Semaphore::new(SLOW)),
+            fast: Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS))),
+            slow: Arc::new(Semaphore::new(MAX_SLOW)),
         }
     }
-}
 
-impl DialSlots {
     async fn acquire(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.fast)
             .acquire_owned()

@@ -20,12 +20,9 @@ use super::config::{ConnectionConfig, Silence};
 use super::connection::Liveness;
 
 const PINGS: u8 = 3;
+/// Minimum period of [`Silence::Every`], so that no setting sends PINGs in a loop.
+const MIN_SILENCE: Duration = Duration::from_millis(10);
 const SLOW_PING_INTERVAL: Duration = Duration::from_secs(1);
-const SILENCES: [Duration; 3] = [
-    Duration::from_secs(5),
-    Duration::from_secs(15),
-    Duration::from_secs(45),
-];
 /// Number of round trips after which the PING that verifies an idle connection is late.
 const PROOF_ROUND_TRIPS: u32 = 8;
 
@@ -219,7 +216,9 @@ impl KeepAlive {
     /// Skips the silences that passed while a PING was outstanding: its acknowledgement covers them
     /// too.
     fn skip_silences(&mut self, now: Instant) {
-        while self.silence == Silence::Sparse && self.next_silence().is_some_and(|at| now >= at) {
+        while matches!(self.silence, Silence::Sparse(_))
+            && self.next_silence().is_some_and(|at| now >= at)
+        {
             self.count_silence();
         }
     }
@@ -298,11 +297,13 @@ impl KeepAlive {
     fn next_silence(&self) -> Option<Instant> {
         let quiet = self.quiet?;
         match self.silence {
-            Silence::Sparse => after(
+            Silence::Sparse(periods) => after(
                 quiet.since,
-                SILENCES.get(quiet.pinged)?.saturating_mul(self.factor),
+                periods.get(quiet.pinged)?.saturating_mul(self.factor),
             ),
-            Silence::Every(period) => after(quiet.since.max(self.last_read), period),
+            Silence::Every(period) => {
+                after(quiet.since.max(self.last_read), period.max(MIN_SILENCE))
+            }
         }
     }
 }

@@ -112,7 +112,7 @@ pub(crate) enum RetryDecision {
     /// [`RetryState::on_no_untried_peer`](super::RetryState::on_no_untried_peer).
     MoveToUntried,
     /// Any peer, untried ones first; a tried one after
-    /// [`Policy::retry_delay`](super::policy::Policy::retry_delay).
+    /// [`Policy::retry_delay`](super::policy::Policy).
     Move,
     /// As [`Move`](Self::Move), after this delay; counted as an attempt, and taken from the budget.
     Retry(Duration),

@@ -55,7 +55,7 @@ pub struct Policy {
     pub never: HashSet<String>,
     /// Bounds of the delay before a node is tried a second time in one call, in either order. The
     /// delay is drawn uniformly between them. Default 25 to 250 ms.
-    pub retry_backoff: (Duration, Duration),
+    pub retry_delay: (Duration, Duration),
 }
 
 impl Default for Policy {
@@ -64,7 +64,7 @@ impl Default for Policy {
             max_attempts: 3,
             idempotent: HashSet::new(),
             never: HashSet::new(),
-            retry_backoff: (Duration::from_millis(25), Duration::from_millis(250)),
+            retry_delay: (Duration::from_millis(25), Duration::from_millis(250)),
         }
     }
 }
@@ -77,8 +77,8 @@ impl Policy {
     }
 
     /// Returns the delay before a node is tried a second time; `chance` is uniform in 0..1.
-    pub(crate) fn retry_delay(&self, chance: f64) -> Duration {
-        let (a, b) = self.retry_backoff;
+    pub(crate) fn draw_retry_delay(&self, chance: f64) -> Duration {
+        let (a, b) = self.retry_delay;
         let (min, max) = (a.min(b), a.max(b));
         let drawn = Duration::try_from_secs_f64((max - min).as_secs_f64() * chance).unwrap_or(max);
         min.saturating_add(drawn).min(max)
@@ -124,7 +124,7 @@ mod tests {
             (Duration::MAX, Duration::MAX),
         ] {
             let policy = Policy {
-                retry_backoff: (a, b),
+                retry_delay: (a, b),
                 ..Policy::default()
             };
             for chance in [
@@ -136,7 +136,7 @@ mod tests {
                 f64::NAN,
                 f64::INFINITY,
             ] {
-                let delay = policy.retry_delay(chance);
+                let delay = policy.draw_retry_delay(chance);
                 assert!(
                     (a.min(b)..=a.max(b)).contains(&delay),
                     "{a:?} {b:?} {chance}: {delay:?}"
@@ -144,9 +144,9 @@ mod tests {
             }
         }
         let policy = Policy {
-            retry_backoff: (s(2), s(1)),
+            retry_delay: (s(2), s(1)),
             ..Policy::default()
         };
-        assert_eq!(policy.retry_delay(0.5), Duration::from_millis(1_500));
+        assert_eq!(policy.draw_retry_delay(0.5), Duration::from_millis(1_500));
     }
 }

@@ -7,7 +7,7 @@ use std::panic;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use waypost_http::{CallError, ChannelConfig, ClientConfig, FailureKind, ServiceChannel};
+use waypost_http::{CallError, ChannelConfig, ClientConfig, FailureKind, ServiceChannel, Silence};
 
 use crate::net::{World, begin, call};
 
@@ -135,6 +135,14 @@ fn durations() -> Vec<Setting<Duration>> {
         ("directory.backoff.max", |s, d| {
             s.client.directory.backoff.max = d;
         }),
+        ("connection.silence", |s, d| {
+            s.client.connection.silence = Silence::Sparse([d; 3]);
+        }),
+        ("connection.silence.every", |s, d| {
+            s.client.connection.silence = Silence::Every(d);
+        }),
+        ("wait_for_node", |s, d| s.channel.wait_for_node = d),
+        ("stall.after", |s, d| s.channel.stall.after = d),
         ("connection.connect_timeout", |s, d| {
             s.client.connection.connect_timeout = d;
         }),
@@ -167,17 +175,21 @@ fn durations() -> Vec<Setting<Duration>> {
         ("default_timeout", |s, d| {
             s.channel.default_timeout = Some(d);
         }),
-        ("policy.retry_backoff.0", |s, d| {
-            Arc::make_mut(&mut s.channel.policy).retry_backoff.0 = d;
+        ("policy.retry_delay.0", |s, d| {
+            Arc::make_mut(&mut s.channel.policy).retry_delay.0 = d;
         }),
-        ("policy.retry_backoff.1", |s, d| {
-            Arc::make_mut(&mut s.channel.policy).retry_backoff.1 = d;
+        ("policy.retry_delay.1", |s, d| {
+            Arc::make_mut(&mut s.channel.policy).retry_delay.1 = d;
         }),
     ]
 }
 
 fn counts() -> Vec<Setting<usize>> {
     vec![
+        ("max_dials", |s, n| s.client.max_dials = n),
+        ("stall.p50s", |s, n| {
+            s.channel.stall.p50s = u32::try_from(n).unwrap_or(u32::MAX);
+        }),
         ("waiting_calls", |s, n| s.client.waiting_calls = n),
         ("waiting_bytes", |s, n| s.client.waiting_bytes = n),
         ("replay_limit", |s, n| s.channel.replay_limit = n),
@@ -207,7 +219,7 @@ type Denial = (
     &'static [FailureKind],
 );
 
-const DENIALS: [Denial; 13] = [
+const DENIALS: [Denial; 14] = [
     (
         "directory.suspect_grace = 0ns",
         Some(&["suspect"]),
@@ -224,6 +236,7 @@ const DENIALS: [Denial; 13] = [
         &[FailureKind::NoAnswer],
     ),
     ("wait_for_ready = 0ns", None, &[FailureKind::NoPeer]),
+    ("wait_for_node = 0ns", None, &[FailureKind::NoPeer]),
     (
         "default_timeout = 0ns",
         None,
@@ -237,12 +250,12 @@ const DENIALS: [Denial; 13] = [
     ("waiting_calls = 0", None, &[FailureKind::QueueFull]),
     // The only node is never tried a second time, or without end.
     (
-        "policy.retry_backoff.0 = MAX",
+        "policy.retry_delay.0 = MAX",
         Some(AGAIN),
         &[FailureKind::Deadline],
     ),
     (
-        "policy.retry_backoff.1 = MAX",
+        "policy.retry_delay.1 = MAX",
         Some(AGAIN),
         &[FailureKind::Deadline],
     ),

@@ -15,7 +15,7 @@ async fn tcp_dial(address: &str) -> Dialled {
     dial_with(
         Arc::new(tcp()),
         &ConnectionConfig::default(),
-        &DialSlots::default(),
+        &DialSlots::new(16),
         address,
     )
 }

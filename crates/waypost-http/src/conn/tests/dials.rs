@@ -36,7 +36,7 @@ fn frozen_and_good()
 
 async fn ready_after(frozen: usize, good: usize) -> Duration {
     let connect = frozen_and_good();
-    let (config, slots) = (ConnectionConfig::default(), DialSlots::default());
+    let (config, slots) = (ConnectionConfig::default(), DialSlots::new(16));
     let start = Instant::now();
     let frozen: Vec<Dialled> = (0..frozen)
         .map(|_| dial_with(connect.clone(), &config, &slots, "127.0.0.1:1"))
@@ -67,7 +67,7 @@ async fn a_frozen_node_is_given_up_after_the_connect_timeout() {
     let mut dialled = dial_with(
         connect,
         &ConnectionConfig::default(),
-        &DialSlots::default(),
+        &DialSlots::new(16),
         "127.0.0.1:1",
     );
     let error = dialled.ended().await.unwrap_err();
@@ -87,7 +87,7 @@ async fn settings_without_end_dial_too() {
     let mut dialled = dial_with(
         frozen_and_good(),
         &config,
-        &DialSlots::default(),
+        &DialSlots::new(16),
         "127.0.0.1:2",
     );
     dialled.ready().await;
@@ -166,7 +166,7 @@ async fn a_name_is_reached_and_answers_though_its_first_addresses_swallow_packet
                 ))
             })
         }));
-        let (config, slots) = (ConnectionConfig::default(), DialSlots::default());
+        let (config, slots) = (ConnectionConfig::default(), DialSlots::new(16));
         for _ in 0..2 {
             let mut dialled = dial_with(connect.clone(), &config, &slots, "name.test:1");
             let connection = loop {

@@ -214,7 +214,7 @@ async fn events_come_in_order_from_servers_that_leave_at_once() {
             let mut dialled = dial_with(
                 connect.clone(),
                 &ConnectionConfig::default(),
-                &DialSlots::default(),
+                &DialSlots::new(16),
                 &address,
             );
             let mut seen = Vec::new();

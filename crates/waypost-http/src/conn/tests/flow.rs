@@ -42,7 +42,7 @@ async fn connected() -> (
     let mut dialled = dial_with(
         Arc::new(tcp()),
         &ConnectionConfig::default(),
-        &DialSlots::default(),
+        &DialSlots::new(16),
         &address,
     );
     let connection = dialled.ready().await;
@@ -104,7 +104,7 @@ async fn the_peers_limits_are_known() {
     let mut dialled = dial_with(
         Arc::new(tcp()),
         &ConnectionConfig::default(),
-        &DialSlots::default(),
+        &DialSlots::new(16),
         &address,
     );
     let connection = dialled.ready().await;

@@ -281,7 +281,7 @@ async fn durations_without_end_mean_never() {
         proof_timeout: Duration::MAX,
         ping_timeout: Duration::MAX,
         close_timeout: Duration::MAX,
-        silence: Silence::Sparse,
+        silence: Silence::default(),
     };
     let (mut keep_alive, at) = keep_alive(&config);
     keep_alive.step(at(0), opened());

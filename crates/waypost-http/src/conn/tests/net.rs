@@ -79,7 +79,7 @@ pub(super) fn dial(connect: impl Connect) -> Dialled {
     dial_with(
         Arc::new(connect),
         &ConnectionConfig::default(),
-        &DialSlots::default(),
+        &DialSlots::new(16),
         "127.0.0.1:1",
     )
 }
