@@ -53,7 +53,6 @@ pub struct ChannelBuilder {
     http: waypost_http::Client,
     service: String,
     config: ChannelConfig,
-    policy: Policy,
     descriptors: Vec<u8>,
     changes: Changes,
 }
@@ -109,7 +108,6 @@ impl Client {
             http: self.http.clone(),
             service: service.to_owned(),
             config,
-            policy: Policy::default(),
             descriptors: Vec::new(),
             changes: self.changes.clone(),
         }
@@ -226,6 +224,29 @@ impl ClientBuilder {
     #[must_use]
     pub fn config(mut self, config: ClientConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Changes any of the settings in place: those that have no setter of their own.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Client;
+    /// # let registry = registry();
+    /// let client = Client::builder(registry)
+    ///     .configure(|config| {
+    ///         config.budget.per_call = 0.1;
+    ///         config.reconnect.backoff.max = std::time::Duration::from_secs(1);
+    ///     })
+    ///     .build();
+    /// # client.close().await;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(&mut ClientConfig)) -> Self {
+        change(&mut self.config);
         self
     }
 
@@ -453,7 +474,7 @@ impl ChannelBuilder {
     /// ```
     #[must_use]
     pub fn idempotent(mut self, path: &str) -> Self {
-        self.policy.idempotent.insert(path.to_owned());
+        self.policy().idempotent.insert(path.to_owned());
         self
     }
 
@@ -461,7 +482,7 @@ impl ChannelBuilder {
     /// `path` is the full path, `/greeter.Greeter/Hello`.
     #[must_use]
     pub fn not_idempotent(mut self, path: &str) -> Self {
-        self.policy.never.insert(path.to_owned());
+        self.policy().never.insert(path.to_owned());
         self
     }
 
@@ -518,7 +539,7 @@ impl ChannelBuilder {
     /// ```
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.policy.max_attempts = attempts.max(1);
+        self.policy().max_attempts = attempts.max(1);
         self
     }
 
@@ -571,6 +592,36 @@ impl ChannelBuilder {
         self
     }
 
+    /// Changes any of the settings in place: those that have no setter of their own.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Client;
+    /// # let client = Client::new(registry());
+    /// let channel = client
+    ///     .channel_builder("greeter")
+    ///     .configure(|config| {
+    ///         // Messages of up to 1 MiB may be sent again.
+    ///         config.replay_limit = 1 << 20;
+    ///         // A service that answers within 10 ms at most.
+    ///         config.stall.after = std::time::Duration::from_millis(200);
+    ///     })
+    ///     .build()?;
+    /// # drop(channel);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(&mut ChannelConfig)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    fn policy(&mut self) -> &mut Policy {
+        Arc::make_mut(&mut self.config.policy)
+    }
+
     /// Builds the channel. Nothing is watched or connected before its first call.
     ///
     /// # Errors
@@ -596,7 +647,6 @@ impl ChannelBuilder {
                 self.config.methods.insert(path.to_owned(), method);
             }
         }
-        self.config.policy = Arc::new(self.policy);
         Ok(Channel::new(self.http.channel(
             service,
             self.config,

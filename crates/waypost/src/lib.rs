@@ -53,9 +53,9 @@ pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 #[cfg(feature = "tonic")]
 pub use waypost_http::{
     AddressPolicy, AttemptHistory, AttemptRecord, BodyError, BoxError, BoxIo, BudgetConfig,
-    CallError, ChannelSnapshot, ClientConfig, Connect, Connecting, ConnectionConfig, FailureKind,
-    Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig, RequestError, ServedBy,
-    ServiceReport, Silence, StreamError, TcpConnect,
+    CallError, ChannelConfig, ChannelSnapshot, ClientConfig, Connect, Connecting, ConnectionConfig,
+    FailureKind, Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig, RequestError, ServedBy,
+    ServiceReport, Silence, StallConfig, StreamError, TcpConnect,
 };
 #[cfg(feature = "local")]
 pub use waypost_local::{LocalOptions, LocalRegistry};

@@ -424,6 +424,7 @@ impl fmt::Debug for ServerBuilder {
             .field("advertise", &self.advertise)
             .field("metadata", &self.metadata)
             .field("register", &self.register)
+            .field("drain_timeout", &self.drain_timeout)
             .field("services", &self.services)
             .finish_non_exhaustive()
     }

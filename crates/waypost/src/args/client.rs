@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use super::config::{self, CHANNEL, CLIENT};
 use super::environment::Environment;
-use super::setting::{Setting, Variable, set};
-use super::{HEADING, duration, value};
+use super::setting::{Given, Setting, Variable, merged, set};
+use super::value::{self, Pair};
+use super::{HEADING, duration};
 use crate::balance::StrategyName;
-use crate::registry::Result;
-use crate::{ChannelBuilder, ClientBuilder};
+use crate::registry::{Error, Result};
+use crate::{ChannelBuilder, ChannelConfig, ClientBuilder};
 
 const STRATEGY: Setting<StrategyName> = Setting {
     flag: "client-strategy",
@@ -47,7 +49,14 @@ const WAIT_FOR_READY: Setting<Duration> = Setting {
     )],
 };
 
-/// Flags of a service's client: strategy, retries, and time limits.
+const CONFIG: Setting<Vec<Pair>> = Setting {
+    flag: "client-config",
+    typed: "--client-config",
+    variables: &[Variable::new("WAYPOST_CLIENT_CONFIG", value::pairs)],
+};
+
+/// Flags of a service's client: strategy, retries, time limits, and any other setting of
+/// [`ClientConfig`](crate::ClientConfig) and [`ChannelConfig`](crate::ChannelConfig) by its key.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -91,6 +100,22 @@ pub struct ClientArgs {
     #[arg(id = WAIT_FOR_READY.flag, long = WAIT_FOR_READY.flag, value_name = "TIME", value_parser = duration::parse)]
     #[arg(help_heading = HEADING, help = WAIT_FOR_READY.help("How long a call waits for a ready node"))]
     wait_for_ready: Option<Duration>,
+    #[arg(id = CONFIG.flag, long = CONFIG.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
+    #[arg(help_heading = HEADING, help = CONFIG.help(&config_help()))]
+    config: Vec<Pair>,
+}
+
+fn config_help() -> String {
+    let keys: Vec<_> = config_keys().collect();
+    format!(
+        "Any other setting; several with commas, or again. The keys: {}",
+        keys.join(", ")
+    )
+}
+
+fn config_keys() -> impl Iterator<Item = &'static str> {
+    let channel = CHANNEL.iter().map(|key| key.name);
+    CLIENT.iter().map(|key| key.name).chain(channel)
 }
 
 /// Settings given for every channel of the client.
@@ -123,7 +148,40 @@ impl ClientArgs {
         let connect_timeout = CONNECT_TIMEOUT.given(self.connect_timeout.as_ref(), environment)?;
         let channels = self.of_channels(environment)?;
         let client = set(client, connect_timeout, ClientBuilder::connect_timeout);
+        let client = self.apply_config(client, environment)?;
         Ok(client.configure_channels(move |channel| channels.apply(channel)))
+    }
+
+    /// Sets the keys of `--client-config`. They are merged, so that a key of a flag does not undo
+    /// what a platform's variable sets for another.
+    fn apply_config(
+        &self,
+        mut client: ClientBuilder,
+        environment: &Environment,
+    ) -> Result<ClientBuilder> {
+        let mut of_channels = Vec::new();
+        for Given { value, by } in merged(&CONFIG, &self.config, environment)? {
+            let invalid = |why: String| Error::invalid(by, why);
+            let mut is_known = false;
+            let mut result = Ok(());
+            client = client.configure(|config| {
+                result = config::set(CLIENT, config, &value).map(|known| is_known = known);
+            });
+            result.map_err(invalid)?;
+            // The value is checked here, where the flag or the variable that gave it is known.
+            if config::set(CHANNEL, &mut ChannelConfig::default(), &value).map_err(invalid)? {
+                of_channels.push(value);
+            } else if !is_known {
+                return Err(invalid(config::unknown(&value.0, config_keys())));
+            }
+        }
+        Ok(client.configure_channels(move |channel| {
+            channel.configure(|config| {
+                for pair in &of_channels {
+                    let _ = config::set(CHANNEL, config, pair);
+                }
+            })
+        }))
     }
 
     fn of_channels(&self, environment: &Environment) -> Result<OfChannels> {
@@ -168,5 +226,6 @@ pub(super) fn variables() -> Vec<&'static str> {
         .names()
         .chain(RETRIES.names())
         .chain(times.iter().flat_map(Setting::names))
+        .chain(CONFIG.names())
         .collect()
 }

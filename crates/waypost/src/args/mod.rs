@@ -39,6 +39,8 @@
 
 #[cfg(feature = "tonic")]
 mod client;
+#[cfg(feature = "tonic")]
+mod config;
 pub mod duration;
 mod environment;
 mod registry;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::config::{self, REGISTRATION};
 use super::environment::Environment;
-use super::setting::{Setting, Variable, blame, set};
+use super::setting::{Given, Setting, Variable, blame, merged, set};
 use super::value::{self, Pair};
 use super::{HEADING, duration};
-use crate::registry::Result;
+use crate::registry::{Error, Result};
 use crate::server::ServerBuilder;
 
 const NAME: Setting<String> = Setting {
@@ -74,6 +75,14 @@ const INTERVAL: Setting<Duration> = Setting {
     ],
 };
 
+const CONFIG: Setting<Vec<Pair>> = Setting {
+    flag: "server-config",
+    typed: "--server-config",
+    variables: &[Variable::new("WAYPOST_SERVER_CONFIG", value::pairs)],
+};
+/// Key of `--server-config` that is the server's and not the registration's.
+const DRAIN_TIMEOUT: &str = "drain-timeout";
+
 /// Flags of a service's server: name, version, id, addresses, metadata, and the times of the
 /// registration.
 ///
@@ -129,6 +138,22 @@ pub struct ServerArgs {
     #[arg(id = INTERVAL.flag, long = INTERVAL.flag, value_name = "TIME", value_parser = duration::parse, help_heading = HEADING)]
     #[arg(help = INTERVAL.help("Interval between heartbeats, less than the TTL"))]
     interval: Option<Duration>,
+    #[arg(id = CONFIG.flag, long = CONFIG.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
+    #[arg(help_heading = HEADING, help = CONFIG.help(&config_help()))]
+    config: Vec<Pair>,
+}
+
+fn config_help() -> String {
+    let keys: Vec<_> = config_keys().collect();
+    format!(
+        "Any other setting; several with commas, or again. The keys: {}",
+        keys.join(", ")
+    )
+}
+
+fn config_keys() -> impl Iterator<Item = &'static str> {
+    let of_registration = REGISTRATION.iter().map(|key| key.name);
+    of_registration.chain([DRAIN_TIMEOUT])
 }
 
 impl ServerArgs {
@@ -175,6 +200,7 @@ impl ServerArgs {
             ServerBuilder::advertise,
         );
         let server = self.apply_metadata(server, environment)?;
+        let server = self.apply_config(server, environment)?;
         self.apply_times(server, environment)
     }
 
@@ -185,12 +211,40 @@ impl ServerArgs {
         server: ServerBuilder,
         environment: &Environment,
     ) -> Result<ServerBuilder> {
-        let flag = (!self.metadata.is_empty()).then_some(&self.metadata);
-        let all = METADATA
-            .all_given(flag, environment)
-            .collect::<Result<Vec<_>>>()?;
-        let weakest_first = all.into_iter().rev().flat_map(|given| given.value);
-        Ok(weakest_first.fold(server, |server, (key, value)| server.metadata(key, value)))
+        let pairs = merged(&METADATA, &self.metadata, environment)?.into_iter();
+        Ok(pairs.fold(server, |server, Given { value, .. }| {
+            server.metadata(value.0, value.1)
+        }))
+    }
+
+    /// Sets the keys of `--server-config`, merged as the metadata is.
+    fn apply_config(
+        &self,
+        mut server: ServerBuilder,
+        environment: &Environment,
+    ) -> Result<ServerBuilder> {
+        let mut by = Vec::new();
+        for given in merged(&CONFIG, &self.config, environment)? {
+            let Given {
+                value,
+                by: value_by,
+            } = given;
+            let invalid = |why: String| Error::invalid(value_by, why);
+            if value.0 == DRAIN_TIMEOUT {
+                let limit = value::duration(&value.1)
+                    .map_err(|why| invalid(format!("{DRAIN_TIMEOUT}={}: {why}", value.1)))?;
+                server = server.drain_timeout(limit);
+                continue;
+            }
+            let mut config = server.register_config().clone();
+            if !config::set(REGISTRATION, &mut config, &value).map_err(invalid)? {
+                return Err(invalid(config::unknown(&value.0, config_keys())));
+            }
+            server = server.register(config);
+            by.push(value_by);
+        }
+        by.dedup();
+        checked(server, &by)
     }
 
     /// Sets the times of the registration and checks them here, where the flags or variables that
@@ -212,10 +266,16 @@ impl ServerArgs {
             interval,
             ServerBuilder::interval,
         );
-        match server.register_config().check() {
-            Err(error) if !by.is_empty() => Err(blame(&by.join(" and "), error)),
-            _ => Ok(server),
-        }
+        checked(server, &by)
+    }
+}
+
+/// Returns the server if its registration's settings are valid. The error names the flags and
+/// variables that gave some of them; without any, the code is to blame, and the start says so.
+fn checked(server: ServerBuilder, by: &[&str]) -> Result<ServerBuilder> {
+    match server.register_config().check() {
+        Err(error) if !by.is_empty() => Err(blame(&by.join(" and "), error)),
+        _ => Ok(server),
     }
 }
 
@@ -227,5 +287,8 @@ pub(super) fn variables() -> Vec<&'static str> {
         .iter()
         .flat_map(Setting::names)
         .chain(METADATA.names());
-    texts.chain(times.iter().flat_map(Setting::names)).collect()
+    texts
+        .chain(times.iter().flat_map(Setting::names))
+        .chain(CONFIG.names())
+        .collect()
 }

@@ -110,6 +110,27 @@ impl<T> Variable<T> {
     }
 }
 
+/// Returns all given pairs, lowest precedence first, so that they can be set key by key.
+///
+/// # Errors
+/// [`Error::Invalid`], naming the variable, what is wrong, and what to write.
+#[cfg(feature = "tonic")]
+pub(super) fn merged<T: Clone>(
+    setting: &Setting<Vec<T>>,
+    flag: &Vec<T>,
+    environment: &Environment,
+) -> Result<Vec<Given<T>>> {
+    let flag = (!flag.is_empty()).then_some(flag);
+    let mut all = setting
+        .all_given(flag, environment)
+        .collect::<Result<Vec<_>>>()?;
+    all.reverse();
+    let pairs = all
+        .into_iter()
+        .flat_map(|Given { value, by }| value.into_iter().map(move |value| Given { value, by }));
+    Ok(pairs.collect())
+}
+
 /// Sets the given value; without one, the builder stays unchanged.
 #[cfg(feature = "tonic")]
 pub(super) fn set<B, T>(builder: B, given: Option<Given<T>>, setter: impl FnOnce(B, T) -> B) -> B {

@@ -39,6 +39,11 @@ fn the_help_shows_every_flag_and_its_variables() {
           --register-interval <TIME>        Interval between heartbeats, less than the TTL
                                             [env: WAYPOST_REGISTER_INTERVAL, MICRO_REGISTER_INTERVAL
                                             (s)]
+          --server-config <KEY=VALUE>       Any other setting; several with commas, or again. The keys:
+                                            drain-delay, timeout, backoff-initial, backoff-max,
+                                            reregister-jitter, failure-threshold, success-threshold,
+                                            drain-timeout
+                                            [env: WAYPOST_SERVER_CONFIG]
           --client-strategy <NAME>          How a node is chosen: random, round-robin or least-request
                                             [env: WAYPOST_CLIENT_STRATEGY]
           --client-retries <N>              How often a call is tried again, if it may be
@@ -50,6 +55,15 @@ fn the_help_shows_every_flag_and_its_variables() {
                                             [env: WAYPOST_CLIENT_CONNECT_TIMEOUT]
           --client-wait-for-ready <TIME>    How long a call waits for a ready node
                                             [env: WAYPOST_CLIENT_WAIT_FOR_READY]
+          --client-config <KEY=VALUE>       Any other setting; several with commas, or again. The keys:
+                                            suspect-grace, idle-watch, watch-backoff-initial,
+                                            watch-backoff-max, backoff-initial, backoff-max,
+                                            settled-after, max-dials, idle-timeout, ping-after,
+                                            ping-timeout, close-timeout, budget-per-call,
+                                            budget-per-second, budget-initial, budget-window,
+                                            waiting-calls, waiting-bytes, max-peers, wait-for-node,
+                                            stall-after, stall-p50s, replay-limit
+                                            [env: WAYPOST_CLIENT_CONFIG]
     ");
 }
 

@@ -1,5 +1,6 @@
 //! Flags of a service, with the environment as an argument.
 
+mod config;
 mod errors;
 mod help;
 mod precedence;
