@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use waypost_etcd_binary::{self as binary, Candidates, EtcdBinary};
+
 use crate::workspace::{Result, Workspace, output};
 
 /// Environment variable in which the testkit reads the list of [`variable`].
@@ -33,8 +35,7 @@ pub(crate) enum EtcdFormat {
 /// One etcd and its etcdctl.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundEtcd {
-    pub(crate) version: String,
-    etcd: PathBuf,
+    etcd: EtcdBinary,
     etcdctl: PathBuf,
 }
 
@@ -51,9 +52,8 @@ pub(crate) fn run(workspace: &Workspace, format: EtcdFormat) -> Result<bool> {
 /// # Errors
 /// There is none; the text says what to do.
 pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<FoundEtcd>> {
-    if let Some(path) = std::env::var_os("WAYPOST_ETCD") {
-        let found = probe(Path::new(&path))
-            .map_err(|why| format!("WAYPOST_ETCD is {}: {why}", path.display()))?;
+    if let Some(path) = candidates().named {
+        let found = probe(&path).map_err(|why| format!("{}: {why}", binary::VARIABLE))?;
         return Ok(vec![found]);
     }
     let tried = [
@@ -63,7 +63,10 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<FoundEtcd>> {
     let mut found: Vec<FoundEtcd> = Vec::new();
     for (what, one) in tried {
         match one {
-            Ok(one) if found.iter().any(|other| other.version == one.version) => {}
+            Ok(one)
+                if found
+                    .iter()
+                    .any(|other| other.etcd.version == one.etcd.version) => {}
             Ok(one) => found.push(one),
             Err(why) => eprintln!("no {what}: {why}"),
         }
@@ -76,8 +79,9 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Vec<FoundEtcd>> {
 }
 
 /// Returns the versions that the etcds report.
-pub(crate) fn versions(etcds: &[FoundEtcd]) -> Vec<&str> {
-    etcds.iter().map(|etcd| etcd.version.as_str()).collect()
+pub(crate) fn versions(etcds: &[FoundEtcd]) -> Vec<String> {
+    let version = |etcd: &FoundEtcd| etcd.etcd.version.to_string();
+    etcds.iter().map(version).collect()
 }
 
 /// Returns the value of [`VARIABLE`].
@@ -85,7 +89,9 @@ pub(crate) fn versions(etcds: &[FoundEtcd]) -> Vec<&str> {
 /// # Errors
 /// A path contains a colon.
 pub(crate) fn variable(etcds: &[FoundEtcd]) -> Result<std::ffi::OsString> {
-    Ok(std::env::join_paths(etcds.iter().map(|etcd| &etcd.etcd))?)
+    Ok(std::env::join_paths(
+        etcds.iter().map(|etcd| &etcd.etcd.path),
+    )?)
 }
 
 fn shown(etcds: &[FoundEtcd], format: EtcdFormat) -> String {
@@ -96,8 +102,8 @@ fn shown(etcds: &[FoundEtcd], format: EtcdFormat) -> String {
     let line = |etcd: &FoundEtcd| {
         format!(
             "{:<10} {}  {}",
-            etcd.version,
-            etcd.etcd.display(),
+            etcd.etcd.version.to_string(),
+            etcd.etcd.path.display(),
             etcd.etcdctl.display()
         )
     };
@@ -105,43 +111,26 @@ fn shown(etcds: &[FoundEtcd], format: EtcdFormat) -> String {
 }
 
 fn figures(etcd: &FoundEtcd) -> Value {
-    json!({ "version": etcd.version, "etcd": etcd.etcd, "etcdctl": etcd.etcdctl })
+    let (version, path) = (etcd.etcd.version.to_string(), &etcd.etcd.path);
+    json!({ "version": version, "etcd": path, "etcdctl": etcd.etcdctl })
 }
 
 /// Returns the etcd at `path` with the version that it reports, and the etcdctl beside it or on the
 /// `PATH`.
 fn probe(path: &Path) -> Result<FoundEtcd> {
-    let output = Command::new(path)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()?
-        .stdout;
-    let version =
-        version(&String::from_utf8_lossy(&output)).ok_or("its output has no version of etcd")?;
-    let beside = Some(path.with_file_name("etcdctl")).filter(|path| path.is_file());
-    let etcdctl = beside
-        .or_else(|| on_path("etcdctl"))
+    let etcd = EtcdBinary::at(path)?;
+    let etcdctl = etcd
+        .etcdctl(&std::env::var_os("PATH").unwrap_or_default())
         .ok_or("there is no etcdctl, neither beside it nor on the PATH")?;
-    Ok(FoundEtcd {
-        version,
-        etcd: path.to_owned(),
-        etcdctl,
-    })
+    Ok(FoundEtcd { etcd, etcdctl })
 }
 
-fn version(output: &str) -> Option<String> {
-    output
-        .lines()
-        .next()?
-        .strip_prefix("etcd Version: ")
-        .map(str::to_owned)
+fn candidates() -> Candidates {
+    Candidates::of(|name| std::env::var_os(name))
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
+    binary::on_path(name, &std::env::var_os("PATH")?)
 }
 
 /// Returns the etcd on the `PATH`; installs Debian's if there is none.
@@ -250,15 +239,18 @@ impl Drop for EtcdPolicy {
 fn built(workspace: &Workspace) -> Result<FoundEtcd> {
     let version = required(&workspace.read(&format!("{SOURCE}/go.mod"))?)
         .ok_or("tools/etcd/go.mod requires no etcd")?;
-    let folder = cache()?.join(&version);
+    let cache = binary::cache(|name| std::env::var_os(name));
+    let folder = cache
+        .ok_or("neither XDG_CACHE_HOME nor HOME is set, which name the directory to build it in")?
+        .join(&version);
     if !folder.join("etcd").is_file() {
         build(&workspace.root().join(SOURCE), &folder)?;
     }
     let found = probe(&folder.join("etcd"))?;
-    if found.version == version {
+    if found.etcd.version.to_string() == version {
         Ok(found)
     } else {
-        Err(format!("{} is {}", folder.display(), found.version).into())
+        Err(format!("{} is {}", folder.display(), found.etcd.version).into())
     }
 }
 
@@ -293,16 +285,6 @@ fn build(source: &Path, folder: &Path) -> Result<()> {
     }
 }
 
-fn cache() -> Result<PathBuf> {
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(home);
-    Ok(cache
-        .ok_or("neither XDG_CACHE_HOME nor HOME is set, which name the directory to build it in")?
-        .join("waypost/etcd"))
-}
-
 /// Returns the version of etcd's server that a `go.mod` requires, without its `v`.
 fn required(module: &str) -> Option<String> {
     let line = module
@@ -313,29 +295,26 @@ fn required(module: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use waypost_etcd_binary::Version;
+
     use super::*;
 
     fn etcd(version: &str, folder: &str) -> FoundEtcd {
         let at = |name| Path::new(folder).join(name);
         FoundEtcd {
-            version: version.to_owned(),
-            etcd: at("etcd"),
+            etcd: EtcdBinary {
+                path: at("etcd"),
+                version: Version::parse(version).expect("a version"),
+            },
             etcdctl: at("etcdctl"),
         }
     }
 
     #[test]
-    fn the_version_is_that_of_go_mod_and_of_the_first_line() {
+    fn the_version_is_that_of_go_mod() {
         let module = "module x\n\nrequire (\n\tgo.etcd.io/etcd/etcdctl/v3 v3.6.1\n\tgo.etcd.io/etcd/server/v3 v3.6.16 // why\n)\n";
         assert_eq!(required(module).as_deref(), Some("3.6.16"));
-        assert_eq!(
-            version("etcd Version: 3.4.23\nGit SHA: x\n").as_deref(),
-            Some("3.4.23")
-        );
-        assert_eq!(
-            (required("module x\n"), version("etcdctl version: 3.4.23\n")),
-            (None, None)
-        );
+        assert_eq!(required("module x\n"), None);
     }
 
     #[test]
@@ -361,6 +340,9 @@ mod tests {
         let why = probe(Path::new("/bin/echo"))
             .expect_err("echo is no etcd")
             .to_string();
-        assert_eq!(why, "its output has no version of etcd");
+        assert_eq!(
+            why,
+            "/bin/echo is not an etcd: its output has no version of etcd"
+        );
     }
 }

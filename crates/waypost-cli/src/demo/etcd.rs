@@ -4,7 +4,6 @@
 //! as `demo keep-etcd`. The keeper holds the other end of a pipe as its stdin. When that closes, it
 //! kills etcd and removes its data. This module knows the keeper, and nothing of records.
 
-mod find;
 mod keeper;
 mod port;
 
@@ -15,16 +14,18 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
+use waypost_etcd_binary::{Candidates, EtcdBinary, Version};
 
 use crate::error::CliError;
 use crate::escape;
-use find::EtcdBinary;
 pub(super) use keeper::{KeeperArgs, run as keep};
 
 /// Maximum time for etcd to start serving. An idle machine needs a second.
 const START: Duration = Duration::from_secs(60);
 /// Maximum time for the keeper to kill etcd and remove its data.
 const END: Duration = Duration::from_secs(10);
+
+const REMEDY: &str = "get one: apt-get install etcd-server, or cargo xtask etcd; or name one: WAYPOST_ETCD=/path/to/etcd";
 
 /// Event of the keeper, one JSON object per line.
 #[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -34,6 +35,19 @@ enum KeeperOutput {
     Serving { url: String },
     /// The etcd process has ended by itself.
     Ended { why: String },
+}
+
+/// Finds etcd: `$WAYPOST_ETCD`, else the one on the `PATH`, else the newest that `cargo xtask etcd`
+/// has built.
+fn find() -> Result<EtcdBinary, CliError> {
+    let path = Candidates::of(|name| std::env::var_os(name)).first();
+    let path = path.ok_or_else(|| {
+        CliError::registry(
+            "this machine has no etcd: none is named in WAYPOST_ETCD, on the PATH or built",
+        )
+        .next(REMEDY)
+    })?;
+    EtcdBinary::at(path).map_err(|error| CliError::registry(error.to_string()).next(REMEDY))
 }
 
 /// etcd that lives as long as this value, and no longer than this process.
@@ -54,7 +68,9 @@ impl DemoEtcd {
     /// # Errors
     /// [`CliError`] if the machine has none; the text says how to get one.
     pub(super) async fn start() -> Result<Self, CliError> {
-        let binary = find::etcd().await?;
+        let binary = tokio::task::spawn_blocking(find)
+            .await
+            .map_err(std::io::Error::from)??;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo", "keep-etcd"]).arg(&binary.path);
         // Not killed on drop: that would leave etcd behind.
@@ -106,8 +122,8 @@ impl DemoEtcd {
     }
 
     /// Returns the version that etcd reports, such as 3.4.23.
-    pub(super) fn version(&self) -> &str {
-        &self.binary.version
+    pub(super) fn version(&self) -> Version {
+        self.binary.version
     }
 
     /// Waits until etcd ends by itself, which is a failure.

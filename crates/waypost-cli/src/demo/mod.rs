@@ -122,7 +122,7 @@ async fn on(
     let mut fleet = DemoFleet::new(&url, registry.is_shared())?;
     let setting = DemoSetting {
         registry: opened.name(),
-        etcd: registry.etcd().map(str::to_owned),
+        etcd: registry.etcd(),
         servers: args.servers,
         rate: args.rate,
     };

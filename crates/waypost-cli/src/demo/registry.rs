@@ -49,9 +49,9 @@ impl DemoRegistry {
     }
 
     /// Returns the version of the etcd that was started.
-    pub(super) fn etcd(&self) -> Option<&str> {
+    pub(super) fn etcd(&self) -> Option<String> {
         match self {
-            Self::DemoEtcd(etcd) => Some(etcd.version()),
+            Self::DemoEtcd(etcd) => Some(etcd.version().to_string()),
             Self::Given(_) | Self::TemporaryDir(_) => None,
         }
     }

@@ -31,11 +31,12 @@ use options::{Storage, Token, Transport};
 
 pub use access::ROOT;
 pub use authority::{Authority, Identity};
-pub use binary::{Binary, Version};
+pub use binary::Binary;
 pub use each::each;
 pub use member::Member;
 pub use metrics::Metrics;
 pub use options::Options;
+pub use waypost_etcd_binary::Version;
 
 /// Interval of checks for a leader, and their timeout: etcd elects in one or two seconds.
 const LOOK: Duration = Duration::from_millis(50);

@@ -27,7 +27,11 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("waypost-greeter", &[]),
-    ("waypost-cli", &["waypost", "waypost-greeter"]),
+    ("waypost-etcd-binary", &[]),
+    (
+        "waypost-cli",
+        &["waypost", "waypost-greeter", "waypost-etcd-binary"],
+    ),
     (
         "waypost-testkit",
         &[
@@ -39,6 +43,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "waypost-etcd",
             "waypost",
             "waypost-greeter",
+            "waypost-etcd-binary",
             "waypost-cli",
         ],
     ),
@@ -52,7 +57,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("waypost-model", &[]),
-    ("xtask", &[]),
+    ("xtask", &["waypost-etcd-binary"]),
 ];
 
 /// The only crate whose dev-dependencies are checked too: its tests must not depend on the crates
