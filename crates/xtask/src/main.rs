@@ -93,7 +93,7 @@ fn ci(workspace: &Workspace) -> Result<bool> {
 
 fn etcd_figures(workspace: &Workspace, args: &[&str]) -> Result<bool> {
     let etcds = etcd::ensure(workspace)?;
-    let mut command = measured(workspace, "waypost-testkit", "etcd-figures", args);
+    let mut command = measured(workspace, "waypost-bench", "etcd-figures", args);
     Ok(command
         .env(etcd::VARIABLE, etcd::variable(&etcds)?)
         .status()?
@@ -101,7 +101,7 @@ fn etcd_figures(workspace: &Workspace, args: &[&str]) -> Result<bool> {
 }
 
 fn compare(workspace: &Workspace, args: &[&str]) -> Result<bool> {
-    Ok(measured(workspace, "waypost-testkit", "compare", args)
+    Ok(measured(workspace, "waypost-bench", "compare", args)
         .status()?
         .success())
 }

@@ -51,6 +51,8 @@ const TABLE: &[(&str, &[&str])] = &[
         "waypost-bench",
         &[
             "waypost-core",
+            "waypost-http",
+            "waypost-etcd",
             "waypost",
             "waypost-greeter",
             "waypost-testkit",

@@ -153,7 +153,7 @@ fn on_cpu(schedstat: &str) -> Result<Duration> {
 
 /// Counts allocations in another program, so that counting costs nothing here.
 async fn allocations() -> Result<Value> {
-    let program = paths::binary("waypost-testkit", "compare-allocations")?;
+    let program = paths::binary("waypost-bench", "compare-allocations")?;
     let output = Command::new(program).kill_on_drop(true).output().await?;
     if !output.status.success() {
         return Err(format!(
