@@ -26,11 +26,12 @@ mod tasks;
 mod watch;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use waypost_core::record::{Entry, Service};
+use waypost_core::record::{Address, Entry, Service};
 use waypost_core::registry::{
     DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
     check_keys, check_name, check_registration,
@@ -99,7 +100,7 @@ impl EtcdRegistry {
             tls,
         } = options;
         let mut reported = Options::new();
-        reported.on_this_host = addresses.iter().all(|address| is_loopback(&address.host));
+        reported.on_this_host = addresses.iter().all(Address::is_loopback);
         reported.addresses = addresses.iter().map(ToString::to_string).collect();
         (reported.timeout, reported.tls, reported.prefix) =
             (timeout, tls.is_some(), prefix.clone());
@@ -273,13 +274,12 @@ impl Registry for EtcdRegistry {
         self.cluster.close().await;
         revoked
     }
-}
 
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+    async fn local_addresses(&self) -> Vec<IpAddr> {
+        let members = self.options.addresses.iter();
+        let members: Vec<_> = members.filter_map(|member| member.parse().ok()).collect();
+        waypost_http::local_addresses(&members).await
+    }
 }
 
 #[cfg(feature = "tls")]

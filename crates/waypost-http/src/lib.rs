@@ -32,6 +32,7 @@ pub use channel::{ChannelSnapshot, NotReady, ServiceChannel};
 pub use client::Client;
 pub use config::{ChannelConfig, ClientConfig, ReconnectConfig, StallConfig};
 pub use conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
+pub use conn::route::{local_addresses, outbound_addresses};
 pub use conn::{ConnectionConfig, Silence};
 pub use error::{BodyError, CallError, FailureKind, ServiceReport, StreamError};
 pub use protocol::{Protocol, ResponseClass};

@@ -1,7 +1,7 @@
 //! Types of names and addresses. They are checked on registration, not on reads.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// Error of an invalid name or address: the reason, and the fix.
@@ -137,6 +137,35 @@ impl Address {
     /// Returns true for an address of this host only: `127.0.0.0/8`, `[::1]`, `localhost`.
     pub fn is_loopback(&self) -> bool {
         self.host.eq_ignore_ascii_case("localhost") || self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+
+    /// Parses `host[:port]`. `port` stands in for a missing port and for port 0; without a port,
+    /// the brackets of an IPv6 address may be missing too.
+    ///
+    /// ```
+    /// use waypost_core::record::Address;
+    ///
+    /// assert_eq!(Address::with_default_port("users.example", 80)?.to_string(), "users.example:80");
+    /// assert_eq!(Address::with_default_port("2001:db8::7", 80)?.to_string(), "[2001:db8::7]:80");
+    /// # Ok::<(), waypost_core::record::NameError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NameError`] with the reason and the fix, as for `host:port`.
+    pub fn with_default_port(given: &str, port: u16) -> Result<Self, NameError> {
+        let completed = match given.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, port).to_string(),
+            Err(_) => match given.rsplit_once(':') {
+                None => format!("{given}:{port}"),
+                Some((host, "0")) => format!("{host}:{port}"),
+                Some(_) => given.to_owned(),
+            },
+        };
+        parse(&completed).map_err(|why| NameError {
+            what: "address",
+            given: given.to_owned(),
+            why,
+        })
     }
 
     fn ip(&self) -> Option<IpAddr> {

@@ -6,6 +6,8 @@
 //! after a panic or the end of its runtime. This module uses the record types and the
 //! [`Registry`](crate::registry::Registry); it does not depend on balancers, sockets or protocols.
 
+mod advertise;
+mod builder;
 mod check;
 mod config;
 mod event;
@@ -21,21 +23,20 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+pub use advertise::{Advertise, AdvertiseError};
+pub use builder::RegistrationBuilder;
 pub use check::{AnyCheck, CheckError, RegisterCheck};
 pub use config::Config;
 pub use state::State;
 
-use crate::record::{Address, Metadata, Service};
-use crate::registry::{AnyRegistry, Error, Instance, Result};
+use crate::record::{Metadata, Service};
+use crate::registry::{AnyRegistry, Error, Result};
+use builder::validate;
 use keeper::Keeper;
-use shared::Shared;
 
 /// Registration of one node, kept alive for as long as this handle lives.
 ///
@@ -76,143 +77,6 @@ pub struct Registration {
     keeper: Arc<Keeper>,
 }
 
-/// Builder of a [`Registration`].
-#[derive(Debug)]
-#[must_use = "nothing is registered until `start`"]
-pub struct RegistrationBuilder {
-    registry: AnyRegistry,
-    service: Service,
-    config: Config,
-    check: Option<AnyCheck>,
-    allow_loopback: bool,
-}
-
-impl RegistrationBuilder {
-    /// Allows a loopback address in a registry that other hosts read. Default false. A registry on
-    /// this host always allows one.
-    pub fn allow_loopback(mut self, allow: bool) -> Self {
-        self.allow_loopback = allow;
-        self
-    }
-
-    /// Sets all settings at once.
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Sets the lifetime of the record unless it is refreshed; see [`Config::ttl`].
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.config.ttl = ttl;
-        self
-    }
-
-    /// Sets the time between two heartbeats; see [`Config::interval`].
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.config.interval = interval;
-        self
-    }
-
-    /// Calls `check` at every interval, and keeps the node deregistered while it fails. See
-    /// [`RegisterCheck`].
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use waypost_core::memory::MemoryRegistry;
-    /// # use waypost_core::record::{Node, Service};
-    /// # use waypost_core::registrar::{Registration, State};
-    /// # use waypost_core::registry::Registry;
-    /// # let mut service = Service::new("greeter");
-    /// # service.nodes.push(Node::with_id("greeter", "a", "127.0.0.1:9001"));
-    /// let memory = MemoryRegistry::new();
-    /// let registration = Registration::builder(memory.open(), service)
-    ///     .check(|| async { Err("the database is unreachable".into()) })
-    ///     .start()?;
-    ///
-    /// let mut states = registration.watch();
-    /// let state = states.wait_for(|state| matches!(state, State::Unhealthy { .. })).await?.clone();
-    /// assert!(matches!(state, State::Unhealthy { why, .. } if why.contains("database")));
-    /// assert!(memory.get_service("greeter").await.is_err());
-    /// # Ok(()) }
-    /// ```
-    pub fn check(mut self, check: impl RegisterCheck) -> Self {
-        self.check = Some(AnyCheck::new(check));
-        self
-    }
-
-    /// Starts the registration in a task of its own, and returns at once. An unreachable registry
-    /// is retried forever, and is visible in [`Registration::state`] and the log.
-    ///
-    /// # Errors
-    /// Returns [`Error::Invalid`] if a setting or the record is invalid, if the record does not
-    /// have exactly one node, if clients cannot dial the node's address (every interface; loopback
-    /// in a registry that other hosts read), or outside a tokio runtime.
-    pub fn start(self) -> Result<Registration> {
-        self.config.validate()?;
-        validate(&self.service)?;
-        self.check_address()?;
-        if Handle::try_current().is_err() {
-            return Err(Error::invalid(
-                "registration",
-                "cannot start outside a tokio runtime; call start inside one",
-            ));
-        }
-        let shared = Shared {
-            name: self.registry.name(),
-            // A longer timeout of the registry itself applies to its requests, but not to the
-            // check.
-            request_timeout: self.config.timeout.max(self.registry.options().timeout),
-            registry: self.registry,
-            instance: Instance::random(),
-            config: self.config,
-            check: self.check,
-            record: watch::Sender::new(self.service),
-            leave: watch::Sender::new(false),
-            state: watch::Sender::new(State::Starting),
-            task: AtomicU64::new(0),
-        };
-        let keeper = Arc::new(Keeper::new(shared));
-        keeper.keep_running();
-        Ok(Registration { keeper })
-    }
-
-    /// Checks that clients of this registry can dial the node.
-    fn check_address(&self) -> Result<()> {
-        let Some(address) = self.service.nodes.first().map(|node| &node.address) else {
-            return Ok(());
-        };
-        let parsed: Address = address.parse()?;
-        let refuse = |why: &str| Err(Error::invalid(format!("node address {address:?}"), why));
-        if parsed.is_unspecified() {
-            return refuse(
-                "is every interface, which no client can dial; register the address of one, such as 10.0.0.7:8080",
-            );
-        }
-        if parsed.is_loopback() && !self.allow_loopback && !self.registry.options().on_this_host {
-            return refuse(
-                "is loopback, and clients of this registry may be on other hosts; register an address that they reach, \
-                 or allow it (allow_loopback(true), --allow-loopback)",
-            );
-        }
-        Ok(())
-    }
-}
-
-/// Checks that the record has exactly one node and may be registered.
-fn validate(service: &Service) -> Result<()> {
-    if service.nodes.len() != 1 {
-        return Err(Error::invalid(
-            "registration",
-            format!(
-                "has {} nodes; register each node by itself",
-                service.nodes.len()
-            ),
-        ));
-    }
-    Ok(service.check()?)
-}
-
 impl Registration {
     /// Returns a builder for a registration of the one node in `service` with `registry`.
     ///
@@ -234,13 +98,7 @@ impl Registration {
     /// # Ok(()) }
     /// ```
     pub fn builder(registry: impl Into<AnyRegistry>, service: Service) -> RegistrationBuilder {
-        RegistrationBuilder {
-            registry: registry.into(),
-            service,
-            config: Config::default(),
-            check: None,
-            allow_loopback: false,
-        }
+        RegistrationBuilder::new(registry.into(), service)
     }
 
     /// Returns the current state.

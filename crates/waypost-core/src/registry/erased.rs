@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
@@ -114,6 +115,12 @@ impl AnyRegistry {
         self.registry().dyn_watch(options).await
     }
 
+    /// Returns the addresses of this host from which it reaches the registry; see
+    /// [`Registry::local_addresses`].
+    pub async fn local_addresses(&self) -> Vec<IpAddr> {
+        self.registry().dyn_local_addresses().await
+    }
+
     /// Closes the registry for all clones; see [`Registry::close`].
     ///
     /// # Errors
@@ -142,6 +149,7 @@ trait DynRegistry: fmt::Debug + Send + Sync {
     fn dyn_list_services(&self) -> Boxed<'_, Vec<Service>>;
     fn dyn_watch<'a>(&'a self, options: &'a WatchOptions) -> Boxed<'a, Watcher>;
     fn dyn_close(&self) -> Boxed<'_, ()>;
+    fn dyn_local_addresses(&self) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send + '_>>;
 }
 
 impl<R: Registry> DynRegistry for R {
@@ -183,5 +191,9 @@ impl<R: Registry> DynRegistry for R {
 
     fn dyn_close(&self) -> Boxed<'_, ()> {
         Box::pin(self.close())
+    }
+
+    fn dyn_local_addresses(&self) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send + '_>> {
+        Box::pin(self.local_addresses())
     }
 }

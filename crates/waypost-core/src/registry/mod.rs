@@ -17,6 +17,7 @@ pub(crate) mod sorted_set;
 
 use std::fmt::Debug;
 use std::future::Future;
+use std::net::IpAddr;
 
 use crate::record::Service;
 
@@ -174,4 +175,15 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// [`Error::Unavailable`] if something could not be revoked. The registry is closed
     /// nevertheless.
     fn close(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Returns the addresses of this host from which it reaches the registry, best first. A server
+    /// that listens on every interface advertises the first that clients on other hosts can dial:
+    /// the registry's readers are in the network in which the registry is reached.
+    ///
+    /// Called once for a registration, and awaited for at most 2 s. Nothing need be sent: the
+    /// system's routes decide. A backend that is not reached through a network has none, which is
+    /// the default.
+    fn local_addresses(&self) -> impl Future<Output = Vec<IpAddr>> + Send {
+        std::future::ready(Vec::new())
+    }
 }

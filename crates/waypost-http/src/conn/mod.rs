@@ -17,6 +17,7 @@ mod frames;
 mod handshake;
 mod keepalive;
 mod panic;
+pub(crate) mod route;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! Tests of the registrar: tables and a property for the machine; the task in paused time with a
 //! scripted registry and with the memory registry; ended runtimes and panics in real time.
 
+mod advertise;
 mod lifetime;
 mod machine;
 mod memory;

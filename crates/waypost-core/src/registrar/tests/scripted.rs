@@ -1,5 +1,6 @@
 //! Registry for tests that keeps one record and behaves as configured: respond, fail, hang, panic.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -165,5 +166,14 @@ impl Registry for Scripted {
 
     async fn close(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn local_addresses(&self) -> Vec<IpAddr> {
+        let mood = self.inside.lock().unwrap().mood;
+        match mood {
+            Mood::Hangs => std::future::pending().await,
+            Mood::Panics => panic!("told to panic"),
+            _ => Vec::new(),
+        }
     }
 }

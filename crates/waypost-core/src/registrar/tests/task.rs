@@ -509,7 +509,7 @@ async fn metadata_changes_at_once_and_survives() {
 async fn a_registration_is_of_one_node_with_settings_that_can_work() {
     let registry = AnyRegistry::new(Scripted::new(Mood::Well));
     let none = Registration::builder(registry.clone(), Service::new("greeter")).start();
-    insta::assert_snapshot!(none.unwrap_err(), @"registration: has 0 nodes; register each node by itself");
+    insta::assert_snapshot!(none.unwrap_err(), @r#"cannot advertise the server: it has no address; give one that clients reach with .advertise("host:port"), --server-advertise or WAYPOST_SERVER_ADVERTISE (waypost register: --address), or the listener's with start_on(listener.local_addr()?)"#);
     let mut two = service();
     two.nodes.push(Node::new("greeter", "127.0.0.1:7001"));
     insta::assert_snapshot!(Registration::builder(registry.clone(), two).start().unwrap_err(),
