@@ -15,13 +15,15 @@ use waypost_core::registrar::{AnyCheck, Config, RegisterCheck};
 use waypost_core::registry::AnyRegistry;
 
 use super::hooks::{BoxError, Hooks};
+use super::layers::Layers;
 
 /// Maximum number of streams that a client may reset before the server has accepted them. One more
 /// ends the connection, with all its calls. h2's default of 20 is less than a caller that cancels a
 /// fan-out resets at once. 1 000 is nghttp2's burst (`stream_reset_rate_limit`).
 const PENDING_RESETS: usize = 1000;
 
-/// gRPC server that registers itself. See [`Server::builder`].
+/// Server that registers itself: of gRPC services, or with the feature `axum` of a router. See
+/// [`Server::builder`].
 #[derive(Clone, Copy, Debug)]
 pub struct Server;
 
@@ -72,6 +74,9 @@ pub struct ServerBuilder {
     pub(super) before_stop: Hooks,
     pub(super) after_stop: Hooks,
     pub(super) routes: RoutesBuilder,
+    #[cfg(feature = "axum")]
+    pub(super) router: Option<axum::Router>,
+    pub(super) layers: Layers,
     pub(super) services: Vec<&'static str>,
     pub(super) transport: tonic::transport::Server,
 }
@@ -98,6 +103,9 @@ impl ServerBuilder {
             before_stop: Hooks::new("before_stop"),
             after_stop: Hooks::new("after_stop"),
             routes: RoutesBuilder::default(),
+            #[cfg(feature = "axum")]
+            router: None,
+            layers: Layers::default(),
             services: Vec::new(),
             transport: tonic::transport::Server::builder()
                 .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS)),
@@ -111,7 +119,8 @@ impl ServerBuilder {
     }
 
     /// Sets the `host:port` to listen on. Default `127.0.0.1:0`. Port 0 is any free one; `0.0.0.0`
-    /// or `[::]` is every interface.
+    /// is every interface in IPv4, and `[::]`, or no host, in IPv6 and IPv4. See
+    /// [`listen`](super::listen).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
@@ -134,8 +143,9 @@ impl ServerBuilder {
     /// Sets the `host:port` to advertise to clients, if it is not the one listened on. Without a
     /// port, the bound port is used.
     ///
-    /// By default, a server on every interface advertises the address of the outbound interface, or
-    /// loopback if the registry is on this host or loopback is allowed.
+    /// By default, a server on every interface advertises this host's address on the route to the
+    /// registry; loopback if the registry is on this host; else the address of the default route.
+    /// [`Advertise`](waypost_core::registrar::Advertise) has the rules, and the log the choice.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
@@ -426,6 +436,7 @@ impl fmt::Debug for ServerBuilder {
             .field("register", &self.register)
             .field("drain_timeout", &self.drain_timeout)
             .field("services", &self.services)
+            .field("layers", &self.layers)
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use waypost_core::registrar::AdvertiseError;
 use waypost_core::registry;
 
 /// Error of a server's start or run. An outage of the registry is never one: it is retried forever,
@@ -19,13 +20,8 @@ pub enum Error {
         source: io::Error,
     },
     /// Address that clients could not reach. The text says what to give.
-    #[error("cannot advertise {address}: {why}")]
-    Advertise {
-        /// Address in question.
-        address: String,
-        /// Reason, and what to do.
-        why: &'static str,
-    },
+    #[error(transparent)]
+    Advertise(#[from] AdvertiseError),
     /// Invalid record, or invalid configuration of the registration.
     #[error("cannot register")]
     Registration(#[source] registry::Error),

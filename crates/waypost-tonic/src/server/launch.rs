@@ -6,13 +6,15 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, keys};
-use waypost_core::registrar::Registration;
+use waypost_core::registrar::{Advertise, Registration};
 use waypost_core::registry::AnyRegistry;
+use waypost_http::outbound_addresses;
 
-use super::address::{advertised, outbound};
 use super::health::HealthServices;
 use super::hooks::Hooks;
+use super::listen::listen;
 use super::run::{Order, Run};
 use super::signals::Signals;
 use super::{Error, ServerBuilder, ServerHandle};
@@ -72,13 +74,12 @@ impl ServerBuilder {
         let endpoints = descriptor::endpoints(&self.descriptor)
             .map_err(|error| Error::Descriptor(error.into()))?;
         self.before_start.take().run().await?;
-        let bind = |source| Error::Bind {
+        let listener = listen(&self.bind).await?;
+        let address = listener.local_addr().map_err(|source| Error::Bind {
             address: self.bind.clone(),
             source,
-        };
-        let listener = TcpListener::bind(&self.bind).await.map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        let node = self.node(&registry, address)?;
+        })?;
+        let node = self.node(&registry, address).await?;
         let (name, advertised, node_id) =
             (self.name.clone(), node.address.clone(), node.id.clone());
         let mut service = self.service(endpoints, node);
@@ -110,19 +111,35 @@ impl ServerBuilder {
         ))
     }
 
-    fn node(&self, registry: &AnyRegistry, bound: SocketAddr) -> Result<Node, Error> {
-        let loopback = self.allow_loopback || registry.options().on_this_host;
-        let address = advertised(self.advertise.as_deref(), bound, loopback, outbound)?;
+    async fn node(&self, registry: &AnyRegistry, bound: SocketAddr) -> Result<Node, Error> {
+        let mut advertise = Advertise::default()
+            .listener(bound)
+            .allow_loopback(self.allow_loopback)
+            .fallback(outbound_addresses());
+        if let Some(given) = &self.advertise {
+            advertise = advertise.address(given);
+        }
+        let address = advertise.resolve(registry).await?.to_string();
         let mut node = match &self.id {
             Some(id) => Node::with_id(&self.name, id, address),
             None => Node::new(&self.name, address),
         };
         node.metadata = self.metadata.iter().cloned().collect::<Metadata>();
+        let protocol = if self.is_http() { "http" } else { "grpc" };
         for key in [keys::PROTOCOL, "server", "transport"] {
-            node.metadata.insert(key, "grpc");
+            node.metadata.insert(key, protocol);
         }
         node.metadata.insert("registry", registry.name());
         Ok(node)
+    }
+
+    /// Returns true if an axum router is all that is served.
+    fn is_http(&self) -> bool {
+        #[cfg(feature = "axum")]
+        let has_router = self.router.is_some();
+        #[cfg(not(feature = "axum"))]
+        let has_router = false;
+        has_router && self.services.is_empty()
     }
 
     /// Returns the record: the endpoints of the services that were added, of all that are described.
@@ -151,6 +168,7 @@ impl ServerBuilder {
     ) -> Result<Run, Error> {
         let health = self.add_health().await;
         self.add_reflection()?;
+        let routes = self.routes();
         let mut registration = Registration::builder(registry, service)
             .config(self.register)
             .allow_loopback(self.allow_loopback);
@@ -159,7 +177,7 @@ impl ServerBuilder {
         }
         Ok(Run {
             transport: self.transport,
-            routes: self.routes.routes().prepare(),
+            service: self.layers.around(routes),
             listener,
             orders,
             registration: Arc::new(registration.start().map_err(Error::Registration)?),
@@ -170,8 +188,19 @@ impl ServerBuilder {
         })
     }
 
+    /// Takes all routes out: of the services, and of the router.
+    fn routes(&mut self) -> Routes {
+        let routes = std::mem::take(&mut self.routes).routes();
+        #[cfg(feature = "axum")]
+        let routes = match self.router.take() {
+            Some(router) => super::router::over(routes, router),
+            None => routes,
+        };
+        routes.prepare()
+    }
+
     async fn add_health(&mut self) -> Option<HealthServices> {
-        if !self.health {
+        if !self.health || self.is_http() {
             return None;
         }
         let (reporter, service) = tonic_health::server::health_reporter();

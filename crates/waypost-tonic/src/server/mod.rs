@@ -1,4 +1,5 @@
-//! tonic server that registers itself, and leaves the registry before it stops.
+//! Server that registers itself, and leaves the registry before it stops: of tonic's services, and
+//! of an axum router.
 //!
 //! [`Server::builder`] sets what is served and where it is registered. [`ServerBuilder::serve`] runs the
 //! server until SIGTERM or Ctrl-C; [`ServerBuilder::start`] returns a [`ServerHandle`] instead. A graceful
@@ -7,7 +8,6 @@
 //! transport and the registrar, and never a balancer or a backend.
 
 mod accept_log;
-mod address;
 mod builder;
 mod connection;
 mod deadline;
@@ -16,6 +16,10 @@ mod handle;
 mod health;
 mod hooks;
 mod launch;
+mod layers;
+mod listen;
+#[cfg(feature = "axum")]
+mod router;
 mod run;
 mod signals;
 
@@ -23,3 +27,5 @@ pub use builder::{Server, ServerBuilder};
 pub use error::Error;
 pub use handle::ServerHandle;
 pub use health::REGISTRATION;
+pub use layers::InnerService;
+pub use listen::listen;

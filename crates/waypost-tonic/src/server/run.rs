@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
-use tonic::service::Routes;
 use waypost_core::panics::contain_future;
 use waypost_core::registrar::Registration;
 use waypost_core::registry;
@@ -18,6 +17,7 @@ use super::connection::ConnectionGuard;
 use super::deadline::Deadlines;
 use super::health::HealthServices;
 use super::hooks::Hooks;
+use super::layers::Stack;
 
 /// Maximum time of each step of a stop that was ordered twice, and for aborted connections to end.
 /// Their handlers are dropped, unless one blocks its thread.
@@ -34,7 +34,7 @@ pub(super) enum Order {
 /// State of the task.
 pub(super) struct Run {
     pub(super) transport: tonic::transport::Server,
-    pub(super) routes: Routes,
+    pub(super) service: Stack,
     pub(super) listener: TcpListener,
     pub(super) orders: watch::Receiver<Order>,
     pub(super) registration: Arc<Registration>,
@@ -60,7 +60,7 @@ impl Run {
     pub(super) async fn run(self) -> Result<(), Error> {
         let Self {
             transport,
-            routes,
+            service,
             listener,
             orders,
             registration,
@@ -80,7 +80,7 @@ impl Run {
         let shutdown = graceful_shutdown(drain, orders.clone(), health.clone(), stopping);
         let guard = ConnectionGuard::default();
         let serve = transport.serve_with_incoming_shutdown(
-            Deadlines(routes),
+            Deadlines(service),
             guard.incoming(listener),
             shutdown,
         );

@@ -4,9 +4,12 @@ mod deadlines;
 mod echo;
 mod endpoints;
 mod hooks;
+mod layers;
 mod lifecycle;
 #[cfg(unix)]
 mod log;
 mod resets;
+#[cfg(feature = "axum")]
+mod router;
 #[cfg(unix)]
 mod signals;
