@@ -1,11 +1,13 @@
-//! Settings without a flag of their own, as `KEY=VALUE`: those of [`ClientConfig`],
-//! [`ChannelConfig`] and the registration.
+//! Settings without a flag of their own, as `KEY=VALUE`: those of
+//! [`ClientConfig`](crate::ClientConfig),
+//! [`ChannelConfig`](crate::ChannelConfig) and the registration.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::value::{self, Pair};
 use crate::registrar;
+#[cfg(feature = "tonic")]
 use crate::{ChannelConfig, ClientConfig, Silence};
 
 /// Setting of a `T`: its key, and the function that parses and sets its value.
@@ -15,6 +17,7 @@ pub(super) struct Key<T> {
 }
 
 /// Settings shared by all channels of a client.
+#[cfg(feature = "tonic")]
 pub(super) const CLIENT: &[Key<ClientConfig>] = &[
     key("suspect-grace", |c: &mut ClientConfig, text| {
         duration(&mut c.directory.suspect_grace, text)
@@ -78,6 +81,7 @@ pub(super) const CLIENT: &[Key<ClientConfig>] = &[
 ];
 
 /// Settings of each channel of a client.
+#[cfg(feature = "tonic")]
 pub(super) const CHANNEL: &[Key<ChannelConfig>] = &[
     key("max-peers", |c: &mut ChannelConfig, text| {
         count(&mut c.balance.max_peers, text)
@@ -138,6 +142,7 @@ fn duration(to: &mut Duration, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+#[cfg(feature = "tonic")]
 fn count<N: std::str::FromStr>(to: &mut N, text: &str) -> Result<(), String> {
     *to = text
         .parse()
@@ -152,6 +157,7 @@ fn positive(to: &mut NonZeroU32, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+#[cfg(feature = "tonic")]
 fn ratio(to: &mut f64, text: &str) -> Result<(), String> {
     match text.parse() {
         Ok(number) if number >= 0.0 => *to = number,

@@ -39,16 +39,13 @@
 
 #[cfg(feature = "tonic")]
 mod client;
-#[cfg(feature = "tonic")]
 mod config;
 pub mod duration;
 mod environment;
 mod registry;
-#[cfg(feature = "tonic")]
 mod server;
 mod setting;
 mod url;
-#[cfg(feature = "tonic")]
 mod value;
 
 #[cfg(feature = "tonic")]
@@ -58,8 +55,7 @@ mod tests;
 #[cfg(feature = "tonic")]
 pub use client::ClientArgs;
 pub use registry::RegistryArgs;
-#[cfg(feature = "tonic")]
-pub use server::ServerArgs;
+pub use server::{ServerArgs, ServerSettings};
 pub use url::RegistryUrl;
 
 /// Heading of the flags in the help.
@@ -109,7 +105,8 @@ pub struct ServiceArgs {
 /// [`connect`](crate::connect). A program can use it to start others that inherit none of them.
 pub fn variables() -> Vec<&'static str> {
     let names = registry::variables().into_iter();
+    let names = names.chain(server::variables());
     #[cfg(feature = "tonic")]
-    let names = names.chain(server::variables()).chain(client::variables());
+    let names = names.chain(client::variables());
     names.collect()
 }

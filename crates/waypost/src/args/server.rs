@@ -7,7 +7,9 @@ use super::environment::Environment;
 use super::setting::{Given, Setting, Variable, blame, merged, set};
 use super::value::{self, Pair};
 use super::{HEADING, duration};
+use crate::registrar::{Config, RegistrationBuilder};
 use crate::registry::{Error, Result};
+#[cfg(feature = "tonic")]
 use crate::server::ServerBuilder;
 
 const NAME: Setting<String> = Setting {
@@ -157,72 +159,102 @@ fn config_keys() -> impl Iterator<Item = &'static str> {
 }
 
 impl ServerArgs {
-    /// Returns the server with the given settings applied. All other settings stay unchanged.
-    /// Metadata is merged key by key: a key of the code stays unless it is given too.
+    /// Returns the server, or the registration of a server of another kind, with the given settings
+    /// applied. All other settings stay unchanged. Metadata is merged key by key: a key of the code
+    /// stays unless it is given too.
     ///
-    /// Call it after the code's own settings, or those override it.
+    /// Call it after the code's own settings, or those override it. A registration has no listener
+    /// of its own: open it at [`address_or`](Self::address_or). Its owner finishes the calls, so that
+    /// the key `drain-timeout` has no effect on it.
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the flag or the variable, what
     /// is wrong with it, and what to write.
-    pub fn apply(&self, server: ServerBuilder) -> Result<ServerBuilder> {
-        self.apply_in(server, &Environment::of_process())
+    pub fn apply<B: ServerSettings>(&self, builder: B) -> Result<B> {
+        self.apply_in(builder, &Environment::of_process())
     }
 
-    pub(super) fn apply_in(
+    /// Returns the given address to listen on, else `default`, for servers that open their listener
+    /// themselves. Either may be `:port`, every interface: `waypost::server::listen` accepts it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "tonic")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use clap::Parser;
+    /// use waypost::Registration;
+    /// use waypost::record::Service;
+    ///
+    /// #[derive(Parser)]
+    /// struct Cli {
+    ///     #[command(flatten)]
+    ///     server: waypost::args::ServerArgs,
+    /// }
+    ///
+    /// let cli = Cli::try_parse_from(["webd", "--server-address", ":0", "--server-id", "one"])?;
+    /// # let registry = waypost::connect("memory://").await?;
+    /// let listener = waypost::server::listen(&cli.server.address_or("127.0.0.1:8080")?).await?;
+    /// let registration = Registration::builder(registry, Service::new("web")).metadata("protocol", "http");
+    /// let registration = cli.server.apply(registration)?.start_on(listener.local_addr()?).await?;
+    ///
+    /// assert_eq!(registration.service().nodes[0].id, "web-one");
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "tonic"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::registry::Error::Invalid), naming the variable, what is wrong with
+    /// it, and what to write.
+    pub fn address_or(&self, default: &str) -> Result<String> {
+        self.address_in(default, &Environment::of_process())
+    }
+
+    pub(super) fn address_in(&self, default: &str, environment: &Environment) -> Result<String> {
+        let given = ADDRESS.given(self.address.as_ref(), environment)?;
+        Ok(given.map_or_else(|| default.to_owned(), |given| given.value))
+    }
+
+    pub(super) fn apply_in<B: ServerSettings>(
         &self,
-        server: ServerBuilder,
+        builder: B,
         environment: &Environment,
-    ) -> Result<ServerBuilder> {
-        let server = set(
-            server,
-            NAME.given(self.name.as_ref(), environment)?,
-            ServerBuilder::name,
-        );
-        let server = set(
-            server,
-            VERSION.given(self.version.as_ref(), environment)?,
-            ServerBuilder::version,
-        );
-        let server = set(
-            server,
-            ID.given(self.id.as_ref(), environment)?,
-            ServerBuilder::id,
-        );
-        let server = set(
-            server,
-            ADDRESS.given(self.address.as_ref(), environment)?,
-            ServerBuilder::bind,
-        );
-        let server = set(
-            server,
-            ADVERTISE.given(self.advertise.as_ref(), environment)?,
-            ServerBuilder::advertise,
-        );
-        let server = self.apply_metadata(server, environment)?;
-        let server = self.apply_config(server, environment)?;
-        self.apply_times(server, environment)
+    ) -> Result<B> {
+        let texts: [(&Setting<String>, &Option<String>, fn(B, String) -> B); 5] = [
+            (&NAME, &self.name, B::name),
+            (&VERSION, &self.version, B::version),
+            (&ID, &self.id, B::id),
+            (&ADDRESS, &self.address, B::bind),
+            (&ADVERTISE, &self.advertise, B::advertise),
+        ];
+        let mut builder = builder;
+        for (setting, flag, setter) in texts {
+            builder = set(builder, setting.given(flag.as_ref(), environment)?, setter);
+        }
+        let builder = self.apply_metadata(builder, environment)?;
+        let builder = self.apply_config(builder, environment)?;
+        self.apply_times(builder, environment)
     }
 
     /// Merges the metadata key by key, so that an entry of a flag does not undo what a platform's
     /// variable sets for another key.
-    fn apply_metadata(
+    fn apply_metadata<B: ServerSettings>(
         &self,
-        server: ServerBuilder,
+        builder: B,
         environment: &Environment,
-    ) -> Result<ServerBuilder> {
+    ) -> Result<B> {
         let pairs = merged(&METADATA, &self.metadata, environment)?.into_iter();
-        Ok(pairs.fold(server, |server, Given { value, .. }| {
-            server.metadata(value.0, value.1)
+        Ok(pairs.fold(builder, |builder, Given { value, .. }| {
+            builder.metadata(value.0, value.1)
         }))
     }
 
     /// Sets the keys of `--server-config`, merged as the metadata is.
-    fn apply_config(
+    fn apply_config<B: ServerSettings>(
         &self,
-        mut server: ServerBuilder,
+        mut builder: B,
         environment: &Environment,
-    ) -> Result<ServerBuilder> {
+    ) -> Result<B> {
         let mut by = Vec::new();
         for given in merged(&CONFIG, &self.config, environment)? {
             let Given {
@@ -233,27 +265,23 @@ impl ServerArgs {
             if value.0 == DRAIN_TIMEOUT {
                 let limit = value::duration(&value.1)
                     .map_err(|why| invalid(format!("{DRAIN_TIMEOUT}={}: {why}", value.1)))?;
-                server = server.drain_timeout(limit);
+                builder = builder.drain_timeout(limit);
                 continue;
             }
-            let mut config = server.register_config().clone();
+            let mut config = builder.register_config().clone();
             if !config::set(REGISTRATION, &mut config, &value).map_err(invalid)? {
                 return Err(invalid(config::unknown(&value.0, config_keys())));
             }
-            server = server.register(config);
+            builder = builder.register(config);
             by.push(value_by);
         }
         by.dedup();
-        checked(server, &by)
+        checked(builder, &by)
     }
 
     /// Sets the times of the registration and checks them here, where the flags or variables that
     /// gave them are known.
-    fn apply_times(
-        &self,
-        server: ServerBuilder,
-        environment: &Environment,
-    ) -> Result<ServerBuilder> {
+    fn apply_times<B: ServerSettings>(&self, builder: B, environment: &Environment) -> Result<B> {
         let ttl = TTL.given(self.ttl.as_ref(), environment)?;
         let interval = INTERVAL.given(self.interval.as_ref(), environment)?;
         let by: Vec<_> = [&ttl, &interval]
@@ -261,23 +289,114 @@ impl ServerArgs {
             .flatten()
             .map(|given| given.by)
             .collect();
-        let server = set(
-            set(server, ttl, ServerBuilder::ttl),
-            interval,
-            ServerBuilder::interval,
-        );
-        checked(server, &by)
+        let builder = set(set(builder, ttl, B::ttl), interval, B::interval);
+        checked(builder, &by)
     }
 }
 
-/// Returns the server if its registration's settings are valid. The error names the flags and
+/// Returns the builder if its registration's settings are valid. The error names the flags and
 /// variables that gave some of them; without any, the code is to blame, and the start says so.
-fn checked(server: ServerBuilder, by: &[&str]) -> Result<ServerBuilder> {
-    match server.register_config().check() {
+fn checked<B: ServerSettings>(builder: B, by: &[&str]) -> Result<B> {
+    match builder.register_config().check() {
         Err(error) if !by.is_empty() => Err(blame(&by.join(" and "), error)),
-        _ => Ok(server),
+        _ => Ok(builder),
     }
 }
+
+/// Builder that [`ServerArgs`] can be applied to: that of a server, or of the registration of a
+/// server of another kind. It cannot be implemented elsewhere.
+pub trait ServerSettings: Settings {}
+
+impl<B: Settings> ServerSettings for B {}
+
+/// Setters behind [`ServerSettings`], out of users' reach.
+mod sealed {
+    use super::{Config, Duration};
+
+    pub trait Settings: Sized {
+        fn name(self, name: String) -> Self;
+        fn version(self, version: String) -> Self;
+        fn id(self, id: String) -> Self;
+        fn bind(self, address: String) -> Self;
+        fn advertise(self, address: String) -> Self;
+        fn metadata(self, key: String, value: String) -> Self;
+        fn ttl(self, ttl: Duration) -> Self;
+        fn interval(self, interval: Duration) -> Self;
+        fn register(self, config: Config) -> Self;
+        fn drain_timeout(self, limit: Duration) -> Self;
+        fn register_config(&self) -> &Config;
+    }
+}
+
+use sealed::Settings;
+
+macro_rules! settings {
+    ($builder:ident, $bind:expr, $register:expr, $drain_timeout:expr) => {
+        impl Settings for $builder {
+            fn name(self, name: String) -> Self {
+                Self::name(self, name)
+            }
+
+            fn version(self, version: String) -> Self {
+                Self::version(self, version)
+            }
+
+            fn id(self, id: String) -> Self {
+                Self::id(self, id)
+            }
+
+            fn bind(self, address: String) -> Self {
+                let bind: fn(Self, String) -> Self = $bind;
+                bind(self, address)
+            }
+
+            fn advertise(self, address: String) -> Self {
+                Self::advertise(self, address)
+            }
+
+            fn metadata(self, key: String, value: String) -> Self {
+                Self::metadata(self, key, value)
+            }
+
+            fn ttl(self, ttl: Duration) -> Self {
+                Self::ttl(self, ttl)
+            }
+
+            fn interval(self, interval: Duration) -> Self {
+                Self::interval(self, interval)
+            }
+
+            fn register(self, config: Config) -> Self {
+                let register: fn(Self, Config) -> Self = $register;
+                register(self, config)
+            }
+
+            fn drain_timeout(self, limit: Duration) -> Self {
+                let drain_timeout: fn(Self, Duration) -> Self = $drain_timeout;
+                drain_timeout(self, limit)
+            }
+
+            fn register_config(&self) -> &Config {
+                Self::register_config(self)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "tonic")]
+settings!(
+    ServerBuilder,
+    ServerBuilder::bind,
+    ServerBuilder::register,
+    ServerBuilder::drain_timeout
+);
+// The listener of a registration is its owner's, and so are its calls: see `address_or`.
+settings!(
+    RegistrationBuilder,
+    |builder, _| builder,
+    RegistrationBuilder::config,
+    |builder, _| builder
+);
 
 /// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {

@@ -114,7 +114,6 @@ impl<T> Variable<T> {
 ///
 /// # Errors
 /// [`Error::Invalid`], naming the variable, what is wrong, and what to write.
-#[cfg(feature = "tonic")]
 pub(super) fn merged<T: Clone>(
     setting: &Setting<Vec<T>>,
     flag: &Vec<T>,
@@ -132,7 +131,6 @@ pub(super) fn merged<T: Clone>(
 }
 
 /// Sets the given value; without one, the builder stays unchanged.
-#[cfg(feature = "tonic")]
 pub(super) fn set<B, T>(builder: B, given: Option<Given<T>>, setter: impl FnOnce(B, T) -> B) -> B {
     match given {
         Some(given) => setter(builder, given.value),

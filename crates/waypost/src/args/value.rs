@@ -1,8 +1,8 @@
 //! Parsers of the values of flags and variables. Each error says what to write instead.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
+#[cfg(feature = "tonic")]
 use crate::balance::{StrategyName, UnknownStrategy};
 use crate::record::{Address, NameError, NodeId, ServiceName};
 
@@ -31,24 +31,18 @@ pub(super) fn version(text: &str) -> Result<String, String> {
 
 /// Parses an address to listen on. As in Go, `:8080` means every interface.
 pub(super) fn bind(text: &str) -> Result<String, String> {
-    let text = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text.to_owned()
-    };
-    with_port(&text)?;
-    Ok(text)
+    match text.strip_prefix(':') {
+        Some(port) => with_port(&format!("[::]:{port}"))?,
+        None => with_port(text)?,
+    }
+    Ok(text.to_owned())
 }
 
 /// Parses an address to advertise to clients. The port is optional.
 pub(super) fn advertise(text: &str) -> Result<String, String> {
-    let has_port = text.contains(':') && text.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
-    match has_port {
-        true => with_port(text)?,
-        false if text.parse::<IpAddr>().is_ok() || text.starts_with('[') => {}
-        false => with_port(&format!("{text}:0"))?,
-    }
-    Ok(text.to_owned())
+    Address::with_default_port(text, 1)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.why().to_owned())
 }
 
 /// Parses one metadata entry.
@@ -83,11 +77,13 @@ pub(super) fn go_pairs(text: &str) -> Result<Vec<Pair>, String> {
         .collect()
 }
 
+#[cfg(feature = "tonic")]
 pub(super) fn retries(text: &str) -> Result<u32, String> {
     text.parse()
         .map_err(|_| "is no count: give 0 or more, such as 2".to_owned())
 }
 
+#[cfg(feature = "tonic")]
 pub(super) fn strategy(text: &str) -> Result<StrategyName, String> {
     text.parse()
         .map_err(|unknown: UnknownStrategy| unknown.why())
@@ -124,8 +120,8 @@ mod tests {
     #[test]
     fn what_can_be_listened_on() {
         for (text, bound) in [
-            (":8080", "0.0.0.0:8080"),
-            (":0", "0.0.0.0:0"),
+            (":8080", ":8080"),
+            (":0", ":0"),
             ("[::]:0", "[::]:0"),
             ("localhost:80", "localhost:80"),
         ] {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use super::super::environment::Environment;
 use super::parsed;
 use crate::balance::{BuildContext, Picker, ReadySet, Strategy};
-use crate::record::Address;
+use crate::record::{Address, Service};
+use crate::registrar::RegistrationBuilder;
 use crate::server::ServerBuilder;
 use crate::{
-    AnyRegistry, ChannelBuilder, Client, ClientBuilder, MemoryRegistry, Server, StaticRegistry,
+    AnyRegistry, ChannelBuilder, Client, ClientBuilder, MemoryRegistry, Registration, Server,
+    StaticRegistry,
 };
 
 /// Variable or flag, and its value. A row has none where go-micro has no such setting.
@@ -60,6 +62,135 @@ impl<C> Row<C> {
             }
         }
     }
+}
+
+type RegistrationRow = Row<fn(RegistrationBuilder) -> RegistrationBuilder>;
+
+#[test]
+fn of_a_registration() {
+    let rows: [RegistrationRow; 7] = [
+        Row {
+            code: |builder| builder.name("by-code"),
+            micro: Some(("MICRO_SERVER_NAME", "by-micro")),
+            waypost: ("WAYPOST_SERVER_NAME", "by-waypost"),
+            flag: ("--server-name", "by-flag"),
+            shown: [
+                r#"name: "greeter""#,
+                r#"name: "by-code""#,
+                r#"name: "by-micro""#,
+                r#"name: "by-waypost""#,
+                r#"name: "by-flag""#,
+            ],
+        },
+        Row {
+            code: |builder| builder.version("1"),
+            micro: Some(("MICRO_SERVER_VERSION", "2")),
+            waypost: ("WAYPOST_SERVER_VERSION", "3"),
+            flag: ("--server-version", "4"),
+            shown: [
+                r#"version: "latest""#,
+                r#"version: "1""#,
+                r#"version: "2""#,
+                r#"version: "3""#,
+                r#"version: "4""#,
+            ],
+        },
+        Row {
+            code: |builder| builder.id("one"),
+            micro: Some(("MICRO_SERVER_ID", "two")),
+            waypost: ("WAYPOST_SERVER_ID", "three"),
+            flag: ("--server-id", "four"),
+            shown: [
+                r#"id: "greeter-zero""#,
+                r#"id: "greeter-one""#,
+                r#"id: "greeter-two""#,
+                r#"id: "greeter-three""#,
+                r#"id: "greeter-four""#,
+            ],
+        },
+        Row {
+            code: |builder| builder.advertise("a:1"),
+            micro: Some(("MICRO_SERVER_ADVERTISE", "b:2")),
+            waypost: ("WAYPOST_SERVER_ADVERTISE", "c"),
+            flag: ("--server-advertise", "d:4"),
+            shown: [
+                "advertise: None",
+                r#"Some("a:1")"#,
+                r#"Some("b:2")"#,
+                r#"Some("c")"#,
+                r#"Some("d:4")"#,
+            ],
+        },
+        Row {
+            code: |builder| builder.ttl(Duration::from_secs(21)),
+            micro: Some(("MICRO_REGISTER_TTL", "22")),
+            waypost: ("WAYPOST_REGISTER_TTL", "23s"),
+            flag: ("--register-ttl", "24s"),
+            shown: ["ttl: 15s", "ttl: 21s", "ttl: 22s", "ttl: 23s", "ttl: 24s"],
+        },
+        Row {
+            code: |builder| builder.interval(Duration::from_secs(1)),
+            micro: Some(("MICRO_REGISTER_INTERVAL", "2")),
+            waypost: ("WAYPOST_REGISTER_INTERVAL", "3s"),
+            flag: ("--register-interval", "4s"),
+            shown: [
+                "interval: 5s",
+                "interval: 1s",
+                "interval: 2s",
+                "interval: 3s",
+                "interval: 4s",
+            ],
+        },
+        Row {
+            code: |builder| builder.metadata("zone", "code"),
+            micro: Some(("MICRO_SERVER_METADATA", "zone=micro")),
+            waypost: ("WAYPOST_SERVER_METADATA", "zone=waypost"),
+            flag: ("--server-metadata", "zone=flag"),
+            shown: [
+                r#""zone": "zero""#,
+                r#""zone": "code""#,
+                r#""zone": "micro""#,
+                r#""zone": "waypost""#,
+                r#""zone": "flag""#,
+            ],
+        },
+    ];
+    for row in rows {
+        row.check(|code, flags, environment| {
+            let builder = Registration::builder(MemoryRegistry::new(), Service::new("greeter"));
+            let builder = builder.id("zero").metadata("zone", "zero");
+            let builder = match code {
+                Some(code) => code(builder),
+                None => builder,
+            };
+            let applied = parsed(flags).server.apply_in(builder, environment);
+            format!("{:?}", applied.unwrap())
+        });
+    }
+}
+
+#[test]
+fn of_the_address_of_a_listener() {
+    let row = Row {
+        code: "127.0.0.1:1",
+        micro: Some(("MICRO_SERVER_ADDRESS", ":2")),
+        waypost: ("WAYPOST_SERVER_ADDRESS", "127.0.0.1:3"),
+        flag: ("--server-address", "127.0.0.1:4"),
+        shown: [
+            "127.0.0.1:0",
+            "127.0.0.1:1",
+            ":2",
+            "127.0.0.1:3",
+            "127.0.0.1:4",
+        ],
+    };
+    row.check(|code, flags, environment| {
+        let default = code.copied().unwrap_or("127.0.0.1:0");
+        parsed(flags)
+            .server
+            .address_in(default, environment)
+            .unwrap()
+    });
 }
 
 type ServerRow = Row<fn(ServerBuilder) -> ServerBuilder>;
@@ -114,7 +245,7 @@ fn of_a_server() {
             shown: [
                 r#"bind: "127.0.0.1:0""#,
                 r#"bind: "127.0.0.1:1""#,
-                r#"bind: "0.0.0.0:2""#,
+                r#"bind: ":2""#,
                 r#"bind: "127.0.0.1:3""#,
                 r#"bind: "127.0.0.1:4""#,
             ],
