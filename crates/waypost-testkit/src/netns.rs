@@ -49,6 +49,15 @@ impl Host {
         self.address
     }
 
+    /// Runs one command of `ip` on the host, such as `address add 10.78.0.1/24 dev eth0`, to give it
+    /// other addresses, links or routes. Its own link is `eth0`.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn ip(&self, command: &str) -> Result<(), Skip> {
+        self.namespace.ip(command)
+    }
+
     /// Returns the same program, started on this host; it keeps the process id that it is started
     /// with.
     pub fn program(&self, program: Program) -> Program {

@@ -1,6 +1,8 @@
 //! Single binary for all integration tests of the façade.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[cfg(all(feature = "axum", feature = "etcd", target_os = "linux"))]
+mod advertise;
 mod connect;
 #[cfg(all(feature = "local", feature = "tonic"))]
 mod examples;
