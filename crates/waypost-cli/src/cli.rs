@@ -80,7 +80,7 @@ pub(crate) struct Register {
     /// The node is called NAME-ID; a random id unless given
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// Address that clients reach it at, as host:port
+    /// Address that clients reach it at, as host:port; :port is this host's on the route to the registry
     #[arg(long)]
     pub(crate) address: String,
     /// Allows an address of this host only in a registry that other hosts read

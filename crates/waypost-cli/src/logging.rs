@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Filter without `RUST_LOG`. The commands themselves report the state of a registration.
-const DEFAULT: &str = "warn,waypost_core::registrar=error";
+const DEFAULT: &str = "warn,waypost_core::registrar=error,waypost_core::registrar::advertise=warn";
 
 /// Starts logging. A directive that cannot be parsed is left out, with a note.
 pub(crate) fn start() {

@@ -1,5 +1,7 @@
 //! `waypost register`: registers servers that cannot register themselves.
 
+use std::net::SocketAddr;
+
 use serde::Serialize;
 use tokio::sync::watch;
 use waypost::Registration;
@@ -17,16 +19,22 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
     let mut signals = Signals::listen()?;
     let format = args.show.format();
     let service = service(&args);
-    let node = service.nodes.first().cloned().unwrap_or_default();
-    if !node.metadata.contains_key(keys::PROTOCOL) {
+    let says_protocol = |node: &Node| node.metadata.contains_key(keys::PROTOCOL);
+    if !service.nodes.iter().any(says_protocol) {
         output::note(
             "note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc",
         );
     }
     let registration = Registration::builder(opened.registry(), service)
         .ttl(args.ttl)
-        .interval(args.interval);
-    let registration = registration.allow_loopback(args.allow_loopback).start()?;
+        .interval(args.interval)
+        .allow_loopback(args.allow_loopback);
+    let registration = match every_interface(&args.address) {
+        Some(listener) => registration.start_on(listener).await?,
+        None => registration.advertise(&args.address).start()?,
+    };
+    let service = registration.service();
+    let node = service.nodes.first().cloned().unwrap_or_default();
     let printed = tokio::select! {
         printed = print_states(registration.watch(), &opened, &args.name, &node, format) => printed,
         () = signals.next() => Ok(()),
@@ -40,10 +48,22 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
     say(format, "left", &args.name, &node)
 }
 
+/// Returns the address of a listener on every interface, if `address` is one: `:8080`,
+/// `0.0.0.0:8080` or `[::]:8080`. The address of this host on the route to the registry is then
+/// registered.
+fn every_interface(address: &str) -> Option<SocketAddr> {
+    let address = match address.strip_prefix(':') {
+        Some(port) => format!("[::]:{port}"),
+        None => address.to_owned(),
+    };
+    let bound: SocketAddr = address.parse().ok()?;
+    (bound.ip().is_unspecified() && bound.port() != 0).then_some(bound)
+}
+
 fn service(args: &Register) -> Service {
     let mut node = match &args.id {
-        Some(id) => Node::with_id(&args.name, id, &args.address),
-        None => Node::new(&args.name, &args.address),
+        Some(id) => Node::with_id(&args.name, id, ""),
+        None => Node::new(&args.name, ""),
     };
     node.metadata = args.metadata.iter().cloned().collect::<Metadata>();
     let mut service = Service {

@@ -1,6 +1,6 @@
 //! `register`, `deregister` and `wait`.
 
-use crate::support::{DEADLINE, Host, end};
+use crate::support::{DEADLINE, Host, end, run, waypost};
 
 #[tokio::test]
 async fn a_registration_is_held_until_it_is_told_to_leave() {
@@ -41,6 +41,46 @@ async fn a_registration_tells_other_programs_in_json() {
     let line = node.line(DEADLINE).await.unwrap();
     insta::assert_snapshot!(line, @r#"{"schema":"waypost/1","event":"registered","service":"web","id":"web-1","address":"[::1]:80"}"#);
     insta::assert_snapshot!(node.stderr().join("\n"), @"note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc");
+}
+
+#[tokio::test]
+async fn a_server_on_every_interface_is_registered_where_the_readers_reach_it() {
+    let host = Host::new();
+    for (id, address) in [("a", ":80"), ("b", "0.0.0.0:80"), ("c", "[::]:80")] {
+        let mut node = host.start(&[
+            "register",
+            "--name",
+            "web",
+            "--id",
+            id,
+            "--address",
+            address,
+        ]);
+        let line = node.line(DEADLINE).await.unwrap();
+        assert_eq!(line, format!("registered web-{id} at 127.0.0.1:80"));
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_clients_cannot_reach_is_refused_with_the_flag() {
+    let host = Host::new();
+    let ended = host
+        .run(&["register", "--name", "web", "--address", "web.example"])
+        .await;
+    assert_eq!(ended.code, Some(2));
+    insta::assert_snapshot!(ended.stderr.lines().last().unwrap(), @r#"error: cannot advertise web.example: the address has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080; it is set with .advertise("host:port"), --server-advertise or WAYPOST_SERVER_ADVERTISE (waypost register: --address)"#);
+    // Nothing is connected: the address is checked first.
+    let remote = [
+        "--registry",
+        "etcd://192.0.2.1:2379",
+        "register",
+        "--name",
+        "web",
+    ];
+    let program = waypost().args(remote).args(["--address", "127.0.0.1:80"]);
+    let ended = run(&program).await;
+    assert_eq!(ended.code, Some(2));
+    insta::assert_snapshot!(ended.stderr.lines().last().unwrap(), @r#"error: cannot advertise 127.0.0.1:80: it is loopback, and clients of this registry may be on other hosts; listen where they reach it, such as 0.0.0.0:0, with .bind(..), --server-address or WAYPOST_SERVER_ADDRESS, give an address with .advertise("host:port"), --server-advertise or WAYPOST_SERVER_ADVERTISE (waypost register: --address), or allow loopback with .allow_loopback(true) (waypost register: --allow-loopback)"#);
 }
 
 #[tokio::test]

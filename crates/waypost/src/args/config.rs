@@ -1,6 +1,6 @@
 //! Settings without a flag of their own, as `KEY=VALUE`: those of
-//! [`ClientConfig`](crate::ClientConfig),
-//! [`ChannelConfig`](crate::ChannelConfig) and the registration.
+//! [`ClientConfig`](crate::ClientConfig), of [`ChannelConfig`](crate::ChannelConfig) and of the
+//! registration.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
