@@ -1,4 +1,4 @@
-//! Example of an axum service that registers itself, and leaves the registry before it stops.
+//! Example of an axum service with a server of its own that registers itself, and leaves the registry before it stops.
 //!
 //! Run `cargo run -p waypost --example axum_drain -- local://`, and `waypost watch` in another
 //! terminal. On SIGTERM or Ctrl-C the service leaves the registry, serves clients that have not yet
@@ -9,7 +9,7 @@ use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use waypost::Registration;
-use waypost::record::{Node, Service, keys};
+use waypost::record::{Service, keys};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,17 +20,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // From here on, a signal no longer ends the process by itself, and none is lost.
     let asked_to_stop = asked_to_stop()?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let mut node = Node::new("users", listener.local_addr()?.to_string());
-    node.metadata.insert(keys::PROTOCOL, "http");
-    let mut service = Service::new("users");
-    service.nodes.push(node);
+    let listener = TcpListener::bind("0.0.0.0:0").await?;
 
-    // Registers in the background, and again at every interval. The check runs at every interval
-    // too; while it fails, the node is out of the registry.
-    let registration = Registration::builder(registry, service)
+    // Registers this host's address on the route to the registry, in the background, and again at
+    // every interval. The check runs at every interval too; while it fails, the node is out of the
+    // registry.
+    let registration = Registration::builder(registry, Service::new("users"))
+        .metadata(keys::PROTOCOL, "http")
         .check(|| async { Ok(()) })
-        .start()?;
+        .start_on(listener.local_addr()?)
+        .await?;
     println!("listening on {}", listener.local_addr()?);
 
     let app = Router::new().route("/", get(|| async { "hello\n" }));

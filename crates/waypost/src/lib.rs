@@ -16,6 +16,42 @@
 //! # Ok(()) }
 //! ```
 //!
+//! An axum router is served in the same way (feature `axum`):
+//!
+//! ```no_run
+//! # #[cfg(feature = "axum")]
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! use axum::{Router, routing::get};
+//!
+//! let registry = waypost::connect("local://").await?;
+//! waypost::Server::builder("users", registry)
+//!     .bind("0.0.0.0:8080") // advertised at this host's address on the route to the registry
+//!     .router(Router::new().route("/", get(|| async { "hello\n" })))
+//!     .serve()
+//!     .await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A server of another kind keeps its listener and its accept loop, and registers itself:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use waypost::Registration;
+//! use waypost::record::{Service, keys};
+//!
+//! # let registry = waypost::connect("memory://").await?;
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await?;
+//! let registration = Registration::builder(registry, Service::new("users"))
+//!     .metadata(keys::PROTOCOL, "http")
+//!     .start_on(listener.local_addr()?)
+//!     .await?;
+//! // Serve, with `registration.drain_on(signal)` as the future of the graceful shutdown.
+//! # drop(listener);
+//! registration.close().await?;
+//! # Ok(()) }
+//! ```
+//!
 //! A client builds unchanged tonic stubs on a balanced channel:
 //!
 //! ```no_run
@@ -31,7 +67,7 @@
 //!
 //! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server;
 //! default), `etcd` (the registry on etcd v3), `args` (flags to flatten into a service's own `clap`
-//! parser). `memory://` and `static://` are always available.
+//! parser), `axum` (axum routers as servers). `memory://` and `static://` are always available.
 
 #[cfg(feature = "args")]
 pub mod args;

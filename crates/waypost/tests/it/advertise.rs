@@ -207,7 +207,8 @@ const BY_ROUTE: &str = "advertising this host's address on the route to the regi
 /// Adds a network with the default route, in which no reader is.
 fn second_network(net: &Net) -> Result<(), Skip> {
     let server = net.host(SERVER);
-    server.ip("link add eth1 type dummy")?;
+    server.ip("link add eth1 type veth peer name other")?;
+    server.ip("link set other up")?;
     server.ip("address add 203.0.113.7/24 dev eth1")?;
     server.ip("link set eth1 up")?;
     server.ip("route add default via 203.0.113.1 dev eth1")

@@ -112,3 +112,30 @@ async fn the_axum_service_registers_and_leaves() {
     assert!(registry.list_services().await.unwrap().is_empty());
     registry.close().await.unwrap();
 }
+
+#[cfg(all(feature = "args", feature = "axum"))]
+#[tokio::test]
+async fn the_axum_server_registers_answers_and_leaves() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("local://{}", dir.path().display());
+    let registry = connect(&url).await.unwrap();
+    let program = Program::new(example("axum_server"))
+        .env("WAYPOST_REGISTRY", &url)
+        .args(["--server-id", "one"]);
+    let mut server = Child::start("axum_server", &program).unwrap();
+    let node = registered(&registry, "users").await.nodes[0].clone();
+    assert_eq!(node.id, "users-one");
+    assert_eq!(node.metadata.get("protocol"), Some("http"));
+    let mut stream = tokio::net::TcpStream::connect(&node.address).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: users\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert!(response.ends_with("hello\n"), "{response}");
+    server.sigterm().unwrap();
+    assert!(server.wait(LONG).await.unwrap().success());
+    assert_eq!(server.stdout(), ["left"]);
+    assert!(registry.list_services().await.unwrap().is_empty());
+    registry.close().await.unwrap();
+}
