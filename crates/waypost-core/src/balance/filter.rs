@@ -28,6 +28,13 @@ use crate::record::{Entry, keys};
 pub enum Filter {
     /// Node metadata `protocol` has this value. A node without the key is excluded.
     Protocol(String),
+    /// Node metadata [`waypost.tls`](keys::TLS) does not say that the node speaks TLS.
+    Plaintext,
+    /// Node metadata [`waypost.tls`](keys::TLS) says that the node speaks TLS.
+    Tls {
+        /// True if a node without the key is assumed to speak TLS too.
+        assume: bool,
+    },
     /// The version of the service equals this one.
     Version(String),
     /// Node metadata has this key with this value.
@@ -69,6 +76,14 @@ impl Filter {
                 metadata.get(keys::PROTOCOL) == Some(protocol),
                 Exclusion::Protocol,
             ),
+            Self::Plaintext => (
+                metadata.get(keys::TLS) != Some("true"),
+                Exclusion::TlsRequired,
+            ),
+            Self::Tls { assume } => (
+                metadata.get(keys::TLS).map_or(*assume, |tls| tls == "true"),
+                Exclusion::Plaintext,
+            ),
             Self::Version(version) => (entry.service.version == *version, Exclusion::Version),
             Self::Label(key, value) => (metadata.get(key) == Some(value), Exclusion::Label),
             Self::Endpoint(name) => (
@@ -85,6 +100,9 @@ impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Protocol(protocol) => write!(f, "protocol={protocol}"),
+            Self::Plaintext => f.write_str("plaintext"),
+            Self::Tls { assume: false } => f.write_str("tls"),
+            Self::Tls { assume: true } => f.write_str("tls or unspecified"),
             Self::Version(version) => write!(f, "version={version}"),
             Self::Label(key, value) => write!(f, "{key}={value}"),
             Self::Endpoint(name) => write!(f, "endpoint={name}"),
@@ -100,6 +118,8 @@ impl PartialEq for Filter {
             (Self::Protocol(a), Self::Protocol(b))
             | (Self::Version(a), Self::Version(b))
             | (Self::Endpoint(a), Self::Endpoint(b)) => a == b,
+            (Self::Plaintext, Self::Plaintext) => true,
+            (Self::Tls { assume }, Self::Tls { assume: other }) => assume == other,
             (Self::Label(key, value), Self::Label(other_key, other_value)) => {
                 (key, value) == (other_key, other_value)
             }
@@ -221,6 +241,32 @@ mod tests {
             .and(Filter::Version("latest".into()))
             .and(Filter::Label("zone".into(), "us".into()));
         assert_eq!(both.check(&entry()), Err(Exclusion::Label));
+    }
+
+    #[test]
+    fn a_plain_client_and_a_client_with_tls_exclude_each_others_nodes() {
+        let strict = Filter::Tls { assume: false };
+        let assuming = Filter::Tls { assume: true };
+        let table = [
+            (Some("true"), Err(Exclusion::TlsRequired), Ok(()), Ok(())),
+            (
+                Some("false"),
+                Ok(()),
+                Err(Exclusion::Plaintext),
+                Err(Exclusion::Plaintext),
+            ),
+            (None, Ok(()), Err(Exclusion::Plaintext), Ok(())),
+        ];
+        for (tls, plain, with_tls, assumed) in table {
+            let mut service = entry().to_service();
+            if let Some(tls) = tls {
+                service.nodes[0].metadata.insert(keys::TLS, tls);
+            }
+            let entry = &service.entries()[0];
+            assert_eq!(Filter::Plaintext.check(entry), Ok(plain), "{tls:?}");
+            assert_eq!(strict.check(entry), Ok(with_tls), "{tls:?}");
+            assert_eq!(assuming.check(entry), Ok(assumed), "{tls:?}");
+        }
     }
 
     #[test]

@@ -89,6 +89,10 @@ pub enum Exclusion {
     Leaving,
     /// The node has another protocol.
     Protocol,
+    /// The node speaks TLS, and the client does not.
+    TlsRequired,
+    /// The node does not speak TLS, and the client requires it.
+    Plaintext,
     /// The node has another version.
     Version,
     /// The node lacks a label.
@@ -112,6 +116,8 @@ impl Exclusion {
             Self::Draining => "draining",
             Self::Leaving => "leaving",
             Self::Protocol => "protocol",
+            Self::TlsRequired => "tls_required",
+            Self::Plaintext => "plaintext",
             Self::Version => "version",
             Self::Label => "label",
             Self::Endpoint => "endpoint",

@@ -39,6 +39,9 @@ pub mod keys {
     pub const STATE: &str = "waypost.state";
     /// Value of [`STATE`] of a node that shuts down gracefully.
     pub const LEAVING: &str = "leaving";
+    /// Node metadata: `true` if the node speaks TLS, `false` if it does not. Without the key, it does
+    /// not, unless the client is configured to assume TLS.
+    pub const TLS: &str = "waypost.tls";
     /// Endpoint metadata: the full gRPC path, `/package.Service/Method`.
     pub const PATH: &str = "waypost.path";
     /// Endpoint metadata: `true` if the method may be sent twice.
