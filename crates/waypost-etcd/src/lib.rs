@@ -284,27 +284,18 @@ impl Registry for EtcdRegistry {
 
 #[cfg(feature = "tls")]
 fn connector(options: &EtcdOptions) -> Result<Arc<dyn Connect>> {
-    use waypost_http::{TlsConfig, TlsConnect};
+    use waypost_http::{Pem, TlsConfig, TlsConnect, TlsIdentity};
     let Some(tls) = &options.tls else {
         return Ok(Arc::new(TcpConnect));
     };
-    let read = |what: &str, file: &std::path::PathBuf| {
-        let unreadable = |error| {
-            Error::invalid(
-                format!("etcd {what} {:?}", file.display().to_string()),
-                format!("cannot be read: {error}"),
-            )
-        };
-        std::fs::read(file).map_err(unreadable)
-    };
     let mut config = TlsConfig::default();
-    config.ca = tls.ca.as_ref().map(|file| read("ca", file)).transpose()?;
+    config.ca = tls.ca.as_ref().map(Pem::file);
     config.server_name.clone_from(&tls.server_name);
     if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-        config.identity = Some((read("cert", cert)?, read("key", key)?));
+        config.identity = Some(TlsIdentity::new(Pem::file(cert), Pem::file(key)));
     }
-    let connect =
-        TlsConnect::new(&config).map_err(|error| Error::invalid("etcd TLS", error.to_string()))?;
+    let connect = TlsConnect::to_hosts(config)
+        .map_err(|error| Error::invalid("etcd TLS", error.to_string()))?;
     Ok(Arc::new(connect))
 }
 

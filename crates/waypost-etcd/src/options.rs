@@ -37,7 +37,8 @@ pub struct EtcdOptions {
     pub tls: Option<Tls>,
 }
 
-/// TLS settings. The files are read once, when the registry is opened.
+/// TLS settings. The files are read when the registry is opened, and again by a connection that is
+/// opened after they have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {

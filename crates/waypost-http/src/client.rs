@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use waypost_core::balance::Filter;
 use waypost_core::directory::Directory;
 use waypost_core::record::ServiceName;
 use waypost_core::registry::{AnyRegistry, Error};
@@ -30,6 +31,8 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     directory: Directory,
     shared: PoolShared,
+    /// Filter of the nodes that the connector can reach.
+    filter: Option<Filter>,
     stop: watch::Sender<bool>,
     state: Mutex<State>,
 }
@@ -58,7 +61,7 @@ impl Client {
         let policy = config.addresses.unwrap_or(AddressPolicy {
             loopback: registry.options().on_this_host,
         });
-        let scheme = connect.scheme();
+        let (scheme, filter) = (connect.scheme(), connect.filter());
         let max_dials = config.max_dials;
         let directory = Directory::new(registry, config.directory.clone());
         let shared = PoolShared {
@@ -73,6 +76,7 @@ impl Client {
         Self(Arc::new(Inner {
             directory,
             shared,
+            filter,
             stop: watch::channel(false).0,
             state: Mutex::default(),
         }))
@@ -81,6 +85,11 @@ impl Client {
     /// Returns the directory: the client's view of the services in use.
     pub fn directory(&self) -> &Directory {
         &self.0.directory
+    }
+
+    /// Returns the filter of the nodes that the connector can reach.
+    pub(crate) fn filter(&self) -> Option<&Filter> {
+        self.0.filter.as_ref()
     }
 
     /// Returns the pool of a service. The first use starts its task on the current runtime, and so

@@ -65,6 +65,7 @@ impl fmt::Display for ServiceReport {
                 for (exclusion, count) in &self.excluded {
                     write!(f, ", {count} {exclusion}")?;
                 }
+                self.write_tls_remedy(f)?;
             }
         }
         if let Some(outage) = &self.outage {
@@ -78,6 +79,24 @@ impl fmt::Display for ServiceReport {
             write!(f, "; last connection failure: {failure}")?;
         }
         Ok(())
+    }
+}
+
+impl ServiceReport {
+    /// Writes what to do about nodes that only TLS keeps from being used.
+    fn write_tls_remedy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ready > 0 || self.excluded.len() != 1 {
+            return Ok(());
+        }
+        f.write_str(match self.excluded.keys().next() {
+            Some(Exclusion::TlsRequired) => {
+                "; give the client TLS: ClientBuilder::tls (--client-tls-ca, WAYPOST_CLIENT_TLS_CA)"
+            }
+            Some(Exclusion::Plaintext) => {
+                "; their records do not say that they speak TLS; if they do, set TlsConfig::assume_tls (--client-tls-assume, WAYPOST_CLIENT_TLS_ASSUME)"
+            }
+            _ => "",
+        })
     }
 }
 

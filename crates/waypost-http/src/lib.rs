@@ -39,4 +39,7 @@ pub use protocol::{Protocol, ResponseClass};
 pub use request_error::{BoxError, RequestError};
 pub use retry::{AttemptHistory, AttemptRecord, BudgetConfig, Policy, Pushback};
 #[cfg(feature = "tls")]
-pub use tls::{TlsConfig, TlsConnect};
+pub use tls::{
+    AcceptError, Pem, ServerTlsConfig, TlsAcceptor, TlsConfig, TlsConnect, TlsError, TlsIdentity,
+    TlsStream,
+};

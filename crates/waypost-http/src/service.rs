@@ -110,14 +110,18 @@ impl ServiceHandle {
     fn join(&self) -> Result<Arc<PoolMembership>, Error> {
         let pool = self.shared.client.pool(&self.shared.service)?;
         let config = &self.shared.config;
+        let mut whole = config.balance.clone();
+        if let Some(filter) = self.shared.client.filter() {
+            whole.filters.push(filter.clone());
+        }
         let filtered = |(name, filters): (&String, &balance::Filters)| {
-            let mut balance = config.balance.clone();
+            let mut balance = whole.clone();
             balance.filters.extend(filters);
             (Arc::from(name.as_str()), pool.join(&balance))
         };
         let filtered = config.filtered.iter().map(filtered).collect();
         let members = Arc::new(PoolMembership {
-            whole: pool.join(&config.balance),
+            whole: pool.join(&whole),
             filtered,
             pool,
         });

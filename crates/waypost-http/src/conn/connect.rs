@@ -11,6 +11,7 @@ use http::uri::Scheme;
 use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use waypost_core::balance::Filter;
 use waypost_core::record::Address;
 
 use super::eyeballs::{interleave, race};
@@ -65,6 +66,27 @@ pub trait Connect: Debug + Send + Sync + 'static {
     fn scheme(&self) -> Scheme {
         Scheme::HTTP
     }
+
+    /// Connects to a node of the service called `service`, which is registered at `address`. The
+    /// pools of a client call this. Default: [`connect`](Self::connect), whatever the service.
+    ///
+    /// A connector that wraps one for TLS passes this call on, since the name
+    /// that the node must prove depends on the service.
+    fn connect_node<'a>(
+        &'a self,
+        service: &'a str,
+        address: &'a Address,
+        policy: &'a AddressPolicy,
+    ) -> Connecting<'a> {
+        let _ = service;
+        self.connect(address, policy)
+    }
+
+    /// Returns the filter of the nodes that this connector can reach; the others are excluded
+    /// without a dial. Default none: every node can be tried.
+    fn filter(&self) -> Option<Filter> {
+        None
+    }
 }
 
 /// Policy of addresses that may be dialled. Unspecified, multicast and link-local addresses never
@@ -98,7 +120,7 @@ impl AddressPolicy {
 
 /// Connector for plain TCP with `TCP_NODELAY`. All addresses of a name are tried as in RFC 8305.
 /// TCP keep-alive after 15 s without data keeps the connection in the tables of firewalls. On
-/// Linux, data that is not acknowledged for 20 s ends it.
+/// Linux, data that is not acknowledged for 20 s ends it. Nodes that require TLS are excluded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpConnect;
 
@@ -110,6 +132,10 @@ const KEEPALIVE_PROBES: u32 = 3;
 impl Connect for TcpConnect {
     fn connect<'a>(&'a self, address: &'a Address, policy: &'a AddressPolicy) -> Connecting<'a> {
         Box::pin(async move { Ok(Box::new(dial(address, policy).await?) as BoxIo) })
+    }
+
+    fn filter(&self) -> Option<Filter> {
+        Some(Filter::Plaintext)
     }
 }
 

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use waypost_core::record::Address;
@@ -16,7 +17,7 @@ use super::connect::{AddressPolicy, Connect};
 use super::connection::Connection;
 use super::driver::Driver;
 use super::event::EventSender;
-use super::handshake::handshake;
+use super::handshake::{HandshakeError, handshake};
 use super::panic::contain_panic;
 
 /// Maximum number of concurrent dials that have not completed within the slot timeout.
@@ -75,6 +76,8 @@ impl DialSlots {
 /// Dialer and driver of one connection.
 #[derive(Debug)]
 pub(crate) struct Dialer {
+    /// Name of the service whose node is dialled.
+    pub(crate) service: Arc<str>,
     pub(crate) address: Address,
     pub(crate) policy: AddressPolicy,
     pub(crate) connect: Arc<dyn Connect>,
@@ -124,10 +127,26 @@ impl Dialer {
         let begun = Instant::now();
         let io = self
             .connect
-            .connect(&self.address, &self.policy)
+            .connect_node(&self.service, &self.address, &self.policy)
             .await
             .map_err(|error| failed(&error))?;
-        let shaken = handshake(io).await.map_err(|error| failed(&error))?;
+        let shaken = handshake(io)
+            .await
+            .map_err(|error| failed(&format_args!("{error}{}", self.remedy(&error))))?;
         Ok(Driver::new(shaken, &self.config, self.calm, begun))
+    }
+
+    /// Returns what to do about a server that speaks TLS, or may. Servers in Go close the connection
+    /// without an alert.
+    fn remedy(&self, error: &HandshakeError) -> &'static str {
+        match error {
+            HandshakeError::SpeaksTls => {
+                "; give the client TLS: ClientBuilder::tls (--client-tls-ca, WAYPOST_CLIENT_TLS_CA)"
+            }
+            HandshakeError::Closed if self.connect.scheme() == Scheme::HTTP => {
+                "; if it speaks TLS, give the client TLS: ClientBuilder::tls (--client-tls-ca, WAYPOST_CLIENT_TLS_CA)"
+            }
+            _ => "",
+        }
     }
 }

@@ -27,6 +27,7 @@ pub(crate) struct FrameCounts {
     settings: AtomicU64,
     settings_acks: AtomicU64,
     write_blocked: AtomicBool,
+    starts_with_tls: AtomicBool,
     highest_answered: AtomicU32,
     max_header_list_size: AtomicU32,
 }
@@ -40,6 +41,7 @@ impl Default for FrameCounts {
             settings: AtomicU64::new(0),
             settings_acks: AtomicU64::new(0),
             write_blocked: AtomicBool::new(false),
+            starts_with_tls: AtomicBool::new(false),
             highest_answered: AtomicU32::new(0),
             max_header_list_size: AtomicU32::new(u32::MAX),
         }
@@ -72,6 +74,12 @@ impl FrameCounts {
     /// Returns true if the last write is incomplete: queued frames may not have been sent.
     pub(super) fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Relaxed)
+    }
+
+    /// Returns true if the peer's first byte is that of a TLS record. As the first byte of a frame, it
+    /// would announce more than a megabyte, 80 times the limit.
+    pub(super) fn starts_with_tls(&self) -> bool {
+        self.starts_with_tls.load(Relaxed)
     }
 
     /// Returns the highest id of a stream that has received a response.
@@ -121,6 +129,10 @@ const PING: u8 = 6;
 const ACK: u8 = 1;
 
 const MAX_HEADER_LIST_SIZE: u16 = 6;
+
+/// Content types of the TLS records that a server may send first: an alert, or a handshake message
+/// (RFC 8446, 5.1).
+const TLS_RECORDS: [u8; 2] = [0x15, 0x16];
 
 /// Position of the parser in the stream of frames.
 #[derive(Default)]
@@ -201,7 +213,10 @@ impl AsyncRead for FrameCounter {
         let before = buf.filled().len();
         let result = contain(|| Pin::new(&mut this.io).poll_read(cx, buf));
         let read = &buf.filled()[before..];
-        if !read.is_empty() {
+        if let Some(first) = read.first() {
+            if this.counts.bytes.load(Relaxed) == 0 && TLS_RECORDS.contains(first) {
+                this.counts.starts_with_tls.store(true, Relaxed);
+            }
             add(&this.counts.bytes, read.len() as u64);
             this.parser.read(read, &this.counts);
         }

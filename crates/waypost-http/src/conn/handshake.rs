@@ -37,12 +37,26 @@ pub(crate) struct Handshake {
     pub(crate) counts: Arc<FrameCounts>,
 }
 
+/// Error of a connection on which the server's SETTINGS never arrived.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    /// The server answered the preface with a TLS record.
+    #[error("the server speaks TLS: its first bytes are a TLS record, not an HTTP/2 frame")]
+    SpeaksTls,
+    /// The server closed the connection in order.
+    #[error("the peer closed the connection before its SETTINGS")]
+    Closed,
+    /// The byte stream failed, or the bytes are not HTTP/2.
+    #[error(transparent)]
+    Failed(#[from] h2::Error),
+}
+
 /// Sends the preface and waits for the server's SETTINGS. A TCP connection alone proves nothing: a
 /// frozen process accepts connections too.
 ///
 /// # Errors
 /// The byte stream ended or failed, or the peer does not speak HTTP/2.
-pub(crate) async fn handshake(io: BoxIo) -> Result<Handshake, String> {
+pub(crate) async fn handshake(io: BoxIo) -> Result<Handshake, HandshakeError> {
     let (io, counts) = FrameCounter::new(io);
     let (send, mut h2) = client::Builder::new()
         .enable_push(false)
@@ -52,15 +66,18 @@ pub(crate) async fn handshake(io: BoxIo) -> Result<Handshake, String> {
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .max_local_error_reset_streams(None)
         .handshake(io)
-        .await
-        .map_err(|error| error.to_string())?;
-    poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err(
-            "the peer closed the connection before its SETTINGS".to_owned(),
-        )),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
-        Poll::Pending if counts.totals().settings > 0 => Poll::Ready(Ok(())),
-        Poll::Pending => Poll::Pending,
+        .await?;
+    poll_fn(|cx| {
+        let polled = Pin::new(&mut h2).poll(cx);
+        if counts.starts_with_tls() {
+            return Poll::Ready(Err(HandshakeError::SpeaksTls));
+        }
+        match polled {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(HandshakeError::Closed)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Pending if counts.totals().settings > 0 => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await?;
     Ok(Handshake { send, h2, counts })

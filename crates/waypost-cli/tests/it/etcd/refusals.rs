@@ -284,6 +284,6 @@ async fn encryption_must_be_on_both_sides() {
     ");
     insta::assert_snapshot!(no_file, @r#"
     2
-    error: etcd ca "/nowhere": cannot be read: No such file or directory (os error 2)
+    error: etcd TLS: the CA certificate "/nowhere" cannot be read: No such file or directory (os error 2)
     "#);
 }

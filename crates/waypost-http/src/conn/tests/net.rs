@@ -93,6 +93,7 @@ pub(super) fn dial_with(
     let (send, events) = unbounded_channel();
     let events_to = EventSender::new(move |event| drop(send.send(event)));
     let dialer = Dialer {
+        service: Arc::from("echo"),
         address: address.parse().unwrap(),
         policy: AddressPolicy { loopback: true },
         connect,

@@ -117,6 +117,7 @@ impl PoolTask {
                     return;
                 };
                 let dialer = Dialer {
+                    service: Arc::clone(&self.service),
                     address,
                     policy: self.shared.policy,
                     connect: Arc::clone(&self.shared.connect),
