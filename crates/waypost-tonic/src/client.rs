@@ -1,5 +1,8 @@
 //! Client: from a registry to channels.
 
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +11,8 @@ use waypost_core::balance::{Filter, Filters, Strategy};
 use waypost_core::directory::Directory;
 use waypost_core::record::{Method, NameError, keys};
 use waypost_core::registry::AnyRegistry;
+#[cfg(feature = "tls")]
+use waypost_http::TlsConnect;
 use waypost_http::{AddressPolicy, ChannelConfig, ClientConfig, Connect, Policy, TcpConnect};
 
 use crate::channel::Channel;
@@ -45,6 +50,8 @@ pub struct ClientBuilder {
     registry: AnyRegistry,
     config: ClientConfig,
     changes: Changes,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsConnect>,
 }
 
 /// Builder of a [`Channel`].
@@ -86,6 +93,8 @@ impl Client {
             registry: registry.into(),
             config: ClientConfig::default(),
             changes: Changes::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -250,12 +259,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Builds the client, over TCP.
+    /// Builds the client, over TCP, with TLS if it is configured.
     pub fn build(self) -> Client {
+        #[cfg(feature = "tls")]
+        if let Some(connect) = self.tls.clone() {
+            return self.build_with(connect);
+        }
         self.build_with(TcpConnect)
     }
 
-    /// Builds the client over the connections that `connect` opens.
+    /// Builds the client over the connections that `connect` opens, which replaces TCP and TLS.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));

@@ -66,8 +66,9 @@
 //! ```
 //!
 //! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server;
-//! default), `etcd` (the registry on etcd v3), `args` (flags to flatten into a service's own `clap`
-//! parser), `axum` (axum routers as servers). `memory://` and `static://` are always available.
+//! default), `tls` (TLS between services, with `tonic`), `etcd` (the registry on etcd v3), `args`
+//! (flags to flatten into a service's own `clap` parser), `axum` (axum routers as servers).
+//! `memory://` and `static://` are always available.
 
 #[cfg(feature = "args")]
 pub mod args;
@@ -93,6 +94,8 @@ pub use waypost_http::{
     FailureKind, Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig, RequestError, ServedBy,
     ServiceReport, Silence, StallConfig, StreamError, TcpConnect,
 };
+#[cfg(all(feature = "tonic", feature = "tls"))]
+pub use waypost_http::{Pem, ServerTlsConfig, TlsConfig, TlsConnect, TlsError, TlsIdentity};
 #[cfg(feature = "local")]
 pub use waypost_local::{LocalOptions, LocalRegistry};
 #[cfg(feature = "tonic")]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, Error, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -54,7 +55,18 @@ impl Authority {
     /// # Errors
     /// A name is invalid, or the files cannot be written.
     pub fn server(&self, names: &[&str]) -> Result<Identity, Failure> {
-        self.identity("server", names)
+        self.identity("server", names, |_| {})
+    }
+
+    /// Issues a certificate for a server as [`server`](Self::server) does, that expired years ago.
+    ///
+    /// # Errors
+    /// A name is invalid, or the files cannot be written.
+    pub fn expired(&self, names: &[&str]) -> Result<Identity, Failure> {
+        self.identity("expired", names, |params| {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        })
     }
 
     /// Issues a certificate for a client with this common name, which is the user if etcd requires
@@ -63,16 +75,22 @@ impl Authority {
     /// # Errors
     /// The files cannot be written.
     pub fn client(&self, common_name: &str) -> Result<Identity, Failure> {
-        self.identity(common_name, &[])
+        self.identity(common_name, &[], |_| {})
     }
 
-    fn identity(&self, common_name: &str, names: &[&str]) -> Result<Identity, Failure> {
+    fn identity(
+        &self,
+        common_name: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Identity, Failure> {
         made(common_name, || {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             let mut params = CertificateParams::new(names)?;
             params
                 .distinguished_name
                 .push(DnType::CommonName, common_name);
+            change(&mut params);
             let key = KeyPair::generate()?;
             let certificate = params.signed_by(&key, &self.issuer)?;
             let dir = fresh(self.dir.path(), common_name)?;

@@ -13,6 +13,8 @@ use tower_service::Service as TowerService;
 use waypost_core::record::DEFAULT_VERSION;
 use waypost_core::registrar::{AnyCheck, Config, RegisterCheck};
 use waypost_core::registry::AnyRegistry;
+#[cfg(feature = "tls")]
+use waypost_http::ServerTlsConfig;
 
 use super::hooks::{BoxError, Hooks};
 use super::layers::Layers;
@@ -79,6 +81,8 @@ pub struct ServerBuilder {
     pub(super) layers: Layers,
     pub(super) services: Vec<&'static str>,
     pub(super) transport: tonic::transport::Server,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<ServerTlsConfig>,
 }
 
 impl ServerBuilder {
@@ -109,6 +113,8 @@ impl ServerBuilder {
             services: Vec::new(),
             transport: tonic::transport::Server::builder()
                 .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS)),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -375,6 +381,40 @@ impl ServerBuilder {
     {
         self.after_stop.push(hook);
         self
+    }
+
+    /// Serves TLS, and says so in the node's metadata
+    /// ([`waypost.tls`](waypost_core::record::keys::TLS)), so that clients without TLS exclude the
+    /// node. The files are read by [`start`](Self::start) and [`serve`](Self::serve), after the
+    /// `before_start` hooks, and again when they change. A handler reads the certificates of its client from
+    /// [`Request::peer_certs`](tonic::Request::peer_certs).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use waypost_tonic::Server;
+    /// use waypost_http::{Pem, ServerTlsConfig, TlsIdentity};
+    ///
+    /// # let registry = registry();
+    /// let identity = TlsIdentity::new(Pem::file("greeter.pem"), Pem::file("greeter.key"));
+    /// let server = Server::builder("greeter", registry).tls(ServerTlsConfig::new(identity));
+    ///
+    /// // The files do not exist.
+    /// let error = server.start().await.unwrap_err();
+    /// assert!(matches!(error, waypost_tonic::server::Error::Tls(_)));
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: ServerTlsConfig) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// Returns the current TLS settings; none if the server does not serve TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls_config(&self) -> Option<&ServerTlsConfig> {
+        self.tls.as_ref()
     }
 
     /// Changes tonic's settings: time limits, concurrency, HTTP/2 windows, message sizes. Those of

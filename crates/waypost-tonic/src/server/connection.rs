@@ -151,6 +151,12 @@ impl Connection {
         }
     }
 
+    /// Returns the client's address.
+    #[cfg(feature = "tls")]
+    pub(super) fn peer(&self) -> Option<std::net::SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
     /// Runs `io` unless the connection is aborted, and wakes on an abort while `io` is pending.
     fn poll_io<T>(
         &mut self,

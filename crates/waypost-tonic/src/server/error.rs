@@ -22,6 +22,10 @@ pub enum Error {
     /// Address that clients could not reach. The text says what to give.
     #[error(transparent)]
     Advertise(#[from] AdvertiseError),
+    /// TLS configuration that cannot be used: the source names the file.
+    #[cfg(feature = "tls")]
+    #[error("cannot serve TLS")]
+    Tls(#[source] waypost_http::TlsError),
     /// Invalid record, or invalid configuration of the registration.
     #[error("cannot register")]
     Registration(#[source] registry::Error),

@@ -111,6 +111,13 @@ impl ServerBuilder {
         ))
     }
 
+    /// Reads the certificates.
+    #[cfg(feature = "tls")]
+    fn acceptor(&self) -> Result<Option<waypost_http::TlsAcceptor>, Error> {
+        let acceptor = self.tls.clone().map(waypost_http::TlsAcceptor::new);
+        acceptor.transpose().map_err(Error::Tls)
+    }
+
     async fn node(&self, registry: &AnyRegistry, bound: SocketAddr) -> Result<Node, Error> {
         let mut advertise = Advertise::default()
             .listener(bound)
@@ -130,6 +137,10 @@ impl ServerBuilder {
             node.metadata.insert(key, protocol);
         }
         node.metadata.insert("registry", registry.name());
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            node.metadata.insert(keys::TLS, "true");
+        }
         Ok(node)
     }
 
@@ -166,6 +177,8 @@ impl ServerBuilder {
         listener: TcpListener,
         orders: watch::Receiver<Order>,
     ) -> Result<Run, Error> {
+        #[cfg(feature = "tls")]
+        let acceptor = self.acceptor()?;
         let health = self.add_health().await;
         self.add_reflection()?;
         let routes = self.routes();
@@ -185,6 +198,8 @@ impl ServerBuilder {
             before_stop: self.before_stop,
             after_stop: self.after_stop,
             drain_timeout: self.drain_timeout,
+            #[cfg(feature = "tls")]
+            acceptor,
         })
     }
 

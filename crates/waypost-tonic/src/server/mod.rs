@@ -22,6 +22,8 @@ mod listen;
 mod router;
 mod run;
 mod signals;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use builder::{Server, ServerBuilder};
 pub use error::Error;

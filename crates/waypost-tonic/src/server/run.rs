@@ -18,6 +18,8 @@ use super::deadline::Deadlines;
 use super::health::HealthServices;
 use super::hooks::Hooks;
 use super::layers::Stack;
+#[cfg(feature = "tls")]
+use super::tls::TlsIncoming;
 
 /// Maximum time of each step of a stop that was ordered twice, and for aborted connections to end.
 /// Their handlers are dropped, unless one blocks its thread.
@@ -42,6 +44,8 @@ pub(super) struct Run {
     pub(super) before_stop: Hooks,
     pub(super) after_stop: Hooks,
     pub(super) drain_timeout: Duration,
+    #[cfg(feature = "tls")]
+    pub(super) acceptor: Option<waypost_http::TlsAcceptor>,
 }
 
 /// Reason for aborting the calls in flight.
@@ -68,6 +72,8 @@ impl Run {
             before_stop,
             after_stop,
             drain_timeout,
+            #[cfg(feature = "tls")]
+            acceptor,
         } = self;
         let drain = drain(
             &registration,
@@ -79,11 +85,20 @@ impl Run {
         let (stopping, stopped) = oneshot::channel();
         let shutdown = graceful_shutdown(drain, orders.clone(), health.clone(), stopping);
         let guard = ConnectionGuard::default();
-        let serve = transport.serve_with_incoming_shutdown(
-            Deadlines(service),
-            guard.incoming(listener),
-            shutdown,
-        );
+        let incoming = guard.incoming(listener);
+        let serve = async {
+            let service = Deadlines(service);
+            #[cfg(feature = "tls")]
+            if let Some(acceptor) = acceptor {
+                let incoming = TlsIncoming::new(incoming, acceptor);
+                return transport
+                    .serve_with_incoming_shutdown(service, incoming, shutdown)
+                    .await;
+            }
+            transport
+                .serve_with_incoming_shutdown(service, incoming, shutdown)
+                .await
+        };
         let serve = serve_until(
             serve,
             overdue(stopped, orders.clone(), drain_timeout),

@@ -8,3 +8,5 @@
 mod channel;
 mod server;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;

@@ -13,6 +13,7 @@ use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{self, HelloRequest, HelloResponse};
 use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
 use waypost_greeter::parrot::{self, Word};
+use waypost_tonic::server::ServerBuilder;
 use waypost_tonic::{Server, ServerHandle};
 
 /// Service that answers with its name. A request of `sleep MS` sleeps first, `code N` fails with
@@ -153,21 +154,55 @@ impl Town {
 
     /// Starts a registered server of both services under the name `greeter`.
     pub(crate) async fn server(&self, name: &str) -> (ServerHandle, Service) {
+        let (builder, service) = self.builder(name);
+        (serving(builder).await, service)
+    }
+
+    /// Returns a builder for a server of both services under the name `greeter`.
+    pub(crate) fn builder(&self, name: &str) -> (ServerBuilder, Service) {
         let service = Service {
             name: name.to_owned(),
             ..Service::default()
         };
-        let running = Server::builder("greeter", self.registry())
+        let builder = Server::builder("greeter", self.registry())
             .id(name)
             .bind("127.0.0.1:0")
             .descriptor(greeter::FILE_DESCRIPTOR_SET)
             .descriptor(parrot::FILE_DESCRIPTOR_SET)
             .add_service(GreeterServer::new(service.clone()))
-            .add_service(ParrotServer::new(service.clone()))
-            .start()
-            .await
-            .unwrap();
-        running.registered().await.unwrap();
-        (running, service)
+            .add_service(ParrotServer::new(service.clone()));
+        (builder, service)
     }
+}
+
+/// Starts a server and waits until it is registered.
+pub(crate) async fn serving(builder: ServerBuilder) -> ServerHandle {
+    let running = builder.start().await.unwrap();
+    running.registered().await.unwrap();
+    running
+}
+
+/// Returns the text of a status without ports and times, which differ from run to run.
+pub(crate) fn text(status: &Status) -> String {
+    let mut text = format!("{:?}: ", status.code());
+    let mut digits = String::new();
+    for c in status.message().chars().chain(['\0']) {
+        if c.is_ascii_digit() {
+            digits.push(c);
+            continue;
+        }
+        if !digits.is_empty() {
+            let port = text.ends_with(':') && digits.len() > 3;
+            text.push_str(if port {
+                "PORT"
+            } else if c == ' ' && digits.len() > 2 {
+                "N"
+            } else {
+                &digits
+            });
+            digits.clear();
+        }
+        text.push(c);
+    }
+    text.trim_end_matches('\0').to_owned()
 }

@@ -10,30 +10,7 @@ use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 use waypost_tonic::{Channel, Client};
 
-/// Returns the text of a status without ports and times, which differ from run to run.
-fn text(status: &Status) -> String {
-    let mut text = format!("{:?}: ", status.code());
-    let mut digits = String::new();
-    for c in status.message().chars().chain(['\0']) {
-        if c.is_ascii_digit() {
-            digits.push(c);
-            continue;
-        }
-        if !digits.is_empty() {
-            let port = text.ends_with(':') && digits.len() > 3;
-            text.push_str(if port {
-                "PORT"
-            } else if c == ' ' && digits.len() > 2 {
-                "N"
-            } else {
-                &digits
-            });
-            digits.clear();
-        }
-        text.push(c);
-    }
-    text.trim_end_matches('\0').to_owned()
-}
+use crate::support::text;
 
 fn channel(memory: &MemoryRegistry) -> Channel {
     let client = Client::new(AnyRegistry::new(memory.open()));
