@@ -103,6 +103,9 @@ pub struct ClientArgs {
     #[arg(id = CONFIG.flag, long = CONFIG.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
     #[arg(help_heading = HEADING, help = CONFIG.help(&config_help()))]
     config: Vec<Pair>,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: super::tls::ClientTlsArgs,
 }
 
 fn config_help() -> String {
@@ -149,6 +152,8 @@ impl ClientArgs {
         let channels = self.of_channels(environment)?;
         let client = set(client, connect_timeout, ClientBuilder::connect_timeout);
         let client = self.apply_config(client, environment)?;
+        #[cfg(feature = "tls")]
+        let client = self.tls.apply(client, environment)?;
         Ok(client.configure_channels(move |channel| channels.apply(channel)))
     }
 
@@ -222,10 +227,12 @@ impl OfChannels {
 /// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
     let times = [REQUEST_TIMEOUT, CONNECT_TIMEOUT, WAIT_FOR_READY];
-    STRATEGY
+    let names = STRATEGY
         .names()
         .chain(RETRIES.names())
         .chain(times.iter().flat_map(Setting::names))
-        .chain(CONFIG.names())
-        .collect()
+        .chain(CONFIG.names());
+    #[cfg(feature = "tls")]
+    let names = names.chain(super::tls::client_variables());
+    names.collect()
 }

@@ -45,6 +45,8 @@ mod environment;
 mod registry;
 mod server;
 mod setting;
+#[cfg(all(feature = "tonic", feature = "tls"))]
+mod tls;
 mod url;
 mod value;
 

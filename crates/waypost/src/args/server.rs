@@ -143,6 +143,9 @@ pub struct ServerArgs {
     #[arg(id = CONFIG.flag, long = CONFIG.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
     #[arg(help_heading = HEADING, help = CONFIG.help(&config_help()))]
     config: Vec<Pair>,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: super::tls::ServerTlsArgs,
 }
 
 fn config_help() -> String {
@@ -233,6 +236,11 @@ impl ServerArgs {
         }
         let builder = self.apply_metadata(builder, environment)?;
         let builder = self.apply_config(builder, environment)?;
+        #[cfg(feature = "tls")]
+        let builder = {
+            let by = self.tls.given_by(environment)?;
+            builder.tls(by, |server| self.tls.apply(server, environment))?
+        };
         self.apply_times(builder, environment)
     }
 
@@ -312,6 +320,8 @@ impl<B: Settings> ServerSettings for B {}
 /// Setters behind [`ServerSettings`], out of users' reach.
 mod sealed {
     use super::{Config, Duration};
+    #[cfg(feature = "tls")]
+    use super::{Result, ServerBuilder};
 
     pub trait Settings: Sized {
         fn name(self, name: String) -> Self;
@@ -325,78 +335,99 @@ mod sealed {
         fn register(self, config: Config) -> Self;
         fn drain_timeout(self, limit: Duration) -> Self;
         fn register_config(&self) -> &Config;
+        /// Applies the TLS settings; `by` is the name of one that is given.
+        #[cfg(feature = "tls")]
+        fn tls(
+            self,
+            by: Option<&'static str>,
+            apply: impl FnOnce(ServerBuilder) -> Result<ServerBuilder>,
+        ) -> Result<Self>;
     }
 }
 
 use sealed::Settings;
 
-macro_rules! settings {
-    ($builder:ident, $bind:expr, $register:expr, $drain_timeout:expr) => {
-        impl Settings for $builder {
-            fn name(self, name: String) -> Self {
-                Self::name(self, name)
-            }
+/// Implements the setters that both builders have.
+macro_rules! setters {
+    ($($setter:ident($($argument:ident: $kind:ty),*);)+) => {
+        $(fn $setter(self, $($argument: $kind),*) -> Self {
+            Self::$setter(self, $($argument),*)
+        })+
 
-            fn version(self, version: String) -> Self {
-                Self::version(self, version)
-            }
-
-            fn id(self, id: String) -> Self {
-                Self::id(self, id)
-            }
-
-            fn bind(self, address: String) -> Self {
-                let bind: fn(Self, String) -> Self = $bind;
-                bind(self, address)
-            }
-
-            fn advertise(self, address: String) -> Self {
-                Self::advertise(self, address)
-            }
-
-            fn metadata(self, key: String, value: String) -> Self {
-                Self::metadata(self, key, value)
-            }
-
-            fn ttl(self, ttl: Duration) -> Self {
-                Self::ttl(self, ttl)
-            }
-
-            fn interval(self, interval: Duration) -> Self {
-                Self::interval(self, interval)
-            }
-
-            fn register(self, config: Config) -> Self {
-                let register: fn(Self, Config) -> Self = $register;
-                register(self, config)
-            }
-
-            fn drain_timeout(self, limit: Duration) -> Self {
-                let drain_timeout: fn(Self, Duration) -> Self = $drain_timeout;
-                drain_timeout(self, limit)
-            }
-
-            fn register_config(&self) -> &Config {
-                Self::register_config(self)
-            }
+        fn register_config(&self) -> &Config {
+            Self::register_config(self)
+        }
+    };
+    () => {
+        setters! {
+            name(name: String);
+            version(version: String);
+            id(id: String);
+            advertise(address: String);
+            metadata(key: String, value: String);
+            ttl(ttl: Duration);
+            interval(interval: Duration);
         }
     };
 }
 
 #[cfg(feature = "tonic")]
-settings!(
-    ServerBuilder,
-    ServerBuilder::bind,
-    ServerBuilder::register,
-    ServerBuilder::drain_timeout
-);
-// The listener of a registration is its owner's, and so are its calls: see `address_or`.
-settings!(
-    RegistrationBuilder,
-    |builder, _| builder,
-    RegistrationBuilder::config,
-    |builder, _| builder
-);
+impl Settings for ServerBuilder {
+    setters!();
+
+    fn bind(self, address: String) -> Self {
+        Self::bind(self, address)
+    }
+
+    fn register(self, config: Config) -> Self {
+        Self::register(self, config)
+    }
+
+    fn drain_timeout(self, limit: Duration) -> Self {
+        Self::drain_timeout(self, limit)
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(
+        self,
+        _: Option<&'static str>,
+        apply: impl FnOnce(ServerBuilder) -> Result<ServerBuilder>,
+    ) -> Result<Self> {
+        apply(self)
+    }
+}
+
+// The listener of a registration is its owner's, and so are its calls.
+impl Settings for RegistrationBuilder {
+    setters!();
+
+    fn bind(self, _: String) -> Self {
+        self
+    }
+
+    fn register(self, config: Config) -> Self {
+        self.config(config)
+    }
+
+    fn drain_timeout(self, _: Duration) -> Self {
+        self
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(
+        self,
+        by: Option<&'static str>,
+        _: impl FnOnce(ServerBuilder) -> Result<ServerBuilder>,
+    ) -> Result<Self> {
+        match by {
+            None => Ok(self),
+            Some(by) => Err(Error::invalid(
+                by,
+                "has no effect on a registration: configure TLS in its server, and add the metadata waypost.tls=true",
+            )),
+        }
+    }
+}
 
 /// Returns the names of all variables read here.
 pub(super) fn variables() -> Vec<&'static str> {
@@ -406,8 +437,10 @@ pub(super) fn variables() -> Vec<&'static str> {
         .iter()
         .flat_map(Setting::names)
         .chain(METADATA.names());
-    texts
+    let names = texts
         .chain(times.iter().flat_map(Setting::names))
-        .chain(CONFIG.names())
-        .collect()
+        .chain(CONFIG.names());
+    #[cfg(feature = "tls")]
+    let names = names.chain(super::tls::server_variables());
+    names.collect()
 }

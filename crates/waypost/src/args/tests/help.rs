@@ -44,6 +44,13 @@ fn the_help_shows_every_flag_and_its_variables() {
                                             reregister-jitter, failure-threshold, success-threshold,
                                             drain-timeout
                                             [env: WAYPOST_SERVER_CONFIG]
+          --server-tls-cert <FILE>          Certificate (PEM) of the server, with its chain: it serves
+                                            TLS
+                                            [env: WAYPOST_SERVER_TLS_CERT]
+          --server-tls-key <FILE>           Its private key (PEM)
+                                            [env: WAYPOST_SERVER_TLS_KEY]
+          --server-tls-client-ca <FILE>     CA certificates (PEM) that clients must prove themselves by
+                                            [env: WAYPOST_SERVER_TLS_CLIENT_CA]
           --client-strategy <NAME>          How a node is chosen: random, round-robin or least-request
                                             [env: WAYPOST_CLIENT_STRATEGY]
           --client-retries <N>              How often a call is tried again, if it may be
@@ -64,6 +71,20 @@ fn the_help_shows_every_flag_and_its_variables() {
                                             waiting-calls, waiting-bytes, max-peers, wait-for-node,
                                             stall-after, stall-p50s, replay-limit
                                             [env: WAYPOST_CLIENT_CONFIG]
+          --client-tls-ca <FILE|system>     CA certificates (PEM) that servers must prove themselves by;
+                                            system: those of the system
+                                            [env: WAYPOST_CLIENT_TLS_CA]
+          --client-tls-cert <FILE>          Certificate (PEM) of the client, for servers that require
+                                            one
+                                            [env: WAYPOST_CLIENT_TLS_CERT]
+          --client-tls-key <FILE>           Its private key (PEM)
+                                            [env: WAYPOST_CLIENT_TLS_KEY]
+          --client-tls-server-name <NAME>   Name in the servers' certificates, such as
+                                            {service}.internal; the service's name unless given
+                                            [env: WAYPOST_CLIENT_TLS_SERVER_NAME]
+          --client-tls-assume <true|false>  Assume TLS of nodes whose record does not say, such as those
+                                            of go-micro
+                                            [env: WAYPOST_CLIENT_TLS_ASSUME]
     ");
 }
 

@@ -4,6 +4,8 @@ mod config;
 mod errors;
 mod help;
 mod precedence;
+#[cfg(feature = "tls")]
+mod tls;
 
 use clap::Parser;
 
