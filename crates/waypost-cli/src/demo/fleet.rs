@@ -3,6 +3,7 @@
 //! Each holds the other end of a pipe as its stdin, and leaves the registry when the pipe closes,
 //! however this process ends.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -29,12 +30,16 @@ pub(super) struct DemoFleet {
     registry: String,
     /// Suffix that distinguishes this demo's servers from another's in the same registry.
     mark: String,
+    /// Variables with the paths of the servers' certificates.
+    environment: Vec<(&'static str, PathBuf)>,
     slots: Vec<ServerSlot>,
 }
 
 struct ServerSlot {
     starts: u32,
     name: String,
+    /// Address of the server, once it is registered.
+    address: Option<SocketAddr>,
     child: Option<Child>,
     /// Held separately, since waiting for a child closes its stdin.
     stdin: Option<ChildStdin>,
@@ -44,12 +49,17 @@ struct ServerSlot {
 #[derive(Deserialize)]
 struct RegisteredServer {
     id: String,
+    address: String,
 }
 
 impl DemoFleet {
     /// Creates a fleet without servers, for the registry at `registry`. A `shared` registry may
     /// hold other greeters.
-    pub(super) fn new(registry: &str, shared: bool) -> Result<Self, CliError> {
+    pub(super) fn new(
+        registry: &str,
+        shared: bool,
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Result<Self, CliError> {
         let program = std::env::current_exe()?;
         let mark = if shared {
             format!("-{}", std::process::id())
@@ -60,6 +70,7 @@ impl DemoFleet {
             program,
             registry: registry.to_owned(),
             mark,
+            environment,
             slots: Vec::new(),
         })
     }
@@ -69,11 +80,20 @@ impl DemoFleet {
         &self.slots[slot].name
     }
 
+    /// Returns the names and the addresses of the servers that are registered.
+    pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let slots = self.slots.iter();
+        slots
+            .filter_map(|slot| Some((slot.name.clone(), slot.address?)))
+            .collect()
+    }
+
     /// Starts one server in each slot.
     pub(super) async fn start_all(&mut self, slots: usize) -> Result<(), CliError> {
         self.slots.resize_with(slots, || ServerSlot {
             starts: 0,
             name: String::new(),
+            address: None,
             child: None,
             stdin: None,
         });
@@ -145,7 +165,8 @@ impl DemoFleet {
         }
         command
             .args(["demo", "server", "--until-stdin-closes", "--id", &id])
-            .env("WAYPOST_REGISTRY", &self.registry);
+            .env("WAYPOST_REGISTRY", &self.registry)
+            .envs(self.environment.iter().cloned());
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -160,7 +181,12 @@ impl DemoFleet {
     /// Waits until the server in `slot` reports that it is registered. Its later output fits into
     /// the pipe.
     async fn registered(&mut self, slot: usize) -> Result<(), CliError> {
-        let ServerSlot { name, child, .. } = &mut self.slots[slot];
+        let ServerSlot {
+            name,
+            address,
+            child,
+            ..
+        } = &mut self.slots[slot];
         let stdout = child.as_mut().and_then(|child| child.stdout.as_mut());
         let late = |_| {
             let next = "its own words stand above; see more: RUST_LOG=waypost=debug waypost demo";
@@ -168,9 +194,9 @@ impl DemoFleet {
         };
         let line = timeout(START, first_line(stdout)).await.map_err(late)?;
         let registered = line.and_then(|line| serde_json::from_str::<RegisteredServer>(&line).ok());
-        *name = registered
-            .ok_or_else(|| CliError::no(format!("{name} ended before it was registered")))?
-            .id;
+        let registered = registered
+            .ok_or_else(|| CliError::no(format!("{name} ended before it was registered")))?;
+        (*name, *address) = (registered.id, registered.address.parse().ok());
         Ok(())
     }
 }

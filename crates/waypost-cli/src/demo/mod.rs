@@ -5,6 +5,7 @@
 //! nothing of other processes.
 
 mod call;
+mod certificates;
 mod client;
 mod etcd;
 mod fleet;
@@ -29,6 +30,7 @@ use crate::error::CliError;
 use crate::open_registry::{OpenRegistry, registry_url};
 use crate::output;
 use crate::signals::Signals;
+use certificates::DemoCertificates;
 use fleet::DemoFleet;
 use registry::DemoRegistry;
 use report::{DemoReport, DemoSetting};
@@ -56,6 +58,9 @@ pub(crate) struct DemoArgs {
     /// Start an etcd of its own to run on, and throw it away at the end
     #[arg(long)]
     etcd: bool,
+    /// Over TLS, with certificates made on the spot, one of which is replaced under load
+    #[arg(long)]
+    tls: bool,
     /// One JSON object instead of the table, on the last line of stdout
     #[arg(long)]
     json: bool,
@@ -118,8 +123,12 @@ async fn on(
 ) -> Result<DemoReport, CliError> {
     let url = registry.url();
     let opened = OpenRegistry::open_for("the demo's servers", &url).await?;
-    let client = Client::new(opened.registry());
-    let mut fleet = DemoFleet::new(&url, registry.is_shared())?;
+    let mut certificates = args.tls.then(DemoCertificates::create).transpose()?;
+    let client = client(&opened, certificates.as_ref())?;
+    let environment = certificates
+        .as_ref()
+        .map(DemoCertificates::server_environment);
+    let mut fleet = DemoFleet::new(&url, registry.is_shared(), environment.unwrap_or_default())?;
     let setting = DemoSetting {
         registry: opened.name(),
         etcd: registry.etcd(),
@@ -127,17 +136,33 @@ async fn on(
         rate: args.rate,
     };
     let played = tokio::select! {
-        played = play(args, setting, &opened, &client, &mut fleet) => played,
+        played = play(args, setting, &opened, &client, &mut fleet, certificates.as_mut()) => played,
         failure = registry.failed() => Err(failure),
         () = signals.next() => Err(CliError::interrupted()),
     };
     let ended = fleet.end().await;
     client.close().await;
     let closed = opened.close().await;
+    let removed = certificates.map_or(Ok(()), DemoCertificates::remove);
     let report = played?;
     ended?;
     closed?;
+    removed?;
     Ok(report)
+}
+
+fn client(
+    opened: &OpenRegistry,
+    certificates: Option<&DemoCertificates>,
+) -> Result<Client, CliError> {
+    let builder = Client::builder(opened.registry());
+    let Some(certificates) = certificates else {
+        return Ok(builder.build());
+    };
+    let builder = builder
+        .tls(certificates.client_tls())
+        .map_err(|error| CliError::no(error.to_string()))?;
+    Ok(builder.build())
 }
 
 async fn play(
@@ -146,6 +171,7 @@ async fn play(
     opened: &OpenRegistry,
     client: &Client,
     fleet: &mut DemoFleet,
+    certificates: Option<&mut DemoCertificates>,
 ) -> Result<DemoReport, CliError> {
     opened.answers(SERVICE).await?;
     let channel = client
@@ -156,8 +182,9 @@ async fn play(
         .as_ref()
         .map(|version| format!(" (etcd {version} of its own)"))
         .unwrap_or_default();
+    let tls = if args.tls { " over TLS" } else { "" };
     output::note(&format!(
-        "{} × waypost demo server in {}{own}, {} calls a second",
+        "{} × waypost demo server in {}{own}, {} calls a second{tls}",
         args.servers,
         opened.url(),
         args.rate
@@ -171,6 +198,6 @@ async fn play(
         events,
     };
     let runner = Runner::new(setting, channel);
-    let (played, report) = tokio::join!(script.run(fleet), runner.run(received));
+    let (played, report) = tokio::join!(script.run(fleet, certificates), runner.run(received));
     played.map(|()| report)
 }

@@ -27,6 +27,8 @@ pub(super) enum DemoEvent {
     Act(String),
     /// Finished call.
     DemoCall(DemoCall),
+    /// A server serves the certificate that was replaced this long ago.
+    CertificateServed(Duration),
     /// End of the load: no more calls start.
     End(Instant),
 }
@@ -82,6 +84,7 @@ impl Runner {
     fn on_event(&mut self, events: DemoEvent) {
         match events {
             DemoEvent::DemoCall(call) => self.stats.count(&call),
+            DemoEvent::CertificateServed(after) => self.stats.certificate_served(after),
             DemoEvent::End(at) => self.stats.end(at),
             DemoEvent::Act(act) => self.log(act),
             DemoEvent::DemoPhase(name, at) => {

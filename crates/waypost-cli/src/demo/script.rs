@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use waypost::Channel;
 
+use super::certificates::DemoCertificates;
 use super::fleet::DemoFleet;
 use super::load::DemoLoad;
 use super::runner::DemoEvent;
@@ -13,6 +14,9 @@ use crate::error::CliError;
 
 /// Maximum time for the first connection.
 const READY: Duration = Duration::from_secs(10);
+
+/// Maximum time for a server to serve a certificate that was replaced.
+const RELOAD: Duration = Duration::from_secs(5);
 
 pub(super) struct DemoScript {
     pub(super) servers: u16,
@@ -26,8 +30,12 @@ pub(super) struct DemoScript {
 
 impl DemoScript {
     /// Starts the servers, then the load; restarts every server in turn; kills one, starts another;
-    /// ends the load.
-    pub(super) async fn run(self, fleet: &mut DemoFleet) -> Result<(), CliError> {
+    /// replaces the servers' certificate, if there is one; ends the load.
+    pub(super) async fn run(
+        self,
+        fleet: &mut DemoFleet,
+        certificates: Option<&mut DemoCertificates>,
+    ) -> Result<(), CliError> {
         let slots = usize::from(self.servers);
         self.act(format!("starting {slots} servers")).await;
         fleet.start_all(slots).await?;
@@ -40,6 +48,9 @@ impl DemoScript {
         sleep(self.phase).await;
         self.restart_each(fleet, slots).await?;
         self.kill_one(fleet).await?;
+        if let Some(certificates) = certificates {
+            self.replace_certificate(fleet, certificates).await?;
+        }
         self.emit(|| DemoEvent::End(Instant::now())).await;
         load.finish().await;
         Ok(())
@@ -66,6 +77,38 @@ impl DemoScript {
         let new = fleet.start(0).await?;
         self.act(format!("{new} in place of {old}")).await;
         sleep(self.phase / 2).await;
+        Ok(())
+    }
+
+    /// Replaces the certificate, and waits until a handshake with each server shows the new one.
+    async fn replace_certificate(
+        &self,
+        fleet: &DemoFleet,
+        certificates: &mut DemoCertificates,
+    ) -> Result<(), CliError> {
+        self.phase("certificate").await;
+        let serial = certificates.replace()?;
+        let replaced = Instant::now();
+        self.act(format!("certificate replaced: serial {serial}"))
+            .await;
+        for (name, address) in fleet.addresses() {
+            while !certificates.is_served(address).await? {
+                if replaced.elapsed() > RELOAD {
+                    return Err(CliError::no(format!(
+                        "{name} did not serve the new certificate within {RELOAD:?}"
+                    )));
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+            let after = replaced.elapsed();
+            self.act(format!(
+                "{name} serves serial {serial} after {} ms",
+                after.as_millis()
+            ))
+            .await;
+            self.emit(|| DemoEvent::CertificateServed(after)).await;
+        }
+        sleep(self.phase / 3).await;
         Ok(())
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Stats {
     pub(super) nodes: BTreeMap<String, u64>,
     /// Error of the first call that failed.
     pub(super) first_fault: Option<String>,
+    /// Longest time in which a server served the new certificate; none if none was replaced.
+    pub(super) certificate_served: Option<Duration>,
     last_answer: Option<Instant>,
 }
 
@@ -90,6 +92,11 @@ impl Stats {
                     .get_or_insert_with(|| format!("{code:?}: {text}")),
             ),
         }
+    }
+
+    /// Counts a server that serves the new certificate.
+    pub(super) fn certificate_served(&mut self, after: Duration) {
+        self.certificate_served = self.certificate_served.max(Some(after));
     }
 
     /// Ends the load. If the answers had stopped before, that was a gap too.

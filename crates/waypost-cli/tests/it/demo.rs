@@ -71,6 +71,36 @@ async fn no_call_fails_and_the_object_is_as_promised() {
     assert!(is_empty(folder.path()));
 }
 
+/// Checks the object of a demo over TLS: nothing failed, and the new certificate was served in time.
+pub(crate) fn check_tls(stdout: &str) {
+    let summary: Value = serde_json::from_str(stdout).unwrap();
+    let phases = summary["phases"].as_array().unwrap();
+    let names: Vec<_> = phases.iter().map(|phase| &phase["name"]).collect();
+    assert_eq!(names, ["steady", "rolling-restart", "kill", "certificate"]);
+    assert_eq!(summary["failed"], 0, "{summary}");
+    assert!(summary["calls"].as_u64().unwrap() > 400, "{summary}");
+    assert!(
+        summary["certificate_served_ms"].as_u64().unwrap() < 5_000,
+        "{summary}"
+    );
+}
+
+#[tokio::test]
+async fn over_tls_no_call_fails_while_the_certificate_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = demo(folder.path(), &["--tls", "--json"]).env("WAYPOST_SERVER_TLS_CERT", "nowhere");
+    let ended = run(&demo).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    check_tls(&ended.stdout);
+    assert!(
+        ended.stderr.contains("serves serial 2 after"),
+        "{}",
+        ended.stderr
+    );
+    assert!(!ended.stderr.contains("WARN"), "{}", ended.stderr);
+    assert!(is_empty(folder.path()));
+}
+
 #[tokio::test]
 async fn people_get_a_table_on_stdout_and_the_acts_on_stderr() {
     let host = Host::new();

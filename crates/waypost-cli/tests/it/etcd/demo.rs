@@ -62,6 +62,18 @@ async fn midst(program: &Program) -> Child {
 }
 
 #[tokio::test]
+async fn over_tls_no_call_fails_on_an_etcd_of_its_own() {
+    each(async |binary| {
+        let folder = tempfile::tempdir().unwrap();
+        let ended = run(&demo(&binary, folder.path(), &["--tls", "--json"])).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        crate::demo::check_tls(&ended.stdout);
+        assert!(is_empty(folder.path()) && etcds(folder.path()).is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn no_call_fails_on_an_etcd_of_its_own_and_nothing_is_left() {
     each(async |binary| {
         let folder = tempfile::tempdir().unwrap();
