@@ -94,7 +94,7 @@ pub enum AdvertiseError {
         listener: SocketAddr,
         /// Name of the registry's backend.
         registry: &'static str,
-        /// This host's addresses on the routes to the registry, none of which can be used.
+        /// Addresses of this host on the routes to the registry, none of which can be used.
         routes: Vec<IpAddr>,
     },
 }

@@ -223,7 +223,7 @@ impl ServerArgs {
         builder: B,
         environment: &Environment,
     ) -> Result<B> {
-        let texts: [(&Setting<String>, &Option<String>, fn(B, String) -> B); 5] = [
+        let texts: [Text<'_, B>; 5] = [
             (&NAME, &self.name, B::name),
             (&VERSION, &self.version, B::version),
             (&ID, &self.id, B::id),
@@ -310,6 +310,9 @@ fn checked<B: ServerSettings>(builder: B, by: &[&str]) -> Result<B> {
         _ => Ok(builder),
     }
 }
+
+/// Setting that is a text: its names, its flag's value, and its setter.
+type Text<'a, B> = (&'a Setting<String>, &'a Option<String>, fn(B, String) -> B);
 
 /// Builder that [`ServerArgs`] can be applied to: that of a server, or of the registration of a
 /// server of another kind. It cannot be implemented elsewhere.

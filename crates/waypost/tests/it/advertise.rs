@@ -53,7 +53,7 @@ async fn served() {
         Err(error) => println!("\nerror: {error}"),
         Ok(server) => {
             println!("\nadvertised {}", server.advertised());
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -95,7 +95,7 @@ async fn behind_a_forwarder() {
     let server = server.start().await.unwrap();
     server.registered().await.unwrap();
     println!("\nadvertised {}", server.advertised());
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Child: calls the first node of the service at the address that the registry has.

@@ -133,6 +133,20 @@ const CARGO: &[(&str, &[&str])] = &[
             "warnings",
         ],
     ),
+    (
+        "feature axum",
+        &[
+            "clippy",
+            "-p",
+            "waypost",
+            "--no-default-features",
+            "--features",
+            "axum",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
     ("doc", &["doc", "--no-deps", "--workspace"]),
 ];
 
