@@ -70,6 +70,7 @@ macro_rules! every_case {
             reading::get_service_groups_by_version,
             reading::the_list_is_sorted,
             reading::names_are_checked,
+            reading::a_skipped_record_is_counted_until_it_is_repaired,
             reading::a_short_ttl_is_refused,
             closing::a_watcher_ends_with_its_registry,
             closing::a_second_close_does_nothing,

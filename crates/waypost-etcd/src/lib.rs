@@ -33,8 +33,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use waypost_core::record::{Address, Entry, Service};
 use waypost_core::registry::{
-    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
-    check_keys, check_name, check_registration,
+    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, SkippedRecords,
+    WatchOptions, Watcher, check_keys, check_name, check_registration,
 };
 use waypost_http::{Connect, TcpConnect};
 
@@ -146,12 +146,6 @@ impl EtcdRegistry {
         })
     }
 
-    /// Returns the number of keys seen that hold no valid record. They are skipped, so that they do
-    /// not hide valid ones.
-    pub fn skipped(&self) -> usize {
-        self.records.skipped()
-    }
-
     /// Returns the number of changes that a list has found and the watch had not delivered.
     pub fn missed(&self) -> usize {
         self.watches.missed()
@@ -260,6 +254,10 @@ impl Registry for EtcdRegistry {
         options.service.as_deref().map_or(Ok(()), check_name)?;
         let watcher = self.tasks.run(self.watches.subscribe(options)).await?;
         Ok(self.tasks.keep_running(watcher))
+    }
+
+    fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        self.records.skipped(service)
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Lists: all records of a range at one revision, in pages limited by size. Each page is decoded as
 //! it arrives, so that only one is held in encoded form.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,7 +9,6 @@ use waypost_core::record::Entry;
 
 use crate::cluster::Cluster;
 use crate::error::EtcdError;
-use crate::keys::KeyRange;
 use crate::records::Records;
 use crate::rpc::{KeyValue, RangeRequest};
 
@@ -50,12 +50,11 @@ pub(crate) async fn list(
     consistency: Consistency,
     timeout: Duration,
 ) -> Result<RecordList, EtcdError> {
-    let range = records.key_space().range(service);
     let mut listed = Err(EtcdError::Compacted(
         "the list was compacted while it was read".to_owned(),
     ));
     for first_limit in FIRST_LIMITS {
-        listed = list_from(cluster, records, &range, consistency, timeout, first_limit).await;
+        listed = list_from(cluster, records, service, consistency, timeout, first_limit).await;
         if !matches!(listed, Err(EtcdError::Compacted(_))) {
             break;
         }
@@ -66,12 +65,13 @@ pub(crate) async fn list(
 async fn list_from(
     cluster: &Cluster,
     records: &Records,
-    range: &KeyRange,
+    service: Option<&str>,
     consistency: Consistency,
     timeout: Duration,
     first_limit: i64,
 ) -> Result<RecordList, EtcdError> {
-    let mut listing = RecordList::default();
+    let range = records.key_space().range(service);
+    let (mut listing, mut skipped) = (RecordList::default(), HashSet::new());
     let (mut limit, mut max_limit) = (first_limit, MAX_PAGE);
     let mut start = range.key.clone();
     loop {
@@ -100,10 +100,15 @@ async fn list_from(
         }
         limit = next_limit(limit, &response.kvs).min(max_limit);
         let last = response.kvs.last().map(|kv| kv.key.clone());
-        listing.entries.extend(records.entries(&response.kvs));
+        listing
+            .entries
+            .extend(records.entries(&response.kvs, &mut skipped));
         match last {
             Some(key) if response.more => start = after(key),
-            _ => return Ok(listing),
+            _ => {
+                records.listed(service, listing.revision, &skipped);
+                return Ok(listing);
+            }
         }
     }
 }

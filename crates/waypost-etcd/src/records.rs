@@ -1,17 +1,14 @@
 //! Decoding of etcd's key-value pairs into records. A record is checked against its key, its
 //! service information is shared, and invalid ones are counted and logged once.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::Interner;
+use waypost_core::registry::{Interner, SkipTable, SkippedRecords};
 
 use crate::keys::KeySpace;
 use crate::rpc::KeyValue;
-
-/// Maximum number of invalid keys remembered: a hostile writer could create any number.
-const MAX_INVALID: usize = 10_000;
 
 #[derive(Debug)]
 pub(crate) struct Records {
@@ -22,8 +19,10 @@ pub(crate) struct Records {
 #[derive(Debug, Default)]
 struct DecoderState {
     interner: Interner,
-    /// Keys that hold no valid record, with the revision that was seen.
-    invalid: BTreeMap<Key, i64>,
+    /// Keys that hold no valid record, with the revision of their last change.
+    skipped: SkipTable<i64>,
+    /// Revision of the last complete list.
+    listed: i64,
 }
 
 /// Content of a key.
@@ -55,36 +54,62 @@ impl Records {
         let mut state = self.lock();
         match state.interner.decode(&key, &kv.value) {
             Ok(entry) => {
-                state.invalid.remove(&key);
+                state.skipped.remove(&key);
                 Decoded::Record(entry)
             }
-            Err(error) => {
-                if state.insert_invalid(&key, kv.mod_revision) {
-                    tracing::warn!(service = ?key.service, node = ?key.id, %error, "invalid record skipped");
+            Err(why) => {
+                if state.skipped.insert(&key, kv.mod_revision, &why) {
+                    tracing::warn!(service = ?key.service, node = ?key.id, error = %why, "invalid record skipped");
                 }
                 Decoded::Invalid(key)
             }
         }
     }
 
-    /// Returns the valid records of a range response.
-    pub(crate) fn entries<'a>(&'a self, kvs: &'a [KeyValue]) -> impl Iterator<Item = Entry> + 'a {
+    /// Returns the valid records of a range response, and adds the keys of the others to `skipped`.
+    pub(crate) fn entries<'a>(
+        &'a self,
+        kvs: &'a [KeyValue],
+        skipped: &'a mut HashSet<Key>,
+    ) -> impl Iterator<Item = Entry> + 'a {
         kvs.iter().filter_map(|kv| match self.decode(kv) {
             Decoded::Record(entry) => Some(entry),
-            Decoded::Invalid(_) | Decoded::Foreign => None,
+            Decoded::Invalid(key) => {
+                skipped.insert(key);
+                None
+            }
+            Decoded::Foreign => None,
         })
     }
 
     /// Returns the record key of a delete event.
     pub(crate) fn deleted(&self, kv: &KeyValue) -> Option<Key> {
         let key = self.key_space.parse(&kv.key)?;
-        self.lock().invalid.remove(&key);
+        self.lock().skipped.remove(&key);
         Some(key)
     }
 
-    /// Returns the number of keys seen that hold no valid record.
-    pub(crate) fn skipped(&self) -> usize {
-        self.lock().invalid.len()
+    /// Forgets skipped keys of one service, or of all, that a complete list at `revision` did not
+    /// contain: they were deleted while nothing was watched. `skipped` are those that it contained.
+    pub(crate) fn listed(&self, service: Option<&str>, revision: i64, skipped: &HashSet<Key>) {
+        let is_listed = |service: &str, id: &str| {
+            let key = Key {
+                service: service.to_owned(),
+                id: id.to_owned(),
+            };
+            skipped.contains(&key)
+        };
+        let mut state = self.lock();
+        // In a lower revision than before, the changes of the old history did not happen.
+        let is_rewritten = std::mem::replace(&mut state.listed, revision) > revision;
+        state.skipped.retain(service, |service, id, changed| {
+            (*changed > revision && !is_rewritten) || is_listed(service, id)
+        });
+    }
+
+    /// Returns the keys seen, of one service or of all, that hold no valid record.
+    pub(crate) fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        self.lock().skipped.report(service)
     }
 
     fn lock(&self) -> MutexGuard<'_, DecoderState> {
@@ -92,12 +117,37 @@ impl Records {
     }
 }
 
-impl DecoderState {
-    /// Remembers an invalid key. Returns true if it is new, or has changed.
-    fn insert_invalid(&mut self, key: &Key, revision: i64) -> bool {
-        if self.invalid.len() >= MAX_INVALID && !self.invalid.contains_key(key) {
-            return false;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(id: &str, mod_revision: i64) -> KeyValue {
+        KeyValue {
+            key: format!("/p/s/{id}").into_bytes(),
+            value: b"{".to_vec(),
+            mod_revision,
+            ..KeyValue::default()
         }
-        self.invalid.insert(key.clone(), revision) != Some(revision)
+    }
+
+    fn list(records: &Records, revision: i64, kvs: &[KeyValue]) -> usize {
+        let mut skipped = HashSet::new();
+        assert_eq!(records.entries(kvs, &mut skipped).count(), 0);
+        records.listed(None, revision, &skipped);
+        records.skipped(Some("s")).count
+    }
+
+    #[test]
+    fn a_key_that_a_list_no_longer_contains_is_not_counted() {
+        let records = Records::new(KeySpace::new("/p"));
+        assert_eq!(list(&records, 5, &[kv("1", 3), kv("2", 4)]), 2);
+        records.decode(&kv("3", 9));
+        assert_eq!(
+            list(&records, 8, &[kv("1", 3)]),
+            2,
+            "the third is newer than the list"
+        );
+        assert_eq!(list(&records, 9, &[kv("3", 9)]), 1);
+        assert_eq!(list(&records, 2, &[]), 0, "etcd was wiped");
     }
 }

@@ -10,6 +10,7 @@ use http_body::Body;
 use serde::Serialize;
 use waypost_core::balance::NodeView;
 use waypost_core::record::ServiceName;
+use waypost_core::registry::{SkippedRecords, in_millis};
 
 use crate::call::Call;
 use crate::call::response::ResponseBody;
@@ -21,7 +22,7 @@ use crate::service::{ServiceHandle, now};
 
 /// Error of a wait in which no node became ready in time.
 #[derive(Debug, thiserror::Error)]
-#[error("{service}: no node was ready within {after:?} ({report})", service = report.service)]
+#[error("{service}: no node was ready within {:?} ({report})", in_millis(*after), service = report.service)]
 #[non_exhaustive]
 pub struct NotReady {
     /// Time waited.
@@ -44,6 +45,9 @@ pub struct ChannelSnapshot {
     pub outage: Option<String>,
     /// All nodes, picked or not, ordered by id.
     pub nodes: Vec<NodeView>,
+    /// Records of the service that the registry handle has read and skipped. Their nodes are not in
+    /// `nodes`.
+    pub skipped: SkippedRecords,
 }
 
 /// Balanced channel to one service. Clones share everything.
@@ -161,6 +165,7 @@ impl ServiceChannel {
             staleness_ms: u64::try_from(snapshot.staleness(now).as_millis()).unwrap_or(u64::MAX),
             outage: snapshot.outage.map(|outage| outage.why.to_string()),
             nodes: nodes.unwrap_or_default(),
+            skipped: self.service.skipped(),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Errors of calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use waypost_core::peer::Exclusion;
+use waypost_core::registry::SkippedRecords;
 
 use crate::request_error::{BoxError, RequestError};
 use crate::retry::AttemptHistory;
@@ -36,6 +37,7 @@ pub enum FailureKind {
 
 /// State of the service at the time when the call failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServiceReport {
     /// The service's name.
     pub service: String,
@@ -51,8 +53,66 @@ pub struct ServiceReport {
     pub ready: usize,
     /// Number of nodes that are not ready, by reason.
     pub excluded: BTreeMap<Exclusion, usize>,
+    /// Protocols of the nodes that are excluded by theirs, while no node is ready.
+    pub protocols: Option<ProtocolMismatch>,
+    /// Records of the service that the registry handle has read and skipped. Their nodes are not
+    /// known.
+    pub skipped: SkippedRecords,
     /// Last failure of a connection to one of the nodes.
     pub last_failure: Option<String>,
+}
+
+/// Protocols of a service's nodes that a channel cannot call.
+///
+/// Formats as `grpc wanted, mucp found`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProtocolMismatch {
+    /// Protocol of the channel, such as `grpc`.
+    pub wanted: String,
+    /// Other protocols in the nodes' metadata, each once; empty for a node that names none. At most
+    /// 4, of the first 100 nodes by id.
+    pub found: Vec<String>,
+}
+
+impl ProtocolMismatch {
+    /// Maximum number of nodes that are compared, since an error must not cost more for a larger
+    /// service, and of different protocols.
+    const COMPARED: usize = 100;
+    const NAMED: usize = 4;
+
+    /// Compares the protocols of nodes, none for a node that names none, with the wanted one.
+    pub(crate) fn of<'a>(
+        wanted: &str,
+        protocols: impl Iterator<Item = Option<&'a str>>,
+    ) -> Option<Self> {
+        let others = protocols
+            .take(Self::COMPARED)
+            .filter(|protocol| *protocol != Some(wanted));
+        let found: BTreeSet<_> = others.map(Option::unwrap_or_default).collect();
+        (!found.is_empty()).then(|| Self {
+            wanted: wanted.to_owned(),
+            found: found
+                .into_iter()
+                .take(Self::NAMED)
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+}
+
+impl fmt::Display for ProtocolMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} wanted", self.wanted)?;
+        for (index, protocol) in self.found.iter().enumerate() {
+            f.write_str(if index == 0 { ", " } else { " and " })?;
+            match protocol.as_str() {
+                "" => f.write_str("none")?,
+                protocol => write!(f, "{}", protocol.escape_debug())?,
+            }
+        }
+        f.write_str(" found")
+    }
 }
 
 impl fmt::Display for ServiceReport {
@@ -64,9 +124,15 @@ impl fmt::Display for ServiceReport {
                 write!(f, "{known} known, {} ready", self.ready)?;
                 for (exclusion, count) in &self.excluded {
                     write!(f, ", {count} {exclusion}")?;
+                    if let (Exclusion::Protocol, Some(protocols)) = (exclusion, &self.protocols) {
+                        write!(f, " ({protocols})")?;
+                    }
                 }
                 self.write_tls_remedy(f)?;
             }
+        }
+        if !self.skipped.is_empty() {
+            write!(f, "; {}", self.skipped)?;
         }
         if let Some(outage) = &self.outage {
             write!(
@@ -233,4 +299,26 @@ pub enum BodyError {
     /// The caller's deadline passed.
     #[error("deadline exceeded while the response arrived")]
     Deadline,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mismatch_names_each_protocol_once() {
+        let text = |protocols: &[Option<&str>]| {
+            let mismatch = ProtocolMismatch::of("grpc", protocols.iter().copied());
+            mismatch.map(|mismatch| mismatch.to_string())
+        };
+        assert_eq!(text(&[Some("grpc")]), None);
+        assert_eq!(
+            text(&[Some("mucp"), Some("grpc"), Some("mucp")]).as_deref(),
+            Some("grpc wanted, mucp found")
+        );
+        assert_eq!(
+            text(&[None, Some("\u{1b}[2J")]).as_deref(),
+            Some("grpc wanted, none and \\u{1b}[2J found")
+        );
+    }
 }

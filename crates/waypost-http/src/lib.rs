@@ -34,7 +34,7 @@ pub use config::{ChannelConfig, ClientConfig, ReconnectConfig, StallConfig};
 pub use conn::connect::{AddressPolicy, BoxIo, Connect, Connecting, Io, TcpConnect};
 pub use conn::route::{local_addresses, outbound_addresses};
 pub use conn::{ConnectionConfig, Silence};
-pub use error::{BodyError, CallError, FailureKind, ServiceReport, StreamError};
+pub use error::{BodyError, CallError, FailureKind, ProtocolMismatch, ServiceReport, StreamError};
 pub use protocol::{Protocol, ResponseClass};
 pub use request_error::{BoxError, RequestError};
 pub use retry::{AttemptHistory, AttemptRecord, BudgetConfig, Policy, Pushback};

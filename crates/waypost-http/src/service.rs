@@ -7,12 +7,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 use waypost_core::balance;
-use waypost_core::record::ServiceName;
-use waypost_core::registry::Error;
+use waypost_core::directory::Snapshot;
+use waypost_core::peer::Exclusion;
+use waypost_core::record::{ServiceName, keys};
+use waypost_core::registry::{Error, SkippedRecords};
 
 use crate::client::Client;
 use crate::config::ChannelConfig;
-use crate::error::ServiceReport;
+use crate::error::{ProtocolMismatch, ServiceReport};
 use crate::pool::{Joined, ServicePool};
 use crate::protocol::Protocol;
 
@@ -142,6 +144,12 @@ impl ServiceHandle {
         filtered.unwrap_or(&members.whole)
     }
 
+    /// Returns the records of the service that the registry skipped.
+    pub(crate) fn skipped(&self) -> SkippedRecords {
+        let registry = self.shared.client.directory().registry();
+        registry.skipped(Some(self.shared.service.as_str()))
+    }
+
     /// Returns the state of the service, for errors. The cost does not depend on the number of
     /// nodes.
     pub(crate) fn report(&self) -> ServiceReport {
@@ -154,19 +162,35 @@ impl ServiceHandle {
             .as_ref()
             .map(|members| self.joined(members).counts())
             .unwrap_or_default();
+        let (ready, excluded) = (counts.ready(), counts.by_reason());
+        let protocols = members
+            .as_ref()
+            .filter(|_| ready == 0 && excluded.contains_key(&Exclusion::Protocol))
+            .and_then(|members| protocols(self.joined(members), &snapshot));
         ServiceReport {
             service: self.shared.service.to_string(),
             synced: snapshot.synced,
             staleness: snapshot.staleness(now()),
             outage: snapshot.outage.map(|outage| outage.why.to_string()),
             known: counts.known(),
-            ready: counts.ready(),
-            excluded: counts.by_reason(),
+            ready,
+            excluded,
+            protocols,
+            skipped: self.skipped(),
             last_failure: members
                 .and_then(|members| members.pool.last_failure())
                 .map(|failure| failure.to_string()),
         }
     }
+}
+
+/// Compares the protocols of the nodes with the one that the balancer's filters want.
+fn protocols(joined: &Joined, snapshot: &Snapshot) -> Option<ProtocolMismatch> {
+    let wanted = joined.balancer.config().filters.protocol()?;
+    let protocols = snapshot
+        .confirmed()
+        .map(|entry| entry.node.metadata.get(keys::PROTOCOL));
+    ProtocolMismatch::of(wanted, protocols)
 }
 
 pub(crate) fn now() -> Instant {

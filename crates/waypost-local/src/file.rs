@@ -13,6 +13,13 @@ pub(crate) struct Stamp {
     length: u64,
 }
 
+impl Stamp {
+    /// Returns the length of the file in bytes.
+    pub(crate) fn length(&self) -> usize {
+        usize::try_from(self.length).unwrap_or(usize::MAX)
+    }
+}
+
 /// Opens a file for reading. Follows no symbolic link, and does not block on a pipe.
 pub(crate) fn open(path: &Path) -> io::Result<Handle> {
     let mut options = OpenOptions::new();

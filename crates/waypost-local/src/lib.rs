@@ -30,8 +30,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use waypost_core::record::{Entry, Service};
 use waypost_core::registry::{
-    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher,
-    check_keys, check_name, check_registration,
+    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, SkippedRecords,
+    WatchOptions, Watcher, check_keys, check_name, check_registration,
 };
 
 use dir::Dir;
@@ -118,12 +118,6 @@ impl LocalRegistry {
             reader,
             watching,
         })
-    }
-
-    /// Returns the number of files that held no valid record at the last scan. They are skipped, so
-    /// that they do not hide valid ones.
-    pub fn skipped(&self) -> usize {
-        self.reader.skipped()
     }
 
     fn is_open(&self) -> Result<()> {
@@ -225,6 +219,10 @@ impl Registry for LocalRegistry {
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         options.service.as_deref().map_or(Ok(()), check_name)?;
         self.watching.watch(options)
+    }
+
+    fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        self.reader.skipped(service)
     }
 
     async fn close(&self) -> Result<()> {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!             Live                      lock closed: probe after 0, 1, 5, 25, 125 ms
-//!  unknown ─────────▶ known ──┬── Lost, Garbage ──────────▶ Lose
+//!  unknown ─────────▶ known ──┬── Lost, Invalid ──────────▶ Lose
 //!                             ├── Left, or with tombstone ─▶ Leave
 //!                             └── Absent, still so after 5 ms ─▶ Lose if signalled,
 //!                                                               else a gap

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{BadRecord, Interner, LONGEST_RECORD, Result};
+use waypost_core::registry::{
+    BadRecord, Interner, LONGEST_RECORD, Result, SkipTable, SkippedRecords,
+};
 
 use crate::dir::{Dir, File};
 use crate::file::{Stamp, open, stamp, stamp_at};
@@ -40,7 +42,8 @@ pub(crate) struct Reader {
 #[derive(Default)]
 struct State {
     interner: Interner,
-    invalid: BTreeMap<Key, Option<Stamp>>,
+    /// Files that hold no valid record; the stamp is none if there is no regular file.
+    skipped: SkipTable<Option<Stamp>>,
 }
 
 /// Maximum number of reads of a record that changes meanwhile.
@@ -58,8 +61,8 @@ impl Reader {
         &self.dir
     }
 
-    pub(crate) fn skipped(&self) -> usize {
-        self.state().invalid.len()
+    pub(crate) fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        self.state().skipped.report(service)
     }
 
     /// Returns the records with a live owner, of one service or all.
@@ -115,12 +118,11 @@ impl Reader {
         let still: HashSet<_> = seen
             .iter()
             .filter(|(_, what)| *what == Seen::Invalid)
-            .map(|(key, _)| key)
+            .map(|(key, _)| (key.service.as_str(), key.id.as_str()))
             .collect();
-        let was_scanned = |key: &Key| service.is_none_or(|service| service == key.service);
         self.state()
-            .invalid
-            .retain(|key, _| !was_scanned(key) || still.contains(key));
+            .skipped
+            .retain(service, |service, id, _| still.contains(&(service, id)));
     }
 
     /// Reads one key.
@@ -129,7 +131,7 @@ impl Reader {
             .find_map(|_| self.probe_once(key, known))
             .unwrap_or(Seen::Absent);
         if seen != Seen::Invalid {
-            self.state().invalid.remove(key);
+            self.state().skipped.remove(key);
         }
         seen
     }
@@ -173,6 +175,10 @@ impl Reader {
     }
 
     fn read(&self, key: &Key, stamp: Stamp, record: Handle) -> Seen {
+        let length = stamp.length();
+        if length > LONGEST_RECORD {
+            return self.invalid(key, Some(stamp), &BadRecord::TooLong(length));
+        }
         let mut bytes = Vec::new();
         if let Err(error) = record
             .take(LONGEST_RECORD as u64 + 1)
@@ -188,9 +194,9 @@ impl Reader {
     }
 
     /// Counts an invalid file, and logs it once.
-    fn invalid(&self, key: &Key, stamp: Option<Stamp>, error: &dyn std::fmt::Display) -> Seen {
-        if self.state().invalid.insert(key.clone(), stamp) != Some(stamp) {
-            tracing::warn!(service = ?key.service, node = ?key.id, %error, "invalid record skipped");
+    fn invalid(&self, key: &Key, stamp: Option<Stamp>, why: &dyn std::fmt::Display) -> Seen {
+        if self.state().skipped.insert(key, stamp, why) {
+            tracing::warn!(service = ?key.service, node = ?key.id, error = %why, "invalid record skipped");
         }
         Seen::Invalid
     }

@@ -91,8 +91,8 @@ pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
 pub use waypost_http::{
     AddressPolicy, AttemptHistory, AttemptRecord, BodyError, BoxError, BoxIo, BudgetConfig,
     CallError, ChannelConfig, ChannelSnapshot, ClientConfig, Connect, Connecting, ConnectionConfig,
-    FailureKind, Io, NotReady, PickKey, Policy, Pushback, ReconnectConfig, RequestError, ServedBy,
-    ServiceReport, Silence, StallConfig, StreamError, TcpConnect,
+    FailureKind, Io, NotReady, PickKey, Policy, ProtocolMismatch, Pushback, ReconnectConfig,
+    RequestError, ServedBy, ServiceReport, Silence, StallConfig, StreamError, TcpConnect,
 };
 #[cfg(all(feature = "tonic", feature = "tls"))]
 pub use waypost_http::{Pem, ServerTlsConfig, TlsConfig, TlsConnect, TlsError, TlsIdentity};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use waypost_core::record::{Endpoint, Metadata, Node, Value, keys};
-use waypost_core::registry::{AnyRegistry, Error, Result, WatchOptions};
+use waypost_core::registry::{AnyRegistry, Error, LONGEST_RECORD, Result, WatchOptions};
 
 use super::Verdict;
-use crate::context::{Owner, TestContext};
+use crate::context::{Owner, TestContext, key, record};
 
 pub(crate) async fn a_registered_service_is_read_back(context: &TestContext) -> Verdict {
     let (registry, other) = (context.open().await, context.open().await);
@@ -134,6 +134,55 @@ pub(crate) async fn names_are_checked(context: &TestContext) -> Verdict {
         "registered a node without an address"
     );
     assert!(registry.list_services().await.expect("a list").is_empty());
+    Ok(())
+}
+
+/// A skipped record is named with its reason until it is repaired or deleted, in what is listed and
+/// in what is watched.
+pub(crate) async fn a_skipped_record_is_counted_until_it_is_repaired(
+    context: &TestContext,
+) -> Verdict {
+    let (listing, watching) = (context.open().await, context.open().await);
+    let (long, broken) = (key("greeter", "long"), key("greeter", "broken"));
+    context
+        .put_raw(long.clone(), &vec![b' '; LONGEST_RECORD + 1])
+        .await?;
+    context.put_raw(broken.clone(), b"{").await?;
+    context.put_raw(key("other", "broken"), b"{").await?;
+    let mut events = context.check_one(&watching, "greeter").await;
+    assert!(listing.list_services().await.expect("a list").is_empty());
+    for registry in [&listing, &watching] {
+        let skipped = registry.skipped(Some("greeter"));
+        let ids: Vec<_> = skipped.first.iter().map(|record| &record.id).collect();
+        assert_eq!((skipped.count, ids), (2, vec![&broken.id, &long.id]));
+        assert_eq!(
+            skipped.first[1].reason, "66 561 bytes, at most 66 560",
+            "the length and the limit"
+        );
+        assert!(registry.skipped(Some("nobody")).is_empty());
+    }
+    assert_eq!(listing.skipped(None).count, 3);
+
+    let repaired = record("greeter", "broken", "10.0.0.1:1");
+    context
+        .put_raw(broken.clone(), repaired.to_json().as_bytes())
+        .await?;
+    events.until_there(&broken).await;
+    assert_eq!(watching.skipped(Some("greeter")).count, 1);
+    context.put_raw(broken.clone(), b"[").await?;
+    events.until_gone(&broken).await;
+    assert_eq!(watching.skipped(Some("greeter")).count, 2);
+
+    for key in [long, broken] {
+        context.remove_raw(key).await?;
+    }
+    let owner = Owner::registered(&listing, "greeter", "last", "10.0.0.1:1").await;
+    events.until_there(&owner.key()).await;
+    listing.list_services().await.expect("a list");
+    for registry in [&listing, &watching] {
+        assert!(registry.skipped(Some("greeter")).is_empty());
+    }
+    assert_eq!(listing.skipped(None).count, 1);
     Ok(())
 }
 

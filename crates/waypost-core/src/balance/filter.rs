@@ -169,6 +169,15 @@ impl Filters {
         self
     }
 
+    /// Returns the protocol that a node must speak; none if no [`Filter::Protocol`] is among the
+    /// conditions.
+    pub fn protocol(&self) -> Option<&str> {
+        self.0.iter().find_map(|filter| match filter {
+            Filter::Protocol(protocol) => Some(protocol.as_str()),
+            _ => None,
+        })
+    }
+
     /// Checks that a node meets all conditions.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::{Balancer, Config, Pick, PickContext, Pickable, subset};
 use crate::directory::{Directory, Member, Snapshot, Subscription};
 use crate::peer::{AttemptEnd, Finished, LoadTable, Peer, PeerId};
 use crate::record::{Entry, NameError, Node, Service, ServiceName};
-use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet};
+use crate::registry::{AnyRegistry, Error, NodeChange, NodeSet, SkippedRecords};
 
 /// Maximum time that a first `select` waits for the first response of the registry.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -27,12 +27,17 @@ pub enum SelectError {
     Name(#[from] NameError),
     /// Error for a service without a node that passes the filters. Wait for one, or list the nodes
     /// with `waypost list`.
-    #[error("no node of {service:?} passes the filters; the registry knows {known}")]
+    #[error(
+        "no node of {service:?} passes the filters; the registry knows {known}{}",
+        and(skipped)
+    )]
     NoNode {
         /// Name of the service.
         service: String,
         /// Number of all nodes of the service.
         known: usize,
+        /// Records of the service that the registry has skipped. Their nodes are not known.
+        skipped: SkippedRecords,
     },
     /// Error for a registry that could not be queried.
     #[error("the nodes of {service:?} are not known")]
@@ -43,6 +48,13 @@ pub enum SelectError {
         #[source]
         source: Error,
     },
+}
+
+fn and(skipped: &SkippedRecords) -> String {
+    match skipped.is_empty() {
+        true => String::new(),
+        false => format!("; {skipped}"),
+    }
 }
 
 /// Selector of nodes for callers that connect on their own.
@@ -180,6 +192,7 @@ impl Selector {
             return Err(SelectError::NoNode {
                 service: service.to_owned(),
                 known: selected.peers.len(),
+                skipped: self.registry().skipped(Some(service)),
             });
         }
         Ok(NodeIter {
@@ -229,6 +242,13 @@ impl Selector {
                 .subscription
                 .insert(directory.subscribe(name)?)
                 .clone()),
+        }
+    }
+
+    fn registry(&self) -> &AnyRegistry {
+        match &self.source {
+            Source::Cached(directory) => directory.registry(),
+            Source::Uncached(registry) => registry,
         }
     }
 

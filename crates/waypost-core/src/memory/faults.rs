@@ -84,7 +84,8 @@ impl Faults {
     }
 
     /// Writes bytes under a key, as any other writer of a registry may. The record has no lease: it
-    /// needs no heartbeat and never expires.
+    /// needs no heartbeat and never expires. Bytes that are no record are
+    /// [skipped](crate::registry::Registry::skipped).
     pub fn put_raw(&self, service: &str, id: &str, bytes: impl Into<Vec<u8>>) {
         self.batch([(key(service, id), Some(bytes.into()))]);
     }
@@ -131,11 +132,6 @@ impl Faults {
     /// for a deregistration, none for an unchanged heartbeat.
     pub fn writes(&self) -> u64 {
         self.0.lock().writes
-    }
-
-    /// Returns the number of records that cannot be decoded.
-    pub fn skipped(&self) -> usize {
-        self.0.lock().skipped()
     }
 }
 

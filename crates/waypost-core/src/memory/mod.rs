@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::record::{Entry, Service};
 use crate::registry::{
     Broadcaster, DeregisterOptions, Error, Options, RegisterOptions, Registry, Result,
-    WatchOptions, Watcher, check_keys, check_name, check_registration,
+    SkippedRecords, WatchOptions, Watcher, check_keys, check_name, check_registration,
 };
 
 pub use faults::Faults;
@@ -221,6 +221,10 @@ impl Registry for MemoryRegistry {
             self.shared.clone(),
             self.broadcaster.subscribe(options),
         )))
+    }
+
+    fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        self.shared.lock().skipped(service)
     }
 
     async fn close(&self) -> Result<()> {

@@ -10,7 +10,7 @@ use super::NAME;
 use crate::record::{Entry, Key, Service};
 use crate::registry::{
     BadRecord, Broadcaster, Change, DeregisterOptions, Error, Instance, Interner, NodeSet,
-    RegisterOptions, Result,
+    RegisterOptions, Result, SkipTable, SkippedRecords,
 };
 
 /// Id of a handle.
@@ -23,6 +23,8 @@ pub(super) struct Store {
     records: BTreeMap<Key, Option<Lease>>,
     /// Records that can be decoded.
     nodes: NodeSet,
+    /// Records that cannot be decoded.
+    skipped: SkipTable<()>,
     /// Expiry of each lease, soonest first. Leases without an end are not included.
     ends: BTreeSet<(Instant, Key)>,
     handles: BTreeMap<HandleId, Broadcaster>,
@@ -106,8 +108,8 @@ impl Store {
         &self.nodes
     }
 
-    pub(super) fn skipped(&self) -> usize {
-        self.records.len() - self.nodes.len()
+    pub(super) fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        self.skipped.report(service)
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
@@ -208,6 +210,7 @@ impl Store {
         self.forget_end(key);
         self.records.remove(key);
         self.nodes.remove(key);
+        self.skipped.remove(key);
     }
 
     pub(super) fn deregister(
@@ -257,6 +260,7 @@ impl Store {
 
     fn put(&mut self, key: Key, entry: Entry, lease: Lease) {
         self.writes += 1;
+        self.skipped.remove(&key);
         self.lease(key, Some(lease));
         self.nodes.insert(entry.clone());
         self.tell(&[Change::Put(entry)]);
@@ -266,18 +270,23 @@ impl Store {
     pub(super) fn put_raw(&mut self, puts: Vec<(Key, Option<Vec<u8>>)>) -> Vec<BadRecord> {
         let (mut changes, mut bad) = (Vec::new(), Vec::new());
         for (key, bytes) in puts {
-            let entry = bytes.as_ref().and_then(|bytes| {
-                self.interner
-                    .decode(&key, bytes)
-                    .map_err(|error| bad.push(error))
-                    .ok()
-            });
+            let decoded = bytes.map(|bytes| self.interner.decode(&key, &bytes));
             self.remove(&key);
-            if bytes.is_some() {
+            if decoded.is_some() {
                 self.lease(key.clone(), None);
-                self.nodes.extend(entry.clone());
             }
-            changes.push(entry.map_or(Change::Lose(key), Change::Put));
+            changes.push(match decoded {
+                Some(Ok(entry)) => {
+                    self.nodes.insert(entry.clone());
+                    Change::Put(entry)
+                }
+                Some(Err(error)) => {
+                    self.skipped.insert(&key, (), &error);
+                    bad.push(error);
+                    Change::Lose(key)
+                }
+                None => Change::Lose(key),
+            });
         }
         self.tell(&changes);
         bad

@@ -8,7 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
-use super::{DeregisterOptions, Options, RegisterOptions, Registry, Result, WatchOptions, Watcher};
+use super::{
+    DeregisterOptions, Options, RegisterOptions, Registry, Result, SkippedRecords, WatchOptions,
+    Watcher,
+};
+use crate::panics::contain;
 use crate::record::Service;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -121,6 +125,12 @@ impl AnyRegistry {
         self.registry().dyn_local_addresses().await
     }
 
+    /// Returns the skipped records of one service, or of all; see [`Registry::skipped`]. A backend
+    /// that panics has none.
+    pub fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        contain(|| self.registry().dyn_skipped(service)).unwrap_or_default()
+    }
+
     /// Closes the registry for all clones; see [`Registry::close`].
     ///
     /// # Errors
@@ -148,6 +158,7 @@ trait DynRegistry: fmt::Debug + Send + Sync {
     fn dyn_get_service<'a>(&'a self, name: &'a str) -> Boxed<'a, Vec<Service>>;
     fn dyn_list_services(&self) -> Boxed<'_, Vec<Service>>;
     fn dyn_watch<'a>(&'a self, options: &'a WatchOptions) -> Boxed<'a, Watcher>;
+    fn dyn_skipped(&self, service: Option<&str>) -> SkippedRecords;
     fn dyn_close(&self) -> Boxed<'_, ()>;
     fn dyn_local_addresses(&self) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send + '_>>;
 }
@@ -187,6 +198,10 @@ impl<R: Registry> DynRegistry for R {
 
     fn dyn_watch<'a>(&'a self, options: &'a WatchOptions) -> Boxed<'a, Watcher> {
         Box::pin(self.watch(options))
+    }
+
+    fn dyn_skipped(&self, service: Option<&str>) -> SkippedRecords {
+        self.skipped(service)
     }
 
     fn dyn_close(&self) -> Boxed<'_, ()> {

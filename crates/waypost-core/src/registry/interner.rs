@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Weak};
 
+use super::skipped::Grouped;
 use crate::record::{
     DecodeError, Entry, Key, KeyLists, NilableVec, Node, Service, ServiceInfo, nodes_at_end,
 };
@@ -25,8 +26,8 @@ const NODES: &[u8] = b",\"nodes\":";
 /// info.
 const PLACES: usize = 4;
 
-/// Error of bytes that are not a record of their key. The record is skipped and counted, and does
-/// not hide any other.
+/// Error of bytes that are not a record of their key. The record is skipped and counted
+/// ([`SkipTable`](super::SkipTable)), and does not hide any other.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRecord {
@@ -34,7 +35,7 @@ pub enum BadRecord {
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
     /// Error for a record longer than [`LONGEST_RECORD`].
-    #[error("the record is {0} bytes long, more than the {LONGEST_RECORD} allowed")]
+    #[error("{} bytes, at most {}", Grouped(*.0), Grouped(LONGEST_RECORD))]
     TooLong(usize),
     /// Error for a record of another service or node than that of its key.
     #[error("the record names service {service:?}, or another node than its key")]

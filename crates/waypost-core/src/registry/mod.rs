@@ -13,6 +13,7 @@ mod interner;
 mod node_set;
 mod options;
 mod redacted;
+mod skipped;
 pub(crate) mod sorted_set;
 
 use std::fmt::Debug;
@@ -32,6 +33,7 @@ pub use interner::{BadRecord, Interner, LONGEST_RECORD};
 pub use node_set::{Entries, Insertion, NodeChange, NodeSet};
 pub use options::{DeregisterOptions, Instance, Options, RegisterOptions, WatchOptions};
 pub use redacted::redacted_url;
+pub use skipped::{SkipTable, SkippedRecord, SkippedRecords};
 
 /// Backend in which servers register their records and clients find them: go-micro's interface,
 /// with an additional `close`.
@@ -167,6 +169,19 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// Only for invalid options or a closed registry. An unreachable registry is an `Err` item of
     /// the watcher.
     fn watch(&self, options: &WatchOptions) -> impl Future<Output = Result<Watcher>> + Send;
+
+    /// Returns the records of one service, or of all, that this handle has read and skipped, because
+    /// they are no valid record of their key. A record that was repaired or deleted is no longer
+    /// included, as far as the handle's watchers and lists have read it.
+    ///
+    /// The errors of calls and of the command line name them: a service whose only record is skipped
+    /// looks like one without nodes. The method is called for each such error, must not block, and
+    /// does no I/O. [`SkipTable`] keeps the records. The default, for a registry without records to
+    /// decode, returns none.
+    fn skipped(&self, service: Option<&str>) -> SkippedRecords {
+        let _ = service;
+        SkippedRecords::default()
+    }
 
     /// Releases all resources: ends what keeps its records alive (such as a lease), ends the
     /// watchers, joins the tasks. The call is idempotent.

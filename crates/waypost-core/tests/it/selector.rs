@@ -211,3 +211,19 @@ async fn a_node_that_a_filter_panicked_on_is_selected_once_the_filter_has_an_ans
         assert_eq!(ids().await, 2);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_record_is_skipped_is_told_from_one_without_nodes() {
+    let (memory, registry) = town(0).await;
+    memory.faults().put_raw("greeter", "greeter-1", "{");
+    for selector in selectors(&registry, Config::default) {
+        let text = selector.select("greeter").await.unwrap_err().to_string();
+        assert!(
+            text.contains("the registry knows 0; 1 record skipped: ")
+                && text.ends_with(r#"(node "greeter-1")"#),
+            "{text}"
+        );
+        let text = selector.select("nobody").await.unwrap_err().to_string();
+        assert!(text.ends_with("the registry knows 0"), "{text}");
+    }
+}

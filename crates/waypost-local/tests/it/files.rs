@@ -138,13 +138,20 @@ async fn strange_files_are_skipped_counted_and_left_alone() {
     };
     assert_eq!(entries.len(), 1);
     assert_eq!(registry.list_services().await.unwrap()[0].nodes.len(), 1);
-    assert_eq!(registry.skipped(), 6);
+    let skipped = registry.skipped(Some("greeter"));
+    assert_eq!(skipped.count, 6);
+    let reason = |id: &str| {
+        let record = skipped.first.iter().find(|record| record.id == id);
+        record.unwrap().reason.as_str()
+    };
+    assert_eq!(reason("greeter-huge"), "102 400 bytes, at most 66 560");
+    assert_eq!(reason("greeter-folder"), "it is no file");
     assert!(matches!(
         registry.get_service("other").await,
         Err(Error::NotFound { .. })
     ));
     assert_eq!(
-        registry.skipped(),
+        registry.skipped(None).count,
         6,
         "forgotten by a read of another service"
     );

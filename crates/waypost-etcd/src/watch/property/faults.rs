@@ -1,5 +1,6 @@
 //! Faults, and the conditions that must hold after their end.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use waypost_core::registry::NodeSet;
@@ -176,7 +177,7 @@ impl Simulation {
         for listener in &self.listeners {
             let range = self.records.key_space().range(listener.scope.as_deref());
             let found = self.etcd.list(&range.key, &range.end, self.etcd.revision);
-            let is_current = NodeSet::from_iter(self.records.entries(&found));
+            let is_current = NodeSet::from_iter(self.records.entries(&found, &mut HashSet::new()));
             assert!(
                 listener.is_synced,
                 "{}: the error of {:?} was not cleared",

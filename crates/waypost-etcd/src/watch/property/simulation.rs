@@ -1,7 +1,7 @@
 //! Time, and the paths between the machine and etcd: the role of the watch task and the
 //! network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -405,7 +405,7 @@ impl Simulation {
         let found = self.etcd.list(&range.key, &range.end, revision);
         Ok(RecordList {
             revision,
-            entries: self.records.entries(&found).collect(),
+            entries: self.records.entries(&found, &mut HashSet::new()).collect(),
         })
     }
 

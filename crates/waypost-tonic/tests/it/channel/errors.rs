@@ -74,7 +74,41 @@ async fn the_only_node_refuses_connections_and_another_speaks_something_else() {
     register(&memory, "other", "127.0.0.1:9", "mucp").await;
     register(&memory, "far", "0.0.0.0:9", "grpc").await;
     let error = hello(&channel(&memory), None).await;
-    insta::assert_snapshot!(text(&error), @"Unavailable: greeter: no node was ready within N ms (3 known, 0 ready, 1 not_connected, 1 protocol, 1 address_refused; last connection failure: connect 127.0.0.1:PORT: Connection refused (os error 111))");
+    insta::assert_snapshot!(text(&error), @"Unavailable: greeter: no node was ready within N ms (3 known, 0 ready, 1 not_connected, 1 protocol (grpc wanted, mucp found), 1 address_refused; last connection failure: connect 127.0.0.1:PORT: Connection refused (os error 111))");
+}
+
+#[tokio::test]
+async fn all_nodes_speak_another_protocol() {
+    let memory = MemoryRegistry::new();
+    register(&memory, "a", "127.0.0.1:9", "mucp").await;
+    register(&memory, "b", "127.0.0.1:9", "http").await;
+    let error = hello(&channel(&memory), None).await;
+    insta::assert_snapshot!(text(&error), @"Unavailable: greeter: no node was ready within N ms (2 known, 0 ready, 2 protocol (grpc wanted, http and mucp found))");
+}
+
+#[tokio::test]
+async fn the_only_record_is_skipped() {
+    let memory = MemoryRegistry::new();
+    memory
+        .faults()
+        .put_raw("greeter", "greeter-a", vec![b' '; 82_651]);
+    let channel = channel(&memory);
+    let error = hello(&channel, None).await;
+    assert!(
+        error
+            .message()
+            .contains("1 record skipped: 82 651 bytes, at most 66 560"),
+        "{error}"
+    );
+    insta::assert_snapshot!(text(&error), @r#"Unavailable: greeter: no node was ready within N ms (the registry knows no node of it; 1 record skipped: 82 N bytes, at most 66 N (node "greeter-a"))"#);
+    let skipped = channel.snapshot().skipped;
+    assert_eq!(
+        (skipped.count, skipped.first[0].id.as_str()),
+        (1, "greeter-a")
+    );
+    memory.faults().remove_raw("greeter", "greeter-a");
+    let error = hello(&channel, None).await;
+    assert!(!error.message().contains("skipped"), "{error}");
 }
 
 #[tokio::test]
@@ -158,7 +192,7 @@ async fn a_gate_that_does_not_open_and_a_name_that_cannot_be() {
     let shown = error.to_string();
     let (_, after) = shown.split_once("within ").unwrap();
     let (_, rest) = after.split_once(" (").unwrap();
-    insta::assert_snapshot!(rest, @"1 known, 0 ready, 1 protocol)");
+    insta::assert_snapshot!(rest, @"1 known, 0 ready, 1 protocol (grpc wanted, mucp found))");
     let error = Client::new(AnyRegistry::new(memory))
         .channel("a/b")
         .unwrap_err();
