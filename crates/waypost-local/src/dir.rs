@@ -55,13 +55,28 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
+    /// Opens a directory, which need not exist: the first registration creates it.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] or [`Error::Invalid`] if the directory exists and may not be used; see
+    /// [`check`](Self::check).
     pub(crate) fn open(dir: Option<PathBuf>) -> Result<Self> {
         let dir = Self {
             is_default: dir.is_none(),
             root: dir.unwrap_or_else(default_dir).into(),
         };
-        dir.make()?;
+        dir.check()?;
         Ok(dir)
+    }
+
+    /// Checks the directory, if it exists: a default one must belong to the current user alone, a
+    /// given one must be a directory.
+    pub(crate) fn check(&self) -> Result<()> {
+        match std::fs::symlink_metadata(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ if self.is_default => check_ours(&self.root),
+            _ => check_directory(&self.root),
+        }
     }
 
     /// Creates the directory, or checks the existing one.
@@ -73,10 +88,7 @@ impl Dir {
             )
         };
         make_dirs(&self.root, !self.is_default).map_err(failed)?;
-        match self.is_default {
-            true => check_ours(&self.root),
-            false => check_directory(&self.root),
-        }
+        self.check()
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -186,7 +198,7 @@ fn user() -> &'static str {
 fn check_ours(dir: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::symlink_metadata(dir)
-        .map_err(|error| unavailable(format!("looking at {}", dir.display()), error))?;
+        .map_err(|error| unavailable(format!("reading {}", dir.display()), error))?;
     let why = match () {
         () if metadata.is_symlink() => "is a symbolic link",
         () if !metadata.is_dir() => "is no directory",
@@ -279,7 +291,9 @@ mod tests {
             Err(Error::Invalid { .. })
         ));
         let dir = Dir::open(Some(parent.path().join("a/b"))).unwrap();
+        assert!(!parent.path().join("a").exists(), "made by who only reads");
         assert_eq!(dir.services().unwrap(), [""; 0]);
+        dir.make().unwrap();
         dir.make_service("greeter").unwrap();
         std::fs::create_dir(dir.root().join(".hidden")).unwrap();
         std::fs::write(dir.root().join("file"), "").unwrap();

@@ -53,7 +53,7 @@ const CLAIM_RETRY: Duration = Duration::from_millis(10);
 /// Location of the registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalOptions {
-    /// Directory of the registry; created, accessible to its owner only, if it does not exist. By
+    /// Directory of the registry. The first registration creates it, accessible to its owner only. By
     /// default `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the temporary directory, which
     /// must belong to the current user and deny access to all others.
     pub dir: Option<PathBuf>,
@@ -71,7 +71,8 @@ pub struct LocalRegistry {
 }
 
 impl LocalRegistry {
-    /// Opens the registry, and creates its directory if it does not exist.
+    /// Opens the registry. Its directory need not exist: the first registration creates it, and
+    /// readers never do.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -99,8 +100,7 @@ impl LocalRegistry {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Denied`] if the directory may not be used, [`Error::Unavailable`] if it cannot be
-    /// created.
+    /// [`Error::Denied`] if the directory may not be used, [`Error::Invalid`] if it is no directory.
     pub fn open(options: LocalOptions) -> Result<Self> {
         Self::open_as(options, SignalSource::best())
     }

@@ -85,6 +85,7 @@ impl Reader {
         service: Option<&str>,
         known: &BTreeMap<Key, Stamp>,
     ) -> Result<Vec<(Key, Seen)>> {
+        self.dir.check()?;
         let failed = |error| {
             unavailable(
                 format!("reading the directory {}", self.dir.root().display()),

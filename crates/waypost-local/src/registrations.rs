@@ -166,9 +166,7 @@ impl Registrations {
     /// Opens the lock file, and creates it if needed; none if its directory was removed meanwhile.
     fn open_lock(&self, key: &Key, path: &Path) -> Result<Option<Handle>> {
         let failed = |error| unavailable(format!("making {}", path.display()), error);
-        if !self.dir.root().exists() {
-            self.dir.make()?;
-        }
+        self.dir.make()?;
         self.dir.make_service(&key.service).map_err(failed)?;
         match private().truncate(false).open(path) {
             Ok(lock) => Ok(Some(lock)),

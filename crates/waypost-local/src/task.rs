@@ -61,8 +61,8 @@ impl WatchTask {
                 Ok(WatchEnd::Gap) => GAP_DELAY,
                 Err(error) => {
                     self.report(&error);
-                    delay = (delay * 2).min(BACKOFF.max);
-                    delay
+                    let next = (delay * 2).min(BACKOFF.max);
+                    std::mem::replace(&mut delay, next)
                 }
             };
             tokio::select! {
@@ -164,6 +164,10 @@ impl WatchTask {
         hints: Vec<Hint>,
     ) -> Result<()> {
         let mut has_tombstone = BTreeMap::<Key, bool>::new();
+        if hints.contains(&Hint::Root) {
+            *signals = Signals::open(self.kind, self.reader.dir())?;
+            return self.rescan(machine).await;
+        }
         let mut locks = Vec::new();
         let mut dirs_changed = false;
         for hint in hints {
@@ -171,7 +175,7 @@ impl WatchTask {
                 Hint::Record(key) => drop(has_tombstone.entry(key).or_default()),
                 Hint::Left(key) => drop(has_tombstone.insert(key, true)),
                 Hint::Lock(key) => locks.push(key),
-                Hint::Folders | Hint::Gap => dirs_changed = true,
+                Hint::Folders | Hint::Root | Hint::Gap => dirs_changed = true,
             }
         }
         self.probe(machine, has_tombstone.into_iter().collect())

@@ -20,6 +20,9 @@ pub(crate) enum Hint {
     Lock(Key),
     /// The directory of a service was created or removed.
     Folders,
+    /// The directory of the registry did not exist, and a part of its path was created: open the
+    /// signals again. It is no gap, since nothing was registered before.
+    Root,
     /// Events were missed.
     Gap,
 }
@@ -51,10 +54,9 @@ pub(crate) enum Signals {
 }
 
 impl Signals {
-    /// Opens the signals, and creates the directory if it is gone. Without inotify resources, the
-    /// directory is polled.
+    /// Opens the signals. If the directory does not exist, its creation is a [`Hint::Root`]. Without
+    /// inotify resources, the directory is polled.
     pub(crate) fn open(kind: SignalSource, dir: &Dir) -> Result<Self> {
-        dir.make()?;
         match kind {
             #[cfg(target_os = "linux")]
             SignalSource::Inotify => inotify::Inotify::open(dir)

@@ -197,6 +197,28 @@ async fn an_id_too_long_for_a_file_is_refused() {
 }
 
 #[tokio::test]
+async fn readers_create_no_directory_and_see_the_first_registration_in_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let reader = super::open(&parent.path().join("deep/registry"));
+    let mut watcher = reader.watch(&WatchOptions::all()).await.unwrap();
+    let first = watcher.next().await.unwrap().unwrap();
+    assert_eq!(first, Event::Reset(Vec::new()));
+    assert!(reader.list_services().await.unwrap().is_empty());
+    assert!(matches!(
+        reader.get_service("greeter").await,
+        Err(Error::NotFound { .. })
+    ));
+    fs::create_dir(parent.path().join("other")).unwrap();
+    assert_eq!(count(parent.path()), 1, "only the one made here");
+
+    let owner = super::open(&parent.path().join("deep/registry"));
+    let service = super::service("1", "127.0.0.1:1");
+    owner.register(&service, &super::owner()).await.unwrap();
+    let event = watcher.next().await.unwrap().unwrap();
+    assert!(matches!(event, Event::Created(_)), "{event:?}");
+}
+
+#[tokio::test]
 async fn a_registry_that_was_removed_by_hand_is_there_again_after_a_heartbeat() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("registry");
