@@ -11,11 +11,27 @@ use crate::demo::DemoArgs;
 use crate::duration;
 use crate::output::Show;
 
+/// Exit codes for the help of a command: the meaning of 0, and of 1 if the command has it.
+macro_rules! exit_codes {
+    ($yes:literal $(, $no:literal)?) => {
+        concat!(
+            "Exit codes: 0 ",
+            $yes,
+            $(", 1 ", $no,)?
+            ", 2 wrong usage, 3 the registry cannot be reached or refuses, 130 interrupted"
+        )
+    };
+}
+pub(crate) use exit_codes;
+
 /// Service registration, discovery and client-side load balancing
 #[derive(Debug, Parser)]
 #[command(name = "waypost", version, max_term_width = 100)]
 #[command(
-    after_help = "Without --registry and its variables it is local://, the processes of this host."
+    after_help = concat!(
+        "Without --registry and its variables it is local://, the processes of this host.\n\n",
+        exit_codes!("yes", "the answer is no: not found, not in time, calls failed")
+    )
 )]
 #[command(mut_arg("registry", everywhere))]
 pub(crate) struct Cli {
@@ -51,12 +67,14 @@ pub(crate) enum Command {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("listed, even if nothing is registered"))]
 pub(crate) struct List {
     #[command(flatten)]
     pub(crate) show: Show,
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("found", "not registered"))]
 pub(crate) struct Get {
     /// The service's name
     pub(crate) name: String,
@@ -65,6 +83,7 @@ pub(crate) struct Get {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("the reader of stdout is gone"))]
 pub(crate) struct Watch {
     /// The service's name; all services without it
     pub(crate) name: Option<String>,
@@ -73,6 +92,7 @@ pub(crate) struct Watch {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("stopped by a signal and left the registry", "the id is taken"))]
 pub(crate) struct Register {
     /// The service's name
     #[arg(long)]
@@ -103,6 +123,7 @@ pub(crate) struct Register {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("removed", "not registered"))]
 pub(crate) struct Deregister {
     /// The service's name
     pub(crate) name: String,
@@ -111,6 +132,7 @@ pub(crate) struct Deregister {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("enough nodes", "not in time"))]
 pub(crate) struct Wait {
     /// The service's name
     pub(crate) name: String,
@@ -166,6 +188,26 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_every_command_has_its_exit_codes() {
+        for path in [
+            &[][..],
+            &["list"],
+            &["get"],
+            &["watch"],
+            &["register"],
+            &["deregister"],
+            &["wait"],
+            &["demo"],
+            &["demo", "server"],
+            &["demo", "client"],
+        ] {
+            let help = help(path).replace('\n', " ");
+            let codes = help.split_once("Exit codes: 0 ").expect("they are named").1;
+            assert!(codes.ends_with("130 interrupted "), "{path:?}: {codes}");
+        }
+    }
+
+    #[test]
     fn every_command_can_be_told_where_the_registry_is() {
         insta::assert_snapshot!(help(&["list"]), @r"
         Lists all services
@@ -179,6 +221,9 @@ mod tests {
                                  [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
               --json             The same as -o json
           -h, --help             Print help (see more with '--help')
+
+        Exit codes: 0 listed, even if nothing is registered, 2 wrong usage, 3 the registry cannot be reached
+        or refuses, 130 interrupted
         ");
     }
 
@@ -213,6 +258,21 @@ mod tests {
               --register-interval <TIME>        Interval between heartbeats, less than the TTL
                                                 [env: WAYPOST_REGISTER_INTERVAL, MICRO_REGISTER_INTERVAL
                                                 (s)]
+              --server-config <KEY=VALUE>       Any other setting; several with commas, or again. The keys:
+                                                drain-delay, timeout, backoff-initial, backoff-max,
+                                                reregister-jitter, failure-threshold, success-threshold,
+                                                drain-timeout
+                                                [env: WAYPOST_SERVER_CONFIG]
+              --server-tls-cert <FILE>          Certificate (PEM) of the server, with its chain: it serves
+                                                TLS
+                                                [env: WAYPOST_SERVER_TLS_CERT]
+              --server-tls-key <FILE>           Its private key (PEM)
+                                                [env: WAYPOST_SERVER_TLS_KEY]
+              --server-tls-client-ca <FILE>     CA certificates (PEM) that clients must prove themselves by
+                                                [env: WAYPOST_SERVER_TLS_CLIENT_CA]
+
+        Exit codes: 0 stopped by a signal and left the registry, 2 wrong usage, 3 the registry cannot be
+        reached or refuses, 130 interrupted
         ");
         insta::assert_snapshot!(help(&["demo", "client"]), @r"
         Calls the greeters at a steady rate; one JSON line a call, then a summary
@@ -229,17 +289,43 @@ mod tests {
           -h, --help            Print help
 
         Waypost:
-              --client-strategy <NAME>         How a node is chosen: random, round-robin or least-request
-                                               [env: WAYPOST_CLIENT_STRATEGY]
-              --client-retries <N>             How often a call is tried again, if it may be
-                                               [env: WAYPOST_CLIENT_RETRIES, MICRO_CLIENT_RETRIES]
-              --client-request-timeout <TIME>  The deadline of unary calls that set none
-                                               [env: WAYPOST_CLIENT_REQUEST_TIMEOUT,
-                                               MICRO_CLIENT_REQUEST_TIMEOUT]
-              --client-connect-timeout <TIME>  How long connecting to a node may take
-                                               [env: WAYPOST_CLIENT_CONNECT_TIMEOUT]
-              --client-wait-for-ready <TIME>   How long a call waits for a ready node
-                                               [env: WAYPOST_CLIENT_WAIT_FOR_READY]
+              --client-strategy <NAME>          How a node is chosen: random, round-robin or least-request
+                                                [env: WAYPOST_CLIENT_STRATEGY]
+              --client-retries <N>              How often a call is tried again, if it may be
+                                                [env: WAYPOST_CLIENT_RETRIES, MICRO_CLIENT_RETRIES]
+              --client-request-timeout <TIME>   The deadline of unary calls that set none
+                                                [env: WAYPOST_CLIENT_REQUEST_TIMEOUT,
+                                                MICRO_CLIENT_REQUEST_TIMEOUT]
+              --client-connect-timeout <TIME>   How long connecting to a node may take
+                                                [env: WAYPOST_CLIENT_CONNECT_TIMEOUT]
+              --client-wait-for-ready <TIME>    How long a call waits for a ready node
+                                                [env: WAYPOST_CLIENT_WAIT_FOR_READY]
+              --client-config <KEY=VALUE>       Any other setting; several with commas, or again. The keys:
+                                                suspect-grace, idle-watch, watch-backoff-initial,
+                                                watch-backoff-max, backoff-initial, backoff-max,
+                                                settled-after, max-dials, idle-timeout, ping-after,
+                                                ping-timeout, close-timeout, budget-per-call,
+                                                budget-per-second, budget-initial, budget-window,
+                                                waiting-calls, waiting-bytes, max-peers, wait-for-node,
+                                                stall-after, stall-p50s, replay-limit
+                                                [env: WAYPOST_CLIENT_CONFIG]
+              --client-tls-ca <FILE|system>     CA certificates (PEM) that servers must prove themselves by;
+                                                system: those of the system
+                                                [env: WAYPOST_CLIENT_TLS_CA]
+              --client-tls-cert <FILE>          Certificate (PEM) of the client, for servers that require
+                                                one
+                                                [env: WAYPOST_CLIENT_TLS_CERT]
+              --client-tls-key <FILE>           Its private key (PEM)
+                                                [env: WAYPOST_CLIENT_TLS_KEY]
+              --client-tls-server-name <NAME>   Name in the servers' certificates, such as
+                                                {service}.internal; the service's name unless given
+                                                [env: WAYPOST_CLIENT_TLS_SERVER_NAME]
+              --client-tls-assume <true|false>  Assume TLS of nodes whose record does not say, such as those
+                                                of go-micro
+                                                [env: WAYPOST_CLIENT_TLS_ASSUME]
+
+        Exit codes: 0 all calls answered, 1 a call failed, or no server was ready, 2 wrong usage, 3 the
+        registry cannot be reached or refuses, 130 interrupted
         ");
     }
 }

@@ -14,6 +14,7 @@ mod logging;
 mod open_registry;
 mod output;
 mod signals;
+mod timestamp;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 use waypost::AnyRegistry;
 use waypost::args::RegistryArgs;
 use waypost::record::Service;
-use waypost::registry::{self, WatchOptions, Watcher};
+use waypost::registry::{self, SkippedRecords, WatchOptions, Watcher};
 
 use crate::error::CliError;
 use crate::escape;
@@ -104,6 +104,19 @@ impl OpenRegistry {
         }
     }
 
+    /// Returns the records of one service, or of all, that were read and skipped.
+    pub(crate) fn skipped(&self, name: Option<&str>) -> SkippedRecords {
+        self.registry.skipped(name)
+    }
+
+    /// Returns the text about skipped records of a service, to be appended to an error.
+    pub(crate) fn and_skipped(&self, name: &str) -> String {
+        match self.skipped(Some(name)) {
+            skipped if skipped.is_empty() => String::new(),
+            skipped => format!("; {}", escape::text(&skipped.to_string())),
+        }
+    }
+
     /// Watches one service, or all.
     pub(crate) async fn watch(&self, name: Option<&str>) -> Result<Watcher, CliError> {
         let options = name.map_or_else(WatchOptions::all, WatchOptions::service);
@@ -124,9 +137,10 @@ impl OpenRegistry {
 
     fn not_found(&self, name: &str) -> CliError {
         CliError::no(format!(
-            "service {:?} is not registered in {}",
+            "service {:?} is not registered in {}{}",
             escape::text(name),
-            self.url()
+            self.url(),
+            self.and_skipped(name)
         ))
         .next(format!("see what is: {}", self.command("list")))
     }

@@ -74,8 +74,12 @@ impl Dir {
     pub(crate) fn check(&self) -> Result<()> {
         match std::fs::symlink_metadata(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            _ if self.is_default => check_ours(&self.root),
-            _ => check_directory(&self.root),
+            Err(error) => Err(unavailable(
+                format!("reading {}", self.root.display()),
+                error,
+            )),
+            Ok(_) if self.is_default => check_ours(&self.root),
+            Ok(_) => check_directory(&self.root),
         }
     }
 

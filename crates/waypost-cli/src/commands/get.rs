@@ -2,30 +2,42 @@
 
 use serde::Serialize;
 use waypost::record::{Endpoint, Metadata, Node, Service, Value, keys};
+use waypost::registry::SkippedRecords;
 
 use crate::cli::Get;
 use crate::error::CliError;
 use crate::open_registry::OpenRegistry;
 use crate::output::{self, Document, Format, SCHEMA, Style, Table};
+use crate::timestamp::Timestamp;
 
 pub(crate) async fn run(opened: &OpenRegistry, args: &Get) -> Result<(), CliError> {
     let services = opened.get(&args.name).await?;
-    print(&services, args.show.format())
+    let skipped = opened.skipped(Some(&args.name));
+    print(&services, &skipped, args.show.format())
 }
 
 /// Prints one service, one record per version.
-pub(super) fn print(services: &[Service], format: Format) -> Result<(), CliError> {
-    for text in show(services, format, Style::of_stdout()) {
+pub(super) fn print(
+    services: &[Service],
+    skipped: &SkippedRecords,
+    format: Format,
+) -> Result<(), CliError> {
+    for text in show(services, skipped, format, Style::of_stdout()) {
         output::line(&text)?;
     }
     Ok(())
 }
 
-fn show(services: &[Service], format: Format, style: Style) -> Vec<String> {
+fn show(
+    services: &[Service],
+    skipped: &SkippedRecords,
+    format: Format,
+    style: Style,
+) -> Vec<String> {
     match format {
-        Format::Table => nodes(services, style),
-        Format::Wide => wide(services, style),
-        Format::Json => vec![output::pretty(&Document::new(services))],
+        Format::Table => tables(services, Detail::Brief, style),
+        Format::Wide => tables(services, Detail::Full, style),
+        Format::Json => vec![output::pretty(&Document::new(services, skipped))],
         Format::Jsonl => pairs(services)
             .map(|(service, node)| output::compact(&NodeLine::of(service, node)))
             .collect(),
@@ -46,6 +58,8 @@ fn pairs(services: &[Service]) -> impl Iterator<Item = (&Service, &Node)> {
 pub(super) struct NodeLine<'a> {
     schema: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'static str>,
     service: &'a str,
     version: &'a str,
@@ -62,6 +76,7 @@ impl<'a> NodeLine<'a> {
         let (service, version) = (&service.name, &service.version);
         Self {
             schema: SCHEMA,
+            time: None,
             event: None,
             service,
             version,
@@ -72,9 +87,10 @@ impl<'a> NodeLine<'a> {
         }
     }
 
-    /// Adds the event that concerns the node.
-    pub(super) fn event(self, event: &'static str) -> Self {
+    /// Adds the event that concerns the node, and its time.
+    pub(super) fn event(self, event: &'static str, time: Timestamp) -> Self {
         Self {
+            time: Some(time),
             event: Some(event),
             ..self
         }
@@ -89,47 +105,80 @@ fn membership(node: &Node) -> &'static str {
     }
 }
 
-fn nodes(services: &[Service], style: Style) -> Vec<String> {
-    let mut table = Table::new(&["NODE", "ADDRESS", "VERSION", "PROTOCOL", "MEMBERSHIP"]);
-    for (service, node) in pairs(services) {
-        let protocol = node
-            .metadata
-            .get(keys::PROTOCOL)
-            .unwrap_or_default()
-            .to_owned();
-        table.row([
-            node.id.clone(),
-            node.address.clone(),
-            service.version.clone(),
-            protocol,
-            membership(node).into(),
-        ]);
-    }
-    table.lines(style)
+/// Extent of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    /// Metadata without that which Waypost keeps for itself or which has a column, and the names of
+    /// messages.
+    Brief,
+    /// All metadata, and the fields of messages.
+    Full,
 }
 
-fn wide(services: &[Service], style: Style) -> Vec<String> {
-    let mut table = Table::new(&["NODE", "ADDRESS", "VERSION", "MEMBERSHIP", "METADATA"]);
-    for (service, node) in pairs(services) {
-        let metadata = words(&node.metadata);
-        table.row([
-            node.id.clone(),
-            node.address.clone(),
-            service.version.clone(),
-            membership(node).into(),
-            metadata,
-        ]);
+/// Returns the nodes, the metadata of the service, and its methods; empty tables are left out.
+fn tables(services: &[Service], detail: Detail, style: Style) -> Vec<String> {
+    let mut lines = nodes(services, detail).lines(style);
+    if services.iter().any(|service| !service.metadata.is_empty()) {
+        lines.push(String::new());
+        lines.extend(metadata(services).lines(style));
     }
-    let mut lines = table.lines(style);
     if services.iter().any(|service| !service.endpoints.is_empty()) {
         lines.push(String::new());
-        lines.extend(endpoints(services, style));
+        lines.extend(endpoints(services, detail).lines(style));
     }
     lines
 }
 
-fn endpoints(services: &[Service], style: Style) -> Vec<String> {
+fn nodes(services: &[Service], detail: Detail) -> Table {
+    let columns = [
+        "NODE",
+        "ADDRESS",
+        "VERSION",
+        "PROTOCOL",
+        "MEMBERSHIP",
+        "METADATA",
+    ];
+    let mut table = Table::new(&columns);
+    let is_shown = |key: &str| {
+        let has_column = [keys::PROTOCOL, keys::STATE, keys::INSTANCE].contains(&key);
+        detail == Detail::Full || !has_column
+    };
+    for (service, node) in pairs(services) {
+        let protocol = node.metadata.get(keys::PROTOCOL).unwrap_or_default();
+        table.row([
+            node.id.clone(),
+            node.address.clone(),
+            service.version.clone(),
+            protocol.to_owned(),
+            membership(node).into(),
+            words(&node.metadata, is_shown),
+        ]);
+    }
+    if detail == Detail::Brief {
+        table.drop_if_empty("METADATA");
+    }
+    table
+}
+
+fn metadata(services: &[Service]) -> Table {
+    let mut table = Table::new(&["SERVICE", "VERSION", "METADATA"]);
+    for service in services {
+        table.row([
+            service.name.clone(),
+            service.version.clone(),
+            words(&service.metadata, |_| true),
+        ]);
+    }
+    table
+}
+
+/// Returns the methods. A record that would have been too long has no messages.
+fn endpoints(services: &[Service], detail: Detail) -> Table {
     let mut table = Table::new(&["ENDPOINT", "VERSION", "REQUEST", "RESPONSE", "METADATA"]);
+    let message: fn(&Value) -> String = match detail {
+        Detail::Brief => |value| value.kind.clone(),
+        Detail::Full => shape,
+    };
     for (service, endpoint) in services
         .iter()
         .flat_map(|service| service.endpoints.iter().map(move |e| (service, e)))
@@ -141,16 +190,19 @@ fn endpoints(services: &[Service], style: Style) -> Vec<String> {
             metadata,
         } = endpoint;
         let [request, response] =
-            [request, response].map(|value| value.as_ref().map(shape).unwrap_or_default());
+            [request, response].map(|value| value.as_ref().map(message).unwrap_or_default());
         table.row([
             name.clone(),
             service.version.clone(),
             request,
             response,
-            words(metadata),
+            words(metadata, |_| true),
         ]);
     }
-    table.lines(style)
+    for column in ["REQUEST", "RESPONSE", "METADATA"] {
+        table.drop_if_empty(column);
+    }
+    table
 }
 
 /// Formats a message as `HelloRequest{name string}`: one level, since more does not fit on a line.
@@ -163,9 +215,10 @@ fn shape(value: &Value) -> String {
     format!("{}{{{}}}", value.kind, fields.join(", "))
 }
 
-fn words(metadata: &Metadata) -> String {
+fn words(metadata: &Metadata, is_shown: impl Fn(&str) -> bool) -> String {
     metadata
         .iter()
+        .filter(|(key, _)| is_shown(key))
         .map(|(key, value)| format!("{key}={value}"))
         .collect::<Vec<_>>()
         .join(" ")

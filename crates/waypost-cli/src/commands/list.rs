@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use waypost::record::{Service, keys};
+use waypost::registry::SkippedRecords;
 
 use crate::cli::List;
 use crate::error::CliError;
@@ -40,6 +41,7 @@ impl<'a> ListLine<'a> {
 
 pub(crate) async fn run(opened: &OpenRegistry, args: &List) -> Result<(), CliError> {
     let services = opened.list().await?;
+    let skipped = opened.skipped(None);
     if services.is_empty() {
         output::note(&format!(
             "no service is registered in {}; to see some: waypost demo",
@@ -47,17 +49,22 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &List) -> Result<(), CliErr
         ));
     }
     let lines: Vec<_> = services.iter().map(ListLine::of).collect();
-    for text in show(&lines, args.show.format(), Style::of_stdout()) {
+    for text in show(&lines, &skipped, args.show.format(), Style::of_stdout()) {
         output::line(&text)?;
     }
     Ok(())
 }
 
-fn show(lines: &[ListLine<'_>], format: Format, style: Style) -> Vec<String> {
+fn show(
+    lines: &[ListLine<'_>],
+    skipped: &SkippedRecords,
+    format: Format,
+    style: Style,
+) -> Vec<String> {
     match format {
         Format::Table => table(lines, style),
         Format::Wide => wide(lines, style),
-        Format::Json => vec![output::pretty(&Document::new(lines))],
+        Format::Json => vec![output::pretty(&Document::new(lines, skipped))],
         Format::Jsonl => lines.iter().map(jsonl).collect(),
         Format::Name => names(lines),
     }

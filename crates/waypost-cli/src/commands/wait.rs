@@ -17,7 +17,9 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &Wait) -> Result<(), CliErr
     if let Ok(result) = tokio::time::timeout(args.timeout, enough).await {
         result?;
         let picture = seen.picture.unwrap_or_default();
-        return get::print(&Entry::to_services(present(&picture)), args.show.format());
+        let services = Entry::to_services(present(&picture));
+        let skipped = opened.skipped(Some(&args.name));
+        return get::print(&services, &skipped, args.show.format());
     }
     Err(too_late(opened, args, seen))
 }
@@ -73,8 +75,10 @@ fn too_late(opened: &OpenRegistry, args: &Wait, seen: SeenNodes) -> CliError {
     };
     let count = present(&picture).count();
     CliError::no(format!(
-        "{name}: {count} of {} nodes registered in {url} after {:?}",
-        args.ready, args.timeout
+        "{name}: {count} of {} nodes registered in {url} after {:?}{}",
+        args.ready,
+        args.timeout,
+        opened.and_skipped(&args.name)
     ))
     .next(format!(
         "watch its nodes: {}",

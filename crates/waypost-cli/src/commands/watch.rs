@@ -10,10 +10,10 @@ use crate::error::CliError;
 use crate::escape;
 use crate::open_registry::OpenRegistry;
 use crate::output::{self, Format, SCHEMA, Style};
+use crate::timestamp::Timestamp;
 
 pub(crate) async fn run(opened: &OpenRegistry, args: &Watch) -> Result<(), CliError> {
     let mut watcher = opened.watch(args.name.as_deref()).await?;
-    let start = tokio::time::Instant::now();
     let mut story = NodeStates::default();
     let printer = Printer {
         format: args.show.format(),
@@ -22,7 +22,7 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &Watch) -> Result<(), CliEr
     printer.heading()?;
     while let Some(item) = watcher.next().await {
         match item {
-            Ok(event) => printer.print(&story.on_event(event), start.elapsed().as_secs_f64())?,
+            Ok(event) => printer.print(&story.on_event(event), Timestamp::now())?,
             Err(error) => output::note(
                 &opened
                     .failure(error)
@@ -113,6 +113,7 @@ impl NodeStates {
 #[derive(Serialize)]
 struct Reset {
     schema: &'static str,
+    time: Timestamp,
     event: &'static str,
     nodes: usize,
 }
@@ -125,57 +126,67 @@ struct Printer {
 impl Printer {
     /// Prints the heading. Rows are printed as they come, so the columns have fixed widths.
     fn heading(&self) -> Result<(), CliError> {
-        let heading = match self.format {
-            Format::Table => row("EVENT", "NODE", "ADDRESS", "VERSION"),
-            Format::Wide => format!(
-                "{:>9}  {}",
-                "SECONDS",
-                row("EVENT", "NODE", "ADDRESS", "VERSION")
-            ),
+        let time = match self.format {
+            Format::Table => "TIME (UTC)",
+            Format::Wide => "TIME",
             _ => return Ok(()),
         };
+        let heading = self.row(time, ["EVENT", "NODE", "ADDRESS", "VERSION"]);
         Ok(output::line(&self.style.strong(&heading))?)
     }
 
-    fn print(&self, events: &[NodeEvent], seconds: f64) -> Result<(), CliError> {
-        for events in events {
-            if let Some(text) = self.text(events, seconds) {
+    fn print(&self, events: &[NodeEvent], time: Timestamp) -> Result<(), CliError> {
+        for event in events {
+            if let Some(text) = self.text(event, time) {
                 output::line(&text)?;
             }
         }
         Ok(())
     }
 
-    fn text(&self, events: &NodeEvent, seconds: f64) -> Option<String> {
+    fn text(&self, event: &NodeEvent, time: Timestamp) -> Option<String> {
         let json = matches!(self.format, Format::Json | Format::Jsonl);
-        let Some(entry) = &events.entry else {
+        let Some(entry) = &event.entry else {
             return json.then(|| {
                 output::compact(&Reset {
                     schema: SCHEMA,
-                    event: events.what,
-                    nodes: events.nodes,
+                    time,
+                    event: event.what,
+                    nodes: event.nodes,
                 })
             });
         };
         let node = &entry.node;
-        let plain = || row(events.what, &node.id, &node.address, &entry.service.version);
+        let version = &entry.service.version;
+        let cells = [event.what, &node.id, &node.address, version];
         Some(match self.format {
-            Format::Table => plain(),
-            Format::Wide => format!("{seconds:>9.3}  {}", plain()),
+            Format::Table => self.row(&time.time_of_day(), cells),
+            Format::Wide => self.row(&time.to_string(), cells),
             Format::Name => escape::text(&node.id),
             Format::Json | Format::Jsonl => {
-                output::compact(&NodeLine::of(&entry.to_service(), node).event(events.what))
+                output::compact(&NodeLine::of(&entry.to_service(), node).event(event.what, time))
             }
         })
     }
-}
 
-/// Formats a row. The columns fit `<service>-<uuid>` of a short name, and IPv4.
-fn row(event: &str, node: &str, address: &str, version: &str) -> String {
-    let [node, address, version] = [node, address, version].map(escape::text);
-    format!("{event:<8}  {node:<44}  {address:<21}  {version}")
-        .trim_end()
-        .to_owned()
+    /// Formats a row. The columns fit `<service>-<uuid>` of a short name, and IPv4. On a terminal
+    /// that is too narrow for them they are not padded.
+    fn row(&self, time: &str, cells: [&str; 4]) -> String {
+        let [event, node, address, version] = cells.map(escape::text);
+        let time_width = match self.format {
+            Format::Wide => 24,
+            _ => 12,
+        };
+        let padded =
+            format!("{time:<time_width$}  {event:<8}  {node:<44}  {address:<21}  {version}");
+        let padded = padded.trim_end();
+        if self.style.fits(padded.chars().count()) {
+            return padded.to_owned();
+        }
+        format!("{time:<time_width$}  {event:<8}  {node}  {address}  {version}")
+            .trim_end()
+            .to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `waypost demo client`: calls greeters, of this demo or others, and reports every call.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -13,11 +13,13 @@ use super::SERVICE;
 use super::call::{DemoCall, METHOD};
 use super::load::DemoLoad;
 use super::stats::Stats;
+use crate::cli::exit_codes;
 use crate::duration;
 use crate::error::CliError;
 use crate::open_registry::OpenRegistry;
 use crate::output::{self, SCHEMA};
 use crate::signals::Signals;
+use crate::timestamp::Timestamp;
 
 /// Maximum number of calls that wait to be written. Above it, the tasks of the calls wait, after
 /// their measurement.
@@ -27,6 +29,7 @@ const LINES: usize = 65_536;
 const READY: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("all calls answered", "a call failed, or no server was ready"))]
 pub(super) struct DemoClientArgs {
     #[command(flatten)]
     waypost: args::ClientArgs,
@@ -77,7 +80,11 @@ fn channel(client: &Client, args: &DemoClientArgs) -> Result<Channel, CliError> 
 async fn ready(channel: &Channel) -> Result<(), CliError> {
     let ready = channel.ready(READY).await;
     ready.map_err(|error| {
-        CliError::no(crate::escape::text(&error.to_string())).next("start one: waypost demo server")
+        let failure = CliError::no(crate::escape::text(&error.to_string()));
+        match error.report.known {
+            0 => failure.next("start one: waypost demo server"),
+            _ => failure,
+        }
     })
 }
 
@@ -148,17 +155,10 @@ struct Summary {
 
 impl EventPrinter {
     fn new(registry: &'static str) -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "people compare these times with those of their own programs"
-        )]
-        let wall = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         Self {
             registry,
             origin: Instant::now(),
-            origin_us: micros(wall),
+            origin_us: micros(Timestamp::now().since_epoch()),
         }
     }
 

@@ -25,6 +25,7 @@ use clap::{Args, Subcommand};
 use waypost::Client;
 use waypost::args::RegistryArgs;
 
+use crate::cli::exit_codes;
 use crate::duration;
 use crate::error::CliError;
 use crate::open_registry::{OpenRegistry, registry_url};
@@ -43,8 +44,11 @@ const SERVICE: &str = "greeter";
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
-    after_help = "Without --registry it runs in a fresh directory, or with --etcd on a fresh etcd, whatever WAYPOST_REGISTRY says, and removes \
-                  it at the end. The etcd is that of WAYPOST_ETCD, else that on the PATH, else the newest that cargo xtask etcd has built."
+    after_help = concat!(
+        "Without --registry it runs in a fresh directory, or with --etcd on a fresh etcd, whatever WAYPOST_REGISTRY says, and removes \
+         it at the end. The etcd is that of WAYPOST_ETCD, else that on the PATH, else the newest that cargo xtask etcd has built.\n\n",
+        exit_codes!("no call failed", "a call failed")
+    )
 )]
 pub(crate) struct DemoArgs {
     #[command(subcommand)]
@@ -136,9 +140,8 @@ async fn on(
         rate: args.rate,
     };
     let played = tokio::select! {
-        played = play(args, setting, &opened, &client, &mut fleet, certificates.as_mut()) => played,
+        played = play(args, setting, &opened, &client, &mut fleet, certificates.as_mut(), signals) => played,
         failure = registry.failed() => Err(failure),
-        () = signals.next() => Err(CliError::interrupted()),
     };
     let ended = fleet.end().await;
     client.close().await;
@@ -172,8 +175,12 @@ async fn play(
     client: &Client,
     fleet: &mut DemoFleet,
     certificates: Option<&mut DemoCertificates>,
+    signals: &mut Signals,
 ) -> Result<DemoReport, CliError> {
-    opened.answers(SERVICE).await?;
+    tokio::select! {
+        answered = opened.answers(SERVICE) => answered?,
+        () = signals.next() => return Err(CliError::interrupted()),
+    }
     let channel = client
         .channel(SERVICE)
         .map_err(|error| CliError::usage(error.to_string()))?;
@@ -198,6 +205,16 @@ async fn play(
         events,
     };
     let runner = Runner::new(setting, channel);
-    let (played, report) = tokio::join!(script.run(fleet, certificates), runner.run(received));
-    played.map(|()| report)
+    // An interrupt ends the script and its load, and the report is that of the calls so far.
+    let script = async {
+        tokio::select! {
+            biased;
+            () = signals.next() => None,
+            played = script.run(fleet, certificates) => Some(played),
+        }
+    };
+    match tokio::join!(script, runner.run(received)) {
+        (Some(played), report) => played.map(|()| report),
+        (None, report) => Ok(report.interrupted()),
+    }
 }

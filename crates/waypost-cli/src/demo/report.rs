@@ -33,6 +33,8 @@ pub(super) struct DemoReport {
     /// Longest time in which a server served the new certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_served_ms: Option<u128>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    interrupted: bool,
     #[serde(skip)]
     shown: Shown,
 }
@@ -76,6 +78,7 @@ impl DemoReport {
             p99_us: total.p99_us(),
             phases: stats.phases.iter().map(phase).collect(),
             certificate_served_ms: stats.certificate_served.map(|after| after.as_millis()),
+            interrupted: false,
             shown: Shown {
                 rate: setting.rate,
                 stats,
@@ -83,8 +86,20 @@ impl DemoReport {
         }
     }
 
-    /// Prints the report on stdout: a table, or one JSON object on one line.
+    /// Marks the run as ended before its time.
+    pub(super) fn interrupted(self) -> Self {
+        Self {
+            interrupted: true,
+            ..self
+        }
+    }
+
+    /// Prints the report on stdout: a table, or one JSON object on one line. A run that was
+    /// interrupted before its first phase has none.
     pub(super) fn print(&self, json: bool) -> Result<(), CliError> {
+        if self.interrupted && self.phases.is_empty() {
+            return Ok(());
+        }
         if json {
             return Ok(output::line(&output::compact(self))?);
         }
@@ -94,8 +109,11 @@ impl DemoReport {
         Ok(())
     }
 
-    /// Returns an error if a call failed, or none was made.
+    /// Returns an error if the run was interrupted, a call failed, or none was made.
     pub(super) fn verdict(&self) -> Result<(), CliError> {
+        if self.interrupted {
+            return Err(CliError::interrupted());
+        }
         if self.failed == 0 && self.calls > 0 {
             return Ok(());
         }
@@ -145,10 +163,13 @@ impl DemoReport {
             .certificate_served_ms
             .map(|ms| format!(", the certificate replaced and served everywhere after {ms} ms"))
             .unwrap_or_default();
-        let done = format!(
-            "Every server restarted in turn{on}, one killed and replaced{certificate}, {} calls a second",
-            self.shown.rate
-        );
+        let done = match self.interrupted {
+            true => format!("Interrupted{on}"),
+            false => format!(
+                "Every server restarted in turn{on}, one killed and replaced{certificate}, {} calls a second",
+                self.shown.rate
+            ),
+        };
         match failed {
             0 => format!(
                 "{done}: {}",
@@ -242,6 +263,17 @@ mod tests {
 
         Every server restarted in turn, one killed and replaced, 200 calls a second: 3 calls, none failed.
         ");
+    }
+
+    #[test]
+    fn an_interrupted_run_reports_the_calls_so_far() {
+        let report = report(None).interrupted();
+        assert_eq!(
+            report.sentence(Style::PLAIN),
+            "Interrupted: 3 calls, none failed."
+        );
+        assert!(output::compact(&report).ends_with(r#""interrupted":true}"#));
+        assert_eq!(report.verdict(), Err(CliError::interrupted()));
     }
 
     #[test]

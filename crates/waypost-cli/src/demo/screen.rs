@@ -6,10 +6,13 @@ use waypost::balance::NodeView;
 
 use super::report::milliseconds;
 use super::stats::Stats;
-use crate::output::{self, Style, Table};
+use crate::output::{self, Size, Style, Table};
 
-/// Maximum number of nodes in the view, so that it fits on a small terminal.
-const MOST_NODES: usize = 12;
+/// Size that is assumed where the terminal reports none.
+const SIZE: Size = Size {
+    columns: 80,
+    rows: 24,
+};
 
 /// Lines on stderr that are redrawn in place.
 #[derive(Debug, Default)]
@@ -18,8 +21,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Draws `frame` over the last one. Long lines are truncated at the edge, so that each is one
-    /// line.
+    /// Draws `frame` over the last one. Its lines fit on the terminal; if that became narrower
+    /// meanwhile, they are truncated at the edge until the next frame, so that each is one line.
     pub(super) fn draw(&mut self, frame: &[String]) {
         let up = self.up();
         self.lines = frame.len();
@@ -45,7 +48,8 @@ impl Screen {
     }
 }
 
-/// Returns the lines of the view.
+/// Returns the lines of the view, wrapped to the width of the terminal. Nodes that its height has no
+/// room for are counted on the last line.
 pub(super) fn frame(
     stats: &Stats,
     nodes: &[NodeView],
@@ -60,9 +64,44 @@ pub(super) fn frame(
         elapsed.as_secs_f64(),
         style.faint(act)
     );
-    let mut lines = vec![String::new(), head, figures(stats, style), String::new()];
-    lines.extend(table(stats, nodes).lines(style));
+    let size = style.size().unwrap_or(SIZE);
+    let above = [String::new(), head, figures(stats, style), String::new()];
+    let mut table = table(stats, nodes).lines(style.unbounded());
+    let rows = table.split_off(1);
+    let mut lines: Vec<_> = above
+        .iter()
+        .chain(&table)
+        .flat_map(|line| wrap(line, size.columns))
+        .collect();
+    // The cursor takes the last row, and the number of left out nodes the one above.
+    let room = size.rows.saturating_sub(2);
+    for (shown, row) in rows.iter().enumerate() {
+        let row = wrap(row, size.columns);
+        if lines.len() + row.len() > room {
+            lines.push(format!("and {} more", rows.len() - shown));
+            break;
+        }
+        lines.extend(row);
+    }
     lines
+}
+
+/// Splits a line into parts of at most `columns` characters. Escape sequences of colours take none.
+fn wrap(line: &str, columns: usize) -> Vec<String> {
+    let (mut parts, mut taken, mut escape) = (vec![String::new()], 0, false);
+    for c in line.chars() {
+        escape |= c == '\u{1b}';
+        if !escape && taken == columns {
+            parts.push(String::new());
+            taken = 0;
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+        taken += usize::from(!escape);
+        escape &= c != 'm';
+    }
+    parts
 }
 
 fn figures(stats: &Stats, style: Style) -> String {
@@ -82,7 +121,7 @@ fn figures(stats: &Stats, style: Style) -> String {
 
 fn table(stats: &Stats, nodes: &[NodeView]) -> Table {
     let mut table = Table::new(&["NODE", "ADDRESS", "CONNECTION", "DECISION", ">CALLS"]);
-    for node in nodes.iter().take(MOST_NODES) {
+    for node in nodes {
         let calls = stats.nodes.get(&node.id).copied().unwrap_or(0).to_string();
         let connection = format!("{:?}", node.connection).to_lowercase();
         table.row([
@@ -94,4 +133,56 @@ fn table(stats: &Stats, nodes: &[NodeView]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost::peer::{Exclusion, Membership};
+    use waypost::record::{Node, Service};
+
+    use super::*;
+
+    fn node(number: usize) -> NodeView {
+        let mut service = Service::new("greeter");
+        let id = number.to_string();
+        service
+            .nodes
+            .push(Node::with_id("greeter", &id, "127.0.0.1:9097"));
+        let entry = service.entries().remove(0);
+        NodeView::unused(&entry, Membership::Confirmed, Exclusion::NotConnected)
+    }
+
+    fn shown(nodes: usize, columns: usize) -> Vec<String> {
+        let nodes: Vec<_> = (0..nodes).map(node).collect();
+        let style = Style::columns(columns);
+        frame(&Stats::default(), &nodes, "", Duration::ZERO, style)
+    }
+
+    #[test]
+    fn a_narrow_terminal_cuts_nothing() {
+        let (wide, narrow) = (shown(2, 200), shown(2, 20));
+        assert!(
+            narrow.iter().all(|line| line.chars().count() <= 20),
+            "{narrow:?}"
+        );
+        assert_eq!(wide.concat(), narrow.concat());
+    }
+
+    #[test]
+    fn a_low_terminal_says_how_many_nodes_it_has_no_room_for() {
+        let lines = shown(100, 200);
+        assert_eq!(
+            (lines.len(), lines.last().map(String::as_str)),
+            (23, Some("and 83 more"))
+        );
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        assert_eq!(
+            wrap("\u{1b}[1mabc\u{1b}[0md", 3),
+            ["\u{1b}[1mabc\u{1b}[0m", "d"]
+        );
+        assert_eq!(wrap("", 3), [""]);
+    }
 }

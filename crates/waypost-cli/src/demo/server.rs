@@ -13,6 +13,7 @@ use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
 
 use super::SERVICE;
+use crate::cli::exit_codes;
 use crate::error::CliError;
 use crate::escape;
 use crate::open_registry::OpenRegistry;
@@ -23,6 +24,7 @@ use crate::signals::Signals;
 const LEAVE: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
+#[command(after_help = exit_codes!("stopped by a signal and left the registry"))]
 #[command(mut_arg("server-id", |id| id.visible_alias("id")))]
 pub(super) struct DemoServerArgs {
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! JSON for other programs. It carries its schema, and fields are only ever added.
 
 use serde::Serialize;
+use waypost::registry::SkippedRecords;
 
 use crate::escape;
 
@@ -12,13 +13,17 @@ pub(crate) const SCHEMA: &str = "waypost/1";
 pub(crate) struct Document<'a, T> {
     schema: &'static str,
     services: &'a [T],
+    #[serde(skip_serializing_if = "SkippedRecords::is_empty")]
+    skipped: &'a SkippedRecords,
 }
 
 impl<'a, T> Document<'a, T> {
-    pub(crate) fn new(services: &'a [T]) -> Self {
+    /// Creates a document of what was read, and of the records that were skipped.
+    pub(crate) fn new(services: &'a [T], skipped: &'a SkippedRecords) -> Self {
         Self {
             schema: SCHEMA,
             services,
+            skipped,
         }
     }
 }

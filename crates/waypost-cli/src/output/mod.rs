@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 pub(crate) use json::{Document, SCHEMA, compact, pretty};
 pub(crate) use progress::awaited;
-pub(crate) use style::Style;
+pub(crate) use style::{Size, Style};
 pub(crate) use table::Table;
 
 /// Format in which data is shown.

@@ -7,6 +7,15 @@ use std::io::{self, IsTerminal};
 pub(crate) struct Style {
     terminal: bool,
     colour: bool,
+    /// Columns and rows of the terminal, if they are known.
+    size: Option<Size>,
+}
+
+/// Size of a terminal in characters; neither is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
 }
 
 impl Style {
@@ -15,18 +24,30 @@ impl Style {
     pub(crate) const PLAIN: Self = Self {
         terminal: false,
         colour: false,
+        size: None,
     };
 
+    /// Style of a terminal with this many columns, without colour.
+    #[cfg(test)]
+    pub(crate) fn columns(columns: usize) -> Self {
+        let size = Some(Size { columns, rows: 24 });
+        Self {
+            size,
+            ..Self::PLAIN
+        }
+    }
+
     pub(crate) fn of_stdout() -> Self {
-        Self::of(io::stdout().is_terminal())
+        Self::of(io::stdout().is_terminal(), || size(io::stdout()))
     }
 
     pub(crate) fn of_stderr() -> Self {
-        Self::of(io::stderr().is_terminal())
+        Self::of(io::stderr().is_terminal(), || size(io::stderr()))
     }
 
     /// Returns the style by the terminal, `NO_COLOR` (set and not empty) and `TERM=dumb`.
-    fn of(terminal: bool) -> Self {
+    fn of(terminal: bool, size: impl Fn() -> Option<Size>) -> Self {
+        let size = if terminal { size() } else { None };
         let is = |name, is_set: fn(&str) -> bool| {
             std::env::var_os(name).is_some_and(|value| value.to_str().is_none_or(is_set))
         };
@@ -34,7 +55,23 @@ impl Style {
         Self {
             terminal,
             colour: terminal && !is("NO_COLOR", |value| !value.is_empty()),
+            size,
         }
+    }
+
+    /// Returns the size of the terminal; none if the output is not one, or has no known size.
+    pub(crate) fn size(self) -> Option<Size> {
+        self.size
+    }
+
+    /// Returns the same style without a size: for lines that are wrapped afterwards.
+    pub(crate) fn unbounded(self) -> Self {
+        Self { size: None, ..self }
+    }
+
+    /// Returns true if a line of this many characters fits on one line of the terminal.
+    pub(crate) fn fits(self, characters: usize) -> bool {
+        self.size.is_none_or(|size| characters <= size.columns)
     }
 
     /// Returns true if lines can be redrawn in place.
@@ -65,4 +102,16 @@ impl Style {
             text.to_owned()
         }
     }
+}
+
+#[cfg(unix)]
+fn size(output: impl std::os::fd::AsFd) -> Option<Size> {
+    let size = rustix::termios::tcgetwinsize(output).ok()?;
+    let (columns, rows) = (usize::from(size.ws_col), usize::from(size.ws_row));
+    (columns > 0 && rows > 0).then_some(Size { columns, rows })
+}
+
+#[cfg(not(unix))]
+fn size<T>(_: T) -> Option<Size> {
+    None
 }

@@ -157,17 +157,35 @@ async fn midst(folder: &Path) -> Child {
 }
 
 #[tokio::test]
-async fn ctrl_c_and_sigterm_leave_no_process_and_no_folder() {
+async fn ctrl_c_and_sigterm_sum_up_and_leave_no_process_and_no_folder() {
     let folder = tempfile::tempdir().unwrap();
     for stop in [Child::ctrl_c, Child::sigterm] {
         let mut demo = midst(folder.path()).await;
         stop(&mut demo).unwrap();
         let ended = end(&mut demo).await;
+        assert_eq!(ended.code, Some(130), "{ended:?}");
+        let first: Vec<_> = ended
+            .stdout
+            .lines()
+            .map(|line| line.split_whitespace().next().unwrap_or_default())
+            .collect();
         assert_eq!(
-            (ended.code, ended.stdout.as_str()),
-            (Some(130), ""),
-            "{ended:?}"
+            first,
+            [
+                "PHASE",
+                "steady",
+                "rolling-restart",
+                "all",
+                "",
+                "Interrupted:"
+            ]
         );
+        let sentence = ended.stdout.lines().last().unwrap();
+        let calls = sentence
+            .strip_prefix("Interrupted: ")
+            .and_then(|rest| rest.strip_suffix(" calls, none failed."));
+        // The steady phase was whole: a second at 100 calls per second.
+        assert!(calls.unwrap().parse::<u32>().unwrap() >= 90, "{sentence}");
         assert!(!demo.group_is_alive());
         assert!(is_empty(folder.path()));
     }

@@ -91,7 +91,7 @@ async fn wrong_values_are_told_with_the_right_ones() {
     "#);
     insta::assert_snapshot!(failed(&["register", "--name", "a", "--address", "b", "--metadata", "protocol=grpc"]).await, @r#"
     2
-    error: address "b": has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080
+    error: cannot advertise b: the address has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080; it is set with .advertise("host:port"), --server-advertise or WAYPOST_SERVER_ADVERTISE (waypost register: --address)
     "#);
     insta::assert_snapshot!(failed(&["register", "--name", "a", "--address", "b:1", "--metadata", "protocol=grpc", "--ttl", "1s"]).await, @r"
     2
@@ -109,7 +109,7 @@ async fn wrong_values_are_told_with_the_right_ones() {
 async fn a_registry_that_cannot_be_used_is_code_3() {
     insta::assert_snapshot!(failed(&["--registry", "local:///dev/null/registry", "list"]).await, @r"
     3
-    error: the local registry is unavailable: making the directory /dev/null/registry: Not a directory (os error 20)
+    error: the local registry is unavailable: reading /dev/null/registry: Not a directory (os error 20)
       is it the right one, and up? choose with --registry URL or WAYPOST_REGISTRY
     ");
 }

@@ -10,4 +10,5 @@ mod faults;
 mod page;
 mod reads;
 mod support;
+mod terminal;
 mod writes;

@@ -184,6 +184,26 @@ impl Host {
     }
 }
 
+/// Returns the text with `DATE` and `HH:MM:SS.mmm` in place of times.
+pub(crate) fn without_times(text: &str) -> String {
+    let placeholder = |word: &str| {
+        let shape: String = word
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '0' } else { c })
+            .collect();
+        match shape.as_str() {
+            "00:00:00.000" => "HH:MM:SS.mmm".to_owned(),
+            "0000-00-00T00:00:00.000Z" => "DATETHH:MM:SS.mmmZ".to_owned(),
+            _ => word.to_owned(),
+        }
+    };
+    let words = text.split_inclusive(char::is_whitespace).map(|word| {
+        let bare = word.trim_end();
+        placeholder(bare) + &word[bare.len()..]
+    });
+    words.collect()
+}
+
 /// Waits until `there` returns true, while other tasks run.
 pub(crate) async fn eventually(mut there: impl FnMut() -> bool) {
     let wait = async {

@@ -3,7 +3,7 @@
 use waypost_testkit::Child;
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 
-use crate::support::{Ended, Host, each, end};
+use crate::support::{Ended, Host, each, end, without_times};
 
 /// Times within which a dead node soon expires, and long enough for a busy machine.
 const SHORT: [&str; 4] = ["--ttl", "6s", "--interval", "2s"];
@@ -88,16 +88,16 @@ async fn list_and_get_show_what_is_there() {
 async fn watch_tells_a_leave_from_a_loss() {
     let lines = each(async |binary| {
         let (_etcd, host) = start(&binary).await;
-        host.watched("table", &SHORT).await
+        without_times(&host.watched("table", &SHORT).await)
     })
     .await;
     insta::assert_snapshot!(lines, @r"
-    EVENT     NODE                                          ADDRESS                VERSION
-    present   greeter-a                                     127.0.0.1:9097         latest
-    created   greeter-b                                     127.0.0.1:9098         latest
-    leaving   greeter-b                                     127.0.0.1:9098         latest
-    left      greeter-b                                     127.0.0.1:9098         latest
-    lost      greeter-a                                     127.0.0.1:9097         latest
+    TIME (UTC)    EVENT     NODE                                          ADDRESS                VERSION
+    HH:MM:SS.mmm  present   greeter-a                                     127.0.0.1:9097         latest
+    HH:MM:SS.mmm  created   greeter-b                                     127.0.0.1:9098         latest
+    HH:MM:SS.mmm  leaving   greeter-b                                     127.0.0.1:9098         latest
+    HH:MM:SS.mmm  left      greeter-b                                     127.0.0.1:9098         latest
+    HH:MM:SS.mmm  lost      greeter-a                                     127.0.0.1:9097         latest
     ");
 }
 

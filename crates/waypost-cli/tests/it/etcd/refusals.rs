@@ -63,7 +63,7 @@ impl Target {
         let text = format!("{}\n{}", ended.code.unwrap(), ended.stderr);
         assert!(!text.contains(PASSWORD) && !text.contains(WRONG), "{text}");
         assert!(
-            ended.stdout.is_empty() || ended.stdout.starts_with("EVENT"),
+            ended.stdout.is_empty() || ended.stdout.starts_with("TIME"),
             "{}",
             ended.stdout
         );
