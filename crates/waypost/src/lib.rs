@@ -65,6 +65,11 @@
 //! # Ok(()) }
 //! ```
 //!
+//! [docs/first-service.md] leads from `cargo new` to a balanced call of your own protobuf service,
+//! with a `build.rs` that needs no `protoc`, and a test.
+//!
+//! [docs/first-service.md]: https://github.com/waypost-rs/waypost/blob/main/docs/first-service.md
+//!
 //! Features: `local` (the registry of one host; default), `tonic` (gRPC client and server;
 //! default), `tls` (TLS between services, with `tonic`), `etcd` (the registry on etcd v3), `args`
 //! (flags to flatten into a service's own `clap` parser), `axum` (axum routers as servers).

@@ -7,6 +7,10 @@ mod connect;
 #[cfg(all(feature = "local", feature = "tonic"))]
 mod examples;
 #[cfg(all(feature = "local", feature = "tonic", target_os = "linux"))]
+mod first_service;
+#[cfg(all(feature = "args", feature = "tonic"))]
+mod kubernetes;
+#[cfg(all(feature = "local", feature = "tonic", target_os = "linux"))]
 mod leftovers;
 #[cfg(all(
     feature = "args",
