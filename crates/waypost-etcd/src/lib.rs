@@ -10,6 +10,8 @@
 //! `lease` and `watch`; `error` classifies every error of etcd once. This crate knows neither load
 //! balancing nor its callers.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backoff;
 mod claims;
 mod cluster;

@@ -11,6 +11,8 @@
 //! service's peers), `client`, `service` (one channel's membership in a pool), `call` (the attempts
 //! of a call), `channel`, `direct` (one connection without balancing).
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod call;
 mod channel;
 mod client;

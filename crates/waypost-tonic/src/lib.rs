@@ -4,6 +4,8 @@
 //! The channel adds gRPC's meaning of headers, trailers and status codes to the channel of
 //! `waypost-http`. This crate never knows which registry it works with.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod channel;
 mod client;
 pub mod descriptor;

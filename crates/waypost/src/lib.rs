@@ -75,6 +75,8 @@
 //! (flags to flatten into a service's own `clap` parser), `axum` (axum routers as servers).
 //! `memory://` and `static://` are always available.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "args")]
 pub mod args;
 mod connect;

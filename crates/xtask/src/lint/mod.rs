@@ -2,13 +2,17 @@
 //! reports the problem, its location and the remedy.
 
 mod architecture;
+mod features;
 mod language;
 mod layering;
 mod machine;
 mod outside;
+mod publish;
 mod rooms;
 
 use std::fmt;
+
+use serde_json::Value;
 
 pub(crate) use language::hides_subject;
 
@@ -47,11 +51,12 @@ const HOUSE: &[(&str, Check)] = &[
     ("ARCHITECTURE.md", architecture::run),
     ("room order", rooms::run),
     ("no path of a machine", machine::run),
+    ("published packages", publish::run),
     ("language", language::run),
 ];
 
-/// Checks of cargo. The façade is checked with each feature alone, since the workspace build
-/// enables all of them together.
+/// Checks of cargo. `publish` packs what would be published, without building it again; it does not
+/// mind changes that are not committed yet.
 const CARGO: &[(&str, &[&str])] = &[
     ("fmt", &["fmt", "--all", "--check"]),
     (
@@ -65,89 +70,17 @@ const CARGO: &[(&str, &[&str])] = &[
             "warnings",
         ],
     ),
-    (
-        "no feature",
-        &[
-            "clippy",
-            "-p",
-            "waypost",
-            "--no-default-features",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
-    (
-        "feature local",
-        &[
-            "clippy",
-            "-p",
-            "waypost",
-            "--no-default-features",
-            "--features",
-            "local",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
-    (
-        "feature etcd",
-        &[
-            "clippy",
-            "-p",
-            "waypost",
-            "--no-default-features",
-            "--features",
-            "etcd",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
-    (
-        "feature args",
-        &[
-            "clippy",
-            "-p",
-            "waypost",
-            "--no-default-features",
-            "--features",
-            "args",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
-    (
-        "feature tonic",
-        &[
-            "clippy",
-            "-p",
-            "waypost",
-            "--no-default-features",
-            "--features",
-            "tonic",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
-    (
-        "feature axum",
-        &[
-            "clippy",
-            "-p",
-            "waypost",
-            "--no-default-features",
-            "--features",
-            "axum",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
     ("doc", &["doc", "--no-deps", "--workspace"]),
+    (
+        "publish",
+        &[
+            "publish",
+            "--workspace",
+            "--dry-run",
+            "--no-verify",
+            "--allow-dirty",
+        ],
+    ),
 ];
 
 /// Runs all checks; returns true if there are no findings.
@@ -159,6 +92,7 @@ pub(crate) fn run(workspace: &Workspace) -> bool {
     for (name, args) in CARGO {
         report(name, &cargo(workspace, args), &mut failed);
     }
+    report("features", &features::run(workspace), &mut failed);
     match failed.as_slice() {
         [] => println!("lint: nothing found"),
         names => println!("lint: failed: {}", names.join(", ")),
@@ -176,6 +110,21 @@ fn report(name: &'static str, outcome: &Result<Vec<Finding>>, failed: &mut Vec<&
         Err(error) => println!("FAIL  {name}\n  could not check: {error}"),
     }
     failed.push(name);
+}
+
+/// Returns the packages of the workspace that are published.
+fn published(metadata: &Value) -> impl Iterator<Item = &Value> {
+    // `publish = false` is an empty list of registries.
+    let is_published = |package: &&Value| {
+        package["publish"]
+            .as_array()
+            .is_none_or(|to| !to.is_empty())
+    };
+    metadata["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(is_published)
 }
 
 fn cargo(workspace: &Workspace, args: &[&str]) -> Result<Vec<Finding>> {
