@@ -52,6 +52,7 @@ async fn play(story: CaseLog) {
         world.wait(rest).await;
         world.happen().await;
         if world.is_well_behaved() {
+            world.backoff_ends().await;
             world.wait(Duration::from_millis(5)).await;
             world.is_what_is_registered().await;
         }
@@ -90,6 +91,8 @@ struct World {
     servers: Vec<Server>,
     clients: [Client; 2],
     unreachable: bool,
+    /// End of the first backoff of a client that was created during an outage.
+    backoff_until: Option<Instant>,
     delay: Duration,
     /// Number of steps during which responses may be lost.
     losing: u32,
@@ -120,6 +123,7 @@ impl World {
             servers: Vec::new(),
             clients,
             unreachable: false,
+            backoff_until: None,
             delay,
             losing: 0,
             started: 0,
@@ -165,6 +169,9 @@ impl World {
                 self.tell("another client");
                 let client = self.rng.usize(..self.clients.len());
                 let old = std::mem::replace(&mut self.clients[client], Client::new(&self.memory));
+                if self.unreachable {
+                    self.backoff_until = Some(Instant::now() + Config::default().backoff.initial);
+                }
                 old.close().await;
             }
         }
@@ -294,6 +301,15 @@ impl World {
 
     fn is_well_behaved(&self) -> bool {
         !self.unreachable && self.delay.is_zero() && self.losing == 0
+    }
+
+    /// Waits until a client that was created in an outage has tried again. Any other client is
+    /// notified of the end of the outage.
+    async fn backoff_ends(&mut self) {
+        if let Some(until) = self.backoff_until.take() {
+            self.wait(until.saturating_duration_since(Instant::now()))
+                .await;
+        }
     }
 
     async fn wait(&mut self, duration: Duration) {
