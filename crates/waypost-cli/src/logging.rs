@@ -20,5 +20,7 @@ pub(crate) fn start() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // Escape codes would depend on the features that other crates of a build enable.
+        .with_ansi(false)
         .init();
 }
