@@ -131,10 +131,21 @@ pub(super) fn set<T>(keys: &[Key<T>], config: &mut T, (name, text): &Pair) -> Re
     Ok(true)
 }
 
+/// Returns the help of a flag with these keys.
+pub(super) fn help(keys: impl Iterator<Item = &'static str>) -> String {
+    format!(
+        "Any other setting; several with commas, or again. The keys: {}",
+        list(keys)
+    )
+}
+
 /// Returns the error for a key that does not exist.
-pub(super) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let known: Vec<_> = known.collect();
-    format!("has no key {name:?}; the keys are {}", known.join(", "))
+pub(super) fn unknown(name: &str, keys: impl Iterator<Item = &'static str>) -> String {
+    format!("has no key {name:?}; the keys are {}", list(keys))
+}
+
+fn list(keys: impl Iterator<Item = &'static str>) -> String {
+    keys.collect::<Vec<_>>().join(", ")
 }
 
 fn duration(to: &mut Duration, text: &str) -> Result<(), String> {

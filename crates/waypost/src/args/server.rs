@@ -141,19 +141,11 @@ pub struct ServerArgs {
     #[arg(help = INTERVAL.help("Interval between heartbeats, less than the TTL"))]
     interval: Option<Duration>,
     #[arg(id = CONFIG.flag, long = CONFIG.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
-    #[arg(help_heading = HEADING, help = CONFIG.help(&config_help()))]
+    #[arg(help_heading = HEADING, help = CONFIG.help(&config::help(config_keys())))]
     config: Vec<Pair>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::ServerTlsArgs,
-}
-
-fn config_help() -> String {
-    let keys: Vec<_> = config_keys().collect();
-    format!(
-        "Any other setting; several with commas, or again. The keys: {}",
-        keys.join(", ")
-    )
 }
 
 fn config_keys() -> impl Iterator<Item = &'static str> {
