@@ -9,20 +9,8 @@ use waypost::args::RegistryArgs;
 
 use crate::demo::DemoArgs;
 use crate::duration;
+use crate::error::exit_codes;
 use crate::output::Show;
-
-/// Exit codes for the help of a command: the meaning of 0, and of 1 if the command has it.
-macro_rules! exit_codes {
-    ($yes:literal $(, $no:literal)?) => {
-        concat!(
-            "Exit codes: 0 ",
-            $yes,
-            $(", 1 ", $no,)?
-            ", 2 wrong usage, 3 the registry cannot be reached or refuses, 130 interrupted"
-        )
-    };
-}
-pub(crate) use exit_codes;
 
 /// Service registration, discovery and client-side load balancing
 #[derive(Debug, Parser)]

@@ -7,7 +7,20 @@ use waypost::registry;
 
 use crate::output::{self, Style};
 
-/// CliError of a command.
+/// Exit codes for the help of a command: the meaning of 0, and of 1 if the command has it.
+macro_rules! exit_codes {
+    ($yes:literal $(, $no:literal)?) => {
+        concat!(
+            "Exit codes: 0 ",
+            $yes,
+            $(", 1 ", $no,)?
+            ", 2 wrong usage, 3 the registry cannot be reached or refuses, 130 interrupted"
+        )
+    };
+}
+pub(crate) use exit_codes;
+
+/// Failure of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CliError {
     kind: ErrorKind,

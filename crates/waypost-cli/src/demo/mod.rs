@@ -25,9 +25,8 @@ use clap::{Args, Subcommand};
 use waypost::Client;
 use waypost::args::RegistryArgs;
 
-use crate::cli::exit_codes;
 use crate::duration;
-use crate::error::CliError;
+use crate::error::{CliError, exit_codes};
 use crate::open_registry::{OpenRegistry, registry_url};
 use crate::output;
 use crate::signals::Signals;

@@ -13,8 +13,7 @@ use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{FILE_DESCRIPTOR_SET, HelloRequest, HelloResponse};
 
 use super::SERVICE;
-use crate::cli::exit_codes;
-use crate::error::CliError;
+use crate::error::{CliError, exit_codes};
 use crate::escape;
 use crate::open_registry::OpenRegistry;
 use crate::output::{self, SCHEMA};
