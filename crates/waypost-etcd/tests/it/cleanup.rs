@@ -171,7 +171,13 @@ async fn nothing_is_left_in_etcd_or_in_the_process() {
             during.keep_alive_streams,
             before.keep_alive_streams + REGISTRIES as f64
         );
-        assert_eq!(during.connections, before.connections + REGISTRIES + 1);
+        // A handle whose request waited 0.5 s for a busy etcd has a second connection, and keeps the
+        // first one for the streams on it.
+        let connections = during.connections - before.connections;
+        assert!(
+            (REGISTRIES + 1..=2 * (REGISTRIES + 1)).contains(&connections),
+            "{connections} connections"
+        );
         stop.send(()).unwrap();
         let tasks = tokio::task::spawn_blocking(move || clients_thread.join())
             .await
