@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 use waypost::record::Service;
 use waypost::{AnyRegistry, Client, MemoryRegistry};
+use waypost_greeter::echo::EchoMessage;
+use waypost_greeter::echo::echo_client::EchoClient;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
-use waypost_greeter::parrot::Word;
-use waypost_greeter::parrot::parrot_client::ParrotClient;
-use waypost_greeter::{greeter, parrot};
+use waypost_greeter::{echo, greeter};
 use waypost_testkit::hostile::{Behavior, Script, Server};
 use waypost_testkit::report::{Figures, Result, one_thread, rounded};
 
@@ -114,7 +114,7 @@ impl CallersReport {
 
     async fn streams(&mut self, limit: u32, begin: Begin) -> Result<()> {
         let server = BenchServer::start(limit, TAKES).await?;
-        let (client, channel) = channel(&server.address, parrot::FILE_DESCRIPTOR_SET).await?;
+        let (client, channel) = channel(&server.address, echo::FILE_DESCRIPTOR_SET).await?;
         let start = Instant::now();
         let begun = match begin {
             Begin::AtOnce => at_once(&channel).await,
@@ -211,14 +211,14 @@ async fn one_by_one(channel: &waypost::Channel) -> usize {
 }
 
 /// Opens a stream and returns it once its first message has arrived.
-async fn begin(channel: &waypost::Channel) -> Option<Streaming<Word>> {
-    let word = Word {
+async fn begin(channel: &waypost::Channel) -> Option<Streaming<EchoMessage>> {
+    let word = EchoMessage {
         text: "one".to_owned(),
-        ..Word::default()
+        ..EchoMessage::default()
     };
     let begun = async {
-        let mut stream = ParrotClient::new(channel.clone())
-            .count(word)
+        let mut stream = EchoClient::new(channel.clone())
+            .server_streaming_echo(word)
             .await
             .ok()?
             .into_inner();

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_says_what_is_wrong() {
+    fn a_wrong_line_states_what_is_wrong() {
         assert_eq!(
             parse("--nodes").unwrap_err().to_string(),
             "--nodes must be followed by a value"

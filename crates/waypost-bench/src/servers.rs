@@ -8,10 +8,10 @@ use futures_core::Stream;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
+use waypost_greeter::echo::EchoMessage;
+use waypost_greeter::echo::echo_server::{Echo, EchoServer};
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{HelloRequest, HelloResponse};
-use waypost_greeter::parrot::Word;
-use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
 use waypost_testkit::report::{Result, one_thread};
 use waypost_testkit::{Child, Program};
 
@@ -58,7 +58,7 @@ pub(crate) fn serve(args: &[String]) -> Result<()> {
         let mut server = tonic::transport::Server::builder().max_concurrent_streams(streams);
         let router = server
             .add_service(GreeterServer::new(Slow { takes }))
-            .add_service(ParrotServer::new(Slow { takes }));
+            .add_service(EchoServer::new(Slow { takes }));
         Ok(router
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
             .await?)
@@ -83,45 +83,54 @@ impl Greeter for Slow {
     }
 }
 
-type Words = Pin<Box<dyn Stream<Item = std::result::Result<Word, Status>> + Send>>;
+type EchoStream = Pin<Box<dyn Stream<Item = std::result::Result<EchoMessage, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Parrot for Slow {
-    type CountStream = Words;
-    type TalkStream = Words;
+impl Echo for Slow {
+    type ServerStreamingEchoStream = EchoStream;
+    type BidirectionalStreamingEchoStream = EchoStream;
 
-    async fn say(&self, request: Request<Word>) -> std::result::Result<Response<Word>, Status> {
+    async fn unary_echo(
+        &self,
+        request: Request<EchoMessage>,
+    ) -> std::result::Result<Response<EchoMessage>, Status> {
         Ok(Response::new(request.into_inner()))
     }
 
-    async fn count(&self, request: Request<Word>) -> std::result::Result<Response<Words>, Status> {
+    async fn server_streaming_echo(
+        &self,
+        request: Request<EchoMessage>,
+    ) -> std::result::Result<Response<EchoStream>, Status> {
         Ok(Response::new(Box::pin(One(Some(request.into_inner())))))
     }
 
-    async fn gather(
+    async fn client_streaming_echo(
         &self,
-        _: Request<Streaming<Word>>,
-    ) -> std::result::Result<Response<Word>, Status> {
+        _: Request<Streaming<EchoMessage>>,
+    ) -> std::result::Result<Response<EchoMessage>, Status> {
         Err(Status::unimplemented("no benchmark gathers"))
     }
 
-    async fn talk(
+    async fn bidirectional_streaming_echo(
         &self,
-        _: Request<Streaming<Word>>,
-    ) -> std::result::Result<Response<Words>, Status> {
+        _: Request<Streaming<EchoMessage>>,
+    ) -> std::result::Result<Response<EchoStream>, Status> {
         Err(Status::unimplemented("no benchmark talks"))
     }
 
-    async fn look(&self, request: Request<Word>) -> std::result::Result<Response<Word>, Status> {
+    async fn idempotent_echo(
+        &self,
+        request: Request<EchoMessage>,
+    ) -> std::result::Result<Response<EchoMessage>, Status> {
         Ok(Response::new(request.into_inner()))
     }
 }
 
 /// Stream of one word that does not end.
-struct One(Option<Word>);
+struct One(Option<EchoMessage>);
 
 impl Stream for One {
-    type Item = std::result::Result<Word, Status>;
+    type Item = std::result::Result<EchoMessage, Status>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_can_be_told_where_the_registry_is() {
+    fn every_command_takes_the_registry_url() {
         insta::assert_snapshot!(help(&["list"]), @r"
         Lists all services
 
@@ -308,7 +308,7 @@ mod tests {
               --client-tls-server-name <NAME>   Name in the servers' certificates, such as
                                                 {service}.internal; the service's name unless given
                                                 [env: WAYPOST_CLIENT_TLS_SERVER_NAME]
-              --client-tls-assume <true|false>  Assume TLS of nodes whose record does not say, such as those
+              --client-tls-assume <true|false>  Assume TLS of nodes whose record does not state it, such as those
                                                 of go-micro
                                                 [env: WAYPOST_CLIENT_TLS_ASSUME]
 

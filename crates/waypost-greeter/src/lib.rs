@@ -20,8 +20,8 @@ pub mod greeter {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("greeter.bin");
 }
 
-/// Service `parrot.Parrot` for tests: a unary method, each kind of stream, and a unary method that
-/// may be sent twice (`Look`).
+/// Service `echo.Echo` for tests: a unary method, each kind of stream, and a unary method that
+/// may be sent twice (`IdempotentEcho`).
 #[allow(
     missing_docs,
     unused_qualifications,
@@ -29,9 +29,9 @@ pub mod greeter {
     clippy::pedantic,
     reason = "generated"
 )]
-pub mod parrot {
-    include!("parrot.rs");
+pub mod echo {
+    include!("echo.rs");
 
-    /// Compiled `proto/parrot.proto`, as a `google.protobuf.FileDescriptorSet`.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("parrot.bin");
+    /// Compiled `proto/echo.proto`, as a `google.protobuf.FileDescriptorSet`.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("echo.bin");
 }

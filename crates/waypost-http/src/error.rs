@@ -159,7 +159,7 @@ impl ServiceReport {
                 "; give the client TLS: ClientBuilder::tls (--client-tls-ca, WAYPOST_CLIENT_TLS_CA)"
             }
             Some(Exclusion::Plaintext) => {
-                "; their records do not say that they speak TLS; if they do, set TlsConfig::assume_tls (--client-tls-assume, WAYPOST_CLIENT_TLS_ASSUME)"
+                "; their records do not state that they speak TLS; if they do, set TlsConfig::assume_tls (--client-tls-assume, WAYPOST_CLIENT_TLS_ASSUME)"
             }
             _ => "",
         })

@@ -37,6 +37,6 @@ impl RequestError {
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        Self::BodyPanicked(text.unwrap_or("a value that is no text").to_owned())
+        Self::BodyPanicked(text.unwrap_or("a value that is not text").to_owned())
     }
 }

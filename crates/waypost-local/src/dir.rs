@@ -205,7 +205,7 @@ fn check_ours(dir: &Path) -> Result<()> {
         .map_err(|error| unavailable(format!("reading {}", dir.display()), error))?;
     let why = match () {
         () if metadata.is_symlink() => "is a symbolic link",
-        () if !metadata.is_dir() => "is no directory",
+        () if !metadata.is_dir() => "is not a directory",
         () if metadata.uid() != user() => "belongs to another user",
         () if metadata.mode() & 0o077 != 0 => "is open to other users",
         () => return Ok(()),
@@ -232,7 +232,7 @@ fn check_directory(dir: &Path) -> Result<()> {
     }
     Err(Error::invalid(
         format!("registry directory {}", dir.display()),
-        "is no directory: choose another",
+        "is not a directory: choose another",
     ))
 }
 
@@ -275,7 +275,7 @@ mod tests {
         for (name, why) in [
             ("made", "is open to other users"),
             ("link", "symbolic link"),
-            ("file", "is no directory"),
+            ("file", "is not a directory"),
         ] {
             let error = default(name).make().unwrap_err();
             assert!(

@@ -100,7 +100,7 @@ impl LocalRegistry {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Denied`] if the directory may not be used, [`Error::Invalid`] if it is no directory.
+    /// [`Error::Denied`] if the directory may not be used, [`Error::Invalid`] if it is not a directory.
     pub fn open(options: LocalOptions) -> Result<Self> {
         Self::open_as(options, SignalSource::best())
     }

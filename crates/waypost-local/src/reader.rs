@@ -148,7 +148,7 @@ impl Reader {
         };
         let (stamp, record) = match opened {
             Ok((Some(stamp), record)) => (stamp, record),
-            Ok((None, _)) => return Some(self.invalid(key, None, &"it is no file")),
+            Ok((None, _)) => return Some(self.invalid(key, None, &"it is not a file")),
             Err(error) => return Some(self.invalid(key, None, &error)),
         };
         let seen = if known == Some(&stamp) {

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_is_needed_and_what_was_said() {
+    fn a_refusal_states_what_is_needed_with_the_output() {
         let skip = ip(["netns", "delete", "waypost-none"])
             .unwrap_err()
             .to_string();

@@ -25,7 +25,7 @@ use types::Types;
 pub enum DescriptorError {
     /// Bytes that are not a `google.protobuf.FileDescriptorSet`.
     #[error(
-        "this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote"
+        "not a FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote"
     )]
     Decode(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Message or enum that is used but missing from the set.

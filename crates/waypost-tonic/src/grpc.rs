@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_say_of_the_node() {
+    fn what_answers_mean_for_the_node() {
         let table = [
             (200, vec![("grpc-status", "0")], ResponseClass::Success),
             (200, vec![("grpc-status", "5")], ResponseClass::Success),

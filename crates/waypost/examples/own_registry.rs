@@ -66,13 +66,13 @@ impl Registry for HostsFile {
     async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         let (file, options) = (self.clone(), options.clone());
         let polled = async_stream::stream! {
-            let mut told: Option<NodeSet> = None;
+            let mut emitted: Option<NodeSet> = None;
             loop {
                 let entries = file.entries(&options).await;
                 let picture = entries.as_ref().ok().map(|entries| NodeSet::from_iter(entries.clone()));
-                if picture.is_none() || picture != told {
+                if picture.is_none() || picture != emitted {
                     yield entries.map(Event::Reset);
-                    told = picture.or(told);
+                    emitted = picture.or(emitted);
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -139,17 +139,14 @@ fn fixed(url: &str, rest: &str) -> Result<StaticRegistry> {
                 return Err(wrong(
                     url,
                     format_args!(
-                        "{pair:?} is no option of static://; the only one is protocol=NAME"
+                        "{pair:?} is not an option of static://; the only one is protocol=NAME"
                     ),
                 ));
             }
         }
     }
     if hosts.contains('@') {
-        return Err(wrong(
-            url,
-            "static:// knows no users: give host:port and no more",
-        ));
+        return Err(wrong(url, "static:// takes no user: give host:port only"));
     }
     let address = |host: &str| host.parse::<Address>().map_err(|error| wrong(url, error));
     Ok(StaticRegistry::new(
@@ -163,7 +160,7 @@ fn local(url: &str, rest: &str) -> Result<AnyRegistry> {
     if let Some((_, query)) = rest.split_once('?') {
         return Err(wrong(
             url,
-            format_args!("{query:?} is no option of local://, which has none"),
+            format_args!("{query:?} is not an option of local://, which has none"),
         ));
     }
     let dir = (!rest.is_empty()).then(|| rest.into());

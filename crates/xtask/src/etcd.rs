@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn a_program_that_is_no_etcd_is_refused() {
         let why = probe(Path::new("/bin/echo"))
-            .expect_err("echo is no etcd")
+            .expect_err("echo is not etcd")
             .to_string();
         assert_eq!(
             why,

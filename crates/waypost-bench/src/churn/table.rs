@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_stands_beside_the_one_before_and_says_if_it_was_extrapolated() {
+    fn a_figure_is_beside_the_one_before_and_shows_if_it_was_extrapolated() {
         let (now, old) = (
             json!({"rolling_s": 1.5, "rolling_share": 1.0}),
             json!({"rolling_s": 400.0, "rolling_share": 0.01}),

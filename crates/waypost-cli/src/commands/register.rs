@@ -19,10 +19,10 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
     let mut signals = Signals::listen()?;
     let format = args.show.format();
     let service = service(&args);
-    let says_protocol = |node: &Node| node.metadata.contains_key(keys::PROTOCOL);
-    if !service.nodes.iter().any(says_protocol) {
+    let names_protocol = |node: &Node| node.metadata.contains_key(keys::PROTOCOL);
+    if !service.nodes.iter().any(names_protocol) {
         output::note(
-            "note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc",
+            "note: its metadata names no protocol, so Waypost's channels exclude it; add --metadata protocol=grpc",
         );
     }
     let registration = Registration::builder(opened.registry(), service)
@@ -45,7 +45,7 @@ pub(crate) async fn run(opened: OpenRegistry, args: Register) -> Result<(), CliE
         .map_err(|error| opened.failure(error));
     opened.close().await?;
     printed.and(left)?;
-    say(format, "left", &args.name, &node)
+    print_event(format, "left", &args.name, &node)
 }
 
 /// Returns the address of a listener on every interface, if `address` is one: `:8080`,
@@ -86,7 +86,7 @@ async fn print_states(
     loop {
         let state = states.borrow_and_update().clone();
         match state {
-            State::Registered { .. } => say(format, "registered", name, node)?,
+            State::Registered { .. } => print_event(format, "registered", name, node)?,
             State::Failing { why, .. } => {
                 output::note(&format!(
                     "not registered in {}, retrying: {}",
@@ -111,7 +111,7 @@ struct RegisterOutput<'a> {
     address: &'a str,
 }
 
-fn say(format: Format, event: &str, service: &str, node: &Node) -> Result<(), CliError> {
+fn print_event(format: Format, event: &str, service: &str, node: &Node) -> Result<(), CliError> {
     let Node { id, address, .. } = node;
     let text = match format {
         Format::Table | Format::Wide => format!("{event} {id} at {address}"),

@@ -14,7 +14,7 @@ use crate::timestamp::Timestamp;
 
 pub(crate) async fn run(opened: &OpenRegistry, args: &Watch) -> Result<(), CliError> {
     let mut watcher = opened.watch(args.name.as_deref()).await?;
-    let mut story = NodeStates::default();
+    let mut states = NodeStates::default();
     let printer = Printer {
         format: args.show.format(),
         style: Style::of_stdout(),
@@ -22,7 +22,7 @@ pub(crate) async fn run(opened: &OpenRegistry, args: &Watch) -> Result<(), CliEr
     printer.heading()?;
     while let Some(item) = watcher.next().await {
         match item {
-            Ok(event) => printer.print(&story.on_event(event), Timestamp::now())?,
+            Ok(event) => printer.print(&states.on_event(event), Timestamp::now())?,
             Err(error) => output::note(
                 &opened
                     .failure(error)
@@ -205,13 +205,13 @@ mod tests {
         service.entries().remove(0)
     }
 
-    fn lines(story: &mut NodeStates, event: Event) -> Vec<String> {
+    fn lines(states: &mut NodeStates, event: Event) -> Vec<String> {
         let word = |events: &NodeEvent| {
             events.entry.as_ref().map_or("all".to_owned(), |entry| {
                 entry.node.id.replace("greeter-", "")
             })
         };
-        story
+        states
             .on_event(event)
             .iter()
             .map(|events| format!("{} {}", events.what, word(events)))
@@ -219,27 +219,27 @@ mod tests {
     }
 
     #[test]
-    fn a_leave_is_told_from_a_loss_and_a_gap_tells_only_what_changed() {
-        let mut story = NodeStates::default();
+    fn a_leave_is_distinguished_from_a_loss_and_a_gap_reports_only_what_changed() {
+        let mut states = NodeStates::default();
         let first = Event::Reset(vec![entry("a", false), entry("b", false)]);
         assert_eq!(
-            lines(&mut story, first),
+            lines(&mut states, first),
             ["reset all", "present a", "present b"]
         );
         assert_eq!(
-            lines(&mut story, Event::Updated(entry("a", true))),
+            lines(&mut states, Event::Updated(entry("a", true))),
             ["leaving a"]
         );
         assert_eq!(
-            lines(&mut story, Event::Deleted(entry("a", true).key())),
+            lines(&mut states, Event::Deleted(entry("a", true).key())),
             ["left a"]
         );
         assert_eq!(
-            lines(&mut story, Event::Reset(vec![entry("c", false)])),
+            lines(&mut states, Event::Reset(vec![entry("c", false)])),
             ["lost b", "created c"]
         );
         assert_eq!(
-            lines(&mut story, Event::Deleted(entry("z", false).key())),
+            lines(&mut states, Event::Deleted(entry("z", false).key())),
             Vec::<String>::new()
         );
     }

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_latency_is_told_to_within_one_part_in_128() {
+    fn every_latency_is_measured_to_within_one_part_in_128() {
         for us in (0..300)
             .chain((0..36).map(|bit| 1 << bit))
             .chain([1000, 12_345, 30_000_000, LONGEST_US])

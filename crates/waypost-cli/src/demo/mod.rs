@@ -44,7 +44,7 @@ const SERVICE: &str = "greeter";
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
     after_help = concat!(
-        "Without --registry it runs in a fresh directory, or with --etcd on a fresh etcd, whatever WAYPOST_REGISTRY says, and removes \
+        "Without --registry it runs in a fresh directory, or with --etcd on a fresh etcd, without regard to WAYPOST_REGISTRY, and removes \
          it at the end. The etcd is that of WAYPOST_ETCD, else that on the PATH, else the newest that cargo xtask etcd has built.\n\n",
         exit_codes!("no call failed", "a call failed")
     )

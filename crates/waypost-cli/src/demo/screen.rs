@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_low_terminal_says_how_many_nodes_it_has_no_room_for() {
+    fn a_low_terminal_states_how_many_nodes_it_has_no_room_for() {
         let lines = shown(100, 200);
         assert_eq!(
             (lines.len(), lines.last().map(String::as_str)),

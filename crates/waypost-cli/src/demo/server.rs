@@ -64,7 +64,7 @@ pub(super) async fn run(opened: OpenRegistry, args: &DemoServerArgs) -> Result<(
     let mut running = started.map_err(|error| failed(&error))?;
     serve(&opened, &mut running, &mut signals, args.until_stdin_closes).await?;
     opened.close().await?;
-    say("left", &running)
+    print_event("left", &running)
 }
 
 /// Serves until the end. A signal begins a graceful stop, and a second one aborts the calls in
@@ -112,7 +112,7 @@ fn print_state(
     state: &State,
 ) -> Result<(), CliError> {
     match state {
-        State::Registered { .. } => say("registered", running),
+        State::Registered { .. } => print_event("registered", running),
         State::Failing { why, .. } => {
             output::note(&format!(
                 "not registered in {}, retrying: {}",
@@ -125,7 +125,7 @@ fn print_state(
     }
 }
 
-fn say(event: &'static str, running: &ServerHandle) -> Result<(), CliError> {
+fn print_event(event: &'static str, running: &ServerHandle) -> Result<(), CliError> {
     let (service, id, address) = (running.service(), running.node_id(), running.advertised());
     Ok(output::line(&output::compact(&ServerOutput {
         schema: SCHEMA,

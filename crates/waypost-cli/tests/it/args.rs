@@ -16,7 +16,7 @@ async fn next_line(child: &mut Child) -> Value {
 }
 
 #[tokio::test]
-async fn the_server_registers_as_flags_and_the_environment_say() {
+async fn the_server_registers_as_flags_and_the_environment_require() {
     let host = Host::new();
     let args = [
         "demo",
@@ -59,7 +59,7 @@ async fn the_server_registers_as_flags_and_the_environment_say() {
 }
 
 #[tokio::test]
-async fn the_client_calls_whom_and_as_long_as_it_is_told() {
+async fn the_client_calls_the_nodes_and_as_long_as_configured() {
     let host = Host::new();
     let mut server = host.start(&["demo", "server", "--server-name", "bonjour"]);
     next_line(&mut server).await;
@@ -102,7 +102,7 @@ async fn go_micros_variables_choose_the_registry_of_every_command() {
         assert!(
             ended
                 .stderr
-                .starts_with("error: MICRO_REGISTRY \"consul\": is no registry that Waypost has"),
+                .starts_with("error: MICRO_REGISTRY \"consul\": must be etcd or memory"),
             "{ended:?}"
         );
     }

@@ -12,10 +12,10 @@ async fn failed(args: &[&str]) -> String {
 #[tokio::test]
 async fn not_found_is_a_no() {
     let host = Host::new();
-    let ended = host.run(&["get", "nobody"]).await;
+    let ended = host.run(&["get", "unknown"]).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
     insta::assert_snapshot!(ended.stderr, @r#"
-    error: service "nobody" is not registered in local:///here
+    error: service "unknown" is not registered in local:///here
       see what is: waypost --registry local:///here list
     "#);
 }
@@ -72,7 +72,7 @@ async fn what_cannot_be_done_there_is_wrong_usage() {
 }
 
 #[tokio::test]
-async fn wrong_values_are_told_with_the_right_ones() {
+async fn wrong_values_are_reported_with_the_right_ones() {
     insta::assert_snapshot!(failed(&["wait", "greeter", "--timeout", "30"]).await, @r"
     2
     error: invalid value '30' for '--timeout <TIME>': must have a unit: 30s for seconds, or 30ms, 30m, 30h

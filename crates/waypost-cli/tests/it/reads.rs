@@ -291,7 +291,7 @@ fn date(format: &str) -> String {
 }
 
 #[tokio::test]
-async fn watch_tells_a_leave_from_a_loss() {
+async fn watch_reports_a_leave_from_a_loss() {
     let table = Host::new().watched("table", &[]).await;
     insta::assert_snapshot!(without_times(&table), @r"
     TIME (UTC)    EVENT     NODE                                          ADDRESS                VERSION

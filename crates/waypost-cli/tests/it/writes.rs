@@ -3,7 +3,7 @@
 use crate::support::{DEADLINE, Host, end, run, waypost};
 
 #[tokio::test]
-async fn a_registration_is_held_until_it_is_told_to_leave() {
+async fn a_registration_is_held_until_it_is_asked_to_leave() {
     let host = Host::new();
     for signal in [
         waypost_testkit::Child::sigterm,
@@ -26,7 +26,7 @@ async fn a_registration_is_held_until_it_is_told_to_leave() {
 }
 
 #[tokio::test]
-async fn a_registration_tells_other_programs_in_json() {
+async fn a_registration_reports_other_programs_in_json() {
     let host = Host::new();
     let mut node = host.start(&[
         "register",
@@ -40,7 +40,7 @@ async fn a_registration_tells_other_programs_in_json() {
     ]);
     let line = node.line(DEADLINE).await.unwrap();
     insta::assert_snapshot!(line, @r#"{"schema":"waypost/1","event":"registered","service":"web","id":"web-1","address":"[::1]:80"}"#);
-    insta::assert_snapshot!(node.stderr().join("\n"), @"note: it does not say what it speaks, so Waypost's channels pass it over; add --metadata protocol=grpc");
+    insta::assert_snapshot!(node.stderr().join("\n"), @"note: its metadata names no protocol, so Waypost's channels exclude it; add --metadata protocol=grpc");
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn an_address_that_clients_cannot_reach_is_refused_with_the_flag() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_held_is_waited_for_and_said() {
+async fn an_id_that_is_held_is_waited_for_and_reported() {
     let host = Host::new();
     let mut first = host.node("a", &[]).await;
     let mut second = host.start(&[

@@ -159,7 +159,7 @@ pub(crate) async fn a_skipped_record_is_counted_until_it_is_repaired(
             skipped.first[1].reason, "66 561 bytes, at most 66 560",
             "the length and the limit"
         );
-        assert!(registry.skipped(Some("nobody")).is_empty());
+        assert!(registry.skipped(Some("unknown")).is_empty());
     }
     assert_eq!(listing.skipped(None).count, 3);
 

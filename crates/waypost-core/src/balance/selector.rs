@@ -442,7 +442,7 @@ impl NodeIter {
     /// repeated. Returns none if all nodes have been removed.
     #[expect(
         clippy::should_implement_trait,
-        reason = "go-micro's name; it never ends, so it is no iterator"
+        reason = "go-micro's name; it never ends, so it is not an iterator"
     )]
     pub fn next(&mut self) -> Option<SelectedNode> {
         let context = PickContext::new("", Instant::now());

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told_those_there_are() {
+    fn an_error_lists_the_known_names() {
         let error = "Fastest".parse::<StrategyName>().unwrap_err();
         insta::assert_snapshot!(error, @r#"strategy "Fastest" is not known: give random, round-robin or least-request"#);
     }

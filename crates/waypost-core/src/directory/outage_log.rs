@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_without_a_line_is_told_when_the_minute_is_over() {
+    async fn a_change_without_a_line_is_reported_when_the_minute_is_over() {
         let (now, mut log) = (Instant::now(), OutageLog::default());
         log.on_state(now, true);
         log.on_state(now, false);

@@ -118,13 +118,14 @@ impl Task {
         let new = self.cache.snapshot();
         let mut old = None;
         self.channel.sender.send_if_modified(|published| {
-            let is_news = published.generation != new.generation || published.outage != new.outage;
-            if is_news {
+            let has_changed =
+                published.generation != new.generation || published.outage != new.outage;
+            if has_changed {
                 // Drop the old snapshot after the lock of the readers is released: it may be the
                 // last owner of many nodes.
                 old = Some(std::mem::replace(published, new.clone()));
             }
-            is_news
+            has_changed
         });
         if old.is_some() {
             let is_down = new.outage.is_some();

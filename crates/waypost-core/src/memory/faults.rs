@@ -84,7 +84,7 @@ impl Faults {
     }
 
     /// Writes bytes under a key, as any other writer of a registry may. The record has no lease: it
-    /// needs no heartbeat and never expires. Bytes that are no record are
+    /// needs no heartbeat and never expires. Bytes that are not a record are
     /// [skipped](crate::registry::Registry::skipped).
     pub fn put_raw(&self, service: &str, id: &str, bytes: impl Into<Vec<u8>>) {
         self.batch([(key(service, id), Some(bytes.into()))]);

@@ -254,7 +254,7 @@ impl Store {
         }
         self.writes += 2;
         self.remove(&key);
-        self.tell(&[Change::Leave(key)]);
+        self.notify(&[Change::Leave(key)]);
         Ok(())
     }
 
@@ -263,7 +263,7 @@ impl Store {
         self.skipped.remove(&key);
         self.lease(key, Some(lease));
         self.nodes.insert(entry.clone());
-        self.tell(&[Change::Put(entry)]);
+        self.notify(&[Change::Put(entry)]);
     }
 
     /// Writes bytes without a lease, all at one instant.
@@ -288,14 +288,14 @@ impl Store {
                 None => Change::Lose(key),
             });
         }
-        self.tell(&changes);
+        self.notify(&changes);
         bad
     }
 
     /// Revokes the lease of one record.
     pub(super) fn lose(&mut self, key: Key) {
         self.remove(&key);
-        self.tell(&[Change::Lose(key)]);
+        self.notify(&[Change::Lose(key)]);
     }
 
     pub(super) fn set_unreachable(&mut self, unreachable_now: bool) {
@@ -314,7 +314,7 @@ impl Store {
         self.handles.values().for_each(Broadcaster::force_reset);
     }
 
-    fn tell(&self, changes: &[Change]) {
+    fn notify(&self, changes: &[Change]) {
         for broadcaster in self.handles.values() {
             broadcaster.apply(changes.iter().cloned());
         }

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_is_counted_for_what_it_says_of_the_node() {
+    fn each_end_is_counted_for_what_it_means_for_the_node() {
         use AttemptEnd::{Answered, Cancelled, Deadline, LocalMistake, Lost, NodeFailed, Refused};
         let stats = stats();
         for end in [NodeFailed, Lost, Deadline, Cancelled, Refused, LocalMistake] {

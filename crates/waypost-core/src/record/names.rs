@@ -241,7 +241,9 @@ fn check_host(host: &str) -> Result<(), &'static str> {
     } else if host.len() > LONGEST {
         Err("has too long a host: use at most 253 characters")
     } else if !host.bytes().all(is_host_byte) {
-        Err("has a host that is no name or IP address: give host:port without user, path or spaces")
+        Err(
+            "has a host that is neither a name nor an IP address: give host:port without user, path or spaces",
+        )
     } else {
         Ok(())
     }

@@ -137,7 +137,7 @@ impl Config {
         if initial.is_zero() || initial > max {
             return refuse(
                 "backoff",
-                format!("{initial:?} to {max:?} is no range above zero"),
+                format!("{initial:?} to {max:?} is not a range above zero"),
             );
         }
         Ok(())
@@ -187,7 +187,7 @@ mod tests {
             @"registration ttl: 15s must be more than the interval, 18446744073709551615.999999999s, or the record comes and goes");
         insta::assert_snapshot!(text(with(|c| c.interval = Duration::ZERO)), @"registration interval: is zero; 5 s is usual");
         insta::assert_snapshot!(text(with(|c| c.timeout = Duration::ZERO)), @"registration timeout: is zero; 2 s is usual");
-        insta::assert_snapshot!(text(with(|c| c.backoff.initial = seconds(3))), @"registration backoff: 3s to 2s is no range above zero");
+        insta::assert_snapshot!(text(with(|c| c.backoff.initial = seconds(3))), @"registration backoff: 3s to 2s is not a range above zero");
     }
 
     #[test]

@@ -269,12 +269,12 @@ impl Machine {
         }
         match answer {
             _ if self.leaving.is_some() || self.health.is_failing() => self.due = Some(now),
-            Ok(()) => self.stands(now, request.since),
+            Ok(()) => self.on_registered(now, request.since),
             Err(failure) => self.fails(now, chance, failure),
         }
     }
 
-    fn stands(&mut self, now: Instant, since: Instant) {
+    fn on_registered(&mut self, now: Instant, since: Instant) {
         self.failures = 0;
         self.registered_before = true;
         let change = if self.changed {

@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn news_is_told_once_and_in_order() {
+    fn events_are_emitted_once_and_in_order() {
         let (broadcaster, mut watcher) = known();
         let (one, two) = (entry("1", "h:1"), entry("1", "h:2"));
         broadcaster.apply([
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_told_once_also_to_those_who_come_late() {
+    fn trouble_is_reported_once_also_to_late_subscribers() {
         let (broadcaster, mut early) = known();
         broadcaster.apply([Change::Put(entry("1", "h:1"))]);
         broadcaster.fail(|| Error::Closed);
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unverified_picture_is_told_with_its_trouble_and_replaced_by_the_next() {
+    fn an_unverified_picture_is_reported_with_its_trouble_and_replaced_by_the_next() {
         let broadcaster = Broadcaster::default();
         let mut early = broadcaster.subscribe(&WatchOptions::all());
         broadcaster.reset_unverified(NodeSet::from_iter([entry("1", "h:1")]), || Error::Closed);
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_fresh_picture_hears_no_older_one() {
+    fn who_waits_for_a_fresh_picture_gets_no_older_one() {
         let (broadcaster, _) = known();
         let mut waits = broadcaster.subscribe_to_fresh(&WatchOptions::all());
         let newest = broadcaster.newest();

@@ -171,7 +171,7 @@ pub trait Registry: Debug + Send + Sync + 'static {
     fn watch(&self, options: &WatchOptions) -> impl Future<Output = Result<Watcher>> + Send;
 
     /// Returns the records of one service, or of all, that this handle has read and skipped, because
-    /// they are no valid record of their key. A record that was repaired or deleted is no longer
+    /// they are not a valid record of their key. A record that was repaired or deleted is no longer
     /// included, as far as the handle's watchers and lists have read it.
     ///
     /// The errors of calls and of the command line name them: a service whose only record is skipped

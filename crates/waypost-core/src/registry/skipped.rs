@@ -1,4 +1,4 @@
-//! Skipped records: values under a record's key that are no valid record. They are counted until
+//! Skipped records: values under a record's key that are not a valid record. They are counted until
 //! they are repaired or deleted, so that an error about their service can name them.
 
 use std::collections::BTreeMap;

@@ -51,7 +51,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn registrations_leaves_and_losses_are_told_apart() {
+async fn registrations_leaves_and_losses_are_distinguished() {
     let memory = MemoryRegistry::new();
     register(&memory, "a").await;
     register(&memory, "b").await;

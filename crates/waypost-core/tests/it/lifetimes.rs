@@ -143,7 +143,7 @@ async fn an_error_whose_text_panics_is_an_outage() {
 /// On one thread, in real time: other tasks make progress, and the watcher is not polled in a busy
 /// loop.
 #[test]
-fn a_watcher_of_endless_errors_starves_nobody() {
+fn a_watcher_of_endless_errors_starves_no_task() {
     let polls = Counter::default();
     let counted = polls.clone();
     let (registry, watches) = scripted(move |_| {
@@ -175,7 +175,7 @@ fn a_watcher_of_endless_errors_starves_nobody() {
 
 /// On one thread, in real time: events without a pause, each of which changes the set.
 #[test]
-fn a_watcher_of_endless_events_starves_nobody() {
+fn a_watcher_of_endless_events_starves_no_task() {
     let (registry, _) = scripted(|_| {
         Ok(watcher(|item| match item % 2 {
             0 => Some(reset(&["a"])),

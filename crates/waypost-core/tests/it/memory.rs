@@ -196,7 +196,7 @@ async fn a_lost_answer_is_a_timeout_after_the_deed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_takes_as_long_as_told_and_no_longer_than_the_timeout() {
+async fn an_answer_takes_as_long_as_set_and_no_longer_than_the_timeout() {
     let (registry, begun) = (MemoryRegistry::new(), Instant::now());
     registry.faults().set_delay(Duration::from_secs(1));
     registry.register(&service("h:1"), &owner()).await.unwrap();

@@ -42,8 +42,8 @@ fn whatever_happens_the_confirmed_are_what_is_registered() {
     }
 }
 
-async fn play(story: CaseLog) {
-    let mut world = World::new(story);
+async fn play(log: CaseLog) {
+    let mut world = World::new(log);
     for _ in 0..3 {
         world.start();
     }
@@ -57,7 +57,7 @@ async fn play(story: CaseLog) {
             world.is_what_is_registered().await;
         }
     }
-    world.tell("no more faults");
+    world.record("no more faults");
     world.faults_end();
     world.wait(WELL_AGAIN).await;
     world.is_what_is_registered().await;
@@ -85,7 +85,7 @@ struct Client {
 
 struct World {
     rng: Rng,
-    story: CaseLog,
+    log: CaseLog,
     begun: Instant,
     memory: MemoryRegistry,
     servers: Vec<Server>,
@@ -110,14 +110,14 @@ fn record(id: &str, address: &str) -> Service {
 }
 
 impl World {
-    fn new(story: CaseLog) -> Self {
+    fn new(log: CaseLog) -> Self {
         let memory = MemoryRegistry::new();
         let clients = [Client::new(&memory), Client::new(&memory)];
-        let rng = Rng::with_seed(story.seed());
+        let rng = Rng::with_seed(log.seed());
         let (begun, delay) = (Instant::now(), Duration::ZERO);
         Self {
             rng,
-            story,
+            log,
             begun,
             memory,
             servers: Vec::new(),
@@ -130,8 +130,8 @@ impl World {
         }
     }
 
-    fn tell(&self, what: impl std::fmt::Display) {
-        self.story.record(format!(
+    fn record(&self, what: impl std::fmt::Display) {
+        self.log.record(format!(
             "{:8.3} s {what}",
             self.begun.elapsed().as_secs_f64()
         ));
@@ -150,14 +150,14 @@ impl World {
             45..55 => self.expire(),
             55..70 => self.write_by_hand(),
             70..75 => {
-                self.tell("cut");
+                self.record("cut");
                 self.memory.faults().cut();
             }
             75..80 => self.be_unreachable(true),
             80..88 => self.be_unreachable(false),
             88..92 => {
                 let answers = self.rng.u32(1..6);
-                self.tell(format!("{answers} answers are lost"));
+                self.record(format!("{answers} answers are lost"));
                 self.memory.faults().lose_answers(answers);
                 self.losing = 5;
             }
@@ -166,7 +166,7 @@ impl World {
                 self.set_delay(Duration::from_millis(delay));
             }
             _ => {
-                self.tell("another client");
+                self.record("another client");
                 let client = self.rng.usize(..self.clients.len());
                 let old = std::mem::replace(&mut self.clients[client], Client::new(&self.memory));
                 if self.unreachable {
@@ -185,7 +185,7 @@ impl World {
         let id = self.rng.u32(..8).to_string();
         self.started += 1;
         let address = format!("10.0.0.1:{}", self.started);
-        self.tell(format!("{id} starts at {address}"));
+        self.record(format!("{id} starts at {address}"));
         let registry = AnyRegistry::new(self.memory.open());
         let registration = Registration::builder(registry.clone(), record(&id, &address))
             .start()
@@ -212,7 +212,7 @@ impl World {
         let Some(server) = self.take_one() else {
             return;
         };
-        self.tell(format!("{} leaves", server.id));
+        self.record(format!("{} leaves", server.id));
         // The registration cannot leave while the registry is unreachable. Its record expires.
         let _ = self.until(server.registration.close()).await;
         server.registry.close().await.unwrap();
@@ -220,14 +220,14 @@ impl World {
 
     fn die(&mut self) {
         if let Some(server) = self.take_one() {
-            self.tell(format!("{} dies", server.id));
+            self.record(format!("{} dies", server.id));
         }
     }
 
     fn change_metadata(&mut self) {
         if let Some(server) = self.rng.choice(&self.servers) {
             let step = self.rng.u32(..).to_string();
-            self.tell(format!("{} is changed to {step}", server.id));
+            self.record(format!("{} is changed to {step}", server.id));
             server.registration.set_metadata("step", step).unwrap();
         }
     }
@@ -241,7 +241,7 @@ impl World {
 
     fn expire(&mut self) {
         let key = self.any_key();
-        self.tell(format!("{} runs out", key.id));
+        self.record(format!("{} runs out", key.id));
         self.memory.faults().expire(&key);
     }
 
@@ -260,7 +260,7 @@ impl World {
             };
             changes.push((key, bytes));
         }
-        self.tell(format!(
+        self.record(format!(
             "by hand: {:?}",
             changes
                 .iter()
@@ -272,7 +272,7 @@ impl World {
 
     fn be_unreachable(&mut self, unreachable: bool) {
         if self.unreachable != unreachable {
-            self.tell(if unreachable {
+            self.record(if unreachable {
                 "unreachable"
             } else {
                 "reachable"
@@ -283,7 +283,7 @@ impl World {
     }
 
     fn set_delay(&mut self, delay: Duration) {
-        self.tell(format!("answers take {delay:?}"));
+        self.record(format!("answers take {delay:?}"));
         self.delay = delay;
         self.memory.faults().set_delay(delay);
     }
@@ -432,13 +432,13 @@ impl World {
                 "{:?}",
                 holder.registration
             );
-            let says = holder.registration.service().nodes[0]
+            let step = holder.registration.service().nodes[0]
                 .metadata
                 .get("step")
                 .map(str::to_owned);
             assert_eq!(
                 found.node.metadata.get("step").map(str::to_owned),
-                says,
+                step,
                 "its metadata"
             );
         }

@@ -132,10 +132,10 @@ async fn sixty_cancelled_callers_leave_the_shares_even() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_missing_is_said() {
+async fn what_is_missing_is_reported() {
     let (memory, registry) = town(2).await;
     for selector in selectors(&registry, Config::default) {
-        let error = selector.select("nobody").await.unwrap_err();
+        let error = selector.select("unknown").await.unwrap_err();
         assert!(
             matches!(error, SelectError::NoNode { known: 0, .. }),
             "{error}"
@@ -213,7 +213,7 @@ async fn a_node_that_a_filter_panicked_on_is_selected_once_the_filter_has_an_ans
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_whose_record_is_skipped_is_told_from_one_without_nodes() {
+async fn a_service_whose_record_is_skipped_is_distinguished_from_one_without_nodes() {
     let (memory, registry) = town(0).await;
     memory.faults().put_raw("greeter", "greeter-1", "{");
     for selector in selectors(&registry, Config::default) {
@@ -223,7 +223,7 @@ async fn a_service_whose_record_is_skipped_is_told_from_one_without_nodes() {
                 && text.ends_with(r#"(node "greeter-1")"#),
             "{text}"
         );
-        let text = selector.select("nobody").await.unwrap_err().to_string();
+        let text = selector.select("unknown").await.unwrap_err().to_string();
         assert!(text.ends_with("the registry knows 0"), "{text}");
     }
 }

@@ -42,7 +42,7 @@ async fn every_service_has_its_nodes() {
 }
 
 #[tokio::test]
-async fn a_watcher_hears_them_once_and_ends_at_close() {
+async fn a_watcher_gets_them_once_and_ends_at_close() {
     let registry = registry();
     let mut one = registry
         .watch(&WatchOptions::service("greeter"))

@@ -284,7 +284,7 @@ impl Cluster {
         let transport = timeout_at(deadline.min(dial.started + DIAL_WAIT), dial.connection())
             .await
             .ok()?;
-        // The dial or the connection may have ended with its runtime; that is no failure of the
+        // The dial or the connection may have ended with its runtime; that is not a failure of the
         // member.
         let Some(transport) = transport.filter(DirectConnection::is_open) else {
             self.members[index].state().remove_dial(&dial);

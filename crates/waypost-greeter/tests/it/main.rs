@@ -14,8 +14,8 @@ fn the_generated_greeter_is_fresh() {
 }
 
 #[test]
-fn the_generated_parrot_is_fresh() {
-    check("parrot");
+fn the_generated_echo_is_fresh() {
+    check("echo");
 }
 
 fn check(name: &str) {

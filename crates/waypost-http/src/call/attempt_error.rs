@@ -167,7 +167,7 @@ impl fmt::Display for AttemptError {
             Self::Deadline => f.write_str("deadline exceeded"),
             Self::Request(error) => error.fmt(f),
             Self::Reset(error) => write!(f, "the node reset the call: {error}"),
-            Self::Unavailable(..) => f.write_str("the node says that it is unavailable"),
+            Self::Unavailable(..) => f.write_str("the node reports that it is unavailable"),
             Self::NoResponse { text, .. } => f.write_str(text),
         }
     }

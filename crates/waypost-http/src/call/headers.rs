@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_above_the_limit_of_the_peer_are_an_error_that_says_so() {
+    fn headers_above_the_limit_of_the_peer_are_an_error_that_reports_it() {
         let headers = HeaderMap::from_iter([(
             HeaderName::from_static("big"),
             HeaderValue::from_str(&"x".repeat(1_000)).unwrap(),

@@ -269,12 +269,12 @@ impl Driver {
             self.act(now, KeepAliveEvent::Prove)?;
             self.proof_wanted = true;
         }
-        self.tell_proof();
+        self.notify_proof();
         Ok(())
     }
 
     /// Notifies the calls that wait for the verification once no PING is outstanding.
-    fn tell_proof(&mut self) {
+    fn notify_proof(&mut self) {
         if self.proof_wanted && !self.keep_alive.is_asking() {
             self.proof_wanted = false;
             self.connection.0.state.proofs.send_modify(|n| *n += 1);

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn loopback_is_reached_from_loopback_and_each_address_is_told_once() {
+    async fn loopback_is_reached_from_loopback_and_each_address_is_reported_once() {
         let targets = addresses(&["127.0.0.1:2379", "127.0.0.1:2380", "localhost:1"]);
         let local = local_addresses(&targets).await;
         assert_eq!(local[0], IpAddr::V4(Ipv4Addr::LOCALHOST));

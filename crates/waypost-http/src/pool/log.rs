@@ -337,7 +337,7 @@ mod tests {
             None,
             "lost again, and perhaps in a moment"
         );
-        assert_eq!(log.next_wake(), None, "an event will tell");
+        assert_eq!(log.next_wake(), None, "an event will wake it");
         assert_eq!(
             log.on_state(start + 2 * EVERY, Ready, &mut budget),
             back(50, 0)
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_service_that_no_channel_uses_is_not_logged_and_wakes_nobody() {
+    async fn a_service_that_no_channel_uses_is_not_logged_and_wakes_no_task() {
         let (mut log, start) = (ServiceLog::default(), Instant::now());
         log.on_state(start, true, true);
         log.on_state(start, false, true);

@@ -161,7 +161,7 @@ impl Connect for TlsConnect {
 fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     let wrong = |_| {
         TlsError(format!(
-            "the server name {name:?} is neither a DNS name nor an IP address; {SERVICE} in it stands for the service's name"
+            "the server name {name:?} is neither a DNS name nor an IP address; {SERVICE} in it is replaced by the service's name"
         ))
     };
     ServerName::try_from(name.to_owned()).map_err(wrong)

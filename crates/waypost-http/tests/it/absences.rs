@@ -135,7 +135,7 @@ async fn ten_calls(sender: &ServiceChannel, body: usize) -> Vec<Outcome> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_line_says_so_by_number_and_by_bytes_and_empties() {
+async fn a_full_line_reports_it_by_number_and_by_bytes_and_empties() {
     let mut by_number = ClientConfig::default();
     by_number.waiting_calls = 7;
     let mut by_bytes = ClientConfig::default();

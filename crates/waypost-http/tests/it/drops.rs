@@ -232,19 +232,19 @@ async fn a_closed_client_leaves_no_task_and_no_connection() {
         tokio::spawn(async move { call(&sender, "/act", "sleep 100000").await })
     };
     let waiting = {
-        let nobody = world.client.channel(
-            "nobody".parse().unwrap(),
+        let unknown = world.client.channel(
+            "unknown".parse().unwrap(),
             Default::default(),
             std::sync::Arc::new(crate::net::Plain),
         );
-        tokio::spawn(async move { call(&nobody, "/act", "hi").await })
+        tokio::spawn(async move { call(&unknown, "/act", "hi").await })
     };
     settle().await;
     world.client.close().await;
     settle().await;
     assert!(pending.await.unwrap().is_err());
     let error = waiting.await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "nobody: the client is closed");
+    assert_eq!(error.to_string(), "unknown: the client is closed");
     assert_eq!((a.open.load(Relaxed), b.open.load(Relaxed)), (0, 0));
     assert!(call(&sender, "/act", "hi").await.is_err());
     a.kill();

@@ -44,7 +44,7 @@ fn a_call_after_the_runtime_ended_is_answered_although_the_registry_is_unreachab
 }
 
 #[test]
-fn an_error_after_the_runtime_ended_says_what_is_known() {
+fn an_error_after_the_runtime_ended_states_what_is_known() {
     let (_world, sender, host) = orphaned();
     host.kill();
     let second = runtime();
@@ -75,7 +75,7 @@ fn an_error_after_the_runtime_ended_says_what_is_known() {
 }
 
 #[test]
-fn an_error_says_that_the_registry_has_not_answered_if_the_runtime_ended_before_it_did() {
+fn an_error_states_that_the_registry_has_not_answered_if_the_runtime_ended_before_it_did() {
     let first = runtime();
     let world = World::new();
     world.memory.faults().set_unreachable(true);
@@ -98,7 +98,7 @@ fn an_error_says_that_the_registry_has_not_answered_if_the_runtime_ended_before_
 }
 
 #[test]
-fn a_call_outside_of_a_runtime_says_so() {
+fn a_call_outside_of_a_runtime_reports_it() {
     let (_world, sender, _host) = orphaned();
     let mut call = pin!(begin(&sender, "/look", "hi", None));
     let Poll::Ready(Err(error)) = call.as_mut().poll(&mut Context::from_waker(Waker::noop()))

@@ -101,7 +101,7 @@ async fn a_peer_that_asked_for_calm_long_ago_is_found_out_as_soon_as_any_other()
         }
         assert!(
             a.dialled.load(Relaxed) > 6,
-            "each connection was told to be calm"
+            "each connection got ENHANCE_YOUR_CALM"
         );
         together(&sender, 20).await;
         a.freeze(true);

@@ -37,7 +37,7 @@ async fn revive(world: &World, name: &str) -> Host {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_cannot_be_connected_is_said_once_with_the_reason_and_so_is_its_return() {
+async fn a_node_that_cannot_be_connected_is_reported_once_with_the_reason_and_so_is_its_return() {
     let log = Log::capture();
     let world = World::new();
     let a = world.host("a").await;
@@ -68,7 +68,7 @@ async fn a_node_that_cannot_be_connected_is_said_once_with_the_reason_and_so_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn nodes_that_are_dead_from_the_start_are_said_each_once_and_so_is_the_failed_start() {
+async fn nodes_that_are_dead_from_the_start_are_reported_each_once_and_so_is_the_failed_start() {
     let log = Log::capture();
     let world = World::new();
     for name in ["a", "b", "c", "d", "e"] {
@@ -119,12 +119,12 @@ async fn a_node_that_comes_and_goes_has_two_lines_a_minute_with_the_count_of_cha
             .unwrap()
             + 1
     };
-    let told: u64 = lines.iter().map(count).sum();
+    let logged: u64 = lines.iter().map(count).sum();
     let shown = u64::try_from(lines.len()).unwrap();
     assert!((MINUTES..=2 * MINUTES + 2).contains(&shown), "{lines:#?}");
     assert!(
-        (MINUTES * 6 - 6..=MINUTES * 6).contains(&told),
-        "{told}: {lines:#?}"
+        (MINUTES * 6 - 6..=MINUTES * 6).contains(&logged),
+        "{logged}: {lines:#?}"
     );
 }
 
@@ -173,7 +173,7 @@ fn count(log: &[String], message: &str) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_fifty_nodes_that_die_together_twenty_a_minute_are_said_until_all_are() {
+async fn of_fifty_nodes_that_die_together_twenty_a_minute_are_reported_until_all_are() {
     let log = Log::capture();
     let world = World::new();
     let hosts = world.hosts(50).await;
@@ -295,7 +295,7 @@ async fn a_node_that_is_unreachable_has_a_reason_whatever_its_server_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_reachable_again_at_another_address_is_said() {
+async fn a_node_that_is_reachable_again_at_another_address_is_reported() {
     let log = Log::capture();
     let world = World::new();
     let (a, _b) = (world.host("a").await, world.net.host_of("b"));
@@ -331,7 +331,7 @@ async fn one_connection_that_is_closed_early_is_no_unreachable_node() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_without_a_ready_node_is_said_once_and_so_is_its_return() {
+async fn a_service_without_a_ready_node_is_reported_once_and_so_is_its_return() {
     let log = Log::capture();
     let world = World::new();
     let (a, b) = (world.host("a").await, world.host("b").await);
@@ -412,7 +412,7 @@ async fn a_service_that_comes_and_goes_has_two_lines_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_ready_node_is_not_said_where_none_is_expected() {
+async fn no_ready_node_is_not_reported_where_none_is_expected() {
     let log = Log::capture();
     let world = World::new();
     let host = world.host("a").await;

@@ -103,7 +103,7 @@ async fn a_service_without_channels_is_let_go_after_ten_minutes_and_found_again(
     assert_eq!(
         open(),
         1,
-        "a channel that says nothing keeps its connections"
+        "a channel that reports nothing keeps its connections"
     );
     drop(sender);
     tokio::time::sleep(Duration::from_secs(590)).await;

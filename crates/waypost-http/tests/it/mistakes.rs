@@ -22,7 +22,7 @@ use crate::support::{all_ready, all_used};
 /// Body that yields a chunk, waits for the signal, and fails.
 struct Failing {
     piece: Option<Bytes>,
-    told: oneshot::Receiver<Infallible>,
+    ended: oneshot::Receiver<Infallible>,
 }
 
 impl Body for Failing {
@@ -37,7 +37,7 @@ impl Body for Failing {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         // The signal is the drop of the sender.
-        Pin::new(&mut self.told)
+        Pin::new(&mut self.ended)
             .poll(cx)
             .map(|_| Some(Err(std::io::Error::other("the disk is gone"))))
     }
@@ -47,13 +47,13 @@ fn failing(
     path: &str,
     piece: Option<&'static str>,
 ) -> (oneshot::Sender<Infallible>, Request<Failing>) {
-    let (tell, told) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
     (
-        tell,
+        end,
         Request::post(path)
             .body(Failing {
                 piece: piece.map(|text| Bytes::from_static(text.as_bytes())),
-                told,
+                ended,
             })
             .unwrap(),
     )
@@ -72,15 +72,15 @@ async fn a_body_that_fails_ends_its_call_alone() {
         all_used(&sender).await;
         let received = || a.requests.load(Relaxed) + b.requests.load(Relaxed);
         let before = received();
-        let (tell, request) = failing(path, None);
-        drop(tell);
+        let (end, request) = failing(path, None);
+        drop(end);
         let error = sender.call(request).await.unwrap_err();
         assert!(
             error.kind == FailureKind::Request && format!("{error:?}").contains("the disk is gone"),
             "{path}: {error:?}"
         );
         assert_eq!(received(), before, "{path}: sent to no node");
-        let (tell, request) = failing(path, Some("piece"));
+        let (end, request) = failing(path, Some("piece"));
         let call = tokio::spawn({
             let sender = sender.clone();
             async move {
@@ -97,7 +97,7 @@ async fn a_body_that_fails_ends_its_call_alone() {
             }
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
-        drop(tell);
+        drop(end);
         let error = call.await.unwrap();
         assert!(error.contains("the disk is gone"), "{path}: {error}");
         assert_eq!((received() - before, blamed(&sender)), (1, 0), "{path}");
@@ -193,16 +193,16 @@ async fn bodies_that_fail_together_lose_no_call_beside_them() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     host.freeze(true);
     let mut calls = tokio::task::JoinSet::new();
-    let tells: Vec<_> = (0..60)
+    let ends: Vec<_> = (0..60)
         .map(|_| {
-            let (tell, request) = failing("/act", Some("piece"));
+            let (end, request) = failing("/act", Some("piece"));
             let sender = sender.clone();
             calls.spawn(async move { sender.call(request).await.map(drop).unwrap_err().kind });
-            tell
+            end
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(10)).await;
-    drop(tells);
+    drop(ends);
     assert_eq!(calls.join_all().await, [FailureKind::Request; 60]);
     tokio::time::sleep(Duration::from_millis(100)).await;
     host.freeze(false);

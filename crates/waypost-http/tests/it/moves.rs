@@ -19,7 +19,7 @@ use crate::net::{World, call, calls_at_once};
 const LONG: Duration = Duration::from_secs(5);
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_answered_and_says_by_whom() {
+async fn a_call_is_answered_and_names_its_node() {
     let world = World::new();
     let host = world.host("a").await;
     let sender = world.sender();

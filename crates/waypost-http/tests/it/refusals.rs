@@ -68,7 +68,7 @@ async fn a_request_whose_response_began_is_not_sent_again_if_it_may_not_be() {
 /// Without headers, the last id of a GOAWAY and `REFUSED_STREAM` determine if a node may have
 /// processed the request.
 #[tokio::test(start_paused = true)]
-async fn a_request_is_sent_again_only_where_the_server_says_that_it_was_not_looked_at() {
+async fn a_request_is_sent_again_only_where_the_server_states_that_it_was_not_looked_at() {
     let scripts: [(Script, bool); 12] = [
         (&[Reset(REFUSED)], true),
         (&[GoAway(NO_ERROR, u32::MAX)], true),

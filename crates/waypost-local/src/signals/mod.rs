@@ -21,7 +21,7 @@ pub(crate) enum Hint {
     /// The directory of a service was created or removed.
     Folders,
     /// The directory of the registry did not exist, and a part of its path was created: open the
-    /// signals again. It is no gap, since nothing was registered before.
+    /// signals again. That is not a gap, since nothing was registered before.
     Root,
     /// Events were missed.
     Gap,

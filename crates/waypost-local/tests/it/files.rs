@@ -145,7 +145,7 @@ async fn strange_files_are_skipped_counted_and_left_alone() {
         record.unwrap().reason.as_str()
     };
     assert_eq!(reason("greeter-huge"), "102 400 bytes, at most 66 560");
-    assert_eq!(reason("greeter-folder"), "it is no file");
+    assert_eq!(reason("greeter-folder"), "it is not a file");
     assert!(matches!(
         registry.get_service("other").await,
         Err(Error::NotFound { .. })

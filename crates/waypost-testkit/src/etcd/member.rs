@@ -176,7 +176,7 @@ impl Member {
     /// The member does not respond.
     pub async fn metrics(&self) -> Result<Metrics, Failure> {
         let read = tokio::time::timeout(END, Metrics::read(self.metrics.address())).await;
-        let failed = |why: &str| Failure::new(format!("{} tells no metrics: {why}", self.title));
+        let failed = |why: &str| Failure::new(format!("{} has no metrics: {why}", self.title));
         read.map_err(|_| failed("no answer"))?
             .map_err(|error| failed(&error.to_string()))
     }

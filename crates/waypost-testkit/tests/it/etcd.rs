@@ -206,7 +206,7 @@ async fn a_full_store_refuses_writes_until_room_is_made() {
 }
 
 #[tokio::test]
-async fn a_user_may_what_its_role_says() {
+async fn a_user_may_what_its_role_allows() {
     for binary in binaries() {
         let mut etcd = start(&binary, Options::one()).await;
         etcd.enable_auth("app", Some("first"), "/micro/")
@@ -367,7 +367,7 @@ async fn what_a_member_counts_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_cannot_start_says_why() {
+async fn a_cluster_that_cannot_start_states_why() {
     for binary in binaries() {
         let message =
             failure(Etcd::start(&binary, &Options::one().flag("--election-timeout=1")).await);

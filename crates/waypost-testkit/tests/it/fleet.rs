@@ -55,7 +55,7 @@ async fn lines_come_in_order_and_then_the_end() {
 }
 
 #[tokio::test]
-async fn a_failure_shows_what_the_child_said() {
+async fn a_failure_shows_what_the_child_printed() {
     let mut child = Child::start(
         "greeter-1",
         &shell("echo hello; echo oops >&2; exec sleep 600"),
@@ -171,7 +171,7 @@ async fn ctrl_c_reaches_the_whole_group() {
 }
 
 #[tokio::test]
-async fn a_fleet_stops_in_order_and_tells_who_does_not() {
+async fn a_fleet_stops_in_order_and_reports_who_does_not() {
     let mut fleet = Fleet::new();
     fleet.start("good", &sleeper()).unwrap();
     fleet.stop(DEADLINE).await.unwrap();

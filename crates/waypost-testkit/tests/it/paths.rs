@@ -14,7 +14,7 @@ async fn a_binary_of_the_workspace_is_found_and_runs() {
 }
 
 #[test]
-fn an_unknown_binary_is_told_with_what_cargo_says() {
+fn an_unknown_binary_is_reported_with_the_output_of_cargo() {
     let failure = paths::binary("waypost-testkit", "nothing").unwrap_err();
     assert!(
         failure

@@ -1,6 +1,6 @@
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 use waypost_core::record::{Endpoint, Metadata, NilableVec, Node, Service, Value, keys};
-use waypost_greeter::{greeter, parrot};
+use waypost_greeter::{echo, greeter};
 
 use super::{DescriptorError, endpoints, go};
 
@@ -98,7 +98,7 @@ fn the_demo_is_the_golden_record() {
 }
 
 #[test]
-fn a_field_of_every_kind_is_told_as_in_the_golden_record() {
+fn a_field_of_every_kind_is_reported_as_in_the_golden_record() {
     let golden = golden_methods(include_str!(
         "../../../waypost-core/tests/golden/grpc-multi.kv"
     ));
@@ -127,8 +127,8 @@ fn messages_are_opened_as_deep_as_in_the_golden_record() {
 }
 
 #[test]
-fn the_metadata_says_path_idempotency_and_stream() {
-    let described = endpoints(parrot::FILE_DESCRIPTOR_SET).unwrap();
+fn the_metadata_states_path_idempotency_and_stream() {
+    let described = endpoints(echo::FILE_DESCRIPTOR_SET).unwrap();
     let metadata: Vec<_> = described
         .iter()
         .map(|endpoint| (endpoint.name.as_str(), endpoint.metadata.clone()))
@@ -137,20 +137,29 @@ fn the_metadata_says_path_idempotency_and_stream() {
     assert_eq!(
         metadata,
         [
-            ("Parrot.Count", stream("/parrot.Parrot/Count")),
-            ("Parrot.Gather", stream("/parrot.Parrot/Gather")),
             (
-                "Parrot.Look",
+                "Echo.ServerStreamingEcho",
+                stream("/echo.Echo/ServerStreamingEcho")
+            ),
+            (
+                "Echo.ClientStreamingEcho",
+                stream("/echo.Echo/ClientStreamingEcho")
+            ),
+            (
+                "Echo.IdempotentEcho",
                 Metadata::from([
-                    (keys::PATH, "/parrot.Parrot/Look"),
+                    (keys::PATH, "/echo.Echo/IdempotentEcho"),
                     (keys::IDEMPOTENT, "true")
                 ])
             ),
             (
-                "Parrot.Say",
-                Metadata::from([(keys::PATH, "/parrot.Parrot/Say")])
+                "Echo.UnaryEcho",
+                Metadata::from([(keys::PATH, "/echo.Echo/UnaryEcho")])
             ),
-            ("Parrot.Talk", stream("/parrot.Parrot/Talk")),
+            (
+                "Echo.BidirectionalStreamingEcho",
+                stream("/echo.Echo/BidirectionalStreamingEcho")
+            ),
         ]
     );
     let hello = endpoints(greeter::FILE_DESCRIPTOR_SET).unwrap().remove(0);
@@ -272,10 +281,10 @@ fn a_service_needs_no_package_and_a_set_may_come_twice() {
 }
 
 #[test]
-fn errors_say_what_to_do() {
+fn errors_state_what_to_do() {
     let broken = endpoints(b"no set").unwrap_err();
     assert!(matches!(broken, DescriptorError::Decode(_)));
-    insta::assert_snapshot!(broken, @"this is no FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote");
+    insta::assert_snapshot!(broken, @"not a FileDescriptorSet: give the bytes that tonic-prost-build's file_descriptor_set_path wrote");
     let needs_imports = r#"syntax = "proto3"; package p; import "google/protobuf/empty.proto"; import "google/protobuf/any.proto";
         service S { rpc Do(M) returns (google.protobuf.Empty); } message M { google.protobuf.Any any = 1; }"#;
     insta::assert_snapshot!(endpoints(&compile(needs_imports, false)).unwrap_err(), @"the descriptor set lacks google.protobuf.Any, which p.M uses: write it with its imports");

@@ -9,10 +9,10 @@ use futures_core::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::registry::AnyRegistry;
+use waypost_greeter::echo::echo_server::{Echo, EchoServer};
+use waypost_greeter::echo::{self, EchoMessage};
 use waypost_greeter::greeter::greeter_server::{Greeter, GreeterServer};
 use waypost_greeter::greeter::{self, HelloRequest, HelloResponse};
-use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
-use waypost_greeter::parrot::{self, Word};
 use waypost_tonic::server::ServerBuilder;
 use waypost_tonic::{Server, ServerHandle};
 
@@ -33,7 +33,7 @@ impl Service {
         if let Some(code) = order.strip_prefix("code ") {
             return Err(Status::new(
                 code.parse::<i32>().unwrap().into(),
-                format!("{} says {code}", self.name),
+                format!("{} returns {code}", self.name),
             ));
         }
         if let Some(ms) = order.strip_prefix("pushback ") {
@@ -60,30 +60,39 @@ impl Greeter for Service {
     }
 }
 
-type Words = Pin<Box<dyn Stream<Item = Result<Word, Status>> + Send>>;
+type EchoStream = Pin<Box<dyn Stream<Item = Result<EchoMessage, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Parrot for Service {
-    type CountStream = Words;
-    type TalkStream = Words;
+impl Echo for Service {
+    type ServerStreamingEchoStream = EchoStream;
+    type BidirectionalStreamingEchoStream = EchoStream;
 
-    async fn say(&self, request: Request<Word>) -> Result<Response<Word>, Status> {
+    async fn unary_echo(
+        &self,
+        request: Request<EchoMessage>,
+    ) -> Result<Response<EchoMessage>, Status> {
         self.obey(&request.get_ref().text).await?;
         Ok(Response::new(request.into_inner()))
     }
 
-    async fn look(&self, request: Request<Word>) -> Result<Response<Word>, Status> {
-        self.say(request).await
+    async fn idempotent_echo(
+        &self,
+        request: Request<EchoMessage>,
+    ) -> Result<Response<EchoMessage>, Status> {
+        self.unary_echo(request).await
     }
 
-    async fn count(&self, request: Request<Word>) -> Result<Response<Words>, Status> {
-        let Word { text, number } = request.into_inner();
+    async fn server_streaming_echo(
+        &self,
+        request: Request<EchoMessage>,
+    ) -> Result<Response<EchoStream>, Status> {
+        let EchoMessage { text, number } = request.into_inner();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         let order = self.clone();
         tokio::spawn(async move {
             for number in 0..number {
                 if sender
-                    .send(Ok(Word {
+                    .send(Ok(EchoMessage {
                         text: text.clone(),
                         number,
                     }))
@@ -98,9 +107,12 @@ impl Parrot for Service {
         Ok(Response::new(Box::pin(Received(receiver))))
     }
 
-    async fn gather(&self, request: Request<Streaming<Word>>) -> Result<Response<Word>, Status> {
+    async fn client_streaming_echo(
+        &self,
+        request: Request<Streaming<EchoMessage>>,
+    ) -> Result<Response<EchoMessage>, Status> {
         let mut words = request.into_inner();
-        let mut all = Word::default();
+        let mut all = EchoMessage::default();
         while let Some(word) = words.message().await? {
             self.obey(&word.text).await?;
             all.text.push_str(&word.text);
@@ -109,7 +121,10 @@ impl Parrot for Service {
         Ok(Response::new(all))
     }
 
-    async fn talk(&self, request: Request<Streaming<Word>>) -> Result<Response<Words>, Status> {
+    async fn bidirectional_streaming_echo(
+        &self,
+        request: Request<Streaming<EchoMessage>>,
+    ) -> Result<Response<EchoStream>, Status> {
         let mut words = request.into_inner();
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
@@ -168,9 +183,9 @@ impl Town {
             .id(name)
             .bind("127.0.0.1:0")
             .descriptor(greeter::FILE_DESCRIPTOR_SET)
-            .descriptor(parrot::FILE_DESCRIPTOR_SET)
+            .descriptor(echo::FILE_DESCRIPTOR_SET)
             .add_service(GreeterServer::new(service.clone()))
-            .add_service(ParrotServer::new(service.clone()));
+            .add_service(EchoServer::new(service.clone()));
         (builder, service)
     }
 }

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_how_to_write_it() {
+    fn what_is_wrong_is_reported_with_how_to_write_it() {
         let (huge, tiny) = (
             format!("0.{}s", "1".repeat(40)),
             format!("0.{}1s", "0".repeat(40)),

@@ -25,7 +25,7 @@ impl Environment {
         let text = |value: OsString| {
             value
                 .into_string()
-                .map_err(|_| Error::invalid(name, "is no text: write it in UTF-8"))
+                .map_err(|_| Error::invalid(name, "must be text in UTF-8"))
         };
         value.map(text).transpose()
     }

@@ -102,7 +102,7 @@ fn of_go_micro(environment: &Environment) -> Result<Option<Given<RegistryUrl>>> 
     let (url, by) = match (environment.get(MICRO_REGISTRY)?.as_deref(), addresses) {
         (None, None) => return Ok(None),
         (None, Some(_)) => {
-            let why = "says where a registry is, and nothing says which: set MICRO_REGISTRY=etcd too, or WAYPOST_REGISTRY to a URL";
+            let why = "gives addresses without a registry: set MICRO_REGISTRY=etcd too, or set WAYPOST_REGISTRY to a URL";
             return Err(Error::invalid(MICRO_REGISTRY_ADDRESS, why));
         }
         (Some("memory"), _) => ("memory://".to_owned(), MICRO_REGISTRY),
@@ -120,8 +120,8 @@ fn of_go_micro(environment: &Environment) -> Result<Option<Given<RegistryUrl>>> 
 fn etcd(addresses: &str) -> Result<String> {
     // The error does not repeat the text, which may contain a password.
     if addresses.contains(['/', '@', '?', '#', '%']) {
-        let why = "is no list of host:port: write host:2379,host:2379, the user into ETCD_USERNAME and ETCD_PASSWORD, \
-                   and anything else into WAYPOST_REGISTRY=etcd://…";
+        let why = "must be a list such as host:2379,host:2379: give the user in ETCD_USERNAME and ETCD_PASSWORD, \
+                   and anything else in WAYPOST_REGISTRY=etcd://…";
         return Err(Error::invalid(MICRO_REGISTRY_ADDRESS, why));
     }
     let members: Vec<_> = addresses
@@ -140,7 +140,7 @@ fn etcd(addresses: &str) -> Result<String> {
 }
 
 fn unknown(name: &str) -> Error {
-    let why = "is no registry that Waypost has: of go-micro's it knows etcd and memory; \
-               for another give its URL as --registry or WAYPOST_REGISTRY, such as etcd://host:2379";
+    let why = "must be etcd or memory, the two of go-micro's registries that Waypost supports; \
+               for another registry set --registry or WAYPOST_REGISTRY to its URL, such as etcd://host:2379";
     Error::invalid(format!("{MICRO_REGISTRY} {:?}", redacted_url(name)), why)
 }

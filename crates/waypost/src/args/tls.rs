@@ -71,7 +71,7 @@ pub(super) struct ClientTlsArgs {
     #[arg(help = SERVER_NAME.help("Name in the servers' certificates, such as {service}.internal; the service's name unless given"))]
     server_name: Option<String>,
     #[arg(id = ASSUME.flag, long = ASSUME.flag, value_name = "true|false", value_parser = switch, help_heading = HEADING)]
-    #[arg(help = ASSUME.help("Assume TLS of nodes whose record does not say, such as those of go-micro"))]
+    #[arg(help = ASSUME.help("Assume TLS of nodes whose record does not state it, such as those of go-micro"))]
     assume: Option<bool>,
 }
 

@@ -49,7 +49,7 @@ pub(super) fn advertise(text: &str) -> Result<String, String> {
 pub(super) fn pair(text: &str) -> Result<Pair, String> {
     match text.trim().split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("is no pair: give key=value, and no comma in a value".to_owned()),
+        _ => Err("must be key=value, without a comma in the value".to_owned()),
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) fn go_pairs(text: &str) -> Result<Vec<Pair>, String> {
 #[cfg(feature = "tonic")]
 pub(super) fn retries(text: &str) -> Result<u32, String> {
     text.parse()
-        .map_err(|_| "is no count: give 0 or more, such as 2".to_owned())
+        .map_err(|_| "must be a whole number of at least 0, such as 2".to_owned())
 }
 
 #[cfg(feature = "tonic")]
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_told() {
+    fn what_is_accepted() {
         for text in [
             "a",
             "a:0",
@@ -179,7 +179,7 @@ mod tests {
         assert!(go_pairs("=1").is_err());
         assert_eq!(
             pairs("a=1,2").unwrap_err(),
-            r#"has "2", which is no pair: give key=value, and no comma in a value"#
+            r#"has "2", which must be key=value, without a comma in the value"#
         );
     }
 }

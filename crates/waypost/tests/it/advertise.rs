@@ -23,9 +23,9 @@ const ETCD: usize = 1;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a child is told by its environment"
+    reason = "a child is configured by its environment"
 )]
-fn told(variable: &str) -> String {
+fn variable(variable: &str) -> String {
     std::env::var(variable).unwrap()
 }
 
@@ -45,9 +45,9 @@ fn web() -> Router {
 #[ignore = "a child of the tests below"]
 async fn served() {
     log();
-    let registry = connect(&told("WAYPOST_TEST_URL")).await.unwrap();
+    let registry = connect(&variable("WAYPOST_TEST_URL")).await.unwrap();
     let server = Server::builder("web", registry)
-        .bind(told("WAYPOST_TEST_BIND"))
+        .bind(variable("WAYPOST_TEST_BIND"))
         .router(web());
     match server.start().await {
         Err(error) => println!("\nerror: {error}"),
@@ -63,8 +63,8 @@ async fn served() {
 #[ignore = "a child of the tests below"]
 async fn registered() {
     log();
-    let registry = connect(&told("WAYPOST_TEST_URL")).await.unwrap();
-    let listener = waypost::server::listen(&told("WAYPOST_TEST_BIND"))
+    let registry = connect(&variable("WAYPOST_TEST_URL")).await.unwrap();
+    let listener = waypost::server::listen(&variable("WAYPOST_TEST_BIND"))
         .await
         .unwrap();
     let bound = listener.local_addr().unwrap();
@@ -81,7 +81,7 @@ async fn registered() {
 #[ignore = "a child of the tests below"]
 async fn behind_a_forwarder() {
     log();
-    let etcd = told("WAYPOST_TEST_URL")
+    let etcd = variable("WAYPOST_TEST_URL")
         .trim_start_matches("etcd://")
         .parse()
         .unwrap();
@@ -90,7 +90,7 @@ async fn behind_a_forwarder() {
         .await
         .unwrap();
     let server = Server::builder("web", registry)
-        .bind(told("WAYPOST_TEST_BIND"))
+        .bind(variable("WAYPOST_TEST_BIND"))
         .router(web());
     let server = server.start().await.unwrap();
     server.registered().await.unwrap();
@@ -102,7 +102,7 @@ async fn behind_a_forwarder() {
 #[tokio::test]
 #[ignore = "a child of the tests below"]
 async fn reader() {
-    let registry = connect(&told("WAYPOST_TEST_URL")).await.unwrap();
+    let registry = connect(&variable("WAYPOST_TEST_URL")).await.unwrap();
     let address = node(&registry).await;
     let mut stream = TcpStream::connect(&address).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
@@ -175,8 +175,8 @@ impl Hosts {
     /// Starts a server on its host; returns it, and the line that says what it advertises.
     async fn server(&self, test: &str, bind: &str) -> (Child, String) {
         let mut child = self.child(test, SERVER, &self.url, bind);
-        let said = |line: &str| line.starts_with("advertised ") || line.starts_with("error: ");
-        let line = child.line_where(LONG, said).await.unwrap();
+        let is_output = |line: &str| line.starts_with("advertised ") || line.starts_with("error: ");
+        let line = child.line_where(LONG, is_output).await.unwrap();
         (child, line)
     }
 
@@ -193,12 +193,12 @@ impl Hosts {
 fn host(child: &Child, line: &str, level: &str, message: &str) -> String {
     let address = line.strip_prefix("advertised ").expect(line);
     let log = child.stdout();
-    let said = log.iter().any(|line| {
+    let is_output = log.iter().any(|line| {
         line.contains(level)
             && line.contains(message)
             && line.contains(&format!("address={address}"))
     });
-    assert!(said, "{level} {message} {address}: {log:#?}");
+    assert!(is_output, "{level} {message} {address}: {log:#?}");
     address.rsplit_once(':').unwrap().0.to_owned()
 }
 

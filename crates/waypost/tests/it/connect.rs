@@ -59,23 +59,23 @@ async fn an_etcd_is_not_connected_before_it_is_used() {
 }
 
 #[tokio::test]
-async fn wrong_urls_are_told_which_part_is_wrong_and_what_would_be_right() {
+async fn wrong_urls_are_rejected_with_the_wrong_part_and_the_remedy() {
     insta::assert_snapshot!(wrong("greeter").await, @r#"registry URL "greeter": it has no scheme"#);
     insta::assert_snapshot!(wrong("zookeeper://a:1").await, @r#"registry URL "zookeeper://a:1": the scheme "zookeeper" is not in this build"#);
     #[cfg(not(feature = "etcd"))]
     insta::assert_snapshot!(wrong("etcd://user:secret@a:2379/prefix").await, @r#"registry URL "etcd://…@a:2379/prefix": this build lacks the feature etcd"#);
     insta::assert_snapshot!(wrong("memory://x").await, @r#"registry URL "memory://x": nothing may follow memory://"#);
     insta::assert_snapshot!(wrong("user:secret@a:2379").await, @r#"registry URL "…@a:2379": it has no scheme"#);
-    insta::assert_snapshot!(wrong("static://user:secret@a:1").await, @r#"registry URL "static://…@a:1": static:// knows no users: give host:port and no more"#);
+    insta::assert_snapshot!(wrong("static://user:secret@a:1").await, @r#"registry URL "static://…@a:1": static:// takes no user: give host:port only"#);
     insta::assert_snapshot!(wrong("static://").await, @r#"registry URL "static://": address "" has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080"#);
     insta::assert_snapshot!(wrong("static://a:1,b").await, @r#"registry URL "static://a:1,b": address "b" has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080"#);
-    insta::assert_snapshot!(wrong("static://a:1?weight=3").await, @r#"registry URL "static://a:1?weight=3": "weight=3" is no option of static://; the only one is protocol=NAME"#);
+    insta::assert_snapshot!(wrong("static://a:1?weight=3").await, @r#"registry URL "static://a:1?weight=3": "weight=3" is not an option of static://; the only one is protocol=NAME"#);
     #[cfg(feature = "local")]
-    insta::assert_snapshot!(wrong("local:///tmp/x?y").await, @r#"registry URL "local:///tmp/x?y": "y" is no option of local://, which has none"#);
+    insta::assert_snapshot!(wrong("local:///tmp/x?y").await, @r#"registry URL "local:///tmp/x?y": "y" is not an option of local://, which has none"#);
 }
 
 #[tokio::test]
-async fn a_wrong_url_is_told_what_this_build_knows() {
+async fn a_wrong_url_is_rejected_with_the_schemes_of_this_build() {
     let mut known = vec![
         "memory://",
         "static://host:port[,host:port…][?protocol=grpc]",

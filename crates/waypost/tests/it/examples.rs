@@ -86,7 +86,7 @@ async fn the_greeter_with_flags_obeys_the_flag_the_environment_and_the_code() {
     ];
     let mut server = Child::start("args_server", &program.args(args)).unwrap();
     let service = registered(&registry, "by-flag").await;
-    assert_eq!(service.version, "1", "as the code says");
+    assert_eq!(service.version, "1", "as in the code");
     let metadata = &service.nodes[0].metadata;
     assert_eq!(
         (metadata.get("zone"), metadata.get("rack")),

@@ -115,7 +115,7 @@ impl Project {
 }
 
 #[tokio::test]
-async fn every_step_of_the_page_does_what_it_says() {
+async fn every_step_of_the_page_does_what_it_describes() {
     let page = std::fs::read_to_string(root().join("docs/first-service.md")).unwrap();
     let project = Project::create(&page).await;
     let commands: Vec<_> = project.commands[1..].iter().map(|c| c.trim()).collect();

@@ -15,7 +15,7 @@ fn the_page_names_variables_and_times_that_exist() {
         .collect();
     assert!(named.len() >= 4, "{named:?}");
     for name in named {
-        assert!(known.contains(&name), "{name} is no variable");
+        assert!(known.contains(&name), "{name} is not a variable");
     }
     let config = Config::default();
     let sentences = [

@@ -62,7 +62,7 @@ async fn live(url: &str) {
 /// Runs alone in a process, started by the test below, since other tests open descriptors too.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a child is told where by its environment"
+    reason = "a child is configured by its environment"
 )]
 #[ignore = "the child of the test below"]
 #[tokio::test]

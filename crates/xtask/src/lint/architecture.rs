@@ -96,7 +96,7 @@ fn check(kind: &str, section: &str, listed: &[String], there: &BTreeSet<String>)
         Finding::new(
             &place,
             format!("the {kind} {name} is there but not named"),
-            "say in one line what it is and what it must not know",
+            "state in one line what it is and what it must not know",
         )
     });
     gone.chain(unnamed).collect()

@@ -2,7 +2,7 @@
 //! field's terms, one spelling of backoff.
 
 use super::Finding;
-use crate::source::doc_comments;
+use crate::source::{doc_comments, tokens};
 use crate::workspace::{Result, Workspace};
 
 /// First words of a sentence that hide its subject: question words and pronouns.
@@ -54,6 +54,12 @@ const GONE: &[(&str, &str)] = &[
     ("backs-off", "backs off"),
 ];
 
+/// Words that are not part of a name in the code.
+const GONE_FROM_NAMES: &[&str] = &[
+    "tell", "tells", "told", "hear", "hears", "heard", "news", "say", "says", "said", "stands",
+    "anew", "nobody", "somebody", "whoever",
+];
+
 /// Files that quote the words that are gone: this one.
 const EXEMPT: &[&str] = &["crates/xtask/src/lint/language.rs", "CHANGELOG.md"];
 
@@ -71,6 +77,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
         if file.ends_with(".rs") {
             findings.extend(first_words(&file, &text));
             findings.extend(gone_words(&file, &comments(&text)));
+            findings.extend(gone_names(&file, &text));
         } else {
             findings.extend(gone_words(&file, &text));
         }
@@ -117,6 +124,22 @@ fn gone_words(file: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
+/// Finds names with a word that is gone.
+fn gone_names(file: &str, source: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for token in tokens(source) {
+        let gone = |part: &&str| GONE_FROM_NAMES.contains(part);
+        if let Some(word) = token.text.split('_').find(gone) {
+            findings.push(Finding::new(
+                format!("{file}:{}", token.line),
+                format!("the name `{}`", token.text),
+                format!("use a term of the field instead of `{word}`"),
+            ));
+        }
+    }
+    findings
+}
+
 /// Returns true if the sentence begins with a question word or a pronoun.
 pub(crate) fn hides_subject(sentence: &str) -> bool {
     first_word(sentence).is_some_and(|word| HIDDEN_SUBJECT.contains(&word.to_lowercase().as_str()))
@@ -153,6 +176,16 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["a.rs:1"]
         );
+    }
+
+    #[test]
+    fn names_with_a_word_that_is_gone_are_reported() {
+        let source = "fn tell_all() {}\nfn teller() { \"tell\" } // say\nlet (said, b) = c;";
+        let places: Vec<_> = gone_names("a.rs", source)
+            .into_iter()
+            .map(|finding| finding.place)
+            .collect();
+        assert_eq!(places, ["a.rs:1", "a.rs:3"]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn check(document: &str, members: &[String], edges: &[Edge]) -> Vec<Finding> {
             Finding::new(
                 DOCUMENT,
                 format!("no line for {name}"),
-                format!("say why it is worth its weight: | `{name}` | {users} | … |"),
+                format!("state why it is worth its weight: | `{name}` | {users} | … |"),
             )
         });
     let wrong = rows.iter().flat_map(|(name, row)| match users.get(*name) {

@@ -79,7 +79,7 @@ fn check(package: &Value, read: impl Fn(&str) -> Option<String>) -> Vec<Finding>
     let marked = (has_features && !marks).then(|| {
         Finding::new(
             format!("crates/{name}/src/lib.rs"),
-            "docs.rs would not say which feature an item needs",
+            "docs.rs would not show which feature an item needs",
             format!("add {DOC_CFG}"),
         )
     });

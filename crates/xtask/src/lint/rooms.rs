@@ -89,7 +89,7 @@ fn complaint(rooms: &[String], used: &str) -> String {
     match used {
         WHOLE => "takes in the whole crate; name the room".to_owned(),
         used if rooms.iter().any(|name| name == used) => format!("uses the later room {used}"),
-        used => format!("uses crate::{used}, which is no room; name the room it comes from"),
+        used => format!("uses crate::{used}, which is not a room; name the room it comes from"),
     }
 }
 
@@ -187,7 +187,9 @@ mod tests {
         assert_eq!(found("registry.rs", "use super::*;"), whole);
         assert_eq!(
             found("registry.rs", "use crate::Error;"),
-            ["the room registry uses crate::Error, which is no room; name the room it comes from"]
+            [
+                "the room registry uses crate::Error, which is not a room; name the room it comes from"
+            ]
         );
         assert_eq!(
             found("helper.rs", ""),

@@ -54,7 +54,7 @@ async fn list_and_get_show_what_is_there() {
             shown(&host, &["list", "-o", "wide"]).await,
             shown(&host, &["list", "-o", "jsonl"]).await,
             shown(&host, &["get", "greeter"]).await,
-            output(&host.run(&["get", "nobody"]).await),
+            output(&host.run(&["get", "unknown"]).await),
         ]
     })
     .await;
@@ -79,13 +79,13 @@ async fn list_and_get_show_what_is_there() {
     ");
     insta::assert_snapshot!(unknown, @r#"
     1
-    error: service "nobody" is not registered in etcd://ETCD
+    error: service "unknown" is not registered in etcd://ETCD
       see what is: waypost --registry etcd://ETCD list
     "#);
 }
 
 #[tokio::test]
-async fn watch_tells_a_leave_from_a_loss() {
+async fn watch_reports_a_leave_from_a_loss() {
     let lines = each(async |binary| {
         let (_etcd, host) = start(&binary).await;
         without_times(&host.watched("table", &SHORT).await)

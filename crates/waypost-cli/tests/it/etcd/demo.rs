@@ -192,7 +192,7 @@ async fn a_demo_that_is_killed_takes_its_etcd_along() {
 }
 
 #[tokio::test]
-async fn an_etcd_that_dies_ends_the_demo_with_what_it_said() {
+async fn an_etcd_that_dies_ends_the_demo_with_its_output() {
     each(async |binary| {
         let folder = tempfile::tempdir().unwrap();
         let mut demo = midst(&demo(&binary, folder.path(), &[])).await;

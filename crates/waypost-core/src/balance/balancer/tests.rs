@@ -226,7 +226,7 @@ fn peak_ewma_can_be_written_and_its_costs_survive_a_rebuild() {
     assert_eq!(
         picked(),
         1,
-        "the faster one, across the rebuild; the caller's mistake said nothing"
+        "the faster one, across the rebuild; the caller's mistake does not count"
     );
     on(1).finish(&finished(AttemptEnd::NodeFailed, 1));
     assert_eq!(picked(), 0, "a fast failure costs");

@@ -261,7 +261,7 @@ fn any_event(rng: &mut Rng, nodes: u32) -> Event {
 /// if and only if its nodes change. The changes since any older snapshot lead from that one to the
 /// current one.
 #[tokio::test(start_paused = true)]
-async fn any_events_add_up_to_what_the_rules_say() {
+async fn any_events_add_up_to_what_the_rules_require() {
     for seed in 0..60 {
         let mut rng = Rng::with_seed(seed);
         let nodes = *[3, 20, 300].get(rng.usize(..3)).unwrap();

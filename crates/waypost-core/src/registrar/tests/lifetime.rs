@@ -76,7 +76,7 @@ fn a_start_outside_a_runtime_is_an_error() {
 }
 
 #[test]
-fn a_registration_whose_runtime_has_ended_says_so_and_goes_on_in_the_next() {
+fn a_registration_whose_runtime_has_ended_reports_it_and_goes_on_in_the_next() {
     let registry = Scripted::new(Mood::Well);
     let registration = orphaned(&registry);
     let instance = registry.node().unwrap().instance().unwrap().to_owned();
@@ -185,7 +185,7 @@ impl Subscriber for Panics {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, _: &Event<'_>) {
-        assert!(self.0.swap(true, Ordering::SeqCst), "told to panic");
+        assert!(self.0.swap(true, Ordering::SeqCst), "intended panic");
     }
 
     fn enter(&self, _: &Id) {}

@@ -136,7 +136,7 @@ fn heartbeats_keep_to_the_pulse_whenever_the_first_came() {
 }
 
 #[test]
-fn failures_back_off_and_are_told_once() {
+fn failures_back_off_and_are_reported_once() {
     let mut bench = Bench::new(false);
     bench.step(ms(0), Event::Tick);
     let failing = State::Failing {
@@ -287,7 +287,7 @@ fn one_failed_check_leaves_and_two_passed_ones_return() {
         Action::SetState(unhealthy("full")),
         Action::Start(Work::Deregister),
     ];
-    let says = [Action::SetState(unhealthy("fuller"))];
+    let expected = [Action::SetState(unhealthy("fuller"))];
     assert_eq!(
         bench.step(ms(0), Event::Checked(Err("full".to_owned()))),
         leaves
@@ -302,7 +302,7 @@ fn one_failed_check_leaves_and_two_passed_ones_return() {
     assert_eq!(bench.tick(), (5000, start(Work::Check)));
     assert_eq!(
         bench.step(ms(0), Event::Checked(Err("fuller".to_owned()))),
-        says,
+        expected,
         "and must be in a row"
     );
     for last in [false, true] {

@@ -42,7 +42,7 @@ async fn a_removed_record_is_back_within_an_interval_and_a_standing_one_costs_no
     assert_eq!(
         registry.faults().writes(),
         1,
-        "it stands for four ttls, written once"
+        "it is registered for four TTLs, written once"
     );
     registry.faults().remove_raw("greeter", "greeter-1");
     assert_eq!(next(&mut watcher).await, Event::Deleted(first.key()));
@@ -82,7 +82,7 @@ async fn an_outage_longer_than_the_ttl_is_over_within_its_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_held_by_another_is_told_and_taken_when_it_is_free() {
+async fn an_id_held_by_another_is_reported_and_taken_when_it_is_free() {
     let registry = MemoryRegistry::new();
     let (first, second) = (
         AnyRegistry::new(registry.open()),
@@ -106,7 +106,7 @@ async fn an_id_held_by_another_is_told_and_taken_when_it_is_free() {
         "it names the holder: {failing:?}"
     );
     sleep(Duration::from_secs(30)).await;
-    assert!(holder.state().is_registered(), "nobody fights over an id");
+    assert!(holder.state().is_registered(), "an id is not fought over");
     holder.close().await.unwrap();
     timeout(Duration::from_secs(2), other.registered())
         .await

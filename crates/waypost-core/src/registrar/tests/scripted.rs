@@ -107,7 +107,7 @@ impl Scripted {
                 "down for the test",
             )),
             Mood::Hangs => std::future::pending().await,
-            Mood::Panics => panic!("told to panic"),
+            Mood::Panics => panic!("intended panic"),
             Mood::Denies => Err(Error::Denied {
                 registry: "scripted",
                 what: "no permission".to_owned(),
@@ -172,7 +172,7 @@ impl Registry for Scripted {
         let mood = self.inside.lock().unwrap().mood;
         match mood {
             Mood::Hangs => std::future::pending().await,
-            Mood::Panics => panic!("told to panic"),
+            Mood::Panics => panic!("intended panic"),
             _ => Vec::new(),
         }
     }

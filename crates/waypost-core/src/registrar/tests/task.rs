@@ -128,7 +128,7 @@ async fn a_lost_record_is_back_within_an_interval_with_the_same_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_retried_within_bounds_told_and_survived() {
+async fn an_outage_is_retried_within_bounds_reported_and_survived() {
     let registry = Scripted::new(Mood::Away);
     let start = Instant::now();
     let registration = builder(&registry).start().unwrap();
@@ -172,7 +172,7 @@ async fn an_outage_is_retried_within_bounds_told_and_survived() {
 
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_hangs_or_panics_is_a_failure_like_any_other() {
-    for (mood, says) in [
+    for (mood, text) in [
         (Mood::Hangs, "no answer within 2.5s"),
         (Mood::Panics, "it failed inside"),
     ] {
@@ -181,7 +181,7 @@ async fn a_registry_that_hangs_or_panics_is_a_failure_like_any_other() {
         let State::Failing { why, .. } = reach(&registration, "failing").await else {
             panic!()
         };
-        assert!(why.contains(says), "{why}");
+        assert!(why.contains(text), "{why}");
         registry.set(Mood::Well);
         registration.registered().await.unwrap();
         registration.close().await.unwrap();
@@ -237,7 +237,7 @@ async fn a_registry_that_hangs_delays_a_drain_by_the_timeout_and_no_more() {
             .close()
             .await
             .is_err_and(|error| matches!(error, Error::Timeout { .. })),
-        "it is said"
+        "the error is reported"
     );
 }
 
@@ -299,7 +299,7 @@ async fn an_unhealthy_node_is_out_until_it_is_well_for_two_checks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_hangs_or_panics_says_no() {
+async fn a_check_that_hangs_or_panics_is_unhealthy() {
     let registry = Scripted::new(Mood::Well);
     let hangs = builder(&registry)
         .check(std::future::pending::<Result<(), CheckError>>)
@@ -309,7 +309,7 @@ async fn a_check_that_hangs_or_panics_says_no() {
         matches!(reach(&hangs, "unhealthy").await, State::Unhealthy { why, .. } if why == "no answer within 2s")
     );
     let panics = builder(&registry)
-        .check(|| async { panic!("told to panic") })
+        .check(|| async { panic!("intended panic") })
         .start()
         .unwrap();
     assert!(
@@ -494,7 +494,7 @@ async fn metadata_changes_at_once_and_survives() {
     assert_eq!(
         registry.asked(start).len(),
         3,
-        "what says the same is not written again"
+        "an equal record is not written again"
     );
     registry.lose();
     sleep(Duration::from_secs(5)).await;

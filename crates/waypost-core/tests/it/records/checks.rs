@@ -71,7 +71,7 @@ fn what_is_refused() {
 }
 
 #[test]
-fn a_registry_says_the_same() {
+fn a_registry_reports_the_same() {
     let refused = Service {
         name: "a b".to_owned(),
         ..service()

@@ -44,7 +44,7 @@ fn every_one_is_read_and_written_byte_for_byte() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_told_from_a_replacement_character() {
+fn bytes_that_are_not_text_are_distinguished_from_a_replacement_character() {
     let json = values()
         .into_iter()
         .find(|(name, _)| name == "escapes")
@@ -57,7 +57,7 @@ fn bytes_that_are_no_text_are_told_from_a_replacement_character() {
 }
 
 #[test]
-fn a_value_set_anew_is_written_as_text() {
+fn a_value_set_again_is_written_as_text() {
     let json = r#"{"name":"","version":"","metadata":{"a":"\ufffd","b":"\ufffd"},"endpoints":null,"nodes":null}"#;
     let mut service = Service::from_json(json.as_bytes()).unwrap();
     service.metadata.insert("a", "\u{fffd}");

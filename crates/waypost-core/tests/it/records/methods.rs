@@ -67,7 +67,7 @@ fn methods_of_go_micro_are_known_by_name() {
 }
 
 #[test]
-fn an_ambiguous_name_says_nothing() {
+fn an_ambiguous_name_has_no_method() {
     let twice = info(vec![
         endpoint("Greeter.Hello", []),
         endpoint("Greeter.Hello", [(keys::STREAM, "true")]),
@@ -101,7 +101,7 @@ fn an_ambiguous_name_says_nothing() {
 }
 
 #[test]
-fn a_name_is_idempotent_only_where_the_record_says_so() {
+fn a_name_is_idempotent_only_where_the_record_reports_it() {
     let info = info(vec![
         endpoint("Greeter.Get", []),
         endpoint("Greeter.Put", [(keys::IDEMPOTENT, "true")]),

@@ -73,7 +73,7 @@ fn bad_addresses() {
     insta::assert_snapshot!(error("[[2001:db8::7]]:9090"), @r#"address "[[2001:db8::7]]:9090" has no IPv6 address in its brackets: give [address]:port, such as [::1]:8080 or [fe80::1%eth0]:8080"#);
     insta::assert_snapshot!(error(":80"), @r#"address ":80" has no host: give host:port, such as 10.0.0.7:8080"#);
     insta::assert_snapshot!(error("http://greeter:80"), @r#"address "http://greeter:80" is a URL: give host:port without the scheme"#);
-    insta::assert_snapshot!(error("me@greeter:80"), @r#"address "me@greeter:80" has a host that is no name or IP address: give host:port without user, path or spaces"#);
+    insta::assert_snapshot!(error("me@greeter:80"), @r#"address "me@greeter:80" has a host that is neither a name nor an IP address: give host:port without user, path or spaces"#);
     insta::assert_snapshot!(error(&format!("{}:80", "a".repeat(254))), @r#"address "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…" has too long a host: use at most 253 characters"#);
     insta::assert_snapshot!(error("greeter:0"), @r#"address "greeter:0" has port 0: give the port that the server really listens on"#);
     insta::assert_snapshot!(error("greeter:http"), @r#"address "greeter:http" has a bad port: give a number from 1 to 65535"#);

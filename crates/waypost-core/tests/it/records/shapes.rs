@@ -43,7 +43,7 @@ fn null_is_taken_for_anything_inside() {
 }
 
 #[test]
-fn null_and_empty_are_told_apart() {
+fn null_and_empty_are_distinguished() {
     for json in [
         r#"{"name":"","version":"","metadata":{},"endpoints":[],"nodes":[]}"#,
         r#"{"name":"","version":"","metadata":null,"endpoints":null,"nodes":null}"#,
@@ -166,7 +166,7 @@ fn a_list_keeps_what_it_can_and_a_map_its_keys() {
 }
 
 #[test]
-fn what_is_no_text_becomes_replacement_characters() {
+fn what_is_not_text_becomes_replacement_characters() {
     let cases: &[(&[u8], &str)] = &[
         (b"a\xffb", "a\u{fffd}b"),
         (b"\xe2\x82", "\u{fffd}\u{fffd}"),
@@ -208,7 +208,7 @@ fn text_is_written_as_go_writes_it() {
 }
 
 #[test]
-fn what_is_no_object_is_an_error() {
+fn a_value_that_is_not_an_object_is_an_error() {
     let cases = [
         "",
         " ",
@@ -245,7 +245,7 @@ fn what_is_no_object_is_an_error() {
 }
 
 #[test]
-fn the_error_says_what_stands_there() {
+fn the_error_states_what_was_found() {
     let error = |json: &str| Service::from_json(json.as_bytes()).unwrap_err().to_string();
     insta::assert_snapshot!(error("[1]"), @"not a go-micro record: invalid type: sequence, expected a JSON object at line 1 column 0");
     insta::assert_snapshot!(error(r#"{"name":"a"} x"#), @"not a go-micro record: trailing characters at line 1 column 14");
@@ -354,7 +354,7 @@ fn a_number_of_any_size_is_skipped_and_the_rest_kept() {
             service.nodes.len(),
         );
         assert_eq!(seen, ("a", "e", 1), "{number}");
-        assert_eq!(service.name, "1e999\"-1e999", "text is no number");
+        assert_eq!(service.name, "1e999\"-1e999", "text is not a number");
     }
     for wrong in [
         "01e999",

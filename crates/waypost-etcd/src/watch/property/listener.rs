@@ -73,7 +73,7 @@ impl Listener {
                 let known = self.nodes.get(&entry.key());
                 assert!(
                     known.is_some_and(|known| known != entry),
-                    "{entry:?} is no change of {known:?}"
+                    "{entry:?} is not a change of {known:?}"
                 );
                 self.check_not_older(entry, write_log);
             }

@@ -182,7 +182,7 @@ async fn a_name_is_reached_and_answers_though_its_first_addresses_swallow_packet
 }
 
 #[tokio::test]
-async fn a_name_whose_addresses_the_policy_refuses_says_so() {
+async fn a_name_whose_addresses_the_policy_refuses_reports_it() {
     let addresses = ["127.0.0.1:1", "[::1]:1"].map(|address| address.parse().unwrap());
     let error = dial_any(&addresses, &AddressPolicy { loopback: false })
         .await

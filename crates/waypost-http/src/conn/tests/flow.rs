@@ -63,7 +63,7 @@ async fn unary_calls_end_well_beside_unread_streams_of_2_mib() {
 }
 
 #[tokio::test]
-async fn small_messages_that_nobody_reads_close_nothing() {
+async fn small_messages_that_are_not_read_close_nothing() {
     let (_dialled, connection, _server) = connected().await;
     let held = unread(&connection, "/flood/40000/23", 40_000 * 23).await;
     call(&connection).await.unwrap();

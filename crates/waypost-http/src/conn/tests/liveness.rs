@@ -53,7 +53,7 @@ async fn every_call_on_a_frozen_server_ends_within_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_nobody_watches_ends_by_silence() {
+async fn a_call_without_a_deadline_ends_by_silence() {
     let (connect, frozen) = memory_server();
     let mut dialled = dial(connect);
     let connection = dialled.ready().await;

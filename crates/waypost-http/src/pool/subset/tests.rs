@@ -95,7 +95,11 @@ async fn a_dead_share_is_replaced_until_places_are_filled() {
         "the dead rank before them, and are dialled on"
     );
     world.place(first, SlotState::Ready);
-    assert_eq!(world.settle(), (0, 0), "back, they push nobody out at once");
+    assert_eq!(
+        world.settle(),
+        (0, 0),
+        "back, they push out no node at once"
+    );
     world.now = world.subset.next_wake().unwrap();
     assert_eq!(world.settle(), (0, 100));
 }

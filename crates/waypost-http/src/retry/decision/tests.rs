@@ -259,7 +259,7 @@ fn what_a_call_gets_in_all() {
             &[(LOST, Move), (GoAwayError, suspect)],
         ),
         (
-            "a dead connection is no suspicion",
+            "a dead connection does not make a suspect",
             true,
             3,
             10,

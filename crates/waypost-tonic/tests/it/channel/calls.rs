@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use waypost_core::balance::{Filter, Filters};
+use waypost_greeter::echo::EchoMessage;
+use waypost_greeter::echo::echo_client::EchoClient;
 use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
-use waypost_greeter::parrot::Word;
-use waypost_greeter::parrot::parrot_client::ParrotClient;
 use waypost_http::ServedBy;
 use waypost_tonic::Client;
 
@@ -20,7 +20,7 @@ fn hello(name: &str) -> HelloRequest {
 }
 
 #[tokio::test]
-async fn calls_are_answered_by_every_node_and_say_by_which() {
+async fn calls_are_answered_by_every_node_and_name_their_node() {
     let town = Town::new();
     let (_a, _) = town.server("a").await;
     let (_b, _) = town.server("b").await;
@@ -118,39 +118,46 @@ async fn interceptors_and_layers_work_unchanged() {
 }
 
 #[tokio::test]
-async fn what_the_record_says_of_a_method_decides_whether_it_is_sent_twice() {
+async fn what_the_record_states_of_a_method_decides_whether_it_is_sent_twice() {
     let town = Town::new();
     let (_a, a) = town.server("a").await;
     let client = Client::new(town.registry());
     let channel = client.channel("greeter").unwrap();
     let calls = || a.calls.load(std::sync::atomic::Ordering::Relaxed);
-    let code = |n: i32| Word {
+    let code = |n: i32| EchoMessage {
         text: format!("code {n}"),
         number: 0,
     };
-    let mut parrot = ParrotClient::new(channel.clone());
+    let mut echo = EchoClient::new(channel.clone());
     assert_eq!(
-        parrot.say(code(14)).await.unwrap_err().message(),
-        "a says 14"
+        echo.unary_echo(code(14)).await.unwrap_err().message(),
+        "a returns 14"
     );
-    assert_eq!(calls(), 1, "Say may not be sent twice");
+    assert_eq!(calls(), 1, "UnaryEcho may not be sent twice");
     assert_eq!(
-        parrot.look(code(14)).await.unwrap_err().message(),
-        "a says 14"
+        echo.idempotent_echo(code(14)).await.unwrap_err().message(),
+        "a returns 14"
     );
-    assert_eq!(calls(), 4, "Look is marked IDEMPOTENT: three attempts");
     assert_eq!(
-        parrot.look(code(5)).await.unwrap_err().code(),
+        calls(),
+        4,
+        "IdempotentEcho is marked IDEMPOTENT: three attempts"
+    );
+    assert_eq!(
+        echo.idempotent_echo(code(5)).await.unwrap_err().code(),
         tonic::Code::NotFound
     );
     assert_eq!(calls(), 5, "NOT_FOUND is an answer");
     let mine = client
         .channel_builder("greeter")
-        .idempotent("/parrot.Parrot/Say")
+        .idempotent("/echo.Echo/UnaryEcho")
         .build()
         .unwrap();
-    ParrotClient::new(mine).say(code(14)).await.unwrap_err();
-    assert_eq!(calls(), 8, "the client's policy says so");
+    EchoClient::new(mine)
+        .unary_echo(code(14))
+        .await
+        .unwrap_err();
+    assert_eq!(calls(), 8, "by the client's policy");
     client.close().await;
 }
 
@@ -169,7 +176,7 @@ async fn subsets_are_prepared_by_name_and_never_fall_back() {
             Filters::default().and(Filter::Label("track".into(), "canary".into())),
         )
         .filtered(
-            "nobody",
+            "unknown",
             Filters::default().and(Filter::Version("0".into())),
         )
         .wait_for_ready(Duration::from_millis(50))
@@ -188,11 +195,11 @@ async fn subsets_are_prepared_by_name_and_never_fall_back() {
             "b"
         );
     }
-    let nobody = GreeterClient::new(channel.filtered("nobody").unwrap())
+    let unknown = GreeterClient::new(channel.filtered("unknown").unwrap())
         .hello(hello("x"))
         .await
         .unwrap_err();
-    assert_eq!(nobody.code(), tonic::Code::Unavailable);
+    assert_eq!(unknown.code(), tonic::Code::Unavailable);
     assert_eq!(
         channel.filtered("missing").unwrap_err().to_string(),
         "greeter: no filters \"missing\"; prepare them with ChannelBuilder::filtered"
@@ -205,10 +212,10 @@ async fn a_pushback_is_waited_for_within_the_deadline_and_beyond_it_the_node_has
     let town = Town::new();
     let (_a, a) = town.server("a").await;
     let client = Client::new(town.registry());
-    let mut parrot = ParrotClient::new(client.channel("greeter").unwrap());
+    let mut echo = EchoClient::new(client.channel("greeter").unwrap());
     let calls = || a.calls.load(std::sync::atomic::Ordering::Relaxed);
     let mut look = async |ms: u32, timeout: Option<Duration>| {
-        let mut request = tonic::Request::new(Word {
+        let mut request = tonic::Request::new(EchoMessage {
             text: format!("pushback {ms}"),
             number: 0,
         });
@@ -216,7 +223,7 @@ async fn a_pushback_is_waited_for_within_the_deadline_and_beyond_it_the_node_has
             request.set_timeout(timeout);
         }
         let start = tokio::time::Instant::now();
-        let status = parrot.look(request).await.unwrap_err();
+        let status = echo.idempotent_echo(request).await.unwrap_err();
         assert_eq!(
             (status.code(), status.message()),
             (tonic::Code::Unavailable, "a asks for a pause")

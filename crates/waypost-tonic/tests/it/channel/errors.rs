@@ -51,13 +51,13 @@ async fn dead() -> String {
 }
 
 #[tokio::test]
-async fn nobody_is_registered() {
+async fn no_node_is_registered() {
     let error = hello(&channel(&MemoryRegistry::new()), None).await;
     insta::assert_snapshot!(text(&error), @"Unavailable: greeter: no node was ready within N ms (the registry knows no node of it)");
 }
 
 #[tokio::test]
-async fn nobody_is_registered_within_the_deadline() {
+async fn no_node_is_registered_within_the_deadline() {
     let error = hello(
         &channel(&MemoryRegistry::new()),
         Some(Duration::from_millis(200)),

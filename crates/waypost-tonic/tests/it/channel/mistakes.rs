@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tonic::Code;
 use tonic::metadata::MetadataValue;
-use waypost_greeter::parrot::Word;
-use waypost_greeter::parrot::parrot_client::ParrotClient;
+use waypost_greeter::echo::EchoMessage;
+use waypost_greeter::echo::echo_client::EchoClient;
 use waypost_tonic::{Channel, Client};
 
 use crate::support::{Received, Service, Town};
@@ -51,14 +51,14 @@ impl Both {
     }
 }
 
-fn word(text: impl Into<String>) -> Word {
-    Word {
+fn word(text: impl Into<String>) -> EchoMessage {
+    EchoMessage {
         text: text.into(),
         number: 0,
     }
 }
 
-fn request(name: &'static str, value: &str) -> tonic::Request<Word> {
+fn request(name: &'static str, value: &str) -> tonic::Request<EchoMessage> {
     let mut request = tonic::Request::new(word("hi"));
     request
         .metadata_mut()
@@ -78,12 +78,12 @@ async fn metadata_that_http2_forbids_is_no_obstacle() {
         ("proxy-connection", "keep-alive"),
         ("transfer-encoding", "chunked"),
     ] {
-        ParrotClient::new(both.tonics.clone())
-            .look(request(name, value))
+        EchoClient::new(both.tonics.clone())
+            .idempotent_echo(request(name, value))
             .await
             .unwrap();
-        ParrotClient::new(both.ours.clone())
-            .look(request(name, value))
+        EchoClient::new(both.ours.clone())
+            .idempotent_echo(request(name, value))
             .await
             .unwrap();
         both.assert_blameless(2, name);
@@ -94,9 +94,9 @@ async fn metadata_that_http2_forbids_is_no_obstacle() {
 async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder() {
     let both = Both::new().await;
     let large = || word("x".repeat(100));
-    let ours = ParrotClient::new(both.ours.clone())
+    let ours = EchoClient::new(both.ours.clone())
         .max_encoding_message_size(50)
-        .look(large())
+        .idempotent_echo(large())
         .await
         .unwrap_err();
     // tonic's channel returns INTERNAL, "h2 protocol error", and loses the encoder's text.
@@ -113,8 +113,8 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
         Received(receiver)
     };
     for n in [1, 3] {
-        let mut client = ParrotClient::new(both.ours.clone()).max_encoding_message_size(50);
-        let error = client.gather(words(n)).await.unwrap_err();
+        let mut client = EchoClient::new(both.ours.clone()).max_encoding_message_size(50);
+        let error = client.client_streaming_echo(words(n)).await.unwrap_err();
         assert_eq!(
             (error.code(), error.message()),
             (ours.code(), ours.message()),
@@ -130,8 +130,12 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
     // Once the response has begun, its stream ends with the same status.
     let (sender, receiver) = tokio::sync::mpsc::channel(2);
     sender.send(word("hi")).await.unwrap();
-    let mut client = ParrotClient::new(both.ours.clone()).max_encoding_message_size(50);
-    let mut echoed = client.talk(Received(receiver)).await.unwrap().into_inner();
+    let mut client = EchoClient::new(both.ours.clone()).max_encoding_message_size(50);
+    let mut echoed = client
+        .bidirectional_streaming_echo(Received(receiver))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(echoed.message().await.unwrap(), Some(word("hi")));
     sender.send(large()).await.unwrap();
     let error = echoed.message().await.unwrap_err();
@@ -148,8 +152,8 @@ async fn a_message_above_the_encoding_limit_ends_with_the_status_of_the_encoder(
 async fn metadata_above_the_limit_of_the_server_is_named() {
     let both = Both::new().await;
     let large = "x".repeat(70_000);
-    let error = ParrotClient::new(both.ours.clone())
-        .look(request("large", &large))
+    let error = EchoClient::new(both.ours.clone())
+        .idempotent_echo(request("large", &large))
         .await
         .unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
@@ -158,8 +162,8 @@ async fn metadata_above_the_limit_of_the_server_is_named() {
         "{error}"
     );
     both.assert_blameless(0, "large metadata");
-    ParrotClient::new(both.ours.clone())
-        .look(word("hi"))
+    EchoClient::new(both.ours.clone())
+        .idempotent_echo(word("hi"))
         .await
         .unwrap();
 }

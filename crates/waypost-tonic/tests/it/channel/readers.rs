@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::Request;
-use waypost_greeter::parrot::Word;
-use waypost_greeter::parrot::parrot_client::ParrotClient;
+use waypost_greeter::echo::EchoMessage;
+use waypost_greeter::echo::echo_client::EchoClient;
 use waypost_tonic::{Channel, Client};
 
 use crate::support::{Service, Town};
@@ -15,9 +15,9 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// One node, so that all calls share a connection, which is open when `new` returns.
 struct Alone {
-    parrot: ParrotClient<Channel>,
+    echo: EchoClient<Channel>,
     node: Service,
-    said: u64,
+    calls: u64,
     _town: (Town, Client, waypost_tonic::ServerHandle),
 }
 
@@ -26,36 +26,36 @@ impl Alone {
         let town = Town::new();
         let (running, node) = town.server("a").await;
         let client = Client::new(town.registry());
-        let parrot = ParrotClient::new(client.channel("greeter").unwrap());
+        let echo = EchoClient::new(client.channel("greeter").unwrap());
         let mut alone = Self {
-            parrot,
+            echo,
             node,
-            said: 0,
+            calls: 0,
             _town: (town, client, running),
         };
-        alone.say().await;
+        alone.unary_echo().await;
         alone
     }
 
     /// Makes a call that may not be sent twice, and expects a response.
-    async fn say(&mut self) {
-        let mut request = Request::new(Word {
+    async fn unary_echo(&mut self) {
+        let mut request = Request::new(EchoMessage {
             text: "hi".into(),
             number: 0,
         });
         request.set_timeout(Duration::from_secs(5));
-        self.parrot.say(request).await.unwrap();
-        self.said += 1;
+        self.echo.unary_echo(request).await.unwrap();
+        self.calls += 1;
     }
 
     /// Makes calls until no message was streamed during fifty of them, and at least `messages` were
     /// streamed.
-    async fn say_until_blocked(&mut self, messages: u64) {
+    async fn call_until_blocked(&mut self, messages: u64) {
         let blocked = async {
             let (mut streamed, mut calls) = (0, 0);
             while calls < 50 || streamed < messages {
-                self.say().await;
-                let now = self.node.calls.load(Relaxed) - self.said;
+                self.unary_echo().await;
+                let now = self.node.calls.load(Relaxed) - self.calls;
                 calls = if now == streamed { calls + 1 } else { 0 };
                 streamed = now;
             }
@@ -70,12 +70,17 @@ impl Alone {
 async fn a_call_beside_thirty_thousand_unread_messages_is_answered() {
     const MESSAGES: u32 = 30_000;
     let mut alone = Alone::new().await;
-    let count = Word {
+    let count = EchoMessage {
         text: "sixteen letters.".into(),
         number: MESSAGES,
     };
-    let mut unread = alone.parrot.count(count).await.unwrap().into_inner();
-    alone.say_until_blocked(MESSAGES.into()).await;
+    let mut unread = alone
+        .echo
+        .server_streaming_echo(count)
+        .await
+        .unwrap()
+        .into_inner();
+    alone.call_until_blocked(MESSAGES.into()).await;
     for number in 0..MESSAGES {
         assert_eq!(unread.message().await.unwrap().unwrap().number, number);
     }
@@ -83,7 +88,7 @@ async fn a_call_beside_thirty_thousand_unread_messages_is_answered() {
 }
 
 #[tokio::test]
-async fn unary_calls_are_answered_beside_streams_of_two_mebibytes_that_nobody_reads() {
+async fn unary_calls_are_answered_beside_streams_of_two_mebibytes_that_are_not_read() {
     const STREAMS: u64 = 8;
     const WINDOW: u64 = 2 << 20;
     const LENGTH: u64 = 64 << 10;
@@ -93,8 +98,8 @@ async fn unary_calls_are_answered_beside_streams_of_two_mebibytes_that_nobody_re
         let text = "x".repeat(usize::try_from(LENGTH).unwrap());
         unread.push(
             alone
-                .parrot
-                .count(Word {
+                .echo
+                .server_streaming_echo(EchoMessage {
                     text,
                     number: 1_000,
                 })
@@ -102,6 +107,6 @@ async fn unary_calls_are_answered_beside_streams_of_two_mebibytes_that_nobody_re
                 .unwrap(),
         );
     }
-    alone.say_until_blocked(STREAMS * (WINDOW / LENGTH)).await;
+    alone.call_until_blocked(STREAMS * (WINDOW / LENGTH)).await;
     drop(unread);
 }

@@ -8,14 +8,14 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::{Code, Status};
-use waypost_greeter::parrot::Word;
-use waypost_greeter::parrot::parrot_client::ParrotClient;
+use waypost_greeter::echo::EchoMessage;
+use waypost_greeter::echo::echo_client::EchoClient;
 use waypost_tonic::{Channel, Client};
 
 use crate::support::{Received, Town};
 
-fn word(text: &str) -> Word {
-    Word {
+fn word(text: &str) -> EchoMessage {
+    EchoMessage {
         text: text.to_owned(),
         number: 0,
     }
@@ -42,8 +42,8 @@ async fn a_server_stream_counts_as_in_flight_until_it_ends() {
     let (_a, _) = town.server("a").await;
     let client = Client::new(town.registry());
     let channel = client.channel("greeter").unwrap();
-    let mut words = ParrotClient::new(channel.clone())
-        .count(Word {
+    let mut words = EchoClient::new(channel.clone())
+        .server_streaming_echo(EchoMessage {
             text: "hi".into(),
             number: 3,
         })
@@ -56,8 +56,8 @@ async fn a_server_stream_counts_as_in_flight_until_it_ends() {
     assert_eq!(words.message().await.unwrap().unwrap().number, 2);
     assert_eq!(words.message().await.unwrap(), None);
     assert_eq!(in_flight(&channel), 0);
-    let dropped = ParrotClient::new(channel.clone())
-        .count(Word {
+    let dropped = EchoClient::new(channel.clone())
+        .server_streaming_echo(EchoMessage {
             text: "hi".into(),
             number: 1_000_000,
         })
@@ -75,13 +75,12 @@ async fn a_client_stream_gathers_and_a_conversation_goes_back_and_forth() {
     let (_a, _) = town.server("a").await;
     let client = Client::new(town.registry());
     let channel = client.channel("greeter").unwrap();
-    let mut parrot = ParrotClient::new(channel.clone());
+    let mut echo = EchoClient::new(channel.clone());
     let (sender, receiver) = mpsc::channel(1);
     let gathering = tokio::spawn({
-        let mut parrot = parrot.clone();
+        let mut echo = echo.clone();
         async move {
-            parrot
-                .gather(Received(receiver))
+            echo.client_streaming_echo(Received(receiver))
                 .await
                 .unwrap()
                 .into_inner()
@@ -93,7 +92,7 @@ async fn a_client_stream_gathers_and_a_conversation_goes_back_and_forth() {
     drop(sender);
     assert_eq!(
         gathering.await.unwrap(),
-        Word {
+        EchoMessage {
             text: "onetwothree".into(),
             number: 3
         }
@@ -101,7 +100,11 @@ async fn a_client_stream_gathers_and_a_conversation_goes_back_and_forth() {
 
     let (sender, receiver) = mpsc::channel(1);
     // The response's headers arrive before the first message is sent.
-    let mut answers = parrot.talk(Received(receiver)).await.unwrap().into_inner();
+    let mut answers = echo
+        .bidirectional_streaming_echo(Received(receiver))
+        .await
+        .unwrap()
+        .into_inner();
     for text in ["a", "b", "c"] {
         sender.send(word(text)).await.unwrap();
         assert_eq!(answers.message().await.unwrap().unwrap().text, text);
@@ -118,11 +121,10 @@ async fn a_large_message_and_a_deadline_in_the_middle_of_a_stream() {
     let (_a, _) = town.server("a").await;
     let client = Client::new(town.registry());
     let channel = client.channel("greeter").unwrap();
-    let mut parrot = ParrotClient::new(channel.clone()).max_decoding_message_size(8 << 20);
+    let mut echo = EchoClient::new(channel.clone()).max_decoding_message_size(8 << 20);
     let large = "x".repeat(3 << 20);
     assert_eq!(
-        parrot
-            .say(word(&large))
+        echo.unary_echo(word(&large))
             .await
             .unwrap()
             .into_inner()
@@ -131,12 +133,16 @@ async fn a_large_message_and_a_deadline_in_the_middle_of_a_stream() {
         large.len()
     );
 
-    let mut request = tonic::Request::new(Word {
+    let mut request = tonic::Request::new(EchoMessage {
         text: "sleep 50".into(),
         number: 100,
     });
     request.set_timeout(Duration::from_millis(300));
-    let mut words = parrot.count(request).await.unwrap().into_inner();
+    let mut words = echo
+        .server_streaming_echo(request)
+        .await
+        .unwrap()
+        .into_inner();
     let mut received = 0;
     let error = loop {
         match words.message().await {
@@ -152,12 +158,12 @@ async fn a_large_message_and_a_deadline_in_the_middle_of_a_stream() {
 }
 
 /// Stream of the received words, which panics when there are no more.
-struct Panicking(mpsc::Receiver<Word>);
+struct Panicking(mpsc::Receiver<EchoMessage>);
 
 impl Stream for Panicking {
-    type Item = Word;
+    type Item = EchoMessage;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Word>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EchoMessage>> {
         self.0
             .poll_recv(cx)
             .map(|word| Some(word.expect("the caller's stream has no more words")))
@@ -183,16 +189,18 @@ async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blame
     let (_a, _) = town.server("a").await;
     let client = Client::new(town.registry());
     let channel = client.channel("greeter").unwrap();
-    let mut parrot = ParrotClient::new(channel.clone());
+    let mut echo = EchoClient::new(channel.clone());
     // The stream panics at once, before anything was sent.
     let (_, none) = mpsc::channel(1);
-    let status = in_time(parrot.gather(Panicking(none))).await.unwrap_err();
+    let status = in_time(echo.client_streaming_echo(Panicking(none)))
+        .await
+        .unwrap_err();
     assert!(is_own(&status), "{status}");
     // The stream panics while the node waits for more.
     let (sender, receiver) = mpsc::channel(1);
     let gathering = tokio::spawn({
-        let mut parrot = parrot.clone();
-        async move { parrot.gather(Panicking(receiver)).await }
+        let mut echo = echo.clone();
+        async move { echo.client_streaming_echo(Panicking(receiver)).await }
     });
     for _ in 0..3 {
         sender.send(word("hi")).await.unwrap();
@@ -203,7 +211,7 @@ async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blame
     // The stream panics while the caller waits for a message.
     for words in 0..3 {
         let (sender, receiver) = mpsc::channel(1);
-        let mut answers = in_time(parrot.talk(Panicking(receiver)))
+        let mut answers = in_time(echo.bidirectional_streaming_echo(Panicking(receiver)))
             .await
             .unwrap()
             .into_inner();
@@ -217,7 +225,7 @@ async fn a_request_stream_that_panics_ends_its_call_with_its_own_error_and_blame
     }
     until_idle(&channel).await;
     assert_eq!(channel.snapshot().nodes[0].failed, 0);
-    parrot.say(word("hi")).await.unwrap();
+    echo.unary_echo(word("hi")).await.unwrap();
     client.close().await;
 }
 
@@ -228,9 +236,9 @@ async fn streams_outlive_the_client_the_channel_and_the_stub_that_began_them() {
     let (sender, receiver) = mpsc::channel(1);
     let (mut words, mut answers) = {
         let client = Client::new(town.registry());
-        let mut parrot = ParrotClient::new(client.channel("greeter").unwrap());
-        let words = parrot
-            .count(Word {
+        let mut echo = EchoClient::new(client.channel("greeter").unwrap());
+        let words = echo
+            .server_streaming_echo(EchoMessage {
                 text: "sleep 1".into(),
                 number: 50,
             })
@@ -239,7 +247,10 @@ async fn streams_outlive_the_client_the_channel_and_the_stub_that_began_them() {
             .into_inner();
         (
             words,
-            parrot.talk(Received(receiver)).await.unwrap().into_inner(),
+            echo.bidirectional_streaming_echo(Received(receiver))
+                .await
+                .unwrap()
+                .into_inner(),
         )
     };
     for number in 0..50 {

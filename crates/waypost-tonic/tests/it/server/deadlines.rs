@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use waypost_core::memory::MemoryRegistry;
 use waypost_core::registry::AnyRegistry;
-use waypost_greeter::parrot::parrot_server::ParrotServer;
+use waypost_greeter::echo::echo_server::EchoServer;
 use waypost_tonic::server::{Server, ServerHandle};
 
 use super::echo::{self, word};
@@ -16,10 +16,10 @@ use crate::support::Service;
 
 async fn serving() -> (ServerHandle, Service) {
     let service = Service::default();
-    let server = Server::builder("parrot", AnyRegistry::new(MemoryRegistry::new()));
+    let server = Server::builder("echo", AnyRegistry::new(MemoryRegistry::new()));
     (
         server
-            .add_service(ParrotServer::new(service.clone()))
+            .add_service(EchoServer::new(service.clone()))
             .start()
             .await
             .unwrap(),
@@ -34,7 +34,7 @@ async fn call(address: &str, method: &str, timeout: &str) -> HeaderMap {
         .unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
-    let request = Request::post(format!("http://{address}/parrot.Parrot/{method}"))
+    let request = Request::post(format!("http://{address}/echo.Echo/{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("grpc-timeout", timeout);
@@ -51,7 +51,11 @@ async fn call(address: &str, method: &str, timeout: &str) -> HeaderMap {
 #[tokio::test]
 async fn a_call_without_time_left_reaches_no_handler() {
     let (server, service) = serving().await;
-    for method in ["Say", "Count", "Talk"] {
+    for method in [
+        "UnaryEcho",
+        "ServerStreamingEcho",
+        "BidirectionalStreamingEcho",
+    ] {
         for timeout in ["0n", "0u", "0m", "0S", "0M", "0H", "00000000n", "1n"] {
             let headers = call(server.advertised(), method, timeout).await;
             assert_eq!(
@@ -62,13 +66,13 @@ async fn a_call_without_time_left_reaches_no_handler() {
         }
     }
     assert_eq!(service.calls.load(SeqCst), 0);
-    let headers = call(server.advertised(), "Say", "10S").await;
+    let headers = call(server.advertised(), "UnaryEcho", "10S").await;
     assert_eq!(
         (headers.get("grpc-status"), service.calls.load(SeqCst)),
         (None, 1),
         "with time left it is served"
     );
-    call(server.advertised(), "Say", "0x").await;
+    call(server.advertised(), "UnaryEcho", "0x").await;
     assert_eq!(service.calls.load(SeqCst), 2, "a malformed timeout is none");
 }
 
@@ -79,11 +83,11 @@ async fn a_tonic_client_without_time_left_reaches_no_handler() {
     for _ in 0..200 {
         let mut request = tonic::Request::new(word("late"));
         request.set_timeout(std::time::Duration::ZERO);
-        client.say(request).await.unwrap_err();
+        client.unary_echo(request).await.unwrap_err();
     }
     assert_eq!(service.calls.load(SeqCst), 0);
     assert!(
-        client.say(word("in time")).await.is_ok(),
+        client.unary_echo(word("in time")).await.is_ok(),
         "the connection is as it was"
     );
 }

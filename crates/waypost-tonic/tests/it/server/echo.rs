@@ -9,9 +9,9 @@ use tokio::time::{sleep, timeout};
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
-use waypost_greeter::parrot::Word;
-use waypost_greeter::parrot::parrot_client::ParrotClient;
-use waypost_greeter::parrot::parrot_server::{Parrot, ParrotServer};
+use waypost_greeter::echo::EchoMessage;
+use waypost_greeter::echo::echo_client::EchoClient;
+use waypost_greeter::echo::echo_server::{Echo, EchoServer};
 
 /// Message that is never answered.
 pub(crate) const HANG: &str = "hang";
@@ -39,16 +39,19 @@ impl Drop for Hung {
     }
 }
 
-pub(crate) struct Echo(Hanging);
+pub(crate) struct EchoService(Hanging);
 
-pub(crate) fn service() -> (ParrotServer<Echo>, Hanging) {
+pub(crate) fn service() -> (EchoServer<EchoService>, Hanging) {
     let hanging = Hanging(Arc::new(watch::channel(0).0));
-    (ParrotServer::new(Echo(hanging.clone())), hanging)
+    (EchoServer::new(EchoService(hanging.clone())), hanging)
 }
 
 #[tonic::async_trait]
-impl Parrot for Echo {
-    async fn say(&self, word: Request<Word>) -> Result<Response<Word>, Status> {
+impl Echo for EchoService {
+    async fn unary_echo(
+        &self,
+        word: Request<EchoMessage>,
+    ) -> Result<Response<EchoMessage>, Status> {
         if word.get_ref().text == HANG {
             self.0.0.send_modify(|count| *count += 1);
             let _hung = Hung(self.0.clone());
@@ -57,32 +60,41 @@ impl Parrot for Echo {
         Ok(Response::new(word.into_inner()))
     }
 
-    type CountStream = ReceiverStream<Result<Word, Status>>;
+    type ServerStreamingEchoStream = ReceiverStream<Result<EchoMessage, Status>>;
 
-    async fn count(&self, _: Request<Word>) -> Result<Response<Self::CountStream>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn gather(&self, _: Request<Streaming<Word>>) -> Result<Response<Word>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    type TalkStream = Streaming<Word>;
-
-    async fn talk(
+    async fn server_streaming_echo(
         &self,
-        words: Request<Streaming<Word>>,
-    ) -> Result<Response<Self::TalkStream>, Status> {
+        _: Request<EchoMessage>,
+    ) -> Result<Response<Self::ServerStreamingEchoStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn client_streaming_echo(
+        &self,
+        _: Request<Streaming<EchoMessage>>,
+    ) -> Result<Response<EchoMessage>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    type BidirectionalStreamingEchoStream = Streaming<EchoMessage>;
+
+    async fn bidirectional_streaming_echo(
+        &self,
+        words: Request<Streaming<EchoMessage>>,
+    ) -> Result<Response<Self::BidirectionalStreamingEchoStream>, Status> {
         Ok(Response::new(words.into_inner()))
     }
 
-    async fn look(&self, word: Request<Word>) -> Result<Response<Word>, Status> {
+    async fn idempotent_echo(
+        &self,
+        word: Request<EchoMessage>,
+    ) -> Result<Response<EchoMessage>, Status> {
         Ok(Response::new(word.into_inner()))
     }
 }
 
-pub(crate) fn word(text: &str) -> Word {
-    Word {
+pub(crate) fn word(text: &str) -> EchoMessage {
+    EchoMessage {
         text: text.to_owned(),
         number: 0,
     }
@@ -95,8 +107,8 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::
         .await
 }
 
-pub(crate) async fn client(address: &str) -> ParrotClient<Channel> {
-    ParrotClient::new(connect(address).await.expect("it listens"))
+pub(crate) async fn client(address: &str) -> EchoClient<Channel> {
+    EchoClient::new(connect(address).await.expect("it listens"))
 }
 
 /// Waits until the address refuses connections.
@@ -112,41 +124,47 @@ pub(crate) async fn refuses(address: &str) {
 }
 
 /// Bidirectional stream that stays in flight until it is ended.
-pub(crate) struct Talk {
-    say: mpsc::Sender<Word>,
-    hear: Streaming<Word>,
+pub(crate) struct BidiStream {
+    requests: mpsc::Sender<EchoMessage>,
+    responses: Streaming<EchoMessage>,
 }
 
-impl Talk {
-    pub(crate) async fn begin(client: &mut ParrotClient<Channel>) -> Self {
-        let (say, words) = mpsc::channel(1);
-        let hear = client
-            .talk(ReceiverStream::new(words))
+impl BidiStream {
+    pub(crate) async fn begin(client: &mut EchoClient<Channel>) -> Self {
+        let (requests, words) = mpsc::channel(1);
+        let responses = client
+            .bidirectional_streaming_echo(ReceiverStream::new(words))
             .await
             .unwrap()
             .into_inner();
-        let mut talk = Self { say, hear };
-        talk.exchange("first").await.unwrap();
-        talk
+        let mut stream = Self {
+            requests,
+            responses,
+        };
+        stream.exchange("first").await.unwrap();
+        stream
     }
 
     pub(crate) async fn exchange(&mut self, text: &str) -> Result<String, Status> {
-        self.say
+        self.requests
             .send(word(text))
             .await
             .map_err(|_| Status::cancelled("the call ended"))?;
-        Ok(self.hear.message().await?.expect("an answer").text)
+        Ok(self.responses.message().await?.expect("an answer").text)
     }
 
     /// Ends the stream gracefully.
-    pub(crate) async fn hang_up(self) -> Result<Option<Word>, Status> {
-        let Self { say, mut hear } = self;
-        drop(say);
-        hear.message().await
+    pub(crate) async fn close(self) -> Result<Option<EchoMessage>, Status> {
+        let Self {
+            requests,
+            mut responses,
+        } = self;
+        drop(requests);
+        responses.message().await
     }
 
     /// Waits until the stream ends by itself.
-    pub(crate) async fn ends(mut self) -> Result<Option<Word>, Status> {
-        self.hear.message().await
+    pub(crate) async fn ends(mut self) -> Result<Option<EchoMessage>, Status> {
+        self.responses.message().await
     }
 }

@@ -12,7 +12,7 @@ use waypost_core::registry::AnyRegistry;
 use waypost_core::static_list::StaticRegistry;
 use waypost_tonic::server::Server;
 
-use super::echo::{self, HANG, Talk, word};
+use super::echo::{self, BidiStream, HANG, word};
 use super::lifecycle::{SOON, builder, config, left, registered, stopped};
 
 /// Limit that hooks and calls reach in these tests.
@@ -44,14 +44,14 @@ async fn a_panic_in_before_stop_leaves_and_drains_all_the_same() {
         .unwrap();
     running.registered().await.unwrap();
     let mut client = echo::client(running.advertised()).await;
-    let mut talk = Talk::begin(&mut client).await;
+    let mut stream = BidiStream::begin(&mut client).await;
     running.stop();
     left(&running).await;
     assert_eq!(registered(&registry).await, None);
     assert_eq!(count.load(SeqCst), 1, "the next hook runs");
     echo::refuses(running.advertised()).await;
-    assert_eq!(talk.exchange("still here").await.unwrap(), "still here");
-    talk.hang_up().await.unwrap();
+    assert_eq!(stream.exchange("still here").await.unwrap(), "still here");
+    stream.close().await.unwrap();
     stopped(running).await;
 }
 
@@ -74,7 +74,7 @@ async fn a_hanging_before_stop_has_the_drain_limit_and_no_more() {
     assert_eq!(
         echo::client(running.advertised())
             .await
-            .say(word("late"))
+            .unary_echo(word("late"))
             .await
             .unwrap()
             .into_inner()
@@ -148,7 +148,8 @@ async fn after_stop_runs_when_calls_were_aborted() {
         .await
         .unwrap();
     let mut client = echo::client(running.advertised()).await;
-    let call = tokio::task::JoinSet::from_iter([async move { client.say(word(HANG)).await }]);
+    let call =
+        tokio::task::JoinSet::from_iter([async move { client.unary_echo(word(HANG)).await }]);
     hanging.are(1).await;
     running.stop();
     stopped(running).await;
@@ -178,7 +179,7 @@ async fn after_stop_that_panics_or_hangs_ends_no_later_than_its_limit() {
 #[tokio::test]
 async fn a_hook_of_the_start_that_panics_is_an_error_and_leaves_nothing() {
     let registry = MemoryRegistry::new();
-    let say = |error: waypost_tonic::server::Error| {
+    let text = |error: waypost_tonic::server::Error| {
         format!("{error}: {}", std::error::Error::source(&error).unwrap())
     };
     let (before, _) = builder(&registry);
@@ -187,7 +188,7 @@ async fn a_hook_of_the_start_that_panics_is_an_error_and_leaves_nothing() {
         .start()
         .await
         .unwrap_err();
-    insta::assert_snapshot!(say(before), @"the before_start hook failed: panicked: no database");
+    insta::assert_snapshot!(text(before), @"the before_start hook failed: panicked: no database");
     let (after, _) = builder(&registry);
     let (count, hook) = counter();
     let after = after
@@ -196,7 +197,7 @@ async fn a_hook_of_the_start_that_panics_is_an_error_and_leaves_nothing() {
         .start()
         .await
         .unwrap_err();
-    insta::assert_snapshot!(say(after), @"the after_start hook failed: panicked: no cache");
+    insta::assert_snapshot!(text(after), @"the after_start hook failed: panicked: no cache");
     assert_eq!((registered(&registry).await, count.load(SeqCst)), (None, 1));
 }
 
@@ -206,7 +207,7 @@ async fn a_registry_that_cannot_be_left_does_not_delay_the_stop() {
     let fixed = AnyRegistry::new(StaticRegistry::new([], "grpc"));
     for (registry, close) in [(AnyRegistry::new(closed.open()), true), (fixed, false)] {
         let (service, _) = echo::service();
-        let server = Server::builder("parrot", registry.clone()).allow_loopback(true);
+        let server = Server::builder("echo", registry.clone()).allow_loopback(true);
         let running = server
             .register(config(Duration::from_millis(200)))
             .add_service(service)

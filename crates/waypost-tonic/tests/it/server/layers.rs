@@ -20,7 +20,7 @@ use waypost_core::memory::MemoryRegistry;
 use waypost_greeter::greeter::HelloRequest;
 use waypost_greeter::greeter::greeter_client::GreeterClient;
 
-use super::echo::{self, HANG, Talk, word};
+use super::echo::{self, BidiStream, HANG, word};
 use super::lifecycle::{SOON, builder};
 
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -51,7 +51,7 @@ async fn the_first_layer_is_the_outermost_and_all_that_is_answered_is_inside() {
         .unwrap();
     let channel = echo::connect(server.advertised()).await.unwrap();
     let mut client = echo::client(server.advertised()).await;
-    client.say(word("hello")).await.unwrap();
+    client.unary_echo(word("hello")).await.unwrap();
     let health = HealthCheckRequest {
         service: String::new(),
     };
@@ -65,8 +65,8 @@ async fn the_first_layer_is_the_outermost_and_all_that_is_answered_is_inside() {
     assert_eq!(
         *seen.lock().unwrap(),
         [
-            "first /parrot.Parrot/Say",
-            "second /parrot.Parrot/Say",
+            "first /echo.Echo/UnaryEcho",
+            "second /echo.Echo/UnaryEcho",
             "first /grpc.health.v1.Health/Check",
             "second /grpc.health.v1.Health/Check",
             "first /greeter.Greeter/Hello",
@@ -88,9 +88,9 @@ async fn a_call_whose_deadline_has_passed_reaches_no_layer() {
     late.metadata_mut()
         .insert("grpc-timeout", "0n".parse().unwrap());
     let mut client = echo::client(server.advertised()).await;
-    client.look(late).await.unwrap_err();
-    client.say(word("in time")).await.unwrap();
-    assert_eq!(*seen.lock().unwrap(), ["any /parrot.Parrot/Say"]);
+    client.idempotent_echo(late).await.unwrap_err();
+    client.unary_echo(word("in time")).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), ["any /echo.Echo/UnaryEcho"]);
 }
 
 #[tokio::test]
@@ -104,10 +104,10 @@ async fn the_limit_of_a_layer_is_one_of_all_connections_and_its_error_the_answer
         .await
         .unwrap();
     let mut one = echo::client(server.advertised()).await;
-    let held = tokio::task::JoinSet::from_iter([async move { one.say(word(HANG)).await }]);
+    let held = tokio::task::JoinSet::from_iter([async move { one.unary_echo(word(HANG)).await }]);
     hanging.are(1).await;
     let mut other = echo::client(server.advertised()).await;
-    let status = other.say(word("hello")).await.unwrap_err();
+    let status = other.unary_echo(word("hello")).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
         (
@@ -118,7 +118,12 @@ async fn the_limit_of_a_layer_is_one_of_all_connections_and_its_error_the_answer
     drop(held);
     hanging.are(0).await;
     assert_eq!(
-        other.say(word("hello")).await.unwrap().into_inner().text,
+        other
+            .unary_echo(word("hello"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
         "hello"
     );
 }
@@ -135,18 +140,18 @@ async fn an_error_of_a_layer_is_the_answer_to_its_call_alone() {
         .await
         .unwrap();
     let mut client = echo::client(server.advertised()).await;
-    let mut talk = Talk::begin(&mut client).await;
-    let status = client.say(word(HANG)).await.unwrap_err();
+    let mut stream = BidiStream::begin(&mut client).await;
+    let status = client.unary_echo(word(HANG)).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
         (Code::Unknown, "request timed out")
     );
-    let status = client.look(word("x")).await.unwrap_err();
+    let status = client.idempotent_echo(word("x")).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
         (Code::PermissionDenied, "look elsewhere")
     );
-    assert_eq!(talk.exchange("still here").await.unwrap(), "still here");
+    assert_eq!(stream.exchange("still here").await.unwrap(), "still here");
 }
 
 #[tokio::test]
@@ -156,7 +161,7 @@ async fn a_panic_in_a_layer_ends_its_call_and_neither_the_connection_nor_the_ser
     let server = builder
         .layer(MapRequestLayer::new(|request: Request<Body>| {
             assert!(
-                !request.uri().path().ends_with("/Look"),
+                !request.uri().path().ends_with("/IdempotentEcho"),
                 "a layer of a user"
             );
             request
@@ -165,8 +170,8 @@ async fn a_panic_in_a_layer_ends_its_call_and_neither_the_connection_nor_the_ser
         .await
         .unwrap();
     let mut client = echo::client(server.advertised()).await;
-    let mut talk = Talk::begin(&mut client).await;
-    let failed = timeout(SOON, client.look(word("x")))
+    let mut stream = BidiStream::begin(&mut client).await;
+    let failed = timeout(SOON, client.idempotent_echo(word("x")))
         .await
         .expect("it ends");
     assert_eq!(
@@ -175,17 +180,22 @@ async fn a_panic_in_a_layer_ends_its_call_and_neither_the_connection_nor_the_ser
         "as for a handler"
     );
     assert_eq!(
-        talk.exchange("same connection").await.unwrap(),
+        stream.exchange("same connection").await.unwrap(),
         "same connection"
     );
     let mut other = echo::client(server.advertised()).await;
     assert_eq!(
-        other.say(word("hello")).await.unwrap().into_inner().text,
+        other
+            .unary_echo(word("hello"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
         "hello"
     );
 }
 
-/// Service that answers `Look` with a status as its error.
+/// Service that answers `IdempotentEcho` with a status as its error.
 #[derive(Clone)]
 struct Refusing<S>(S);
 
@@ -203,7 +213,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if request.uri().path().ends_with("/Look") {
+        if request.uri().path().ends_with("/IdempotentEcho") {
             let refusal = Status::permission_denied("look elsewhere");
             return Box::pin(async { Err(refusal) });
         }

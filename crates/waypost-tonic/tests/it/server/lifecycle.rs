@@ -16,10 +16,10 @@ use waypost_core::memory::MemoryRegistry;
 use waypost_core::record::{Service, keys};
 use waypost_core::registrar::{Config, State};
 use waypost_core::registry::{AnyRegistry, Registry};
-use waypost_greeter::parrot;
+use waypost_greeter::echo::FILE_DESCRIPTOR_SET;
 use waypost_tonic::server::{Error, REGISTRATION, Server, ServerBuilder, ServerHandle};
 
-use super::echo::{self, HANG, Hanging, Talk, word};
+use super::echo::{self, BidiStream, HANG, Hanging, word};
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
@@ -32,8 +32,8 @@ pub(super) fn config(drain_delay: Duration) -> Config {
 /// Returns a builder for an echo server with a drain delay of 200 ms.
 pub(super) fn builder(registry: &MemoryRegistry) -> (ServerBuilder, Hanging) {
     let (service, hanging) = echo::service();
-    let builder = Server::builder("parrot", AnyRegistry::new(registry.open()))
-        .descriptor(parrot::FILE_DESCRIPTOR_SET)
+    let builder = Server::builder("echo", AnyRegistry::new(registry.open()))
+        .descriptor(FILE_DESCRIPTOR_SET)
         .register(config(Duration::from_millis(200)))
         .add_service(service);
     (builder, hanging)
@@ -55,7 +55,7 @@ pub(super) async fn stopped(mut running: ServerHandle) {
 
 pub(super) async fn registered(registry: &MemoryRegistry) -> Option<Service> {
     registry
-        .get_service("parrot")
+        .get_service("echo")
         .await
         .ok()
         .map(|mut services| services.remove(0))
@@ -94,7 +94,7 @@ async fn the_name_and_the_times_may_be_set_after_the_rest() {
 }
 
 #[tokio::test]
-async fn what_is_registered_says_all_there_is_to_know() {
+async fn what_is_registered_is_complete() {
     let registry = MemoryRegistry::new();
     let (builder, _) = builder(&registry);
     let started = builder
@@ -109,7 +109,7 @@ async fn what_is_registered_says_all_there_is_to_know() {
     let service = registered(&registry).await.unwrap();
     assert_eq!(
         (service.name.as_str(), service.version.as_str()),
-        ("parrot", "1.2.0")
+        ("echo", "1.2.0")
     );
     let names: Vec<_> = service
         .endpoints
@@ -119,29 +119,29 @@ async fn what_is_registered_says_all_there_is_to_know() {
     assert_eq!(
         names,
         [
-            "Parrot.Count",
-            "Parrot.Gather",
-            "Parrot.Look",
-            "Parrot.Say",
-            "Parrot.Talk"
+            "Echo.ServerStreamingEcho",
+            "Echo.ClientStreamingEcho",
+            "Echo.IdempotentEcho",
+            "Echo.UnaryEcho",
+            "Echo.BidirectionalStreamingEcho"
         ]
     );
     let node = &service.nodes[0];
-    assert_eq!(node.id, "parrot-one");
+    assert_eq!(node.id, "echo-one");
     assert_eq!(node.id, started.node_id());
     assert_eq!(node.address, started.address().to_string());
     assert_eq!(node.address, started.advertised());
-    let said: Vec<_> = node
+    let endpoints: Vec<_> = node
         .metadata
         .iter()
         .filter(|(key, _)| *key != keys::INSTANCE)
         .collect();
-    let said: Vec<_> = said
+    let endpoints: Vec<_> = endpoints
         .into_iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     assert_eq!(
-        said,
+        endpoints,
         [
             "protocol=grpc",
             "registry=memory",
@@ -165,7 +165,12 @@ async fn what_is_registered_says_all_there_is_to_know() {
     timeout(SOON, changed).await.unwrap();
     let mut client = echo::client(started.advertised()).await;
     assert_eq!(
-        client.say(word("hello")).await.unwrap().into_inner().text,
+        client
+            .unary_echo(word("hello"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
         "hello"
     );
 }
@@ -176,7 +181,7 @@ async fn a_stop_leaves_serves_on_refuses_and_finishes() {
     let (running, _) = started(&registry).await;
     let address = running.advertised().to_owned();
     let mut client = echo::client(&address).await;
-    let mut talk = Talk::begin(&mut client).await;
+    let mut stream = BidiStream::begin(&mut client).await;
     running.stop();
     left(&running).await;
     assert_eq!(
@@ -186,20 +191,28 @@ async fn a_stop_leaves_serves_on_refuses_and_finishes() {
     );
     let mut late = echo::client(&address).await;
     assert_eq!(
-        late.say(word("late")).await.unwrap().into_inner().text,
+        late.unary_echo(word("late"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
         "late",
-        "and serving on for those told late"
+        "and still serving for those notified late"
     );
     echo::refuses(&address).await;
     assert_eq!(
-        talk.exchange("still here").await.unwrap(),
+        stream.exchange("still here").await.unwrap(),
         "still here",
         "what is in flight goes on"
     );
-    assert_eq!(talk.hang_up().await.unwrap(), None, "to its own end");
+    assert_eq!(stream.close().await.unwrap(), None, "to its own end");
     stopped(running).await;
     assert_eq!(
-        client.say(word("too late")).await.unwrap_err().code(),
+        client
+            .unary_echo(word("too late"))
+            .await
+            .unwrap_err()
+            .code(),
         Code::Unavailable
     );
 }
@@ -214,7 +227,8 @@ async fn a_second_stop_cuts_at_once() {
         .await
         .unwrap();
     let mut client = echo::client(running.advertised()).await;
-    let call = tokio::task::JoinSet::from_iter([async move { client.say(word(HANG)).await }]);
+    let call =
+        tokio::task::JoinSet::from_iter([async move { client.unary_echo(word(HANG)).await }]);
     hanging.are(1).await;
     running.stop();
     running.stop();
@@ -236,7 +250,8 @@ async fn the_drain_limit_bounds_a_call_that_hangs() {
     let limit = Duration::from_millis(300);
     let running = builder.drain_timeout(limit).start().await.unwrap();
     let mut client = echo::client(running.advertised()).await;
-    let call = tokio::task::JoinSet::from_iter([async move { client.say(word(HANG)).await }]);
+    let call =
+        tokio::task::JoinSet::from_iter([async move { client.unary_echo(word(HANG)).await }]);
     hanging.are(1).await;
     let start = Instant::now();
     running.stop();
@@ -260,7 +275,8 @@ async fn a_dropped_server_is_cut() {
     let (running, hanging) = started(&registry).await;
     let address = running.advertised().to_owned();
     let mut client = echo::client(&address).await;
-    let call = tokio::task::JoinSet::from_iter([async move { client.say(word(HANG)).await }]);
+    let call =
+        tokio::task::JoinSet::from_iter([async move { client.unary_echo(word(HANG)).await }]);
     hanging.are(1).await;
     drop(running);
     assert!(
@@ -275,7 +291,7 @@ async fn a_dropped_server_is_cut() {
 }
 
 #[tokio::test]
-async fn health_tells_of_server_service_and_registration() {
+async fn health_reports_of_server_service_and_registration() {
     let registry = MemoryRegistry::new();
     registry.faults().set_unreachable(true);
     let (builder, _) = builder(&registry);
@@ -286,7 +302,7 @@ async fn health_tells_of_server_service_and_registration() {
     };
     for (service, status) in [
         ("", ServingStatus::Serving),
-        ("parrot.Parrot", ServingStatus::Serving),
+        ("echo.Echo", ServingStatus::Serving),
         (REGISTRATION, ServingStatus::NotServing),
     ] {
         assert_eq!(
@@ -360,20 +376,25 @@ async fn reflection_lists_what_is_served() {
         [
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
-            "parrot.Parrot"
+            "echo.Echo"
         ]
     );
 }
 
 #[tokio::test]
-async fn an_unreachable_registry_delays_nothing_and_is_said() {
+async fn an_unreachable_registry_delays_nothing_and_is_reported() {
     let registry = MemoryRegistry::new();
     registry.faults().set_unreachable(true);
     let (builder, _) = builder(&registry);
     let running = builder.start().await.unwrap();
     let mut client = echo::client(running.advertised()).await;
     assert_eq!(
-        client.say(word("hello")).await.unwrap().into_inner().text,
+        client
+            .unary_echo(word("hello"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
         "hello"
     );
     let mut state = running.registration();
@@ -408,7 +429,7 @@ async fn an_unhealthy_server_is_not_registered_and_serves_all_the_same() {
     assert!(
         echo::client(running.advertised())
             .await
-            .say(word("hello"))
+            .unary_echo(word("hello"))
             .await
             .is_ok()
     );
@@ -449,7 +470,7 @@ async fn hooks_run_in_order_around_start_and_stop() {
 #[tokio::test]
 async fn what_cannot_work_is_an_error_at_the_start() {
     let registry = MemoryRegistry::new();
-    let say = |error: &Error| match std::error::Error::source(error) {
+    let text = |error: &Error| match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     };
@@ -459,7 +480,7 @@ async fn what_cannot_work_is_an_error_at_the_start() {
         .start()
         .await
         .unwrap_err();
-    insta::assert_snapshot!(say(&hook), @"the before_start hook failed: no database");
+    insta::assert_snapshot!(text(&hook), @"the before_start hook failed: no database");
     let (taken, _) = builder(&registry);
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken
@@ -472,7 +493,7 @@ async fn what_cannot_work_is_an_error_at_the_start() {
     let mut config = Config::default();
     config.interval = config.ttl;
     let late = late.register(config).start().await.unwrap_err();
-    insta::assert_snapshot!(say(&late), @"cannot register: registration ttl: 15s must be more than the interval, 15s, or the record comes and goes");
+    insta::assert_snapshot!(text(&late), @"cannot register: registration ttl: 15s must be more than the interval, 15s, or the record comes and goes");
     let (name, _) = builder(&registry);
     assert!(matches!(
         name.id("a/b").start().await.unwrap_err(),

@@ -25,7 +25,7 @@ impl Subscriber for Told {
     fn event(&self, event: &Event<'_>) {
         let mut message = Message(String::new());
         event.record(&mut message);
-        super::signals::tell(&format!("log {} {}", event.metadata().level(), message.0));
+        super::signals::print(&format!("log {} {}", event.metadata().level(), message.0));
     }
 
     fn enter(&self, _: &Id) {}

@@ -31,8 +31,8 @@ fn headers(stream: u32) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", "/parrot.Parrot/Look"),
-        (":authority", "parrot"),
+        (":path", "/echo.Echo/IdempotentEcho"),
+        (":authority", "echo"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ];

@@ -44,7 +44,7 @@ async fn record(registry: &MemoryRegistry) -> Option<Service> {
 }
 
 #[tokio::test]
-async fn a_router_is_served_in_both_versions_of_http_and_says_so() {
+async fn a_router_is_served_in_both_versions_of_http_and_reports_it() {
     let registry = MemoryRegistry::new();
     let peer = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() };
     let router = Router::new()
@@ -196,7 +196,7 @@ async fn services_and_a_router_share_a_port_and_the_layers() {
     let node = record(&registry).await.unwrap().nodes[0].clone();
     assert_eq!(node.metadata.get(keys::PROTOCOL), Some("grpc"));
     let mut client = echo::client(server.advertised()).await;
-    let response = client.say(word("hello")).await.unwrap();
+    let response = client.unary_echo(word("hello")).await.unwrap();
     assert_eq!(response.metadata().get("x-layer").unwrap(), "seen");
     assert_eq!(response.into_inner().text, "hello");
     let page = get_once(server.address(), "/any").await;

@@ -13,12 +13,12 @@ use waypost_core::registrar::Config;
 use waypost_core::registry::{AnyRegistry, Event, Registry, WatchOptions};
 use waypost_tonic::server::{Server, ServerBuilder};
 
-use super::echo::{self, HANG, Talk, word};
+use super::echo::{self, BidiStream, HANG, word};
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// Prints an event for the parent, on a line that the test harness may have begun.
-pub(super) fn tell(what: &str) {
+pub(super) fn print(what: &str) {
     println!("@{what}");
 }
 
@@ -50,7 +50,7 @@ async fn child() {
 #[ignore = "the child of a test below; alone it ends by itself after 20 s"]
 async fn child_that_never_starts() {
     let hook = || async {
-        tell("hook");
+        print("hook");
         std::future::pending().await
     };
     run_child(|server| server.after_start(hook)).await;
@@ -74,7 +74,7 @@ async fn child_without_descriptors() {
             },
         )?;
         let held: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
-        tell("full");
+        print("full");
         signal.recv().await;
         drop(held);
         Ok(())
@@ -88,17 +88,17 @@ async fn run_child(change: impl FnOnce(ServerBuilder) -> ServerBuilder) {
     let (service, _) = echo::service();
     let mut config = Config::default();
     config.drain_delay = Duration::from_millis(300);
-    let server = Server::builder("parrot", AnyRegistry::new(registry.open()))
+    let server = Server::builder("echo", AnyRegistry::new(registry.open()))
         .register(config)
         .add_service(service);
     let server = change(server);
     let _signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
     let before = (tasks(), sockets());
-    let news = async {
+    let events = async {
         while let Some(Ok(event)) = watcher.next().await {
             match event {
-                Event::Created(entry) => tell(&format!("ready {}", entry.node.address)),
-                Event::Deleted(_) => tell("left"),
+                Event::Created(entry) => print(&format!("ready {}", entry.node.address)),
+                Event::Deleted(_) => print("left"),
                 Event::Reset(_) | Event::Updated(_) => {}
             }
         }
@@ -106,26 +106,26 @@ async fn run_child(change: impl FnOnce(ServerBuilder) -> ServerBuilder) {
     let serve = async {
         timeout(SOON, server.serve())
             .await
-            .expect("told to stop")
+            .expect("a stop signal")
             .unwrap();
     };
     tokio::select! {
         () = serve => {}
-        () = news => unreachable!("the registry stays open"),
+        () = events => unreachable!("the registry stays open"),
     }
     while tasks() > before.0 {
         tokio::task::yield_now().await;
     }
-    tell(&format!("done, {} sockets left", sockets() - before.1));
+    print(&format!("done, {} sockets left", sockets() - before.1));
 }
 
 /// ServerHandle child, killed when dropped.
-struct Parrot {
+struct Echo {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Parrot {
+impl Echo {
     fn start() -> Self {
         Self::start_as("child")
     }
@@ -151,8 +151,8 @@ impl Parrot {
     }
 
     /// Waits for the next event of the child that begins with `what`, and returns what follows.
-    async fn tells(&mut self, what: &str) -> String {
-        let told = async {
+    async fn line_after(&mut self, what: &str) -> String {
+        let printed = async {
             loop {
                 let line = self
                     .lines
@@ -165,7 +165,7 @@ impl Parrot {
                 }
             }
         };
-        timeout(SOON, told).await.expect("in time")
+        timeout(SOON, printed).await.expect("in time")
     }
 
     fn signal(&self, signal: Signal) {
@@ -190,36 +190,42 @@ impl Parrot {
 
 #[tokio::test]
 async fn sigterm_leaves_drains_and_leaves_nothing_behind() {
-    let mut server = Parrot::start();
-    let address = server.tells("ready ").await;
+    let mut server = Echo::start();
+    let address = server.line_after("ready ").await;
     let mut client = echo::client(&address).await;
-    let mut talk = Talk::begin(&mut client).await;
+    let mut stream = BidiStream::begin(&mut client).await;
     server.signal(Signal::TERM);
-    server.tells("left").await;
+    server.line_after("left").await;
     assert_eq!(
-        client.say(word("late")).await.unwrap().into_inner().text,
+        client
+            .unary_echo(word("late"))
+            .await
+            .unwrap()
+            .into_inner()
+            .text,
         "late"
     );
     echo::refuses(&address).await;
-    assert_eq!(talk.exchange("still here").await.unwrap(), "still here");
-    assert_eq!(talk.hang_up().await.unwrap(), None);
-    assert_eq!(server.tells("done, ").await, "0 sockets left");
+    assert_eq!(stream.exchange("still here").await.unwrap(), "still here");
+    assert_eq!(stream.close().await.unwrap(), None);
+    assert_eq!(server.line_after("done, ").await, "0 sockets left");
     server.ends().await;
 }
 
 #[tokio::test]
 async fn a_second_signal_stops_at_once() {
-    let mut server = Parrot::start();
-    let address = server.tells("ready ").await;
+    let mut server = Echo::start();
+    let address = server.line_after("ready ").await;
     let mut client = echo::client(&address).await;
-    let talk = Talk::begin(&mut client).await;
+    let stream = BidiStream::begin(&mut client).await;
     let mut other = echo::client(&address).await;
-    let hanging = tokio::task::JoinSet::from_iter([async move { other.say(word(HANG)).await }]);
+    let hanging =
+        tokio::task::JoinSet::from_iter([async move { other.unary_echo(word(HANG)).await }]);
     server.signal(Signal::INT);
-    server.tells("left").await;
+    server.line_after("left").await;
     server.signal(Signal::TERM);
     assert!(
-        timeout(Duration::from_secs(5), talk.ends())
+        timeout(Duration::from_secs(5), stream.ends())
             .await
             .expect("cut")
             .is_err()
@@ -231,48 +237,48 @@ async fn a_second_signal_stops_at_once() {
             .remove(0)
             .is_err()
     );
-    assert_eq!(server.tells("done, ").await, "0 sockets left");
+    assert_eq!(server.line_after("done, ").await, "0 sockets left");
     server.ends().await;
 }
 
 #[tokio::test]
 async fn a_signal_during_the_after_start_hook_leaves_and_drains() {
-    let mut server = Parrot::start_as("child_that_never_starts");
-    let address = server.tells("ready ").await;
+    let mut server = Echo::start_as("child_that_never_starts");
+    let address = server.line_after("ready ").await;
     let mut client = echo::client(&address).await;
-    let mut talk = Talk::begin(&mut client).await;
+    let mut stream = BidiStream::begin(&mut client).await;
     server.signal(Signal::TERM);
-    server.tells("left").await;
+    server.line_after("left").await;
     echo::refuses(&address).await;
-    assert_eq!(talk.exchange("still here").await.unwrap(), "still here");
-    assert_eq!(talk.hang_up().await.unwrap(), None);
-    assert_eq!(server.tells("done, ").await, "0 sockets left");
+    assert_eq!(stream.exchange("still here").await.unwrap(), "still here");
+    assert_eq!(stream.close().await.unwrap(), None);
+    assert_eq!(server.line_after("done, ").await, "0 sockets left");
     server.ends().await;
 }
 
 #[tokio::test]
-async fn a_server_without_descriptors_says_so_once_and_when_it_accepts_again() {
-    let mut server = Parrot::start_as("child_without_descriptors");
-    let address = server.tells("ready ").await;
+async fn a_server_without_descriptors_reports_it_once_and_when_it_accepts_again() {
+    let mut server = Echo::start_as("child_without_descriptors");
+    let address = server.line_after("ready ").await;
     server.signal(Signal::USR1);
-    server.tells("full").await;
+    server.line_after("full").await;
     let waiting = tokio::net::TcpStream::connect(&address).await.unwrap();
     assert_eq!(
-        server.tells("log ").await,
+        server.line_after("log ").await,
         "WARN cannot accept connections; retrying"
     );
     // Long enough for several more failures, which are not logged.
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.signal(Signal::USR1);
     assert_eq!(
-        server.tells("log ").await,
+        server.line_after("log ").await,
         "INFO accepting connections again"
     );
     drop(waiting);
     assert_eq!(
         echo::client(&address)
             .await
-            .say(word("hello"))
+            .unary_echo(word("hello"))
             .await
             .unwrap()
             .into_inner()
@@ -280,7 +286,7 @@ async fn a_server_without_descriptors_says_so_once_and_when_it_accepts_again() {
         "hello"
     );
     server.signal(Signal::TERM);
-    assert_eq!(server.tells("log ").await, "INFO stop signal received");
-    assert_eq!(server.tells("done, ").await, "0 sockets left");
+    assert_eq!(server.line_after("log ").await, "INFO stop signal received");
+    assert_eq!(server.line_after("done, ").await, "0 sockets left");
     server.ends().await;
 }

@@ -58,7 +58,7 @@ async fn scheme(channel: Channel) -> String {
 }
 
 #[tokio::test]
-async fn calls_over_tls_say_https_and_others_http() {
+async fn calls_over_tls_carry_https_and_others_http() {
     let (town, authority) = (Town::new(), Authority::new().unwrap());
     let server = |id| {
         Server::builder("greeter", town.registry())
@@ -98,18 +98,18 @@ async fn both_sides_prove_themselves_and_the_handler_sees_the_clients_certificat
 }
 
 #[tokio::test]
-async fn in_a_mixed_fleet_each_client_uses_its_nodes_and_says_why_not_the_others() {
+async fn in_a_mixed_fleet_each_client_uses_its_nodes_and_states_why_not_the_others() {
     let (town, authority) = (Town::new(), Authority::new().unwrap());
     let _encrypted = serving(town.builder("encrypted").0.tls(server_tls(&authority))).await;
     let (_open, _) = town.server("open").await;
 
     let service = &town.registry().get_service("greeter").await.unwrap()[0];
-    let says: Vec<_> = service
+    let tls: Vec<_> = service
         .nodes
         .iter()
         .map(|node| node.metadata.get(keys::TLS))
         .collect();
-    assert_eq!(says, [Some("true"), None]);
+    assert_eq!(tls, [Some("true"), None]);
 
     let with_tls = channel(town.registry(), client_tls(&authority));
     let plain = plain_channel(town.registry());
@@ -135,7 +135,7 @@ async fn in_a_mixed_fleet_each_client_uses_its_nodes_and_says_why_not_the_others
 }
 
 #[tokio::test]
-async fn a_call_that_finds_only_excluded_nodes_says_what_to_do() {
+async fn a_call_that_finds_only_excluded_nodes_states_what_to_do() {
     let (town, authority) = (Town::new(), Authority::new().unwrap());
     let encrypted = serving(town.builder("a").0.tls(server_tls(&authority))).await;
     let error = hello(&plain_channel(town.registry())).await.unwrap_err();
@@ -144,11 +144,11 @@ async fn a_call_that_finds_only_excluded_nodes_says_what_to_do() {
     // The list does not say that its node speaks TLS.
     let with_tls = channel(list(encrypted.address()), client_tls(&authority));
     let error = hello(&with_tls).await.unwrap_err();
-    insta::assert_snapshot!(text(&error), @r#"Unavailable: greeter: no node was ready within N ms (1 known, 0 ready, 1 plaintext; their records do not say that they speak TLS; if they do, set TlsConfig::assume_tls (--client-tls-assume, WAYPOST_CLIENT_TLS_ASSUME))"#);
+    insta::assert_snapshot!(text(&error), @r#"Unavailable: greeter: no node was ready within N ms (1 known, 0 ready, 1 plaintext; their records do not state that they speak TLS; if they do, set TlsConfig::assume_tls (--client-tls-assume, WAYPOST_CLIENT_TLS_ASSUME))"#);
 }
 
 #[tokio::test]
-async fn nodes_that_do_not_say_can_be_assumed_to_speak_tls() {
+async fn nodes_that_do_not_state_it_can_be_assumed_to_speak_tls() {
     let (town, authority) = (Town::new(), Authority::new().unwrap());
     let server = serving(town.builder("a").0.tls(server_tls(&authority))).await;
     let mut tls = client_tls(&authority);

@@ -133,5 +133,5 @@ fn a_wrong_key_or_value_is_named_with_what_to_write() {
     assert_snapshot!(of_server("drain=3s"), @r#"--server-config: has no key "drain"; the keys are drain-delay, timeout, backoff-initial, backoff-max, reregister-jitter, failure-threshold, success-threshold, drain-timeout"#);
     assert_snapshot!(of_server("drain-timeout=3"), @"--server-config: drain-timeout=3: must have a unit: 3s for seconds, or 3ms, 3m, 3h");
     assert_snapshot!(of_server("failure-threshold=0"), @"--server-config: failure-threshold=0: must be a whole number above zero, such as 2");
-    assert_snapshot!(of_server("backoff-initial=3m"), @"--server-config: registration backoff: 180s to 2s is no range above zero");
+    assert_snapshot!(of_server("backoff-initial=3m"), @"--server-config: registration backoff: 180s to 2s is not a range above zero");
 }

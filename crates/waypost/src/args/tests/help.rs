@@ -82,7 +82,7 @@ fn the_help_shows_every_flag_and_its_variables() {
           --client-tls-server-name <NAME>   Name in the servers' certificates, such as
                                             {service}.internal; the service's name unless given
                                             [env: WAYPOST_CLIENT_TLS_SERVER_NAME]
-          --client-tls-assume <true|false>  Assume TLS of nodes whose record does not say, such as those
+          --client-tls-assume <true|false>  Assume TLS of nodes whose record does not state it, such as those
                                             of go-micro
                                             [env: WAYPOST_CLIENT_TLS_ASSUME]
     ");

@@ -109,7 +109,7 @@ fn the_roots_of_the_system_have_a_name() {
 }
 
 #[test]
-fn what_does_not_fit_is_told_with_who_gave_it() {
+fn what_does_not_fit_is_reported_with_its_source() {
     let refused = |flags: &[&str], variables: &[(&'static str, &str)]| {
         let server = server(flags, variables).map(drop);
         let client = client(None, flags, variables).map(drop);
