@@ -94,6 +94,9 @@ struct World {
     /// End of the first backoff of a client that was created during an outage.
     backoff_until: Option<Instant>,
     delay: Duration,
+    /// Id whose holder is leaving. A client may see the record of another server with the same id
+    /// replaced and removed in one snapshot.
+    leaving: Option<String>,
     /// Number of steps during which responses may be lost.
     losing: u32,
     started: u32,
@@ -124,6 +127,7 @@ impl World {
             clients,
             unreachable: false,
             backoff_until: None,
+            leaving: None,
             delay,
             losing: 0,
             started: 0,
@@ -213,9 +217,15 @@ impl World {
             return;
         };
         self.record(format!("{} leaves", server.id));
+        self.leaving = Some(server.id.clone());
         // The registration cannot leave while the registry is unreachable. Its record expires.
         let _ = self.until(server.registration.close()).await;
         server.registry.close().await.unwrap();
+        self.wait(Duration::from_millis(1)).await;
+        self.leaving = None;
+        for client in &mut self.clients {
+            client.seen.remove(&server.id);
+        }
     }
 
     fn die(&mut self) {
@@ -347,6 +357,7 @@ impl World {
             for server in self
                 .servers
                 .iter()
+                .filter(|server| self.leaving.as_ref() != Some(&server.id))
                 .filter(|server| !client.knows(&server.id))
             {
                 let seen = client
