@@ -2,8 +2,8 @@
 //!
 //! A node that is marked as leaving is removed at once. A node that disappears without the mark is
 //! lost: it becomes a suspect, which is kept until it is confirmed again, leaves, or its grace
-//! period expires. An outage of the registry does not change the nodes. The cost of an event is
-//! proportional to the change.
+//! period expires. An outage of the registry does not change the nodes: no grace period expires
+//! before the registry has been back for one. The cost of an event is proportional to the change.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -29,6 +29,9 @@ pub struct ServiceCache {
     /// Expiries of grace periods, soonest first. An outdated one (its suspect was confirmed, or
     /// lost again later) is skipped when it is due.
     expiries: BinaryHeap<Reverse<Expiry>>,
+    /// Time before which no suspect expires: one grace period after the last outage. During an
+    /// outage a live node cannot register again, and afterwards it needs some time to do so.
+    expire_from: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +64,7 @@ impl ServiceCache {
                 ..snapshot
             },
             expiries,
+            expire_from: None,
         }
     }
 
@@ -72,7 +76,9 @@ impl ServiceCache {
     /// Applies an event of the registry. The event ends an outage. Nodes of other services are
     /// ignored.
     pub fn on_event(&mut self, now: Instant, event: Event) {
-        self.snapshot.outage = None;
+        if self.snapshot.outage.take().is_some() {
+            self.expire_from = now.checked_add(self.grace);
+        }
         let is_first = !std::mem::replace(&mut self.snapshot.synced, true);
         let has_changed = match event {
             Event::Reset(entries) => self.reset(now, entries),
@@ -106,6 +112,9 @@ impl ServiceCache {
 
     /// Removes suspects whose grace period has expired.
     pub fn on_tick(&mut self, now: Instant) {
+        if self.next_wake().is_none_or(|at| at > now) {
+            return;
+        }
         let over = self.take_over(now);
         self.snapshot.generation += u64::from(!over.is_empty());
         if is_most(over.len(), self.snapshot.suspects.len()) {
@@ -143,9 +152,11 @@ impl ServiceCache {
         over
     }
 
-    /// Returns the time of the next tick if no event comes before.
+    /// Returns the time of the next tick if no event comes before. None during an outage.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.expiries.peek().map(|Reverse(expiry)| expiry.at)
+        let Reverse(next) = self.expiries.peek()?;
+        let in_outage = self.snapshot.outage.is_some();
+        (!in_outage).then(|| self.expire_from.map_or(next.at, |from| next.at.max(from)))
     }
 
     fn put(&mut self, entry: Entry) -> bool {

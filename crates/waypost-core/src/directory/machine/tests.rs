@@ -111,6 +111,31 @@ async fn an_outage_changes_no_node_and_only_ages_the_snapshot() {
     );
 }
 
+/// Nodes whose leases etcd revoked before it went down are suspects at the start of the outage. They
+/// cannot register again before its end.
+#[tokio::test(start_paused = true)]
+async fn no_suspect_expires_during_an_outage_or_within_a_grace_after_it() {
+    let begun = Instant::now();
+    let at = |seconds| begun + Duration::from_secs(seconds);
+    let mut cache = cache(GRACE);
+    cache.on_event(begun, Event::Reset(vec![entry("a"), entry("b"), entry("c")]));
+    cache.on_event(begun, deleted("a"));
+    cache.on_event(at(1), deleted("b"));
+    cache.on_outage(at(2), "no leader");
+    assert_eq!(cache.next_wake(), None);
+    cache.on_tick(at(600));
+    assert_eq!(ids(&cache), (owned(&["c"]), owned(&["a", "b"])));
+    cache.on_event(at(600), Event::Reset(vec![entry("c")]));
+    assert_eq!(cache.next_wake(), Some(at(615)));
+    cache.on_event(at(610), Event::Created(entry("a")));
+    cache.on_tick(at(614));
+    assert_eq!(ids(&cache), (owned(&["a", "c"]), owned(&["b"])));
+    cache.on_tick(at(615));
+    assert_eq!(ids(&cache), (owned(&["a", "c"]), owned(&[])));
+    cache.on_event(at(700), deleted("a"));
+    assert_eq!(cache.next_wake(), Some(at(715)), "as before the outage");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_grace_without_end_keeps_a_suspect_until_it_is_back() {
     let now = Instant::now();
