@@ -40,17 +40,17 @@ pub(crate) enum Command {
     List(List),
     /// Shows one service: its nodes and its methods
     Get(Get),
-    /// Shows what changes, as it changes, until Ctrl-C
+    /// Prints changes as they happen, until Ctrl-C
     Watch(Watch),
     /// Registers a node, and holds it until Ctrl-C or SIGTERM
     Register(Register),
-    /// Removes a node whose process left its record behind
+    /// Removes the record of a node whose process is gone
     Deregister(Deregister),
     /// Waits until a service has enough nodes
     Wait(Wait),
     /// Restarts and kills servers under load, and counts the calls that failed
     Demo(DemoArgs),
-    /// Prints what lets a shell complete commands and flags
+    /// Prints a shell's completion script
     Completions(Completions),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct List {
 #[derive(Args, Debug)]
 #[command(after_help = exit_codes!("found", "not registered"))]
 pub(crate) struct Get {
-    /// The service's name
+    /// Name of the service
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) show: Show,
@@ -73,7 +73,7 @@ pub(crate) struct Get {
 #[derive(Args, Debug)]
 #[command(after_help = exit_codes!("the reader of stdout is gone"))]
 pub(crate) struct Watch {
-    /// The service's name; all services without it
+    /// Name of the service; all services by default
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) show: Show,
@@ -82,19 +82,19 @@ pub(crate) struct Watch {
 #[derive(Args, Debug)]
 #[command(after_help = exit_codes!("stopped by a signal and left the registry", "the id is taken"))]
 pub(crate) struct Register {
-    /// The service's name
+    /// Name of the service
     #[arg(long)]
     pub(crate) name: String,
-    /// The node is called NAME-ID; a random id unless given
+    /// Id of the node, NAME-ID in the registry; random by default
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// Address that clients reach it at, as host:port; :port is this host's on the route to the registry
+    /// Address that clients dial, as host:port; :port takes this host's address on the route to the registry
     #[arg(long)]
     pub(crate) address: String,
     /// Allows an address of this host only in a registry that other hosts read
     #[arg(long)]
     pub(crate) allow_loopback: bool,
-    /// The service's version
+    /// Version of the service
     #[arg(long, default_value = waypost::record::DEFAULT_VERSION)]
     pub(crate) version: String,
     /// Metadata of the node; can be given several times
@@ -113,16 +113,16 @@ pub(crate) struct Register {
 #[derive(Args, Debug)]
 #[command(after_help = exit_codes!("removed", "not registered"))]
 pub(crate) struct Deregister {
-    /// The service's name
+    /// Name of the service
     pub(crate) name: String,
-    /// The node's id, as `waypost get` shows it; the part after NAME- will do
+    /// Id of the node, as `waypost get` shows it; the part after NAME- is enough
     pub(crate) id: String,
 }
 
 #[derive(Args, Debug)]
 #[command(after_help = exit_codes!("enough nodes", "not in time"))]
 pub(crate) struct Wait {
-    /// The service's name
+    /// Name of the service
     pub(crate) name: String,
     /// Number of registered nodes to wait for
     #[arg(long, default_value = "1", value_name = "N")]
@@ -144,7 +144,7 @@ To install them:
 #[derive(Args, Debug)]
 #[command(after_help = INSTALL)]
 pub(crate) struct Completions {
-    /// For which shell
+    /// Shell to complete for
     pub(crate) shell: Shell,
 }
 
@@ -205,7 +205,7 @@ mod tests {
         Options:
           -o, --output <FORMAT>  Output format [default: table] [possible values: table, wide, json, jsonl,
                                  name]
-              --registry <URL>   The registry: etcd://host:2379, local://, static://host:port
+              --registry <URL>   Registry URL: etcd://host:2379, local://, static://host:port
                                  [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
               --json             The same as -o json
           -h, --help             Print help (see more with '--help')
@@ -223,40 +223,40 @@ mod tests {
         Usage: waypost demo server [OPTIONS]
 
         Options:
-              --registry <URL>  The registry: etcd://host:2379, local://, static://host:port
+              --registry <URL>  Registry URL: etcd://host:2379, local://, static://host:port
                                 [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
           -h, --help            Print help
 
         Waypost:
-              --server-name <NAME>              What the service is called in the registry
+              --server-name <NAME>              Name of the service in the registry
                                                 [env: WAYPOST_SERVER_NAME, MICRO_SERVER_NAME]
-              --server-version <VERSION>        Its version
+              --server-version <VERSION>        Version of the service
                                                 [env: WAYPOST_SERVER_VERSION, MICRO_SERVER_VERSION]
-              --server-id <ID>                  The node is called NAME-ID; a random id unless given
+              --server-id <ID>                  Id of the node, NAME-ID in the registry; random by default
                                                 [env: WAYPOST_SERVER_ID, MICRO_SERVER_ID] [alias: --id]
-              --server-address <HOST:PORT>      What it listens on; port 0 is any, :8080 is on all
-                                                interfaces
+              --server-address <HOST:PORT>      Address to listen on; port 0 is any free port, :8080 is
+                                                every interface
                                                 [env: WAYPOST_SERVER_ADDRESS, MICRO_SERVER_ADDRESS]
-              --server-advertise <HOST[:PORT]>  Where clients reach it, if not there
+              --server-advertise <HOST[:PORT]>  Address that clients dial, if it differs
                                                 [env: WAYPOST_SERVER_ADVERTISE, MICRO_SERVER_ADVERTISE]
-              --server-metadata <KEY=VALUE>     Metadata of its node; several with commas, or again
+              --server-metadata <KEY=VALUE>     Metadata of the node; several with commas, or repeat the
+                                                flag
                                                 [env: WAYPOST_SERVER_METADATA, MICRO_SERVER_METADATA]
-              --register-ttl <TIME>             How long the record stays if the process dies, such as 15s
+              --register-ttl <TIME>             Time to live of the record if the process dies, such as 15s
                                                 [env: WAYPOST_REGISTER_TTL, MICRO_REGISTER_TTL (s)]
               --register-interval <TIME>        Interval between heartbeats, less than the TTL
                                                 [env: WAYPOST_REGISTER_INTERVAL, MICRO_REGISTER_INTERVAL
                                                 (s)]
-              --server-config <KEY=VALUE>       Any other setting; several with commas, or again. The keys:
-                                                drain-delay, timeout, backoff-initial, backoff-max,
+              --server-config <KEY=VALUE>       Other settings; several with commas, or repeat the flag.
+                                                Keys: drain-delay, timeout, backoff-initial, backoff-max,
                                                 reregister-jitter, failure-threshold, success-threshold,
-                                                drain-timeout
+                                                drain-timeout, allow-loopback
                                                 [env: WAYPOST_SERVER_CONFIG]
-              --server-tls-cert <FILE>          Certificate (PEM) of the server, with its chain: it serves
-                                                TLS
+              --server-tls-cert <FILE>          Certificate chain (PEM) of the server; enables TLS
                                                 [env: WAYPOST_SERVER_TLS_CERT]
-              --server-tls-key <FILE>           Its private key (PEM)
+              --server-tls-key <FILE>           Private key (PEM) of the certificate
                                                 [env: WAYPOST_SERVER_TLS_KEY]
-              --server-tls-client-ca <FILE>     CA certificates (PEM) that clients must prove themselves by
+              --server-tls-client-ca <FILE>     CA certificates (PEM) that verify clients (mTLS)
                                                 [env: WAYPOST_SERVER_TLS_CLIENT_CA]
 
         Exit codes: 0 stopped by a signal and left the registry, 2 wrong usage, 3 the registry cannot be
@@ -268,7 +268,7 @@ mod tests {
         Usage: waypost demo client [OPTIONS]
 
         Options:
-              --registry <URL>  The registry: etcd://host:2379, local://, static://host:port
+              --registry <URL>  Registry URL: etcd://host:2379, local://, static://host:port
                                 [env: WAYPOST_REGISTRY, MICRO_REGISTRY with MICRO_REGISTRY_ADDRESS]
               --service <NAME>  Service to call, if it is not called greeter
               --rate <RATE>     Calls a second, whatever the answers [default: 200]
@@ -277,19 +277,20 @@ mod tests {
           -h, --help            Print help
 
         Waypost:
-              --client-strategy <NAME>          How a node is chosen: random, round-robin or least-request
+              --client-strategy <NAME>          Load balancing strategy: random, round-robin or
+                                                least-request
                                                 [env: WAYPOST_CLIENT_STRATEGY]
-              --client-retries <N>              How often a call is tried again, if it may be
+              --client-retries <N>              Maximum number of retries of a retryable call
                                                 [env: WAYPOST_CLIENT_RETRIES, MICRO_CLIENT_RETRIES]
-              --client-request-timeout <TIME>   The deadline of unary calls that set none
+              --client-request-timeout <TIME>   Deadline of unary calls that set none
                                                 [env: WAYPOST_CLIENT_REQUEST_TIMEOUT,
                                                 MICRO_CLIENT_REQUEST_TIMEOUT]
-              --client-connect-timeout <TIME>   How long connecting to a node may take
+              --client-connect-timeout <TIME>   Timeout of a connect to a node
                                                 [env: WAYPOST_CLIENT_CONNECT_TIMEOUT]
-              --client-wait-for-ready <TIME>    How long a call waits for a ready node
+              --client-wait-for-ready <TIME>    Maximum time that a call waits for a ready node
                                                 [env: WAYPOST_CLIENT_WAIT_FOR_READY]
-              --client-config <KEY=VALUE>       Any other setting; several with commas, or again. The keys:
-                                                suspect-grace, idle-watch, watch-backoff-initial,
+              --client-config <KEY=VALUE>       Other settings; several with commas, or repeat the flag.
+                                                Keys: suspect-grace, idle-watch, watch-backoff-initial,
                                                 watch-backoff-max, backoff-initial, backoff-max,
                                                 settled-after, max-dials, idle-timeout, ping-after,
                                                 ping-timeout, close-timeout, budget-per-call,
@@ -297,19 +298,19 @@ mod tests {
                                                 waiting-calls, waiting-bytes, max-peers, wait-for-node,
                                                 stall-after, stall-p50s, replay-limit
                                                 [env: WAYPOST_CLIENT_CONFIG]
-              --client-tls-ca <FILE|system>     CA certificates (PEM) that servers must prove themselves by;
-                                                system: those of the system
+              --client-tls-ca <FILE|system>     CA certificates (PEM) that verify servers; system: those of
+                                                the operating system
                                                 [env: WAYPOST_CLIENT_TLS_CA]
               --client-tls-cert <FILE>          Certificate (PEM) of the client, for servers that require
                                                 one
                                                 [env: WAYPOST_CLIENT_TLS_CERT]
-              --client-tls-key <FILE>           Its private key (PEM)
+              --client-tls-key <FILE>           Private key (PEM) of the certificate
                                                 [env: WAYPOST_CLIENT_TLS_KEY]
               --client-tls-server-name <NAME>   Name in the servers' certificates, such as
-                                                {service}.internal; the service's name unless given
+                                                {service}.internal; the service's name by default
                                                 [env: WAYPOST_CLIENT_TLS_SERVER_NAME]
-              --client-tls-assume <true|false>  Assume TLS of nodes whose record does not state it, such as those
-                                                of go-micro
+              --client-tls-assume <true|false>  Assume TLS of nodes whose record does not state it, such as
+                                                those of go-micro
                                                 [env: WAYPOST_CLIENT_TLS_ASSUME]
 
         Exit codes: 0 all calls answered, 1 a call failed, or no server was ready, 2 wrong usage, 3 the

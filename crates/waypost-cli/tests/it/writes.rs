@@ -80,7 +80,7 @@ async fn an_address_that_clients_cannot_reach_is_refused_with_the_flag() {
     let program = waypost().args(remote).args(["--address", "127.0.0.1:80"]);
     let ended = run(&program).await;
     assert_eq!(ended.code, Some(2));
-    insta::assert_snapshot!(ended.stderr.lines().last().unwrap(), @r#"error: cannot advertise 127.0.0.1:80: it is loopback, and clients of this registry may be on other hosts; listen where they reach it, such as 0.0.0.0:0, with .bind(..), --server-address or WAYPOST_SERVER_ADDRESS, give an address with .advertise("host:port"), --server-advertise or WAYPOST_SERVER_ADVERTISE (waypost register: --address), or allow loopback with .allow_loopback(true) (waypost register: --allow-loopback)"#);
+    insta::assert_snapshot!(ended.stderr.lines().last().unwrap(), @r#"error: cannot advertise 127.0.0.1:80: it is loopback, and clients of this registry may be on other hosts; listen where they reach it, such as 0.0.0.0:0, with .bind(..), --server-address or WAYPOST_SERVER_ADDRESS, give an address with .advertise("host:port"), --server-advertise or WAYPOST_SERVER_ADVERTISE (waypost register: --address), or allow loopback with .allow_loopback(true) (--server-config allow-loopback=true, waypost register: --allow-loopback)"#);
 }
 
 #[tokio::test]

@@ -295,7 +295,7 @@ impl AdvertiseError {
             Self::Loopback { .. } => format!(
                 "it is loopback, and clients of this registry may be on other hosts; listen where they reach it, such \
                  as 0.0.0.0:0, with {LISTEN}, give an address with {GIVE}, or allow loopback with \
-                 .allow_loopback(true) (waypost register: --allow-loopback)"
+                 .allow_loopback(true) (--server-config allow-loopback=true, waypost register: --allow-loopback)"
             ),
             Self::NoRoute {
                 listener,

@@ -138,8 +138,8 @@ fn the_metadata_states_path_idempotency_and_stream() {
         metadata,
         [
             (
-                "Echo.ServerStreamingEcho",
-                stream("/echo.Echo/ServerStreamingEcho")
+                "Echo.BidirectionalStreamingEcho",
+                stream("/echo.Echo/BidirectionalStreamingEcho")
             ),
             (
                 "Echo.ClientStreamingEcho",
@@ -153,12 +153,12 @@ fn the_metadata_states_path_idempotency_and_stream() {
                 ])
             ),
             (
-                "Echo.UnaryEcho",
-                Metadata::from([(keys::PATH, "/echo.Echo/UnaryEcho")])
+                "Echo.ServerStreamingEcho",
+                stream("/echo.Echo/ServerStreamingEcho")
             ),
             (
-                "Echo.BidirectionalStreamingEcho",
-                stream("/echo.Echo/BidirectionalStreamingEcho")
+                "Echo.UnaryEcho",
+                Metadata::from([(keys::PATH, "/echo.Echo/UnaryEcho")])
             ),
         ]
     );

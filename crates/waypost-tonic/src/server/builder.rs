@@ -472,6 +472,7 @@ impl fmt::Debug for ServerBuilder {
             .field("id", &self.id)
             .field("bind", &self.bind)
             .field("advertise", &self.advertise)
+            .field("allow_loopback", &self.allow_loopback)
             .field("metadata", &self.metadata)
             .field("register", &self.register)
             .field("drain_timeout", &self.drain_timeout)

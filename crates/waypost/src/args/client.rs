@@ -86,19 +86,19 @@ const CONFIG: Setting<Vec<Pair>> = Setting {
 #[group(skip)]
 pub struct ClientArgs {
     #[arg(id = STRATEGY.flag, long = STRATEGY.flag, value_name = "NAME", value_parser = value::strategy, help_heading = HEADING)]
-    #[arg(help = STRATEGY.help("How a node is chosen: random, round-robin or least-request"))]
+    #[arg(help = STRATEGY.help("Load balancing strategy: random, round-robin or least-request"))]
     strategy: Option<StrategyName>,
     #[arg(id = RETRIES.flag, long = RETRIES.flag, value_name = "N", value_parser = value::retries, help_heading = HEADING)]
-    #[arg(allow_negative_numbers = true, help = RETRIES.help("How often a call is tried again, if it may be"))]
+    #[arg(allow_negative_numbers = true, help = RETRIES.help("Maximum number of retries of a retryable call"))]
     retries: Option<u32>,
     #[arg(id = REQUEST_TIMEOUT.flag, long = REQUEST_TIMEOUT.flag, value_name = "TIME", value_parser = duration::parse)]
-    #[arg(help_heading = HEADING, help = REQUEST_TIMEOUT.help("The deadline of unary calls that set none"))]
+    #[arg(help_heading = HEADING, help = REQUEST_TIMEOUT.help("Deadline of unary calls that set none"))]
     request_timeout: Option<Duration>,
     #[arg(id = CONNECT_TIMEOUT.flag, long = CONNECT_TIMEOUT.flag, value_name = "TIME", value_parser = duration::parse)]
-    #[arg(help_heading = HEADING, help = CONNECT_TIMEOUT.help("How long connecting to a node may take"))]
+    #[arg(help_heading = HEADING, help = CONNECT_TIMEOUT.help("Timeout of a connect to a node"))]
     connect_timeout: Option<Duration>,
     #[arg(id = WAIT_FOR_READY.flag, long = WAIT_FOR_READY.flag, value_name = "TIME", value_parser = duration::parse)]
-    #[arg(help_heading = HEADING, help = WAIT_FOR_READY.help("How long a call waits for a ready node"))]
+    #[arg(help_heading = HEADING, help = WAIT_FOR_READY.help("Maximum time that a call waits for a ready node"))]
     wait_for_ready: Option<Duration>,
     #[arg(id = CONFIG.flag, long = CONFIG.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
     #[arg(help_heading = HEADING, help = CONFIG.help(&config::help(config_keys())))]

@@ -134,7 +134,7 @@ pub(super) fn set<T>(keys: &[Key<T>], config: &mut T, (name, text): &Pair) -> Re
 /// Returns the help of a flag with these keys.
 pub(super) fn help(keys: impl Iterator<Item = &'static str>) -> String {
     format!(
-        "Any other setting; several with commas, or again. The keys: {}",
+        "Other settings; several with commas, or repeat the flag. Keys: {}",
         list(keys)
     )
 }

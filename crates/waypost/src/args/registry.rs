@@ -27,7 +27,7 @@ const DEFAULT_ETCD: &str = "127.0.0.1:2379";
 #[group(skip)]
 pub struct RegistryArgs {
     #[arg(id = URL.flag, long = URL.flag, value_name = "URL", help_heading = HEADING)]
-    #[arg(help = URL.help("The registry: etcd://host:2379, local://, static://host:port"))]
+    #[arg(help = URL.help("Registry URL: etcd://host:2379, local://, static://host:port"))]
     registry: Option<RegistryUrl>,
 }
 

@@ -82,8 +82,9 @@ const CONFIG: Setting<Vec<Pair>> = Setting {
     typed: "--server-config",
     variables: &[Variable::new("WAYPOST_SERVER_CONFIG", value::pairs)],
 };
-/// Key of `--server-config` that is the server's and not the registration's.
+/// Keys of `--server-config` beside those of the registration's config.
 const DRAIN_TIMEOUT: &str = "drain-timeout";
+const ALLOW_LOOPBACK: &str = "allow-loopback";
 
 /// Flags of a service's server: name, version, id, addresses, metadata, and the times of the
 /// registration.
@@ -117,25 +118,25 @@ const DRAIN_TIMEOUT: &str = "drain-timeout";
 #[group(skip)]
 pub struct ServerArgs {
     #[arg(id = NAME.flag, long = NAME.flag, value_name = "NAME", value_parser = value::service, help_heading = HEADING)]
-    #[arg(help = NAME.help("What the service is called in the registry"))]
+    #[arg(help = NAME.help("Name of the service in the registry"))]
     name: Option<String>,
     #[arg(id = VERSION.flag, long = VERSION.flag, value_name = "VERSION", value_parser = value::version, help_heading = HEADING)]
-    #[arg(help = VERSION.help("Its version"))]
+    #[arg(help = VERSION.help("Version of the service"))]
     version: Option<String>,
     #[arg(id = ID.flag, long = ID.flag, value_name = "ID", value_parser = value::id, help_heading = HEADING)]
-    #[arg(help = ID.help("The node is called NAME-ID; a random id unless given"))]
+    #[arg(help = ID.help("Id of the node, NAME-ID in the registry; random by default"))]
     id: Option<String>,
     #[arg(id = ADDRESS.flag, long = ADDRESS.flag, value_name = "HOST:PORT", value_parser = value::bind, help_heading = HEADING)]
-    #[arg(help = ADDRESS.help("What it listens on; port 0 is any, :8080 is on all interfaces"))]
+    #[arg(help = ADDRESS.help("Address to listen on; port 0 is any free port, :8080 is every interface"))]
     address: Option<String>,
     #[arg(id = ADVERTISE.flag, long = ADVERTISE.flag, value_name = "HOST[:PORT]", value_parser = value::advertise)]
-    #[arg(help_heading = HEADING, help = ADVERTISE.help("Where clients reach it, if not there"))]
+    #[arg(help_heading = HEADING, help = ADVERTISE.help("Address that clients dial, if it differs"))]
     advertise: Option<String>,
     #[arg(id = METADATA.flag, long = METADATA.flag, value_name = "KEY=VALUE", value_parser = value::pair, value_delimiter = ',')]
-    #[arg(help_heading = HEADING, help = METADATA.help("Metadata of its node; several with commas, or again"))]
+    #[arg(help_heading = HEADING, help = METADATA.help("Metadata of the node; several with commas, or repeat the flag"))]
     metadata: Vec<Pair>,
     #[arg(id = TTL.flag, long = TTL.flag, value_name = "TIME", value_parser = duration::parse, help_heading = HEADING)]
-    #[arg(help = TTL.help("How long the record stays if the process dies, such as 15s"))]
+    #[arg(help = TTL.help("Time to live of the record if the process dies, such as 15s"))]
     ttl: Option<Duration>,
     #[arg(id = INTERVAL.flag, long = INTERVAL.flag, value_name = "TIME", value_parser = duration::parse, help_heading = HEADING)]
     #[arg(help = INTERVAL.help("Interval between heartbeats, less than the TTL"))]
@@ -150,7 +151,7 @@ pub struct ServerArgs {
 
 fn config_keys() -> impl Iterator<Item = &'static str> {
     let of_registration = REGISTRATION.iter().map(|key| key.name);
-    of_registration.chain([DRAIN_TIMEOUT])
+    of_registration.chain([DRAIN_TIMEOUT, ALLOW_LOOPBACK])
 }
 
 impl ServerArgs {
@@ -262,11 +263,17 @@ impl ServerArgs {
                 by: value_by,
             } = given;
             let invalid = |why: String| Error::invalid(value_by, why);
-            if value.0 == DRAIN_TIMEOUT {
-                let limit = value::duration(&value.1)
-                    .map_err(|why| invalid(format!("{DRAIN_TIMEOUT}={}: {why}", value.1)))?;
-                builder = builder.drain_timeout(limit);
-                continue;
+            let wrong = |why| invalid(format!("{}={}: {why}", value.0, value.1));
+            match value.0.as_str() {
+                DRAIN_TIMEOUT => {
+                    builder = builder.drain_timeout(value::duration(&value.1).map_err(wrong)?);
+                    continue;
+                }
+                ALLOW_LOOPBACK => {
+                    builder = builder.allow_loopback(value::switch(&value.1).map_err(wrong)?);
+                    continue;
+                }
+                _ => {}
             }
             let mut config = builder.register_config().clone();
             if !config::set(REGISTRATION, &mut config, &value).map_err(invalid)? {
@@ -328,6 +335,7 @@ mod sealed {
         fn ttl(self, ttl: Duration) -> Self;
         fn interval(self, interval: Duration) -> Self;
         fn register(self, config: Config) -> Self;
+        fn allow_loopback(self, allow: bool) -> Self;
         fn drain_timeout(self, limit: Duration) -> Self;
         fn register_config(&self) -> &Config;
         /// Applies the TLS settings; `by` is the name of one that is given.
@@ -362,6 +370,7 @@ macro_rules! setters {
             metadata(key: String, value: String);
             ttl(ttl: Duration);
             interval(interval: Duration);
+            allow_loopback(allow: bool);
         }
     };
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::HEADING;
 use super::environment::Environment;
 use super::setting::{Given, Setting, Variable, blame};
+use super::value;
 use crate::registry::{Error, Result};
 use crate::server::ServerBuilder;
 use crate::{ClientBuilder, Pem, ServerTlsConfig, TlsConfig, TlsIdentity};
@@ -36,7 +37,7 @@ const SERVER_NAME: Setting<String> = Setting {
 const ASSUME: Setting<bool> = Setting {
     flag: "client-tls-assume",
     typed: "--client-tls-assume",
-    variables: &[Variable::new("WAYPOST_CLIENT_TLS_ASSUME", switch)],
+    variables: &[Variable::new("WAYPOST_CLIENT_TLS_ASSUME", value::switch)],
 };
 const SERVER_CERT: Setting<PathBuf> = Setting {
     flag: "server-tls-cert",
@@ -59,18 +60,18 @@ const SERVER_CLIENT_CA: Setting<PathBuf> = Setting {
 #[group(skip)]
 pub(super) struct ClientTlsArgs {
     #[arg(id = CLIENT_CA.flag, long = CLIENT_CA.flag, value_name = "FILE|system", help_heading = HEADING)]
-    #[arg(help = CLIENT_CA.help("CA certificates (PEM) that servers must prove themselves by; system: those of the system"))]
+    #[arg(help = CLIENT_CA.help("CA certificates (PEM) that verify servers; system: those of the operating system"))]
     ca: Option<PathBuf>,
     #[arg(id = CLIENT_CERT.flag, long = CLIENT_CERT.flag, value_name = "FILE", help_heading = HEADING)]
     #[arg(help = CLIENT_CERT.help("Certificate (PEM) of the client, for servers that require one"))]
     cert: Option<PathBuf>,
     #[arg(id = CLIENT_KEY.flag, long = CLIENT_KEY.flag, value_name = "FILE", help_heading = HEADING)]
-    #[arg(help = CLIENT_KEY.help("Its private key (PEM)"))]
+    #[arg(help = CLIENT_KEY.help("Private key (PEM) of the certificate"))]
     key: Option<PathBuf>,
     #[arg(id = SERVER_NAME.flag, long = SERVER_NAME.flag, value_name = "NAME", value_parser = text, help_heading = HEADING)]
-    #[arg(help = SERVER_NAME.help("Name in the servers' certificates, such as {service}.internal; the service's name unless given"))]
+    #[arg(help = SERVER_NAME.help("Name in the servers' certificates, such as {service}.internal; the service's name by default"))]
     server_name: Option<String>,
-    #[arg(id = ASSUME.flag, long = ASSUME.flag, value_name = "true|false", value_parser = switch, help_heading = HEADING)]
+    #[arg(id = ASSUME.flag, long = ASSUME.flag, value_name = "true|false", value_parser = value::switch, help_heading = HEADING)]
     #[arg(help = ASSUME.help("Assume TLS of nodes whose record does not state it, such as those of go-micro"))]
     assume: Option<bool>,
 }
@@ -80,13 +81,13 @@ pub(super) struct ClientTlsArgs {
 #[group(skip)]
 pub(super) struct ServerTlsArgs {
     #[arg(id = SERVER_CERT.flag, long = SERVER_CERT.flag, value_name = "FILE", help_heading = HEADING)]
-    #[arg(help = SERVER_CERT.help("Certificate (PEM) of the server, with its chain: it serves TLS"))]
+    #[arg(help = SERVER_CERT.help("Certificate chain (PEM) of the server; enables TLS"))]
     cert: Option<PathBuf>,
     #[arg(id = SERVER_KEY.flag, long = SERVER_KEY.flag, value_name = "FILE", help_heading = HEADING)]
-    #[arg(help = SERVER_KEY.help("Its private key (PEM)"))]
+    #[arg(help = SERVER_KEY.help("Private key (PEM) of the certificate"))]
     key: Option<PathBuf>,
     #[arg(id = SERVER_CLIENT_CA.flag, long = SERVER_CLIENT_CA.flag, value_name = "FILE", help_heading = HEADING)]
-    #[arg(help = SERVER_CLIENT_CA.help("CA certificates (PEM) that clients must prove themselves by"))]
+    #[arg(help = SERVER_CLIENT_CA.help("CA certificates (PEM) that verify clients (mTLS)"))]
     client_ca: Option<PathBuf>,
 }
 
@@ -215,11 +216,6 @@ fn text(text: &str) -> Result<String, String> {
     } else {
         Ok(text.to_owned())
     }
-}
-
-fn switch(text: &str) -> Result<bool, String> {
-    text.parse()
-        .map_err(|_| "is neither true nor false".to_owned())
 }
 
 /// Returns the names of all variables of a client that are read here.

@@ -89,6 +89,11 @@ pub(super) fn strategy(text: &str) -> Result<StrategyName, String> {
         .map_err(|unknown: UnknownStrategy| unknown.why())
 }
 
+/// Parses `true` or `false`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "must be true or false".to_owned())
+}
+
 /// Parses a whole number of seconds, go-micro's format for the times of a registration.
 pub(super) fn go_seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {

@@ -119,11 +119,11 @@ async fn what_is_registered_is_complete() {
     assert_eq!(
         names,
         [
-            "Echo.ServerStreamingEcho",
+            "Echo.BidirectionalStreamingEcho",
             "Echo.ClientStreamingEcho",
             "Echo.IdempotentEcho",
-            "Echo.UnaryEcho",
-            "Echo.BidirectionalStreamingEcho"
+            "Echo.ServerStreamingEcho",
+            "Echo.UnaryEcho"
         ]
     );
     let node = &service.nodes[0];
@@ -374,9 +374,9 @@ async fn reflection_lists_what_is_served() {
     assert_eq!(
         names,
         [
+            "echo.Echo",
             "grpc.health.v1.Health",
-            "grpc.reflection.v1.ServerReflection",
-            "echo.Echo"
+            "grpc.reflection.v1.ServerReflection"
         ]
     );
 }

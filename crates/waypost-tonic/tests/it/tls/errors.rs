@@ -172,7 +172,7 @@ fn files_that_cannot_be_used_are_named() {
 
     let mut tls = client_tls(&authority);
     tls.server_name = Some("{name}.internal".to_owned());
-    insta::assert_snapshot!(unusable(tls), @r#"the server name "{name}.internal" is neither a DNS name nor an IP address; {service} in it stands for the service's name"#);
+    insta::assert_snapshot!(unusable(tls), @r#"the server name "{name}.internal" is neither a DNS name nor an IP address; {service} in it is replaced by the service's name"#);
 }
 
 #[tokio::test]

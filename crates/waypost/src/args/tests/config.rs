@@ -40,7 +40,7 @@ const OF_CHANNEL: [Given; 5] = [
     ("replay-limit", "66", "replay_limit: 66"),
 ];
 
-const OF_SERVER: [Given; 8] = [
+const OF_SERVER: [Given; 9] = [
     ("drain-delay", "61s", "drain_delay: 61s"),
     ("timeout", "62s", "timeout: 62s"),
     ("backoff-initial", "63ms", "initial: 63ms"),
@@ -49,6 +49,7 @@ const OF_SERVER: [Given; 8] = [
     ("failure-threshold", "66", "failure_threshold: 66"),
     ("success-threshold", "67", "success_threshold: 67"),
     ("drain-timeout", "68s", "drain_timeout: 68s"),
+    ("allow-loopback", "true", "allow_loopback: true"),
 ];
 
 fn client(flags: &[&str], variables: &[(&'static str, &str)]) -> Result<ClientBuilder> {
@@ -130,7 +131,8 @@ fn a_wrong_key_or_value_is_named_with_what_to_write() {
             .unwrap_err()
             .to_string()
     };
-    assert_snapshot!(of_server("drain=3s"), @r#"--server-config: has no key "drain"; the keys are drain-delay, timeout, backoff-initial, backoff-max, reregister-jitter, failure-threshold, success-threshold, drain-timeout"#);
+    assert_snapshot!(of_server("drain=3s"), @r#"--server-config: has no key "drain"; the keys are drain-delay, timeout, backoff-initial, backoff-max, reregister-jitter, failure-threshold, success-threshold, drain-timeout, allow-loopback"#);
+    assert_snapshot!(of_server("allow-loopback=yes"), @"--server-config: allow-loopback=yes: must be true or false");
     assert_snapshot!(of_server("drain-timeout=3"), @"--server-config: drain-timeout=3: must have a unit: 3s for seconds, or 3ms, 3m, 3h");
     assert_snapshot!(of_server("failure-threshold=0"), @"--server-config: failure-threshold=0: must be a whole number above zero, such as 2");
     assert_snapshot!(of_server("backoff-initial=3m"), @"--server-config: registration backoff: 180s to 2s is not a range above zero");

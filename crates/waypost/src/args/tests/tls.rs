@@ -120,6 +120,6 @@ fn what_does_not_fit_is_reported_with_its_source() {
     assert_snapshot!(refused(&["--server-tls-client-ca", "ca.pem"], &[]), @"--server-tls-client-ca: needs another setting: give --server-tls-cert or WAYPOST_SERVER_TLS_CERT too");
     assert_snapshot!(refused(&["--client-tls-cert", "a.pem"], &[]), @"--client-tls-cert: needs another setting: give --client-tls-key or WAYPOST_CLIENT_TLS_KEY too");
     assert_snapshot!(refused(&["--client-tls-ca", "/nowhere/ca.pem"], &[]), @r#"--client-tls-ca: TLS: the CA certificate "/nowhere/ca.pem" cannot be read: No such file or directory (os error 2)"#);
-    assert_snapshot!(refused(&[], &[("WAYPOST_CLIENT_TLS_ASSUME", "yes")]), @r#"WAYPOST_CLIENT_TLS_ASSUME "yes": is neither true nor false"#);
-    assert_snapshot!(refused(&["--client-tls-server-name", "a b"], &[]), @r#"--client-tls-server-name: TLS: the server name "a b" is neither a DNS name nor an IP address; {service} in it stands for the service's name"#);
+    assert_snapshot!(refused(&[], &[("WAYPOST_CLIENT_TLS_ASSUME", "yes")]), @r#"WAYPOST_CLIENT_TLS_ASSUME "yes": must be true or false"#);
+    assert_snapshot!(refused(&["--client-tls-server-name", "a b"], &[]), @r#"--client-tls-server-name: TLS: the server name "a b" is neither a DNS name nor an IP address; {service} in it is replaced by the service's name"#);
 }
