@@ -118,7 +118,10 @@ async fn no_suspect_expires_during_an_outage_or_within_a_grace_after_it() {
     let begun = Instant::now();
     let at = |seconds| begun + Duration::from_secs(seconds);
     let mut cache = cache(GRACE);
-    cache.on_event(begun, Event::Reset(vec![entry("a"), entry("b"), entry("c")]));
+    cache.on_event(
+        begun,
+        Event::Reset(vec![entry("a"), entry("b"), entry("c")]),
+    );
     cache.on_event(begun, deleted("a"));
     cache.on_event(at(1), deleted("b"));
     cache.on_outage(at(2), "no leader");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use waypost_core::directory::Config;
 use waypost_testkit::Proxy;
 use waypost_testkit::etcd::{Data, Etcd, Options};
 
@@ -20,6 +21,33 @@ async fn killed_and_restarted_with_its_data() {
         rig.recovered("killed and restarted with its data", Instant::now())
             .await;
         rig.assert_none_suspected();
+        rig.close().await;
+    })
+    .await;
+}
+
+/// The nodes are suspects when the outage begins, and cannot register again while it lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: cargo xtask etcd-faults"]
+async fn killed_for_longer_than_the_grace_of_lost_nodes() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let proxy = Proxy::start(etcd.addresses()[0]).await.unwrap();
+        let (servers_at, client_at) = (url(&[proxy.address()]), url(&etcd.addresses()));
+        let mut rig = Rig::on(etcd, &servers_at, &client_at, 3).await;
+        proxy.freeze(true);
+        for lease in rig.etcd.leases().await.unwrap() {
+            rig.etcd.revoke(&lease).await.unwrap();
+        }
+        rig.until_seen("three suspects", |snapshot| snapshot.suspects().len() == 3)
+            .await;
+        rig.etcd.kill().await.unwrap();
+        sleep(Config::default().suspect_grace + Duration::from_secs(5)).await;
+        assert_eq!(rig.snapshot().suspects().len(), 3);
+        rig.etcd.restart(Data::Kept).await.unwrap();
+        proxy.freeze(false);
+        rig.recovered("lost, then killed for 20 s", Instant::now())
+            .await;
         rig.close().await;
     })
     .await;
