@@ -40,7 +40,7 @@ use waypost_core::registry::{
 };
 use waypost_http::{Connect, TcpConnect};
 
-pub use options::{DEFAULT_PREFIX, EtcdOptions, Tls};
+pub use options::{DEFAULT_PREFIX, EtcdOptions, EtcdTls};
 pub use secret::Secret;
 
 use claims::Claims;

@@ -34,14 +34,14 @@ pub struct EtcdOptions {
     /// the password can be changed while the process runs. Trailing white space is ignored.
     pub password_file: Option<PathBuf>,
     /// TLS settings; plain text if none.
-    pub tls: Option<Tls>,
+    pub tls: Option<EtcdTls>,
 }
 
-/// TLS settings. The files are read when the registry is opened, and again by a connection that is
-/// opened after they have changed.
+/// TLS settings of the connections to etcd. The files are read when the registry is opened, and
+/// again by a connection that is opened after they have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Tls {
+pub struct EtcdTls {
     /// PEM file of the authorities that sign the members' certificates; the system's roots if none.
     pub ca: Option<PathBuf>,
     /// PEM file of the client certificate and its chain; etcd uses its common name as the user
@@ -213,7 +213,7 @@ impl<'a> Parts<'a> {
             options.prefix = decoded(path)?;
         }
         if self.encrypted {
-            options.tls = Some(Tls::default());
+            options.tls = Some(EtcdTls::default());
         }
         if let Some(user) = self.user {
             let (user, password) = user

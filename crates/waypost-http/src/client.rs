@@ -152,6 +152,9 @@ impl Client {
     /// Closes the client: calls in flight fail, connections close, watches stop. Every task has
     /// ended when this returns, except those of a runtime that is no longer driven. The registry
     /// stays open: its owner closes it.
+    ///
+    /// # Cancel safety
+    /// If it is dropped, the client is closed, and its tasks end without being waited for.
     pub async fn close(&self) {
         let mut tasks = {
             let mut state = self.0.lock();

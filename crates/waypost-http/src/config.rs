@@ -52,7 +52,7 @@ pub struct ClientConfig {
     /// Addresses that may be dialled. Default: loopback only where the registry is on this host.
     pub addresses: Option<AddressPolicy>,
     /// Maximum number of nodes that are dialled at the same time. Default 16. Dials that take longer
-    /// than [`slot_timeout`](ConnectionConfig::slot_timeout) are not counted; at most 512 of them
+    /// than [`dial_slot_timeout`](ConnectionConfig::dial_slot_timeout) are not counted; at most 512 of them
     /// are in progress. 0 counts as 1.
     pub max_dials: usize,
     /// Maximum number of calls of one service that may wait for a node; one more fails at once.
@@ -78,10 +78,9 @@ impl Default for ClientConfig {
     }
 }
 
-/// Conditions under which a peer is stalled: a call whose request was sent in full has waited for
-/// response headers for longer than `after`, and for longer than `p50s` times the median of the
-/// peer. The peer is then probed by a PING; it is out of the ready set until anything is read from
-/// it.
+/// Times after which a waiting call makes its peer stalled. When a call whose request was sent in
+/// full has waited for response headers for longer than both `after` and `p50s` × the peer's median,
+/// the peer is probed by a PING and is out of the ready set until anything is read from it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -97,7 +96,7 @@ pub struct StallConfig {
     /// Minimum wait. Default 1 s. A peer that asked for calm (ENHANCE_YOUR_CALM) has up to four
     /// times as long.
     pub after: Duration,
-    /// Minimum wait, in medians of the peer's response times; they count from its 20th response.
+    /// Minimum wait, in medians of the peer's response times; they count from its 32nd response.
     /// Default 8.
     pub p50s: u32,
 }

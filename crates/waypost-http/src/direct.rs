@@ -225,6 +225,9 @@ impl ConnectionDriver {
     ///
     /// # Errors
     /// The reason of the end, unless its handles closed it.
+    ///
+    /// # Cancel safety
+    /// If it is dropped, the connection is closed, and its calls fail.
     pub async fn run(self) -> Result<(), BoxError> {
         // The owner learns of the end from this future, and asks the handle for the rest.
         let mut events = EventSender::new(|_| {});

@@ -14,9 +14,10 @@ use crate::retry::AttemptHistory;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// No peer was ready in time. Check the counts: is the service registered, can its nodes be
-    /// reached?
-    NoPeer,
+    /// No node was ready in time. Check the counts: is the service registered, can its nodes be
+    /// reached? If the call's own deadline passed first, the kind is
+    /// [`Deadline`](Self::Deadline).
+    NoReadyNode,
     /// Too many calls already wait for a node of this service.
     QueueFull,
     /// The calls that already wait for a node of this service buffer too many bytes.
@@ -182,7 +183,7 @@ impl ServiceReport {
 ///
 /// // The only node refuses connections.
 /// let error = users.call(Request::get("/users").body(Empty::<Bytes>::new())?).await.unwrap_err();
-/// assert_eq!(error.kind, FailureKind::NoPeer);
+/// assert_eq!(error.kind, FailureKind::NoReadyNode);
 /// assert_eq!((error.report.known, error.report.ready), (1, 0));
 /// assert!(error.history.is_empty());
 /// # Ok(()) }
@@ -219,7 +220,7 @@ impl fmt::Display for CallError {
         let service = &report.service;
         let ms = after.as_millis();
         match kind {
-            FailureKind::NoPeer => {
+            FailureKind::NoReadyNode => {
                 write!(f, "{service}: no node was ready within {ms} ms ({report})")?;
             }
             FailureKind::QueueFull => write!(

@@ -50,7 +50,7 @@ const CLAIM_TIMEOUT: Duration = Duration::from_millis(500);
 /// Interval between two such attempts.
 const CLAIM_RETRY: Duration = Duration::from_millis(10);
 
-/// Location of the registry.
+/// Options of a [`LocalRegistry`]: its directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalOptions {
     /// Directory of the registry. The first registration creates it, accessible to its owner only. By

@@ -20,7 +20,9 @@ use crate::status;
 ///
 /// `Clone + Send + Sync`, and always ready: a call waits for a peer in `call`, within its own
 /// deadline. Responses carry [`ServedBy`](waypost_http::ServedBy) as an extension. Errors are
-/// [`tonic::Status`].
+/// [`tonic::Status`]. Where a call got no response, the source of the status is a
+/// [`CallError`](waypost_http::CallError), whose report counts the excluded nodes by reason;
+/// [`snapshot`](Self::snapshot) has the reason of each node.
 ///
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/greeter.rs"));

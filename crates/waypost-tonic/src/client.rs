@@ -130,6 +130,9 @@ impl Client {
 
     /// Closes the client: calls in flight fail, connections close, watches stop, and every task has
     /// ended when this returns. The registry stays open; its owner closes it.
+    ///
+    /// # Cancel safety
+    /// If it is dropped, the client is closed, and its tasks end without being waited for.
     pub async fn close(&self) {
         self.http.close().await;
     }

@@ -103,6 +103,9 @@ const SCHEMES: &[&str] = &[
 /// [`Error::Invalid`], naming the part of the URL that is wrong and the schemes that this build
 /// supports; [`Error::Unavailable`] or [`Error::Denied`] if the directory or file that it names
 /// cannot be used.
+///
+/// # Cancel safety
+/// If it is dropped, nothing is left.
 pub async fn connect(url: &str) -> Result<AnyRegistry> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(wrong(url, "it has no scheme"));

@@ -74,6 +74,9 @@
 //! default), `tls` (TLS between services, with `tonic`), `etcd` (the registry on etcd v3), `args`
 //! (flags to flatten into a service's own `clap` parser), `axum` (axum routers as servers).
 //! `memory://` and `static://` are always available.
+//!
+//! The examples of re-exported items name the crate that defines them: read `waypost_core`,
+//! `waypost_http`, `waypost_tonic`, `waypost_etcd` and `waypost_local` as `waypost`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -93,7 +96,7 @@ pub use waypost_core::registrar::{self, Registration};
 pub use waypost_core::registry::{self, AnyRegistry, Registry};
 pub use waypost_core::static_list::StaticRegistry;
 #[cfg(feature = "etcd")]
-pub use waypost_etcd::{EtcdOptions, EtcdRegistry, Secret, Tls};
+pub use waypost_etcd::{EtcdOptions, EtcdRegistry, EtcdTls, Secret};
 #[cfg(feature = "tonic")]
 pub use waypost_http::{
     AddressPolicy, AttemptHistory, AttemptRecord, BodyError, BoxError, BoxIo, BudgetConfig,

@@ -1,6 +1,6 @@
 //! `cargo xtask`: the one entry point for lints, tests and comparisons. It knows the workspace as
-//! files and as `cargo metadata`, and uses none of its crates, so that it builds in seconds and
-//! cannot break with them.
+//! files and as `cargo metadata`, and uses none of its crates but `waypost-etcd-binary`, so that
+//! it builds in seconds and cannot break with them.
 
 mod api;
 mod build_cost;
@@ -29,7 +29,7 @@ usage: cargo xtask <command>
   etcd-faults [--rounds N] [--json]
                        every fault on every etcd, the long ones too (minutes): what each costs; ends with `N passed, N failed`
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)
-  bench <name> [flags] what the client costs and survives: callers, churn, deadlines, hostile, stuck, zombie (release build); `bench help`
+  bench <name> [flags] what the client costs and survives: callers, chaos, churn, deadlines, hostile, stuck, zombie (release build); `bench help`
   api [--bless]        every type in the façade's signatures has a name there (nightly); --bless writes the test of the names
   size [--json]        lines by crate, doc sentences, type names, module cycles and examples, counted from the source
   build-cost [--json]  packages and CPU seconds of a user of Waypost beside a user of bare tonic (cold builds, minutes)

@@ -14,7 +14,7 @@ use crate::peer::{AttemptObserver, Finished, LoadTable, Peer};
 
 static DEFAULT_STRATEGY: LazyLock<Arc<dyn Strategy>> = LazyLock::new(|| Arc::new(LeastRequest));
 
-/// Configuration of the picks of a channel. Channels of a client with an equal configuration share
+/// Load-balancing settings of a channel or selector: filters, strategy, maximum number of nodes. Channels of a client with an equal configuration share
 /// one balancer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -15,8 +15,7 @@ use crate::peer::{ConnectivityState, Exclusion, Membership, PeerStatus};
 pub enum Basis {
     /// Observed fact: no connection, a leaving mark, another protocol. Never ignored.
     Hard,
-    /// Inference from the results of calls. Ignored if it would leave too few peers (panic
-    /// threshold, DESIGN "Sick peers").
+    /// Inference from the results of calls. No judgement is inferred at present.
     Inferred,
 }
 

@@ -57,7 +57,11 @@ fn and(skipped: &SkippedRecords) -> String {
     }
 }
 
-/// Selector of nodes for callers that connect on their own.
+/// Selector of nodes of a service, for callers with a transport of their own.
+///
+/// Every registered node counts as ready, suspects included: no connection is checked.
+/// `Config::default()` filters no protocol; add [`Filter::Protocol`](super::Filter::Protocol). Take
+/// [`cached`](Self::cached), except in tools and tests.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -81,7 +81,8 @@ pub enum ConnectivityState {
 pub enum Exclusion {
     /// No connection is ready.
     NotConnected,
-    /// A call is overdue on the node, and none of its connections has responded to a PING yet.
+    /// Connected, but on no ready connection was anything read since a PING was sent. An overdue
+    /// call or a silent connection causes the PING.
     Stalled,
     /// The last connection accepts no new calls.
     Draining,

@@ -240,7 +240,7 @@ impl PartialEq for ServiceInfo {
 impl Eq for ServiceInfo {}
 
 impl ServiceInfo {
-    /// Creates a info from its parts.
+    /// Creates the shared part of a record.
     pub fn new(
         name: String,
         version: String,

@@ -83,6 +83,9 @@ impl AnyRegistry {
     ///
     /// # Errors
     /// The backend's error.
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::register`].
     pub async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
         self.registry().dyn_register(service, options).await
     }
@@ -91,6 +94,9 @@ impl AnyRegistry {
     ///
     /// # Errors
     /// The backend's error.
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::deregister`].
     pub async fn deregister(&self, service: &Service, options: &DeregisterOptions) -> Result<()> {
         self.registry().dyn_deregister(service, options).await
     }
@@ -99,6 +105,9 @@ impl AnyRegistry {
     ///
     /// # Errors
     /// The backend's error.
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::get_service`].
     pub async fn get_service(&self, name: &str) -> Result<Vec<Service>> {
         self.registry().dyn_get_service(name).await
     }
@@ -107,6 +116,9 @@ impl AnyRegistry {
     ///
     /// # Errors
     /// The backend's error.
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::list_services`].
     pub async fn list_services(&self) -> Result<Vec<Service>> {
         self.registry().dyn_list_services().await
     }
@@ -115,12 +127,18 @@ impl AnyRegistry {
     ///
     /// # Errors
     /// Invalid options, or a closed registry. An outage is an item of the watcher.
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::watch`].
     pub async fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         self.registry().dyn_watch(options).await
     }
 
     /// Returns the addresses of this host from which it reaches the registry; see
     /// [`Registry::local_addresses`].
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::local_addresses`].
     pub async fn local_addresses(&self) -> Vec<IpAddr> {
         self.registry().dyn_local_addresses().await
     }
@@ -135,6 +153,9 @@ impl AnyRegistry {
     ///
     /// # Errors
     /// The backend's error.
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::close`].
     pub async fn close(&self) -> Result<()> {
         self.registry().dyn_close().await
     }

@@ -16,14 +16,14 @@ use crate::record::{
 /// KiB for the instance and the leaving mark, which are added after the check.
 pub const LONGEST_RECORD: usize = 65 * 1024;
 
-/// Maximum number of interner of one service that are compared. The bound protects against a hostile
+/// Maximum number of [`ServiceInfo`]s of one service that are compared. The bound protects against a hostile
 /// writer that makes each lookup long.
 const COMPARED: usize = 16;
 
-/// Bytes between a info and its nodes if the nodes come last, as Go writes them.
+/// Bytes between the service info and its nodes if the nodes come last, as Go writes them.
 const NODES: &[u8] = b",\"nodes\":";
-/// Maximum number of occurrences of [`NODES`] that are tried. The bytes may also occur inside a
-/// info.
+/// Maximum number of occurrences of [`NODES`] that are tried. The bytes may also occur inside the
+/// service info.
 const PLACES: usize = 4;
 
 /// Error of bytes that are not a record of their key. The record is skipped and counted
@@ -45,7 +45,7 @@ pub enum BadRecord {
     },
 }
 
-/// Interner of interner. Records with equal interner share one.
+/// Interner of [`ServiceInfo`]s: records with an equal one share it.
 #[derive(Debug, Default)]
 pub struct Interner {
     interned: HashMap<String, Vec<Interned>>,
@@ -53,7 +53,7 @@ pub struct Interner {
     keys: KeyLists,
 }
 
-/// Interned info.
+/// Interned service info.
 #[derive(Debug)]
 struct Interned {
     info: Weak<ServiceInfo>,

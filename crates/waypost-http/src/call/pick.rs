@@ -95,7 +95,7 @@ where
                     waiting.accept_tried();
                 }
                 if unknown_until.take_if(|at| *at <= now).is_some() && !joined.knows_a_node() {
-                    return Err(self.fail(FailureKind::NoPeer, None));
+                    return Err(self.fail(FailureKind::NoReadyNode, None));
                 }
             }
             drop(waiting);
@@ -116,7 +116,7 @@ where
         let kind = if is_late {
             FailureKind::Deadline
         } else {
-            FailureKind::NoPeer
+            FailureKind::NoReadyNode
         };
         Err(self.fail(kind, None))
     }

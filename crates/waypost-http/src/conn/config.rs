@@ -70,7 +70,7 @@ pub struct ConnectionConfig {
     pub connect_timeout: Duration,
     /// Maximum time that a dial may hold one of the dial slots. A dial that has not completed by
     /// then continues without one, so that frozen nodes do not delay others. Default 100 ms.
-    pub slot_timeout: Duration,
+    pub dial_slot_timeout: Duration,
     /// Time without any byte read after which a connection is verified by a PING at its next use.
     /// Default 10 s, less than the idle timeout of every known firewall and load balancer.
     pub idle_timeout: Duration,
@@ -91,7 +91,7 @@ impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(2),
-            slot_timeout: Duration::from_millis(100),
+            dial_slot_timeout: Duration::from_millis(100),
             idle_timeout: Duration::from_secs(10),
             proof_timeout: Duration::from_millis(500),
             ping_timeout: Duration::from_secs(2),

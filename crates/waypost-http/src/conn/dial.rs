@@ -24,7 +24,7 @@ use super::panic::contain_panic;
 const MAX_SLOW: usize = 512;
 
 /// Dial slots of one client: those of [`max_dials`](crate::ClientConfig::max_dials), and 512 more
-/// for dials that have not completed within [`slot_timeout`](ConnectionConfig::slot_timeout), so
+/// for dials that have not completed within [`dial_slot_timeout`](ConnectionConfig::dial_slot_timeout), so
 /// that frozen nodes do not delay others.
 #[derive(Clone, Debug)]
 pub(crate) struct DialSlots {
@@ -103,7 +103,7 @@ impl Dialer {
     async fn drive(&self, events: &mut EventSender, slots: &DialSlots) -> Result<(), String> {
         let (driver, connection) = slots
             .run(
-                self.config.slot_timeout,
+                self.config.dial_slot_timeout,
                 || events.slow(),
                 self.dial_in_time(),
             )

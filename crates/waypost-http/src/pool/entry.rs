@@ -202,7 +202,7 @@ impl PeerEntry {
         .min()
     }
 
-    /// Returns the target number of connections. `sharing` is the number of peers that subset the
+    /// Returns the target number of connections. `sharing` is the number of peers that share the
     /// load, now or soon.
     pub(super) fn target(&self, sharing: impl FnOnce() -> usize) -> usize {
         let connections = &self.shared;
@@ -226,7 +226,7 @@ impl PeerEntry {
     }
 
     /// Returns the connection to be drained, if one fewer has been enough for a while with
-    /// `sharing` peers to subset the load: an unresponsive one, or else the least busy.
+    /// `sharing` peers to share the load: an unresponsive one, or else the least busy.
     pub(super) fn surplus(&mut self, now: Instant, sharing: usize) -> Option<ConnectionId> {
         let ready = || self.machine.ready().map(|(_, connection)| connection);
         // Once a peer has its part of the connections, only a nearly full one opens another.

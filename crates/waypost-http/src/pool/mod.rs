@@ -1,4 +1,4 @@
-//! The peers of one service: their connections, this client's share of the nodes, and the queue of
+//! The peers of one service: their connections, this client's subset of the nodes, and the queue of
 //! calls that wait for them.
 //!
 //! Calls use [`ServicePool`]. One task ([`task`]) owns the peers: it connects them, follows the

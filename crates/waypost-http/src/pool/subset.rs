@@ -72,7 +72,7 @@ pub(crate) struct Subset {
 }
 
 impl Subset {
-    /// Creates an empty share of at most `limit` nodes (at least one), ranked by `seed`.
+    /// Creates an empty subset of at most `limit` nodes (at least one), ranked by `seed`.
     pub(crate) fn new(limit: usize, seed: u64) -> Self {
         Self {
             limit: limit.max(1),

@@ -23,7 +23,9 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 /// Limits of the retries that a client may make to one service.
 ///
 /// Within any `window`, the number of retries is at most `per_call` × the calls of that window,
-/// plus the greater of `per_second` × `window` and `initial`.
+/// plus the greater of `per_second` × `window` and `initial`. It is the field
+/// [`budget`](crate::ClientConfig::budget) of the client's configuration, and by flag
+/// `--client-config budget-per-call=0.1` (`budget-per-second`, `budget-initial`, `budget-window`).
 ///
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/plain.rs"));
@@ -54,7 +56,7 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetConfig {
-    /// Retries per call. Default 0.2.
+    /// Ratio of retries to calls. Default 0.2.
     pub per_call: f64,
     /// Retries per second, at most those of one window. Default 10.
     pub per_second: f64,

@@ -146,8 +146,8 @@ fn durations() -> Vec<Setting<Duration>> {
         ("connection.connect_timeout", |s, d| {
             s.client.connection.connect_timeout = d;
         }),
-        ("connection.slot_timeout", |s, d| {
-            s.client.connection.slot_timeout = d;
+        ("connection.dial_slot_timeout", |s, d| {
+            s.client.connection.dial_slot_timeout = d;
         }),
         ("connection.idle_timeout", |s, d| {
             s.client.connection.idle_timeout = d;
@@ -223,24 +223,24 @@ const DENIALS: [Denial; 14] = [
     (
         "directory.suspect_grace = 0ns",
         Some(&["suspect"]),
-        &[FailureKind::NoPeer],
+        &[FailureKind::NoReadyNode],
     ),
     (
         "connection.connect_timeout = 0ns",
         None,
-        &[FailureKind::NoPeer],
+        &[FailureKind::NoReadyNode],
     ),
     (
         "connection.close_timeout = 0ns",
         Some(&["slow"]),
         &[FailureKind::NoAnswer],
     ),
-    ("wait_for_ready = 0ns", None, &[FailureKind::NoPeer]),
-    ("wait_for_node = 0ns", None, &[FailureKind::NoPeer]),
+    ("wait_for_ready = 0ns", None, &[FailureKind::NoReadyNode]),
+    ("wait_for_node = 0ns", None, &[FailureKind::NoReadyNode]),
     (
         "default_timeout = 0ns",
         None,
-        &[FailureKind::NoPeer, FailureKind::Deadline],
+        &[FailureKind::NoReadyNode, FailureKind::Deadline],
     ),
     (
         "waiting_bytes = 0",

@@ -26,7 +26,7 @@ async fn an_empty_set_fails_at_its_deadline_and_without_one_after_three_seconds(
     let error = begin(&sender, "/look", "", None).await.unwrap_err();
     assert_eq!(
         (error.kind, start.elapsed().as_millis()),
-        (FailureKind::NoPeer, 3_000)
+        (FailureKind::NoReadyNode, 3_000)
     );
     assert!(
         error
@@ -117,7 +117,7 @@ async fn only_so_many_calls_wait() {
     assert_eq!(
         kinds
             .iter()
-            .filter(|kind| **kind == FailureKind::NoPeer)
+            .filter(|kind| **kind == FailureKind::NoReadyNode)
             .count(),
         3,
         "{kinds:?}"
@@ -195,7 +195,7 @@ async fn a_leaving_node_gets_no_more_calls_and_a_lost_one_keeps_its_connections(
     assert_eq!(b.dialled.load(Relaxed), 1, "and is not connected again");
     assert_eq!(
         call(&sender, "/act", "hi").await.unwrap_err().kind,
-        FailureKind::NoPeer
+        FailureKind::NoReadyNode
     );
 }
 

@@ -56,7 +56,8 @@ const CONFIG: Setting<Vec<Pair>> = Setting {
 };
 
 /// Flags of a service's client: strategy, retries, time limits, and any other setting of
-/// [`ClientConfig`](crate::ClientConfig) and [`ChannelConfig`](crate::ChannelConfig) by its key.
+/// [`ClientConfig`](crate::ClientConfig) and [`ChannelConfig`](crate::ChannelConfig) by its key in
+/// `--client-config`, such as `budget-per-call=0.1`; the help lists the keys.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

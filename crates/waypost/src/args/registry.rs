@@ -37,6 +37,9 @@ impl RegistryArgs {
     ///
     /// # Errors
     /// As [`connect`](crate::connect). The error of a given value names its flag or variable.
+    ///
+    /// # Cancel safety
+    /// If it is dropped, nothing is left.
     pub async fn connect(&self) -> Result<AnyRegistry> {
         self.connect_or("local://").await
     }
@@ -45,6 +48,9 @@ impl RegistryArgs {
     ///
     /// # Errors
     /// As for [`connect`](RegistryArgs::connect).
+    ///
+    /// # Cancel safety
+    /// If it is dropped, nothing is left.
     pub async fn connect_or(&self, url: &str) -> Result<AnyRegistry> {
         self.connect_in(url, &Environment::of_process()).await
     }

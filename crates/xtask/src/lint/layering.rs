@@ -1,5 +1,4 @@
-//! Allowed dependencies between our crates: the table of DESIGN as data, checked against
-//! `cargo metadata`.
+//! Allowed dependencies between our crates, as a table that is checked against `cargo metadata`.
 
 use serde_json::Value;
 

@@ -81,7 +81,7 @@ async fn a_frozen_node_is_given_up_after_the_connect_timeout() {
 async fn settings_without_end_dial_too() {
     let config = ConnectionConfig {
         connect_timeout: Duration::MAX,
-        slot_timeout: Duration::MAX,
+        dial_slot_timeout: Duration::MAX,
         ..ConnectionConfig::default()
     };
     let mut dialled = dial_with(

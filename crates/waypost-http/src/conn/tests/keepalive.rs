@@ -276,7 +276,7 @@ async fn a_call_that_is_slow_while_a_proof_is_out_doubts_at_once() {
 async fn durations_without_end_mean_never() {
     let config = ConnectionConfig {
         connect_timeout: Duration::MAX,
-        slot_timeout: Duration::MAX,
+        dial_slot_timeout: Duration::MAX,
         idle_timeout: Duration::MAX,
         proof_timeout: Duration::MAX,
         ping_timeout: Duration::MAX,
