@@ -26,6 +26,8 @@ usage: cargo xtask <command>
   etcd [--json]        every etcd to test with, installed (Debian's, as root) or built (by Go) first if need be
   etcd-figures [--json] [--only idle|list|latency|herd|cleanup]
                        what a fleet costs each of those etcds, and the latency of its changes (release build, about five minutes an etcd)
+  etcd-fleet [--json] [--only proof|rest|recovery] [--seconds N]
+                       what a fleet of up to 10 000 processes costs each of those etcds, and how it recovers (release build, an hour an etcd)
   etcd-faults [--rounds N] [--json]
                        every fault on every etcd, the long ones too (minutes): what each costs; ends with `N passed, N failed`
   compare [--json]     Waypost and tonic's own balancer, side by side in one run (release build)
@@ -56,6 +58,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["etcd"] => etcd::run(&Workspace::find()?, etcd::EtcdFormat::Text)?,
         ["etcd", "--json"] => etcd::run(&Workspace::find()?, etcd::EtcdFormat::Json)?,
         ["etcd-figures", rest @ ..] => etcd_figures(&Workspace::find()?, rest)?,
+        ["etcd-fleet", ..] => etcd_figures(&Workspace::find()?, args)?,
         ["etcd-faults", rest @ ..] => match etcd_faults::Options::of(rest) {
             Some(options) => etcd_faults::run(&Workspace::find()?, options)?,
             None => return Ok(wrong_usage()),

@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use prost::Message;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::client::{Grpc, GrpcService};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::codegen::http::{Request, Response};
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::tokio_stream::{StreamExt, once, pending};
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -73,6 +75,7 @@ impl Baseline {
                 let put = BaselinePutRequest {
                     key: key.clone().into_bytes(),
                     value: value.clone().into_bytes(),
+                    lease: 0,
                 };
                 BaselineRequestOp {
                     op: Some(BaselineOp::Put(put)),
@@ -109,7 +112,36 @@ impl Baseline {
         Ok(events_stream)
     }
 
-    async fn call<Q, A>(&self, path: &'static str, request: Q) -> Result<A>
+    /// Opens a stream with these first requests; etcd answers it with the first response.
+    pub(crate) async fn exchange<Q, A>(
+        &self,
+        path: &'static str,
+        first: Vec<Q>,
+    ) -> Result<Exchange<Q, A>>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let (requests, receiver) = mpsc::channel(first.len().max(1));
+        for request in first {
+            requests
+                .try_send(request)
+                .map_err(|_| "the first requests do not fit")?;
+        }
+        let codec = ProstCodec::<Q, A>::default();
+        let requests_stream = tonic::Request::new(ReceiverStream::new(receiver));
+        let responses = self
+            .grpc()
+            .streaming(requests_stream, PathAndQuery::from_static(path), codec)
+            .await?
+            .into_inner();
+        Ok(Exchange {
+            requests,
+            responses,
+        })
+    }
+
+    pub(crate) async fn call<Q, A>(&self, path: &'static str, request: Q) -> Result<A>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
@@ -129,6 +161,24 @@ impl Baseline {
     fn grpc(&self) -> Grpc<BaselineTransport> {
         Grpc::new(BaselineTransport(self.connection.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// Bidirectional stream.
+pub(crate) struct Exchange<Q, A> {
+    requests: mpsc::Sender<Q>,
+    responses: Streaming<A>,
+}
+
+impl<Q, A> Exchange<Q, A> {
+    pub(crate) async fn send(&self, request: Q) -> Result<()> {
+        let sent = self.requests.send(request).await;
+        Ok(sent.map_err(|_| "the stream has ended")?)
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<A> {
+        let next = self.responses.message().await?;
+        Ok(next.ok_or("etcd ended the stream")?)
     }
 }
 

@@ -9,6 +9,7 @@
 mod baseline;
 mod cleanup;
 mod fleet;
+mod fleet_sizes;
 mod herd;
 mod idle;
 mod latency;
@@ -35,6 +36,16 @@ Exit code 0 if, on every etcd, an idle fleet wrote nothing and caused no event, 
 registrars and all were back in time, and nothing was left when all was closed. Speed is reported, and has no limit.
 ";
 
+const FLEET_USAGE: &str = "\
+usage: etcd-fleet [--json] [--only proof|rest|recovery]... [--seconds N]
+
+  --json       one object as the last line of stdout, the tables on stderr
+  --only P     this part only; may be given again
+  --seconds N  duration of each measurement at rest (default 60)
+
+Exit code 0 if, on every etcd, each proof succeeded, the fleet was calm again after each fault, and no client lost a node.
+";
+
 /// Name and function of a part; [`IDLE_TIME`] is the default duration of the first one.
 type Part = (&'static str, fn(&Binary, &Options) -> Result<Figures>);
 const PARTS: [Part; 5] = [
@@ -52,6 +63,17 @@ const PARTS: [Part; 5] = [
     }),
     ("cleanup", |binary, _| cleanup::run(binary)),
 ];
+const FLEET_PARTS: [Part; 3] = [
+    ("proof", |binary, options| {
+        two_threads()?.block_on(fleet_sizes::proof::run(binary, seconds(options)))
+    }),
+    ("rest", |binary, options| {
+        two_threads()?.block_on(fleet_sizes::rest::run(binary, seconds(options)))
+    }),
+    ("recovery", |binary, _| {
+        two_threads()?.block_on(fleet_sizes::recovery::run(binary))
+    }),
+];
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
 fn seconds(options: &Options) -> Duration {
@@ -68,20 +90,36 @@ fn two_threads() -> Result<Runtime> {
         .build()?)
 }
 
+/// Programs of this binary: a table of parts, or one of the children that they start.
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|first| first == "fleet") {
-        return exit("etcd-figures", fleet::run(&args[1..]).map(|()| true));
+    let rest = args.get(1..).unwrap_or_default();
+    match args.first().map(String::as_str) {
+        Some("fleet") => exit("etcd-figures", fleet::run(rest).map(|()| true)),
+        Some("processes") => exit(
+            "etcd-figures",
+            fleet_sizes::bare_process::run(rest).map(|()| true),
+        ),
+        Some("followers") => exit(
+            "etcd-figures",
+            fleet_sizes::follower::run(rest).map(|()| true),
+        ),
+        Some("etcd-fleet") => measure("etcd-fleet", FLEET_USAGE, &FLEET_PARTS, rest),
+        _ => measure("etcd-figures", USAGE, &PARTS, &args),
     }
-    let Some(options) = Options::parse(&args, &PARTS.map(|(name, _)| name), "--seconds") else {
-        eprint!("{USAGE}");
-        return ExitCode::from(2);
-    };
-    exit("etcd-figures", all(&options, &args))
 }
 
-fn all(options: &Options, args: &[String]) -> Result<bool> {
-    let mut json = described("cargo xtask etcd-figures", args);
+fn measure(program: &str, usage: &str, parts: &[Part], args: &[String]) -> ExitCode {
+    let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
+    let Some(options) = Options::parse(args, &names, "--seconds") else {
+        eprint!("{usage}");
+        return ExitCode::from(2);
+    };
+    exit(program, all(program, parts, &options, args))
+}
+
+fn all(program: &str, parts: &[Part], options: &Options, args: &[String]) -> Result<bool> {
+    let mut json = described(&format!("cargo xtask {program}"), args);
     options.show(&format!(
         "{}, commit {}\n",
         text(&json, "machine"),
@@ -90,7 +128,7 @@ fn all(options: &Options, args: &[String]) -> Result<bool> {
     let mut etcds = Vec::new();
     let mut failures = Vec::new();
     for binary in Binary::all()? {
-        let (figures, failed) = on(&binary, options)?;
+        let (figures, failed) = on(&binary, parts, options)?;
         etcds.push(figures);
         failures.extend(failed);
     }
@@ -104,11 +142,11 @@ fn text<'a>(json: &'a Map<String, Value>, key: &str) -> &'a str {
 
 /// Runs the selected parts on one etcd; returns the figures, and the requirements that were not
 /// met.
-fn on(binary: &Binary, options: &Options) -> Result<(Value, Vec<String>)> {
+fn on(binary: &Binary, parts: &[Part], options: &Options) -> Result<(Value, Vec<String>)> {
     let version = binary.version().to_string();
     let mut json = Map::from_iter([("version".to_owned(), Value::from(version.as_str()))]);
     let mut failures = Vec::new();
-    for (name, run) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
+    for (name, run) in parts.iter().filter(|(name, _)| options.wants(name)) {
         let load = usage::load();
         let Figures {
             table,
@@ -119,7 +157,7 @@ fn on(binary: &Binary, options: &Options) -> Result<(Value, Vec<String>)> {
             "etcd {version}: {table}\n  (load of the machine before: {load:.2})\n"
         ));
         figures["load_before"] = load.into();
-        json.insert(name.to_owned(), figures);
+        json.insert((*name).to_owned(), figures);
         failures.extend(
             failed
                 .into_iter()

@@ -47,16 +47,20 @@ pub(crate) struct BaselinePutRequest {
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) value: Vec<u8>,
+    #[prost(int64, tag = "3")]
+    pub(crate) lease: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BaselineRequestOp {
-    #[prost(oneof = "BaselineOp", tags = "2")]
+    #[prost(oneof = "BaselineOp", tags = "1, 2")]
     pub(crate) op: Option<BaselineOp>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(crate) enum BaselineOp {
+    #[prost(message, tag = "1")]
+    Range(BaselineRangeRequest),
     #[prost(message, tag = "2")]
     Put(BaselinePutRequest),
 }
@@ -75,7 +79,7 @@ pub(crate) struct BaselineTxnResponse {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BaselineWatchRequest {
-    #[prost(oneof = "BaselineWatchUnion", tags = "1")]
+    #[prost(oneof = "BaselineWatchUnion", tags = "1, 3")]
     pub(crate) request_union: Option<BaselineWatchUnion>,
 }
 
@@ -83,7 +87,12 @@ pub(crate) struct BaselineWatchRequest {
 pub(crate) enum BaselineWatchUnion {
     #[prost(message, tag = "1")]
     Create(BaselineWatchCreateRequest),
+    #[prost(message, tag = "3")]
+    Progress(BaselineWatchProgressRequest),
 }
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BaselineWatchProgressRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BaselineWatchCreateRequest {
@@ -99,6 +108,9 @@ pub(crate) struct BaselineWatchCreateRequest {
 pub(crate) struct BaselineWatchResponse {
     #[prost(message, optional, tag = "1")]
     pub(crate) header: Option<BaselineHeader>,
+    /// Watch of the response; -1 in a progress response.
+    #[prost(int64, tag = "2")]
+    pub(crate) watch_id: i64,
     #[prost(bool, tag = "3")]
     pub(crate) created: bool,
     #[prost(message, repeated, tag = "11")]
@@ -112,4 +124,46 @@ pub(crate) struct BaselineEvent {
     pub(crate) kind: i32,
     #[prost(message, optional, tag = "2")]
     pub(crate) kv: Option<BaselineKeyValue>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BaselineLeaseGrantRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) ttl: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BaselineLeaseGrantResponse {
+    #[prost(int64, tag = "2")]
+    pub(crate) id: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BaselineLeaseKeepAliveRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BaselineLeaseKeepAliveResponse {
+    /// TTL in seconds; 0 if the lease has expired.
+    #[prost(int64, tag = "3")]
+    pub(crate) ttl: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BaselineLeaseTimeToLiveRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+    #[prost(bool, tag = "2")]
+    pub(crate) keys: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct BaselineLeaseTimeToLiveResponse {
+    /// Remaining time in seconds; -1 if the lease has expired.
+    #[prost(int64, tag = "3")]
+    pub(crate) ttl: i64,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub(crate) keys: Vec<Vec<u8>>,
 }
