@@ -73,13 +73,7 @@ const CARGO: &[(&str, &[&str])] = &[
     ("doc", &["doc", "--no-deps", "--workspace"]),
     (
         "publish",
-        &[
-            "publish",
-            "--workspace",
-            "--dry-run",
-            "--no-verify",
-            "--allow-dirty",
-        ],
+        &["publish", "--workspace", "--dry-run", "--allow-dirty"],
     ),
 ];
 
