@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::output::{self, Output};
 use crate::{Failure, Program};
 
-/// ServerHandle program whose output is read continuously. When dropped, it is killed and reaped, even
+/// Running program whose output is read continuously. When dropped, it is killed and reaped, even
 /// if it is stopped.
 #[derive(Debug)]
 pub struct Child {

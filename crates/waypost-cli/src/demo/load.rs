@@ -17,7 +17,7 @@ use super::call::DemoCall;
 /// later.
 const TICKS: usize = 1024;
 
-/// ServerHandle load. Dropping it aborts its calls.
+/// Running load. Dropping it aborts its calls.
 pub(super) struct DemoLoad {
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,

@@ -21,7 +21,7 @@ pub(super) struct Counted {
     pub(super) answered: u64,
 }
 
-/// ServerHandle callers.
+/// Running callers.
 pub(super) struct Callers {
     stop: watch::Sender<bool>,
     tasks: JoinSet<Counted>,
