@@ -175,7 +175,7 @@ impl Process {
 
     /// Proves that every key stands on the lease, or was not changed.
     async fn prove(&mut self) -> Result<()> {
-        let stands = match (self.proof, &mut self.watch) {
+        let is_unchanged = match (self.proof, &mut self.watch) {
             (Proof::WatchEachSecond | Proof::Watch, Some(watch)) => {
                 let progress = BaselineWatchUnion::Progress(BaselineWatchProgressRequest {});
                 watch.send(request(progress)).await?;
@@ -214,7 +214,7 @@ impl Process {
                 response.header.is_some()
             }
         };
-        stands.then_some(()).ok_or("a key was changed".into())
+        is_unchanged.then_some(()).ok_or("a key was changed".into())
     }
 }
 
