@@ -112,7 +112,7 @@ impl EtcdRegistry {
         let credentials = user
             .zip(password)
             .map(|(user, password)| Credentials { user, password });
-        let cluster = Arc::new(Cluster::new(addresses, connect, credentials));
+        let cluster = Arc::new(Cluster::new(addresses, connect, credentials, timeout));
         let (records, claims) = (
             Arc::new(Records::new(KeySpace::new(&prefix))),
             Arc::<Claims>::default(),

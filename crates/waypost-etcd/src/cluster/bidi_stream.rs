@@ -133,8 +133,9 @@ async fn open<Q: RpcRequest>(
     deadline: Instant,
 ) -> Result<Responses<Q::Response>, EtcdError> {
     let connection = cluster.connection(true, deadline).await?;
+    // A member is not to blame for a login that takes long.
+    let token = cluster.token(&connection, deadline).await?;
     let connection = target.connection.get_or_init(|| connection);
-    let token = cluster.token(connection).await?;
     let token = target.token.get_or_init(|| token).as_ref();
     let responses = rpc::open_stream(&connection.transport, requests, token).await;
     responses.map_err(|status| cluster.classify(&status, token))

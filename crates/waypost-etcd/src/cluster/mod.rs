@@ -38,7 +38,8 @@ use dial::DIAL_WAIT;
 use member::{Dial, MemberState};
 use outage::ClusterOutage;
 
-/// Timeout of one member, if the cluster has another to try.
+/// Minimum timeout of one member, if the cluster has another to try. Its share of the request's
+/// timeout may be longer.
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum number of logins for one request because of an invalid token.
@@ -49,7 +50,9 @@ pub(crate) struct Cluster {
     members: Vec<Arc<ClusterMember>>,
     current: AtomicUsize,
     connect: Arc<dyn Connect>,
-    auth: Option<Auth>,
+    auth: Option<Arc<Auth>>,
+    /// Timeout of one member.
+    member_timeout: Duration,
     outage: ClusterOutage,
     closed: AtomicBool,
     /// Notified whenever a dial completes.
@@ -77,7 +80,9 @@ impl Cluster {
         addresses: Vec<Address>,
         connect: Arc<dyn Connect>,
         credentials: Option<Credentials>,
+        timeout: Duration,
     ) -> Self {
+        let member_timeout = member_timeout(timeout, addresses.len());
         let current = AtomicUsize::new(fastrand::usize(..addresses.len().max(1)));
         let members = addresses
             .into_iter()
@@ -88,13 +93,14 @@ impl Cluster {
                 })
             })
             .collect();
-        let auth = credentials.map(Auth::new);
+        let auth = credentials.map(|credentials| Arc::new(Auth::new(credentials)));
         let (outage, closed) = (ClusterOutage::default(), AtomicBool::new(false));
         Self {
             members,
             current,
             connect,
             auth,
+            member_timeout,
             outage,
             closed,
             dial_ended: Arc::default(),
@@ -114,7 +120,15 @@ impl Cluster {
         let (started, mut failures, mut logins) = (now(), 0, 0);
         loop {
             let connection = self.connection(request.needs_leader(), deadline).await?;
-            let error = match self.call_member(&connection, &request, deadline).await {
+            let result = match self.token(&connection, deadline).await {
+                Ok(token) => {
+                    let token = token.as_ref();
+                    self.call_member(&connection, &request, token, deadline)
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            let error = match result {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
@@ -143,18 +157,14 @@ impl Cluster {
         &self,
         connection: &MemberConnection,
         request: &Q,
+        token: Option<&Secret>,
         deadline: Instant,
     ) -> Result<Q::Response, EtcdError> {
         let mut guard = RequestGuard::new(self, connection);
-        let limit = if self.members.len() > 1 {
-            deadline.min(guard.sent_at + MEMBER_TIMEOUT)
-        } else {
-            deadline
-        };
+        let limit = deadline.min(guard.sent_at + self.member_timeout);
         let exchange = async {
-            let token = self.token(connection).await?;
-            let response = rpc::call(&connection.transport, request.clone(), token.as_ref()).await;
-            response.map_err(|status| self.classify(&status, token.as_ref()))
+            let response = rpc::call(&connection.transport, request.clone(), token).await;
+            response.map_err(|status| self.classify(&status, token))
         };
         let Ok(response) = timeout_at(limit, exchange).await else {
             return Err(EtcdError::Timeout(guard.sent_at.elapsed()));
@@ -178,14 +188,6 @@ impl Cluster {
     /// spread over at most `max_spread` since its end.
     pub(crate) fn write_at(&self, record: &impl Hash, max_spread: Duration) -> Option<Instant> {
         self.outage.write_at(record, max_spread)
-    }
-
-    /// Returns the auth token, if a user is configured.
-    async fn token(&self, connection: &MemberConnection) -> Result<Option<Secret>, EtcdError> {
-        match &self.auth {
-            Some(auth) => auth.token(&connection.transport).await,
-            None => Ok(None),
-        }
     }
 
     /// Classifies an error; an invalid token is discarded.
@@ -431,6 +433,12 @@ impl Drop for RequestGuard<'_> {
                 .mark_failed(self.connection, &EtcdError::Timeout(waited));
         }
     }
+}
+
+/// Returns the timeout of one member: all of a request's timeout for a single one, else its share.
+fn member_timeout(timeout: Duration, members: usize) -> Duration {
+    let members = u32::try_from(members).unwrap_or(u32::MAX).max(1);
+    (timeout / members).max(timeout.min(MEMBER_TIMEOUT))
 }
 
 fn now() -> Instant {

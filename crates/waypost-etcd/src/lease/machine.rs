@@ -37,8 +37,8 @@ pub(super) enum LeaseEvent {
     Tick,
     /// Renewal wanted for a lease, with the time of the caller's previous one.
     Renew(i64, Option<Instant>),
-    /// Lease granted just now, in this raft term.
-    Granted(i64, u64),
+    /// Lease granted just now, in this raft term; none if the response was lost.
+    Granted(i64, Option<u64>),
     /// Lease no longer needed.
     Forget(i64),
     /// Keepalive response for a lease: its ttl in seconds, and the raft term.
@@ -94,8 +94,8 @@ struct LeaseState {
     renewed_at: Option<Instant>,
     /// True if callers wait for the response.
     has_waiters: bool,
-    /// Raft term of the grant.
-    term: u64,
+    /// Raft term of the grant; none until it is known.
+    term: Option<u64>,
     is_stale: bool,
 }
 
@@ -129,7 +129,8 @@ impl LeaseMachine {
                 self.leases.insert(
                     id,
                     LeaseState {
-                        renewed_at: Some(now),
+                        // A lease whose grant was not confirmed may be old.
+                        renewed_at: term.map(|_| now),
                         term,
                         ..LeaseState::default()
                     },
@@ -176,7 +177,7 @@ impl LeaseMachine {
         let Some(lease) = self.leases.get_mut(&id) else {
             return;
         };
-        lease.is_stale |= term > lease.term;
+        lease.is_stale |= term > *lease.term.get_or_insert(term);
         let renewal = if ttl > 0 {
             lease.renewal()
         } else {
@@ -257,7 +258,7 @@ mod tests {
         let started = Instant::now();
         let mut machine = LeaseMachine::new(fastrand::Rng::with_seed(1));
         for id in [7, 8] {
-            machine.step(started, LeaseEvent::Granted(id, 2));
+            machine.step(started, LeaseEvent::Granted(id, Some(2)));
         }
         (machine, move |ms| {
             started + Duration::from_secs(60) + Duration::from_millis(ms)
@@ -309,7 +310,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fresh_response_completes_every_renewal_and_is_followed_by_a_keepalive() {
         let (mut machine, at) = machine();
-        machine.step(at(0), LeaseEvent::Granted(7, 2));
+        machine.step(at(0), LeaseEvent::Granted(7, Some(2)));
         for ms in [10, 20, 400] {
             assert_eq!(
                 machine.step(at(ms), LeaseEvent::Renew(7, None)),

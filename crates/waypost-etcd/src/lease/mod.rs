@@ -58,16 +58,12 @@ impl Leases {
         deadline: Instant,
     ) -> Result<(), EtcdError> {
         let request = LeaseGrantRequest { ttl: seconds, id };
-        let granted = match self.cluster.call(request, deadline).await {
-            // An earlier grant whose response was lost. No record is attached to it, and the raft
-            // term of its grant is unknown.
-            Err(EtcdError::LeaseExists(_)) => {
-                self.revoke(id, deadline).await?;
-                self.cluster.call(request, deadline).await?
-            }
-            granted => granted?,
+        let term = match self.cluster.call(request, deadline).await {
+            // An earlier grant whose response came too late. Its raft term is that of the first
+            // keepalive: on a slow disk a second grant would come too late again.
+            Err(EtcdError::LeaseExists(_)) => None,
+            granted => granted?.header.map(|header| header.raft_term),
         };
-        let term = granted.header.map_or(0, |header| header.raft_term);
         // A task that has ended keeps no leases; it needs no grant.
         let _ = self.commands.send(LeaseCommand::Granted(id, term)).await;
         Ok(())

@@ -185,7 +185,7 @@ impl Simulation {
                 term: self.term,
             },
         );
-        self.step(LeaseEvent::Granted(id, self.term));
+        self.step(LeaseEvent::Granted(id, Some(self.term)));
         id
     }
 

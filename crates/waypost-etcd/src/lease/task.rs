@@ -24,7 +24,7 @@ pub(super) type RenewalResult = Result<LeaseRenewal, EtcdError>;
 #[derive(Debug)]
 pub(super) enum LeaseCommand {
     Renew(i64, Option<Instant>, oneshot::Sender<RenewalResult>),
-    Granted(i64, u64),
+    Granted(i64, Option<u64>),
     Forget(i64),
 }
 
