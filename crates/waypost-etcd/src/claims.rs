@@ -1,7 +1,7 @@
 //! Records registered by this process and the state of each. Pure: the watch and the registrations
 //! update it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +22,28 @@ pub(crate) struct Claims(Mutex<ClaimsState>);
 struct ClaimsState {
     claims: HashMap<Key, Claim>,
     /// Instances that have registered a key here before: only the first write may take over a
-    /// record.
-    writers: HashSet<(Key, Instance)>,
+    /// record. Each is upheld by its heartbeats, and removed with its record without them.
+    writers: HashMap<(Key, Instance), Writer>,
+}
+
+/// Instance that has registered a key.
+#[derive(Debug)]
+struct Writer {
+    ttl: Duration,
+    /// Time of its last call, whether or not it succeeded.
+    last_call: Instant,
+    /// True if its deregistration failed.
+    is_leaving: bool,
+}
+
+/// Registration whose record this handle must remove, since other registrations keep its lease alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Abandoned {
+    pub(crate) key: Key,
+    pub(crate) instance: Instance,
+    /// True if it was closed, and its deregistration failed. Else it was dropped: it has sent no
+    /// heartbeat for its ttl.
+    pub(crate) is_leaving: bool,
 }
 
 /// Record written by this process.
@@ -180,12 +200,54 @@ impl Claims {
     pub(crate) fn has_written(&self, key: &Key, instance: &Instance) -> bool {
         self.lock()
             .writers
-            .contains(&(key.clone(), instance.clone()))
+            .contains_key(&(key.clone(), instance.clone()))
     }
 
     /// Records that this instance has registered the key.
-    pub(crate) fn mark_written(&self, key: &Key, instance: &Instance) {
-        self.lock().writers.insert((key.clone(), instance.clone()));
+    pub(crate) fn mark_written(&self, now: Instant, key: &Key, instance: &Instance, ttl: Duration) {
+        let writer = Writer {
+            ttl,
+            last_call: now,
+            is_leaving: false,
+        };
+        self.lock()
+            .writers
+            .insert((key.clone(), instance.clone()), writer);
+    }
+
+    /// Records a call of an instance that has registered the key.
+    pub(crate) fn mark_called(&self, now: Instant, key: &Key, instance: &Instance) {
+        let mut state = self.lock();
+        if let Some(writer) = state.writers.get_mut(&(key.clone(), instance.clone())) {
+            (writer.last_call, writer.is_leaving) = (now, false);
+        }
+    }
+
+    /// Records that the deregistration of this instance failed.
+    pub(crate) fn mark_leaving(&self, key: &Key, instance: &Instance) {
+        let mut state = self.lock();
+        if let Some(writer) = state.writers.get_mut(&(key.clone(), instance.clone())) {
+            writer.is_leaving = true;
+        }
+    }
+
+    /// Returns the registrations that were dropped, or whose deregistration failed. `slept` is the
+    /// time for which this process did not run: no heartbeat was possible in it.
+    pub(crate) fn abandoned(&self, now: Instant, slept: Duration) -> Vec<Abandoned> {
+        let mut state = self.lock();
+        let mut abandoned = Vec::new();
+        for ((key, instance), writer) in &mut state.writers {
+            writer.last_call += slept;
+            let is_silent = now.saturating_duration_since(writer.last_call) >= writer.ttl;
+            if is_silent || writer.is_leaving {
+                abandoned.push(Abandoned {
+                    key: key.clone(),
+                    instance: instance.clone(),
+                    is_leaving: writer.is_leaving,
+                });
+            }
+        }
+        abandoned
     }
 
     /// Forgets that this instance has registered the key.

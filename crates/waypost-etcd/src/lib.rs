@@ -6,8 +6,8 @@
 //! is gone, silent or broken. After a gap the range is listed again and the difference is emitted.
 //!
 //! Modules: `rpc` (messages and calls), `cluster` (choice of the member, authentication), `lease`,
-//! `list`, `watch`, `registration` (ownership of keys) on top of `claims`; `tasks` runs the tasks of
-//! `lease` and `watch`; `error` classifies every error of etcd once. This crate knows neither load
+//! `list`, `watch`, `registration` (ownership of keys) on top of `claims`; `upkeep` removes what ended
+//! registrations left; `tasks` runs the tasks of `lease`, `watch` and `upkeep`; `error` classifies every error of etcd once. This crate knows neither load
 //! balancing nor its callers.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -25,6 +25,7 @@ mod registration;
 mod rpc;
 mod secret;
 mod tasks;
+mod upkeep;
 mod watch;
 
 use std::fmt;
@@ -52,6 +53,7 @@ use list::{Consistency, list};
 use records::Records;
 use registration::{RecordWriter, WriteLimit};
 use tasks::BackgroundTasks;
+use upkeep::UpkeepTask;
 use watch::Watches;
 
 /// Handle on a registry in etcd.
@@ -63,7 +65,7 @@ pub struct EtcdRegistry {
     cluster: Arc<Cluster>,
     records: Arc<Records>,
     watches: Arc<Watches>,
-    writer: RecordWriter,
+    writer: Arc<RecordWriter>,
     /// Background tasks, started by the first registration or watch.
     tasks: Arc<BackgroundTasks>,
     /// Semaphore held by every writer. `close` waits for it: a record written after its lease was
@@ -127,7 +129,7 @@ impl EtcdRegistry {
         );
         let (leases, lease_task) = Leases::new(Arc::clone(&cluster));
         let watches = Arc::new(watches);
-        let writer = RecordWriter {
+        let writer = Arc::new(RecordWriter {
             cluster: Arc::clone(&cluster),
             records: Arc::clone(&records),
             claims,
@@ -135,8 +137,9 @@ impl EtcdRegistry {
             lease_table: LeaseTable::default(),
             watches: Arc::clone(&watches),
             write_limit: WriteLimit::default(),
-        };
-        let tasks = Arc::new(BackgroundTasks::new(lease_task, watch_task));
+        });
+        let upkeep_task = UpkeepTask::new(Arc::clone(&writer), timeout);
+        let tasks = Arc::new(BackgroundTasks::new(lease_task, watch_task, upkeep_task));
         Ok(Self {
             options: reported,
             cluster,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use waypost_core::record::{Entry, Key, keys};
 use waypost_core::registry::{DeregisterOptions, Error, Instance, RegisterOptions, Result};
 
-use crate::claims::{Claims, Current, Written};
+use crate::claims::{Abandoned, Claims, Current, Written};
 use crate::cluster::Cluster;
 use crate::error::{EtcdError, NAME};
 use crate::lease::{LeaseRef, LeaseRenewal, LeaseTable, Leases};
@@ -76,6 +76,7 @@ struct NodeRegistration<'a> {
     record: String,
     instance: &'a Instance,
     seconds: i64,
+    ttl: Duration,
     deadline: Instant,
 }
 
@@ -106,8 +107,11 @@ impl RecordWriter {
             record: entry.to_service().to_json(),
             instance: &options.instance,
             seconds: whole_seconds(options.ttl),
+            ttl: options.ttl,
             deadline,
         };
+        self.claims
+            .mark_called(Instant::now(), &registration.key, &options.instance);
         match self.current(&registration) {
             Some(current) if self.heartbeat(&registration, &current).await? => Ok(()),
             Some(_) => self.reconcile(&registration).await,
@@ -233,8 +237,12 @@ impl RecordWriter {
             {
                 repaired = Some(reason);
             }
-            self.claims
-                .mark_written(&registration.key, registration.instance);
+            self.claims.mark_written(
+                Instant::now(),
+                &registration.key,
+                registration.instance,
+                registration.ttl,
+            );
             let (lease_ref, id) = self.assign_lease(registration).await?;
             let is_current = match ownership {
                 KeyOwnership::Current if lease == id => Some(revision),
@@ -395,17 +403,80 @@ impl RecordWriter {
         deadline: Instant,
     ) -> Result<()> {
         let lease = self.claims.lease(key);
-        if let Some(instance) = &options.instance {
-            self.claims.forget_writer(key, instance);
-        }
         let removed = match self.write_limit.acquire(deadline).await {
             Ok(_permit) => self.remove(key, options, lease, deadline).await,
             Err(error) => Err(error),
         };
         if matches!(removed, Ok(()) | Err(Error::IdTaken { .. })) {
-            self.release(key, options.instance.as_ref(), deadline).await;
+            self.forget(key, options.instance.as_ref(), deadline).await;
+        } else if let Some(instance) = &options.instance {
+            self.claims.mark_leaving(key, instance);
         }
         removed
+    }
+
+    /// Releases a record, and forgets that this instance has written it.
+    async fn forget(&self, key: &Key, instance: Option<&Instance>, deadline: Instant) {
+        self.release(key, instance, deadline).await;
+        if let Some(instance) = instance {
+            self.claims.forget_writer(key, instance);
+        }
+    }
+
+    /// Removes the records of registrations that were dropped, or whose deregistration failed. Their
+    /// lease may be kept alive by others. `slept` is the time for which this process did not run.
+    ///
+    /// # Errors
+    /// etcd does not respond; the rest is left to the next call.
+    pub(crate) async fn remove_abandoned(&self, slept: Duration, timeout: Duration) -> Result<()> {
+        for abandoned in self.claims.abandoned(Instant::now(), slept) {
+            let Abandoned {
+                key,
+                instance,
+                is_leaving,
+            } = abandoned;
+            let deadline = Instant::now() + timeout;
+            let options = DeregisterOptions::ours(instance.clone());
+            let removed = if is_leaving {
+                let lease = self.claims.lease(&key);
+                self.remove(&key, &options, lease, deadline).await
+            } else {
+                self.expire(&key, &options, deadline).await
+            };
+            match removed {
+                Ok(()) | Err(Error::IdTaken { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            tracing::debug!(
+                node = key.id,
+                is_leaving,
+                "removed the record of a registration that has ended"
+            );
+            self.forget(&key, Some(&instance), deadline).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes the record without the mark of leaving, as its lease would.
+    async fn expire(
+        &self,
+        key: &Key,
+        options: &DeregisterOptions,
+        deadline: Instant,
+    ) -> Result<()> {
+        let Some(kv) = self.get(key, deadline).await? else {
+            return Ok(());
+        };
+        match self.records.decode(&kv) {
+            Decoded::Record(found) if options.may_remove(&found.node.metadata) => {
+                // A record that was changed meanwhile is looked at again by the next call.
+                match self.delete(&kv, kv.mod_revision, deadline).await? {
+                    true => Ok(()),
+                    false => Err(contended(key)),
+                }
+            }
+            Decoded::Record(_) | Decoded::Invalid(_) | Decoded::Foreign => Ok(()),
+        }
     }
 
     async fn remove(

@@ -13,6 +13,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 use waypost_core::registry::{Error, Result, Watcher};
 
+use crate::upkeep::UpkeepTask;
 use crate::{lease, watch};
 
 /// Delay before a task starts again, so that one that ends at once does not keep its runtime busy.
@@ -30,7 +31,7 @@ struct TaskState {
     /// None once the handle is closed.
     work: Option<TaskWork>,
     /// Token of which each running task holds a reference.
-    running: [Weak<EndGuard>; 2],
+    running: [Weak<EndGuard>; 3],
     tasks: JoinSet<()>,
 }
 
@@ -38,18 +39,23 @@ struct TaskState {
 struct TaskWork {
     leases: Arc<AsyncMutex<lease::LeaseTask>>,
     watches: Arc<AsyncMutex<watch::WatchTask>>,
+    upkeep: Arc<AsyncMutex<UpkeepTask>>,
 }
 
 impl BackgroundTasks {
-    pub(crate) fn new(leases: lease::LeaseTask, watches: watch::WatchTask) -> Self {
-        let (leases, watches) = (
-            Arc::new(AsyncMutex::new(leases)),
-            Arc::new(AsyncMutex::new(watches)),
-        );
-        let work = Some(TaskWork { leases, watches });
+    pub(crate) fn new(
+        leases: lease::LeaseTask,
+        watches: watch::WatchTask,
+        upkeep: UpkeepTask,
+    ) -> Self {
+        let work = Some(TaskWork {
+            leases: Arc::new(AsyncMutex::new(leases)),
+            watches: Arc::new(AsyncMutex::new(watches)),
+            upkeep: Arc::new(AsyncMutex::new(upkeep)),
+        });
         let state = TaskState {
             work,
-            running: [Weak::new(), Weak::new()],
+            running: [const { Weak::new() }; 3],
             tasks: JoinSet::new(),
         };
         Self {
@@ -71,13 +77,18 @@ impl BackgroundTasks {
         let mut state = self.lock();
         let TaskState {
             work,
-            running: [leases_running, watches_running],
+            running,
             tasks,
         } = &mut *state;
-        let TaskWork { leases, watches } = work.as_ref().ok_or(Error::Closed)?;
-        if leases_running.strong_count() > 0 && watches_running.strong_count() > 0 {
+        let TaskWork {
+            leases,
+            watches,
+            upkeep,
+        } = work.as_ref().ok_or(Error::Closed)?;
+        if running.iter().all(|task| task.strong_count() > 0) {
             return Ok(());
         }
+        let [leases_running, watches_running, upkeep_running] = running;
         while tasks.try_join_next().is_some() {}
         let (task, stop) = (Arc::clone(leases), self.stop.subscribe());
         self.ensure_running(tasks, leases_running, async move {
@@ -85,6 +96,10 @@ impl BackgroundTasks {
         });
         let (task, stop) = (Arc::clone(watches), self.stop.subscribe());
         self.ensure_running(tasks, watches_running, async move {
+            task.lock().await.run(stop).await;
+        });
+        let (task, stop) = (Arc::clone(upkeep), self.stop.subscribe());
+        self.ensure_running(tasks, upkeep_running, async move {
             task.lock().await.run(stop).await;
         });
         Ok(())

@@ -7,6 +7,7 @@ mod callers;
 mod child;
 mod cleanup;
 mod conformance;
+mod ends;
 mod faults;
 mod gateway;
 mod herd;

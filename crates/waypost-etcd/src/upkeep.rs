@@ -1,0 +1,52 @@
+//! Task that removes the records of registrations that have ended without being removed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::backoff;
+use crate::registration::RecordWriter;
+
+/// Interval between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct UpkeepTask {
+    writer: Arc<RecordWriter>,
+    timeout: Duration,
+}
+
+impl UpkeepTask {
+    /// Creates the task; `timeout` is that of one request.
+    pub(crate) fn new(writer: Arc<RecordWriter>, timeout: Duration) -> Self {
+        Self { writer, timeout }
+    }
+
+    /// Runs until it is stopped.
+    ///
+    /// # Cancel safety
+    /// If it is dropped, it may be run again.
+    pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = self.remove_abandoned() => {}
+        }
+    }
+
+    async fn remove_abandoned(&self) {
+        let (mut rng, mut failures) = (fastrand::Rng::new(), 0_u32);
+        loop {
+            let delay = INTERVAL + backoff::delay_after_failover(&mut rng, failures);
+            let begun = Instant::now();
+            sleep(delay).await;
+            // The process may have been stopped or the runtime blocked: its registrations could not
+            // send heartbeats either.
+            let slept = begun.elapsed().saturating_sub(delay);
+            failures = match self.writer.remove_abandoned(slept, self.timeout).await {
+                Ok(()) => 0,
+                Err(_) => failures.saturating_add(1),
+            };
+        }
+    }
+}
