@@ -155,6 +155,16 @@ impl Broadcaster {
         });
     }
 
+    /// Ends an outage in which nothing was missed: the set is that of before. Every listener receives
+    /// a `Reset`.
+    pub fn resume(&self) {
+        self.update(|state| {
+            if state.outage.take().is_some() && !state.unverified {
+                state.known = true;
+            }
+        });
+    }
+
     /// Replaces the set by one that cannot be verified, with the reason. Every listener, including
     /// later ones, receives a `Reset` and then one `Err`. The broadcaster accepts no changes until the
     /// next [`reset`](Broadcaster::reset).

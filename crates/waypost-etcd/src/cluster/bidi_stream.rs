@@ -1,6 +1,7 @@
 //! Bidirectional stream to any member that can be reached.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
@@ -32,11 +33,25 @@ enum StreamPhase<A> {
 struct StreamTarget {
     connection: OnceLock<MemberConnection>,
     token: OnceLock<Option<Secret>>,
+    /// Bytes read from the connection at the last response, or at the start.
+    read_bytes: AtomicU64,
 }
 
 impl StreamTarget {
     fn token(&self) -> Option<&Secret> {
         self.token.get()?.as_ref()
+    }
+
+    fn mark_read(&self, connection: &MemberConnection) {
+        self.read_bytes
+            .store(connection.transport.read_bytes(), Relaxed);
+    }
+
+    /// Returns true if only the stream timed out, and the connection works.
+    fn was_read_since(&self, connection: &MemberConnection, error: &EtcdError) -> bool {
+        matches!(error, EtcdError::Timeout(_))
+            && connection.transport.is_open()
+            && connection.transport.read_bytes() > self.read_bytes.load(Relaxed)
     }
 }
 
@@ -102,7 +117,10 @@ impl<Q: RpcRequest> BidiStream<Q> {
         };
         match responses.next().await {
             Ok(Some(response)) => {
-                self.cluster.on_response(self.target.connection.get());
+                if let Some(connection) = self.target.connection.get() {
+                    self.cluster.record_success(connection, true);
+                    self.target.mark_read(connection);
+                }
                 Ok(response)
             }
             Ok(None) => Err(EtcdError::Transport("etcd closed the stream".to_owned())),
@@ -110,18 +128,19 @@ impl<Q: RpcRequest> BidiStream<Q> {
         }
     }
 
-    /// Closes the stream. Fails over to another member if this one is the cause.
+    /// Closes the stream. Fails over to another member if this one is the cause. A connection on which
+    /// anything was read since the stream's last response works, and is kept.
     pub(crate) fn close_failed(self, error: &EtcdError) {
         if let EtcdError::InvalidToken(_) = error {
             self.cluster.invalidate(self.target.token());
         }
-        if let Some(connection) = self
-            .target
-            .connection
-            .get()
-            .filter(|_| error.should_fail_over())
-        {
-            self.cluster.mark_failed(connection, error);
+        let connection = self.target.connection.get();
+        match connection.filter(|_| error.should_fail_over()) {
+            Some(connection) if self.target.was_read_since(connection, error) => {
+                self.cluster.rotate(connection);
+            }
+            Some(connection) => self.cluster.mark_failed(connection, error),
+            None => {}
         }
     }
 }
@@ -136,18 +155,13 @@ async fn open<Q: RpcRequest>(
     // A member is not to blame for a login that takes long.
     let token = cluster.token(&connection, deadline).await?;
     let connection = target.connection.get_or_init(|| connection);
+    target.mark_read(connection);
     let token = target.token.get_or_init(|| token).as_ref();
     let responses = rpc::open_stream(&connection.transport, requests, token).await;
     responses.map_err(|status| cluster.classify(&status, token))
 }
 
 impl Cluster {
-    fn on_response(&self, connection: Option<&MemberConnection>) {
-        if let Some(connection) = connection {
-            self.record_success(connection, true);
-        }
-    }
-
     fn invalidate(&self, token: Option<&Secret>) {
         if let Some(auth) = &self.auth {
             auth.invalidate(token);

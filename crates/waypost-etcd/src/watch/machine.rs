@@ -4,11 +4,11 @@
 //!  followed ─▶ list at R ─▶ watch from R ─▶ events, in order
 //!                 ▲                │
 //!                 └────────────────┴── compacted; another history or cluster;
-//!                                      revision went back; every 5 min; after each
-//!                                      disconnect
+//!                                      revision went back; every 5 min; some time
+//!                                      after each disconnect
 //!
-//!  stream: open ─▶ progress requested each second
-//!            ▲                  │ no response for 3 s, or disconnected
+//!  stream: open ─▶ progress requested every 10 s, at once for a list or a heartbeat
+//!            ▲                  │ no response in time, or disconnected
 //!            └──────────────────┘ next member, watches from their last revision
 //! ```
 //!
@@ -44,8 +44,13 @@ const CATCH_UP: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_millis(200);
 /// Interval between two lists that detect missed changes of any cause; ± 20 %.
 const RELIST: Duration = Duration::from_secs(300);
-/// Maximum delay of the list after a disconnect.
+/// Time after a disconnect over which the lists of a handle are spread, for each scope. It doubles
+/// with each further disconnect within a minute: a slow etcd must not be made slower.
 const RELIST_AFTER_DISCONNECT: Duration = Duration::from_secs(3);
+const MAX_RELIST_SPREAD: Duration = Duration::from_secs(60);
+/// The same if the history is another, for each scope but one.
+const SPREAD_PER_SCOPE: Duration = Duration::from_secs(2);
+const MAX_SPREAD: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub(super) enum WatchInput {
@@ -324,7 +329,7 @@ impl WatchMachine {
             return;
         }
         if self.stream.on_response(now) {
-            self.on_first_response(now);
+            self.on_first_response(now, response.header);
         }
         let watch = response.watch_id;
         if let Some(header) = response.header.filter(|header| header.revision > 0) {
@@ -351,19 +356,46 @@ impl WatchMachine {
         }
     }
 
-    /// Handles the first response on a stream: scopes in error are listed at once, and after a
-    /// disconnect all scopes soon. An earlier list may come from another etcd.
-    fn on_first_response(&mut self, now: Instant) {
+    /// Handles the first response on a stream. If it continues the history that is known, the watches
+    /// resume without a gap, and the lists only verify that. An earlier list may come from another
+    /// etcd.
+    fn on_first_response(&mut self, now: Instant, header: Option<Header>) {
         let disconnected = std::mem::take(&mut self.disconnected);
+        let continues = |seen: Header| {
+            header.is_some_and(|header| {
+                header.cluster_id == seen.cluster_id
+                    && header.raft_term >= seen.raft_term
+                    && header.revision >= seen.revision
+            })
+        };
+        let resumes = disconnected && self.last_header.is_some_and(continues);
+        let (spread, after_disconnect) = (self.list_spread(), self.spread_after_disconnect());
         for state in self.scopes.values_mut() {
-            if state.error_sent {
-                state.relist_at = now;
-            } else if disconnected {
-                state.relist_at = state
-                    .relist_at
-                    .min(now + RELIST_AFTER_DISCONNECT.mul_f64(self.rng.f64()));
+            if resumes && state.watch.is_some() {
+                state.resume();
             }
+            let delay = match () {
+                () if state.error_sent => spread,
+                () if disconnected => after_disconnect,
+                () => continue,
+            };
+            state.relist_at = state.relist_at.min(now + delay.mul_f64(self.rng.f64()));
         }
+    }
+
+    /// Returns the time over which the lists of all scopes are spread after a disconnect.
+    fn spread_after_disconnect(&self) -> Duration {
+        let scopes = u32::try_from(self.scopes.len()).unwrap_or(u32::MAX);
+        let factor = scopes.saturating_mul(self.stream.recent_breaks_factor());
+        RELIST_AFTER_DISCONNECT
+            .saturating_mul(factor)
+            .min(MAX_RELIST_SPREAD)
+    }
+
+    /// Returns the time over which the lists of all scopes are spread.
+    fn list_spread(&self) -> Duration {
+        let others = u32::try_from(self.scopes.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        SPREAD_PER_SCOPE.saturating_mul(others).min(MAX_SPREAD)
     }
 
     /// Compares a response header with earlier ones. Another cluster, an older term or a lower
@@ -394,9 +426,10 @@ impl WatchMachine {
     }
 
     fn mark_stale(&mut self, now: Instant, actions: &mut Vec<WatchAction>) {
-        self.scopes
-            .values_mut()
-            .for_each(|state| state.relist_at = now);
+        let spread = self.list_spread();
+        for state in self.scopes.values_mut() {
+            state.relist_at = state.relist_at.min(now + spread.mul_f64(self.rng.f64()));
+        }
         actions.extend(
             self.own_keys
                 .keys()
@@ -411,12 +444,14 @@ impl WatchMachine {
         revision: i64,
         actions: &mut Vec<WatchAction>,
     ) {
+        let spread = self.list_spread();
         match self.watches.get(&watch) {
             Some(Target::Scope(scope)) => {
                 if let Some(state) = self.scopes.get_mut(scope) {
                     state.created_at = Some(now);
                     if revision < state.revision {
-                        state.relist_at = now;
+                        let delay = spread.mul_f64(self.rng.f64());
+                        state.relist_at = state.relist_at.min(now + delay);
                     }
                 }
             }
@@ -577,12 +612,7 @@ impl WatchMachine {
         self.watches.clear();
         self.own_keys.clear_watches();
         self.disconnected = true;
-        for state in self.scopes.values_mut() {
-            state.remove_watch();
-            state.relist_at = state
-                .relist_at
-                .min(now + RELIST_AFTER_DISCONNECT.mul_f64(self.rng.f64()));
-        }
+        self.scopes.values_mut().for_each(ScopeState::remove_watch);
         actions.extend([WatchAction::OwnKeysUnwatched, WatchAction::BarrierFailed]);
     }
 
@@ -609,12 +639,12 @@ impl WatchMachine {
             self.scopes
                 .values_mut()
                 .filter(|state| !state.error_sent)
-                .for_each(|state| state.send_error(error));
+                .for_each(|state| state.send_stream_error(error));
         }
     }
 
     fn open(&mut self, now: Instant, actions: &mut Vec<WatchAction>) {
-        self.stream.open(now);
+        self.stream.open(now, &mut self.rng);
         actions.push(WatchAction::OpenStream);
         let (scopes, keys): (Vec<_>, Vec<_>) = (
             self.scopes.keys().cloned().collect(),
@@ -708,7 +738,7 @@ impl WatchMachine {
     }
 
     fn request_progress(&mut self, now: Instant, actions: &mut Vec<WatchAction>) {
-        if self.stream.begin_progress(now) {
+        if self.stream.begin_progress(now, &mut self.rng) {
             actions.push(WatchAction::Send(
                 WatchRequestUnion::Progress(WatchProgressRequest {}).into(),
             ));

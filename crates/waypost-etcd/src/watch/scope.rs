@@ -32,6 +32,8 @@ pub(super) struct ScopeState {
     pub(super) gap: bool,
     /// True if the listeners got an error.
     pub(super) error_sent: bool,
+    /// True if that was the error of the stream: it ends when the stream resumes.
+    pub(super) in_stream_outage: bool,
     /// True if the listeners got the result of a serializable list.
     pub(super) serializable: bool,
     pub(super) relist_at: Instant,
@@ -118,6 +120,7 @@ impl ScopeState {
             caught_up: false,
             gap: false,
             error_sent: false,
+            in_stream_outage: false,
             serializable: false,
             relist_at,
             failures: 0,
@@ -204,6 +207,21 @@ impl ScopeState {
             .fail(move || error.clone().into_registry_error("watching"));
     }
 
+    /// Emits the error of the stream to the listeners.
+    pub(super) fn send_stream_error(&mut self, error: &EtcdError) {
+        self.send_error(error);
+        self.in_stream_outage = true;
+    }
+
+    /// Ends the outage of the stream: its successor continues the watch at the last revision, so that
+    /// nothing is missed.
+    pub(super) fn resume(&mut self) {
+        if std::mem::take(&mut self.in_stream_outage) && self.revision > 0 {
+            self.error_sent = false;
+            self.broadcaster.resume();
+        }
+    }
+
     /// Emits the result of a serializable list, if no other is known.
     pub(super) fn apply_serializable(&mut self, listed: RecordList, error: EtcdError) {
         if self.revision == 0 {
@@ -244,7 +262,7 @@ impl ScopeState {
         } else {
             self.revision.max(listed.revision)
         };
-        (self.gap, self.error_sent) = (false, false);
+        (self.gap, self.error_sent, self.in_stream_outage) = (false, false, false);
         Some(MergedList {
             history_changed,
             missed,

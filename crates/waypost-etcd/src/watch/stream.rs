@@ -9,18 +9,22 @@ use tokio::time::Instant;
 use crate::backoff;
 use crate::error::EtcdError;
 
-/// Interval between two progress requests that check the stream.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two progress requests that check the stream; ± 20 %.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Time after which a progress request without a response may be repeated.
 const PROGRESS_RETRY: Duration = Duration::from_millis(300);
 /// Interval between two progress requests for barriers.
 const BARRIER_INTERVAL: Duration = Duration::from_millis(50);
-/// Time without any response after which the stream is dead.
+/// Time from a request without any response after which the stream is dead. It doubles with each
+/// stream that ends so, at most this often: a slow etcd must not be made slower.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+const MAX_DOUBLINGS: u32 = 3;
+/// Maximum number of breaks that count.
+const MAX_BREAKS: u32 = 10;
 /// Duration of an outage before listeners get an error.
 const ERROR_DELAY: Duration = Duration::from_secs(1);
-/// Minimum life of a successful stream. If it ends earlier, the backoff grows.
-const MIN_LIFETIME: Duration = Duration::from_secs(1);
+/// Minimum life of a successful stream. If it ends earlier, backoff and timeout grow.
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(super) struct StreamState {
@@ -28,6 +32,8 @@ pub(super) struct StreamState {
     outage: Option<StreamOutage>,
     retry_at: Option<Instant>,
     failures: u32,
+    /// Number of consecutive streams that ended without a response in time.
+    silent_ends: u32,
     /// True once another response of etcd has shortened the backoff. Reset when a stream has
     /// lasted.
     was_hastened: bool,
@@ -37,7 +43,8 @@ pub(super) struct StreamState {
 #[derive(Debug)]
 struct LiveStream {
     opened_at: Instant,
-    last_response: Instant,
+    /// Time of the first request since the last response; none if a response has followed.
+    waiting_since: Option<Instant>,
     /// True once it has received a response.
     is_up: bool,
     /// Last revision of a progress response: etcd sends these and events in one order.
@@ -46,6 +53,8 @@ struct LiveStream {
     /// events and progress.
     created: i64,
     progress_sent: Instant,
+    /// Time of the next progress request that checks the stream.
+    next_check: Instant,
     in_flight: bool,
     /// A barrier waits for the next response.
     barrier: bool,
@@ -79,14 +88,15 @@ impl StreamState {
         self.stream.is_none() && self.retry_at.is_none_or(|at| at <= now)
     }
 
-    pub(super) fn open(&mut self, now: Instant) {
+    pub(super) fn open(&mut self, now: Instant, rng: &mut Rng) {
         self.stream = Some(LiveStream {
             opened_at: now,
-            last_response: now,
+            waiting_since: Some(now),
             is_up: false,
             progress: 0,
             created: 0,
             progress_sent: now,
+            next_check: next_check(now, rng),
             in_flight: false,
             barrier: false,
         });
@@ -102,7 +112,10 @@ impl StreamState {
         let Some(stream) = &mut self.stream else {
             return false;
         };
-        stream.last_response = now;
+        stream.waiting_since = None;
+        if now >= stream.opened_at + MIN_LIFETIME {
+            self.silent_ends = 0;
+        }
         let is_first = !std::mem::replace(&mut stream.is_up, true);
         if is_first {
             (self.outage, self.retry_at) = (None, None);
@@ -140,6 +153,9 @@ impl StreamState {
         if stream.is_up && now >= stream.opened_at + MIN_LIFETIME {
             (self.failures, self.was_hastened) = (0, false);
         }
+        if let EtcdError::Timeout(_) = error {
+            self.silent_ends = self.silent_ends.saturating_add(1);
+        }
         self.retry_at = Some(now + backoff::delay_after_failover(rng, self.failures));
         self.failures = self.failures.saturating_add(1);
         match &mut self.outage {
@@ -147,6 +163,12 @@ impl StreamState {
             None => self.outage = Some(StreamOutage { since: now, error }),
         }
         true
+    }
+
+    /// Returns 1 after a single end of a stream, and twice as much after each further one, until a
+    /// stream has lasted.
+    pub(super) fn recent_breaks_factor(&self) -> u32 {
+        1 << self.failures.saturating_sub(1).min(MAX_BREAKS)
     }
 
     /// Records a response to another request: the stream can soon be opened.
@@ -162,10 +184,13 @@ impl StreamState {
 
     /// Returns the time without any response, if it exceeds the timeout.
     pub(super) fn overdue(&self, now: Instant) -> Option<Duration> {
-        self.stream
-            .as_ref()
-            .map(|stream| now - stream.last_response)
-            .filter(|overdue| *overdue >= RESPONSE_TIMEOUT)
+        let waiting_since = self.stream.as_ref()?.waiting_since?;
+        Some(now.saturating_duration_since(waiting_since))
+            .filter(|overdue| *overdue >= self.response_timeout())
+    }
+
+    fn response_timeout(&self) -> Duration {
+        RESPONSE_TIMEOUT * (1 << self.silent_ends.min(MAX_DOUBLINGS))
     }
 
     /// Returns the error that listeners must get.
@@ -188,7 +213,7 @@ impl StreamState {
     }
 
     /// Returns true if a progress request is due, and records it as sent.
-    pub(super) fn begin_progress(&mut self, now: Instant) -> bool {
+    pub(super) fn begin_progress(&mut self, now: Instant, rng: &mut Rng) -> bool {
         let Some(stream) = self
             .stream
             .as_mut()
@@ -197,6 +222,8 @@ impl StreamState {
             return false;
         };
         (stream.progress_sent, stream.in_flight, stream.barrier) = (now, true, false);
+        stream.next_check = next_check(now, rng);
+        stream.waiting_since.get_or_insert(now);
         true
     }
 
@@ -212,9 +239,10 @@ impl StreamState {
     pub(super) fn deadline(&self, needs_stream: bool, errors_pending: bool) -> Option<Instant> {
         let stream = self.stream.iter().flat_map(|stream| {
             let progress = stream.is_up.then(|| progress_at(stream));
-            [Some(stream.last_response + RESPONSE_TIMEOUT), progress]
-                .into_iter()
-                .flatten()
+            let timeout = stream
+                .waiting_since
+                .map(|since| since + self.response_timeout());
+            [timeout, progress].into_iter().flatten()
         });
         let retry = self
             .retry_at
@@ -233,6 +261,11 @@ fn progress_at(stream: &LiveStream) -> Instant {
     match (stream.barrier, stream.in_flight) {
         (true, false) => stream.progress_sent + BARRIER_INTERVAL,
         (true, true) => stream.progress_sent + PROGRESS_RETRY,
-        (false, _) => stream.progress_sent + PROGRESS_INTERVAL,
+        (false, _) => stream.next_check,
     }
+}
+
+/// Returns the time of the next progress request that checks the stream.
+fn next_check(now: Instant, rng: &mut Rng) -> Instant {
+    now + PROGRESS_INTERVAL.mul_f64(0.8 + 0.4 * rng.f64())
 }

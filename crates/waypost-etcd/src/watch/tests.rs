@@ -196,6 +196,20 @@ impl Fixture {
         received
     }
 
+    /// Ticks until the service is listed, and answers progress requests at `revision`. Returns the
+    /// time of the list.
+    fn until_listed(&mut self, from: u64, revision: i64) -> u64 {
+        let mut at = from;
+        loop {
+            at = self.deadline().max(at);
+            let sent = self.tick(at);
+            if sent.contains(&"list s".to_owned()) {
+                return at;
+            }
+            self.step(at, progress(revision));
+        }
+    }
+
     fn deadline(&self) -> u64 {
         let deadline = self.machine.deadline().unwrap();
         u64::try_from((deadline - self.start).as_micros().div_ceil(1_000)).unwrap()
@@ -219,30 +233,72 @@ async fn a_stream_resumes_at_its_last_revision() {
         [Ok(Event::Created(entry("3", "h:9")))],
         "a repeated event is emitted once"
     );
-    let relist = fixture.deadline();
-    assert!(relist <= 3_020, "a list verifies it soon: {relist}");
+    let relist = fixture.until_listed(33, 9);
+    assert!(relist <= 3_031, "a list verifies it: {relist}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_is_requested_each_second_and_a_silent_stream_is_closed_after_three() {
+async fn progress_is_requested_every_ten_seconds() {
     let mut fixture = Fixture::watching();
-    assert_eq!(fixture.deadline(), 1_001);
-    assert_eq!(fixture.tick(1_001), ["progress"]);
-    fixture.step(1_010, progress(5));
-    assert_eq!(fixture.tick(2_001), ["progress"]);
-    assert_eq!(fixture.tick(3_001), ["progress"]);
+    let mut before = 1;
+    for _ in 0..5 {
+        let at = fixture.deadline();
+        assert!((8_000..=12_001).contains(&(at - before)), "{at}");
+        assert_eq!(fixture.tick(at), ["progress"]);
+        fixture.step(at + 10, progress(5));
+        before = at;
+    }
+}
+
+/// A slow etcd is not made slower: the timeout grows with each stream that ends by it, until one has
+/// lasted for a minute.
+#[tokio::test(start_paused = true)]
+async fn a_silent_stream_is_closed_after_a_timeout_that_grows() {
+    let mut fixture = Fixture::watching();
+    let asked = fixture.deadline();
+    assert_eq!(fixture.tick(asked), ["progress"]);
+    let mut opened = asked + 3_000;
     assert_eq!(
-        fixture.tick(4_010),
+        fixture.tick(opened),
         [
             "close: no response within 3s",
             "open",
             "create 2 /p/s/ from 5"
         ]
     );
+    let is_open = |sent: &[String]| sent.contains(&"open".to_owned());
+    let mut watch = 2;
+    for timeout in [6, 12, 24, 24] {
+        let at = opened + timeout * 1_000;
+        assert_eq!(fixture.tick(at - 1), [""; 0]);
+        let sent = fixture.tick(at);
+        let closed = format!("close: no response within {timeout}s");
+        assert!(sent.contains(&closed), "{sent:?}");
+        opened = at;
+        // The next stream may wait for a backoff.
+        let mut sent = sent;
+        while !is_open(&sent) {
+            opened = fixture.deadline();
+            sent = fixture.tick(opened);
+        }
+        watch += 1;
+    }
+    fixture.step(opened + 1, created(watch, 5));
+    let after_a_minute = opened + 60_001;
+    let actions = fixture.step(after_a_minute, progress(5));
+    assert!(
+        sent(&actions).contains(&"progress".to_owned()),
+        "it was due"
+    );
+    assert!(
+        fixture
+            .tick(after_a_minute + 3_000)
+            .contains(&"close: no response within 3s".to_owned())
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_emitted_after_a_second_and_cleared_by_a_list() {
+async fn an_error_is_emitted_after_a_second_and_cleared_by_the_next_stream() {
     let mut fixture = Fixture::watching();
     assert_eq!(
         sent(&fixture.step(100, broken())),
@@ -259,7 +315,6 @@ async fn an_error_is_emitted_after_a_second_and_cleared_by_a_list() {
         opened.contains(&"create 3 /p/s/ from 5".to_owned()),
         "no longer than 100 ms: {opened:?}"
     );
-    let listing = opened.contains(&"list s".to_owned());
     fixture.tick(1_099);
     assert_eq!(fixture.received(), []);
     assert_eq!(fixture.deadline(), 1_100);
@@ -270,10 +325,27 @@ async fn an_error_is_emitted_after_a_second_and_cleared_by_a_list() {
             "the etcd registry is unavailable: watching: broken".to_owned()
         )]
     );
-    // The stream is up, but changes may be missing until the list completes.
-    let sent = sent(&fixture.step(1_200, created(3, 8)));
-    assert!(listing || sent.contains(&"list s".to_owned()), "{sent:?}");
-    fixture.listed(1_201, 8, &[entry("1", "h:5")]);
+    // The watch resumes at its last revision: nothing is missing, and no list is needed.
+    assert_eq!(sent(&fixture.step(1_200, created(3, 8))), [""; 0]);
+    assert_eq!(
+        fixture.received(),
+        [Ok(Event::Reset(vec![entry("1", "h:5")]))]
+    );
+    fixture.step(1_210, put(3, "2", 8));
+    assert_eq!(fixture.received(), [Ok(Event::Created(entry("2", "h:8")))]);
+}
+
+/// The next stream reports a lower revision: changes may be missing until a list completes.
+#[tokio::test(start_paused = true)]
+async fn an_error_is_cleared_by_a_list_if_the_history_is_another() {
+    let mut fixture = Fixture::watching();
+    fixture.step(100, broken());
+    fixture.tick(1_100);
+    assert_eq!(fixture.received().len(), 1);
+    let sent = sent(&fixture.step(1_200, created(2, 4)));
+    assert!(sent.contains(&"list s".to_owned()), "{sent:?}");
+    assert_eq!(fixture.received(), []);
+    fixture.listed(1_201, 4, &[entry("1", "h:5")]);
     assert_eq!(
         fixture.received(),
         [Ok(Event::Reset(vec![entry("1", "h:5")]))]
@@ -297,12 +369,8 @@ async fn a_wiped_etcd_is_detected_by_its_revision() {
 #[tokio::test(start_paused = true)]
 async fn a_lower_revision_or_another_cluster_causes_a_list() {
     let mut fixture = Fixture::watching();
-    fixture.step(1_001, WatchInput::Tick);
     assert_eq!(sent(&fixture.step(1_002, progress(9))), [""; 0]);
-    assert_eq!(
-        sent(&fixture.step(2_002, progress(8))),
-        ["list s", "progress"]
-    );
+    assert_eq!(sent(&fixture.step(2_002, progress(8))), ["list s"]);
     let mut fixture = Fixture::watching();
     let mut other = WatchResponse {
         header: header(9),
@@ -629,17 +697,12 @@ async fn a_scope_is_not_removed_while_it_is_listed() {
 async fn another_history_with_higher_revisions_is_found_by_a_list() {
     let mut fixture = Fixture::watching();
     fixture.step(10, broken());
-    // A list before the stream's first response does not show which etcd the stream will reach.
-    let listing = (10..2_000).find(|at| fixture.tick(*at).contains(&"list s".to_owned()));
-    let at = listing.expect("a list follows a break");
-    fixture.listed(at + 1, 5, &[entry("1", "h:5")]);
-    let opened = at + 502;
-    fixture.step(opened, created(2, 900));
-    let listing =
-        (opened..opened + 3_001).find(|at| fixture.tick(*at).contains(&"list s".to_owned()));
-    let at = listing.expect("a list follows the first response within 3 s");
+    fixture.step(20, created(2, 900));
+    let at = fixture.until_listed(20, 900);
+    assert!(at <= 3_021, "{at}");
     fixture.step(at, progress(900));
-    let found = fixture.listed(at + 1, 900, &[entry("2", "h:7")]);
+    let mut found = fixture.listed(at + 1, 900, &[entry("2", "h:7")]);
+    found.extend(fixture.step(at + 502, WatchInput::Tick));
     let first = vec!["deleted s/s-1".to_owned(), "created s/s-2".to_owned()];
     assert!(
         found.contains(&WatchAction::Missed(

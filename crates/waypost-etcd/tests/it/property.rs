@@ -34,7 +34,7 @@ const ETCDS: usize = 2;
 /// Duration of the faults.
 const FAULTS: Duration = Duration::from_secs(8);
 /// Maximum time to recover on a busy machine; then the leases of killed handles have expired too.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Time for which a lost node is kept as a suspect, less the delay of the check on a busy machine.
 const GRACE: Duration = Duration::from_secs(14);
 const MIN_FAULT: Duration = Duration::from_millis(100);
