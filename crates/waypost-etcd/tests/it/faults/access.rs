@@ -132,24 +132,20 @@ async fn fleet_logs_in_again(binary: Binary, options: Options, name: &'static st
     println!("etcd {}: {name}: back after {back:.1?}", binary.version());
 }
 
+/// One after the other: each keeps the whole machine busy with logins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: cargo xtask etcd-faults"]
 async fn a_fleet_with_passwords_logs_in_again_after_a_restart() {
-    each(|binary| fleet_logs_in_again(binary, Options::one(), "150 with passwords, restarted"))
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "long: cargo xtask etcd-faults"]
-async fn a_fleet_with_passwords_logs_in_again_after_a_restart_of_three() {
-    each(|binary| {
+    for binary in crate::binaries() {
+        let three = binary.clone();
+        fleet_logs_in_again(binary, Options::one(), "150 with passwords, restarted").await;
         fleet_logs_in_again(
-            binary,
+            three,
             Options::three(),
             "150 with passwords, three restarted",
         )
-    })
-    .await;
+        .await;
+    }
 }
 
 /// A client with the old password stays registered as long as no request needs a login, and reports
