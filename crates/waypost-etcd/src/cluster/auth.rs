@@ -11,7 +11,6 @@ use waypost_core::backoff::BackoffConfig;
 use waypost_http::direct::DirectConnection;
 
 use super::{Cluster, MemberConnection};
-
 use crate::error::EtcdError;
 use crate::options::password_in;
 use crate::rpc::{self, AuthenticateRequest};

@@ -379,7 +379,7 @@ impl WatchMachine {
                 () if disconnected => after_disconnect,
                 () => continue,
             };
-            state.relist_at = state.relist_at.min(now + delay.mul_f64(self.rng.f64()));
+            state.relist_within(now, delay, &mut self.rng);
         }
     }
 
@@ -428,7 +428,7 @@ impl WatchMachine {
     fn mark_stale(&mut self, now: Instant, actions: &mut Vec<WatchAction>) {
         let spread = self.list_spread();
         for state in self.scopes.values_mut() {
-            state.relist_at = state.relist_at.min(now + spread.mul_f64(self.rng.f64()));
+            state.relist_within(now, spread, &mut self.rng);
         }
         actions.extend(
             self.own_keys
@@ -450,8 +450,7 @@ impl WatchMachine {
                 if let Some(state) = self.scopes.get_mut(scope) {
                     state.created_at = Some(now);
                     if revision < state.revision {
-                        let delay = spread.mul_f64(self.rng.f64());
-                        state.relist_at = state.relist_at.min(now + delay);
+                        state.relist_within(now, spread, &mut self.rng);
                     }
                 }
             }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::time::Instant;
 use waypost_core::record::{Entry, Key};
 use waypost_core::registry::{Broadcaster, Change, Event, Newest, NodeSet};
@@ -126,6 +127,11 @@ impl ScopeState {
             failures: 0,
             list: None,
         }
+    }
+
+    /// Makes the next list due at a random time within `spread`, unless it is due earlier.
+    pub(super) fn relist_within(&mut self, now: Instant, spread: Duration, rng: &mut Rng) {
+        self.relist_at = self.relist_at.min(now + spread.mul_f64(rng.f64()));
     }
 
     /// Starts a list. Returns false if one is in flight; with `needs_another`, another follows it.

@@ -15,7 +15,7 @@ use crate::server::registration;
 /// Maximum time from the end of a registration to that of its record.
 const GONE: Duration = TTL.saturating_add(Duration::from_secs(2));
 
-/// One handle with two registrations, which share a lease.
+/// Handle with two registrations, which share a lease.
 struct Pair {
     etcd: Etcd,
     registry: AnyRegistry,

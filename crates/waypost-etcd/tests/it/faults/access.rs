@@ -132,7 +132,7 @@ async fn fleet_logs_in_again(binary: Binary, options: Options, name: &'static st
     println!("etcd {}: {name}: back after {back:.1?}", binary.version());
 }
 
-/// One after the other: each keeps the whole machine busy with logins.
+/// Runs each fleet after the other, since each keeps the whole machine busy with logins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: cargo xtask etcd-faults"]
 async fn a_fleet_with_passwords_logs_in_again_after_a_restart() {

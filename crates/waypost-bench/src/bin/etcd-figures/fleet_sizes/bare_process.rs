@@ -84,7 +84,7 @@ async fn all(address: SocketAddr, proof: Proof, count: usize, nodes: usize) -> R
     Ok(())
 }
 
-/// One process of the fleet.
+/// Bare process of the fleet.
 struct Process {
     etcd: Baseline,
     proof: Proof,

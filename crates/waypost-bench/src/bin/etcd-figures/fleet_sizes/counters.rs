@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_testkit::etcd::{Etcd, Metrics};
+use waypost_testkit::etcd::Etcd;
 use waypost_testkit::report::Result;
 
 use crate::usage;
@@ -49,7 +49,7 @@ impl Counters {
                 continue;
             };
             let metrics = member.metrics().await?;
-            let count = |name, labels: &[&str]| metrics_sum(&metrics, name, labels);
+            let count = |name, labels: &[&str]| metrics.get(name, labels).unwrap_or(0.0);
             sum.messages += count("grpc_server_msg_received_total", &[]);
             sum.lists += count(
                 "grpc_server_started_total",
@@ -75,8 +75,4 @@ impl Counters {
             cores: rate(self.cpu.as_secs_f64(), before.cpu.as_secs_f64()),
         }
     }
-}
-
-fn metrics_sum(metrics: &Metrics, name: &str, labels: &[&str]) -> f64 {
-    metrics.get(name, labels).unwrap_or(0.0)
 }

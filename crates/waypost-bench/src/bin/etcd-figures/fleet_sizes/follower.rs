@@ -19,7 +19,7 @@ pub(crate) const NODES: usize = 10;
 /// Interval between two looks at all handles.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// One process of the fleet.
+/// Handle that stands for one process of the fleet.
 struct Handle {
     _registry: AnyRegistry,
     registration: Registration,
