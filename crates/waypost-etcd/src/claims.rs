@@ -10,13 +10,14 @@ use waypost_core::record::Key;
 use waypost_core::registry::Instance;
 
 use crate::lease::LeaseRef;
+use crate::timing::Timing;
 use crate::watch::{OwnKeyEvent, OwnKeysEvent};
 
-/// Interval between two reads of a record that its watch reports as unchanged; ± 20 %.
-const VERIFY: Duration = Duration::from_secs(300);
-
 #[derive(Debug, Default)]
-pub(crate) struct Claims(Mutex<ClaimsState>);
+pub(crate) struct Claims {
+    timing: Timing,
+    state: Mutex<ClaimsState>,
+}
 
 #[derive(Debug, Default)]
 struct ClaimsState {
@@ -91,6 +92,13 @@ pub(crate) struct Written {
 }
 
 impl Claims {
+    pub(crate) fn new(timing: Timing) -> Self {
+        Self {
+            timing,
+            state: Mutex::default(),
+        }
+    }
+
     /// Returns the record's state if exactly this record is valid: unchanged since it was written,
     /// and watched.
     pub(crate) fn current(
@@ -155,7 +163,7 @@ impl Claims {
             lease,
             revision,
         } = written;
-        let verify_at = now + VERIFY.mul_f64(0.8 + 0.4 * fastrand::f64());
+        let verify_at = now + self.timing.relist_in(&mut fastrand::Rng::new());
         let mut state = self.lock();
         let before = state.claims.remove(key);
         let (seen, watched, stale) = before.map_or((0, false, false), |claim| {
@@ -279,7 +287,7 @@ impl Claims {
     }
 
     fn lock(&self) -> MutexGuard<'_, ClaimsState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,7 +12,6 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod backoff;
 mod claims;
 mod cluster;
 mod error;
@@ -25,6 +24,7 @@ mod registration;
 mod rpc;
 mod secret;
 mod tasks;
+mod timing;
 mod upkeep;
 mod watch;
 
@@ -53,6 +53,7 @@ use list::{Consistency, list};
 use records::Records;
 use registration::{RecordWriter, WriteLimit};
 use tasks::BackgroundTasks;
+use timing::Timing;
 use upkeep::UpkeepTask;
 use watch::Watches;
 
@@ -102,32 +103,39 @@ impl EtcdRegistry {
             password,
             password_file,
             tls,
+            heartbeat_timeout,
+            relist_interval,
+            backoff,
+            limits,
         } = options;
+        let timing = Timing {
+            request_timeout: timeout,
+            heartbeat_timeout,
+            relist_interval,
+            backoff,
+        };
         let mut reported = Options::new();
         reported.on_this_host = addresses.iter().all(Address::is_loopback);
         reported.addresses = addresses.iter().map(ToString::to_string).collect();
         (reported.timeout, reported.tls, reported.prefix) =
             (timeout, tls.is_some(), prefix.clone());
+        reported.limits = limits;
         let password = password
             .map(Password::Inline)
             .or(password_file.map(Password::File));
         let credentials = user
             .zip(password)
             .map(|(user, password)| Credentials { user, password });
-        let cluster = Arc::new(Cluster::new(addresses, connect, credentials, timeout));
+        let cluster = Arc::new(Cluster::new(addresses, connect, credentials, timing));
         let (records, claims) = (
-            Arc::new(Records::new(KeySpace::new(&prefix))),
-            Arc::<Claims>::default(),
+            Arc::new(Records::new(KeySpace::new(&prefix), limits)),
+            Arc::new(Claims::new(timing)),
         );
         let claims_of_watch = Arc::clone(&claims);
         let listener = Box::new(move |event| claims_of_watch.on_watch(event));
-        let (watches, watch_task) = Watches::new(
-            Arc::clone(&cluster),
-            Arc::clone(&records),
-            timeout,
-            listener,
-        );
-        let (leases, lease_task) = Leases::new(Arc::clone(&cluster));
+        let (watches, watch_task) =
+            Watches::new(Arc::clone(&cluster), Arc::clone(&records), timing, listener);
+        let (leases, lease_task) = Leases::new(Arc::clone(&cluster), timing);
         let watches = Arc::new(watches);
         let writer = Arc::new(RecordWriter {
             cluster: Arc::clone(&cluster),
@@ -138,7 +146,7 @@ impl EtcdRegistry {
             watches: Arc::clone(&watches),
             write_limit: WriteLimit::default(),
         });
-        let upkeep_task = UpkeepTask::new(Arc::clone(&writer), timeout);
+        let upkeep_task = UpkeepTask::new(Arc::clone(&writer), timing);
         let tasks = Arc::new(BackgroundTasks::new(lease_task, watch_task, upkeep_task));
         Ok(Self {
             options: reported,
@@ -208,7 +216,7 @@ impl Registry for EtcdRegistry {
     }
 
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
-        check_registration(service, options)?;
+        check_registration(service, options, &self.options.limits)?;
         let register = async {
             let _permit = self.writers.acquire().await.map_err(|_| Error::Closed)?;
             let deadline = self.deadline();

@@ -3,16 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use waypost_core::record::Address;
+use waypost_core::backoff::BackoffConfig;
+use waypost_core::record::{Address, RecordLimits};
 use waypost_core::registry::{Error, Result, redacted_url};
 
 use crate::secret::Secret;
+use crate::timing::Timing;
 
 /// Prefix of go-micro's records.
 pub const DEFAULT_PREFIX: &str = "/micro/registry";
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// A relist reads everything that is watched.
+const MIN_RELIST: Duration = Duration::from_secs(1);
+/// A shorter backoff would be a loop.
+const MIN_BACKOFF: Duration = Duration::from_millis(1);
 
 /// Addresses of etcd and settings of the connection. Start from [`EtcdOptions::new`] or
 /// [`EtcdOptions::parse`].
@@ -35,6 +40,18 @@ pub struct EtcdOptions {
     pub password_file: Option<PathBuf>,
     /// TLS settings; plain text if none.
     pub tls: Option<EtcdTls>,
+    /// Timeout of a heartbeat on one member: without a response, the next member is tried. With
+    /// several members, each request waits for one member at least this long. At least 100 ms,
+    /// default 1 s.
+    pub heartbeat_timeout: Duration,
+    /// Interval between two lists of what is watched, ± 20 %, which find what no event has
+    /// reported. At least 1 s, default 5 min.
+    pub relist_interval: Duration,
+    /// Delay between two attempts of a request, and between two dials of a member. At least 1 ms,
+    /// default 50 ms to 2 s.
+    pub backoff: BackoffConfig,
+    /// Maximum size of a record that is registered or read.
+    pub limits: RecordLimits,
 }
 
 /// TLS settings of the connections to etcd. The files are read when the registry is opened, and
@@ -56,14 +73,24 @@ pub struct EtcdTls {
 impl EtcdOptions {
     /// Creates options for these members, with defaults for the others.
     pub fn new(members: Vec<Address>) -> Self {
+        let Timing {
+            request_timeout,
+            heartbeat_timeout,
+            relist_interval,
+            backoff,
+        } = Timing::default();
         Self {
             members,
             prefix: DEFAULT_PREFIX.to_owned(),
-            timeout: DEFAULT_TIMEOUT,
+            timeout: request_timeout,
             user: None,
             password: None,
             password_file: None,
             tls: None,
+            heartbeat_timeout,
+            relist_interval,
+            backoff,
+            limits: RecordLimits::default(),
         }
     }
 
@@ -71,7 +98,10 @@ impl EtcdOptions {
     /// uses TLS.
     ///
     /// The options are `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`, `server_name=NAME`,
-    /// `timeout=2s` (or `500ms`) and `password_file=FILE`. Reserved characters are percent-encoded:
+    /// `password_file=FILE`, the durations `timeout=2s` (or `500ms`), `heartbeat_timeout=1s`,
+    /// `relist_interval=300s`, `backoff_initial=50ms` and `backoff_max=2s`, and the numbers
+    /// `max_record_bytes=65536`, `max_metadata_entries=64` and `max_endpoints=1024`; the values of
+    /// durations and numbers here are the defaults. Reserved characters are percent-encoded:
     /// `%40` (`@`), `%2F` (`/`), `%3A` (`:`), `%25` (`%`). The default port is 2379.
     ///
     /// ```
@@ -142,6 +172,24 @@ impl EtcdOptions {
             _ if self.timeout < MIN_TIMEOUT => invalid(
                 "timeout",
                 format!("{:?} is too short: give at least 100 ms", self.timeout),
+            ),
+            _ if self.heartbeat_timeout < MIN_TIMEOUT => invalid(
+                "heartbeat_timeout",
+                format!(
+                    "{:?} is too short: give at least 100 ms",
+                    self.heartbeat_timeout
+                ),
+            ),
+            _ if self.relist_interval < MIN_RELIST => invalid(
+                "relist_interval",
+                format!("{:?} is too short: give at least 1 s", self.relist_interval),
+            ),
+            _ if self.backoff.initial < MIN_BACKOFF => invalid(
+                "backoff_initial",
+                format!(
+                    "{:?} is too short: give at least 1 ms",
+                    self.backoff.initial
+                ),
             ),
             _ if !is_prefix(&self.prefix) => {
                 let reason = "must be a path: it begins with a slash, does not end with one, and has no empty part";
@@ -243,6 +291,21 @@ fn member(text: &str) -> Result<Address, String> {
     text.parse::<Address>().map_err(|error| error.to_string())
 }
 
+/// Names of the options of a URL, besides those of [`RecordLimits`].
+const OPTIONS: [&str; 11] = [
+    "tls",
+    "ca",
+    "cert",
+    "key",
+    "server_name",
+    "password_file",
+    "timeout",
+    "heartbeat_timeout",
+    "relist_interval",
+    "backoff_initial",
+    "backoff_max",
+];
+
 fn set(
     options: &mut EtcdOptions,
     name: &str,
@@ -254,7 +317,11 @@ fn set(
     }
     let file = || Some(PathBuf::from(&value));
     match name {
-        "timeout" => options.timeout = duration(&value)?,
+        "timeout" => options.timeout = duration(name, &value)?,
+        "heartbeat_timeout" => options.heartbeat_timeout = duration(name, &value)?,
+        "relist_interval" => options.relist_interval = duration(name, &value)?,
+        "backoff_initial" => options.backoff.initial = duration(name, &value)?,
+        "backoff_max" => options.backoff.max = duration(name, &value)?,
         "password_file" => {
             password_in(value.as_ref())?;
             options.password_file = file();
@@ -270,15 +337,19 @@ fn set(
         "key" => options.tls.get_or_insert_default().key = file(),
         "server_name" => options.tls.get_or_insert_default().server_name = Some(value),
         _ => {
-            return Err(format!(
-                "{name:?} is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"
-            ));
+            if !options.limits.set(name, &value)? {
+                let known = OPTIONS.iter().chain(&RecordLimits::OPTIONS);
+                let known = known.copied().collect::<Vec<_>>().join(", ");
+                return Err(format!(
+                    "{name:?} is not an option of etcd://; the options are {known}"
+                ));
+            }
         }
     }
     Ok(())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn duration(name: &str, text: &str) -> Result<Duration, String> {
     let number = |digits: &str| digits.parse::<u32>().ok().map(u64::from);
     let millis = text
         .strip_suffix("ms")
@@ -290,7 +361,7 @@ fn duration(text: &str) -> Result<Duration, String> {
             .map(Duration::from_secs)
     };
     millis.or_else(seconds).ok_or_else(|| {
-        format!("timeout={text:?} must be a duration with a unit, such as 2s or 500ms")
+        format!("{name}={text:?} must be a duration with a unit, such as 2s or 500ms")
     })
 }
 
@@ -396,6 +467,38 @@ mod tests {
     }
 
     #[test]
+    fn times_and_limits_can_be_set() {
+        let options = parsed(
+            "etcd://a?heartbeat_timeout=3s&relist_interval=60s&backoff_initial=100ms&backoff_max=30s&max_record_bytes=131072&max_metadata_entries=200&max_endpoints=2000",
+        );
+        assert_eq!(
+            (options.heartbeat_timeout, options.relist_interval),
+            (Duration::from_secs(3), Duration::from_secs(60))
+        );
+        let backoff = BackoffConfig {
+            initial: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+        };
+        assert_eq!(options.backoff, backoff);
+        let limits = options.limits;
+        assert_eq!(
+            (limits.bytes, limits.metadata_entries, limits.endpoints),
+            (131_072, 200, 2_000)
+        );
+        for (option, error) in [
+            ("heartbeat_timeout=1ms", "at least 100 ms"),
+            ("heartbeat_timeout=1", "a duration with a unit"),
+            ("relist_interval=0s", "at least 1 s"),
+            ("backoff_initial=0ms", "at least 1 ms"),
+            ("max_record_bytes=128k", "must be a number"),
+        ] {
+            let text = rejected(&format!("etcd://a?{option}"));
+            let name = option.split('=').next().unwrap();
+            assert!(text.contains(error) && text.contains(name), "{text}");
+        }
+    }
+
+    #[test]
     fn a_password_may_be_in_a_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "secret\n").unwrap();
@@ -423,7 +526,7 @@ mod tests {
         insta::assert_snapshot!(rejected("etcds://a?tls=false"),
             @r#"registry URL "etcds://a?tls=false": etcds:// contradicts tls=false: remove one of them"#);
         insta::assert_snapshot!(rejected("etcd://a?colour=red"),
-            @r#"registry URL "etcd://a?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"#);
+            @r#"registry URL "etcd://a?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints"#);
         insta::assert_snapshot!(rejected("etcd://a?timeout=2"),
             @r#"registry URL "etcd://a?timeout=2": timeout="2" must be a duration with a unit, such as 2s or 500ms"#);
         insta::assert_snapshot!(rejected("etcd://a?timeout=1ms"),
@@ -443,7 +546,7 @@ mod tests {
         insta::assert_snapshot!(rejected("ann:hunter2@a:1"),
             @r#"registry URL "…@a:1": does not begin with etcd:// or etcds://"#);
         insta::assert_snapshot!(rejected("etcd://a?password=hunter2"),
-            @r#"registry URL "etcd://a?password=…": "password" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file"#);
+            @r#"registry URL "etcd://a?password=…": "password" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints"#);
         let options = parsed("etcd://ann:hunter2@a");
         assert!(!format!("{options:?}").contains("hunter2"));
     }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use waypost_core::record::{Entry, Key};
+use waypost_core::record::{Entry, Key, RecordLimits};
 use waypost_core::registry::{Interner, SkipTable, SkippedRecords};
 
 use crate::keys::KeySpace;
@@ -36,10 +36,14 @@ pub(crate) enum Decoded {
 }
 
 impl Records {
-    pub(crate) fn new(key_space: KeySpace) -> Self {
+    pub(crate) fn new(key_space: KeySpace, limits: RecordLimits) -> Self {
+        let state = DecoderState {
+            interner: Interner::new(limits),
+            ..DecoderState::default()
+        };
         Self {
             key_space,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         }
     }
 
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_key_that_a_list_no_longer_contains_is_not_counted() {
-        let records = Records::new(KeySpace::new("/p"));
+        let records = Records::new(KeySpace::new("/p"), RecordLimits::default());
         assert_eq!(list(&records, 5, &[kv("1", 3), kv("2", 4)]), 2);
         records.decode(&kv("3", 9));
         assert_eq!(

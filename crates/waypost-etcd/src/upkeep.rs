@@ -6,21 +6,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::backoff;
 use crate::registration::RecordWriter;
+use crate::timing::Timing;
 
 /// Interval between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct UpkeepTask {
     writer: Arc<RecordWriter>,
-    timeout: Duration,
+    timing: Timing,
 }
 
 impl UpkeepTask {
-    /// Creates the task; `timeout` is that of one request.
-    pub(crate) fn new(writer: Arc<RecordWriter>, timeout: Duration) -> Self {
-        Self { writer, timeout }
+    pub(crate) fn new(writer: Arc<RecordWriter>, timing: Timing) -> Self {
+        Self { writer, timing }
     }
 
     /// Runs until it is stopped.
@@ -37,13 +36,16 @@ impl UpkeepTask {
     async fn remove_abandoned(&self) {
         let (mut rng, mut failures) = (fastrand::Rng::new(), 0_u32);
         loop {
-            let delay = INTERVAL + backoff::delay_after_failover(&mut rng, failures);
+            let delay = INTERVAL + self.timing.backoff_after_failover(&mut rng, failures);
             let begun = Instant::now();
             sleep(delay).await;
             // The process may have been stopped or the runtime blocked: its registrations could not
             // send heartbeats either.
             let slept = begun.elapsed().saturating_sub(delay);
-            failures = match self.writer.remove_abandoned(slept, self.timeout).await {
+            let removed = self
+                .writer
+                .remove_abandoned(slept, self.timing.request_timeout);
+            failures = match removed.await {
                 Ok(()) => 0,
                 Err(_) => failures.saturating_add(1),
             };

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use waypost_core::record::{Key, NodeId, ServiceName};
+use waypost_core::record::{Key, NodeId, RecordLimits, ServiceName};
 use waypost_core::registry::{Error, Result};
 
 use crate::{NAME, unavailable};
@@ -52,6 +52,7 @@ pub(crate) struct Dir {
     /// True if the default location was chosen. Other users may write there, so the directory must
     /// belong to the current user.
     is_default: bool,
+    limits: RecordLimits,
 }
 
 impl Dir {
@@ -60,13 +61,19 @@ impl Dir {
     /// # Errors
     /// [`Error::Denied`] or [`Error::Invalid`] if the directory exists and may not be used; see
     /// [`check`](Self::check).
-    pub(crate) fn open(dir: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn open(dir: Option<PathBuf>, limits: RecordLimits) -> Result<Self> {
         let dir = Self {
             is_default: dir.is_none(),
             root: dir.unwrap_or_else(default_dir).into(),
+            limits,
         };
         dir.check()?;
         Ok(dir)
+    }
+
+    /// Returns the limits of a record.
+    pub(crate) fn limits(&self) -> RecordLimits {
+        self.limits
     }
 
     /// Checks the directory, if it exists: a default one must belong to the current user alone, a
@@ -258,6 +265,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let default = |name: &str| Dir {
             root: parent.path().join(name).into(),
+            limits: RecordLimits::default(),
             is_default: true,
         };
         default("made").make().unwrap();
@@ -291,10 +299,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         std::fs::write(parent.path().join("file"), "").unwrap();
         assert!(matches!(
-            Dir::open(Some(parent.path().join("file"))),
+            Dir::open(Some(parent.path().join("file")), RecordLimits::default()),
             Err(Error::Invalid { .. })
         ));
-        let dir = Dir::open(Some(parent.path().join("a/b"))).unwrap();
+        let dir = Dir::open(Some(parent.path().join("a/b")), RecordLimits::default()).unwrap();
         assert!(!parent.path().join("a").exists(), "made by who only reads");
         assert_eq!(dir.services().unwrap(), [""; 0]);
         dir.make().unwrap();

@@ -28,7 +28,7 @@ use std::{fmt, io};
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
-use waypost_core::record::{Entry, Service};
+use waypost_core::record::{Entry, RecordLimits, Service};
 use waypost_core::registry::{
     DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, SkippedRecords,
     WatchOptions, Watcher, check_keys, check_name, check_registration,
@@ -50,13 +50,26 @@ const CLAIM_TIMEOUT: Duration = Duration::from_millis(500);
 /// Interval between two such attempts.
 const CLAIM_RETRY: Duration = Duration::from_millis(10);
 
-/// Options of a [`LocalRegistry`]: its directory.
+/// Options of a [`LocalRegistry`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LocalOptions {
     /// Directory of the registry. The first registration creates it, accessible to its owner only. By
     /// default `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the temporary directory, which
     /// must belong to the current user and deny access to all others.
     pub dir: Option<PathBuf>,
+    /// Maximum size of a record that is registered or read.
+    pub limits: RecordLimits,
+}
+
+impl LocalOptions {
+    /// Creates options for a directory, with defaults for the others.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: Some(dir.into()),
+            limits: RecordLimits::default(),
+        }
+    }
 }
 
 /// Handle on the registry in a directory.
@@ -84,14 +97,14 @@ impl LocalRegistry {
     ///
     /// # let tempdir = tempfile::tempdir()?;
     /// # let dir = tempdir.path().join("registry");
-    /// let server = LocalRegistry::open(LocalOptions { dir: Some(dir.clone()) })?;
+    /// let server = LocalRegistry::open(LocalOptions::new(&dir))?;
     /// let mut service = Service::new("users");
     /// service.nodes.push(Node::new("users", "127.0.0.1:8080"));
     /// let options = RegisterOptions { ttl: Duration::from_secs(15), instance: Instance::random() };
     /// server.register(&service, &options).await?;
     ///
     /// // Another process opens the same directory.
-    /// let client = LocalRegistry::open(LocalOptions { dir: Some(dir) })?;
+    /// let client = LocalRegistry::open(LocalOptions::new(&dir))?;
     /// assert_eq!(client.get_service("users").await?[0].nodes[0].address, "127.0.0.1:8080");
     ///
     /// server.close().await?;
@@ -106,8 +119,10 @@ impl LocalRegistry {
     }
 
     fn open_as(options: LocalOptions, kind: SignalSource) -> Result<Self> {
-        let dir = Dir::open(options.dir)?;
+        let LocalOptions { dir, limits } = options;
+        let dir = Dir::open(dir, limits)?;
         let mut options = Options::new();
+        options.limits = limits;
         options.on_this_host = true;
         options.addresses = vec![dir.root().display().to_string()];
         let reader = Arc::new(Reader::new(dir.clone()));
@@ -178,7 +193,7 @@ impl Registry for LocalRegistry {
     }
 
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
-        check_registration(service, options)?;
+        check_registration(service, options, &self.options.limits)?;
         let mut result = Ok(());
         for entry in options.stamp(service).entries() {
             result = result.and(self.claim(&entry, options).await);

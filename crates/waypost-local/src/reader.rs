@@ -7,10 +7,8 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use waypost_core::record::{Entry, Key};
-use waypost_core::registry::{
-    BadRecord, Interner, LONGEST_RECORD, Result, SkipTable, SkippedRecords,
-};
+use waypost_core::record::{Entry, Key, RecordLimits};
+use waypost_core::registry::{BadRecord, Interner, Result, SkipTable, SkippedRecords};
 
 use crate::dir::{Dir, File};
 use crate::file::{Stamp, open, stamp, stamp_at};
@@ -51,9 +49,13 @@ const MAX_READS: usize = 8;
 
 impl Reader {
     pub(crate) fn new(dir: Dir) -> Self {
+        let state = State {
+            interner: Interner::new(dir.limits()),
+            ..State::default()
+        };
         Self {
             dir,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         }
     }
 
@@ -177,14 +179,12 @@ impl Reader {
 
     fn read(&self, key: &Key, stamp: Stamp, record: Handle) -> Seen {
         let length = stamp.length();
-        if length > LONGEST_RECORD {
-            return self.invalid(key, Some(stamp), &BadRecord::TooLong(length));
+        let max = self.dir.limits().read_bytes();
+        if length > max {
+            return self.invalid(key, Some(stamp), &BadRecord::TooLong { length, max });
         }
         let mut bytes = Vec::new();
-        if let Err(error) = record
-            .take(LONGEST_RECORD as u64 + 1)
-            .read_to_end(&mut bytes)
-        {
+        if let Err(error) = record.take(max as u64 + 1).read_to_end(&mut bytes) {
             return self.invalid(key, Some(stamp), &error);
         }
         let decoded = self.state().interner.decode(key, &bytes);
@@ -204,7 +204,8 @@ impl Reader {
 
     /// Returns the current record of any owner.
     pub(crate) fn record(&self, key: &Key) -> Option<Result<Entry, BadRecord>> {
-        let bytes = read(&self.dir.file(key, File::Record)).ok()?;
+        let limits = self.dir.limits();
+        let bytes = read(&self.dir.file(key, File::Record), limits).ok()?;
         Some(self.state().interner.decode(key, &bytes))
     }
 
@@ -239,10 +240,10 @@ impl Reader {
 }
 
 /// Reads a file, up to the maximum length of a record plus one byte.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limits: RecordLimits) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?
-        .take(LONGEST_RECORD as u64 + 1)
+        .take(limits.read_bytes() as u64 + 1)
         .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -256,7 +257,8 @@ mod tests {
     #[test]
     fn a_sweep_spares_an_owner_that_locks_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
-        let reader = Reader::new(Dir::open(Some(dir.path().to_owned())).unwrap());
+        let reader =
+            Reader::new(Dir::open(Some(dir.path().to_owned()), RecordLimits::default()).unwrap());
         let mut service = Service::new("greeter");
         service
             .nodes

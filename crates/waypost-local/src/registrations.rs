@@ -185,7 +185,7 @@ impl Registrations {
             self.dir.file(key, File::Record),
             self.dir.file(key, File::Draft),
         );
-        if read(&record).is_ok_and(|found| found == bytes) {
+        if read(&record, self.dir.limits()).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
         let written = private()
@@ -235,8 +235,9 @@ impl Registrations {
 
     /// Returns the error for a held lock, with its holder if the record names one.
     fn taken(&self, key: &Key) -> Error {
-        let bytes = read(&self.dir.file(key, File::Record)).unwrap_or_default();
-        match Interner::default().decode(key, &bytes) {
+        let limits = self.dir.limits();
+        let bytes = read(&self.dir.file(key, File::Record), limits).unwrap_or_default();
+        match Interner::new(limits).decode(key, &bytes) {
             Ok(entry) => taken(key, &holder(&entry)),
             Err(_) => taken(
                 key,

@@ -9,13 +9,7 @@ use waypost_core::registry::{Event, Instance};
 use super::*;
 
 fn open(dir: &Path, kind: SignalSource) -> LocalRegistry {
-    LocalRegistry::open_as(
-        LocalOptions {
-            dir: Some(dir.to_owned()),
-        },
-        kind,
-    )
-    .unwrap()
+    LocalRegistry::open_as(LocalOptions::new(dir), kind).unwrap()
 }
 
 fn registration() -> (Service, RegisterOptions, Key) {

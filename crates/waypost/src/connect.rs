@@ -10,7 +10,7 @@ const SCHEMES: &[&str] = &[
     "memory://",
     "static://host:port[,host:port…][?protocol=grpc]",
     #[cfg(feature = "local")]
-    "local://[dir]",
+    "local://[dir][?option=value&…]",
     #[cfg(feature = "etcd")]
     "etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]",
 ];
@@ -20,11 +20,15 @@ const SCHEMES: &[&str] = &[
 /// * `memory://`: a registry in this process, empty at first; clone the handle to share it.
 /// * `static://host:port[,host:port…][?protocol=grpc]`: a static list of nodes, the same for every
 ///   service.
-/// * `local://[dir]`: the processes of one host, in a directory; without one,
-///   `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the temporary directory.
+/// * `local://[dir][?option=value&…]`: the processes of one host, in a directory; without one,
+///   `$XDG_RUNTIME_DIR/waypost`, else `waypost-<uid>` in the temporary directory. Options: the
+///   [`RecordLimits`](crate::record::RecordLimits) `max_record_bytes=65536`,
+///   `max_metadata_entries=64` and `max_endpoints=1024`.
 /// * `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`: the members of an etcd
 ///   cluster; `etcds://` over TLS. Options: `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`,
-///   `server_name=NAME`, `timeout=2s`, `password_file=FILE`. Without a user in the URL,
+///   `server_name=NAME`, `password_file=FILE`, `timeout=2s`, `heartbeat_timeout=1s`,
+///   `relist_interval=300s`, `backoff_initial=50ms`, `backoff_max=2s`, and the limits of a record
+///   as for `local://`. Without a user in the URL,
 ///   `ETCD_USERNAME` and `ETCD_PASSWORD` of the environment apply. No connection is opened before
 ///   the first use.
 ///
@@ -160,14 +164,20 @@ fn fixed(url: &str, rest: &str) -> Result<StaticRegistry> {
 
 #[cfg(feature = "local")]
 fn local(url: &str, rest: &str) -> Result<AnyRegistry> {
-    if let Some((_, query)) = rest.split_once('?') {
-        return Err(wrong(
-            url,
-            format_args!("{query:?} is not an option of local://, which has none"),
-        ));
+    let (dir, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut options = waypost_local::LocalOptions::default();
+    options.dir = (!dir.is_empty()).then(|| dir.into());
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let known = options.limits.set(name, value);
+        if !known.map_err(|error| wrong(url, error))? {
+            let options = waypost_core::record::RecordLimits::OPTIONS.join(", ");
+            return Err(wrong(
+                url,
+                format_args!("{name:?} is not an option of local://; the options are {options}"),
+            ));
+        }
     }
-    let dir = (!rest.is_empty()).then(|| rest.into());
-    let options = waypost_local::LocalOptions { dir };
     Ok(AnyRegistry::new(waypost_local::LocalRegistry::open(
         options,
     )?))

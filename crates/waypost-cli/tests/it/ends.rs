@@ -35,11 +35,11 @@ async fn an_empty_list_is_an_answer() {
 async fn wrong_urls_are_wrong_usage() {
     insta::assert_snapshot!(failed(&["--registry", "nowhere", "list"]).await, @r#"
     2
-    error: registry URL "nowhere": it has no scheme; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir], etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]
+    error: registry URL "nowhere": it has no scheme; this build knows memory://, static://host:port[,host:port…][?protocol=grpc], local://[dir][?option=value&…], etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]
     "#);
     insta::assert_snapshot!(failed(&["--registry", "etcd://ann:hunter2@127.0.0.1:1?colour=red", "list"]).await, @r#"
     2
-    error: registry URL "etcd://…@127.0.0.1:1?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, timeout, password_file
+    error: registry URL "etcd://…@127.0.0.1:1?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints
     "#);
     insta::assert_snapshot!(failed(&["--registry", "etcd://127.0.0.1:1//two", "list"]).await, @r#"
     2

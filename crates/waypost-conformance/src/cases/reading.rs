@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use waypost_core::record::{Endpoint, Metadata, Node, Value, keys};
-use waypost_core::registry::{AnyRegistry, Error, LONGEST_RECORD, Result, WatchOptions};
+use waypost_core::registry::{AnyRegistry, Error, Result, WatchOptions};
 
 use super::Verdict;
 use crate::context::{Owner, TestContext, key, record};
@@ -144,9 +144,8 @@ pub(crate) async fn a_skipped_record_is_counted_until_it_is_repaired(
 ) -> Verdict {
     let (listing, watching) = (context.open().await, context.open().await);
     let (long, broken) = (key("greeter", "long"), key("greeter", "broken"));
-    context
-        .put_raw(long.clone(), &vec![b' '; LONGEST_RECORD + 1])
-        .await?;
+    let too_long = listing.options().limits.read_bytes() + 1;
+    context.put_raw(long.clone(), &vec![b' '; too_long]).await?;
     context.put_raw(broken.clone(), b"{").await?;
     context.put_raw(key("other", "broken"), b"{").await?;
     let mut events = context.check_one(&watching, "greeter").await;

@@ -181,7 +181,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn register(&self, service: &Service, options: &RegisterOptions) -> Result<()> {
-        check_registration(service, options)?;
+        check_registration(service, options, &self.options.limits)?;
         let stamped = options.stamp(service);
         self.call(|store, now| store.register(now, self.id, &stamped, options))
             .await

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
-pub use check::RecordError;
+pub use check::{RecordError, RecordLimits};
 pub use json::DecodeError;
 pub(crate) use json::nodes_at_end;
 pub(crate) use key_lists::KeyLists;

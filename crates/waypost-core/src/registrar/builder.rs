@@ -15,7 +15,7 @@ use super::config::Config;
 use super::keeper::Keeper;
 use super::shared::Shared;
 use super::state::State;
-use crate::record::{Address, Node, Service};
+use crate::record::{Address, Node, RecordLimits, Service};
 use crate::registry::{AnyRegistry, Error, Instance, Result};
 
 /// Builder of a [`Registration`].
@@ -237,7 +237,7 @@ impl RegistrationBuilder {
 
     fn launch(mut self, address: &Address) -> Result<Registration> {
         self.node().address = address.to_string();
-        validate(&self.service)?;
+        validate(&self.service, &self.registry.options().limits)?;
         if Handle::try_current().is_err() {
             return Err(Error::invalid(
                 "registration",
@@ -282,11 +282,11 @@ impl RegistrationBuilder {
 }
 
 /// Checks that the record has exactly one node and may be registered.
-pub(super) fn validate(service: &Service) -> Result<()> {
+pub(super) fn validate(service: &Service, limits: &RecordLimits) -> Result<()> {
     if service.nodes.len() != 1 {
         return Err(wrong_number(service));
     }
-    Ok(service.check()?)
+    Ok(service.check_within(limits)?)
 }
 
 fn wrong_number(service: &Service) -> Error {

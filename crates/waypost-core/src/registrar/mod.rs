@@ -219,13 +219,14 @@ impl Registration {
     /// # Errors
     /// [`Error::Invalid`] if the record would be invalid. The record is not changed then.
     pub fn update(&self, change: impl FnOnce(&mut Metadata)) -> Result<()> {
-        let mut result = Ok(());
-        self.keeper.shared.record.send_if_modified(|record| {
+        let (mut result, shared) = (Ok(()), &self.keeper.shared);
+        let limits = shared.registry.options().limits;
+        shared.record.send_if_modified(|record| {
             let mut next = record.clone();
             if let Some(node) = next.nodes.first_mut() {
                 change(&mut node.metadata);
             }
-            result = validate(&next);
+            result = validate(&next, &limits);
             let changed = result.is_ok() && next != *record;
             if changed {
                 *record = next;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Error, RegisterOptions, Result};
-use crate::record::{NodeId, Service, ServiceName};
+use crate::record::{NodeId, RecordLimits, Service, ServiceName};
 
 /// Shortest lifetime of a record. Registries count in whole seconds.
 pub(crate) const SHORTEST_TTL: Duration = Duration::from_secs(1);
@@ -39,13 +39,17 @@ pub fn check_keys(service: &Service) -> Result<()> {
     Ok(())
 }
 
-/// Checks that `service` may be registered ([`Service::check`]), and that the TTL is from 1 s to 9
-/// 000 000 000 s.
+/// Checks that `service` may be registered ([`Service::check_within`]), and that the TTL is from
+/// 1 s to 9 000 000 000 s.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the invalid part.
-pub fn check_registration(service: &Service, options: &RegisterOptions) -> Result<()> {
-    service.check()?;
+pub fn check_registration(
+    service: &Service,
+    options: &RegisterOptions,
+    limits: &RecordLimits,
+) -> Result<()> {
+    service.check_within(limits)?;
     if options.ttl < SHORTEST_TTL {
         return Err(Error::invalid(
             "ttl",

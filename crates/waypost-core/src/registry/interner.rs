@@ -9,12 +9,9 @@ use std::sync::{Arc, Weak};
 
 use super::skipped::Grouped;
 use crate::record::{
-    DecodeError, Entry, Key, KeyLists, NilableVec, Node, Service, ServiceInfo, nodes_at_end,
+    DecodeError, Entry, Key, KeyLists, NilableVec, Node, RecordLimits, Service, ServiceInfo,
+    nodes_at_end,
 };
-
-/// Maximum length of a record that is decoded, in bytes: the 64 KiB of [`Service::check`], and 1
-/// KiB for the instance and the leaving mark, which are added after the check.
-pub const LONGEST_RECORD: usize = 65 * 1024;
 
 /// Maximum number of [`ServiceInfo`]s of one service that are compared. The bound protects against a hostile
 /// writer that makes each lookup long.
@@ -34,9 +31,14 @@ pub enum BadRecord {
     /// Error for bytes that are not a record.
     #[error(transparent)]
     Undecodable(#[from] DecodeError),
-    /// Error for a record longer than [`LONGEST_RECORD`].
-    #[error("{} bytes, at most {}", Grouped(*.0), Grouped(LONGEST_RECORD))]
-    TooLong(usize),
+    /// Error for a record longer than [`RecordLimits::read_bytes`].
+    #[error("{} bytes, at most {}", Grouped(*.length), Grouped(*.max))]
+    TooLong {
+        /// Length of the record, in bytes.
+        length: usize,
+        /// Maximum length, in bytes.
+        max: usize,
+    },
     /// Error for a record of another service or node than that of its key.
     #[error("the record names service {service:?}, or another node than its key")]
     Misplaced {
@@ -48,6 +50,7 @@ pub enum BadRecord {
 /// Interner of [`ServiceInfo`]s: records with an equal one share it.
 #[derive(Debug, Default)]
 pub struct Interner {
+    limits: RecordLimits,
     interned: HashMap<String, Vec<Interned>>,
     prune_at: usize,
     keys: KeyLists,
@@ -71,13 +74,22 @@ enum Prefix {
 }
 
 impl Interner {
+    /// Creates an interner that decodes records within `limits`.
+    pub fn new(limits: RecordLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     /// Decodes the record of `key`.
     ///
     /// # Errors
     /// [`BadRecord`] if the bytes are not a record, or are the record of another key.
     pub fn decode(&mut self, key: &Key, bytes: &[u8]) -> Result<Entry, BadRecord> {
-        if bytes.len() > LONGEST_RECORD {
-            return Err(BadRecord::TooLong(bytes.len()));
+        let (length, max) = (bytes.len(), self.limits.read_bytes());
+        if length > max {
+            return Err(BadRecord::TooLong { length, max });
         }
         if let Some((info, node)) = self.decode_alike(key, bytes) {
             return Ok(self.entry(info, node));
@@ -266,8 +278,11 @@ mod tests {
             Err(BadRecord::Undecodable(_))
         ));
         assert!(matches!(
-            interner.decode(&key("a", "a-1"), &vec![b' '; LONGEST_RECORD + 1]),
-            Err(BadRecord::TooLong(_))
+            interner.decode(
+                &key("a", "a-1"),
+                &vec![b' '; RecordLimits::default().read_bytes() + 1]
+            ),
+            Err(BadRecord::TooLong { .. })
         ));
     }
 

@@ -29,7 +29,7 @@ pub use erased::AnyRegistry;
 pub(crate) use error::chain;
 pub use error::{Error, Result, in_millis};
 pub use event::{Event, Watcher};
-pub use interner::{BadRecord, Interner, LONGEST_RECORD};
+pub use interner::{BadRecord, Interner};
 pub use node_set::{Entries, Insertion, NodeChange, NodeSet};
 pub use options::{DeregisterOptions, Instance, Options, RegisterOptions, WatchOptions};
 pub use redacted::redacted_url;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::record::{Metadata, Service, keys};
+use crate::record::{Metadata, RecordLimits, Service, keys};
 
 /// Options with which a registry was created, for logs, `Debug` and the command line. They contain
 /// no secret.
@@ -21,6 +21,8 @@ pub struct Options {
     /// True if all readers of the registry are on this host, so that a loopback address is valid
     /// for all of them. Default false.
     pub on_this_host: bool,
+    /// Maximum size of a record that is registered or read.
+    pub limits: RecordLimits,
 }
 
 impl Options {

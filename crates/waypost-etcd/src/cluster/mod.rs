@@ -29,18 +29,14 @@ use waypost_http::direct::DirectConnection;
 pub(crate) use auth::{Credentials, Password};
 pub(crate) use bidi_stream::BidiStream;
 
-use crate::backoff;
 use crate::error::EtcdError;
 use crate::rpc::{self, RpcRequest};
 use crate::secret::Secret;
+use crate::timing::Timing;
 use auth::Auth;
 use dial::DIAL_WAIT;
 use member::{Dial, MemberState};
 use outage::ClusterOutage;
-
-/// Minimum timeout of one member, if the cluster has another to try. Its share of the request's
-/// timeout may be longer.
-const MEMBER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum number of logins for one request because of an invalid token.
 const MAX_LOGINS: u32 = 2;
@@ -51,7 +47,8 @@ pub(crate) struct Cluster {
     current: AtomicUsize,
     connect: Arc<dyn Connect>,
     auth: Option<Arc<Auth>>,
-    /// Timeout of one member.
+    timing: Timing,
+    /// Timeout of one member: its share of a request's timeout.
     member_timeout: Duration,
     outage: ClusterOutage,
     closed: AtomicBool,
@@ -64,6 +61,7 @@ pub(crate) struct Cluster {
 #[derive(Debug)]
 struct ClusterMember {
     address: Address,
+    timing: Timing,
     state: Mutex<MemberState>,
 }
 
@@ -80,15 +78,16 @@ impl Cluster {
         addresses: Vec<Address>,
         connect: Arc<dyn Connect>,
         credentials: Option<Credentials>,
-        timeout: Duration,
+        timing: Timing,
     ) -> Self {
-        let member_timeout = member_timeout(timeout, addresses.len());
+        let member_timeout = member_timeout(timing, addresses.len());
         let current = AtomicUsize::new(fastrand::usize(..addresses.len().max(1)));
         let members = addresses
             .into_iter()
             .map(|address| {
                 Arc::new(ClusterMember {
                     address,
+                    timing,
                     state: Mutex::default(),
                 })
             })
@@ -100,6 +99,7 @@ impl Cluster {
             current,
             connect,
             auth,
+            timing,
             member_timeout,
             outage,
             closed,
@@ -204,7 +204,7 @@ impl Cluster {
     async fn back_off(&self, failures: usize, deadline: Instant) -> bool {
         if failures.is_multiple_of(self.members.len()) {
             let round = u32::try_from(failures / self.members.len()).unwrap_or(u32::MAX);
-            let delay = backoff::delay(&mut fastrand::Rng::new(), round);
+            let delay = self.timing.backoff(&mut fastrand::Rng::new(), round);
             sleep_until(deadline.min(now() + delay)).await;
         }
         now() < deadline
@@ -389,15 +389,16 @@ impl ClusterMember {
     /// Puts the member into backoff, which grows with each failure. Returns true if this is the
     /// first failure.
     fn record_failure(&self, error: String) -> bool {
-        let delay = backoff::delay(&mut fastrand::Rng::new(), self.state().failures());
+        let mut rng = fastrand::Rng::new();
+        let delay = self.timing.backoff(&mut rng, self.state().failures());
         self.state().record_failure(now() + delay, error)
     }
 }
 
 /// Drop guard of one request in progress.
 ///
-/// If the request is dropped without a response after half of `MEMBER_TIMEOUT`, that counts as a
-/// timeout of the member: the next caller needs another member, and may not wait longer either. If
+/// If the request is dropped without a response after half of the heartbeat timeout, that
+/// counts as a timeout of the member: the next caller needs another member, and may not wait longer either. If
 /// it is dropped earlier, the member may only be distant.
 struct RequestGuard<'a> {
     cluster: &'a Cluster,
@@ -422,7 +423,7 @@ impl<'a> RequestGuard<'a> {
 impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
         let waited = self.sent_at.elapsed();
-        if self.is_done || waited < MEMBER_TIMEOUT / 2 {
+        if self.is_done || waited < self.cluster.timing.heartbeat_timeout / 2 {
             return;
         }
         if self.connection.transport.read_bytes() > self.read_bytes {
@@ -436,9 +437,10 @@ impl Drop for RequestGuard<'_> {
 }
 
 /// Returns the timeout of one member: all of a request's timeout for a single one, else its share.
-fn member_timeout(timeout: Duration, members: usize) -> Duration {
+fn member_timeout(timing: Timing, members: usize) -> Duration {
     let members = u32::try_from(members).unwrap_or(u32::MAX).max(1);
-    (timeout / members).max(timeout.min(MEMBER_TIMEOUT))
+    let timeout = timing.request_timeout;
+    (timeout / members).max(timeout.min(timing.heartbeat_timeout))
 }
 
 fn now() -> Instant {

@@ -24,13 +24,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backoff;
+use crate::timing::Timing;
 
 /// Time for which a renewal satisfies every caller.
 pub(super) const FRESH: Duration = Duration::from_millis(500);
-
-/// Timeout of a member's response to a keepalive.
-pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeaseEvent {
@@ -81,6 +78,7 @@ pub(super) struct LeaseMachine {
     open: bool,
     retry_at: Option<Instant>,
     failures: u32,
+    timing: Timing,
     rng: fastrand::Rng,
 }
 
@@ -110,12 +108,13 @@ impl LeaseState {
 }
 
 impl LeaseMachine {
-    pub(super) fn new(rng: fastrand::Rng) -> Self {
+    pub(super) fn new(timing: Timing, rng: fastrand::Rng) -> Self {
         Self {
             leases: BTreeMap::new(),
             open: false,
             retry_at: None,
             failures: 0,
+            timing,
             rng,
         }
     }
@@ -195,7 +194,10 @@ impl LeaseMachine {
 
     fn on_stream_broken(&mut self, now: Instant) {
         self.open = false;
-        self.retry_at = Some(now + backoff::delay_after_failover(&mut self.rng, self.failures));
+        let delay = self
+            .timing
+            .backoff_after_failover(&mut self.rng, self.failures);
+        self.retry_at = Some(now + delay);
         self.failures = self.failures.saturating_add(1);
         self.leases
             .values_mut()
@@ -231,7 +233,7 @@ impl LeaseMachine {
             .values()
             .filter_map(|lease| lease.sent_at)
             .min()
-            .map(|sent_at| sent_at + RESPONSE_TIMEOUT)
+            .map(|sent_at| sent_at + self.timing.heartbeat_timeout)
     }
 
     /// Returns the time of the next step, if no event comes earlier.
@@ -256,7 +258,7 @@ mod tests {
     /// Creates a machine with two leases, granted long ago in the second term.
     fn machine() -> (LeaseMachine, impl Fn(u64) -> Instant) {
         let started = Instant::now();
-        let mut machine = LeaseMachine::new(fastrand::Rng::with_seed(1));
+        let mut machine = LeaseMachine::new(Timing::default(), fastrand::Rng::with_seed(1));
         for id in [7, 8] {
             machine.step(started, LeaseEvent::Granted(id, Some(2)));
         }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::cluster::Cluster;
 use crate::error::EtcdError;
 use crate::rpc::{LeaseGrantRequest, LeaseRevokeRequest};
+use crate::timing::Timing;
 pub(crate) use machine::LeaseRenewal;
 pub(crate) use table::{LeaseRef, LeaseTable};
 use task::LeaseCommand;
@@ -36,10 +37,15 @@ pub(crate) struct Leases {
 
 impl Leases {
     /// Creates the leases, and the task that must run for keepalives to complete.
-    pub(crate) fn new(cluster: Arc<Cluster>) -> (Self, LeaseTask) {
+    pub(crate) fn new(cluster: Arc<Cluster>, timing: Timing) -> (Self, LeaseTask) {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let last_error = Arc::<Mutex<_>>::default();
-        let task = LeaseTask::new(Arc::clone(&cluster), receiver, Arc::clone(&last_error));
+        let task = LeaseTask::new(
+            Arc::clone(&cluster),
+            timing,
+            receiver,
+            Arc::clone(&last_error),
+        );
         (
             Self {
                 cluster,

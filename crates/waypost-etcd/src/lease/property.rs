@@ -8,9 +8,8 @@ use fastrand::Rng;
 use tokio::time::Instant;
 use waypost_conformance::{CaseLog, seeds};
 
-use super::machine::{
-    FRESH, LeaseAction, LeaseEvent, LeaseMachine, LeaseRenewal, RESPONSE_TIMEOUT,
-};
+use super::machine::{FRESH, LeaseAction, LeaseEvent, LeaseMachine, LeaseRenewal};
+use crate::timing::Timing;
 
 const TTL: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -85,7 +84,7 @@ async fn leases_are_kept_or_reported_as_lost_after_any_faults() {
 impl Simulation {
     fn new(case_log: CaseLog, rng: Rng) -> Self {
         let now = Instant::now();
-        let machine = LeaseMachine::new(Rng::with_seed(case_log.seed() ^ 1));
+        let machine = LeaseMachine::new(Timing::default(), Rng::with_seed(case_log.seed() ^ 1));
         Self {
             now,
             start: now,
@@ -306,7 +305,9 @@ impl Simulation {
             LeaseRenewal::Alive => {
                 // A lease revoked since was renewed before; for a paused lessor no time passes.
                 let age = self.leases.get(&id).map(|lease| self.now - lease.renewed);
-                let fresh = age.is_none_or(|age| age <= RESPONSE_TIMEOUT.max(FRESH) || self.paused);
+                let fresh = age.is_none_or(|age| {
+                    age <= Timing::default().heartbeat_timeout.max(FRESH) || self.paused
+                });
                 assert!(
                     fresh && (age.is_some() || self.excused),
                     "lease {id} is reported as alive; renewed {age:?} ago"

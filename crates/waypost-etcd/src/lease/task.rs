@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::machine::{
-    CloseReason, LeaseAction, LeaseEvent, LeaseMachine, LeaseRenewal, RESPONSE_TIMEOUT,
-};
+use super::machine::{CloseReason, LeaseAction, LeaseEvent, LeaseMachine, LeaseRenewal};
 use crate::cluster::{BidiStream, Cluster};
 use crate::error::EtcdError;
 use crate::rpc::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+use crate::timing::Timing;
 
 /// Capacity of the queue of keepalives for the stream; a stream whose queue is full is broken.
 const QUEUE: usize = 1_024;
@@ -30,6 +29,7 @@ pub(super) enum LeaseCommand {
 
 pub(crate) struct LeaseTask {
     cluster: Arc<Cluster>,
+    timing: Timing,
     machine: LeaseMachine,
     commands: mpsc::Receiver<LeaseCommand>,
     last_error: Arc<Mutex<Option<EtcdError>>>,
@@ -40,12 +40,14 @@ pub(crate) struct LeaseTask {
 impl LeaseTask {
     pub(super) fn new(
         cluster: Arc<Cluster>,
+        timing: Timing,
         commands: mpsc::Receiver<LeaseCommand>,
         last_error: Arc<Mutex<Option<EtcdError>>>,
     ) -> Self {
-        let machine = LeaseMachine::new(fastrand::Rng::new());
+        let machine = LeaseMachine::new(timing, fastrand::Rng::new());
         Self {
             cluster,
+            timing,
             machine,
             commands,
             last_error,
@@ -122,12 +124,12 @@ impl LeaseTask {
                 self.stream = Some(BidiStream::new(
                     &self.cluster,
                     QUEUE,
-                    now() + RESPONSE_TIMEOUT,
+                    now() + self.timing.heartbeat_timeout,
                 ));
             }
             LeaseAction::CloseStream(CloseReason::Idle) => self.stream = None,
             LeaseAction::CloseStream(CloseReason::Timeout) => {
-                self.close_failed(&EtcdError::Timeout(RESPONSE_TIMEOUT));
+                self.close_failed(&EtcdError::Timeout(self.timing.heartbeat_timeout));
             }
             LeaseAction::SendKeepAlive(id) => {
                 if let Some(stream) = &self.stream {

@@ -26,7 +26,6 @@ use waypost_core::registry::{Broadcaster, Change};
 use super::own_keys::{OwnKeyEvent, OwnKeys};
 use super::scope::{Missed, ScopeState};
 use super::stream::{Marker, StreamState};
-use crate::backoff;
 use crate::error::EtcdError;
 use crate::list::RecordList;
 use crate::records::{Decoded, Records};
@@ -34,6 +33,7 @@ use crate::rpc::{
     Header, WatchCancelRequest, WatchCreateRequest, WatchEvent, WatchProgressRequest, WatchRequest,
     WatchRequestUnion, WatchResponse,
 };
+use crate::timing::Timing;
 
 /// Subject of a watch: one service, or all.
 pub(crate) type Scope = Option<String>;
@@ -42,8 +42,6 @@ pub(crate) type Scope = Option<String>;
 const CATCH_UP: Duration = Duration::from_millis(500);
 /// Time for a new watch to catch up; before etcd 3.4.25 progress responses do not wait for it.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Interval between two lists that detect missed changes of any cause; ± 20 %.
-const RELIST: Duration = Duration::from_secs(300);
 /// Time after a disconnect over which the lists of a handle are spread, for each scope. It doubles
 /// with each further disconnect within a minute: a slow etcd must not be made slower.
 const RELIST_AFTER_DISCONNECT: Duration = Duration::from_secs(3);
@@ -110,6 +108,7 @@ pub(super) struct WatchMachine {
     last_header: Option<Header>,
     /// Last compacted revision reported by etcd; no watch can start before it.
     compact_revision: i64,
+    timing: Timing,
     rng: fastrand::Rng,
 }
 
@@ -120,17 +119,18 @@ enum Target {
 }
 
 impl WatchMachine {
-    pub(super) fn new(records: Arc<Records>, rng: fastrand::Rng) -> Self {
+    pub(super) fn new(records: Arc<Records>, timing: Timing, rng: fastrand::Rng) -> Self {
         Self {
             records,
             scopes: BTreeMap::new(),
             own_keys: OwnKeys::default(),
             watches: BTreeMap::new(),
             last_watch_id: 0,
-            stream: StreamState::default(),
+            stream: StreamState::new(timing),
             disconnected: false,
             last_header: None,
             compact_revision: 0,
+            timing,
             rng,
         }
     }
@@ -305,7 +305,7 @@ impl WatchMachine {
             }
             Err(error) => {
                 state.list_failed();
-                let delay = backoff::delay(&mut self.rng, state.failures);
+                let delay = self.timing.backoff(&mut self.rng, state.failures);
                 state.failures = state.failures.saturating_add(1);
                 state.relist_at = now + delay;
                 let is_first = state.revision == 0;
@@ -520,7 +520,7 @@ impl WatchMachine {
                     state.send_error(error);
                 }
                 let at_once = error.is_none() && (has_lasted || state.failures == 0);
-                let delay = backoff::delay(&mut self.rng, state.failures);
+                let delay = self.timing.backoff(&mut self.rng, state.failures);
                 (state.gap, state.relist_at) = (true, if at_once { now } else { now + delay });
                 state.failures = if has_lasted {
                     0
@@ -687,7 +687,7 @@ impl WatchMachine {
     }
 
     fn next_relist(&mut self, now: Instant) -> Instant {
-        now + RELIST.mul_f64(0.8 + 0.4 * self.rng.f64())
+        now + self.timing.relist_in(&mut self.rng)
     }
 
     /// Returns true if a list may be merged. It waits until the watch has reached its revision, so

@@ -27,6 +27,7 @@ pub(crate) use task::WatchTask;
 
 use crate::cluster::Cluster;
 use crate::records::Records;
+use crate::timing::Timing;
 
 /// Capacity of the command queue of the watch task.
 const QUEUE: usize = 1_024;
@@ -65,12 +66,11 @@ struct Broadcasters {
 }
 
 impl Watches {
-    /// Creates the handle, and the task that must run for watchers to get events. `timeout` is that of
-    /// one request.
+    /// Creates the handle, and the task that must run for watchers to get events.
     pub(crate) fn new(
         cluster: Arc<Cluster>,
         records: Arc<Records>,
-        timeout: Duration,
+        timing: Timing,
         listener: OwnKeyListener,
     ) -> (Self, WatchTask) {
         let (commands, receiver) = mpsc::channel(QUEUE);
@@ -78,7 +78,7 @@ impl Watches {
         let task = WatchTask::new(
             cluster,
             records,
-            timeout,
+            timing,
             listener,
             receiver,
             Arc::clone(&broadcasters),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::backoff;
 use crate::error::EtcdError;
+use crate::timing::Timing;
 
 /// Interval between two progress requests that check the stream; ± 20 %.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -26,8 +26,9 @@ const ERROR_DELAY: Duration = Duration::from_secs(1);
 /// Minimum life of a successful stream. If it ends earlier, backoff and timeout grow.
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct StreamState {
+    timing: Timing,
     stream: Option<LiveStream>,
     outage: Option<StreamOutage>,
     retry_at: Option<Instant>,
@@ -75,6 +76,18 @@ struct StreamOutage {
 }
 
 impl StreamState {
+    pub(super) fn new(timing: Timing) -> Self {
+        Self {
+            timing,
+            stream: None,
+            outage: None,
+            retry_at: None,
+            failures: 0,
+            silent_ends: 0,
+            was_hastened: false,
+        }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.stream.is_some()
     }
@@ -156,7 +169,7 @@ impl StreamState {
         if let EtcdError::Timeout(_) = error {
             self.silent_ends = self.silent_ends.saturating_add(1);
         }
-        self.retry_at = Some(now + backoff::delay_after_failover(rng, self.failures));
+        self.retry_at = Some(now + self.timing.backoff_after_failover(rng, self.failures));
         self.failures = self.failures.saturating_add(1);
         match &mut self.outage {
             Some(outage) => outage.error = error,

@@ -18,6 +18,7 @@ use crate::error::EtcdError;
 use crate::list::{Consistency, list};
 use crate::records::Records;
 use crate::rpc::{WatchRequest, WatchResponse};
+use crate::timing::Timing;
 
 /// Capacity of the request queue of the stream; also the limit of own records watched at once.
 const QUEUE: usize = 1 << 16;
@@ -39,7 +40,7 @@ pub(super) enum WatchCommand {
 pub(crate) struct WatchTask {
     cluster: Arc<Cluster>,
     records: Arc<Records>,
-    timeout: Duration,
+    timing: Timing,
     listener: OwnKeyListener,
     machine: WatchMachine,
     commands: mpsc::Receiver<WatchCommand>,
@@ -59,16 +60,16 @@ impl WatchTask {
     pub(super) fn new(
         cluster: Arc<Cluster>,
         records: Arc<Records>,
-        timeout: Duration,
+        timing: Timing,
         listener: OwnKeyListener,
         commands: mpsc::Receiver<WatchCommand>,
         broadcasters: Arc<Mutex<Broadcasters>>,
     ) -> Self {
-        let machine = WatchMachine::new(Arc::clone(&records), fastrand::Rng::new());
+        let machine = WatchMachine::new(Arc::clone(&records), timing, fastrand::Rng::new());
         Self {
             cluster,
             records,
-            timeout,
+            timing,
             listener,
             machine,
             commands,
@@ -163,7 +164,11 @@ impl WatchTask {
     fn execute(&mut self, action: WatchAction) {
         match action {
             WatchAction::OpenStream => {
-                self.stream = Some(BidiStream::new(&self.cluster, QUEUE, now() + self.timeout));
+                self.stream = Some(BidiStream::new(
+                    &self.cluster,
+                    QUEUE,
+                    now() + self.timing.request_timeout,
+                ));
             }
             WatchAction::CloseStream(None) => self.stream = None,
             WatchAction::CloseStream(Some(error)) => self.close_failed(&error),
@@ -225,7 +230,7 @@ impl WatchTask {
         let (cluster, records, timeout) = (
             Arc::clone(&self.cluster),
             Arc::clone(&self.records),
-            self.timeout,
+            self.timing.request_timeout,
         );
         let list_permits = Arc::clone(&self.list_permits);
         self.lists.spawn(async move {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use waypost_core::record::{Entry, Key, Node, Service};
+use waypost_core::record::{Entry, Key, Node, RecordLimits, Service};
 use waypost_core::registry::{Broadcaster, Error, Event, WatchOptions, Watcher};
 
 use super::OwnKeyEvent;
@@ -16,6 +16,7 @@ use crate::keys::KeySpace;
 use crate::list::RecordList;
 use crate::records::Records;
 use crate::rpc::{Header, KeyValue, WatchEvent, WatchRequest, WatchRequestUnion, WatchResponse};
+use crate::timing::Timing;
 
 /// Machine, one listener of a service, and the time.
 struct Fixture {
@@ -132,11 +133,11 @@ fn sent(actions: &[WatchAction]) -> Vec<String> {
 
 impl Fixture {
     fn new() -> Self {
-        let records = Arc::new(Records::new(KeySpace::new("/p")));
+        let records = Arc::new(Records::new(KeySpace::new("/p"), RecordLimits::default()));
         let broadcaster = Broadcaster::default();
         let watcher = broadcaster.subscribe_to_fresh(&WatchOptions::service("s"));
         Self {
-            machine: WatchMachine::new(records, fastrand::Rng::with_seed(1)),
+            machine: WatchMachine::new(records, Timing::default(), fastrand::Rng::with_seed(1)),
             start: Instant::now(),
             watcher,
             broadcaster,

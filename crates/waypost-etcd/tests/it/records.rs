@@ -1,6 +1,6 @@
 //! Records of go-micro, written directly, are found and decoded; invalid ones disturb nothing.
 
-use waypost_core::record::Service;
+use waypost_core::record::{Node, Service};
 use waypost_core::registry::{Error, Registry, WatchOptions};
 use waypost_testkit::etcd::{Etcd, Options};
 
@@ -41,6 +41,28 @@ const SLASHES: &str = include_str!("../../../waypost-core/tests/golden/slash-nam
 fn record(text: &str) -> (&str, &str) {
     let (key, value) = text.split_once('\n').unwrap();
     (key, value.trim_end_matches('\n'))
+}
+
+/// A record that another program wrote, of 80 kB, is read where the limit is raised, and counted
+/// as skipped where it is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_of_a_record_can_be_raised() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let default = super::open(&url(&etcd.addresses()));
+        let raised = format!("{}?max_record_bytes=131072", url(&etcd.addresses()));
+        let raised = super::open(&raised);
+        let mut service = Service::new("greeter");
+        service.metadata.insert("padding", "x".repeat(80_000));
+        let node = Node::with_id("greeter", "1", "127.0.0.1:1");
+        service.nodes.push(node);
+        let (key, value) = ("/micro/registry/greeter/greeter-1", service.to_json());
+        etcd.put(key, value.as_bytes()).await.unwrap();
+        assert_eq!(raised.get_service("greeter").await.unwrap(), [service]);
+        default.get_service("greeter").await.unwrap_err();
+        assert_eq!(default.skipped(Some("greeter")).count, 1);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

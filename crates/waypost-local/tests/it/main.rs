@@ -17,10 +17,7 @@ use waypost_core::registry::{Instance, RegisterOptions};
 use waypost_local::{LocalOptions, LocalRegistry};
 
 fn open(dir: &Path) -> LocalRegistry {
-    LocalRegistry::open(LocalOptions {
-        dir: Some(dir.to_owned()),
-    })
-    .unwrap()
+    LocalRegistry::open(LocalOptions::new(dir)).unwrap()
 }
 
 fn service(id: &str, address: &str) -> Service {

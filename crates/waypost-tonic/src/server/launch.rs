@@ -83,7 +83,7 @@ impl ServerBuilder {
         let (name, advertised, node_id) =
             (self.name.clone(), node.address.clone(), node.id.clone());
         let mut service = self.service(endpoints, node);
-        if let Some(length) = service.trim() {
+        if let Some(length) = service.trim(&registry.options().limits) {
             tracing::warn!(
                 service = name,
                 length,

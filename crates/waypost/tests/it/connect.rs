@@ -71,7 +71,35 @@ async fn wrong_urls_are_rejected_with_the_wrong_part_and_the_remedy() {
     insta::assert_snapshot!(wrong("static://a:1,b").await, @r#"registry URL "static://a:1,b": address "b" has no port: give host:port, such as 10.0.0.7:8080 or [::1]:8080"#);
     insta::assert_snapshot!(wrong("static://a:1?weight=3").await, @r#"registry URL "static://a:1?weight=3": "weight=3" is not an option of static://; the only one is protocol=NAME"#);
     #[cfg(feature = "local")]
-    insta::assert_snapshot!(wrong("local:///tmp/x?y").await, @r#"registry URL "local:///tmp/x?y": "y" is not an option of local://, which has none"#);
+    insta::assert_snapshot!(wrong("local:///tmp/x?y").await, @r#"registry URL "local:///tmp/x?y": "y" is not an option of local://; the options are max_record_bytes, max_metadata_entries, max_endpoints"#);
+}
+
+/// A record of 80 kB is registered and read where the limits are raised.
+#[cfg(feature = "local")]
+#[tokio::test]
+async fn limits_of_a_record_are_options_of_the_url() {
+    use std::time::Duration;
+    use waypost::record::{Node, Service};
+    use waypost::registry::{Instance, RegisterOptions};
+
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("local://{}", dir.path().display());
+    let (default, raised) = (url.clone(), format!("{url}?max_record_bytes=131072"));
+    let default = connect(&default).await.unwrap();
+    let raised = connect(&raised).await.unwrap();
+    let mut service = Service::new("greeter");
+    service.nodes.push(Node::new("greeter", "127.0.0.1:1"));
+    service.metadata.insert("padding", "x".repeat(80_000));
+    let options = RegisterOptions {
+        ttl: Duration::from_secs(15),
+        instance: Instance::random(),
+    };
+    let error = default.register(&service, &options).await.unwrap_err();
+    assert!(error.to_string().contains("at most 65536"), "{error}");
+    raised.register(&service, &options).await.unwrap();
+    assert_eq!(raised.get_service("greeter").await.unwrap().len(), 1);
+    assert!(default.get_service("greeter").await.is_err());
+    assert_eq!(default.skipped(Some("greeter")).count, 1);
 }
 
 #[tokio::test]
@@ -81,7 +109,7 @@ async fn a_wrong_url_is_rejected_with_the_schemes_of_this_build() {
         "static://host:port[,host:port…][?protocol=grpc]",
     ];
     if cfg!(feature = "local") {
-        known.push("local://[dir]");
+        known.push("local://[dir][?option=value&…]");
     }
     if cfg!(feature = "etcd") {
         known.push("etcd[s]://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 use waypost_conformance::CaseLog;
-use waypost_core::record::{Key, Node, Service, keys};
+use waypost_core::record::{Key, Node, RecordLimits, Service, keys};
 use waypost_core::registry::{Broadcaster, WatchOptions};
 
 use super::etcd::{Behavior, Etcd, MEMBERS, Stream};
@@ -21,6 +21,7 @@ use crate::keys::KeySpace;
 use crate::lease::LeaseTable;
 use crate::list::RecordList;
 use crate::records::Records;
+use crate::timing::Timing;
 use crate::watch::machine::{WatchAction, WatchInput, WatchMachine};
 use crate::watch::{OwnKeysEvent, Scope};
 
@@ -91,7 +92,7 @@ pub(super) struct Simulation {
 
 impl Simulation {
     pub(super) fn new(case_log: CaseLog, rng: Rng) -> Self {
-        let records = Arc::new(Records::new(KeySpace::new("/p")));
+        let records = Arc::new(Records::new(KeySpace::new("/p"), RecordLimits::default()));
         let now = Instant::now();
         let seed = case_log.seed();
         Self {
@@ -100,7 +101,11 @@ impl Simulation {
             events_lost: false,
             start: now,
             case_log,
-            machine: WatchMachine::new(Arc::clone(&records), Rng::with_seed(seed ^ 1)),
+            machine: WatchMachine::new(
+                Arc::clone(&records),
+                Timing::default(),
+                Rng::with_seed(seed ^ 1),
+            ),
             records,
             etcd: Etcd::new(),
             behavior: Behavior::default(),
