@@ -146,6 +146,8 @@ pub(crate) struct BaselineLeaseKeepAliveRequest {
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct BaselineLeaseKeepAliveResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<BaselineHeader>,
     /// TTL in seconds; 0 if the lease has expired.
     #[prost(int64, tag = "3")]
     pub(crate) ttl: i64,

@@ -92,6 +92,10 @@ struct Process {
     keys: Vec<Vec<u8>>,
     keep_alives: KeepAlives,
     watch: Option<OwnWatch>,
+    /// Revision of the store as of the last keepalive.
+    revision: i64,
+    /// Revision of the store as of the last proof.
+    proven: i64,
 }
 
 impl Process {
@@ -126,8 +130,10 @@ impl Process {
             )
             .await?;
         let watch = match proof {
-            Proof::WatchEachSecond | Proof::Watch => Some(own_watch(&etcd, &keys).await?),
-            Proof::Lease | Proof::Read => None,
+            Proof::WatchEachSecond | Proof::Watch | Proof::WatchRevision => {
+                Some(own_watch(&etcd, &keys).await?)
+            }
+            Proof::Lease | Proof::LeaseRevision | Proof::Read => None,
         };
         let mut process = Self {
             etcd,
@@ -136,6 +142,8 @@ impl Process {
             keys,
             keep_alives,
             watch,
+            revision: 0,
+            proven: 0,
         };
         process.renewed().await?;
         Ok(process)
@@ -168,6 +176,7 @@ impl Process {
 
     async fn renewed(&mut self) -> Result<()> {
         let renewed = self.keep_alives.next().await?;
+        self.revision = renewed.header.map_or(0, |header| header.revision);
         (renewed.ttl > 0)
             .then_some(())
             .ok_or("the lease expired".into())
@@ -175,8 +184,13 @@ impl Process {
 
     /// Proves that every key stands on the lease, or was not changed.
     async fn prove(&mut self) -> Result<()> {
+        let by_revision = matches!(self.proof, Proof::WatchRevision | Proof::LeaseRevision);
+        if by_revision && self.revision == self.proven {
+            return Ok(());
+        }
+        self.proven = self.revision;
         let is_unchanged = match (self.proof, &mut self.watch) {
-            (Proof::WatchEachSecond | Proof::Watch, Some(watch)) => {
+            (Proof::WatchEachSecond | Proof::Watch | Proof::WatchRevision, Some(watch)) => {
                 let progress = BaselineWatchUnion::Progress(BaselineWatchProgressRequest {});
                 watch.send(request(progress)).await?;
                 let mut events = 0;
@@ -188,7 +202,7 @@ impl Process {
                     }
                 }
             }
-            (Proof::Lease, _) => {
+            (Proof::Lease | Proof::LeaseRevision, _) => {
                 let request = BaselineLeaseTimeToLiveRequest {
                     id: self.lease,
                     keys: true,

@@ -31,20 +31,35 @@ pub(crate) enum Proof {
     WatchEachSecond,
     /// Watch of the keys; progress is requested with each heartbeat.
     Watch,
+    /// Watch of the keys; progress is requested with a heartbeat whose keepalive shows a new
+    /// revision of the store. At rest there is none.
+    WatchRevision,
     /// `LeaseTimeToLive` with the keys of the lease, with each heartbeat.
     Lease,
+    /// `LeaseTimeToLive` with a heartbeat whose keepalive shows a new revision of the store. At
+    /// rest there is none: the keepalives alone.
+    LeaseRevision,
     /// Read of the keys, in one transaction, with each heartbeat.
     Read,
 }
 
 impl Proof {
-    const ALL: [Self; 4] = [Self::WatchEachSecond, Self::Watch, Self::Lease, Self::Read];
+    const ALL: [Self; 6] = [
+        Self::WatchEachSecond,
+        Self::Watch,
+        Self::WatchRevision,
+        Self::Lease,
+        Self::LeaseRevision,
+        Self::Read,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::WatchEachSecond => "watch-each-second",
             Self::Watch => "watch",
+            Self::WatchRevision => "watch-revision",
             Self::Lease => "lease",
+            Self::LeaseRevision => "lease-revision",
             Self::Read => "read",
         }
     }
