@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use waypost_core::record::Key;
 use waypost_core::registry::Instance;
@@ -65,6 +66,8 @@ struct Claim {
     /// True while a read of the record is in progress.
     reading: bool,
     verify_at: Instant,
+    /// True while another writer's change is known and not yet repaired.
+    overwritten: watch::Sender<bool>,
 }
 
 impl Claim {
@@ -166,10 +169,12 @@ impl Claims {
         let verify_at = now + self.timing.relist_in(&mut fastrand::Rng::new());
         let mut state = self.lock();
         let before = state.claims.remove(key);
-        let (seen, watched, stale) = before.map_or((0, false, false), |claim| {
-            (claim.seen, claim.watched, claim.stale)
-        });
+        let (seen, watched, stale, overwritten) = before.map_or_else(
+            || (0, false, false, watch::Sender::new(false)),
+            |claim| (claim.seen, claim.watched, claim.stale, claim.overwritten),
+        );
         let (renewed_at, reading) = (now, false);
+        overwritten.send_replace(seen > revision);
         let claim = Claim {
             instance,
             record,
@@ -182,6 +187,7 @@ impl Claims {
             renewed_at,
             reading,
             verify_at,
+            overwritten,
         };
         state.claims.insert(key.clone(), claim);
     }
@@ -263,6 +269,21 @@ impl Claims {
         self.lock().writers.remove(&(key.clone(), instance.clone()));
     }
 
+    /// Waits until another writer has changed or deleted the record of this instance. Returns at
+    /// once if there is no such record.
+    pub(crate) async fn overwritten(&self, key: &Key, instance: &Instance) {
+        let overwritten = self
+            .lock()
+            .claims
+            .get(key)
+            .filter(|claim| claim.instance == *instance)
+            .map(|claim| claim.overwritten.subscribe());
+        if let Some(mut overwritten) = overwritten {
+            // An error: the claim was removed.
+            let _ = overwritten.wait_for(|overwritten| *overwritten).await;
+        }
+    }
+
     /// Applies an event of the watch.
     pub(crate) fn on_watch(&self, event: OwnKeysEvent) {
         let mut state = self.lock();
@@ -280,7 +301,12 @@ impl Claims {
         };
         match key_event {
             OwnKeyEvent::Watched => claim.watched = true,
-            OwnKeyEvent::Changed(revision) => claim.seen = claim.seen.max(revision),
+            OwnKeyEvent::Changed(revision) => {
+                claim.seen = claim.seen.max(revision);
+                if claim.seen > claim.revision && !claim.reading {
+                    claim.overwritten.send_replace(true);
+                }
+            }
             OwnKeyEvent::Lost => (claim.watched, claim.stale) = (false, true),
             OwnKeyEvent::Stale => claim.stale = true,
         }

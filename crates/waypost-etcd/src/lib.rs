@@ -34,9 +34,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use waypost_core::record::{Address, Entry, Service};
+use waypost_core::record::{Address, Entry, Key, Service};
 use waypost_core::registry::{
-    DeregisterOptions, Error, Options, RegisterOptions, Registry, Result, SkippedRecords,
+    DeregisterOptions, Error, Instance, Options, RegisterOptions, Registry, Result, SkippedRecords,
     WatchOptions, Watcher, check_keys, check_name, check_registration,
 };
 use waypost_http::{Connect, TcpConnect};
@@ -267,6 +267,10 @@ impl Registry for EtcdRegistry {
         options.service.as_deref().map_or(Ok(()), check_name)?;
         let watcher = self.tasks.run(self.watches.subscribe(options)).await?;
         Ok(self.tasks.keep_running(watcher))
+    }
+
+    async fn overwritten(&self, key: &Key, instance: &Instance) {
+        self.writer.claims.overwritten(key, instance).await;
     }
 
     fn skipped(&self, service: Option<&str>) -> SkippedRecords {

@@ -1,8 +1,9 @@
 //! Registrations of one handle: ownership of their keys, and their upkeep.
 //!
 //! Every write is a compare-and-set on the revision that was read, so that no writer overwrites a
-//! change that it has not seen. A heartbeat of an unchanged record renews its lease and checks the
-//! progress of the watch; it neither reads nor writes the record.
+//! change that it has not seen. A heartbeat of an unchanged record renews its lease, and compares
+//! the revision in the response with the progress of the watch; it neither reads nor writes the
+//! record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,14 +149,21 @@ impl RecordWriter {
         registration: &NodeRegistration<'_>,
         current: &Current,
     ) -> Result<bool> {
-        let renewing = self.renew(
-            registration,
-            &current.lease_ref,
-            current.lease,
-            Some(current.renewed_at),
-        );
-        let (renewed, confirmed) = tokio::join!(renewing, self.watches.barrier());
-        let is_current = renewed? && confirmed && self.current(registration).is_some();
+        let Current {
+            lease_ref,
+            lease,
+            renewed_at,
+        } = current;
+        if !self
+            .renew(registration, lease_ref, *lease, Some(*renewed_at))
+            .await?
+        {
+            return Ok(false);
+        }
+        let Some(header) = self.leases.last_header() else {
+            return Ok(false);
+        };
+        let is_current = self.watches.barrier(header).await && self.current(registration).is_some();
         if is_current {
             self.claims.mark_renewed(Instant::now(), &registration.key);
         }

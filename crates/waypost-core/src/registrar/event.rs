@@ -17,6 +17,8 @@ pub(super) enum Event {
     Deregistered(Result<(), WorkFailure>),
     /// The owner changed the record.
     Changed,
+    /// Another writer changed or deleted the record in the registry.
+    Overwritten,
     /// The owner ordered the registration to leave.
     Leave,
 }

@@ -19,7 +19,8 @@
 //! ```
 //!
 //! Heartbeats are an interval apart, counted from the pulse: an instant that all registrations of a
-//! handle share. The heartbeats of one process coincide, those of a fleet do not, regardless of its
+//! handle share. A record that another writer has changed is registered again sooner, if the registry
+//! notifies of that. The heartbeats of one process coincide, those of a fleet do not, regardless of its
 //! start or of outages of its registry.
 //!
 //! A time of `None` means never: a setting such as `Duration::MAX` has no end.
@@ -31,11 +32,15 @@ use tokio::time::Instant;
 use super::event::{Action, Event, Lane, Work, WorkFailure, WorkFailureKind};
 use super::health::{Health, Status};
 use super::{Config, State};
+use crate::backoff::fraction;
 use crate::registry::in_millis;
 
 /// Longest duration that is counted; a longer one never ends. Far below the range of an instant, so
 /// that timers can add to it.
 const ENDLESS: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Longest delay before a record that another writer has changed is registered again.
+const REPAIR_SPREAD: Duration = Duration::from_secs(2);
 
 /// Returns the instant `duration` after `now`, or none for never.
 fn after(now: Instant, duration: Duration) -> Option<Instant> {
@@ -196,6 +201,7 @@ impl Machine {
             Event::Registered(answer) => self.answered(now, chance, Work::Register, answer),
             Event::Deregistered(answer) => self.answered(now, chance, Work::Deregister, answer),
             Event::Changed => self.change(now),
+            Event::Overwritten => self.on_overwritten(now, chance),
             Event::Leave => self.leave(now, actions),
         }
     }
@@ -351,6 +357,15 @@ impl Machine {
         self.changed = true;
         if self.state.is_registered() {
             self.due = earlier(self.due, self.soonest(now));
+        }
+    }
+
+    /// Schedules the repair of a record that another writer has changed. If the records of a whole
+    /// fleet were deleted, it is spread over time.
+    fn on_overwritten(&mut self, now: Instant, chance: f64) {
+        if self.state.is_registered() {
+            let delay = fraction(REPAIR_SPREAD.min(self.config.interval), chance);
+            self.due = earlier(self.due, after(now, delay));
         }
     }
 

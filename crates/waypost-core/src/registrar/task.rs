@@ -12,7 +12,7 @@ use super::machine::{Machine, Setup};
 use super::shared::Shared;
 use super::{RegisterCheck, State};
 use crate::backoff::fraction;
-use crate::record::Service;
+use crate::record::{Entry, Service};
 use crate::registry::{DeregisterOptions, Error, RegisterOptions, Result, chain};
 
 /// Maximum time for aborted work to end. Only work that blocks its thread takes longer; the task
@@ -25,6 +25,8 @@ pub(super) struct Worker {
     record: watch::Receiver<Service>,
     leave: watch::Receiver<bool>,
     lanes: Lanes,
+    /// Task that waits for a change of the record by another writer; none before it is registered.
+    overwritten: JoinSet<()>,
     /// Last error of the registry, returned to an owner whose deregistration gets no response.
     error: Option<Error>,
 }
@@ -63,6 +65,7 @@ impl Worker {
             record,
             leave,
             lanes: Lanes::default(),
+            overwritten: JoinSet::new(),
             error: None,
         }
     }
@@ -90,6 +93,9 @@ impl Worker {
                 }
             }
             event = self.next(machine.deadline()).await;
+            if let Event::Registered(Ok(())) = event {
+                self.await_overwritten();
+            }
         }
     }
 
@@ -128,7 +134,24 @@ impl Worker {
             event = self.lanes.event(&self.shared, &mut self.error) => event,
             () = ordered(&mut self.leave), if !leaving => Event::Leave,
             Ok(()) = self.record.changed(), if !leaving => Event::Changed,
+            Some(ended) = self.overwritten.join_next(), if !leaving => match ended {
+                Ok(()) => Event::Overwritten,
+                // The registry panicked; the heartbeats go on.
+                Err(_) => Event::Tick,
+            },
             () = until(deadline) => Event::Tick,
+        }
+    }
+
+    fn await_overwritten(&mut self) {
+        if !self.overwritten.is_empty() {
+            return;
+        }
+        let (registry, instance) = (self.shared.registry.clone(), self.shared.instance.clone());
+        let key = self.record.borrow().entries().first().map(Entry::key);
+        if let Some(key) = key {
+            let wait = async move { registry.overwritten(&key, &instance).await };
+            self.overwritten.spawn(wait);
         }
     }
 

@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 use super::{
-    DeregisterOptions, Options, RegisterOptions, Registry, Result, SkippedRecords, WatchOptions,
-    Watcher,
+    DeregisterOptions, Instance, Options, RegisterOptions, Registry, Result, SkippedRecords,
+    WatchOptions, Watcher,
 };
 use crate::panics::contain;
-use crate::record::Service;
+use crate::record::{Key, Service};
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -134,6 +134,15 @@ impl AnyRegistry {
         self.registry().dyn_watch(options).await
     }
 
+    /// Waits until another writer has changed or deleted the record of `instance`; see
+    /// [`Registry::overwritten`].
+    ///
+    /// # Cancel safety
+    /// As for [`Registry::overwritten`].
+    pub async fn overwritten(&self, key: &Key, instance: &Instance) {
+        self.registry().dyn_overwritten(key, instance).await;
+    }
+
     /// Returns the addresses of this host from which it reaches the registry; see
     /// [`Registry::local_addresses`].
     ///
@@ -181,6 +190,11 @@ trait DynRegistry: fmt::Debug + Send + Sync {
     fn dyn_watch<'a>(&'a self, options: &'a WatchOptions) -> Boxed<'a, Watcher>;
     fn dyn_skipped(&self, service: Option<&str>) -> SkippedRecords;
     fn dyn_close(&self) -> Boxed<'_, ()>;
+    fn dyn_overwritten<'a>(
+        &'a self,
+        key: &'a Key,
+        instance: &'a Instance,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
     fn dyn_local_addresses(&self) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send + '_>>;
 }
 
@@ -227,6 +241,14 @@ impl<R: Registry> DynRegistry for R {
 
     fn dyn_close(&self) -> Boxed<'_, ()> {
         Box::pin(self.close())
+    }
+
+    fn dyn_overwritten<'a>(
+        &'a self,
+        key: &'a Key,
+        instance: &'a Instance,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(self.overwritten(key, instance))
     }
 
     fn dyn_local_addresses(&self) -> Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send + '_>> {

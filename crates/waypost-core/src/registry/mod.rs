@@ -20,7 +20,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::net::IpAddr;
 
-use crate::record::Service;
+use crate::record::{Key, Service};
 
 pub use broadcaster::{Broadcaster, Change, Newest};
 pub(crate) use check::{LONGEST_TTL, SHORTEST_TTL};
@@ -169,6 +169,19 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// Only for invalid options or a closed registry. An unreachable registry is an `Err` item of
     /// the watcher.
     fn watch(&self, options: &WatchOptions) -> impl Future<Output = Result<Watcher>> + Send;
+
+    /// Waits until another writer has changed or deleted the record that `instance` has registered
+    /// under `key`, as far as the backend is notified of that. The registrar then registers again at
+    /// once, and not only at its next heartbeat. Completes at once if this handle has no such record.
+    ///
+    /// The default, for a backend without notifications, never completes.
+    ///
+    /// # Cancel safety
+    /// If it is dropped, nothing is lost: the next call completes if the change is still there.
+    fn overwritten(&self, key: &Key, instance: &Instance) -> impl Future<Output = ()> + Send {
+        let _ = (key, instance);
+        std::future::pending()
+    }
 
     /// Returns the records of one service, or of all, that this handle has read and skipped, because
     /// they are not a valid record of their key. A record that was repaired or deleted is no longer

@@ -8,19 +8,19 @@ mod property;
 mod table;
 mod task;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::error::EtcdError;
-use crate::rpc::{LeaseGrantRequest, LeaseRevokeRequest};
+use crate::rpc::{Header, LeaseGrantRequest, LeaseRevokeRequest};
 use crate::timing::Timing;
 pub(crate) use machine::LeaseRenewal;
 pub(crate) use table::{LeaseRef, LeaseTable};
-use task::LeaseCommand;
 pub(crate) use task::LeaseTask;
+use task::{LastResponse, LeaseCommand};
 
 /// Capacity of the command queue of the lease task.
 const QUEUE: usize = 1_024;
@@ -31,26 +31,25 @@ const QUEUE: usize = 1_024;
 pub(crate) struct Leases {
     cluster: Arc<Cluster>,
     commands: mpsc::Sender<LeaseCommand>,
-    /// Last error of the keepalive stream; none since the last response.
-    last_error: Arc<Mutex<Option<EtcdError>>>,
+    last_response: Arc<Mutex<LastResponse>>,
 }
 
 impl Leases {
     /// Creates the leases, and the task that must run for keepalives to complete.
     pub(crate) fn new(cluster: Arc<Cluster>, timing: Timing) -> (Self, LeaseTask) {
         let (commands, receiver) = mpsc::channel(QUEUE);
-        let last_error = Arc::<Mutex<_>>::default();
+        let last_response = Arc::<Mutex<_>>::default();
         let task = LeaseTask::new(
             Arc::clone(&cluster),
             timing,
             receiver,
-            Arc::clone(&last_error),
+            Arc::clone(&last_response),
         );
         (
             Self {
                 cluster,
                 commands,
-                last_error,
+                last_response,
             },
             task,
         )
@@ -128,10 +127,18 @@ impl Leases {
         }
     }
 
+    /// Returns the header of the last keepalive response; none if the stream has failed since.
+    pub(crate) fn last_header(&self) -> Option<Header> {
+        self.last_response().header
+    }
+
     fn last_error(&self) -> Option<EtcdError> {
-        self.last_error
+        self.last_response().error.clone()
+    }
+
+    fn last_response(&self) -> MutexGuard<'_, LastResponse> {
+        self.last_response
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::machine::{CloseReason, LeaseAction, LeaseEvent, LeaseMachine, LeaseRenewal};
 use crate::cluster::{BidiStream, Cluster};
 use crate::error::EtcdError;
-use crate::rpc::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+use crate::rpc::{Header, LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use crate::timing::Timing;
 
 /// Capacity of the queue of keepalives for the stream; a stream whose queue is full is broken.
@@ -19,6 +19,13 @@ const QUEUE: usize = 1_024;
 /// Result of a renewal; or the error, if the state of the lease is unknown and waiting does not
 /// help.
 pub(super) type RenewalResult = Result<LeaseRenewal, EtcdError>;
+
+/// Last response of the keepalive stream, or its failure.
+#[derive(Debug, Default)]
+pub(super) struct LastResponse {
+    pub(super) header: Option<Header>,
+    pub(super) error: Option<EtcdError>,
+}
 
 #[derive(Debug)]
 pub(super) enum LeaseCommand {
@@ -32,7 +39,7 @@ pub(crate) struct LeaseTask {
     timing: Timing,
     machine: LeaseMachine,
     commands: mpsc::Receiver<LeaseCommand>,
-    last_error: Arc<Mutex<Option<EtcdError>>>,
+    last_response: Arc<Mutex<LastResponse>>,
     stream: Option<BidiStream<LeaseKeepAliveRequest>>,
     waiters: BTreeMap<i64, Vec<oneshot::Sender<RenewalResult>>>,
 }
@@ -42,7 +49,7 @@ impl LeaseTask {
         cluster: Arc<Cluster>,
         timing: Timing,
         commands: mpsc::Receiver<LeaseCommand>,
-        last_error: Arc<Mutex<Option<EtcdError>>>,
+        last_response: Arc<Mutex<LastResponse>>,
     ) -> Self {
         let machine = LeaseMachine::new(timing, fastrand::Rng::new());
         Self {
@@ -50,7 +57,7 @@ impl LeaseTask {
             timing,
             machine,
             commands,
-            last_error,
+            last_response,
             stream: None,
             waiters: BTreeMap::new(),
         }
@@ -91,7 +98,10 @@ impl LeaseTask {
     fn on_response(&mut self, response: Result<LeaseKeepAliveResponse, EtcdError>) -> LeaseEvent {
         match response {
             Ok(LeaseKeepAliveResponse { header, id, ttl }) => {
-                self.record_error(None);
+                self.record(LastResponse {
+                    header,
+                    error: None,
+                });
                 LeaseEvent::Response(id, ttl, header.map_or(0, |header| header.raft_term))
             }
             Err(error) => {
@@ -151,7 +161,10 @@ impl LeaseTask {
 
     fn close_failed(&mut self, error: &EtcdError) {
         tracing::debug!(%error, "lease keepalive stream ended");
-        self.record_error(Some(error.clone()));
+        self.record(LastResponse {
+            header: None,
+            error: Some(error.clone()),
+        });
         if let Some(stream) = self.stream.take() {
             stream.close_failed(error);
         }
@@ -162,11 +175,11 @@ impl LeaseTask {
         }
     }
 
-    fn record_error(&self, error: Option<EtcdError>) {
+    fn record(&self, last_response: LastResponse) {
         *self
-            .last_error
+            .last_response
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = error;
+            .unwrap_or_else(PoisonError::into_inner) = last_response;
     }
 }
 

@@ -7,7 +7,8 @@
 //!                                      revision went back; every 5 min; some time
 //!                                      after each disconnect
 //!
-//!  stream: open ─▶ progress requested every 10 s, at once for a list or a heartbeat
+//!  stream: open ─▶ progress requested every 10 s, at once for a list, or for a heartbeat
+//!            │     that has seen a new revision
 //!            ▲                  │ no response in time, or disconnected
 //!            └──────────────────┘ next member, watches from their last revision
 //! ```
@@ -60,8 +61,8 @@ pub(super) enum WatchInput {
     /// Own record valid at this revision.
     AddOwnKey(Key, i64),
     RemoveOwnKey(Key),
-    /// Barrier: confirm that every earlier change was received.
-    Barrier,
+    /// Barrier: confirm that every change up to the revision in this header was received.
+    Barrier(Header),
     Listed(Scope, Result<RecordList, EtcdError>),
     /// Serializable list, and the error of the linearizable one.
     ListedSerializable(Scope, RecordList, EtcdError),
@@ -84,10 +85,8 @@ pub(super) enum WatchAction {
     OwnKey(Key, OwnKeyEvent),
     /// No own record is watched now.
     OwnKeysUnwatched,
-    /// The progress request of the waiting barriers was sent.
-    BarrierBegun,
-    /// The response to it has arrived.
-    BarrierPassed,
+    /// Every change up to this revision was received.
+    Reached(i64),
     /// Received changes cannot be confirmed.
     BarrierFailed,
     /// A list has found changes that the watch had missed.
@@ -147,7 +146,7 @@ impl WatchMachine {
                 .for_each(|scope| self.unsubscribe(scope, &mut actions)),
             WatchInput::AddOwnKey(key, revision) => self.add_own_key(&key, revision, &mut actions),
             WatchInput::RemoveOwnKey(key) => self.remove_own_key(&key, &mut actions),
-            WatchInput::Barrier => self.barrier(&mut actions),
+            WatchInput::Barrier(header) => self.barrier(now, header, &mut actions),
             WatchInput::Listed(scope, listed) => self.on_listed(now, scope, listed, &mut actions),
             WatchInput::ListedSerializable(scope, listed, error) => {
                 if let Some(state) = self.scopes.get_mut(&scope) {
@@ -226,9 +225,17 @@ impl WatchMachine {
         }
     }
 
-    fn barrier(&mut self, actions: &mut Vec<WatchAction>) {
-        if !self.stream.request_barrier() {
+    /// Compares a response to another request with the progress of the watches. In an idle store
+    /// nothing has changed since, and no progress has to be requested.
+    fn barrier(&mut self, now: Instant, header: Header, actions: &mut Vec<WatchAction>) {
+        let is_same_history = self.last_header.is_some_and(|seen| {
+            header.cluster_id == seen.cluster_id && header.raft_term == seen.raft_term
+        });
+        if !is_same_history || !self.stream.is_up() {
             actions.push(WatchAction::BarrierFailed);
+        } else if self.stream.has_reached(header.revision) {
+            self.stream.postpone_check(now, &mut self.rng);
+            actions.push(WatchAction::Reached(header.revision));
         }
     }
 
@@ -599,8 +606,8 @@ impl WatchMachine {
     }
 
     fn on_progress(&mut self, actions: &mut Vec<WatchAction>) {
-        if self.stream.end_progress() {
-            actions.push(WatchAction::BarrierPassed);
+        if let Some(revision) = self.stream.end_progress() {
+            actions.push(WatchAction::Reached(revision));
         }
     }
 
@@ -741,7 +748,6 @@ impl WatchMachine {
             actions.push(WatchAction::Send(
                 WatchRequestUnion::Progress(WatchProgressRequest {}).into(),
             ));
-            actions.push(WatchAction::BarrierBegun);
         }
     }
 

@@ -27,6 +27,7 @@ pub(crate) use task::WatchTask;
 
 use crate::cluster::Cluster;
 use crate::records::Records;
+use crate::rpc::Header;
 use crate::timing::Timing;
 
 /// Capacity of the command queue of the watch task.
@@ -130,13 +131,13 @@ impl Watches {
             .await;
     }
 
-    /// Waits until every change to own records that was made before the call has been received.
-    /// Returns false if that cannot be confirmed.
-    pub(crate) async fn barrier(&self) -> bool {
+    /// Waits until every change to own records up to the revision in `header`, a response to another
+    /// request, has been received. Returns false if that cannot be confirmed.
+    pub(crate) async fn barrier(&self, header: Header) -> bool {
         let (waiter, passed) = oneshot::channel();
         let barrier = async {
             self.commands
-                .send(WatchCommand::Barrier(waiter))
+                .send(WatchCommand::Barrier(header, waiter))
                 .await
                 .ok()?;
             passed.await.ok()

@@ -57,7 +57,7 @@ struct LiveStream {
     /// Time of the next progress request that checks the stream.
     next_check: Instant,
     in_flight: bool,
-    /// A barrier waits for the next response.
+    /// Progress is needed soon: a list or a heartbeat waits for it.
     barrier: bool,
 }
 
@@ -214,14 +214,11 @@ impl StreamState {
             .map(|outage| &outage.error)
     }
 
-    /// Requests a barrier. Returns false if the stream cannot provide one.
-    pub(super) fn request_barrier(&mut self) -> bool {
-        match &mut self.stream {
-            Some(stream) if stream.is_up => {
-                stream.barrier = true;
-                true
-            }
-            _ => false,
+    /// Records that another response has shown no revision beyond the progress: nothing can be
+    /// missing, so that the stream need not be checked now.
+    pub(super) fn postpone_check(&mut self, now: Instant, rng: &mut Rng) {
+        if let Some(stream) = &mut self.stream {
+            stream.next_check = next_check(now, rng);
         }
     }
 
@@ -240,11 +237,10 @@ impl StreamState {
         true
     }
 
-    /// Records a progress response. Returns true if it was requested.
-    pub(super) fn end_progress(&mut self) -> bool {
-        self.stream
-            .as_mut()
-            .is_some_and(|stream| std::mem::take(&mut stream.in_flight))
+    /// Records a progress response. Returns its revision if it was requested.
+    pub(super) fn end_progress(&mut self) -> Option<i64> {
+        let stream = self.stream.as_mut()?;
+        std::mem::take(&mut stream.in_flight).then_some(stream.progress)
     }
 
     /// Returns the time of the next step. `needs_stream`: a stream is needed; `errors_pending`: a

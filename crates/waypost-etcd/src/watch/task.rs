@@ -17,7 +17,7 @@ use crate::cluster::{BidiStream, Cluster};
 use crate::error::EtcdError;
 use crate::list::{Consistency, list};
 use crate::records::Records;
-use crate::rpc::{WatchRequest, WatchResponse};
+use crate::rpc::{Header, WatchRequest, WatchResponse};
 use crate::timing::Timing;
 
 /// Capacity of the request queue of the stream; also the limit of own records watched at once.
@@ -34,7 +34,7 @@ pub(super) enum WatchCommand {
     Subscribe(Scope, Broadcaster),
     AddOwnKey(Key, i64),
     RemoveOwnKey(Key),
-    Barrier(oneshot::Sender<()>),
+    Barrier(Header, oneshot::Sender<()>),
 }
 
 pub(crate) struct WatchTask {
@@ -50,10 +50,8 @@ pub(crate) struct WatchTask {
     is_up: bool,
     lists: JoinSet<WatchInput>,
     list_permits: Arc<Semaphore>,
-    /// Barriers that wait for the next progress request, and those that wait for the response in
-    /// flight.
-    queued_barriers: Vec<oneshot::Sender<()>>,
-    sent_barriers: Vec<oneshot::Sender<()>>,
+    /// Barriers, each with the revision that it waits for.
+    barriers: Vec<(i64, oneshot::Sender<()>)>,
 }
 
 impl WatchTask {
@@ -78,8 +76,7 @@ impl WatchTask {
             is_up: false,
             lists: JoinSet::new(),
             list_permits: Arc::new(Semaphore::new(MAX_LISTS)),
-            queued_barriers: Vec::new(),
-            sent_barriers: Vec::new(),
+            barriers: Vec::new(),
         }
     }
 
@@ -141,9 +138,9 @@ impl WatchTask {
             }
             WatchCommand::AddOwnKey(key, revision) => WatchInput::AddOwnKey(key, revision),
             WatchCommand::RemoveOwnKey(key) => WatchInput::RemoveOwnKey(key),
-            WatchCommand::Barrier(waiter) => {
-                self.queued_barriers.push(waiter);
-                WatchInput::Barrier
+            WatchCommand::Barrier(header, waiter) => {
+                self.barriers.push((header.revision, waiter));
+                WatchInput::Barrier(header)
             }
         }
     }
@@ -182,17 +179,15 @@ impl WatchTask {
             WatchAction::ListSerializable(scope, error) => self.list(scope, Some(error)),
             WatchAction::OwnKey(key, event) => (self.listener)(OwnKeysEvent::Key(key, event)),
             WatchAction::OwnKeysUnwatched => (self.listener)(OwnKeysEvent::AllUnwatched),
-            WatchAction::BarrierBegun => self.sent_barriers.append(&mut self.queued_barriers),
-            // Canceled waiters are skipped.
-            WatchAction::BarrierPassed => {
-                for waiter in self.sent_barriers.drain(..) {
+            WatchAction::Reached(reached) => {
+                let passed = |(revision, _): &mut (i64, _)| *revision <= reached;
+                for (_, waiter) in self.barriers.extract_if(.., passed) {
+                    // Canceled waiters are skipped.
                     let _ = waiter.send(());
                 }
+                self.barriers.retain(|(_, waiter)| !waiter.is_closed());
             }
-            WatchAction::BarrierFailed => {
-                self.sent_barriers.clear();
-                self.queued_barriers.clear();
-            }
+            WatchAction::BarrierFailed => self.barriers.clear(),
             WatchAction::Missed(scope, missed) => {
                 let Missed {
                     created,

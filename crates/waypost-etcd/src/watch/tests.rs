@@ -759,45 +759,49 @@ async fn the_first_five_missed_changes_are_named() {
     );
 }
 
+fn barrier(header: Option<Header>) -> WatchInput {
+    WatchInput::Barrier(header.unwrap())
+}
+
+/// In an idle store, the revision of the keepalive stays the same, and costs no progress request.
 #[tokio::test(start_paused = true)]
-async fn a_barrier_passes_with_the_response_to_a_later_request() {
-    let mut fixture = Fixture::new();
-    assert!(
-        fixture
-            .step(0, WatchInput::Barrier)
-            .contains(&WatchAction::BarrierFailed),
-        "there is no stream"
-    );
+async fn a_barrier_requests_progress_only_for_a_new_revision() {
     let mut fixture = Fixture::watching();
-    let barrier = |actions: &[WatchAction]| {
-        actions
-            .iter()
-            .filter(|action| format!("{action:?}").starts_with("Barrier"))
-            .count()
-    };
-    let start = fixture.step(200, WatchInput::Barrier);
-    assert!(start.contains(&WatchAction::BarrierBegun), "{start:?}");
-    assert_eq!(
-        barrier(&fixture.step(201, WatchInput::Barrier)),
-        0,
-        "it waits for its own request"
-    );
-    assert!(
-        fixture
-            .step(202, progress(5))
-            .contains(&WatchAction::BarrierPassed)
-    );
-    assert_eq!(fixture.deadline(), 250);
-    assert!(
-        fixture
-            .step(250, WatchInput::Tick)
-            .contains(&WatchAction::BarrierBegun)
-    );
-    assert!(
-        fixture
-            .step(260, broken())
-            .contains(&WatchAction::BarrierFailed)
-    );
+    let start = fixture.step(200, barrier(header(7)));
+    assert_eq!(sent(&start), ["progress"]);
+    assert!(!start.contains(&WatchAction::Reached(7)), "{start:?}");
+    let reached = fixture.step(202, progress(7));
+    assert!(reached.contains(&WatchAction::Reached(7)), "{reached:?}");
+    for heartbeat in 1..45 {
+        let at = 200 + heartbeat * 5_000;
+        let passed = fixture.step(at, barrier(header(7)));
+        assert_eq!(sent(&passed), [""; 0], "at {at}");
+        assert!(passed.contains(&WatchAction::Reached(7)), "{passed:?}");
+        // Nothing else is due: neither the check of the stream, nor anything before the relist.
+        if at < 220_000 {
+            assert!(fixture.deadline() > at + 5_000);
+        }
+    }
+    let moved = fixture.step(600_000, barrier(header(8)));
+    assert!(sent(&moved).contains(&"progress".to_owned()), "{moved:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_barrier_fails_without_a_stream_and_in_another_history() {
+    let failed = |actions: &[WatchAction]| actions.contains(&WatchAction::BarrierFailed);
+    assert!(failed(&Fixture::new().step(0, barrier(header(5)))));
+    let mut fixture = Fixture::watching();
+    fixture.step(10, progress(5));
+    for (cluster_id, raft_term) in [(9, 2), (1, 3), (1, 1)] {
+        let other = Some(Header {
+            cluster_id,
+            revision: 5,
+            raft_term,
+        });
+        assert!(failed(&fixture.step(20, barrier(other))));
+    }
+    fixture.step(30, barrier(header(6)));
+    assert!(failed(&fixture.step(40, broken())));
 }
 
 #[tokio::test(start_paused = true)]

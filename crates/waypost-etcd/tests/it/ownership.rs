@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use waypost_core::record::Node;
-use waypost_core::registry::{Instance, RegisterOptions, Registry};
+use waypost_core::registrar::Registration;
+use waypost_core::registry::{AnyRegistry, Instance, RegisterOptions, Registry};
 use waypost_testkit::etcd::{Etcd, Options};
 
 use super::rig::{Server, each, service, url};
@@ -68,6 +69,41 @@ async fn a_successor_takes_over_from_a_killed_server_at_once() {
             "it waited for the lease of the dead"
         );
         successor.close().await;
+    })
+    .await;
+}
+
+/// The repair does not wait for the heartbeat, which comes after 30 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_deleted_or_overwritten_is_back_at_once() {
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        let registry = AnyRegistry::new(super::open(&url(&etcd.addresses())));
+        let registration = Registration::builder(registry.clone(), service("1", "10.0.0.1:1"))
+            .ttl(Duration::from_secs(90))
+            .interval(Duration::from_secs(30))
+            .start()
+            .unwrap();
+        registration.registered().await.unwrap();
+        let key = "/micro/registry/greeter/greeter-1";
+        let record = etcd.get(key).await.unwrap().unwrap();
+        // The watch of the own record is opened after the registration.
+        sleep(Duration::from_secs(1)).await;
+        for fault in 0..4 {
+            let since = Instant::now();
+            match fault % 2 {
+                0 => etcd.delete(key).await.unwrap(),
+                _ => etcd.put(key, b"garbage").await.unwrap(),
+            }
+            while etcd.get(key).await.unwrap().as_ref() != Some(&record) {
+                assert!(since.elapsed() < Duration::from_secs(4), "fault {fault}");
+                sleep(Duration::from_millis(20)).await;
+            }
+            assert!(registration.state().is_registered());
+        }
+        registration.close().await.unwrap();
+        registry.close().await.unwrap();
+        assert_eq!(etcd.keys("/").await.unwrap(), Vec::<String>::new());
     })
     .await;
 }

@@ -240,6 +240,30 @@ fn a_change_is_written_at_once_and_a_flood_of_them_no_faster_than_the_initial_ba
     );
 }
 
+/// The chance of the bench is the middle: the repair comes after half of the spread.
+#[test]
+fn an_overwritten_record_is_repaired_before_the_next_heartbeat() {
+    let config = Config {
+        ttl: ms(90_000),
+        interval: ms(30_000),
+        ..Config::default()
+    };
+    let mut bench = Bench::with(config, false);
+    bench.registered();
+    assert_eq!(bench.step(ms(1_000), Event::Overwritten), []);
+    let (waited, actions) = bench.tick();
+    assert!(waited <= 2_000, "{waited}");
+    assert_eq!(actions, start(Work::Register));
+    assert_eq!(
+        bench.step(ms(5), Event::Overwritten),
+        [],
+        "one is under way"
+    );
+    bench.step(ms(5), Event::Registered(Ok(())));
+    let (waited, _) = bench.tick();
+    assert!(waited > 20_000, "the heartbeats go on: {waited}");
+}
+
 #[test]
 fn a_change_while_failing_waits_for_the_retry() {
     let mut bench = Bench::new(false);

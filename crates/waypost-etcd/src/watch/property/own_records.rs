@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use waypost_core::record::{Entry, Key, Node, Service};
 use waypost_core::registry::Instance;
 
+use super::etcd::MEMBERS;
 use super::simulation::Simulation;
 use super::write_log::WriteKind;
 use crate::claims::{Claims, Written};
@@ -186,8 +187,11 @@ impl Simulation {
                     && own_record.leased_in == self.etcd.histories =>
             {
                 own_record.set_state(HeartbeatState::Barrier, now + BARRIER);
-                self.queued_barriers.push(key);
-                self.step(WatchInput::Barrier);
+                let member = self.rng.usize(..MEMBERS);
+                let header = self.etcd.header(self.etcd.applied(member));
+                let header = header.expect("etcd sends a header");
+                self.barriers.push((header.revision, key));
+                self.step(WatchInput::Barrier(header));
             }
             HeartbeatState::Idle | HeartbeatState::Barrier => self.begin_read(&key),
             HeartbeatState::Reading | HeartbeatState::Writing(_) if !served => {

@@ -75,8 +75,8 @@ pub(super) struct Simulation {
     pub(super) claims: Claims,
     pub(super) lease_table: LeaseTable,
     pub(super) own_records: BTreeMap<Key, OwnRecord>,
-    pub(super) queued_barriers: Vec<Key>,
-    pub(super) sent_barriers: Vec<Key>,
+    /// Heartbeats that wait for the watch to reach a revision.
+    pub(super) barriers: Vec<(i64, Key)>,
     pub(super) serials: u64,
     pub(super) sweep: Instant,
     pub(super) second: Instant,
@@ -124,8 +124,7 @@ impl Simulation {
             claims: Claims::default(),
             lease_table: LeaseTable::default(),
             own_records: BTreeMap::new(),
-            queued_barriers: Vec::new(),
-            sent_barriers: Vec::new(),
+            barriers: Vec::new(),
             serials: 0,
             sweep: now + SWEEP,
             second: now,
@@ -264,17 +263,17 @@ impl Simulation {
             WatchAction::ListSerializable(scope, why) => self.list(scope, Some(why)),
             WatchAction::OwnKey(key, own) => self.claims.on_watch(OwnKeysEvent::Key(key, own)),
             WatchAction::OwnKeysUnwatched => self.claims.on_watch(OwnKeysEvent::AllUnwatched),
-            WatchAction::BarrierBegun => self.sent_barriers.append(&mut self.queued_barriers),
-            WatchAction::BarrierPassed => std::mem::take(&mut self.sent_barriers)
-                .iter()
-                .for_each(|key| self.on_barrier(key, true)),
+            WatchAction::Reached(reached) => {
+                let passed = |(revision, _): &mut (i64, Key)| *revision <= reached;
+                let passed: Vec<_> = self.barriers.extract_if(.., passed).collect();
+                for (_, key) in passed {
+                    self.on_barrier(&key, true);
+                }
+            }
             WatchAction::BarrierFailed => {
-                let failed: Vec<_> = self
-                    .sent_barriers
-                    .drain(..)
-                    .chain(self.queued_barriers.drain(..))
-                    .collect();
-                failed.iter().for_each(|key| self.on_barrier(key, false));
+                for (_, key) in std::mem::take(&mut self.barriers) {
+                    self.on_barrier(&key, false);
+                }
             }
             WatchAction::Missed(_, missed) => {
                 self.log(format!("{missed:?}"));
