@@ -105,6 +105,7 @@ impl EtcdRegistry {
             tls,
             heartbeat_timeout,
             relist_interval,
+            rebalance_interval,
             backoff,
             limits,
         } = options;
@@ -112,6 +113,7 @@ impl EtcdRegistry {
             request_timeout: timeout,
             heartbeat_timeout,
             relist_interval,
+            rebalance_interval,
             backoff,
         };
         let mut reported = Options::new();

@@ -14,8 +14,8 @@ use crate::timing::Timing;
 pub const DEFAULT_PREFIX: &str = "/micro/registry";
 
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// A relist reads everything that is watched.
-const MIN_RELIST: Duration = Duration::from_secs(1);
+/// A relist reads everything that is watched, and a move to another member opens all streams again.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// A shorter backoff would be a loop.
 const MIN_BACKOFF: Duration = Duration::from_millis(1);
 
@@ -47,6 +47,10 @@ pub struct EtcdOptions {
     /// Interval between two lists of what is watched, ± 20 %, which find what no event has
     /// reported. At least 1 s, default 5 min.
     pub relist_interval: Duration,
+    /// Time after which a handle that failed over to another member returns to the one that it
+    /// chose at first, ± 20 %, so that the handles of a fleet are again spread over the members. At
+    /// least 1 s, default 5 min.
+    pub rebalance_interval: Duration,
     /// Delay between two attempts of a request, and between two dials of a member. At least 1 ms,
     /// default 50 ms to 2 s.
     pub backoff: BackoffConfig,
@@ -77,6 +81,7 @@ impl EtcdOptions {
             request_timeout,
             heartbeat_timeout,
             relist_interval,
+            rebalance_interval,
             backoff,
         } = Timing::default();
         Self {
@@ -89,6 +94,7 @@ impl EtcdOptions {
             tls: None,
             heartbeat_timeout,
             relist_interval,
+            rebalance_interval,
             backoff,
             limits: RecordLimits::default(),
         }
@@ -99,7 +105,7 @@ impl EtcdOptions {
     ///
     /// The options are `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`, `server_name=NAME`,
     /// `password_file=FILE`, the durations `timeout=2s` (or `500ms`), `heartbeat_timeout=1s`,
-    /// `relist_interval=300s`, `backoff_initial=50ms` and `backoff_max=2s`, and the numbers
+    /// `relist_interval=300s`, `rebalance_interval=300s`, `backoff_initial=50ms` and `backoff_max=2s`, and the numbers
     /// `max_record_bytes=65536`, `max_metadata_entries=64` and `max_endpoints=1024`; the values of
     /// durations and numbers here are the defaults. Reserved characters are percent-encoded:
     /// `%40` (`@`), `%2F` (`/`), `%3A` (`:`), `%25` (`%`). The default port is 2379.
@@ -180,9 +186,16 @@ impl EtcdOptions {
                     self.heartbeat_timeout
                 ),
             ),
-            _ if self.relist_interval < MIN_RELIST => invalid(
+            _ if self.relist_interval < MIN_INTERVAL => invalid(
                 "relist_interval",
                 format!("{:?} is too short: give at least 1 s", self.relist_interval),
+            ),
+            _ if self.rebalance_interval < MIN_INTERVAL => invalid(
+                "rebalance_interval",
+                format!(
+                    "{:?} is too short: give at least 1 s",
+                    self.rebalance_interval
+                ),
             ),
             _ if self.backoff.initial < MIN_BACKOFF => invalid(
                 "backoff_initial",
@@ -292,7 +305,7 @@ fn member(text: &str) -> Result<Address, String> {
 }
 
 /// Names of the options of a URL, besides those of [`RecordLimits`].
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 12] = [
     "tls",
     "ca",
     "cert",
@@ -302,6 +315,7 @@ const OPTIONS: [&str; 11] = [
     "timeout",
     "heartbeat_timeout",
     "relist_interval",
+    "rebalance_interval",
     "backoff_initial",
     "backoff_max",
 ];
@@ -319,6 +333,7 @@ fn set(
     match name {
         "timeout" => options.timeout = duration(name, &value)?,
         "heartbeat_timeout" => options.heartbeat_timeout = duration(name, &value)?,
+        "rebalance_interval" => options.rebalance_interval = duration(name, &value)?,
         "relist_interval" => options.relist_interval = duration(name, &value)?,
         "backoff_initial" => options.backoff.initial = duration(name, &value)?,
         "backoff_max" => options.backoff.max = duration(name, &value)?,
@@ -469,12 +484,13 @@ mod tests {
     #[test]
     fn times_and_limits_can_be_set() {
         let options = parsed(
-            "etcd://a?heartbeat_timeout=3s&relist_interval=60s&backoff_initial=100ms&backoff_max=30s&max_record_bytes=131072&max_metadata_entries=200&max_endpoints=2000",
+            "etcd://a?heartbeat_timeout=3s&relist_interval=60s&rebalance_interval=90s&backoff_initial=100ms&backoff_max=30s&max_record_bytes=131072&max_metadata_entries=200&max_endpoints=2000",
         );
         assert_eq!(
             (options.heartbeat_timeout, options.relist_interval),
             (Duration::from_secs(3), Duration::from_secs(60))
         );
+        assert_eq!(options.rebalance_interval, Duration::from_secs(90));
         let backoff = BackoffConfig {
             initial: Duration::from_millis(100),
             max: Duration::from_secs(30),
@@ -489,6 +505,7 @@ mod tests {
             ("heartbeat_timeout=1ms", "at least 100 ms"),
             ("heartbeat_timeout=1", "a duration with a unit"),
             ("relist_interval=0s", "at least 1 s"),
+            ("rebalance_interval=0s", "at least 1 s"),
             ("backoff_initial=0ms", "at least 1 ms"),
             ("max_record_bytes=128k", "must be a number"),
         ] {
@@ -526,7 +543,7 @@ mod tests {
         insta::assert_snapshot!(rejected("etcds://a?tls=false"),
             @r#"registry URL "etcds://a?tls=false": etcds:// contradicts tls=false: remove one of them"#);
         insta::assert_snapshot!(rejected("etcd://a?colour=red"),
-            @r#"registry URL "etcd://a?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints"#);
+            @r#"registry URL "etcd://a?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, rebalance_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints"#);
         insta::assert_snapshot!(rejected("etcd://a?timeout=2"),
             @r#"registry URL "etcd://a?timeout=2": timeout="2" must be a duration with a unit, such as 2s or 500ms"#);
         insta::assert_snapshot!(rejected("etcd://a?timeout=1ms"),
@@ -546,7 +563,7 @@ mod tests {
         insta::assert_snapshot!(rejected("ann:hunter2@a:1"),
             @r#"registry URL "…@a:1": does not begin with etcd:// or etcds://"#);
         insta::assert_snapshot!(rejected("etcd://a?password=hunter2"),
-            @r#"registry URL "etcd://a?password=…": "password" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints"#);
+            @r#"registry URL "etcd://a?password=…": "password" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, rebalance_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints"#);
         let options = parsed("etcd://ann:hunter2@a");
         assert!(!format!("{options:?}").contains("hunter2"));
     }

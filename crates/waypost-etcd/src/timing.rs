@@ -14,6 +14,8 @@ pub(crate) struct Timing {
     pub(crate) heartbeat_timeout: Duration,
     /// Interval between two reads that find what no event has reported; ± 20 %.
     pub(crate) relist_interval: Duration,
+    /// Time after which a handle that failed over returns to its first member; ± 20 %.
+    pub(crate) rebalance_interval: Duration,
     /// Backoff after a failure.
     pub(crate) backoff: BackoffConfig,
 }
@@ -24,6 +26,7 @@ impl Default for Timing {
             request_timeout: Duration::from_secs(2),
             heartbeat_timeout: Duration::from_secs(1),
             relist_interval: Duration::from_secs(300),
+            rebalance_interval: Duration::from_secs(300),
             backoff: BackoffConfig {
                 initial: Duration::from_millis(50),
                 max: Duration::from_secs(2),
@@ -49,6 +52,15 @@ impl Timing {
 
     /// Returns the time until the next relist.
     pub(crate) fn relist_in(&self, rng: &mut Rng) -> Duration {
-        self.relist_interval.mul_f64(0.8 + 0.4 * rng.f64())
+        with_jitter(self.relist_interval, rng)
     }
+
+    /// Returns the time until a handle that failed over returns to its first member.
+    pub(crate) fn rebalance_in(&self, rng: &mut Rng) -> Duration {
+        with_jitter(self.rebalance_interval, rng)
+    }
+}
+
+fn with_jitter(interval: Duration, rng: &mut Rng) -> Duration {
+    interval.mul_f64(0.8 + 0.4 * rng.f64())
 }

@@ -1,4 +1,5 @@
-//! Task that removes the records of registrations that have ended without being removed.
+//! Task for what no caller waits for: it removes the records of registrations that have ended
+//! without being removed, and spreads the handles of a fleet over the members.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +30,11 @@ impl UpkeepTask {
     pub(crate) async fn run(&mut self, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
-            () = self.remove_abandoned() => {}
+            () = self.keep_up() => {}
         }
     }
 
-    async fn remove_abandoned(&self) {
+    async fn keep_up(&self) {
         let (mut rng, mut failures) = (fastrand::Rng::new(), 0_u32);
         loop {
             let delay = INTERVAL + self.timing.backoff_after_failover(&mut rng, failures);
@@ -49,6 +50,17 @@ impl UpkeepTask {
                 Ok(()) => 0,
                 Err(_) => failures.saturating_add(1),
             };
+            let RecordWriter {
+                cluster,
+                leases,
+                watches,
+                ..
+            } = &*self.writer;
+            if cluster.rebalance().await {
+                leases.reopen().await;
+                watches.reopen().await;
+            }
+            cluster.close_idle();
         }
     }
 }

@@ -27,8 +27,8 @@ const SCHEMES: &[&str] = &[
 /// * `etcd://[user:pass@]host:port[,host:port…][/prefix][?option=value&…]`: the members of an etcd
 ///   cluster; `etcds://` over TLS. Options: `tls=true`, `ca=FILE`, `cert=FILE`, `key=FILE`,
 ///   `server_name=NAME`, `password_file=FILE`, `timeout=2s`, `heartbeat_timeout=1s`,
-///   `relist_interval=300s`, `backoff_initial=50ms`, `backoff_max=2s`, and the limits of a record
-///   as for `local://`. Without a user in the URL,
+///   `relist_interval=300s`, `rebalance_interval=300s`, `backoff_initial=50ms`, `backoff_max=2s`,
+///   and the limits of a record as for `local://`. Without a user in the URL,
 ///   `ETCD_USERNAME` and `ETCD_PASSWORD` of the environment apply. No connection is opened before
 ///   the first use.
 ///

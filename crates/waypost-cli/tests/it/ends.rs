@@ -39,7 +39,7 @@ async fn wrong_urls_are_wrong_usage() {
     "#);
     insta::assert_snapshot!(failed(&["--registry", "etcd://ann:hunter2@127.0.0.1:1?colour=red", "list"]).await, @r#"
     2
-    error: registry URL "etcd://…@127.0.0.1:1?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints
+    error: registry URL "etcd://…@127.0.0.1:1?colour=red": "colour" is not an option of etcd://; the options are tls, ca, cert, key, server_name, password_file, timeout, heartbeat_timeout, relist_interval, rebalance_interval, backoff_initial, backoff_max, max_record_bytes, max_metadata_entries, max_endpoints
     "#);
     insta::assert_snapshot!(failed(&["--registry", "etcd://127.0.0.1:1//two", "list"]).await, @r#"
     2

@@ -1,5 +1,8 @@
 //! State of one member: its connection, or the reason for its absence.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::sync::watch;
 use tokio::time::Instant;
 use waypost_http::direct::DirectConnection;
@@ -8,6 +11,8 @@ use waypost_http::direct::DirectConnection;
 #[derive(Clone, Debug)]
 pub(crate) struct Dial {
     pub(super) started: Instant,
+    /// Shared by the users of the connection and the member's state.
+    users: Arc<()>,
     /// None while the dial is in progress; closed without a connection if it failed.
     connection: watch::Receiver<Option<DirectConnection>>,
 }
@@ -18,10 +23,16 @@ impl Dial {
         (
             Self {
                 started: now,
+                users: Arc::default(),
                 connection,
             },
             sender,
         )
+    }
+
+    /// Returns true if only the member's state holds the connection.
+    fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.users) == 1
     }
 
     fn is_in_progress(&self) -> bool {
@@ -42,6 +53,8 @@ impl Dial {
 #[derive(Debug, Default)]
 pub(super) struct MemberState {
     dial: Option<Dial>,
+    /// Time since which nothing uses the connection.
+    unused_since: Option<Instant>,
     failures: u32,
     backoff_until: Option<Instant>,
     last_error: Option<String>,
@@ -61,6 +74,17 @@ impl MemberState {
         self.dial
             .take_if(|current| current.connection.same_channel(&dial.connection))
             .is_some()
+    }
+
+    /// Closes the connection if nothing has used it for `timeout`, and its member is not current.
+    pub(super) fn close_idle(&mut self, now: Instant, is_current: bool, timeout: Duration) {
+        let is_unused = !is_current && self.dial.as_ref().is_some_and(Dial::is_unused);
+        let since = *self.unused_since.get_or_insert(now);
+        if !is_unused {
+            self.unused_since = None;
+        } else if now >= since + timeout {
+            (self.dial, self.unused_since) = (None, None);
+        }
     }
 
     /// Records a completed handshake.

@@ -1,12 +1,15 @@
 //! Members of the cluster: choice of the member, connections, and failover.
 //!
-//! Each member has a connection of its own, opened when it is first needed. One member is current.
-//! A caller that sees it fail makes the next one current, for all callers. A member that cannot be
+//! Each handle shuffles the members, so that the handles of a fleet are spread over them, also when
+//! one fails. Each member has a connection of its own, opened when it is first needed, and closed
+//! when it is no longer used. One member is current. A caller that sees it fail makes the next one
+//! current, for all callers; some minutes later the first one is current again. A member that cannot be
 //! connected is in backoff, which grows with each failure, and is not dialed meanwhile. If a
 //! handshake is slow, callers stop waiting for it and use the connection once it is ready. This
 //! module knows connections and tokens, but no requests.
 
 mod auth;
+mod balance;
 mod bidi_stream;
 mod dial;
 mod member;
@@ -45,6 +48,8 @@ const MAX_LOGINS: u32 = 2;
 pub(crate) struct Cluster {
     members: Vec<Arc<ClusterMember>>,
     current: AtomicUsize,
+    /// Time at which the first member becomes current again; none while it is.
+    return_at: Mutex<Option<Instant>>,
     connect: Arc<dyn Connect>,
     auth: Option<Arc<Auth>>,
     timing: Timing,
@@ -75,13 +80,13 @@ pub(crate) struct MemberConnection {
 
 impl Cluster {
     pub(crate) fn new(
-        addresses: Vec<Address>,
+        mut addresses: Vec<Address>,
         connect: Arc<dyn Connect>,
         credentials: Option<Credentials>,
         timing: Timing,
     ) -> Self {
         let member_timeout = member_timeout(timing, addresses.len());
-        let current = AtomicUsize::new(fastrand::usize(..addresses.len().max(1)));
+        fastrand::shuffle(&mut addresses);
         let members = addresses
             .into_iter()
             .map(|address| {
@@ -96,7 +101,8 @@ impl Cluster {
         let (outage, closed) = (ClusterOutage::default(), AtomicBool::new(false));
         Self {
             members,
-            current,
+            current: AtomicUsize::new(0),
+            return_at: Mutex::default(),
             connect,
             auth,
             timing,
@@ -267,7 +273,9 @@ impl Cluster {
                 return None;
             }
             if let Some(connection) = self.connect_member(index, needs_leader, deadline).await {
-                self.current.store(index, Relaxed);
+                if self.current.swap(index, Relaxed) != index {
+                    self.schedule_return(index);
+                }
                 return Some(connection);
             }
         }
@@ -348,9 +356,14 @@ impl Cluster {
     /// Makes another member current, for all callers. Returns true if this was the current one.
     fn rotate(&self, connection: &MemberConnection) -> bool {
         let next = (connection.member + 1) % self.members.len();
-        self.current
+        let rotated = self
+            .current
             .compare_exchange(connection.member, next, Relaxed, Relaxed)
-            .is_ok()
+            .is_ok();
+        if rotated {
+            self.schedule_return(next);
+        }
+        rotated
     }
 
     fn last_error(&self) -> Option<EtcdError> {

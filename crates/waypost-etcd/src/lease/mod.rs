@@ -112,6 +112,12 @@ impl Leases {
             .await;
     }
 
+    /// Moves the stream to the current member.
+    pub(crate) async fn reopen(&self) {
+        // A task that has ended has no stream.
+        let _ = self.commands.send(LeaseCommand::Reopen).await;
+    }
+
     /// Stops the keepalives of a lease.
     pub(crate) async fn forget(&self, id: i64) {
         // A task that has ended knows no lease.

@@ -32,6 +32,8 @@ pub(super) enum LeaseCommand {
     Renew(i64, Option<Instant>, oneshot::Sender<RenewalResult>),
     Granted(i64, Option<u64>),
     Forget(i64),
+    /// Move the stream to the current member.
+    Reopen,
 }
 
 pub(crate) struct LeaseTask {
@@ -125,6 +127,10 @@ impl LeaseTask {
                 self.complete(id, LeaseRenewal::Expired);
                 LeaseEvent::Forget(id)
             }
+            LeaseCommand::Reopen => match self.stream.take() {
+                Some(_) => LeaseEvent::StreamBroken,
+                None => LeaseEvent::Tick,
+            },
         }
     }
 

@@ -145,6 +145,12 @@ impl Watches {
         matches!(timeout(BARRIER_TIMEOUT, barrier).await, Ok(Some(())))
     }
 
+    /// Moves the stream to the current member.
+    pub(crate) async fn reopen(&self) {
+        // A task that has ended has no stream.
+        let _ = self.commands.send(WatchCommand::Reopen).await;
+    }
+
     /// Returns the number of changes that lists have found and the watch had not delivered.
     pub(crate) fn missed(&self) -> usize {
         lock(&self.broadcasters).missed

@@ -35,6 +35,8 @@ pub(super) enum WatchCommand {
     AddOwnKey(Key, i64),
     RemoveOwnKey(Key),
     Barrier(Header, oneshot::Sender<()>),
+    /// Move the stream to the current member.
+    Reopen,
 }
 
 pub(crate) struct WatchTask {
@@ -142,6 +144,15 @@ impl WatchTask {
                 self.barriers.push((header.revision, waiter));
                 WatchInput::Barrier(header)
             }
+            WatchCommand::Reopen => match self.stream.take() {
+                Some(_) => {
+                    self.is_up = false;
+                    WatchInput::StreamBroken(EtcdError::Transport(
+                        "the stream moves to another member".to_owned(),
+                    ))
+                }
+                None => WatchInput::Tick,
+            },
         }
     }
 

@@ -13,6 +13,7 @@ mod gateway;
 mod herd;
 mod idle;
 mod latency;
+mod members;
 mod missed;
 mod ownership;
 mod property;
