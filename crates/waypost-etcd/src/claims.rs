@@ -11,6 +11,7 @@ use waypost_core::record::Key;
 use waypost_core::registry::Instance;
 
 use crate::lease::LeaseRef;
+use crate::rpc::KeyValue;
 use crate::timing::Timing;
 use crate::watch::{OwnKeyEvent, OwnKeysEvent};
 
@@ -195,6 +196,22 @@ impl Claims {
     /// Removes the claim on a record. Returns true if there was one.
     pub(crate) fn remove(&self, key: &Key) -> bool {
         self.lock().claims.remove(key).is_some()
+    }
+
+    /// Returns the record of this instance and its revision, if it is unchanged, so that it can be
+    /// changed without a read.
+    pub(crate) fn unchanged(&self, key: &Key, instance: &Instance) -> Option<KeyValue> {
+        let state = self.lock();
+        let claim = state
+            .claims
+            .get(key)
+            .filter(|claim| claim.instance == *instance && claim.is_unchanged())?;
+        Some(KeyValue {
+            mod_revision: claim.revision,
+            value: claim.record.clone().into_bytes(),
+            lease: claim.lease,
+            ..KeyValue::default()
+        })
     }
 
     /// Returns the lease that the record was written with.

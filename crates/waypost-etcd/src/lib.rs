@@ -14,6 +14,7 @@
 
 mod claims;
 mod cluster;
+mod departures;
 mod error;
 mod keys;
 mod lease;
@@ -31,6 +32,7 @@ mod watch;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -46,6 +48,7 @@ pub use secret::Secret;
 
 use claims::Claims;
 use cluster::{Cluster, Credentials, Password};
+use departures::Departures;
 use error::NAME;
 use keys::KeySpace;
 use lease::{LeaseTable, Leases};
@@ -76,6 +79,9 @@ pub struct EtcdRegistry {
 
 /// Maximum number of concurrent registrations and deregistrations; `close` waits for all of them.
 const MAX_WRITERS: u32 = 1 << 16;
+
+/// Time for the leases to be revoked on close, if the last request got no response.
+const CLOSE_IN_OUTAGE: Duration = Duration::from_millis(100);
 
 impl EtcdRegistry {
     /// Creates a handle. Certificates are read here; connections are opened when they are first
@@ -147,6 +153,7 @@ impl EtcdRegistry {
             lease_table: LeaseTable::default(),
             watches: Arc::clone(&watches),
             write_limit: WriteLimit::default(),
+            departures: Departures::default(),
         });
         let upkeep_task = UpkeepTask::new(Arc::clone(&writer), timing);
         let tasks = Arc::new(BackgroundTasks::new(lease_task, watch_task, upkeep_task));
@@ -287,7 +294,12 @@ impl Registry for EtcdRegistry {
         let _all = timeout_at(deadline, self.writers.acquire_many(MAX_WRITERS)).await;
         self.writers.close();
         self.tasks.join().await;
-        let revoked = self.writer.close(self.deadline()).await;
+        // In an outage, the deregistrations have waited for etcd already.
+        let deadline = match self.cluster.is_failing() {
+            true => Instant::now() + CLOSE_IN_OUTAGE,
+            false => self.deadline(),
+        };
+        let revoked = self.writer.close(deadline).await;
         self.cluster.close().await;
         revoked
     }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
 use waypost_core::record::{Entry, Key, RecordLimits};
 use waypost_core::registry::{Interner, SkipTable, SkippedRecords};
 
@@ -62,7 +63,10 @@ impl Records {
                 Decoded::Record(entry)
             }
             Err(why) => {
-                if state.skipped.insert(&key, kv.mod_revision, &why) {
+                if state
+                    .skipped
+                    .insert(Instant::now(), &key, kv.mod_revision, &why)
+                {
                     tracing::warn!(service = ?key.service, node = ?key.id, error = %why, "invalid record skipped");
                 }
                 Decoded::Invalid(key)
@@ -109,6 +113,14 @@ impl Records {
         state.skipped.retain(service, |service, id, changed| {
             (*changed > revision && !is_rewritten) || is_listed(service, id)
         });
+        let others = state.skipped.take_not_logged();
+        if others > 0 {
+            tracing::warn!(
+                service = service.unwrap_or("all"),
+                others,
+                "further invalid records skipped"
+            );
+        }
     }
 
     /// Returns the keys seen, of one service or of all, that hold no valid record.

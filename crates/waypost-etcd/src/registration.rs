@@ -15,6 +15,7 @@ use waypost_core::registry::{DeregisterOptions, Error, Instance, RegisterOptions
 
 use crate::claims::{Abandoned, Claims, Current, Written};
 use crate::cluster::Cluster;
+use crate::departures::{Departure, Departures};
 use crate::error::{EtcdError, NAME};
 use crate::lease::{LeaseRef, LeaseRenewal, LeaseTable, Leases};
 use crate::records::{Decoded, Records};
@@ -44,6 +45,7 @@ pub(crate) struct RecordWriter {
     pub(crate) lease_table: LeaseTable,
     pub(crate) watches: Arc<Watches>,
     pub(crate) write_limit: WriteLimit,
+    pub(crate) departures: Departures,
 }
 
 /// Limit on the number of records read and written concurrently.
@@ -411,9 +413,13 @@ impl RecordWriter {
         deadline: Instant,
     ) -> Result<()> {
         let lease = self.claims.lease(key);
-        let removed = match self.write_limit.acquire(deadline).await {
-            Ok(_permit) => self.remove(key, options, lease, deadline).await,
-            Err(error) => Err(error),
+        let removed = if self.remove_unchanged(key, options, deadline).await {
+            Ok(())
+        } else {
+            match self.write_limit.acquire(deadline).await {
+                Ok(_permit) => self.remove(key, options, lease, deadline).await,
+                Err(error) => Err(error),
+            }
         };
         if matches!(removed, Ok(()) | Err(Error::IdTaken { .. })) {
             self.forget(key, options.instance.as_ref(), deadline).await;
@@ -421,6 +427,37 @@ impl RecordWriter {
             self.claims.mark_leaving(key, instance);
         }
         removed
+    }
+
+    /// Removes a record of this handle without a read, together with others. Returns false if it must
+    /// be read.
+    async fn remove_unchanged(
+        &self,
+        key: &Key,
+        options: &DeregisterOptions,
+        deadline: Instant,
+    ) -> bool {
+        let unchanged = |instance| {
+            let kv = self.claims.unchanged(key, instance)?;
+            Some(KeyValue {
+                key: self.records.key_space().key(key),
+                ..kv
+            })
+        };
+        let Some(kv) = options.instance.as_ref().and_then(unchanged) else {
+            return false;
+        };
+        let Decoded::Record(entry) = self.records.decode(&kv) else {
+            return false;
+        };
+        let departure = Departure {
+            service: key.service.clone(),
+            revision: kv.mod_revision,
+            marked: marked_leaving(&kv, &entry),
+        };
+        self.departures
+            .remove(&self.cluster, departure, deadline)
+            .await
     }
 
     /// Releases a record, and forgets that this instance has written it.
@@ -534,15 +571,7 @@ impl RecordWriter {
         entry: &Entry,
         deadline: Instant,
     ) -> Result<Option<i64>> {
-        let mut service = entry.to_service();
-        for node in &mut service.nodes {
-            node.metadata.insert(keys::STATE, keys::LEAVING);
-        }
-        let put = PutRequest {
-            key: kv.key.clone(),
-            value: service.to_json().into_bytes(),
-            lease: kv.lease,
-        };
+        let put = marked_leaving(kv, entry);
         let response = self
             .cluster
             .call(
@@ -612,6 +641,19 @@ impl RecordWriter {
             }));
         }
         result
+    }
+}
+
+/// Returns the write that marks the record as leaving.
+fn marked_leaving(kv: &KeyValue, entry: &Entry) -> PutRequest {
+    let mut service = entry.to_service();
+    for node in &mut service.nodes {
+        node.metadata.insert(keys::STATE, keys::LEAVING);
+    }
+    PutRequest {
+        key: kv.key.clone(),
+        value: service.to_json().into_bytes(),
+        lease: kv.lease,
     }
 }
 

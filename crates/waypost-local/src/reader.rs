@@ -1,5 +1,5 @@
 //! Reader of records and locks: reads files, probes owners, and removes the files of dead ones.
-//! Blocking, without a clock.
+//! Blocking, without timers.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File as Handle;
@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
 use waypost_core::record::{Entry, Key, RecordLimits};
 use waypost_core::registry::{BadRecord, Interner, Result, SkipTable, SkippedRecords};
 
@@ -196,7 +197,7 @@ impl Reader {
 
     /// Counts an invalid file, and logs it once.
     fn invalid(&self, key: &Key, stamp: Option<Stamp>, why: &dyn std::fmt::Display) -> Seen {
-        if self.state().skipped.insert(key, stamp, why) {
+        if self.state().skipped.insert(Instant::now(), key, stamp, why) {
             tracing::warn!(service = ?key.service, node = ?key.id, error = %why, "invalid record skipped");
         }
         Seen::Invalid

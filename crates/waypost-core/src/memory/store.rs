@@ -281,7 +281,7 @@ impl Store {
                     Change::Put(entry)
                 }
                 Some(Err(error)) => {
-                    self.skipped.insert(&key, (), &error);
+                    self.skipped.insert(Instant::now(), &key, (), &error);
                     bad.push(error);
                     Change::Lose(key)
                 }

@@ -256,6 +256,7 @@ impl RegistrationBuilder {
             record: watch::Sender::new(self.service),
             leave: watch::Sender::new(false),
             state: watch::Sender::new(State::Starting),
+            needs_drain: Arc::default(),
             task: AtomicU64::new(0),
         };
         let keeper = Arc::new(Keeper::new(shared));

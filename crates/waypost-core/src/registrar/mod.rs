@@ -23,9 +23,10 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub use advertise::{Advertise, AdvertiseError};
 pub use builder::RegistrationBuilder;
@@ -241,8 +242,8 @@ impl Registration {
     /// for the drain delay while the server continues to serve, and resolves. The server may then
     /// stop accepting and finish the calls in flight.
     ///
-    /// A registry that does not respond delays the future by at most [`Config::timeout`]; one that
-    /// denies the request or is closed does not delay it. The future fits axum's
+    /// A registry that does not respond delays the future by at most [`Config::timeout`], of which
+    /// the drain delay is then a part; one that denies the request or is closed does not delay it. The future fits axum's
     /// `with_graceful_shutdown` and tonic's `serve_with_shutdown`. Keep the registration until the
     /// server has stopped: if it is dropped before the signal, the record is no longer kept alive.
     ///
@@ -275,14 +276,17 @@ impl Registration {
     where
         S: Future<Output = ()> + Send + 'static,
     {
-        let (keeper, delay) = (
-            Arc::downgrade(&self.keeper),
-            self.keeper.shared.config.drain_delay,
-        );
+        let (keeper, shared) = (Arc::downgrade(&self.keeper), &self.keeper.shared);
+        let (delay, needs_drain) = (shared.config.drain_delay, Arc::clone(&shared.needs_drain));
         async move {
             signal.await;
+            let leaving_since = Instant::now();
             keeper::leave(&keeper).await;
-            sleep(delay).await;
+            match needs_drain.load(Ordering::SeqCst) {
+                true => sleep(delay).await,
+                // No client has learned that the node leaves: it serves for the delay in all.
+                false => sleep(delay.saturating_sub(leaving_since.elapsed())).await,
+            }
         }
     }
 

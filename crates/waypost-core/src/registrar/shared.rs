@@ -2,7 +2,7 @@
 //! to leave, and the published state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) record: watch::Sender<Service>,
     pub(super) leave: watch::Sender<bool>,
     pub(super) state: watch::Sender<State>,
+    /// True once the record was deregistered, and clients may still use the node.
+    pub(super) needs_drain: Arc<AtomicBool>,
     /// Number of the running task; zero for none.
     pub(super) task: AtomicU64,
 }

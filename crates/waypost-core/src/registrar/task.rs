@@ -1,6 +1,7 @@
 //! Task of the registrar. The task only awaits; [`Machine`] makes the decisions.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ pub(super) struct Worker {
     record: watch::Receiver<Service>,
     leave: watch::Receiver<bool>,
     lanes: Lanes,
+    /// True once the record was registered.
+    was_registered: bool,
     /// Task that waits for a change of the record by another writer; none before it is registered.
     overwritten: JoinSet<()>,
     /// Last error of the registry, returned to an owner whose deregistration gets no response.
@@ -65,6 +68,7 @@ impl Worker {
             record,
             leave,
             lanes: Lanes::default(),
+            was_registered: false,
             overwritten: JoinSet::new(),
             error: None,
         }
@@ -76,6 +80,7 @@ impl Worker {
     /// # Errors
     /// Returns the error of the deregistration. The record then expires by itself.
     pub(super) async fn run(mut self, resumed: Option<State>) -> Result<()> {
+        self.was_registered = resumed.is_some();
         let mut machine = Machine::new(self.setup(resumed), Instant::now());
         let mut event = if *self.leave.borrow() {
             Event::Leave
@@ -94,6 +99,7 @@ impl Worker {
             }
             event = self.next(machine.deadline()).await;
             if let Event::Registered(Ok(())) = event {
+                self.was_registered = true;
                 self.await_overwritten();
             }
         }
@@ -118,6 +124,8 @@ impl Worker {
     async fn finish(mut self, out: bool) -> Result<()> {
         let limit = JOIN_LIMIT.min(self.shared.request_timeout);
         let _ = timeout(limit, self.lanes.tasks.shutdown()).await;
+        let needs_drain = out && self.was_registered;
+        self.shared.needs_drain.store(needs_drain, Ordering::SeqCst);
         self.set_state(&State::Left);
         match self.error {
             // Nothing was written, but the owner must learn of the denial.

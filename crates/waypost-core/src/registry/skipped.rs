@@ -3,13 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::record::Key;
 
 /// Maximum number of skipped records remembered: a hostile writer could create any number.
 const REMEMBERED: usize = 10_000;
+
+/// Interval in which at most [`SkippedRecords::NAMED`] skipped records are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Maximum length of a reason in characters. A reason may quote the record.
 const LONGEST_REASON: usize = 200;
@@ -89,9 +94,10 @@ impl fmt::Display for SkippedRecords {
 /// let (mut records, mut skipped) = (Interner::default(), SkipTable::default());
 /// let key = Key { service: "greeter".to_owned(), id: "greeter-a".to_owned() };
 /// let revision = 7;
+/// let now = tokio::time::Instant::now();
 /// if let Err(error) = records.decode(&key, b"{") {
-///     assert!(skipped.insert(&key, revision, &error), "log it");
-///     assert!(!skipped.insert(&key, revision, &error), "read again, and known");
+///     assert!(skipped.insert(now, &key, revision, &error), "log it");
+///     assert!(!skipped.insert(now, &key, revision, &error), "read again, and known");
 /// }
 /// assert_eq!(skipped.report(Some("greeter")).count, 1);
 ///
@@ -103,6 +109,11 @@ pub struct SkipTable<V> {
     /// Skipped records by service and id. No service is empty.
     services: BTreeMap<String, BTreeMap<String, Slot<V>>>,
     len: usize,
+    /// Start of the current [`LOG_INTERVAL`], and the records logged in it.
+    logged_since: Option<Instant>,
+    logged: usize,
+    /// Records that were not logged, so that others can be.
+    not_logged: usize,
 }
 
 #[derive(Debug)]
@@ -116,13 +127,23 @@ impl<V> Default for SkipTable<V> {
         Self {
             services: BTreeMap::new(),
             len: 0,
+            logged_since: None,
+            logged: 0,
+            not_logged: 0,
         }
     }
 }
 
 impl<V: PartialEq> SkipTable<V> {
-    /// Adds a skipped record, or its new version. Returns true if this version is new: log it then.
-    pub fn insert(&mut self, key: &Key, version: V, reason: &dyn fmt::Display) -> bool {
+    /// Adds a skipped record, or its new version. Returns true if it should be logged: this version
+    /// is new, and fewer than [`SkippedRecords::NAMED`] were logged within a minute.
+    pub fn insert(
+        &mut self,
+        now: Instant,
+        key: &Key,
+        version: V,
+        reason: &dyn fmt::Display,
+    ) -> bool {
         let known = self
             .services
             .get_mut(&key.service)
@@ -130,14 +151,31 @@ impl<V: PartialEq> SkipTable<V> {
         match known {
             Some(slot) if slot.version == version => return false,
             Some(slot) => *slot = Slot::new(version, reason),
-            None if self.len >= REMEMBERED => return false,
+            None if self.len >= REMEMBERED => {
+                self.not_logged += 1;
+                return false;
+            }
             None => {
                 let ids = self.services.entry(key.service.clone()).or_default();
                 ids.insert(key.id.clone(), Slot::new(version, reason));
                 self.len += 1;
             }
         }
-        true
+        if self
+            .logged_since
+            .is_none_or(|since| now >= since + LOG_INTERVAL)
+        {
+            (self.logged_since, self.logged) = (Some(now), 0);
+        }
+        let is_logged = self.logged < SkippedRecords::NAMED;
+        self.logged += usize::from(is_logged);
+        self.not_logged += usize::from(!is_logged);
+        is_logged
+    }
+
+    /// Returns the number of records that were skipped and not logged, and resets it.
+    pub fn take_not_logged(&mut self) -> usize {
+        std::mem::take(&mut self.not_logged)
     }
 
     /// Removes a record that was repaired or deleted.
@@ -222,6 +260,26 @@ impl fmt::Display for Grouped {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_flood_is_logged_by_its_number() {
+        let (mut table, start) = (SkipTable::default(), Instant::now());
+        let logged = |table: &mut SkipTable<i64>, after: u64, service: &str| {
+            let now = start + Duration::from_secs(after);
+            let inserted = (0..20_000).map(|number: i64| {
+                table.insert(now, &key(service, &number.to_string()), 1, &"no JSON")
+            });
+            inserted.filter(|logged| *logged).count()
+        };
+        assert_eq!(logged(&mut table, 0, "a"), SkippedRecords::NAMED);
+        assert_eq!(table.take_not_logged(), 20_000 - SkippedRecords::NAMED);
+        assert_eq!(logged(&mut table, 1, "b"), 0, "the table is full");
+        assert_eq!(table.take_not_logged(), 20_000);
+        table.retain(None, |_, _, _| false);
+        assert_eq!(logged(&mut table, 59, "a"), 0);
+        table.retain(None, |_, _, _| false);
+        assert_eq!(logged(&mut table, 60, "a"), SkippedRecords::NAMED);
+    }
+
     fn key(service: &str, id: &str) -> Key {
         Key {
             service: service.into(),
@@ -236,10 +294,10 @@ mod tests {
     #[test]
     fn a_record_is_counted_from_its_first_version_until_it_is_removed() {
         let mut table = SkipTable::default();
-        assert!(table.insert(&key("a", "1"), 1, &"too long"));
-        assert!(!table.insert(&key("a", "1"), 1, &"too long"));
-        assert!(table.insert(&key("a", "1"), 2, &"no JSON"));
-        assert!(table.insert(&key("b", "1"), 2, &"no JSON"));
+        assert!(table.insert(Instant::now(), &key("a", "1"), 1, &"too long"));
+        assert!(!table.insert(Instant::now(), &key("a", "1"), 1, &"too long"));
+        assert!(table.insert(Instant::now(), &key("a", "1"), 2, &"no JSON"));
+        assert!(table.insert(Instant::now(), &key("b", "1"), 2, &"no JSON"));
         assert_eq!(counts(&table), [1, 1, 2]);
         assert_eq!(table.report(Some("a")).first[0].reason, "no JSON");
         table.remove(&key("a", "2"));
@@ -252,7 +310,7 @@ mod tests {
     fn a_list_of_one_service_does_not_forget_those_of_another() {
         let mut table = SkipTable::default();
         for (service, id) in [("a", "1"), ("a", "2"), ("b", "1")] {
-            table.insert(&key(service, id), 1, &"no JSON");
+            table.insert(Instant::now(), &key(service, id), 1, &"no JSON");
         }
         table.retain(Some("a"), |_, id, _| id == "2");
         assert_eq!(counts(&table), [1, 1, 2]);
@@ -265,7 +323,12 @@ mod tests {
     fn a_hostile_writer_costs_a_bounded_amount() {
         let mut table = SkipTable::default();
         for number in 0..=REMEMBERED {
-            table.insert(&key("a", &number.to_string()), 1, &"x".repeat(10_000));
+            table.insert(
+                Instant::now(),
+                &key("a", &number.to_string()),
+                1,
+                &"x".repeat(10_000),
+            );
         }
         let report = table.report(None);
         assert_eq!(
@@ -278,12 +341,12 @@ mod tests {
     #[test]
     fn the_text_names_the_first() {
         let mut table = SkipTable::default();
-        table.insert(&key("a", "a-1\u{1b}"), 1, &"no JSON");
+        table.insert(Instant::now(), &key("a", "a-1\u{1b}"), 1, &"no JSON");
         assert_eq!(
             table.report(None).to_string(),
             r#"1 record skipped: no JSON (node "a-1\u{1b}")"#
         );
-        table.insert(&key("a", "a-2"), 1, &"no JSON");
+        table.insert(Instant::now(), &key("a", "a-2"), 1, &"no JSON");
         assert!(
             table
                 .report(None)

@@ -56,6 +56,8 @@ pub(crate) struct Cluster {
     /// Timeout of one member: its share of a request's timeout.
     member_timeout: Duration,
     outage: ClusterOutage,
+    /// True if the last request got no response.
+    is_failing: AtomicBool,
     closed: AtomicBool,
     /// Notified whenever a dial completes.
     dial_ended: Arc<Notify>,
@@ -108,6 +110,7 @@ impl Cluster {
             timing,
             member_timeout,
             outage,
+            is_failing: AtomicBool::new(false),
             closed,
             dial_ended: Arc::default(),
             tasks: Mutex::default(),
@@ -119,6 +122,27 @@ impl Cluster {
     /// # Cancel safety
     /// If it is dropped before it completes, the request may or may not have been executed.
     pub(crate) async fn call<Q: RpcRequest>(
+        &self,
+        request: Q,
+        deadline: Instant,
+    ) -> Result<Q::Response, EtcdError> {
+        let mut guard = OutcomeGuard {
+            cluster: self,
+            started: now(),
+            is_failing: None,
+        };
+        let result = self.call_members(request, deadline).await;
+        let failed = |error: &EtcdError| error.should_fail_over();
+        guard.is_failing = Some(result.as_ref().is_err_and(failed));
+        result
+    }
+
+    /// Returns true if the last request got no response from any member.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.is_failing.load(Relaxed)
+    }
+
+    async fn call_members<Q: RpcRequest>(
         &self,
         request: Q,
         deadline: Instant,
@@ -405,6 +429,22 @@ impl ClusterMember {
         let mut rng = fastrand::Rng::new();
         let delay = self.timing.backoff(&mut rng, self.state().failures());
         self.state().record_failure(now() + delay, error)
+    }
+}
+
+/// Drop guard that records if a request was answered. One that is dropped early says nothing.
+struct OutcomeGuard<'a> {
+    cluster: &'a Cluster,
+    started: Instant,
+    is_failing: Option<bool>,
+}
+
+impl Drop for OutcomeGuard<'_> {
+    fn drop(&mut self) {
+        let has_waited = self.started.elapsed() >= self.cluster.timing.heartbeat_timeout / 2;
+        if let Some(is_failing) = self.is_failing.or(has_waited.then_some(true)) {
+            self.cluster.is_failing.store(is_failing, Relaxed);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod property;
 mod table;
 mod task;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +33,7 @@ pub(crate) struct Leases {
     cluster: Arc<Cluster>,
     commands: mpsc::Sender<LeaseCommand>,
     last_response: Arc<Mutex<LastResponse>>,
+    is_ttl_logged: AtomicBool,
 }
 
 impl Leases {
@@ -50,6 +52,7 @@ impl Leases {
                 cluster,
                 commands,
                 last_response,
+                is_ttl_logged: AtomicBool::new(false),
             },
             task,
         )
@@ -67,11 +70,27 @@ impl Leases {
             // An earlier grant whose response came too late. Its raft term is that of the first
             // keepalive: on a slow disk a second grant would come too late again.
             Err(EtcdError::LeaseExists(_)) => None,
-            granted => granted?.header.map(|header| header.raft_term),
+            granted => {
+                let granted = granted?;
+                self.log_long_ttl(seconds, granted.ttl);
+                granted.header.map(|header| header.raft_term)
+            }
         };
         // A task that has ended keeps no leases; it needs no grant.
         let _ = self.commands.send(LeaseCommand::Granted(id, term)).await;
         Ok(())
+    }
+
+    /// Logs, once for a handle, that etcd grants a longer TTL than asked: its minimum is one and a
+    /// half election timeouts.
+    fn log_long_ttl(&self, asked: i64, granted: i64) {
+        if granted > asked && !self.is_ttl_logged.swap(true, Relaxed) {
+            tracing::warn!(
+                asked_s = asked,
+                granted_s = granted,
+                "etcd grants longer TTLs than asked, because of its election timeout; a killed node stays registered that long"
+            );
+        }
     }
 
     /// Renews a lease, or reports that it is gone. `last` is the time of the caller's previous

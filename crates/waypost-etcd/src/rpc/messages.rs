@@ -160,6 +160,9 @@ pub(crate) struct LeaseGrantResponse {
     pub(crate) header: Option<Header>,
     #[prost(int64, tag = "2")]
     pub(crate) id: i64,
+    /// In seconds; longer than asked if etcd's minimum is.
+    #[prost(int64, tag = "3")]
+    pub(crate) ttl: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use waypost_core::record::{Node, Service};
 use waypost_core::registrar::Registration;
-use waypost_core::registry::AnyRegistry;
+use waypost_core::registry::{AnyRegistry, Event, WatchOptions};
 use waypost_testkit::etcd::{Binary, Etcd, Options};
 
 use crate::rig::{TTL, each, url};
@@ -97,7 +98,7 @@ async fn one_whose_task_panics_is_gone_within_its_ttl() {
     each(async |binary| {
         let pair = Pair::start(&binary).await;
         let ending = pair.ending;
-        let mut task = tokio::task::JoinSet::new();
+        let mut task = JoinSet::new();
         task.spawn(async move {
             let _ending = ending;
             panic!("intended panic");
@@ -149,4 +150,85 @@ async fn one_whose_runtime_was_blocked_is_kept() {
         sleep(Duration::from_millis(100)).await;
     }
     assert!(seen > 0 && blocked.join().unwrap());
+}
+
+/// The server stops while etcd does not respond: its registration, the drain delay and the handle
+/// take the timeout of one request, and a little more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_in_an_outage_takes_two_seconds_in_all() {
+    each(async |binary| {
+        for frozen in [true, false] {
+            let mut pair = Pair::start(&binary).await;
+            match frozen {
+                true => pair.etcd.pause().unwrap(),
+                false => pair.etcd.kill().await.unwrap(),
+            }
+            let since = Instant::now();
+            let (ending, staying) = (&pair.ending, &pair.staying);
+            tokio::join!(
+                ending.drain_on(std::future::ready(())),
+                staying.drain_on(std::future::ready(())),
+            );
+            let _ = pair.registry.close().await;
+            let took = since.elapsed();
+            assert!(took < Duration::from_millis(2_600), "{frozen}: {took:?}");
+            assert!(took > Duration::from_millis(900), "it serves meanwhile");
+            if frozen {
+                pair.etcd.resume().unwrap();
+            }
+        }
+    })
+    .await;
+}
+
+/// Each node is marked as leaving before it is deleted, so that clients do not take it for a lost
+/// one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_with_a_thousand_registrations_leaves_whole() {
+    const COUNT: usize = 1_000;
+    each(async |binary| {
+        let etcd = Etcd::start(&binary, &Options::one()).await.unwrap();
+        // Two seconds suffice on a machine that does nothing else.
+        let at = format!("{}?timeout=10s", url(&etcd.addresses()));
+        let registry = AnyRegistry::new(crate::open(&at));
+        let mut registrations = Vec::new();
+        for number in 0..COUNT {
+            let name = format!("service-{number}");
+            let mut record = Service::new(&name);
+            let node = Node::with_id(&name, "1", "127.0.0.1:10");
+            record.nodes.push(node);
+            let builder = Registration::builder(registry.clone(), record);
+            registrations.push(builder.start().unwrap());
+        }
+        for registration in &registrations {
+            registration.registered().await.unwrap();
+        }
+        let client = AnyRegistry::new(crate::open(&at));
+        let mut watcher = client.watch(&WatchOptions::all()).await.unwrap();
+        let first = watcher.next().await.unwrap().unwrap();
+        assert!(matches!(first, Event::Reset(all) if all.len() == COUNT));
+        let seen = tokio::spawn(async move {
+            let (mut leaving, mut deleted) = (0, 0);
+            while deleted < COUNT {
+                match watcher.next().await.unwrap().unwrap() {
+                    Event::Updated(entry) if entry.node.is_leaving() => leaving += 1,
+                    Event::Deleted(_) => deleted += 1,
+                    event => panic!("{event:?}"),
+                }
+            }
+            leaving
+        });
+        let mut closing = JoinSet::new();
+        for registration in registrations {
+            closing.spawn(registration.close());
+        }
+        for closed in closing.join_all().await {
+            closed.unwrap();
+        }
+        assert_eq!(seen.await.unwrap(), COUNT);
+        client.close().await.unwrap();
+        registry.close().await.unwrap();
+        assert_eq!(etcd.leases().await.unwrap(), [""; 0]);
+    })
+    .await;
 }

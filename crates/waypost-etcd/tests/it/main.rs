@@ -109,6 +109,15 @@ fn capture_error(error: &Error) {
     capture(&format!("{error:?} {}", error.chain()));
 }
 
+/// Returns the number of log lines that contain this text, since the last check for secrets.
+fn logged(text: &str) -> usize {
+    let log = LOG.lock().unwrap();
+    String::from_utf8_lossy(&log)
+        .lines()
+        .filter(|line| line.contains(text))
+        .count()
+}
+
 /// Checks that no output since the last check, of any test, shows the password.
 fn assert_no_secret_in_log() {
     let log = std::mem::take(&mut *LOG.lock().unwrap());

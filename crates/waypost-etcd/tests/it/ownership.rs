@@ -107,3 +107,28 @@ async fn a_record_that_is_deleted_or_overwritten_is_back_at_once() {
     })
     .await;
 }
+
+/// etcd's minimum TTL is one and a half election timeouts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_longer_ttl_than_asked_is_logged_once() {
+    each(async |binary| {
+        let options = Options::one()
+            .flag("--election-timeout=6000")
+            .flag("--heartbeat-interval=500");
+        let etcd = Etcd::start(&binary, &options).await.unwrap();
+        let registry = super::open(&url(&etcd.addresses()));
+        let before = super::logged("etcd grants longer TTLs than asked");
+        for id in ["1", "2", "3"] {
+            let node = service(id, "10.0.0.1:1");
+            registry
+                .register(&node, &super::ownership::options())
+                .await
+                .unwrap();
+        }
+        assert!(super::logged("asked_s=5 granted_s=9") > 0);
+        let after = super::logged("etcd grants longer TTLs than asked");
+        assert!((1..=2).contains(&(after - before)), "{before} {after}");
+        registry.close().await.unwrap();
+    })
+    .await;
+}
