@@ -98,6 +98,11 @@ impl TestContext {
         Ok(self.harness.dyn_cut().await?)
     }
 
+    /// Returns true if a record without heartbeats ends after its TTL.
+    pub(crate) fn expires(&self) -> bool {
+        self.harness.dyn_expires()
+    }
+
     /// Watches all services.
     pub(crate) async fn check(&self, registry: &AnyRegistry) -> EventChecker {
         EventChecker::open(

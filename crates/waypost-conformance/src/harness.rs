@@ -62,6 +62,12 @@ pub trait Harness: Send + Sync + 'static {
         unsupported("cut its watchers off")
     }
 
+    /// Returns true if a record whose registration sends no heartbeats ends after its TTL, although its
+    /// handle is open. Default true. False for a registry whose records live as long as their process.
+    fn expires(&self) -> bool {
+        true
+    }
+
     /// Returns true if cases may be skipped. False for a backend with all abilities: a skipped case
     /// then fails.
     fn may_skip(&self) -> bool {
@@ -90,6 +96,7 @@ pub(crate) trait DynHarness: Send + Sync {
     fn dyn_batch(&self, changes: Vec<RawChange>) -> Boxed<'_, ()>;
     fn dyn_expire<'a>(&'a self, key: &'a Key) -> Boxed<'a, ()>;
     fn dyn_cut(&self) -> Boxed<'_, ()>;
+    fn dyn_expires(&self) -> bool;
 }
 
 impl<H: Harness> DynHarness for H {
@@ -107,5 +114,9 @@ impl<H: Harness> DynHarness for H {
 
     fn dyn_cut(&self) -> Boxed<'_, ()> {
         Box::pin(self.cut())
+    }
+
+    fn dyn_expires(&self) -> bool {
+        self.expires()
     }
 }

@@ -140,7 +140,8 @@ fn nodes(services: &[Service], detail: Detail) -> Table {
     ];
     let mut table = Table::new(&columns);
     let is_shown = |key: &str| {
-        let has_column = [keys::PROTOCOL, keys::STATE, keys::INSTANCE].contains(&key);
+        let in_detail = [keys::PROTOCOL, keys::STATE, keys::INSTANCE, keys::INTERVAL];
+        let has_column = in_detail.contains(&key);
         detail == Detail::Full || !has_column
     };
     for (service, node) in pairs(services) {

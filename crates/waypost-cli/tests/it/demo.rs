@@ -235,7 +235,7 @@ fn like(json: &[u8]) -> Service {
     let mut service = Service::from_json(json).unwrap();
     let node = &mut service.nodes[0];
     (node.id, node.address) = ("ID".into(), "ADDRESS".into());
-    for key in ["registry", "broker", keys::INSTANCE] {
+    for key in ["registry", "broker", keys::INSTANCE, keys::INTERVAL] {
         node.metadata.remove(key);
     }
     for endpoint in &mut service.endpoints {

@@ -84,9 +84,9 @@ async fn get_in_every_format() {
     ");
     insta::assert_snapshot!(shown(&host, &["get", "greeter", "-o", "wide"]).await, @r"
     NODE       ADDRESS         VERSION  PROTOCOL  MEMBERSHIP  METADATA
-    greeter-c  127.0.0.1:9099  2.0.0    grpc      confirmed   protocol=grpc waypost.instance=INSTANCE
-    greeter-a  127.0.0.1:9097  latest   grpc      confirmed   protocol=grpc waypost.instance=INSTANCE zone=eu-1
-    greeter-b  127.0.0.1:9098  latest   -         confirmed   waypost.instance=INSTANCE
+    greeter-c  127.0.0.1:9099  2.0.0    grpc      confirmed   protocol=grpc waypost.instance=INSTANCE waypost.interval=5000ms
+    greeter-a  127.0.0.1:9097  latest   grpc      confirmed   protocol=grpc waypost.instance=INSTANCE waypost.interval=5000ms zone=eu-1
+    greeter-b  127.0.0.1:9098  latest   -         confirmed   waypost.instance=INSTANCE waypost.interval=5000ms
     ");
     insta::assert_snapshot!(shown(&host, &["get", "greeter", "-o", "json"]).await, @r#"
     {
@@ -101,7 +101,8 @@ async fn get_in_every_format() {
             {
               "metadata": {
                 "protocol": "grpc",
-                "waypost.instance": "INSTANCE"
+                "waypost.instance": "INSTANCE",
+                "waypost.interval": "5000ms"
               },
               "id": "greeter-c",
               "address": "127.0.0.1:9099"
@@ -118,6 +119,7 @@ async fn get_in_every_format() {
               "metadata": {
                 "protocol": "grpc",
                 "waypost.instance": "INSTANCE",
+                "waypost.interval": "5000ms",
                 "zone": "eu-1"
               },
               "id": "greeter-a",
@@ -125,7 +127,8 @@ async fn get_in_every_format() {
             },
             {
               "metadata": {
-                "waypost.instance": "INSTANCE"
+                "waypost.instance": "INSTANCE",
+                "waypost.interval": "5000ms"
               },
               "id": "greeter-b",
               "address": "127.0.0.1:9098"
@@ -136,9 +139,9 @@ async fn get_in_every_format() {
     }
     "#);
     insta::assert_snapshot!(shown(&host, &["get", "greeter", "-o", "jsonl"]).await, @r#"
-    {"schema":"waypost/1","service":"greeter","version":"2.0.0","id":"greeter-c","address":"127.0.0.1:9099","membership":"confirmed","metadata":{"protocol":"grpc","waypost.instance":"INSTANCE"}}
-    {"schema":"waypost/1","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"protocol":"grpc","waypost.instance":"INSTANCE","zone":"eu-1"}}
-    {"schema":"waypost/1","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE"}}
+    {"schema":"waypost/1","service":"greeter","version":"2.0.0","id":"greeter-c","address":"127.0.0.1:9099","membership":"confirmed","metadata":{"protocol":"grpc","waypost.instance":"INSTANCE","waypost.interval":"5000ms"}}
+    {"schema":"waypost/1","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"protocol":"grpc","waypost.instance":"INSTANCE","waypost.interval":"5000ms","zone":"eu-1"}}
+    {"schema":"waypost/1","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE","waypost.interval":"5000ms"}}
     "#);
     insta::assert_snapshot!(shown(&host, &["get", "greeter", "-o", "name"]).await, @r"
     greeter-c
@@ -315,11 +318,11 @@ async fn watch_in_the_other_formats() {
     });
     insta::assert_snapshot!(untimed.collect::<Vec<_>>().join("\n"), @r#"
     {"schema":"waypost/1","event":"reset","nodes":1}
-    {"schema":"waypost/1","event":"present","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE"}}
-    {"schema":"waypost/1","event":"created","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE"}}
-    {"schema":"waypost/1","event":"leaving","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"leaving","metadata":{"waypost.instance":"INSTANCE","waypost.state":"leaving"}}
-    {"schema":"waypost/1","event":"left","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"leaving","metadata":{"waypost.instance":"INSTANCE","waypost.state":"leaving"}}
-    {"schema":"waypost/1","event":"lost","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE"}}
+    {"schema":"waypost/1","event":"present","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE","waypost.interval":"5000ms"}}
+    {"schema":"waypost/1","event":"created","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE","waypost.interval":"5000ms"}}
+    {"schema":"waypost/1","event":"leaving","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"leaving","metadata":{"waypost.instance":"INSTANCE","waypost.interval":"5000ms","waypost.state":"leaving"}}
+    {"schema":"waypost/1","event":"left","service":"greeter","version":"latest","id":"greeter-b","address":"127.0.0.1:9098","membership":"leaving","metadata":{"waypost.instance":"INSTANCE","waypost.interval":"5000ms","waypost.state":"leaving"}}
+    {"schema":"waypost/1","event":"lost","service":"greeter","version":"latest","id":"greeter-a","address":"127.0.0.1:9097","membership":"confirmed","metadata":{"waypost.instance":"INSTANCE","waypost.interval":"5000ms"}}
     "#);
     insta::assert_snapshot!(Host::new().watched("name", &[]).await, @r"
     greeter-a

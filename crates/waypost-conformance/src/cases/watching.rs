@@ -9,6 +9,7 @@ use waypost_core::registry::{AnyRegistry, Event, WatchOptions};
 use super::Verdict;
 use crate::context::{Owner, TestContext, key, record};
 use crate::event_checker::EventChecker;
+use crate::time::Time;
 
 pub(crate) async fn first_item_is_a_reset(context: &TestContext) -> Verdict {
     let registry = context.open().await;
@@ -254,6 +255,7 @@ pub(crate) async fn a_watcher_outlives_the_runtime_that_it_was_opened_on(
     let opened = spawn_blocking(move || {
         let runtime = Builder::new_current_thread()
             .enable_all()
+            .start_paused(time == Time::Paused)
             .build()
             .expect("a runtime can be built");
         runtime.block_on(EventChecker::open(&watched, WatchOptions::all(), time, cut))

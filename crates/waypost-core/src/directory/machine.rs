@@ -2,7 +2,7 @@
 //!
 //! A node that is marked as leaving is removed at once. A node that disappears without the mark is
 //! lost: it becomes a suspect, which is kept until it is confirmed again, leaves, or its grace
-//! period expires. An outage of the registry does not change the nodes: no grace period expires
+//! period expires, which is at least two intervals of its registration. An outage of the registry does not change the nodes: no grace period expires
 //! before the registry has been back for one. The cost of an event is proportional to the change.
 
 use std::cmp::{Ordering, Reverse};
@@ -19,6 +19,9 @@ use crate::registry::{Event, Insertion, NodeChange, NodeSet};
 
 /// Number of expiries kept in addition to two per suspect, before outdated ones are removed.
 const SPARE_EXPIRIES: usize = 64;
+
+/// Longest grace period because of an interval: any writer of the registry can write one.
+const MAX_INTERVAL_GRACE: Duration = Duration::from_secs(600);
 
 /// Cache of one service's nodes, to which the events of the registry are applied. Lost nodes are
 /// kept for a grace period.
@@ -49,13 +52,7 @@ impl ServiceCache {
     /// Creates a cache that resumes from a snapshot of `service`. Its suspects keep the rest of
     /// their grace period.
     pub fn resume(service: &ServiceName, grace: Duration, snapshot: Snapshot) -> Self {
-        let at = |suspect: &Suspect| suspect.since.checked_add(grace);
-        let expiry = |suspect: &Suspect| {
-            Some(Reverse(Expiry {
-                at: at(suspect)?,
-                entry: suspect.entry.clone(),
-            }))
-        };
+        let expiry = |suspect: &Suspect| expiry(grace, suspect.since, &suspect.entry);
         let expiries = snapshot.suspects.iter().filter_map(expiry).collect();
         Self {
             grace,
@@ -77,7 +74,9 @@ impl ServiceCache {
     /// ignored.
     pub fn on_event(&mut self, now: Instant, event: Event) {
         if self.snapshot.outage.take().is_some() {
-            self.expire_from = now.checked_add(self.grace);
+            let graces = self.snapshot.suspects.iter();
+            let graces = graces.map(|suspect| grace_of(self.grace, &suspect.entry));
+            self.expire_from = now.checked_add(graces.max().unwrap_or(self.grace));
         }
         let is_first = !std::mem::replace(&mut self.snapshot.synced, true);
         let has_changed = match event {
@@ -119,8 +118,9 @@ impl ServiceCache {
         self.snapshot.generation += u64::from(!over.is_empty());
         if is_most(over.len(), self.snapshot.suspects.len()) {
             let grace = self.grace;
-            let is_over =
-                |suspect: &Suspect| suspect.since.checked_add(grace).is_some_and(|at| at <= now);
+            let is_over = |suspect: &Suspect| {
+                expires_at(grace, suspect.since, &suspect.entry).is_some_and(|at| at <= now)
+            };
             self.snapshot.suspects = self
                 .snapshot
                 .suspects
@@ -194,7 +194,7 @@ impl ServiceCache {
     }
 
     fn suspect(&mut self, now: Instant, entry: Entry) {
-        self.expiries.extend(self.expiry(now, &entry));
+        self.expiries.extend(expiry(self.grace, now, &entry));
         self.snapshot.suspects.insert(Suspect { entry, since: now });
         self.forget_outlived_expiries();
     }
@@ -205,19 +205,12 @@ impl ServiceCache {
         }
         let expiries: Vec<_> = lost
             .iter()
-            .filter_map(|entry| self.expiry(now, entry))
+            .filter_map(|entry| expiry(self.grace, now, entry))
             .collect();
         self.expiries.extend(expiries);
         let lost = lost.into_iter().map(|entry| Suspect { entry, since: now });
         self.snapshot.suspects = self.snapshot.suspects.iter().cloned().chain(lost).collect();
         self.forget_outlived_expiries();
-    }
-
-    fn expiry(&self, since: Instant, entry: &Entry) -> Option<Reverse<Expiry>> {
-        Some(Reverse(Expiry {
-            at: since.checked_add(self.grace)?,
-            entry: entry.clone(),
-        }))
     }
 
     /// Removes outdated expiries, so that a flapping node does not grow the heap.
@@ -231,7 +224,9 @@ impl ServiceCache {
 
     fn is_current(&self, expiry: &Expiry) -> bool {
         let suspect = self.snapshot.suspects.get(expiry.entry.position());
-        suspect.is_some_and(|suspect| suspect.since.checked_add(self.grace) == Some(expiry.at))
+        suspect.is_some_and(|suspect| {
+            expires_at(self.grace, suspect.since, &suspect.entry) == Some(expiry.at)
+        })
     }
 
     /// Replaces the nodes by those of the registry, as a difference, so that the snapshots before
@@ -263,6 +258,24 @@ impl ServiceCache {
         self.suspect_all(now, lost);
         has_changed
     }
+}
+
+/// Returns the grace period of a lost node: never shorter than two intervals of its registration,
+/// within which a live node is registered again.
+fn grace_of(grace: Duration, entry: &Entry) -> Duration {
+    let interval = entry.node.interval().unwrap_or_default();
+    grace.max(MAX_INTERVAL_GRACE.min(interval.saturating_mul(2)))
+}
+
+fn expires_at(grace: Duration, since: Instant, entry: &Entry) -> Option<Instant> {
+    since.checked_add(grace_of(grace, entry))
+}
+
+fn expiry(grace: Duration, since: Instant, entry: &Entry) -> Option<Reverse<Expiry>> {
+    Some(Reverse(Expiry {
+        at: expires_at(grace, since, entry)?,
+        entry: entry.clone(),
+    }))
 }
 
 /// Returns true if there are so many changes that building a new set is cheaper than editing the

@@ -26,7 +26,8 @@ pub use snapshot::{Member, MemberChange, Outage, Snapshot, Suspect};
 #[non_exhaustive]
 pub struct Config {
     /// Time for which a lost node is kept as a suspect. Default 15 s, the default TTL: a record
-    /// that the registry lost is registered again by then. `Duration::MAX` keeps the suspect until
+    /// that the registry lost is registered again by then. A node whose record contains a longer
+    /// interval is kept for two of these, at most for 10 min. `Duration::MAX` keeps the suspect until
     /// it is confirmed or leaves.
     pub suspect_grace: Duration,
     /// Time for which a watch continues after the last subscription to its service ended. Default

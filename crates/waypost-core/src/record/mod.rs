@@ -17,6 +17,7 @@ mod repair;
 mod write;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -35,6 +36,9 @@ pub mod keys {
     /// Node metadata: the random id of the instance that owns the record, drawn once per
     /// registration.
     pub const INSTANCE: &str = "waypost.instance";
+    /// Node metadata: interval of the node's heartbeats in milliseconds, such as `5000ms`. A client
+    /// keeps a lost node for at least two of them.
+    pub const INTERVAL: &str = "waypost.interval";
     /// Node metadata: set to [`LEAVING`] just before a deregistered record is deleted.
     pub const STATE: &str = "waypost.state";
     /// Value of [`STATE`] of a node that shuts down gracefully.
@@ -206,6 +210,22 @@ impl Node {
     /// Returns true if the node is marked as leaving ([`keys::STATE`]).
     pub fn is_leaving(&self) -> bool {
         self.metadata.get(keys::STATE) == Some(keys::LEAVING)
+    }
+
+    /// Returns the interval of the node's heartbeats ([`keys::INTERVAL`]), if its record contains it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use waypost_core::record::{Node, keys};
+    ///
+    /// let mut node = Node::new("greeter", "10.0.0.7:9001");
+    /// assert_eq!(node.interval(), None);
+    /// node.metadata.insert(keys::INTERVAL, "30000ms");
+    /// assert_eq!(node.interval(), Some(Duration::from_secs(30)));
+    /// ```
+    pub fn interval(&self) -> Option<Duration> {
+        let millis = self.metadata.get(keys::INTERVAL)?.strip_suffix("ms")?;
+        millis.parse().ok().map(Duration::from_millis)
     }
 
     /// Returns the id of the instance that owns the record, if a Waypost registrar wrote it.

@@ -13,7 +13,7 @@ use super::machine::{Machine, Setup};
 use super::shared::Shared;
 use super::{RegisterCheck, State};
 use crate::backoff::fraction;
-use crate::record::{Entry, Service};
+use crate::record::{Entry, Service, keys};
 use crate::registry::{DeregisterOptions, Error, RegisterOptions, Result, chain};
 
 /// Maximum time for aborted work to end. Only work that blocks its thread takes longer; the task
@@ -188,7 +188,8 @@ impl Worker {
             ttl: self.shared.config.ttl,
             instance: self.shared.instance.clone(),
         };
-        let record = self.record.borrow_and_update().clone();
+        let mut record = self.record.borrow_and_update().clone();
+        self.add_interval(&mut record);
         let request = async move {
             registry
                 .register(&record, &options)
@@ -202,6 +203,18 @@ impl Worker {
         self.lanes.request = Some((task, Work::Register));
         // Clear the error of an earlier request: a register request without a response has none.
         self.error = None;
+    }
+
+    /// Adds the interval to the metadata, for the clients' grace period.
+    fn add_interval(&self, record: &mut Service) {
+        let limits = self.shared.registry.options().limits;
+        let interval = self.shared.config.interval.as_millis();
+        for node in &mut record.nodes {
+            let metadata = &mut node.metadata;
+            if metadata.get(keys::INTERVAL).is_none() && metadata.len() < limits.metadata_entries {
+                metadata.insert(keys::INTERVAL, format!("{interval}ms"));
+            }
+        }
     }
 
     fn deregister(&mut self) {

@@ -68,6 +68,8 @@ pub(crate) struct Cluster {
 #[derive(Debug)]
 struct ClusterMember {
     address: Address,
+    /// Position in the options, which errors keep.
+    position: usize,
     timing: Timing,
     state: Mutex<MemberState>,
 }
@@ -82,23 +84,25 @@ pub(crate) struct MemberConnection {
 
 impl Cluster {
     pub(crate) fn new(
-        mut addresses: Vec<Address>,
+        addresses: Vec<Address>,
         connect: Arc<dyn Connect>,
         credentials: Option<Credentials>,
         timing: Timing,
     ) -> Self {
         let member_timeout = member_timeout(timing, addresses.len());
-        fastrand::shuffle(&mut addresses);
-        let members = addresses
+        let mut members: Vec<_> = addresses
             .into_iter()
-            .map(|address| {
+            .enumerate()
+            .map(|(position, address)| {
                 Arc::new(ClusterMember {
                     address,
+                    position,
                     timing,
                     state: Mutex::default(),
                 })
             })
             .collect();
+        fastrand::shuffle(&mut members);
         let auth = credentials.map(|credentials| Arc::new(Auth::new(credentials)));
         let (outage, closed) = (ClusterOutage::default(), AtomicBool::new(false));
         Self {
@@ -391,14 +395,13 @@ impl Cluster {
     }
 
     fn last_error(&self) -> Option<EtcdError> {
+        let mut members: Vec<_> = self.members.iter().collect();
+        members.sort_by_key(|member| member.position);
         let error_of = |member: &Arc<ClusterMember>| {
-            Some(format!(
-                "{}: {}",
-                member.address,
-                member.state().last_error()?
-            ))
+            let state = member.state();
+            Some(format!("{}: {}", member.address, state.last_error()?))
         };
-        let errors: Vec<_> = self.members.iter().filter_map(error_of).collect();
+        let errors: Vec<_> = members.into_iter().filter_map(error_of).collect();
         (!errors.is_empty()).then(|| EtcdError::Transport(errors.join("; ")))
     }
 

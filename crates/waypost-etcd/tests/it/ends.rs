@@ -207,7 +207,8 @@ async fn a_process_with_a_thousand_registrations_leaves_whole() {
         let mut watcher = client.watch(&WatchOptions::all()).await.unwrap();
         let first = watcher.next().await.unwrap().unwrap();
         assert!(matches!(first, Event::Reset(all) if all.len() == COUNT));
-        let seen = tokio::spawn(async move {
+        let mut watching = JoinSet::new();
+        watching.spawn(async move {
             let (mut leaving, mut deleted) = (0, 0);
             while deleted < COUNT {
                 match watcher.next().await.unwrap().unwrap() {
@@ -225,7 +226,7 @@ async fn a_process_with_a_thousand_registrations_leaves_whole() {
         for closed in closing.join_all().await {
             closed.unwrap();
         }
-        assert_eq!(seen.await.unwrap(), COUNT);
+        assert_eq!(watching.join_all().await, [COUNT]);
         client.close().await.unwrap();
         registry.close().await.unwrap();
         assert_eq!(etcd.leases().await.unwrap(), [""; 0]);

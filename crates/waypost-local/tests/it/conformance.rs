@@ -92,6 +92,10 @@ impl Harness for Local {
         Ok(())
     }
 
+    fn expires(&self) -> bool {
+        false
+    }
+
     fn may_skip(&self) -> bool {
         false
     }

@@ -141,6 +141,7 @@ use waypost::record::ServiceName as _;
 use waypost::record::Value as _;
 use waypost::record::keys::IDEMPOTENT as _;
 use waypost::record::keys::INSTANCE as _;
+use waypost::record::keys::INTERVAL as _;
 use waypost::record::keys::LEAVING as _;
 use waypost::record::keys::PATH as _;
 use waypost::record::keys::PROTOCOL as _;

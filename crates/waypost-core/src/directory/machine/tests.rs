@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
+use std::sync::Arc;
 
 use super::*;
 use crate::directory::{Member, MemberChange};
@@ -325,4 +326,48 @@ async fn any_events_add_up_to_what_the_rules_require() {
             }
         }
     }
+}
+
+/// A node whose interval is 30 s, as in go-micro, is registered again within that.
+#[tokio::test(start_paused = true)]
+async fn a_grace_is_never_shorter_than_two_intervals_of_the_registration() {
+    let with_interval = |id: &str, interval: &str| {
+        let mut entry = entry(id);
+        let node = Arc::make_mut(&mut entry.node);
+        node.metadata.insert(keys::INTERVAL, interval);
+        entry
+    };
+    let now = Instant::now();
+    let after = |seconds| now + Duration::from_secs(seconds);
+    let mut cache = cache(GRACE);
+    cache.on_event(
+        now,
+        Event::Reset(vec![
+            entry("short"),
+            with_interval("long", "30000ms"),
+            with_interval("hostile", "99999999999999999ms"),
+            with_interval("wrong", "30"),
+        ]),
+    );
+    cache.on_event(now, Event::Reset(Vec::new()));
+    let suspects = |cache: &mut ServiceCache, at| {
+        cache.on_tick(at);
+        ids(cache).1
+    };
+    assert_eq!(
+        suspects(&mut cache, now + GRACE),
+        owned(&["hostile", "long"])
+    );
+    assert_eq!(suspects(&mut cache, after(59)), owned(&["hostile", "long"]));
+    assert_eq!(suspects(&mut cache, after(60)), owned(&["hostile"]));
+    // Nothing expires within the longest grace after an outage.
+    cache.on_event(after(61), Event::Created(with_interval("long", "30000ms")));
+    cache.on_event(after(61), deleted("long"));
+    cache.on_outage(after(62), "down");
+    cache.on_event(after(200), Event::Reset(Vec::new()));
+    assert_eq!(
+        suspects(&mut cache, after(259)),
+        owned(&["hostile", "long"])
+    );
+    assert_eq!(suspects(&mut cache, after(800)), owned(&[]));
 }

@@ -231,7 +231,8 @@ async fn a_registry_that_hangs_delays_a_drain_by_the_timeout_and_no_more() {
     registry.set(Mood::Hangs);
     let start = Instant::now();
     registration.drain_on(async {}).await;
-    assert_eq!(start.elapsed().as_millis(), 3000);
+    // The node has served for the drain delay meanwhile.
+    assert_eq!(start.elapsed().as_millis(), 2000);
     assert!(
         registration
             .close()

@@ -246,11 +246,9 @@ async fn an_unreachable_registry_delays_the_stop_by_its_timeout_once() {
     running.stop();
     stopped(running).await;
     let took = start.elapsed();
-    assert!(took >= delay + limit, "{took:?}");
-    assert!(
-        took < delay + limit + Duration::from_millis(400),
-        "{took:?}"
-    );
+    // The drain delay runs meanwhile.
+    assert!(took >= limit.max(delay), "{took:?}");
+    assert!(took < limit + Duration::from_millis(400), "{took:?}");
 }
 
 #[tokio::test]

@@ -147,6 +147,7 @@ async fn what_is_registered_is_complete() {
             "registry=memory",
             "server=grpc",
             "transport=grpc",
+            "waypost.interval=5000ms",
             "zone=eu-1"
         ]
     );
