@@ -73,7 +73,14 @@ const CARGO: &[(&str, &[&str])] = &[
     ("doc", &["doc", "--no-deps", "--workspace"]),
     (
         "publish",
-        &["publish", "--workspace", "--dry-run", "--allow-dirty"],
+        &[
+            "publish",
+            "--workspace",
+            "--dry-run",
+            "--allow-dirty",
+            "--target-dir",
+            publish::TARGET,
+        ],
     ),
 ];
 
@@ -82,6 +89,9 @@ pub(crate) fn run(workspace: &Workspace) -> bool {
     let mut failed = Vec::new();
     for (name, check) in HOUSE {
         report(name, &check(workspace), &mut failed);
+    }
+    if let Err(error) = publish::remove_earlier(workspace) {
+        println!("note: the packages of an earlier run cannot be removed: {error}");
     }
     for (name, args) in CARGO {
         report(name, &cargo(workspace, args), &mut failed);

@@ -1,7 +1,7 @@
 //! Lint of published packages: what crates.io and docs.rs show of each is there. `cargo publish`
 //! itself requires only a description and a licence.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -36,6 +36,38 @@ pub(super) fn run(workspace: &Workspace) -> Result<Vec<Finding>> {
         }));
     }
     Ok(findings)
+}
+
+/// Target directory of `cargo publish --dry-run`.
+pub(super) const TARGET: &str = "target/publish";
+
+/// Removes what an earlier `cargo publish --dry-run` has built, and the sources that it has unpacked
+/// into cargo's home. Cargo unpacks and builds a version once, and would verify the new packages
+/// against the old ones. The folders of such registries, which have no host, begin with a dash.
+pub(super) fn remove_earlier(workspace: &Workspace) -> Result<()> {
+    remove(&workspace.root().join(TARGET))?;
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let sources = home.unwrap_or_default().join("registry/src");
+    let metadata = workspace.metadata()?;
+    for registry in std::fs::read_dir(sources).into_iter().flatten().flatten() {
+        if !registry.file_name().as_encoded_bytes().starts_with(b"-") {
+            continue;
+        }
+        for package in published(&metadata) {
+            let part = |key: &str| package[key].as_str().unwrap_or_default();
+            let folder = format!("{}-{}", part("name"), part("version"));
+            remove(&registry.path().join(folder))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Checks one package; `read` returns the text of a file beside its manifest.
