@@ -201,8 +201,6 @@ impl Worker {
             .tasks
             .spawn(async { Answer::Registered(request.await) });
         self.lanes.request = Some((task, Work::Register));
-        // Clear the error of an earlier request: a register request without a response has none.
-        self.error = None;
     }
 
     /// Adds the interval to the metadata, for the clients' grace period.

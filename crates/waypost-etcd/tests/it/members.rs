@@ -13,6 +13,8 @@ use super::rig::{each, url};
 /// but one of 5 000 runs.
 const HANDLES: usize = 300;
 const REBALANCE: Duration = Duration::from_secs(8);
+/// On a busy machine, handles fail over meanwhile, and return later.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Returns the number of established connections to each address.
 fn connections(to: &[SocketAddr]) -> Vec<usize> {
@@ -71,7 +73,7 @@ async fn a_fleet_is_even_over_the_members_again_after_a_rolling_restart() {
             if is_even(&counts) {
                 break;
             }
-            assert!(since.elapsed() < REBALANCE * 4, "still {counts:?}");
+            assert!(since.elapsed() < PATIENCE, "still {counts:?}");
             sleep(Duration::from_millis(100)).await;
         }
         for (registry, watcher) in watchers {
