@@ -57,8 +57,8 @@ impl UpkeepTask {
                 ..
             } = &*self.writer;
             if cluster.rebalance().await {
-                leases.reopen().await;
-                watches.reopen().await;
+                leases.rebalance().await;
+                watches.rebalance().await;
             }
             cluster.close_idle();
         }

@@ -75,6 +75,14 @@ impl<Q: RpcRequest> BidiStream<Q> {
         }
     }
 
+    /// Returns true if the stream is open on another member than the first.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.target
+            .connection
+            .get()
+            .is_some_and(MemberConnection::is_elsewhere)
+    }
+
     /// Queues a request; returns it if the queue is full.
     pub(crate) fn try_send(&self, request: Q) -> Result<(), Q> {
         self.requests
@@ -155,6 +163,9 @@ async fn open<Q: RpcRequest>(
     // A member is not to blame for a login that takes long.
     let token = cluster.token(&connection, deadline).await?;
     let connection = target.connection.get_or_init(|| connection);
+    if connection.is_elsewhere() {
+        cluster.schedule_return();
+    }
     target.mark_read(connection);
     let token = target.token.get_or_init(|| token).as_ref();
     let responses = rpc::open_stream(&connection.transport, requests, token).await;

@@ -48,7 +48,7 @@ const MAX_LOGINS: u32 = 2;
 pub(crate) struct Cluster {
     members: Vec<Arc<ClusterMember>>,
     current: AtomicUsize,
-    /// Time at which the first member becomes current again; none while it is.
+    /// Time at which the handle returns to the first member; none if it has no reason to.
     return_at: Mutex<Option<Instant>>,
     connect: Arc<dyn Connect>,
     auth: Option<Arc<Auth>>,
@@ -80,6 +80,13 @@ pub(crate) struct MemberConnection {
     member: usize,
     dial: Dial,
     pub(crate) transport: DirectConnection,
+}
+
+impl MemberConnection {
+    /// Returns true if this is not the member that the handle chose at first.
+    fn is_elsewhere(&self) -> bool {
+        self.member > 0
+    }
 }
 
 impl Cluster {
@@ -302,7 +309,7 @@ impl Cluster {
             }
             if let Some(connection) = self.connect_member(index, needs_leader, deadline).await {
                 if self.current.swap(index, Relaxed) != index {
-                    self.schedule_return(index);
+                    self.schedule_return();
                 }
                 return Some(connection);
             }
@@ -389,7 +396,7 @@ impl Cluster {
             .compare_exchange(connection.member, next, Relaxed, Relaxed)
             .is_ok();
         if rotated {
-            self.schedule_return(next);
+            self.schedule_return();
         }
         rotated
     }

@@ -131,10 +131,10 @@ impl Leases {
             .await;
     }
 
-    /// Moves the stream to the current member.
-    pub(crate) async fn reopen(&self) {
+    /// Moves the stream to the first member, if it is on another.
+    pub(crate) async fn rebalance(&self) {
         // A task that has ended has no stream.
-        let _ = self.commands.send(LeaseCommand::Reopen).await;
+        let _ = self.commands.send(LeaseCommand::Rebalance).await;
     }
 
     /// Stops the keepalives of a lease.

@@ -32,8 +32,8 @@ pub(super) enum LeaseCommand {
     Renew(i64, Option<Instant>, oneshot::Sender<RenewalResult>),
     Granted(i64, Option<u64>),
     Forget(i64),
-    /// Move the stream to the current member.
-    Reopen,
+    /// Move the stream to the first member, if it is on another.
+    Rebalance,
 }
 
 pub(crate) struct LeaseTask {
@@ -127,7 +127,7 @@ impl LeaseTask {
                 self.complete(id, LeaseRenewal::Expired);
                 LeaseEvent::Forget(id)
             }
-            LeaseCommand::Reopen => match self.stream.take() {
+            LeaseCommand::Rebalance => match self.stream.take_if(|stream| stream.is_elsewhere()) {
                 Some(_) => LeaseEvent::StreamBroken,
                 None => LeaseEvent::Tick,
             },

@@ -145,10 +145,10 @@ impl Watches {
         matches!(timeout(BARRIER_TIMEOUT, barrier).await, Ok(Some(())))
     }
 
-    /// Moves the stream to the current member.
-    pub(crate) async fn reopen(&self) {
+    /// Moves the stream to the first member, if it is on another.
+    pub(crate) async fn rebalance(&self) {
         // A task that has ended has no stream.
-        let _ = self.commands.send(WatchCommand::Reopen).await;
+        let _ = self.commands.send(WatchCommand::Rebalance).await;
     }
 
     /// Returns the number of changes that lists have found and the watch had not delivered.

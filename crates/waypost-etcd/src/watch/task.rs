@@ -35,8 +35,8 @@ pub(super) enum WatchCommand {
     AddOwnKey(Key, i64),
     RemoveOwnKey(Key),
     Barrier(Header, oneshot::Sender<()>),
-    /// Move the stream to the current member.
-    Reopen,
+    /// Move the stream to the first member, if it is on another.
+    Rebalance,
 }
 
 pub(crate) struct WatchTask {
@@ -144,7 +144,7 @@ impl WatchTask {
                 self.barriers.push((header.revision, waiter));
                 WatchInput::Barrier(header)
             }
-            WatchCommand::Reopen => match self.stream.take() {
+            WatchCommand::Rebalance => match self.stream.take_if(|stream| stream.is_elsewhere()) {
                 Some(_) => {
                     self.is_up = false;
                     WatchInput::StreamBroken(EtcdError::Transport(

@@ -13,8 +13,8 @@ use super::rig::{each, url};
 /// but one of 5 000 runs.
 const HANDLES: usize = 300;
 const REBALANCE: Duration = Duration::from_secs(8);
-/// On a busy machine, handles fail over meanwhile, and return later.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Connections that members may have to themselves.
+const OWN: usize = 6;
 
 /// Returns the number of established connections to each address.
 fn connections(to: &[SocketAddr]) -> Vec<usize> {
@@ -70,10 +70,12 @@ async fn a_fleet_is_even_over_the_members_again_after_a_rolling_restart() {
         let since = Instant::now();
         loop {
             let counts = connections(&addresses);
-            if is_even(&counts) {
+            // No stream stays on another member than the calls.
+            let has_surplus = counts.iter().sum::<usize>() > HANDLES + OWN;
+            if is_even(&counts) && !has_surplus {
                 break;
             }
-            assert!(since.elapsed() < PATIENCE, "still {counts:?}");
+            assert!(since.elapsed() < REBALANCE * 4, "still {counts:?}");
             sleep(Duration::from_millis(100)).await;
         }
         for (registry, watcher) in watchers {
