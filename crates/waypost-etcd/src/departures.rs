@@ -6,13 +6,13 @@
 //! first event of a response.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Cluster;
-use crate::rpc::{Compare, DeleteRangeRequest, Op, PutRequest, RequestOp, TxnRequest};
+use crate::rpc::{DeleteRangeRequest, Op, PutRequest, TxnRequest};
 
 /// Maximum number of records of one transaction; etcd permits 128 operations.
 const MAX_BATCH: usize = 64;
@@ -76,7 +76,7 @@ impl Departures {
             .collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Departure, oneshot::Sender<bool>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Departure, oneshot::Sender<bool>)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,33 +85,17 @@ impl Departures {
 async fn remove_all(cluster: &Cluster, batch: &[Departure], deadline: Instant) -> Option<()> {
     let marks = batch.iter().map(|departure| {
         let put = Op::Put(departure.marked.clone());
-        (&departure.marked.key, departure.revision, put)
+        (&*departure.marked.key, departure.revision, put)
     });
-    let marked = guarded(cluster, marks, deadline).await?;
+    let marked = cluster.call(TxnRequest::all_guarded(marks), deadline).await;
+    let revision = marked.ok()?.revision()?;
     let deletions = batch.iter().map(|departure| {
         let key = departure.marked.key.clone();
         let delete = Op::Delete(DeleteRangeRequest { key });
-        (&departure.marked.key, marked, delete)
+        (&*departure.marked.key, revision, delete)
     });
-    guarded(cluster, deletions, deadline).await.map(drop)
-}
-
-/// Executes operations if each key was last changed at its revision. Returns the new revision.
-async fn guarded<'a>(
-    cluster: &Cluster,
-    operations: impl Iterator<Item = (&'a Vec<u8>, i64, Op)>,
-    deadline: Instant,
-) -> Option<i64> {
-    let (compare, success) = operations
-        .map(|(key, revision, op)| {
-            let unchanged = Compare::unchanged_since(key.clone(), revision);
-            (unchanged, RequestOp { op: Some(op) })
-        })
-        .unzip();
-    let request = TxnRequest { compare, success };
-    let response = cluster.call(request, deadline).await.ok()?;
-    response
-        .header
-        .filter(|_| response.succeeded)
-        .map(|header| header.revision)
+    let deleted = cluster
+        .call(TxnRequest::all_guarded(deletions), deadline)
+        .await;
+    deleted.ok()?.revision().map(drop)
 }

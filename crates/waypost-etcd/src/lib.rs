@@ -56,7 +56,6 @@ use list::{Consistency, list};
 use records::Records;
 use registration::{RecordWriter, WriteLimit};
 use tasks::BackgroundTasks;
-use timing::Timing;
 use upkeep::UpkeepTask;
 use watch::Watches;
 
@@ -101,6 +100,7 @@ impl EtcdRegistry {
     /// [`Error::Invalid`] if the options are invalid.
     pub fn with_connect(options: EtcdOptions, connect: Arc<dyn Connect>) -> Result<Self> {
         options.check()?;
+        let timing = options.timing();
         let EtcdOptions {
             members: addresses,
             prefix,
@@ -109,19 +109,9 @@ impl EtcdRegistry {
             password,
             password_file,
             tls,
-            heartbeat_timeout,
-            relist_interval,
-            rebalance_interval,
-            backoff,
             limits,
+            ..
         } = options;
-        let timing = Timing {
-            request_timeout: timeout,
-            heartbeat_timeout,
-            relist_interval,
-            rebalance_interval,
-            backoff,
-        };
         let mut reported = Options::new();
         reported.on_this_host = addresses.iter().all(Address::is_loopback);
         reported.addresses = addresses.iter().map(ToString::to_string).collect();

@@ -19,7 +19,8 @@ const MIN_PAGE: i64 = 100;
 const MAX_PAGE: i64 = 10_000;
 
 /// Limits of the first page: for the first try, when the size of the records is unknown, and for each
-/// new one after the revision was compacted meanwhile. The last try is a single page, which no compaction can interrupt.
+/// new one after the revision was compacted meanwhile. The last try is a single page, which no
+/// compaction can interrupt.
 const FIRST_LIMITS: [i64; 3] = [250, MAX_PAGE, ALL];
 const ALL: i64 = 0;
 

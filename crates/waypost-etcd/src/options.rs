@@ -13,11 +13,12 @@ use crate::timing::Timing;
 /// Prefix of go-micro's records.
 pub const DEFAULT_PREFIX: &str = "/micro/registry";
 
-const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// Minimum, and its text.
+const MIN_TIMEOUT: (Duration, &str) = (Duration::from_millis(100), "100 ms");
 /// A relist reads everything that is watched, and a move to another member opens all streams again.
-const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: (Duration, &str) = (Duration::from_secs(1), "1 s");
 /// A shorter backoff would be a loop.
-const MIN_BACKOFF: Duration = Duration::from_millis(1);
+const MIN_BACKOFF: (Duration, &str) = (Duration::from_millis(1), "1 ms");
 
 /// Addresses of etcd and settings of the connection. Start from [`EtcdOptions::new`] or
 /// [`EtcdOptions::parse`].
@@ -160,6 +161,17 @@ impl EtcdOptions {
         self
     }
 
+    /// Returns the times of a handle.
+    pub(crate) fn timing(&self) -> Timing {
+        Timing {
+            request_timeout: self.timeout,
+            heartbeat_timeout: self.heartbeat_timeout,
+            relist_interval: self.relist_interval,
+            rebalance_interval: self.rebalance_interval,
+            backoff: self.backoff,
+        }
+    }
+
     /// Validates the options.
     ///
     /// # Errors
@@ -170,40 +182,22 @@ impl EtcdOptions {
         let (cert, key) = self.tls.as_ref().map_or((false, false), |tls| {
             (tls.cert.is_some(), tls.key.is_some())
         });
+        if self.members.is_empty() {
+            let reason = "are missing: name at least one, as host:port";
+            return invalid("members", reason.to_owned());
+        }
+        let minima = [
+            ("timeout", self.timeout, MIN_TIMEOUT),
+            ("heartbeat_timeout", self.heartbeat_timeout, MIN_TIMEOUT),
+            ("relist_interval", self.relist_interval, MIN_INTERVAL),
+            ("rebalance_interval", self.rebalance_interval, MIN_INTERVAL),
+            ("backoff_initial", self.backoff.initial, MIN_BACKOFF),
+        ];
+        let too_short = minima.into_iter().find(|(_, value, (min, _))| value < min);
+        if let Some((name, value, (_, min))) = too_short {
+            return invalid(name, format!("{value:?} is too short: give at least {min}"));
+        }
         match &self.user {
-            _ if self.members.is_empty() => invalid(
-                "members",
-                "are missing: name at least one, as host:port".to_owned(),
-            ),
-            _ if self.timeout < MIN_TIMEOUT => invalid(
-                "timeout",
-                format!("{:?} is too short: give at least 100 ms", self.timeout),
-            ),
-            _ if self.heartbeat_timeout < MIN_TIMEOUT => invalid(
-                "heartbeat_timeout",
-                format!(
-                    "{:?} is too short: give at least 100 ms",
-                    self.heartbeat_timeout
-                ),
-            ),
-            _ if self.relist_interval < MIN_INTERVAL => invalid(
-                "relist_interval",
-                format!("{:?} is too short: give at least 1 s", self.relist_interval),
-            ),
-            _ if self.rebalance_interval < MIN_INTERVAL => invalid(
-                "rebalance_interval",
-                format!(
-                    "{:?} is too short: give at least 1 s",
-                    self.rebalance_interval
-                ),
-            ),
-            _ if self.backoff.initial < MIN_BACKOFF => invalid(
-                "backoff_initial",
-                format!(
-                    "{:?} is too short: give at least 1 ms",
-                    self.backoff.initial
-                ),
-            ),
             _ if !is_prefix(&self.prefix) => {
                 let reason = "must be a path: it begins with a slash, does not end with one, and has no empty part";
                 invalid("prefix", format!("{:?} {reason}", self.prefix))

@@ -377,10 +377,7 @@ impl RecordWriter {
             )
             .await
         {
-            Ok(response) => Ok(response
-                .header
-                .filter(|_| response.succeeded)
-                .map(|header| header.revision)),
+            Ok(response) => Ok(response.revision()),
             Err(EtcdError::LeaseNotFound(_)) => {
                 self.lease_table.replace_lost(lease_ref);
                 self.leases.forget(lease).await;
@@ -580,10 +577,7 @@ impl RecordWriter {
             )
             .await;
         match response {
-            Ok(response) => Ok(response
-                .header
-                .filter(|_| response.succeeded)
-                .map(|header| header.revision)),
+            Ok(response) => Ok(response.revision()),
             // The lease has expired, and the record with it.
             Err(EtcdError::LeaseNotFound(_)) => Ok(None),
             Err(error) => Err(error.into_registry_error("marking a record as leaving")),

@@ -243,9 +243,10 @@ impl Registration {
     /// stop accepting and finish the calls in flight.
     ///
     /// A registry that does not respond delays the future by at most [`Config::timeout`], of which
-    /// the drain delay is then a part; one that denies the request or is closed does not delay it. The future fits axum's
-    /// `with_graceful_shutdown` and tonic's `serve_with_shutdown`. Keep the registration until the
-    /// server has stopped: if it is dropped before the signal, the record is no longer kept alive.
+    /// the drain delay is then a part; one that denies the request or is closed does not delay it.
+    /// The future fits axum's `with_graceful_shutdown` and tonic's `serve_with_shutdown`. Keep the
+    /// registration until the server has stopped: if it is dropped before the signal, the record is
+    /// no longer kept alive.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]

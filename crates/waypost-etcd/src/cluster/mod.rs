@@ -56,7 +56,7 @@ pub(crate) struct Cluster {
     /// Timeout of one member: its share of a request's timeout.
     member_timeout: Duration,
     outage: ClusterOutage,
-    /// True if the last request got no response.
+    /// True if no member has responded since the last failure of one.
     is_failing: AtomicBool,
     closed: AtomicBool,
     /// Notified whenever a dial completes.
@@ -137,27 +137,6 @@ impl Cluster {
         request: Q,
         deadline: Instant,
     ) -> Result<Q::Response, EtcdError> {
-        let mut guard = OutcomeGuard {
-            cluster: self,
-            started: now(),
-            is_failing: None,
-        };
-        let result = self.call_members(request, deadline).await;
-        let failed = |error: &EtcdError| error.should_fail_over();
-        guard.is_failing = Some(result.as_ref().is_err_and(failed));
-        result
-    }
-
-    /// Returns true if the last request got no response from any member.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.is_failing.load(Relaxed)
-    }
-
-    async fn call_members<Q: RpcRequest>(
-        &self,
-        request: Q,
-        deadline: Instant,
-    ) -> Result<Q::Response, EtcdError> {
         let (started, mut failures, mut logins) = (now(), 0, 0);
         loop {
             let connection = self.connection(request.needs_leader(), deadline).await?;
@@ -217,9 +196,15 @@ impl Cluster {
         response
     }
 
+    /// Returns true if no member has responded since the last failure of one.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.is_failing.load(Relaxed)
+    }
+
     /// Records a successful response of a member.
     fn record_success(&self, connection: &MemberConnection, with_leader: bool) {
         self.members[connection.member].state().record_success();
+        self.is_failing.store(false, Relaxed);
         if with_leader {
             self.outage.up(now());
         }
@@ -276,6 +261,7 @@ impl Cluster {
             if self.closed.load(Relaxed) {
                 return Err(EtcdError::Closed);
             }
+            self.is_failing.store(true, Relaxed);
             if self
                 .members
                 .iter()
@@ -442,22 +428,6 @@ impl ClusterMember {
     }
 }
 
-/// Drop guard that records if a request was answered. One that is dropped early says nothing.
-struct OutcomeGuard<'a> {
-    cluster: &'a Cluster,
-    started: Instant,
-    is_failing: Option<bool>,
-}
-
-impl Drop for OutcomeGuard<'_> {
-    fn drop(&mut self) {
-        let has_waited = self.started.elapsed() >= self.cluster.timing.heartbeat_timeout / 2;
-        if let Some(is_failing) = self.is_failing.or(has_waited.then_some(true)) {
-            self.cluster.is_failing.store(is_failing, Relaxed);
-        }
-    }
-}
-
 /// Drop guard of one request in progress.
 ///
 /// If the request is dropped without a response after half of the heartbeat timeout, that
@@ -489,6 +459,7 @@ impl Drop for RequestGuard<'_> {
         if self.is_done || waited < self.cluster.timing.heartbeat_timeout / 2 {
             return;
         }
+        self.cluster.is_failing.store(true, Relaxed);
         if self.connection.transport.read_bytes() > self.read_bytes {
             // The member is slow with this request or withholds its response; the connection works.
             self.cluster.rotate(self.connection);

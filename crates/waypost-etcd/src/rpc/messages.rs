@@ -130,10 +130,22 @@ impl TxnRequest {
     /// Creates a transaction with one operation, executed if the key was last changed at
     /// `revision`.
     pub(crate) fn guarded(key: &[u8], revision: i64, op: Op) -> Self {
-        Self {
-            compare: vec![Compare::unchanged_since(key.to_vec(), revision)],
-            success: vec![RequestOp { op: Some(op) }],
-        }
+        Self::all_guarded([(key, revision, op)])
+    }
+
+    /// Creates a transaction with several operations, executed if each key was last changed at its
+    /// revision.
+    pub(crate) fn all_guarded<'a>(
+        operations: impl IntoIterator<Item = (&'a [u8], i64, Op)>,
+    ) -> Self {
+        let (compare, success) = operations
+            .into_iter()
+            .map(|(key, revision, op)| {
+                let unchanged = Compare::unchanged_since(key.to_vec(), revision);
+                (unchanged, RequestOp { op: Some(op) })
+            })
+            .unzip();
+        Self { compare, success }
     }
 }
 
@@ -143,6 +155,14 @@ pub(crate) struct TxnResponse {
     pub(crate) header: Option<Header>,
     #[prost(bool, tag = "2")]
     pub(crate) succeeded: bool,
+}
+
+impl TxnResponse {
+    /// Returns the revision of the operations; none if they were not executed.
+    pub(crate) fn revision(&self) -> Option<i64> {
+        let header = self.header.filter(|_| self.succeeded);
+        header.map(|header| header.revision)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
